@@ -1,0 +1,151 @@
+"""Every error this library raises, as one tree, by what the caller would do next.
+
+    VlaStoreError
+      UsageError          change the call                              exit code 2
+        OptionError         (also a ValueError) an argument is wrong
+        UnknownName         (also a KeyError) a name does not exist; lists those that do
+        SourceNotFound      (also a FileNotFoundError)
+        StoreNotFound       (also a FileNotFoundError)
+        DestinationExists   (also a FileExistsError)
+      DataError           mend or replace the data                     exit code 1
+        SourceError         the demonstrations
+        StoreDamaged        the store: rebuild or restore the object named
+        StoreUnfinished     resume the build
+        UnsupportedStore    upgrade vla_store, or leave that field out
+      MachineError        (also an OSError) free, permit, retry        exit code 3
+        FetchError          storage did not answer, or not with what was asked
+
+A message fits one screen: what failed, where, what was expected and found, and the next move.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+
+class VlaStoreError(Exception):
+    """Base of all errors of vla_store.
+
+    what: one line that says what failed.
+    hint: one line that says what to do, printed after a blank line.
+    places: labelled facts in the order to print them (file, demo, expected, found, ...).
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, hint: str = "", **places: object) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.places = {label: str(value) for label, value in places.items() if value is not None}
+
+    def __str__(self) -> str:
+        width = max((len(label) for label in self.places), default=0)
+        lines = [self.what]
+        for label, value in self.places.items():
+            indent = "\n" + " " * (width + 4)
+            lines.append(f"  {label:<{width}}  {indent.join(value.splitlines() or [''])}")
+        if self.hint:
+            lines += ["", f"hint: {self.hint}"]
+        return "\n".join(lines)
+
+    def at(self, **places: object) -> VlaStoreError:
+        """This error with more places in front, for a caller that knows them (returns self)."""
+        outer = {label: str(value) for label, value in places.items() if value is not None}
+        self.places = outer | self.places
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive the default pickling of exceptions, and errors cross processes here.
+        return (_restore, (type(self), self.what, self.hint, self.places))
+
+
+def _restore(cls: type[VlaStoreError], what: str, hint: str, places: dict[str, str]) -> VlaStoreError:
+    return cls(what, hint=hint, **places)
+
+
+class UsageError(VlaStoreError):
+    """The call is wrong: arguments, names or paths."""
+
+    exit_code = 2
+
+
+class OptionError(UsageError, ValueError):
+    """An argument has a value that cannot be."""
+
+
+class UnknownName(UsageError, KeyError):
+    """A field, suite, task or option that does not exist."""
+
+    @classmethod
+    def among(cls, kind: str, name: object, known: list[str], **places: object) -> UnknownName:
+        """The error for `name`, listing at most twenty of the names that exist."""
+        shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+        return cls(f"there is no {kind} {name!r}", **places, exists=shown or "none")
+
+
+class SourceNotFound(UsageError, FileNotFoundError):
+    """A SOURCE path that does not exist."""
+
+
+class StoreNotFound(UsageError, FileNotFoundError):
+    """No store at this place."""
+
+
+class DestinationExists(UsageError, FileExistsError):
+    """The place to write to is taken."""
+
+
+class DataError(VlaStoreError):
+    """The data is bad."""
+
+    exit_code = 1
+
+
+class SourceError(DataError):
+    """A demonstration file is not what it should be."""
+
+
+class StoreDamaged(DataError):
+    """An object of the store is missing, cut short, changed or inconsistent."""
+
+
+class StoreUnfinished(DataError):
+    """An unfinished build where a store was expected."""
+
+
+class UnsupportedStore(DataError):
+    """A newer format version, or a kind, role, codec or prediction this reader does not know."""
+
+
+class MachineError(VlaStoreError, OSError):
+    """The machine failed us: disk, permission, memory or network."""
+
+    exit_code = 3
+
+
+class FetchError(MachineError):
+    """Storage failed to give bytes that should be there."""
+
+
+def machine_error(error: OSError | MemoryError, doing: str, path: object = None) -> MachineError:
+    """A `MachineError` that says in words what the operating system said in a number."""
+    if isinstance(error, MemoryError):
+        return MachineError(
+            f"out of memory while {doing}", path=path, hint="give --max-memory a smaller number or use fewer --workers"
+        )
+    hints = {
+        errno.ENOSPC: "free some space or choose another disk, then run the same command again: it resumes",
+        errno.EDQUOT: "free some of your quota, then run the same command again: it resumes",
+        errno.EACCES: "check the permissions of the folder",
+        errno.EPERM: "check the permissions of the folder",
+        errno.EROFS: "the file system is mounted read-only: choose another destination",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }
+    reason = error.strerror or str(error)
+    return MachineError(
+        f"{reason} while {doing}",
+        path=path if path is not None else error.filename,
+        hint=hints.get(error.errno or 0, ""),
+    )

@@ -1,0 +1,80 @@
+"""The Zarr v3 metadata of a store's arrays and groups, from a literal template.
+
+Zarr's own writers tie the spelling to their version (and spell fill values as floats); the bytes of a store must not depend on that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vla_store.format.codecs import ATTRIBUTES, Codec
+from vla_store.format.layout import Grid
+
+GROUP: dict[str, Any] = {"attributes": {}, "node_type": "group", "zarr_format": 3}
+
+_BYTES = {"configuration": {"endian": "little"}, "name": "bytes"}
+_CRC32C = {"name": "crc32c"}
+
+
+def numeric_codecs() -> list[dict[str, Any]]:
+    """Inner codecs of fields, index, table and digests: the file is its rows."""
+    return [_BYTES]
+
+
+def frame_codecs(codec: Codec, typesize: int, chunk_nbytes: int) -> list[dict[str, Any]]:
+    """Inner codecs of cameras, backgrounds (codec none) and attributes: the codec, then crc32c."""
+    if codec.name == "none":
+        return [_BYTES, _CRC32C]
+    configuration = {
+        "blocksize": chunk_nbytes,
+        "clevel": codec.clevel,
+        "cname": codec.cname,
+        "shuffle": "noshuffle",
+        "typesize": typesize,
+    }
+    return [_BYTES, {"configuration": configuration, "name": "blosc"}, _CRC32C]
+
+
+def attributes_codecs(grid: Grid) -> list[dict[str, Any]]:
+    """Inner codecs of episodes/attributes."""
+    return frame_codecs(ATTRIBUTES, 1, grid.chunk_nbytes)
+
+
+def array_metadata(
+    grid: Grid, inner_codecs: list[dict[str, Any]], attributes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The zarr.json of one array."""
+    trailing = list(grid.shape[1:])
+    sharding = {
+        "chunk_shape": [grid.chunk, *trailing],
+        "codecs": inner_codecs,
+        "index_codecs": [_BYTES, _CRC32C],
+        "index_location": "end",
+    }
+    return {
+        "attributes": attributes or {},
+        "chunk_grid": {"configuration": {"chunk_shape": [grid.shard, *trailing]}, "name": "regular"},
+        "chunk_key_encoding": {"configuration": {"separator": "/"}, "name": "default"},
+        "codecs": [{"configuration": sharding, "name": "sharding_indexed"}],
+        "data_type": grid.dtype,
+        "fill_value": False if grid.dtype == "bool" else 0,
+        "node_type": "array",
+        "shape": list(grid.shape),
+        "zarr_format": 3,
+    }
+
+
+def part_metadata(document: dict[str, Any], arrays: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The zarr.json of a part: its document, and the metadata of its arrays and groups consolidated."""
+    groups = {path.rpartition("/")[0]: GROUP for path in arrays}
+    return {
+        "attributes": {"vla_store": document},
+        "consolidated_metadata": {"kind": "inline", "metadata": {**groups, **arrays}, "must_understand": False},
+        "node_type": "group",
+        "zarr_format": 3,
+    }
+
+
+def root_metadata(document: dict[str, Any]) -> dict[str, Any]:
+    """The zarr.json of a store: its root document."""
+    return {"attributes": {"vla_store": document}, "node_type": "group", "zarr_format": 3}

@@ -1,0 +1,77 @@
+"""Canonical JSON, C(x) in the specification: one value, one spelling, so that digests of documents mean something.
+
+UTF-8, keys sorted by code point, separators "," and ":", only JSON's mandatory escapes, integers below 2^53, no floats
+(a float is written as a string, shortest round-trip), duplicate keys refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from vla_store.errors import StoreDamaged
+
+MAX_INTEGER = 2**53 - 1
+
+
+def dumps(value: Any) -> bytes:
+    """C(value). Raises ValueError for floats, integers of 2^53 and more, keys that are not strings, lone surrogates."""
+    _check(value)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("utf-8")
+
+
+def loads(data: bytes, name: str) -> Any:
+    """The value of a document that must be exactly C(value); `name` is for the error message.
+
+    Raises StoreDamaged if it is not JSON, repeats a key, holds a float, or is spelled otherwise.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
+        )
+        same = dumps(value) == data
+    except (ValueError, RecursionError) as error:
+        raise StoreDamaged("a document is not canonical JSON", object=name, found=str(error)[:200]) from None
+    if not same:
+        raise StoreDamaged("a document is not canonical JSON", object=name, found="the same value in another spelling")
+    return value
+
+
+def sha256_hex(data: bytes | bytearray | memoryview) -> str:
+    """SHA-256 as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def float_text(value: float) -> str:
+    """A float as documents spell it: the shortest text that reads back as the same float."""
+    return repr(float(value))
+
+
+def _check(value: Any) -> None:
+    if value is None or isinstance(value, (bool, str)):
+        return
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise ValueError(f"integer {value} does not fit in 53 bits")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"key {key!r} is not a string")
+            _check(item)
+    else:
+        raise ValueError(f"{type(value).__name__} has no canonical form")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return value
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError(f"the number {text} is not an integer")

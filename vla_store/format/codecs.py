@@ -1,0 +1,150 @@
+"""How one frame becomes the bytes of one inner chunk and back: a codec, then crc32c.
+
+Only this module calls numcodecs, on first use: whoever reads no encoded frames does not pay for importing it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google_crc32c import value as crc32c
+
+from vla_store.errors import StoreDamaged, UnsupportedStore
+
+CRC_BYTES = 4
+HEADER_BYTES = 16
+NOSHUFFLE = 0
+
+
+@dataclass(frozen=True)
+class Codec:
+    """name: "none" or "blosc"; cname and clevel: Blosc's inner compressor and its level."""
+
+    name: str
+    cname: str = ""
+    clevel: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return (
+            {"name": self.name}
+            if self.name == "none"
+            else {"clevel": self.clevel, "cname": self.cname, "name": self.name}
+        )
+
+    def __str__(self) -> str:
+        return self.name if self.name == "none" else f"{self.cname} {self.clevel}"
+
+
+NONE = Codec("none")
+ATTRIBUTES = Codec("blosc", "zstd", 5)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A codec for frames and the predictions that a build tries, in order; ties go to the earlier."""
+
+    codec: Codec
+    predictions: tuple[tuple[str, ...], ...]
+
+
+# LZ4HC's level: docs/explanation/predictions.md has the experiment (benchmarks/codec_levels.py repeats it).
+PRESETS = {
+    "raw": Preset(NONE, ((),)),
+    "fast": Preset(Codec("blosc", "lz4hc", 5), ((), ("background",))),
+    "small": Preset(
+        Codec("blosc", "zstd", 3),
+        ((), ("background",), ("above",), ("green", "above"), ("background", "green", "above")),
+    ),
+}
+
+
+@functools.cache
+def _blosc() -> Any:
+    from numcodecs import blosc
+
+    # Blosc's own threads would take a lock that a fork can leave held, and a frame is one block: nothing to share out.
+    blosc.use_threads = False
+    return blosc
+
+
+def blosc_version() -> str:
+    """The version of the Blosc library that encodes here; part of a build's plan, because it decides bytes."""
+    return str(_blosc().VERSION_STRING)
+
+
+def encode(data: np.ndarray[Any, Any], codec: Codec) -> bytes:
+    """The inner chunk of `data` (C order): encoded bytes and their crc32c, little-endian."""
+    if codec.name == "none":
+        body = data.tobytes()
+    else:
+        body = _blosc().compress(
+            np.ascontiguousarray(data).reshape(-1), codec.cname.encode(), codec.clevel, NOSHUFFLE, data.nbytes
+        )
+    return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
+
+
+Decode = Callable[[memoryview, "np.ndarray[Any, Any]"], None]
+
+
+def decoder(codec: Codec, field: str) -> Decode:
+    """A function (chunk, out) that fills the C-contiguous array `out` from one inner chunk, crc32c included.
+
+    chunk: a read-only memoryview of bytes. The function raises ValueError with the reason if the chunk is not sound.
+    Raises UnsupportedStore for a codec this version does not know.
+    """
+    if codec.name == "none":
+        return _decode_none
+    if codec.name == "blosc":
+        decompress = _blosc().decompress
+        return functools.partial(_decode_blosc, decompress)
+    raise UnsupportedStore(
+        f"field {field!r} uses a codec this version does not know",
+        codec=codec.name,
+        hint="upgrade vla_store, or leave the field out",
+    )
+
+
+def checked_body(chunk: memoryview) -> memoryview:
+    """The chunk without its crc32c, once that holds; ValueError otherwise."""
+    body = chunk[:-CRC_BYTES]
+    if crc32c(body) != int.from_bytes(chunk[-CRC_BYTES:], "little"):
+        raise ValueError("its crc32c does not match")
+    return body
+
+
+def _decode_none(chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
+    body = checked_body(chunk)
+    if len(body) != out.nbytes:
+        raise ValueError(f"it holds {len(body)} bytes instead of {out.nbytes}")
+    out[...] = np.frombuffer(body, out.dtype).reshape(out.shape)
+
+
+def _decode_blosc(decompress: Callable[..., Any], chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
+    body = checked_body(chunk)
+    # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes. Blosc trusts it; we do not.
+    if (
+        len(body) < HEADER_BYTES
+        or int.from_bytes(body[4:8], "little") != out.nbytes
+        or int.from_bytes(body[12:16], "little") != len(body)
+    ):
+        raise ValueError("its Blosc header does not have the frame's sizes")
+    try:
+        decompress(body, out)
+    except RuntimeError as error:
+        raise ValueError(f"Blosc says: {error}") from None
+
+
+def damaged_frame(error: ValueError, object_key: str, chunk: int, row: int) -> StoreDamaged:
+    """The error for an inner chunk that a decoder refused."""
+    return StoreDamaged(
+        "an encoded frame does not decode",
+        object=object_key,
+        chunk=chunk,
+        row=row,
+        found=str(error),
+        hint="run `vla-store verify`; restore or rebuild the object",
+    )

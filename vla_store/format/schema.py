@@ -1,0 +1,527 @@
+"""What a store is, as frozen values: fields, tasks, sources, the document of a part and that of a root, and JSON to and from them.
+
+Parsing refuses, before anything is allocated, what cannot be: keys that leave the store, counts and shapes above the stated
+maxima. What a newer writer of the same format version may add (a kind, role, codec or prediction) is kept, and refused when used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vla_store.errors import SourceError, StoreDamaged, UnsupportedStore
+from vla_store.format import arrays, canonical, layout, predictions
+from vla_store.format.codecs import Codec
+from vla_store.format.digests import NO_DIGEST
+
+FORMAT_VERSION = 1
+
+MAX_FRAME_BYTES = 256 << 20
+MAX_DOCUMENT_BYTES = 64 << 20
+MAX_ROOT_BYTES = 16 << 20
+MAX_PARTS = 1 << 20
+MAX_FIELDS = 256
+MAX_ROWS = 1 << 40
+MAX_PART_ROWS = 2**31 - 1
+
+NUMERIC_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
+CAMERA_DTYPES = ("uint8", "uint16", "float32")
+ORIENTATIONS = ("bottom_up", "top_down", "rot180")
+OBSERVATIONS = ("before", "after")
+TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attributes_start", "attributes_bytes")
+
+_FIELD_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}\Z")
+_PATH_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A per-step quantity.
+
+    kind: "fixed", or "ragged-episode" (one axis whose width is an episode's own; shape is (None,)).
+    dtype: Zarr's name. shape: of one step. role: "observation" or "step"; decides what causal alignment shifts.
+    array: its Zarr array below the part: steps/, frames/ or residuals/ and its name.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    role: str
+    codec: Codec
+    prediction: tuple[str, ...]
+    array: str
+
+    @property
+    def is_camera(self) -> bool:
+        return not self.array.startswith("steps/")
+
+    @property
+    def is_ragged(self) -> bool:
+        return self.kind == "ragged-episode"
+
+    @property
+    def fixed_shape(self) -> tuple[int, ...]:
+        """The shape of one step of a fixed field."""
+        return tuple(n for n in self.shape if n is not None)
+
+    @property
+    def step_nbytes(self) -> int:
+        """Bytes of one step of a fixed field."""
+        return math.prod(self.fixed_shape) * np.dtype(self.dtype).itemsize
+
+    def unsupported(self) -> str | None:
+        """What about this field this version does not know, or None."""
+        if self.kind not in ("fixed", "ragged-episode"):
+            return f"kind {self.kind!r}"
+        if self.role not in ("observation", "step"):
+            return f"role {self.role!r}"
+        if self.codec.name not in ("none", "blosc"):
+            return f"codec {self.codec.name!r}"
+        if self.dtype not in NUMERIC_DTYPES:
+            return f"dtype {self.dtype!r}"
+        unknown = [name for name in self.prediction if name not in predictions.KNOWN]
+        return f"prediction {unknown[0]!r}" if unknown else None
+
+    def check_supported(self) -> None:
+        """Raises UnsupportedStore, naming what is not known."""
+        problem = self.unsupported()
+        if problem:
+            raise UnsupportedStore(
+                f"field {self.name!r} has a {problem} that this version does not know",
+                hint="upgrade vla_store, or leave the field out of `windows`",
+            )
+
+    def grid(self, rows: int, elements: int | None = None) -> layout.Grid:
+        """The grid of its array in a part of so many rows; `elements`: length of a ragged field's flat array."""
+        if self.is_ragged:
+            assert elements is not None
+            return layout.numeric_grid((elements,), self.dtype, rows)
+        shape = (rows, *self.fixed_shape)
+        return layout.frame_grid(shape, self.dtype) if self.is_camera else layout.numeric_grid(shape, self.dtype, rows)
+
+    def metadata(self, rows: int, elements: int | None = None) -> dict[str, Any]:
+        """The zarr.json of its array."""
+        grid = self.grid(rows, elements)
+        if self.is_camera:
+            return arrays.array_metadata(
+                grid, arrays.frame_codecs(self.codec, np.dtype(self.dtype).itemsize, grid.chunk_nbytes)
+            )
+        return arrays.array_metadata(grid, arrays.numeric_codecs())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "array": self.array,
+            "codec": self.codec.to_json(),
+            "dtype": self.dtype,
+            "kind": self.kind,
+            "prediction": list(self.prediction),
+            "role": self.role,
+            "shape": list(self.shape),
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """text: from the file name, what evaluations use. instruction: the source's own, None where it has none."""
+
+    suite: str
+    name: str
+    text: str
+    instruction: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"instruction": self.instruction, "name": self.name, "suite": self.suite, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of demonstrations.
+
+    orientation: of its stored pictures. observation: recorded "before" or "after" the action of the same row.
+    attributes: (start, bytes) of its own attributes in episodes/attributes.
+    """
+
+    suite: str
+    file: str
+    orientation: str
+    observation: str
+    attributes: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "attributes": list(self.attributes),
+            "file": self.file,
+            "observation": self.observation,
+            "orientation": self.orientation,
+            "suite": self.suite,
+        }
+
+
+@dataclass(frozen=True)
+class PartDocument:
+    """What a part says of itself; `plan` is kept whole, because the part's name is its digest."""
+
+    plan: dict[str, Any]
+    tasks: tuple[Task, ...]
+    sources: tuple[Source, ...]
+    fields: dict[str, Field]
+
+    @property
+    def ragged(self) -> list[str]:
+        """Ragged fields, by name: the order of their columns in the episode table."""
+        return sorted(name for name, each in self.fields.items() if each.is_ragged)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the episode table."""
+        return [*TABLE_COLUMNS, *(f"{name}{suffix}" for name in self.ragged for suffix in ("_start", "_width"))]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "fields": {name: each.to_json() for name, each in self.fields.items()},
+            "format_version": FORMAT_VERSION,
+            "plan": self.plan,
+            "sources": [each.to_json() for each in self.sources],
+            "tasks": [each.to_json() for each in self.tasks],
+        }
+
+    @classmethod
+    def from_zarr_json(cls, data: bytes, name: str) -> PartDocument:
+        """The document in a part's zarr.json. Raises StoreDamaged, UnsupportedStore."""
+        read = _Reader(_vla_store_attribute(data, name, MAX_DOCUMENT_BYTES), name)
+        fields = read.get("fields", dict)
+        read.check(0 < len(fields) <= MAX_FIELDS, f"at most {MAX_FIELDS} fields", f"{len(fields)}")
+        return cls(
+            plan=read.get("plan", dict),
+            tasks=tuple(_task(_Reader(each, name)) for each in read.get("tasks", list)),
+            sources=tuple(_source(_Reader(each, name)) for each in read.get("sources", list)),
+            fields={key: _field(key, _Reader(each, name)) for key, each in fields.items()},
+        )
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """One line of a root: listing is the sha256 of the part's objects.jsonl."""
+
+    path: str
+    rows: int
+    episodes: int
+    listing: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"episodes": self.episodes, "listing": self.listing, "path": self.path, "rows": self.rows}
+
+
+@dataclass(frozen=True)
+class RootField:
+    """A field as the whole store has it; a field whose width differs between parts is ragged here."""
+
+    kind: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "kind": self.kind, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Digests of a root's small documents; the object is meta/<digest>.json."""
+
+    statistics: str | None = None
+    skipped: str | None = None
+    views: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "statistics": self.statistics, "views": self.views}
+
+
+@dataclass(frozen=True)
+class Root:
+    """The root document: which parts, in which order, with which fields."""
+
+    generation: int
+    parent: str | None
+    fingerprint: str
+    parts: tuple[PartEntry, ...]
+    fields: dict[str, RootField]
+    meta: Meta = field(default_factory=Meta)
+    digest: str = NO_DIGEST
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def episodes(self) -> int:
+        return sum(part.episodes for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "digest": self.digest,
+            "episodes": self.episodes,
+            "fields": {name: each.to_json() for name, each in self.fields.items()},
+            "fingerprint": self.fingerprint,
+            "format_version": FORMAT_VERSION,
+            "generation": self.generation,
+            "meta": self.meta.to_json(),
+            "parent": self.parent,
+            "parts": [each.to_json() for each in self.parts],
+            "rows": self.rows,
+        }
+
+    def sealed(self) -> Root:
+        """This root with its digest: the sha256 of its whole file with the digest's own digits written as zeros."""
+        return replace(self, digest=canonical.sha256_hex(replace(self, digest=NO_DIGEST).to_bytes()))
+
+    def to_bytes(self) -> bytes:
+        """The bytes of zarr.json and of roots/<generation>.json."""
+        return canonical.dumps(arrays.root_metadata(self.to_json()))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Root:
+        """The root in such a file, its digest checked. Raises StoreDamaged, UnsupportedStore."""
+        read = _Reader(_vla_store_attribute(data, name, MAX_ROOT_BYTES), name)
+        parts = read.get("parts", list)
+        read.check(0 < len(parts) <= MAX_PARTS, f"1 to {MAX_PARTS} parts", f"{len(parts)}")
+        fields, meta = read.get("fields", dict), _Reader(read.get("meta", dict), name)
+        read.check(len(fields) <= MAX_FIELDS, f"at most {MAX_FIELDS} fields", f"{len(fields)}")
+        root = cls(
+            generation=read.count("generation", 99_999_999),
+            parent=read.digest("parent", optional=True),
+            fingerprint=read.digest("fingerprint") or "",
+            parts=tuple(_part_entry(_Reader(each, name)) for each in parts),
+            fields={key: _root_field(key, _Reader(each, name)) for key, each in fields.items()},
+            meta=Meta(*(meta.digest(key, optional=True) for key in ("statistics", "skipped", "views"))),
+            digest=read.digest("digest") or "",
+        )
+        read.check(root.rows <= MAX_ROWS, f"at most {MAX_ROWS} rows", f"{root.rows}")
+        if root.sealed().digest != root.digest or root.to_bytes() != data:
+            raise StoreDamaged(
+                "a root does not have the digest it names",
+                object=name,
+                hint="`vla-store verify` says what else is wrong; restore the file from a copy of the store",
+            )
+        return root
+
+
+def check_field_names(names: list[str], **places: object) -> None:
+    """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if not _FIELD_NAME.match(name):
+            raise SourceError(
+                "a dataset's name cannot be a field's",
+                **places,
+                found=name,
+                expected="1 to 64 of A-Z a-z 0-9 _ -, not beginning with __",
+            )
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise SourceError("two datasets would have the same field name", **places, found=f"{other} and {name}")
+
+
+def check_key(key: str, name: str) -> str:
+    """The key, if it is a relative path that stays below where it is used. Raises StoreDamaged."""
+    if not key or not all(_PATH_SEGMENT.match(segment) for segment in key.split("/")):
+        raise StoreDamaged("a key leaves the store", object=name, found=repr(key)[:200])
+    return key
+
+
+def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, Any]:
+    if len(data) > max_nbytes:
+        raise StoreDamaged(
+            "a document is too large", object=name, expected=f"at most {max_nbytes} bytes", found=f"{len(data)}"
+        )
+    try:
+        version = json.loads(data)["attributes"]["vla_store"]["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UnsupportedStore(
+            "the store was written by a newer vla_store",
+            object=name,
+            expected=f"format version {FORMAT_VERSION} or older",
+            found=version,
+            hint="pip install --upgrade vla-store",
+        )
+    value = canonical.loads(data, name)
+    document = (
+        value.get("attributes", {}).get("vla_store")
+        if isinstance(value, dict) and isinstance(value.get("attributes"), dict)
+        else None
+    )
+    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+        raise StoreDamaged(
+            "not a document of a vla_store",
+            object=name,
+            expected=f'attributes["vla_store"] with format_version {FORMAT_VERSION}',
+        )
+    return document
+
+
+class _Reader:
+    """Takes typed values out of one JSON object, or raises StoreDamaged naming the object and the key."""
+
+    def __init__(self, value: Any, name: str) -> None:
+        self.name = name
+        self.check(isinstance(value, dict), "an object", type(value).__name__)
+        self.value: dict[str, Any] = value
+
+    def check(self, holds: bool, expected: str, found: object) -> None:
+        if not holds:
+            raise StoreDamaged(
+                "a document of the store is not as the format says", object=self.name, expected=expected, found=found
+            )
+
+    def get(self, key: str, kind: Callable[..., T]) -> T:
+        value = self.value.get(key)
+        self.check(type(value) is kind, f"{key}: {getattr(kind, '__name__', kind)}", repr(value)[:100])
+        return value  # type: ignore[return-value]
+
+    def count(self, key: str, most: int, least: int = 0) -> int:
+        value = self.get(key, int)
+        self.check(least <= value <= most, f"{key}: {least} to {most}", value)
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self.get(key, str)
+        self.check(value in allowed, f"{key}: one of {', '.join(allowed)}", value[:100])
+        return value
+
+    def digest(self, key: str, optional: bool = False) -> str | None:
+        if optional and self.value.get(key, "") is None:
+            return None
+        value = self.get(key, str)
+        self.check(bool(_HEX.match(value)), f"{key}: 64 hex digits", repr(value)[:100])
+        return value
+
+    def shape(self) -> tuple[int | None, ...]:
+        axes = self.get("shape", list)
+        sound = len(axes) <= 8 and all(
+            axis is None or (type(axis) is int and 0 < axis <= MAX_FRAME_BYTES) for axis in axes
+        )
+        self.check(
+            sound and math.prod(axis or 1 for axis in axes) <= MAX_FRAME_BYTES,
+            "shape: at most 8 axes and 256 MiB a step",
+            repr(axes)[:100],
+        )
+        return tuple(axes)
+
+
+def _task(read: _Reader) -> Task:
+    instruction = None if read.value.get("instruction") is None else read.get("instruction", str)
+    return Task(read.get("suite", str), read.get("name", str), read.get("text", str), instruction)
+
+
+def _source(read: _Reader) -> Source:
+    span = read.get("attributes", list)
+    read.check(
+        len(span) == 2 and all(type(n) is int and n >= 0 for n in span), "attributes: [start, bytes]", repr(span)[:100]
+    )
+    return Source(
+        read.get("suite", str),
+        read.get("file", str),
+        read.choice("orientation", ORIENTATIONS),
+        read.choice("observation", OBSERVATIONS),
+        (span[0], span[1]),
+    )
+
+
+def _field(name: str, read: _Reader) -> Field:
+    read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
+    array = read.get("array", str)
+    read.check(
+        array in (f"steps/{name}", f"frames/{name}", f"residuals/{name}"),
+        f"array: steps|frames|residuals/{name}",
+        array[:100],
+    )
+    codec = _Reader(read.get("codec", dict), read.name)
+    named = Codec(
+        codec.get("name", str),
+        *((codec.get("cname", str), codec.get("clevel", int)) if codec.value.get("name") == "blosc" else ()),
+    )
+    prediction = read.get("prediction", list)
+    read.check(all(type(each) is str for each in prediction), "prediction: names", repr(prediction)[:100])
+    made = Field(
+        name,
+        read.get("kind", str),
+        read.get("dtype", str),
+        read.shape(),
+        read.get("role", str),
+        named,
+        tuple(prediction),
+        array,
+    )
+    if made.unsupported() is None:
+        ragged = made.shape == (None,) and not made.is_camera
+        read.check(
+            ragged if made.is_ragged else None not in made.shape,
+            f"{name}: a shape that fits kind {made.kind}",
+            made.shape,
+        )
+        if made.is_camera:
+            sound = (
+                len(made.shape) == 3
+                and made.fixed_shape[2] <= 4
+                and made.dtype in CAMERA_DTYPES
+                and made.step_nbytes <= MAX_FRAME_BYTES
+            )
+            read.check(
+                sound,
+                f"{name}: (height, width, channels <= 4) of {', '.join(CAMERA_DTYPES)}, at most {MAX_FRAME_BYTES} bytes",
+                f"{made.shape} {made.dtype}",
+            )
+            read.check(
+                predictions.valid(made.prediction, made.dtype, made.fixed_shape[2]),
+                f"{name}: a prediction that fits it",
+                made.prediction,
+            )
+            read.check(
+                made.array.startswith("residuals/") == bool(made.prediction),
+                f"{name}: residuals where there is a prediction",
+                made.array,
+            )
+        else:
+            read.check(
+                made.codec.name == "none" and not made.prediction, f"{name}: no codec, no prediction", f"{made.codec}"
+            )
+    return made
+
+
+def _part_entry(read: _Reader) -> PartEntry:
+    path = check_key(read.get("path", str), read.name)
+    return PartEntry(
+        path,
+        read.count("rows", MAX_PART_ROWS, 1),
+        read.count("episodes", MAX_PART_ROWS, 1),
+        read.digest("listing") or "",
+    )
+
+
+def _root_field(name: str, read: _Reader) -> RootField:
+    read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
+    return RootField(read.get("kind", str), read.get("dtype", str), read.shape())

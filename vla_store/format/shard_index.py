@@ -1,0 +1,87 @@
+"""The index at the end of every shard: where each inner chunk lies. Bytes to entries and back; opens nothing.
+
+A shard file is its inner chunks, in order, from offset 0 and without gaps, then one (offset, nbytes) pair of little-endian
+uint64 an inner chunk, then the crc32c of those pairs. A chunk that is not there has 2^64 - 1 twice; only inner chunks wholly
+beyond the array's shape may be absent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from google_crc32c import value as crc32c
+
+from vla_store.errors import StoreDamaged
+
+ABSENT = np.uint64(2**64 - 1)
+ENTRY_BYTES = 16
+CRC_BYTES = 4
+
+Entries = npt.NDArray[np.uint64]
+
+
+def index_nbytes(chunks: int) -> int:
+    """Bytes of the index of a shard with `chunks` inner chunks."""
+    return chunks * ENTRY_BYTES + CRC_BYTES
+
+
+def encode_index(sizes: npt.ArrayLike, chunks: int) -> bytes:
+    """The index of a shard whose first inner chunks have these sizes and whose others are absent."""
+    nbytes = np.asarray(sizes, dtype="<u8")
+    entries = np.full((chunks, 2), ABSENT, dtype="<u8")
+    entries[: len(nbytes), 1] = nbytes
+    entries[: len(nbytes), 0] = np.cumsum(nbytes) - nbytes
+    body = entries.tobytes()
+    return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
+
+
+def parse_index(
+    data: memoryview, chunks: int, present: int, body_nbytes: int, name: str, size: int | None = None
+) -> Entries:
+    """The (chunks, 2) entries of an index, as a view of `data`, once everything about them has been checked.
+
+    data: the index's bytes, crc32c included.
+    present: how many inner chunks lie within the array's shape; they come first.
+    body_nbytes: bytes of the object before the index.
+    size: the size every present chunk must have, where it is known (raw arrays).
+    Raises StoreDamaged for a wrong crc32c, an absent chunk, a gap, an overlap, a step backward, an end past the file.
+    """
+    body = data[: chunks * ENTRY_BYTES]
+    if len(data) != index_nbytes(chunks) or crc32c(body) != int.from_bytes(data[len(body) :], "little"):
+        raise StoreDamaged(
+            "the index of a shard does not have its checksum", object=name, hint="run `vla-store verify` on this store"
+        )
+    entries = np.frombuffer(body, dtype="<u8").reshape(chunks, 2)
+    used, unused = entries[:present], entries[present:]
+    absent = (used == ABSENT).any(axis=1)
+    if absent.any():
+        raise StoreDamaged(
+            "an inner chunk is absent", object=name, chunk=int(absent.argmax()), expected="every chunk is written"
+        )
+    if not (unused == ABSENT).all():
+        raise StoreDamaged("a shard has chunks beyond its array's shape", object=name)
+    if present:
+        # Sizes are bounded before they are added up, so a hostile index cannot wrap around.
+        if (used[:, 1] > body_nbytes).any() or (size is not None and (used[:, 1] != size).any()):
+            raise StoreDamaged("a shard's index gives a chunk a size that cannot be", object=name)
+        ends = np.cumsum(used[:, 1], dtype=np.uint64)
+        starts = ends - used[:, 1]
+        if (used[:, 0] != starts).any():
+            first = int((used[:, 0] != starts).argmax())
+            raise StoreDamaged(
+                "the chunks of a shard do not follow one another",
+                object=name,
+                chunk=first,
+                expected=f"offset {starts[first]}",
+                found=f"offset {used[first, 0]}",
+            )
+        if int(ends[-1]) != body_nbytes:
+            raise StoreDamaged(
+                "a shard's chunks and its size disagree",
+                object=name,
+                expected=f"{int(ends[-1])} bytes before the index",
+                found=f"{body_nbytes}",
+            )
+    elif body_nbytes:
+        raise StoreDamaged("a shard holds bytes but no chunks", object=name)
+    return entries

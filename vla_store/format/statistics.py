@@ -1,0 +1,111 @@
+"""The rule of a store's statistics: what the numbers of the statistics document mean. Arrays to numbers; opens nothing.
+
+Per component of a fixed, numeric field, in float64: sums are math.fsum per episode, then over the episodes in order; the
+standard deviation is the population's, in two passes; quantiles are exact order statistics at q (n - 1), interpolated
+a + (b - a) t. NaNs are counted and left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.format.canonical import float_text
+
+QUANTILES = {"q01": 0.01, "q99": 0.99}
+MAX_QUANTILE_ROWS = 10**8
+
+FloatArray = npt.NDArray[np.float64]
+Spans = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class FieldStatistics:
+    """Of one field over some rows. Arrays have the shape of one step; q01 and q99 are None above 10^8 rows."""
+
+    count: npt.NDArray[np.int64]
+    nan: npt.NDArray[np.int64]
+    min: FloatArray
+    max: FloatArray
+    mean: FloatArray
+    std: FloatArray
+    q01: FloatArray | None
+    q99: FloatArray | None
+
+    def to_json(self) -> dict[str, Any]:
+        whole = {key: getattr(self, key).reshape(-1).tolist() for key in ("count", "nan")}
+        floats = {key: getattr(self, key) for key in ("min", "max", "mean", "std", "q01", "q99")}
+        return whole | {
+            key: None if value is None else [float_text(x) for x in value.reshape(-1)] for key, value in floats.items()
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], shape: tuple[int, ...]) -> FieldStatistics:
+        whole = [np.array(value[key], np.int64).reshape(shape) for key in ("count", "nan")]
+        floats = [
+            None if value[key] is None else np.array([float(x) for x in value[key]], np.float64).reshape(shape)
+            for key in ("min", "max", "mean", "std", "q01", "q99")
+        ]
+        return cls(*whole, *floats)  # type: ignore[arg-type]
+
+
+def field_statistics(rows: npt.NDArray[Any], episodes: Spans) -> FieldStatistics:
+    """Statistics of (N, ...) rows that lie in `episodes`, given as ascending [start, stop) spans that do not overlap."""
+    shape = rows.shape[1:]
+    columns = [_component(rows.reshape(len(rows), -1)[:, i], episodes) for i in range(math.prod(shape))]
+    made = {
+        key: np.array([column[key] for column in columns]).reshape(shape)
+        for key in columns[0]
+        if columns[0][key] is not None
+    }
+    quantiles = [made.get("q01"), made.get("q99")]
+    return FieldStatistics(made["count"], made["nan"], made["min"], made["max"], made["mean"], made["std"], *quantiles)
+
+
+def order_statistic(ordered: FloatArray, q: float) -> float:
+    """The q-quantile of sorted values: a + (b - a) t between the neighbours of q (n - 1)."""
+    place = q * (len(ordered) - 1)
+    below = math.floor(place)
+    a, b = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    return a + (b - a) * (place - below)
+
+
+def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
+    values = np.concatenate([column[start:stop] for start, stop in episodes]).astype(np.float64)
+    nan = np.isnan(values)
+    kept = values[~nan]
+    result: dict[str, Any] = {"count": len(kept), "nan": int(nan.sum())}
+    if not len(kept):
+        return result | dict.fromkeys(("min", "max", "mean", "std", "q01", "q99"), math.nan)
+    with np.errstate(invalid="ignore"):
+        mean = _sum(_pieces(values, nan, episodes)) / len(kept)
+        variance = _sum((piece - mean) ** 2 for piece in _pieces(values, nan, episodes)) / len(kept)
+    result |= {
+        "min": float(kept.min()),
+        "max": float(kept.max()),
+        "mean": mean,
+        "std": math.sqrt(variance) if variance >= 0 else math.nan,
+    }
+    kept.sort()
+    exact = len(kept) <= MAX_QUANTILE_ROWS
+    return result | {key: order_statistic(kept, q) if exact else None for key, q in QUANTILES.items()}
+
+
+def _pieces(values: FloatArray, nan: npt.NDArray[np.bool_], episodes: Spans) -> Iterator[FloatArray]:
+    at = 0
+    for start, stop in episodes:
+        piece = values[at : at + stop - start]
+        yield piece[~nan[at : at + stop - start]]
+        at += stop - start
+
+
+def _sum(pieces: Iterator[FloatArray]) -> float:
+    try:
+        return math.fsum([math.fsum(piece.tolist()) for piece in pieces])
+    except (ValueError, OverflowError):  # infinities of both signs, or beyond a double: no sum
+        return math.nan
