@@ -34,7 +34,7 @@ class VlaStoreError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, hint: str = "", **places: object) -> None:
+    def __init__(self, what: str, *, hint: str = "", **places: Any) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
@@ -50,7 +50,7 @@ class VlaStoreError(Exception):
             lines += ["", f"hint: {self.hint}"]
         return "\n".join(lines)
 
-    def at(self, **places: object) -> VlaStoreError:
+    def at(self, **places: Any) -> VlaStoreError:
         """This error with more places in front, for a caller that knows them (returns self)."""
         outer = {label: str(value) for label, value in places.items() if value is not None}
         self.places = outer | self.places
@@ -79,7 +79,7 @@ class UnknownName(UsageError, KeyError):
     """A field, suite, task or option that does not exist."""
 
     @classmethod
-    def among(cls, kind: str, name: object, known: list[str], **places: object) -> UnknownName:
+    def among(cls, kind: str, name: object, known: list[str], **places: Any) -> UnknownName:
         """The error for `name`, listing at most twenty of the names that exist."""
         shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
         return cls(f"there is no {kind} {name!r}", **places, exists=shown or "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,6 +45,6 @@ def parse_listing(data: bytes, name: str) -> list[ObjectEntry]:
             raise StoreDamaged("a line of a listing is not as the format says", object=name, found=line[:100])
         entries.append(ObjectEntry(check_key(value["key"], name), str(value["sha256"]), value["size"]))
     keys = [entry.key.encode() for entry in entries]
-    if any(a >= b for a, b in zip(keys, keys[1:])):
+    if any(a >= b for a, b in itertools.pairwise(keys)):
         raise StoreDamaged("the keys of a listing do not ascend", object=name)
     return entries

@@ -37,7 +37,7 @@ def probe_rows(rows: int) -> list[int]:
 def background_of(frames: Frames) -> Frames:
     """The mode over axis 0 of (K, ...) unsigned frames, ties to the smaller value."""
     ordered = np.sort(frames, axis=0)
-    best = ordered[0].copy()
+    best: Frames = ordered[0].copy()
     best_run = np.ones(best.shape, np.uint16)
     run = np.ones(best.shape, np.uint16)
     for k in range(1, len(ordered)):
@@ -85,13 +85,12 @@ def undo(residuals: Frames, prediction: Sequence[str]) -> None:
 
 def valid(prediction: Sequence[str], dtype: str, channels: int) -> bool:
     """Whether a list can stand in a store: known names, each once, `background` first, unsigned pictures, `green` on 3 channels."""
-    return (
-        not prediction
-        or (len(set(prediction)) == len(prediction)
+    return not prediction or (
+        len(set(prediction)) == len(prediction)
         and set(prediction) <= set(KNOWN)
         and "background" not in prediction[1:]
         and dtype in ("uint8", "uint16")
-        and ("green" not in prediction or channels == 3))
+        and ("green" not in prediction or channels == 3)
     )
 
 

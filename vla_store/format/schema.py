@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +51,6 @@ TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attr
 _FIELD_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}\Z")
 _PATH_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -328,7 +325,7 @@ class Root:
         return root
 
 
-def check_field_names(names: list[str], **places: object) -> None:
+def check_field_names(names: list[str], **places: Any) -> None:
     """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __."""
     seen: dict[str, str] = {}
     for name in names:
@@ -397,25 +394,25 @@ class _Reader:
                 "a document of the store is not as the format says", object=self.name, expected=expected, found=found
             )
 
-    def get(self, key: str, kind: Callable[..., T]) -> T:
+    def get(self, key: str, kind: type) -> Any:
         value = self.value.get(key)
-        self.check(type(value) is kind, f"{key}: {getattr(kind, '__name__', kind)}", repr(value)[:100])
-        return value  # type: ignore[return-value]
+        self.check(type(value) is kind, f"{key}: {kind.__name__}", repr(value)[:100])
+        return value
 
     def count(self, key: str, most: int, least: int = 0) -> int:
-        value = self.get(key, int)
+        value: int = self.get(key, int)
         self.check(least <= value <= most, f"{key}: {least} to {most}", value)
         return value
 
     def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.get(key, str)
+        value: str = self.get(key, str)
         self.check(value in allowed, f"{key}: one of {', '.join(allowed)}", value[:100])
         return value
 
     def digest(self, key: str, optional: bool = False) -> str | None:
         if optional and self.value.get(key, "") is None:
             return None
-        value = self.get(key, str)
+        value: str = self.get(key, str)
         self.check(bool(_HEX.match(value)), f"{key}: 64 hex digits", repr(value)[:100])
         return value
 
