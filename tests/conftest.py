@@ -1,0 +1,127 @@
+"""What the tests share: the unpacked demonstrations, tiny sources, and stores built from both.
+
+VLA_STORE_DEMOS        folder with the demonstrations, packed (unpack.py and manifest.json) or already unpacked (libero/
+                       and variants/); default: shared/data beside the checkout. Tests that need it are skipped without it.
+VLA_STORE_TEST_STORES  folder in which the sources and stores made here are kept and found again, so that an interpreter
+                       that cannot build (Python 3.10) reads what another one built. Default: a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tiny_libero
+from hypothesis import HealthCheck, settings
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PRESETS = ("raw", "fast", "small")
+
+settings.register_profile(
+    "vla_store",
+    deadline=None,  # the machines that run this are shared: slow is no failure
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("vla_store")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the long campaigns too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "campaign" in item.keywords and not config.getoption("--campaign"):
+            item.add_marker(pytest.mark.skip(reason="a long campaign: give --campaign"))
+        if "gpu" in item.keywords and not _has_cuda():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _has_cuda() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())
+
+
+@pytest.fixture(scope="session")
+def demos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked demonstrations: libero/ (5 suites, 6 files, 13 demos, 2,058 steps) and variants/."""
+    packed = Path(os.environ.get("VLA_STORE_DEMOS") or CHECKOUT.parent / "shared" / "data").resolve()
+    if not (packed / "unpack.py").exists():
+        if next(packed.glob("libero/*/*.hdf5"), None):
+            return packed
+        pytest.skip(f"the demonstrations are not at {packed}: set VLA_STORE_DEMOS")
+    cache = getattr(request.config, "cache", None)
+    # Kept between runs: unpack.py compares digests and unpacks only what is absent or differs.
+    folder = Path(cache.mkdir("vla_store_demos")) if cache else tmp_path_factory.mktemp("demos")
+    subprocess.run([sys.executable, packed / "unpack.py", folder], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sources and stores that this session makes, or found ready."""
+    given = os.environ.get("VLA_STORE_TEST_STORES")
+    folder = Path(given).resolve() if given else tmp_path_factory.mktemp("kept")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_source(kept: Path) -> Path:
+    """A folder of suites of tiny files; see tiny_libero. Do not write into it: copy it."""
+    done = kept / "tiny_source"
+    if not done.exists():
+        pytest.importorskip("h5py", reason="writing a source needs h5py")
+        tiny_libero.write_suites(kept / "tiny_source.unfinished").rename(done)
+    return done
+
+
+@pytest.fixture(scope="session")
+def tiny_stores(kept: Path, tiny_source: Path) -> dict[str, Path]:
+    """A store of `tiny_source` by preset. Do not write into them: copy them."""
+    return {preset: built(kept / f"tiny-{preset}.vla", [tiny_source], preset) for preset in PRESETS}
+
+
+@pytest.fixture(scope="session")
+def tiny_store(kept: Path, tiny_source: Path) -> Path:
+    """The `fast` store of `tiny_source`."""
+    return built(kept / "tiny-fast.vla", [tiny_source], "fast")
+
+
+@pytest.fixture(scope="session")
+def demo_stores(kept: Path, demos: Path) -> dict[str, Path]:
+    """A store of the LIBERO demonstrations by preset."""
+    return {preset: built(kept / f"demos-{preset}.vla", [demos / "libero"], preset) for preset in PRESETS}
+
+
+@pytest.fixture(scope="session")
+def demo_store(kept: Path, demos: Path) -> Path:
+    """The `fast` store of the LIBERO demonstrations."""
+    return built(kept / "demos-fast.vla", [demos / "libero"], "fast")
+
+
+def built(store: Path, sources: Sequence[Path], preset: str) -> Path:
+    """Builds `store` unless it is there; skips where this interpreter cannot build."""
+    if not store.exists():
+        for module in ("h5py", "zarr", "dask"):
+            pytest.importorskip(module, reason=f"building needs {module}")
+        from vla_store.builder import build_store
+
+        build_store(sources, store, preset=preset)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks of an outer launcher must not reach the tests."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
