@@ -1,7 +1,7 @@
 """Canonical JSON, C(x) in the specification: one value, one spelling, so that digests of documents mean something.
 
 UTF-8, keys sorted by code point, separators "," and ":", only JSON's mandatory escapes, integers below 2^53, no floats
-(a float is written as a string, shortest round-trip), duplicate keys refused.
+(a float is written as a string, shortest round-trip), duplicate keys refused, at most 64 levels.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 from vla_store.errors import StoreDamaged
 
 MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 64
 
 
 def dumps(value: Any) -> bytes:
-    """C(value). Raises ValueError for floats, integers of 2^53 and more, keys that are not strings, lone surrogates."""
-    _check(value)
+    """C(value). Raises ValueError for floats, integers of 2^53 and more, keys that are not strings, lone surrogates, deep nesting."""
+    _check(value, MAX_DEPTH)
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
@@ -28,7 +29,11 @@ def loads(data: bytes, name: str) -> Any:
     """
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_no_float,
+            parse_constant=_no_float,
         )
         same = dumps(value) == data
     except (ValueError, RecursionError) as error:
@@ -48,20 +53,22 @@ def float_text(value: float) -> str:
     return repr(float(value))
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, levels: int) -> None:
     if value is None or isinstance(value, (bool, str)):
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise ValueError(f"integer {value} does not fit in 53 bits")
+            raise ValueError("an integer does not fit in 53 bits")
+    elif not levels:
+        raise ValueError(f"more than {MAX_DEPTH} levels")
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check(item)
+            _check(item, levels - 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"key {key!r} is not a string")
-            _check(item)
+            _check(item, levels - 1)
     else:
         raise ValueError(f"{type(value).__name__} has no canonical form")
 
@@ -73,5 +80,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _integer(text: str) -> int:
+    if len(text) > 17:  # before int() spends quadratic time on a million digits
+        raise ValueError("an integer does not fit in 53 bits")
+    return int(text)
+
+
 def _no_float(text: str) -> Any:
-    raise ValueError(f"the number {text} is not an integer")
+    raise ValueError(f"the number {text[:30]} is not an integer")
