@@ -18,6 +18,7 @@ from vla_store.errors import StoreDamaged, UnsupportedStore
 CRC_BYTES = 4
 HEADER_BYTES = 16
 NOSHUFFLE = 0
+BLOSC_CNAMES = ("blosclz", "lz4", "lz4hc", "zlib", "zstd")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def decoder(codec: Codec, field: str) -> Decode:
 def checked_body(chunk: memoryview) -> memoryview:
     """The chunk without its crc32c, once that holds; ValueError otherwise."""
     body = chunk[:-CRC_BYTES]
-    if crc32c(body) != int.from_bytes(chunk[-CRC_BYTES:], "little"):
+    # google-crc32c takes bytes and arrays, but no memoryview.
+    if crc32c(np.frombuffer(body, np.uint8)) != int.from_bytes(chunk[-CRC_BYTES:], "little"):
         raise ValueError("its crc32c does not match")
     return body
 
@@ -125,10 +127,12 @@ def _decode_none(chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
 
 def _decode_blosc(decompress: Callable[..., Any], chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
     body = checked_body(chunk)
-    # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes. Blosc trusts it; we do not.
+    # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes.
+    # It decides what Blosc allocates (buffers of some blocks), so it is checked here, whatever the Blosc library checks.
     if (
         len(body) < HEADER_BYTES
         or int.from_bytes(body[4:8], "little") != out.nbytes
+        or not 0 < int.from_bytes(body[8:12], "little") <= out.nbytes
         or int.from_bytes(body[12:16], "little") != len(body)
     ):
         raise ValueError("its Blosc header does not have the frame's sizes")

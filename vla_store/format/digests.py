@@ -70,4 +70,5 @@ def in_train(digest: bytes, fraction: float, seed: int) -> bool:
     It is when the first 8 bytes, big-endian, of sha256("split 1\\n" + seed + "\\n" + hex of the digest), over 2^64, are below the fraction.
     """
     drawn = hashlib.sha256(b"split 1\n%d\n%s" % (seed, digest.hex().encode())).digest()
-    return int.from_bytes(drawn[:8], "big") / 2**64 < fraction
+    # Exact: an integer against a float times a power of two. Divided, the largest draws would round up to 1.
+    return int.from_bytes(drawn[:8], "big") < fraction * 2.0**64

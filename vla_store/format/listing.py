@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
-from vla_store.format.schema import check_key
+from vla_store.format.layout import LISTING
+from vla_store.format.schema import HEX_DIGEST, check_key
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def encode_listing(entries: Iterable[ObjectEntry]) -> bytes:
 
 
 def parse_listing(data: bytes, name: str) -> list[ObjectEntry]:
-    """Raises StoreDamaged unless every line is canonical, its key stays in the part, and the keys ascend."""
+    """Raises StoreDamaged unless every line is canonical, its key stays in the part and is not the listing's, and the keys ascend."""
     lines = data.split(b"\n")
     if lines.pop():
         raise StoreDamaged("a listing does not end with a newline", object=name)
@@ -40,10 +41,14 @@ def parse_listing(data: bytes, name: str) -> list[ObjectEntry]:
             not isinstance(value, dict)
             or sorted(value) != ["key", "sha256", "size"]
             or not isinstance(value["key"], str)
-            or not isinstance(value["size"], int)
+            or value["key"] == LISTING
+            or not isinstance(value["sha256"], str)
+            or not HEX_DIGEST.match(value["sha256"])
+            or type(value["size"]) is not int
+            or value["size"] < 0
         ):
             raise StoreDamaged("a line of a listing is not as the format says", object=name, found=line[:100])
-        entries.append(ObjectEntry(check_key(value["key"], name), str(value["sha256"]), value["size"]))
+        entries.append(ObjectEntry(check_key(value["key"], name), value["sha256"], value["size"]))
     keys = [entry.key.encode() for entry in entries]
     if any(a >= b for a, b in itertools.pairwise(keys)):
         raise StoreDamaged("the keys of a listing do not ascend", object=name)

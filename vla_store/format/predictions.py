@@ -20,7 +20,7 @@ Frames = np.ndarray[Any, Any]
 
 
 def spread_rows(count: int, rows: int) -> list[int]:
-    """`count` row numbers spread evenly over [0, rows), both ends included: (2 k (rows-1) + count-1) // (2 (count-1))."""
+    """`count` >= 2 row numbers spread evenly over [0, rows), both ends included: (2 k (rows-1) + count-1) // (2 (count-1))."""
     return [(2 * k * (rows - 1) + count - 1) // (2 * (count - 1)) for k in range(count)]
 
 

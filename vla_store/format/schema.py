@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_store.errors import SourceError, StoreDamaged, UnsupportedStore
 from vla_store.format import arrays, canonical, layout, predictions
-from vla_store.format.codecs import Codec
+from vla_store.format.codecs import BLOSC_CNAMES, Codec
 from vla_store.format.digests import NO_DIGEST
 
 FORMAT_VERSION = 1
@@ -28,6 +28,7 @@ MAX_PARTS = 1 << 20
 MAX_FIELDS = 256
 MAX_ROWS = 1 << 40
 MAX_PART_ROWS = 2**31 - 1
+MAX_KEY_BYTES = 1024
 
 NUMERIC_DTYPES = (
     "bool",
@@ -50,7 +51,8 @@ TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attr
 
 _FIELD_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}\Z")
 _PATH_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Field:
             return f"role {self.role!r}"
         if self.codec.name not in ("none", "blosc"):
             return f"codec {self.codec.name!r}"
+        if self.codec.name == "blosc" and self.codec.cname not in BLOSC_CNAMES:
+            return f"codec 'blosc {self.codec.cname}'"
         if self.dtype not in NUMERIC_DTYPES:
             return f"dtype {self.dtype!r}"
         unknown = [name for name in self.prediction if name not in predictions.KNOWN]
@@ -210,13 +214,18 @@ class PartDocument:
         """The document in a part's zarr.json. Raises StoreDamaged, UnsupportedStore."""
         read = _Reader(_vla_store_attribute(data, name, MAX_DOCUMENT_BYTES), name)
         fields = read.get("fields", dict)
-        read.check(0 < len(fields) <= MAX_FIELDS, f"at most {MAX_FIELDS} fields", f"{len(fields)}")
-        return cls(
+        read.check(0 < len(fields) <= MAX_FIELDS, f"1 to {MAX_FIELDS} fields", f"{len(fields)}")
+        made = cls(
             plan=read.get("plan", dict),
             tasks=tuple(_task(_Reader(each, name)) for each in read.get("tasks", list)),
             sources=tuple(_source(_Reader(each, name)) for each in read.get("sources", list)),
             fields={key: _field(key, _Reader(each, name)) for key, each in fields.items()},
         )
+        tasks = {(each.suite, each.name) for each in made.tasks}
+        sources = {(each.suite, each.file) for each in made.sources}
+        read.check(len(tasks) == len(made.tasks) > 0, "tasks, each (suite, name) once", f"{len(made.tasks)} tasks")
+        read.check(len(sources) == len(made.sources) > 0, "sources, each (suite, file) once", f"{len(made.sources)}")
+        return made
 
 
 @dataclass(frozen=True)
@@ -305,9 +314,9 @@ class Root:
         parts = read.get("parts", list)
         read.check(0 < len(parts) <= MAX_PARTS, f"1 to {MAX_PARTS} parts", f"{len(parts)}")
         fields, meta = read.get("fields", dict), _Reader(read.get("meta", dict), name)
-        read.check(len(fields) <= MAX_FIELDS, f"at most {MAX_FIELDS} fields", f"{len(fields)}")
+        read.check(0 < len(fields) <= MAX_FIELDS, f"1 to {MAX_FIELDS} fields", f"{len(fields)}")
         root = cls(
-            generation=read.count("generation", 99_999_999),
+            generation=read.count("generation", 99_999_999, 1),
             parent=read.digest("parent", optional=True),
             fingerprint=read.digest("fingerprint") or "",
             parts=tuple(_part_entry(_Reader(each, name)) for each in parts),
@@ -316,6 +325,7 @@ class Root:
             digest=read.digest("digest") or "",
         )
         read.check(root.rows <= MAX_ROWS, f"at most {MAX_ROWS} rows", f"{root.rows}")
+        read.check(len({part.path for part in root.parts}) == len(parts), "every part once", f"{len(parts)} parts")
         if root.sealed().digest != root.digest or root.to_bytes() != data:
             raise StoreDamaged(
                 "a root does not have the digest it names",
@@ -343,7 +353,7 @@ def check_field_names(names: list[str], **places: Any) -> None:
 
 def check_key(key: str, name: str) -> str:
     """The key, if it is a relative path that stays below where it is used. Raises StoreDamaged."""
-    if not key or not all(_PATH_SEGMENT.match(segment) for segment in key.split("/")):
+    if len(key) > MAX_KEY_BYTES or not all(_PATH_SEGMENT.match(segment) for segment in key.split("/")):
         raise StoreDamaged("a key leaves the store", object=name, found=repr(key)[:200])
     return key
 
@@ -357,12 +367,12 @@ def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, A
         version = json.loads(data)["attributes"]["vla_store"]["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         version = None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         raise UnsupportedStore(
             "the store was written by a newer vla_store",
             object=name,
             expected=f"format version {FORMAT_VERSION} or older",
-            found=version,
+            found=str(version)[:20],
             hint="pip install --upgrade vla-store",
         )
     value = canonical.loads(data, name)
@@ -371,7 +381,8 @@ def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, A
         if isinstance(value, dict) and isinstance(value.get("attributes"), dict)
         else None
     )
-    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+    # An exact type, because True == 1.
+    if not isinstance(document, dict) or type(document.get("format_version")) is not int or version != FORMAT_VERSION:
         raise StoreDamaged(
             "not a document of a vla_store",
             object=name,
@@ -406,14 +417,26 @@ class _Reader:
 
     def choice(self, key: str, allowed: tuple[str, ...]) -> str:
         value: str = self.get(key, str)
-        self.check(value in allowed, f"{key}: one of {', '.join(allowed)}", value[:100])
+        self.check(value in allowed, f"{key}: one of {', '.join(allowed)}", repr(value)[:100])
         return value
+
+    def word(self, key: str) -> str:
+        """A name that a newer writer may have added to: short, and safe to print."""
+        value: str = self.get(key, str)
+        self.check(bool(_WORD.match(value)), f"{key}: 1 to 64 of A-Z a-z 0-9 . _ -", repr(value)[:100])
+        return value
+
+    def words(self, key: str) -> tuple[str, ...]:
+        values = self.get(key, list)
+        sound = len(values) <= 16 and all(type(each) is str and _WORD.match(each) for each in values)
+        self.check(sound, f"{key}: at most 16 names", repr(values)[:100])
+        return tuple(values)
 
     def digest(self, key: str, optional: bool = False) -> str | None:
         if optional and self.value.get(key, "") is None:
             return None
         value: str = self.get(key, str)
-        self.check(bool(_HEX.match(value)), f"{key}: 64 hex digits", repr(value)[:100])
+        self.check(bool(HEX_DIGEST.match(value)), f"{key}: 64 hex digits", repr(value)[:100])
         return value
 
     def shape(self) -> tuple[int | None, ...]:
@@ -450,30 +473,27 @@ def _source(read: _Reader) -> Source:
 
 def _field(name: str, read: _Reader) -> Field:
     read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
-    array = read.get("array", str)
-    read.check(
-        array in (f"steps/{name}", f"frames/{name}", f"residuals/{name}"),
-        f"array: steps|frames|residuals/{name}",
-        array[:100],
-    )
     codec = _Reader(read.get("codec", dict), read.name)
     named = Codec(
-        codec.get("name", str),
-        *((codec.get("cname", str), codec.get("clevel", int)) if codec.value.get("name") == "blosc" else ()),
+        codec.word("name"),
+        *((codec.word("cname"), codec.count("clevel", 9)) if codec.value.get("name") == "blosc" else ()),
     )
-    prediction = read.get("prediction", list)
-    read.check(all(type(each) is str for each in prediction), "prediction: names", repr(prediction)[:100])
     made = Field(
         name,
-        read.get("kind", str),
-        read.get("dtype", str),
+        read.word("kind"),
+        read.word("dtype"),
         read.shape(),
-        read.get("role", str),
+        read.word("role"),
         named,
-        tuple(prediction),
-        array,
+        read.words("prediction"),
+        check_key(read.get("array", str), read.name),
     )
     if made.unsupported() is None:
+        read.check(
+            made.array in (f"steps/{name}", f"frames/{name}", f"residuals/{name}"),
+            f"array: steps|frames|residuals/{name}",
+            made.array[:100],
+        )
         ragged = made.shape == (None,) and not made.is_camera
         read.check(
             ragged if made.is_ragged else None not in made.shape,
@@ -506,19 +526,16 @@ def _field(name: str, read: _Reader) -> Field:
             read.check(
                 made.codec.name == "none" and not made.prediction, f"{name}: no codec, no prediction", f"{made.codec}"
             )
+            read.check(made.step_nbytes <= MAX_FRAME_BYTES, f"{name}: at most 256 MiB a step", f"{made.step_nbytes}")
     return made
 
 
 def _part_entry(read: _Reader) -> PartEntry:
     path = check_key(read.get("path", str), read.name)
-    return PartEntry(
-        path,
-        read.count("rows", MAX_PART_ROWS, 1),
-        read.count("episodes", MAX_PART_ROWS, 1),
-        read.digest("listing") or "",
-    )
+    rows = read.count("rows", MAX_PART_ROWS, 1)
+    return PartEntry(path, rows, read.count("episodes", rows, 1), read.digest("listing") or "")
 
 
 def _root_field(name: str, read: _Reader) -> RootField:
     read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
-    return RootField(read.get("kind", str), read.get("dtype", str), read.shape())
+    return RootField(read.word("kind"), read.word("dtype"), read.shape())

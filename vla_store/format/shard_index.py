@@ -47,7 +47,9 @@ def parse_index(
     Raises StoreDamaged for a wrong crc32c, an absent chunk, a gap, an overlap, a step backward, an end past the file.
     """
     body = data[: chunks * ENTRY_BYTES]
-    if len(data) != index_nbytes(chunks) or crc32c(body) != int.from_bytes(data[len(body) :], "little"):
+    # google-crc32c takes bytes and arrays, but no memoryview.
+    found = crc32c(np.frombuffer(body, np.uint8))
+    if len(data) != index_nbytes(chunks) or found != int.from_bytes(data[len(body) :], "little"):
         raise StoreDamaged(
             "the index of a shard does not have its checksum", object=name, hint="run `vla-store verify` on this store"
         )
@@ -61,11 +63,12 @@ def parse_index(
     if not (unused == ABSENT).all():
         raise StoreDamaged("a shard has chunks beyond its array's shape", object=name)
     if present:
-        # Sizes are bounded before they are added up, so a hostile index cannot wrap around.
         if (used[:, 1] > body_nbytes).any() or (size is not None and (used[:, 1] != size).any()):
             raise StoreDamaged("a shard's index gives a chunk a size that cannot be", object=name)
         ends = np.cumsum(used[:, 1], dtype=np.uint64)
         starts = ends - used[:, 1]
+        if (ends < starts).any():  # no single size is near 2^64, so a sum that wraps around shows itself here
+            raise StoreDamaged("a shard's index gives a chunk a size that cannot be", object=name)
         if (used[:, 0] != starts).any():
             first = int((used[:, 0] != starts).argmax())
             raise StoreDamaged(
