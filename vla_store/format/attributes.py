@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
+from vla_store.format.schema import NUMERIC_DTYPES
 
 Attributes = dict[str, dict[str, Any]]
 
@@ -35,10 +37,15 @@ def encode_value(value: Any) -> dict[str, Any]:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:  # h5py hands over bytes that are not UTF-8 as surrogates
-            return encode_value(value.encode("utf-8", "surrogateescape"))
+            try:
+                return encode_value(value.encode("utf-8", "surrogateescape"))
+            except UnicodeEncodeError:
+                raise TypeError("a string with a lone surrogate") from None
         return {"utf8": value}
     array = np.asarray(value)
-    if array.dtype.kind in "biuf":
+    if array.dtype.kind in "SU" and not isinstance(value, np.ndarray):
+        array = np.array(value, dtype=object)  # NumPy's own strings would lose trailing zero bytes
+    if array.dtype.name in NUMERIC_DTYPES:  # not long double: its bytes are the machine's
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         return {
             "base64": base64.b64encode(little.tobytes()).decode(),
@@ -56,14 +63,28 @@ def empty_value(dtype: str) -> dict[str, Any]:
 
 
 def decode_value(value: dict[str, Any]) -> Any:
-    """What `encode_value` was given, strings as str (bytes where they are not UTF-8), numbers as arrays; None for Empty."""
+    """What `encode_value` was given, strings as str (bytes where they are not UTF-8), numbers as arrays; None for Empty.
+
+    Raises StoreDamaged for anything else.
+    """
+    try:
+        return _decode(value)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise StoreDamaged("an attribute is not as the format says", found=f"{error!r}"[:200]) from None
+
+
+def _decode(value: dict[str, Any]) -> Any:
     if "utf8" in value:
         return value["utf8"]
     if "bytes" in value:
-        return base64.b64decode(value["bytes"])
+        return base64.b64decode(value["bytes"], validate=True)
+    if value["shape"] is not None and not all(type(n) is int and n >= 0 for n in value["shape"]):
+        raise ValueError(f"shape {value['shape']!r}")
     if "strings" in value:
-        return np.array([decode_value(item) for item in value["strings"]], dtype=object).reshape(value["shape"])
+        return np.array([_decode(item) for item in value["strings"]], dtype=object).reshape(value["shape"])
     if value["shape"] is None:
         return None
+    if value["dtype"] not in NUMERIC_DTYPES:
+        raise ValueError(f"dtype {value['dtype']!r}")
     dtype = np.dtype(value["dtype"]).newbyteorder("<")
-    return np.frombuffer(base64.b64decode(value["base64"]), dtype).reshape(value["shape"])
+    return np.frombuffer(base64.b64decode(value["base64"], validate=True), dtype).reshape(value["shape"])

@@ -2,7 +2,7 @@
 
 Per component of a fixed, numeric field, in float64: sums are math.fsum per episode, then over the episodes in order; the
 standard deviation is the population's, in two passes; quantiles are exact order statistics at q (n - 1), interpolated
-a + (b - a) t. NaNs are counted and left out.
+a + (b - a) t. NaNs are counted and left out. Zeros lose their sign first: which zero a minimum finds is the hardware's affair.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.errors import StoreDamaged
 from vla_store.format.canonical import float_text
 
 QUANTILES = {"q01": 0.01, "q99": 0.99}
@@ -45,12 +46,20 @@ class FieldStatistics:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], shape: tuple[int, ...]) -> FieldStatistics:
-        whole = [np.array(value[key], np.int64).reshape(shape) for key in ("count", "nan")]
-        floats = [
-            None if value[key] is None else np.array([float(x) for x in value[key]], np.float64).reshape(shape)
-            for key in ("min", "max", "mean", "std", "q01", "q99")
-        ]
+    def from_json(cls, value: Any, shape: tuple[int, ...], name: str = "statistics") -> FieldStatistics:
+        """What `to_json` gave, for a field whose step has this shape; `name` is the object's. Raises StoreDamaged."""
+        try:
+            whole = [np.array([int(x) for x in value[key]], np.int64).reshape(shape) for key in ("count", "nan")]
+            floats = [
+                None
+                if value[key] is None and key in QUANTILES
+                else np.array([float(x) for x in value[key]], np.float64).reshape(shape)
+                for key in ("min", "max", "mean", "std", "q01", "q99")
+            ]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StoreDamaged(
+                "statistics are not as the format says", object=name, found=f"{type(error).__name__}: {error}"[:200]
+            ) from None
         return cls(*whole, *floats)  # type: ignore[arg-type]
 
 
@@ -68,21 +77,22 @@ def field_statistics(rows: npt.NDArray[Any], episodes: Spans) -> FieldStatistics
 
 
 def order_statistic(ordered: FloatArray, q: float) -> float:
-    """The q-quantile of sorted values: a + (b - a) t between the neighbours of q (n - 1)."""
+    """The q-quantile of sorted values: a + (b - a) t between the neighbours of q (n - 1); a where t is 0 or a is b."""
     place = q * (len(ordered) - 1)
     below = math.floor(place)
     a, b = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
-    return a + (b - a) * (place - below)
+    t = place - below
+    return a if t == 0 or a == b else a + (b - a) * t  # infinities: inf - inf and 0 * inf are no numbers
 
 
 def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
-    values = np.concatenate([column[start:stop] for start, stop in episodes]).astype(np.float64)
+    values = np.concatenate([column[start:stop] for start, stop in episodes]).astype(np.float64) + 0.0
     nan = np.isnan(values)
     kept = values[~nan]
     result: dict[str, Any] = {"count": len(kept), "nan": int(nan.sum())}
     if not len(kept):
         return result | dict.fromkeys(("min", "max", "mean", "std", "q01", "q99"), math.nan)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         mean = _sum(_pieces(values, nan, episodes)) / len(kept)
         variance = _sum((piece - mean) ** 2 for piece in _pieces(values, nan, episodes)) / len(kept)
     result |= {
@@ -92,7 +102,7 @@ def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
         "std": math.sqrt(variance) if variance >= 0 else math.nan,
     }
     kept.sort()
-    exact = len(kept) <= MAX_QUANTILE_ROWS
+    exact = len(values) <= MAX_QUANTILE_ROWS  # not `kept`: all components of a field have quantiles, or none
     return result | {key: order_statistic(kept, q) if exact else None for key, q in QUANTILES.items()}
 
 
