@@ -8,7 +8,7 @@ a + (b - a) t. NaNs are counted and left out. Zeros lose their sign first: which
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from vla_store.format.canonical import float_text
 
 QUANTILES = {"q01": 0.01, "q99": 0.99}
 MAX_QUANTILE_ROWS = 10**8
+FLOATS = ("min", "max", "mean", "std", "q01", "q99")
 
 FloatArray = npt.NDArray[np.float64]
 Spans = Sequence[tuple[int, int]]
@@ -40,7 +41,7 @@ class FieldStatistics:
 
     def to_json(self) -> dict[str, Any]:
         whole = {key: getattr(self, key).reshape(-1).tolist() for key in ("count", "nan")}
-        floats = {key: getattr(self, key) for key in ("min", "max", "mean", "std", "q01", "q99")}
+        floats = {key: getattr(self, key) for key in FLOATS}
         return whole | {
             key: None if value is None else [float_text(x) for x in value.reshape(-1)] for key, value in floats.items()
         }
@@ -54,7 +55,7 @@ class FieldStatistics:
                 None
                 if value[key] is None and key in QUANTILES
                 else np.array([float(x) for x in value[key]], np.float64).reshape(shape)
-                for key in ("min", "max", "mean", "std", "q01", "q99")
+                for key in FLOATS
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreDamaged(
@@ -65,15 +66,30 @@ class FieldStatistics:
 
 def field_statistics(rows: npt.NDArray[Any], episodes: Spans) -> FieldStatistics:
     """Statistics of (N, ...) rows that lie in `episodes`, given as ascending [start, stop) spans that do not overlap."""
-    shape = rows.shape[1:]
-    columns = [_component(rows.reshape(len(rows), -1)[:, i], episodes) for i in range(math.prod(shape))]
-    made = {
-        key: np.array([column[key] for column in columns]).reshape(shape)
-        for key in columns[0]
-        if columns[0][key] is not None
+    flat = rows.reshape(len(rows), -1)
+    return statistics_of_components((flat[:, i] for i in range(flat.shape[1])), rows.shape[1:], episodes)
+
+
+def statistics_of_components(
+    columns: Iterable[npt.NDArray[Any]], shape: tuple[int, ...], episodes: Spans
+) -> FieldStatistics:
+    """The same for a field whose components come one at a time, each (N,), in C order of `shape`."""
+    made = [_component(column, episodes) for column in columns]
+    whole = {key: np.array([each[key] for each in made], np.int64).reshape(shape) for key in ("count", "nan")}
+    floats = {
+        key: None if made[0][key] is None else np.array([each[key] for each in made], np.float64).reshape(shape)
+        for key in FLOATS
     }
-    quantiles = [made.get("q01"), made.get("q99")]
-    return FieldStatistics(made["count"], made["nan"], made["min"], made["max"], made["mean"], made["std"], *quantiles)
+    return FieldStatistics(**whole, **floats)  # type: ignore[arg-type]
+
+
+def statistics_document(fields: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]]) -> dict[str, Any]:
+    """meta.statistics of a root: {"fields": {name: {"all": ..., "suites": {suite: ...}}}, "version": 1}."""
+    described = {
+        name: {"all": whole.to_json(), "suites": {suite: each.to_json() for suite, each in suites.items()}}
+        for name, (whole, suites) in fields.items()
+    }
+    return {"fields": described, "version": 1}
 
 
 def order_statistic(ordered: FloatArray, q: float) -> float:

@@ -1,0 +1,22 @@
+"""How a store is written: sources, scan, probe, plan, shards, commit. Costs zarr, dask and h5py.
+
+from vla_store.builder import build_store
+build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")
+"""
+
+from vla_store.builder.build import BuildReport, CameraReport, Progress, build_store
+from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, Skipped, SourceInfo
+from vla_store.format.attributes import encode_value
+
+__all__ = [
+    "BuildReport",
+    "CameraReport",
+    "EpisodeInfo",
+    "EpisodeSource",
+    "FieldSpec",
+    "Progress",
+    "Skipped",
+    "SourceInfo",
+    "build_store",
+    "encode_value",
+]

@@ -1,0 +1,208 @@
+"""`build_store`: scan, probe, plan, encode, commit. Each object is whole or absent; the same call resumes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vla_store.builder.commit import write_first_root, write_metadata, write_part
+from vla_store.builder.destination import check_destination, replace_store
+from vla_store.builder.encode import Receipt, make_tasks
+from vla_store.builder.executors import run_tasks
+from vla_store.builder.journal import Journal
+from vla_store.builder.memory import MemoryPlan, plan_memory
+from vla_store.builder.plan import Plan, make_plan
+from vla_store.builder.probe import Probe, probe_cameras
+from vla_store.builder.scan import Scan, find_sources, scan_sources
+from vla_store.builder.shards import sync_folder
+from vla_store.builder.sources import EpisodeSource, Skipped
+from vla_store.errors import OptionError, VlaStoreError, machine_error
+from vla_store.format.codecs import PRESETS
+from vla_store.format.layout import partial_path
+from vla_store.format.schema import Root
+
+
+class Progress(Protocol):
+    """What a build tells of itself while it works."""
+
+    def talk(self, text: str) -> None:
+        """One line about the stage it is in."""
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        """Encoding starts: so many steps and raw bytes in all, of which some are done already."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many more raw bytes are encoded."""
+
+    def end(self) -> None:
+        """Encoding is over, well or not."""
+
+
+@dataclass(frozen=True)
+class CameraReport:
+    """What was chosen for one camera. share: stored bytes over raw pixels, backgrounds included."""
+
+    name: str
+    shape: tuple[int, ...]
+    prediction: tuple[str, ...]
+    codec: str
+    share: float
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made. `root` is None for a dry run, whose sizes are projections by the probe's frames."""
+
+    store: Path
+    root: Root | None
+    part_id: str
+    preset: str
+    rows: int
+    episodes: int
+    tasks: int
+    cameras: tuple[CameraReport, ...]
+    nbytes: int
+    source_nbytes: int
+    memory: MemoryPlan
+    skipped: tuple[Skipped, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    resumed: bool
+
+
+def build_store(
+    sources: Sequence[str | Path | EpisodeSource],
+    store: str | Path,
+    *,
+    preset: str = "fast",
+    orientation: str | None = None,
+    observation: str | None = None,
+    executor: str = "threads",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    max_memory: int | None = None,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Convert every step of every demonstration of `sources` into a new store.
+
+    sources: HDF5 files, suite folders, folders of suites, or EpisodeSource objects.
+    store: a local path that does not exist yet. The build happens in STORE.partial; renaming it is the commit.
+    preset: "raw", "fast" or "small". orientation ("bottom_up", "top_down", "rot180"), observation ("before", "after"):
+    what the sources do not say themselves. executor: "threads" or "processes"; scheduler: address of a dask cluster instead.
+    max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, discard an
+    unfinished build. skip_bad: leave out demonstrations that are bad and record them. dry_run: plan only, write nothing.
+    Raises SourceError, UsageError, MachineError; the message names file and demonstration.
+    """
+    started = time.monotonic()
+    if preset not in PRESETS:
+        raise OptionError(f"there is no preset {preset!r}", exists=", ".join(PRESETS))
+    target = Path(os.path.abspath(store))
+    partial = Path(partial_path(str(target)))
+    talk: Callable[[str], None] = progress.talk if progress else lambda text: None
+    paths = [Path(each) for each in sources if isinstance(each, (str, Path))]
+    check_destination(str(store), target, partial, paths, overwrite=overwrite)
+    found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
+    scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
+    talk(f"probing the cameras of {scan.episodes} episodes")
+    probe = probe_cameras(scan, preset)
+    plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
+    memory = plan_memory(plan, executor, workers, max_memory)
+    tasks = make_tasks(plan, partial / "parts" / plan.part_id)
+    if dry_run:
+        return _report(target, None, plan, scan, probe, preset, len(tasks), memory, started, False, None)
+    try:
+        if overwrite and partial.exists():
+            shutil.rmtree(partial)
+        journal = Journal(partial, plan)
+        try:
+            receipts = journal.open()
+            resumed = bool(receipts)
+            metadata = write_metadata(plan, journal.part)
+            missing = journal.missing(tasks, receipts)
+            total = sum(task.raw_nbytes for task in tasks)
+            size_of = {task.name: task.raw_nbytes for task in tasks}
+
+            def done(receipt: Receipt) -> None:
+                journal.record(receipt)
+                receipts[receipt.task] = receipt
+                if progress:
+                    progress.advance(size_of[receipt.task])
+
+            if progress:
+                progress.begin(plan.rows, total, total - sum(task.raw_nbytes for task in missing))
+            try:
+                run_tasks(missing, done, executor=executor, workers=memory.workers, scheduler=scheduler)
+            finally:
+                if progress:
+                    progress.end()
+            talk("writing tables, statistics and the root")
+            entry, episodes = write_part(plan, journal.part, metadata, receipts)
+            root = write_first_root(partial, plan, scan, entry, episodes)
+            journal.remove()
+            sync_folder(partial)
+            replace_store(partial, target, overwrite=overwrite)
+        finally:
+            journal.close()
+    except VlaStoreError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise machine_error(error, f"building {target.name}") from error
+    return _report(target, root, plan, scan, probe, preset, len(tasks), memory, started, resumed, receipts)
+
+
+def _report(
+    target: Path,
+    root: Root | None,
+    plan: Plan,
+    scan: Scan,
+    probe: Probe,
+    preset: str,
+    tasks: int,
+    memory: MemoryPlan,
+    started: float,
+    resumed: bool,
+    receipts: dict[str, Receipt] | None,
+) -> BuildReport:
+    cameras = []
+    projected = sum(
+        plan.rows * each.step_nbytes
+        for each in plan.document.fields.values()
+        if not each.is_camera and not each.is_ragged
+    )
+    for field in plan.cameras:
+        raw = plan.rows * field.step_nbytes
+        trial = next(each for each in probe.trials[field.name] if each.prediction == field.prediction)
+        nbytes = trial.nbytes if receipts is None else _camera_nbytes(field.name, receipts)
+        projected += trial.nbytes
+        cameras.append(CameraReport(field.name, field.fixed_shape, field.prediction, str(field.codec), nbytes / raw))
+    return BuildReport(
+        store=target,
+        root=root,
+        part_id=plan.part_id,
+        preset=preset,
+        rows=plan.rows,
+        episodes=len(plan.episodes),
+        tasks=tasks,
+        cameras=tuple(cameras),
+        nbytes=projected if root is None else sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
+        source_nbytes=plan.source_nbytes,
+        memory=memory,
+        skipped=scan.skipped,
+        warnings=tuple(f"{each.info.file}: {text}" for each in scan.sources for text in each.info.warnings),
+        seconds=time.monotonic() - started,
+        resumed=resumed,
+    )
+
+
+def _camera_nbytes(name: str, receipts: dict[str, Any]) -> int:
+    return sum(
+        entry.size for task, receipt in receipts.items() if task.rpartition(".")[0] == name for entry in receipt.objects
+    )

@@ -1,0 +1,206 @@
+"""From finished shards to a store: metadata, tables, digests, listing, statistics, and the root last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_store.builder.encode import Receipt
+from vla_store.builder.plan import Plan
+from vla_store.builder.scan import Scan
+from vla_store.builder.shards import sync_folder, write_array, write_object
+from vla_store.errors import MachineError
+from vla_store.format import arrays, canonical, digests, layout
+from vla_store.format.codecs import NONE
+from vla_store.format.layout import Grid
+from vla_store.format.listing import ObjectEntry, encode_listing
+from vla_store.format.schema import Field, Meta, PartEntry, Root, RootField
+from vla_store.format.statistics import FieldStatistics, statistics_document, statistics_of_components
+
+DIGEST_NBYTES = 32
+
+
+def part_arrays(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The zarr.json of every array of a part, by path."""
+    rows, episodes, columns = plan.rows, len(plan.episodes), plan.document.columns
+    found = {
+        field.array: field.metadata(rows, plan.elements.get(field.name)) for field in plan.document.fields.values()
+    }
+    for field in plan.cameras:
+        if "background" in field.prediction:
+            grid = layout.background_grid((episodes, *field.fixed_shape), field.dtype)
+            found[f"backgrounds/{field.name}"] = arrays.array_metadata(grid, arrays.frame_codecs(NONE, 1, 0))
+    attributes = layout.attributes_grid(plan.attributes_nbytes)
+    found[layout.ATTRIBUTES_ARRAY] = arrays.array_metadata(attributes, arrays.attributes_codecs(attributes))
+    for path, grid, notes in (
+        (layout.INDEX_ARRAY, _index_grid(plan), {}),
+        (layout.TABLE_ARRAY, _table_grid(plan), {"columns": columns}),
+        (layout.DIGEST_ARRAY, _digest_grid(plan), {}),
+    ):
+        found[path] = arrays.array_metadata(grid, arrays.numeric_codecs(), notes)
+    return dict(sorted(found.items()))
+
+
+def write_metadata(plan: Plan, folder: Path) -> list[ObjectEntry]:
+    """Every zarr.json of a part; zarr-python reads them back as a check, before any work is put into shards."""
+    found = part_arrays(plan)
+    groups = {path.rpartition("/")[0]: arrays.GROUP for path in found}
+    documents = {**groups, **found}
+    written = [
+        write_object(folder, f"{path}/zarr.json", canonical.dumps(document)) for path, document in documents.items()
+    ]
+    written.append(
+        write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
+    )
+    _check_with_zarr(folder, found)
+    return written
+
+
+def write_part(
+    plan: Plan, folder: Path, metadata: list[ObjectEntry], receipts: dict[str, Receipt]
+) -> tuple[PartEntry, list[bytes]]:
+    """Index, table, digests and listing of a part whose shards are written; its entry in a root, and every episode's digest."""
+    objects = [*metadata, *(each for receipt in receipts.values() for each in receipt.objects)]
+    episodes = list(_episode_digests(plan, receipts))
+    digest_rows = np.frombuffer(b"".join(episodes), np.uint8).reshape(-1, DIGEST_NBYTES)
+    objects += write_array(folder, layout.INDEX_ARRAY, _index_grid(plan), plan.steps_index())
+    objects += write_array(folder, layout.TABLE_ARRAY, _table_grid(plan), plan.table())
+    objects += write_array(folder, layout.DIGEST_ARRAY, _digest_grid(plan), digest_rows)
+    listing = encode_listing(objects)
+    write_object(folder, layout.LISTING, listing)
+    _sync_below(folder)
+    path = layout.part_path(plan.part_id)
+    return PartEntry(path, plan.rows, len(plan.episodes), canonical.sha256_hex(listing)), episodes
+
+
+def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, episodes: list[bytes]) -> Root:
+    """The small documents and the root of a store of one part."""
+    meta = Meta(
+        statistics=_write_meta(store, part_statistics(plan, store / entry.path)),
+        skipped=_write_meta(store, skipped_document(scan)),
+    )
+    root = Root(
+        generation=1,
+        parent=None,
+        fingerprint=digests.fingerprint(episodes),
+        parts=(entry,),
+        fields={name: RootField(each.kind, each.dtype, each.shape) for name, each in plan.document.fields.items()},
+        meta=meta,
+    ).sealed()
+    write_object(store, "parts/zarr.json", canonical.dumps(arrays.GROUP))
+    write_object(store, layout.root_key(1), root.to_bytes())
+    write_object(store, layout.ROOT_KEY, root.to_bytes())
+    _sync_below(store)
+    return root
+
+
+def part_statistics(plan: Plan, folder: Path) -> dict[str, Any] | None:
+    """Statistics of the fixed numeric fields, from their stored columns: no second pass over pixels."""
+    spans = [(each.start, each.start + each.steps) for each in plan.episodes]
+    suites: dict[str, list[tuple[int, int]]] = {}
+    for each, span in zip(plan.episodes, spans):
+        suites.setdefault(plan.scanned[each.source].info.suite, []).append(span)
+    found: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]] = {}
+    for field in plan.document.fields.values():
+        if not field.is_camera and not field.is_ragged:
+            grid = field.grid(plan.rows)
+            maps = [_map_shard(folder / field.array / grid.key(shard), grid, shard) for shard in range(grid.shards)]
+
+            def of(rows: list[tuple[int, int]], field: Field = field, maps: list[Any] = maps) -> FieldStatistics:
+                width = maps[0].shape[1]
+                columns = (np.concatenate([each[:, i] for each in maps]) for i in range(width))
+                return statistics_of_components(columns, field.fixed_shape, rows)
+
+            found[field.name] = of(spans), {suite: of(rows) for suite, rows in suites.items()}
+    return statistics_document(found) if found else None
+
+
+def skipped_document(scan: Scan) -> dict[str, Any] | None:
+    """What a build left out, and what it noticed; None where there is neither."""
+    skipped = [each.to_json() for each in scan.skipped]
+    warnings = [
+        {"file": each.info.file, "suite": each.info.suite, "warning": text}
+        for each in scan.sources
+        for text in each.info.warnings
+    ]
+    return {"skipped": skipped, "warnings": warnings} if skipped or warnings else None
+
+
+def _episode_digests(plan: Plan, receipts: dict[str, Receipt]) -> Iterator[bytes]:
+    frames = {
+        field.name: b"".join(receipts[f"{field.name}.{shard}"].digests for shard in range(field.grid(plan.rows).shards))
+        for field in plan.cameras
+    }
+    for each in plan.episodes:
+        info = plan.scanned[each.source].info
+        fields = {}
+        for field in plan.document.fields.values():
+            if field.is_camera:
+                digest = digests.FieldDigest(field.name, field.dtype, (each.steps, *field.fixed_shape))
+                digest.update(
+                    frames[field.name][each.start * DIGEST_NBYTES : (each.start + each.steps) * DIGEST_NBYTES]
+                )
+                fields[field.name] = digest.hexdigest()
+            else:
+                at = each.index * DIGEST_NBYTES
+                fields[field.name] = receipts[field.name].digests[at : at + DIGEST_NBYTES].hex()
+        yield digests.episode_digest(
+            suite=info.suite,
+            file=info.file,
+            task=info.task,
+            number=each.number,
+            steps=each.steps,
+            attributes=each.attributes[2],
+            file_attributes=plan.scanned[each.source].source_attributes.sha256,
+            fields=fields,
+        )
+
+
+def _index_grid(plan: Plan) -> Grid:
+    return layout.numeric_grid((plan.rows, 2), "int32", plan.rows)
+
+
+def _table_grid(plan: Plan) -> Grid:
+    return layout.numeric_grid((len(plan.episodes), len(plan.document.columns)), "int64", plan.rows)
+
+
+def _digest_grid(plan: Plan) -> Grid:
+    return layout.numeric_grid((len(plan.episodes), DIGEST_NBYTES), "uint8", plan.rows)
+
+
+def _map_shard(path: Path, grid: Grid, shard: int) -> np.ndarray[Any, Any]:
+    start, stop = grid.rows_of(shard)
+    mapped = np.memmap(path, np.dtype(grid.dtype).newbyteorder("<"), "r", shape=(stop - start, *grid.shape[1:]))
+    return mapped.reshape(stop - start, -1)
+
+
+def _write_meta(store: Path, document: dict[str, Any] | None) -> str | None:
+    if document is None:
+        return None
+    data = canonical.dumps(document)
+    digest = canonical.sha256_hex(data)
+    write_object(store, layout.meta_key(digest), data)
+    return digest
+
+
+def _check_with_zarr(folder: Path, found: dict[str, dict[str, Any]]) -> None:
+    import zarr
+
+    group = zarr.open_group(str(folder), mode="r")
+    for path, document in found.items():
+        array = group[path]
+        if list(array.shape) != document["shape"] or str(array.dtype) != document["data_type"]:
+            raise MachineError(
+                "zarr-python reads the metadata of an array in another way",
+                array=path,
+                found=array,
+                zarr=zarr.__version__,
+            )
+
+
+def _sync_below(folder: Path) -> None:
+    for each in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        sync_folder(each)

@@ -1,0 +1,252 @@
+"""The units of work of a build: each writes the objects of one array, or one shard of a camera, and returns a receipt.
+
+A task carries values and sources, never arrays, so that it costs nothing to send to another process or machine.
+Its bytes depend on nothing but the plan and the source: not on who runs it, nor on what ran before.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_store.builder.background import read_background
+from vla_store.builder.plan import Episode, Plan
+from vla_store.builder.shards import ArrayWriter, RowWriter
+from vla_store.builder.sources import Array, EpisodeSource
+from vla_store.errors import SourceError
+from vla_store.format import predictions
+from vla_store.format.attributes import encode_attributes
+from vla_store.format.codecs import ATTRIBUTES, NONE, encode
+from vla_store.format.digests import FieldDigest
+from vla_store.format.layout import ATTRIBUTES_ARRAY, Grid, attributes_grid, background_grid
+from vla_store.format.listing import ObjectEntry
+from vla_store.format.schema import Field
+
+BLOCK_NBYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a task wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty."""
+
+    task: str
+    objects: tuple[ObjectEntry, ...]
+    digests: bytes = b""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "digests": base64.b64encode(self.digests).decode(),
+            "objects": [{"key": each.key, "sha256": each.sha256, "size": each.size} for each in self.objects],
+            "task": self.task,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Receipt:
+        objects = tuple(ObjectEntry(each["key"], each["sha256"], each["size"]) for each in value["objects"])
+        return cls(value["task"], objects, base64.b64decode(value["digests"]))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Steps [start, stop) of one episode of a source."""
+
+    source: EpisodeSource
+    episode: Episode
+    start: int
+    stop: int
+
+    def blocks(self, field: str, step_nbytes: int) -> Iterator[Array]:
+        """The rows of a field, a few megabytes at a time."""
+        rows = max(1, BLOCK_NBYTES // max(1, step_nbytes))
+        for start in range(self.start, self.stop, rows):
+            stop = min(start + rows, self.stop)
+            block = self.source.read(self.episode.number, field, start, stop)
+            if len(block) != stop - start:
+                raise SourceError("a source gave fewer rows than it has", field=field, demo=self.episode.number)
+            yield block
+
+
+@dataclass(frozen=True)
+class FrameShard:
+    """One shard of a camera."""
+
+    folder: str
+    field: Field
+    grid: Grid
+    shard: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.field.name}.{self.shard}"
+
+    @property
+    def raw_nbytes(self) -> int:
+        start, stop = self.grid.rows_of(self.shard)
+        return (stop - start) * self.grid.row_nbytes
+
+    def run(self) -> Receipt:
+        writer = ArrayWriter(Path(self.folder), self.field.array, self.grid, self.shard)
+        digests = bytearray()
+        with _abandoned_on_error(writer):
+            for piece in self.pieces:
+                background = None
+                if "background" in self.field.prediction:
+                    episode = piece.episode
+                    background = read_background(piece.source, episode.number, episode.steps, self.field.name)
+                for frames in piece.blocks(self.field.name, self.grid.row_nbytes):
+                    for frame in frames:
+                        digests += hashlib.sha256(frame.data).digest()
+                    for residual in predictions.apply(frames, self.field.prediction, background):
+                        writer.add(encode(residual, self.field.codec))
+            return Receipt(self.name, tuple(writer.finish()), bytes(digests))
+
+
+@dataclass(frozen=True)
+class FieldArray:
+    """A whole numeric field."""
+
+    folder: str
+    field: Field
+    grid: Grid
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        return self.field.name
+
+    @property
+    def raw_nbytes(self) -> int:
+        return self.grid.rows * self.grid.row_nbytes
+
+    def run(self) -> Receipt:
+        writer = RowWriter(Path(self.folder), self.field.array, self.grid)
+        digests = bytearray()
+        with _abandoned_on_error(writer):
+            for piece in self.pieces:
+                episode, name = piece.episode, self.field.name
+                shape = (episode.ragged[name][1],) if self.field.is_ragged else self.field.fixed_shape
+                digest = FieldDigest(name, self.field.dtype, (episode.steps, *shape))
+                for block in piece.blocks(name, int(np.prod(shape)) * np.dtype(self.field.dtype).itemsize):
+                    little = np.ascontiguousarray(block, np.dtype(self.field.dtype).newbyteorder("<"))
+                    digest.update(little.tobytes())
+                    writer.add(little)
+                digests += bytes.fromhex(digest.hexdigest())
+            return Receipt(self.name, tuple(writer.finish()), bytes(digests))
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """The backgrounds of a camera, one an episode."""
+
+    folder: str
+    field: Field
+    grid: Grid
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.field.name}.backgrounds"
+
+    @property
+    def raw_nbytes(self) -> int:
+        return 0  # its frames are counted where they are encoded
+
+    def run(self) -> Receipt:
+        writer = ArrayWriter(Path(self.folder), f"backgrounds/{self.field.name}", self.grid)
+        with _abandoned_on_error(writer):
+            for piece in self.pieces:
+                episode = piece.episode
+                writer.add(encode(read_background(piece.source, episode.number, episode.steps, self.field.name), NONE))
+            return Receipt(self.name, tuple(writer.finish()))
+
+
+@dataclass(frozen=True)
+class AttributesArray:
+    """The attributes of all episodes, then of all sources."""
+
+    folder: str
+    grid: Grid
+    pieces: tuple[Piece, ...]
+    sources: tuple[tuple[EpisodeSource, str], ...]  # with the sha256 of its own attributes
+
+    name = "attributes"
+
+    @property
+    def raw_nbytes(self) -> int:
+        return self.grid.rows
+
+    def run(self) -> Receipt:
+        writer = ArrayWriter(Path(self.folder), ATTRIBUTES_ARRAY, self.grid)
+        pending = bytearray()
+        with _abandoned_on_error(writer):
+            for document in self._documents():
+                pending += document
+                while len(pending) >= self.grid.chunk:
+                    writer.add(_attribute_chunk(pending[: self.grid.chunk]))
+                    del pending[: self.grid.chunk]
+            if pending:
+                writer.add(_attribute_chunk(pending + bytes(self.grid.chunk - len(pending))))
+            return Receipt(self.name, tuple(writer.finish()))
+
+    def _documents(self) -> Iterator[bytes]:
+        known: list[tuple[EpisodeSource, int | None, str]] = [
+            (piece.source, piece.episode.number, piece.episode.attributes[2]) for piece in self.pieces
+        ]
+        for source, number, sha256 in known + [(source, None, sha256) for source, sha256 in self.sources]:
+            encoded = encode_attributes(source.attributes(number))
+            if hashlib.sha256(encoded).hexdigest() != sha256:
+                raise SourceError(
+                    "a source changed while it was being read", file=getattr(source, "path", source), demo=number
+                )
+            yield encoded
+
+
+Task = FrameShard | FieldArray | Backgrounds | AttributesArray
+
+
+def make_tasks(plan: Plan, folder: Path) -> list[Task]:
+    """Everything to write that needs the sources; the large ones first."""
+    whole = tuple(_pieces(plan, 0, plan.rows))
+    tasks: list[Task] = []
+    for field in plan.cameras:
+        grid = field.grid(plan.rows)
+        tasks += [
+            FrameShard(str(folder), field, grid, shard, tuple(_pieces(plan, *grid.rows_of(shard))))
+            for shard in range(grid.shards)
+        ]
+    for field in plan.cameras:
+        if "background" in field.prediction:
+            backgrounds = background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
+            tasks.append(Backgrounds(str(folder), field, backgrounds, whole))
+    for field in plan.document.fields.values():
+        if not field.is_camera:
+            tasks.append(FieldArray(str(folder), field, field.grid(plan.rows, plan.elements.get(field.name)), whole))
+    sources = tuple((each.source, each.source_attributes.sha256) for each in plan.scanned)
+    tasks.append(AttributesArray(str(folder), attributes_grid(plan.attributes_nbytes), whole, sources))
+    return tasks
+
+
+def _pieces(plan: Plan, start: int, stop: int) -> Iterator[Piece]:
+    for episode, first, last in plan.spans(start, stop):
+        yield Piece(plan.scanned[episode.source].source, episode, first, last)
+
+
+def _attribute_chunk(data: bytearray) -> bytes:
+    return encode(np.frombuffer(bytes(data), np.uint8), ATTRIBUTES)
+
+
+@contextlib.contextmanager
+def _abandoned_on_error(writer: ArrayWriter | RowWriter) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        writer.abandon()
+        raise

@@ -1,0 +1,172 @@
+"""The plan of a part: what will be written, as a pure function of the scan, the probe and the options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vla_store.builder.probe import Probe
+from vla_store.builder.scan import Scan, ScannedSource
+from vla_store.builder.sources import EpisodeInfo
+from vla_store.errors import SourceError
+from vla_store.format import canonical
+from vla_store.format.codecs import NONE, PRESETS, blosc_version
+from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One row of the episode table, and where its data comes from."""
+
+    number: int  # in the source
+    index: int  # in the part
+    start: int  # first row in the part
+    steps: int
+    task: int
+    source: int
+    success: int
+    attributes: tuple[int, int, str]  # start, bytes, sha256
+    ragged: dict[str, tuple[int, int]]  # field -> (start in elements, width)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a part that is known before its pictures are read."""
+
+    part_id: str
+    document: PartDocument
+    episodes: tuple[Episode, ...]
+    scanned: tuple[ScannedSource, ...]
+    attributes_nbytes: int
+    elements: dict[str, int]  # of each ragged field
+
+    @property
+    def rows(self) -> int:
+        return self.episodes[-1].start + self.episodes[-1].steps
+
+    @property
+    def cameras(self) -> list[Field]:
+        return [field for field in self.document.fields.values() if field.is_camera]
+
+    @property
+    def source_nbytes(self) -> int:
+        return sum(each.info.nbytes for each in self.scanned)
+
+    def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """episodes/table: (episodes, columns)."""
+        rows = []
+        for each in self.episodes:
+            row = [each.start, each.steps, each.task, each.source, each.number, each.success, *each.attributes[:2]]
+            for name in self.document.ragged:
+                row += each.ragged[name]
+            rows.append(row)
+        return np.array(rows, "<i8")
+
+    def steps_index(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """index/steps: (rows, 2), episode and step of every row."""
+        lengths = np.array([each.steps for each in self.episodes])
+        starts = np.array([each.start for each in self.episodes])
+        episode = np.repeat(np.arange(len(lengths)), lengths)
+        return np.stack([episode, np.arange(self.rows) - starts[episode]], axis=1).astype("<i4")
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[Episode, int, int]]:
+        """Episodes that rows [start, stop) of the part touch, with the steps of each."""
+        for each in self.episodes:
+            first, last = max(start, each.start), min(stop, each.start + each.steps)
+            if first < last:
+                yield each, first - each.start, last - each.start
+
+
+def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
+    """options: what the caller chose that decides bytes; `preset` among them."""
+    sources, tasks, episodes = _lay_out(scan)
+    if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
+        raise SourceError("too many steps for one part", expected=f"at most {MAX_PART_ROWS}", found=scan.steps)
+    described = {
+        "codecs": {"blosc": blosc_version()},
+        "format_version": FORMAT_VERSION,
+        "options": options,
+        "probe": probe.sha256,
+        "sources": [
+            {
+                "actions": each.actions,
+                "file": each.info.file,
+                "layout": each.layout,
+                "size": each.info.nbytes,
+                "suite": each.info.suite,
+            }
+            for each in scan.sources
+        ],
+    }
+    fields = {}
+    for name, spec in scan.fields.items():
+        prediction = probe.chosen.get(name, ())
+        folder = "steps" if not spec.is_camera else "residuals" if prediction else "frames"
+        fields[name] = Field(
+            name=name,
+            kind="ragged-episode" if spec.ragged else "fixed",
+            dtype=spec.dtype,
+            shape=(None,) if spec.ragged else spec.shape,
+            role=spec.role,
+            codec=PRESETS[options["preset"]].codec if spec.is_camera else NONE,
+            prediction=prediction,
+            array=f"{folder}/{name}",
+        )
+    last = sources[-1].attributes
+    ragged = [name for name, spec in scan.fields.items() if spec.ragged]
+    return Plan(
+        part_id=canonical.sha256_hex(canonical.dumps(described))[:16],
+        document=PartDocument(described, tuple(tasks), tuple(sources), fields),
+        episodes=tuple(episodes),
+        scanned=scan.sources,
+        attributes_nbytes=last[0] + last[1],
+        elements={name: sum(each.steps * each.ragged[name][1] for each in episodes) for name in ragged},
+    )
+
+
+def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
+    """Sources, tasks and episodes of a part in their order, with every start filled in."""
+    tasks: dict[tuple[str, str], int] = {}
+    task_list: list[Task] = []
+    episodes: list[Episode] = []
+    row = attributes_at = 0
+    at = {name: 0 for name, spec in scan.fields.items() if spec.ragged}
+    for source_number, each in enumerate(scan.sources):
+        info = each.info
+        task = tasks.setdefault((info.suite, info.task), len(tasks))
+        if task == len(task_list):
+            task_list.append(Task(info.suite, info.task, info.text, info.instruction))
+        for episode, blob in zip(info.episodes, each.episode_attributes):
+            ragged = {name: (at[name], _width(episode, name)) for name in at}
+            span = (attributes_at, blob.nbytes, blob.sha256)
+            episodes.append(
+                Episode(
+                    episode.number,
+                    len(episodes),
+                    row,
+                    episode.steps,
+                    task,
+                    source_number,
+                    episode.success,
+                    span,
+                    ragged,
+                )
+            )
+            row += episode.steps
+            attributes_at += blob.nbytes
+            for name, (_, width) in ragged.items():
+                at[name] += episode.steps * width
+    sources: list[Source] = []
+    for each in scan.sources:  # the sources' own attributes follow all the episodes'
+        info, blob = each.info, each.source_attributes
+        sources.append(Source(info.suite, info.file, info.orientation, info.observation, (attributes_at, blob.nbytes)))
+        attributes_at += blob.nbytes
+    return sources, task_list, episodes
+
+
+def _width(episode: EpisodeInfo, name: str) -> int:
+    return math.prod(episode.fields[name].shape)

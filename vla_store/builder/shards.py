@@ -1,0 +1,155 @@
+"""Writing the shards of one array: whole or absent, streamed, hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vla_store.format.layout import Grid
+from vla_store.format.listing import ObjectEntry
+from vla_store.format.shard_index import encode_index
+
+TEMPORARY = ".tmp"
+
+
+def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
+    """One small object below `folder`, whole or absent."""
+    path = folder / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + TEMPORARY)
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return ObjectEntry(key, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder as durable as the files they name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ArrayWriter:
+    """Takes the inner chunks of an array in order and writes its shard files.
+
+    folder: of the part. array: its path there. Each file is written under a temporary name, fsynced and renamed.
+    """
+
+    def __init__(self, folder: Path, array: str, grid: Grid, first_shard: int = 0) -> None:
+        self._folder, self._array, self._grid = folder, array, grid
+        self._shard = first_shard
+        self._sizes: list[int] = []
+        self._file: IO[bytes] | None = None
+        self._hash = hashlib.sha256()
+        self._written = 0
+        self.objects: list[ObjectEntry] = []
+
+    def add(self, encoded: bytes | memoryview, chunks: int = 1) -> None:
+        """The next `chunks` inner chunks, all of one size, which must not pass the end of a shard."""
+        if self._file is None:
+            path = self._path()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path.with_name(path.name + TEMPORARY), "wb", buffering=1 << 20)  # noqa: SIM115
+            self._hash, self._written, self._sizes = hashlib.sha256(), 0, []
+        self._put(encoded)
+        self._sizes += [len(encoded) // chunks] * chunks
+        if len(self._sizes) == self._grid.chunks_per_shard:
+            self._close()
+
+    def finish(self) -> list[ObjectEntry]:
+        """Close the last shard; all objects written."""
+        if self._file is not None:
+            self._close()
+        return self.objects
+
+    def _path(self) -> Path:
+        return self._folder / self._array / self._grid.key(self._shard)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._hash.update(data)
+        self._written += len(data)
+
+    def _close(self) -> None:
+        assert self._file is not None
+        self._put(encode_index(self._sizes, self._grid.chunks_per_shard))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        path = self._path()
+        os.replace(path.with_name(path.name + TEMPORARY), path)
+        self.objects.append(
+            ObjectEntry(f"{self._array}/{self._grid.key(self._shard)}", self._hash.hexdigest(), self._written)
+        )
+        self._file = None
+        self._shard += 1
+
+    def abandon(self) -> None:
+        """Close without finishing; the temporary file is removed."""
+        if self._file is not None:
+            self._file.close()
+            path = self._path()
+            path.with_name(path.name + TEMPORARY).unlink(missing_ok=True)
+            self._file = None
+
+
+class RowWriter:
+    """Takes the rows of a numeric array in order, in pieces of any length, and cuts them into inner chunks."""
+
+    def __init__(self, folder: Path, array: str, grid: Grid) -> None:
+        self._out = ArrayWriter(folder, array, grid)
+        self._grid = grid
+        self._pending = bytearray()
+        self._chunks = 0
+
+    def add(self, rows: np.ndarray[Any, Any]) -> None:
+        """Rows in C order, little-endian."""
+        self._pending += rows.tobytes()
+        self._flush(len(self._pending) // self._grid.chunk_nbytes)
+
+    def finish(self) -> list[ObjectEntry]:
+        """Pad the last inner chunk with zeros and close."""
+        if self._pending:
+            self._pending += bytes(-len(self._pending) % self._grid.chunk_nbytes)
+            self._flush(len(self._pending) // self._grid.chunk_nbytes)
+        return self._out.finish()
+
+    def abandon(self) -> None:
+        self._out.abandon()
+
+    def _flush(self, chunks: int) -> None:
+        while chunks:
+            here = min(chunks, self._grid.chunks_per_shard - self._chunks % self._grid.chunks_per_shard)
+            nbytes = here * self._grid.chunk_nbytes
+            self._out.add(bytes(self._pending[:nbytes]), here)
+            del self._pending[:nbytes]
+            self._chunks += here
+            chunks -= here
+
+
+def write_array(folder: Path, array: str, grid: Grid, rows: np.ndarray[Any, Any]) -> list[ObjectEntry]:
+    """A small numeric array that is at hand whole."""
+    writer = RowWriter(folder, array, grid)
+    writer.add(rows)
+    return writer.finish()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Sweep what a killed build left half-written."""
+    for path in list(folder.rglob(f"*{TEMPORARY}")):
+        path.unlink(missing_ok=True)
+
+
+def total_nbytes(objects: Iterable[ObjectEntry]) -> int:
+    return sum(each.size for each in objects)
