@@ -65,15 +65,18 @@ def test_numeric_shards_are_as_large_as_a_gibibyte_and_the_array_allow(
 
 
 @given(st.integers(1, 10**7), TRAILING.filter(bool), DTYPES)
-def test_frame_shards_are_the_largest_power_of_two_within_128_mib(
+def test_frame_shards_are_the_largest_power_of_two_within_128_mib_or_all_rows(
     rows: int, trailing: tuple[int, ...], dtype: str
 ) -> None:
     grid = layout.frame_grid((rows, *trailing), dtype)
     frame_nbytes = math.prod(trailing) * np.dtype(dtype).itemsize
     assert grid.chunk == 1
-    assert grid.shard & (grid.shard - 1) == 0
-    assert grid.shard * frame_nbytes <= 128 * MIB < 2 * grid.shard * frame_nbytes
-    assert grid.shard == layout.frame_grid((1, *trailing), dtype).shard  # it does not depend on the number of rows
+    assert grid.shard * frame_nbytes <= 128 * MIB
+    if grid.shard == rows:
+        assert grid.shards == 1
+    else:
+        assert grid.shard & (grid.shard - 1) == 0
+        assert 2 * grid.shard * frame_nbytes > 128 * MIB
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,9 @@ def test_frame_shards_are_the_largest_power_of_two_within_128_mib(
         (layout.numeric_grid((5_000, 2**21), "uint8", 70_000), 1_024, 1_024, 5),
         (layout.frame_grid((2_058, 128, 128, 3), "uint8"), 1, 2_048, 2),
         (layout.frame_grid((2_058, 256, 256, 3), "uint8"), 1, 512, 5),
-        (layout.frame_grid((10, 128, 128, 1), "float32"), 1, 2_048, 1),
+        (layout.frame_grid((2_048, 128, 128, 3), "uint8"), 1, 2_048, 1),
+        (layout.frame_grid((3_000, 128, 128, 1), "float32"), 1, 2_048, 2),
+        (layout.frame_grid((10, 128, 128, 1), "float32"), 1, 10, 1),
         (layout.frame_grid((3, 8192, 8192, 3), "uint8"), 1, 1, 3),
         (layout.background_grid((13, 128, 128, 3), "uint8"), 1, 13, 1),
         (layout.background_grid((30_000, 128, 128, 3), "uint8"), 1, 21_845, 2),

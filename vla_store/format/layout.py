@@ -100,9 +100,11 @@ def attributes_grid(nbytes: int) -> Grid:
 
 
 def frame_grid(shape: tuple[int, ...], dtype: str) -> Grid:
-    """One frame a chunk; as many rows a shard as the largest power of two whose raw frames fit in 128 MiB."""
+    """One frame a chunk; as many rows a shard as the largest power of two whose raw frames fit in 128 MiB, or all there are."""
     frame_nbytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
-    return Grid(shape, dtype, 1, 1 << max(0, (FRAME_SHARD_BYTES // frame_nbytes).bit_length() - 1))
+    most = 1 << max(0, (FRAME_SHARD_BYTES // frame_nbytes).bit_length() - 1)
+    # Without the second bound a short part of small frames would be mostly index: a mebibyte of it for 16 x 24 pixels.
+    return Grid(shape, dtype, 1, max(1, min(shape[0], most)))
 
 
 def _grid(shape: tuple[int, ...], dtype: str, chunk: int) -> Grid:
