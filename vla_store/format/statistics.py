@@ -50,11 +50,11 @@ class FieldStatistics:
     def from_json(cls, value: Any, shape: tuple[int, ...], name: str = "statistics") -> FieldStatistics:
         """What `to_json` gave, for a field whose step has this shape; `name` is the object's. Raises StoreDamaged."""
         try:
-            whole = [np.array([int(x) for x in value[key]], np.int64).reshape(shape) for key in ("count", "nan")]
+            whole = [np.array([_count(x) for x in value[key]], np.int64).reshape(shape) for key in ("count", "nan")]
             floats = [
                 None
                 if value[key] is None and key in QUANTILES
-                else np.array([float(x) for x in value[key]], np.float64).reshape(shape)
+                else np.array([_float(x) for x in value[key]], np.float64).reshape(shape)
                 for key in FLOATS
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -99,6 +99,18 @@ def order_statistic(ordered: FloatArray, q: float) -> float:
     a, b = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
     t = place - below
     return a if t == 0 or a == b else a + (b - a) * t  # infinities: inf - inf and 0 * inf are no numbers
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _float(text: Any) -> float:
+    if not isinstance(text, str) or float_text(float(text)) != text:
+        raise ValueError(f"{text!r} is not a float's text")
+    return float(text)
 
 
 def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
