@@ -68,7 +68,11 @@ class Scan:
 
 
 def find_sources(
-    paths: Sequence[str | Path | EpisodeSource], *, orientation: str | None, observation: str | None, skip_bad: bool
+    paths: Sequence[str | Path | EpisodeSource],
+    *,
+    orientation: str | None = None,
+    observation: str | None = None,
+    skip_bad: bool = False,
 ) -> list[EpisodeSource]:
     """The sources that paths stand for: HDF5 files, folders of them (suites) and folders of suites; objects as they are."""
     for name, value, allowed in (

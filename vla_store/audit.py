@@ -1,0 +1,756 @@
+"""`verify_store`: a store against itself, and against the source it was built from.
+
+Every object is hashed and compared with the listing that names it, every listing with the root, every root with the digest in
+it. Then the content: metadata against the format's template, shard indices, index against table, every frame decoded, every
+episode's digest, the fingerprint, the statistics. Damage is collected, not raised: one run names every damaged object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vla_store.errors import DataError, StoreDamaged, StoreNotFound, UnsupportedStore
+from vla_store.format import arrays, canonical, digests, layout, predictions
+from vla_store.format.attributes import encode_attributes
+from vla_store.format.codecs import ATTRIBUTES, NONE, Codec, decoder
+from vla_store.format.layout import Grid
+from vla_store.format.listing import ObjectEntry, parse_listing
+from vla_store.format.schema import Field, PartDocument, PartEntry, Root
+from vla_store.format.shard_index import index_nbytes, parse_index
+from vla_store.format.statistics import statistics_document, statistics_of_components
+from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, locate
+
+PIECE_NBYTES = 8 << 20
+FRAMES_AT_ONCE = 64
+DIGEST_NBYTES = 32
+
+Array = np.ndarray[Any, Any]
+
+
+class Progress(Protocol):
+    """What the audit tells of itself while it works."""
+
+    def talk(self, text: str) -> None:
+        """One line about the stage it is in."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong. object: the key it was found in, below the store; "" where it is not one object."""
+
+    object: str
+    what: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"object": self.object, "what": self.what}
+
+
+@dataclass
+class VerifyReport:
+    """What an audit found. A store is sound when there are no problems; left-overs are no damage."""
+
+    url: str
+    problems: list[Problem] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    objects: int = 0
+    nbytes: int = 0
+    rows: int = 0
+    episodes: int = 0
+    fingerprint: str = ""
+    compared_episodes: int | None = None
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "compared_episodes": self.compared_episodes,
+            "episodes": self.episodes,
+            "fingerprint": self.fingerprint,
+            "leftovers": self.leftovers,
+            "nbytes": self.nbytes,
+            "objects": self.objects,
+            "problems": [each.to_json() for each in self.problems],
+            "rows": self.rows,
+            "sound": self.sound,
+            "url": self.url,
+        }
+
+    def text(self) -> str:
+        """For people: at most a screen."""
+        lines = [f"{'sound' if self.sound else 'DAMAGED':<13}  {self.url}"]
+        lines.append(f"checked        {self.objects:,} objects, {self.nbytes:,} bytes")
+        lines.append(f"content        {self.episodes:,} episodes, {self.rows:,} steps")
+        if self.fingerprint:
+            lines.append(f"fingerprint    {self.fingerprint}")
+        if self.compared_episodes is not None:
+            lines.append(f"against        {self.compared_episodes:,} episodes compared with their source, bit for bit")
+        for title, items in (
+            ("problems", [f"{each.object or '(store)'}: {each.what}" for each in self.problems]),
+            ("left-overs, named by no root (not damage)", self.leftovers),
+        ):
+            if items:
+                lines += ["", f"{title}:", *(f"  {item}" for item in items[:20])]
+                if len(items) > 20:
+                    lines.append(f"  ... and {len(items) - 20} more (--json lists all)")
+        return "\n".join(lines)
+
+
+def verify_store(
+    url: str | Path,
+    *,
+    against: Sequence[str | Path] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Audit the store at a path or URL; with `against`, also compare every dataset and attribute with these sources.
+
+    Raises StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read). Damage is in the report.
+    """
+    location = locate(url, None, None)
+    report = VerifyReport(location.url)
+    objects = _Objects(location.open(), report)
+    root = _check_roots(objects)
+    if root is None:
+        return report
+    report.rows, report.episodes = root.rows, root.episodes
+    talk = progress.talk if progress else lambda text: None
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        parts = [
+            part
+            for number, entry in enumerate(root.parts)
+            if (part := _check_part(objects, entry, pool, lambda text, n=number: talk(f"part {n + 1}: {text}")))
+            is not None
+        ]
+    _check_fields(objects, root, parts)
+    # The content of a damaged object is known to be wrong: what follows from that is not worth a line of its own.
+    if len(parts) == len(root.parts) and all(part.complete for part in parts) and report.sound:
+        _check_content(objects, root, parts)
+    if against:
+        talk("comparing with the source")
+        _compare(objects, root, parts, against)
+    report.leftovers = sorted(set(_list_keys(location)) - objects.named)
+    return report
+
+
+class _Objects:
+    """The objects of a store: their bytes, which of them a root names, and what was found wrong with them."""
+
+    def __init__(self, fetcher: Fetcher, report: VerifyReport) -> None:
+        self._fetcher = fetcher
+        self.report = report
+        self.named: set[str] = set()
+        self.damaged: set[str] = set()
+
+    def problem(self, key: str, what: str) -> None:
+        """Record a problem; the first of an object says it all, what else is wrong with it follows from that."""
+        if not key or key not in self.damaged:
+            self.damaged.add(key)
+            self.report.problems.append(Problem(key, what))
+
+    def error(self, key: str, error: DataError) -> None:
+        """Record an error that names its object, or else `key`."""
+        said = "; ".join(f"{label} {value}" for label, value in error.places.items() if label != "object")
+        self.problem(error.places.get("object", key), error.what + (f" ({said})" if said else ""))
+
+    def read(self, key: str) -> bytes:
+        """A small object whole."""
+        self.named.add(key)
+        return b"".join(self.pieces(key))
+
+    def pieces(self, key: str) -> Iterator[memoryview]:
+        size = self._fetcher.size(key)
+        for start in range(0, size, PIECE_NBYTES):
+            yield self._fetcher.read([(key, start, min(start + PIECE_NBYTES, size))])[0]
+
+    def size(self, key: str) -> int:
+        return self._fetcher.size(key)
+
+    def ranges(self, key: str, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        return self._fetcher.read([(key, start, stop) for start, stop in ranges])
+
+
+def _list_keys(location: Location) -> list[str]:
+    """Every object below a store; empty where its storage cannot say (plain HTTP)."""
+    if location.is_local:
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(location.url) for name in names)
+        return [os.path.relpath(path, location.url).replace(os.sep, "/") for path in found]
+    import fsspec
+
+    fs, root = fsspec.core.url_to_fs(location.url, **dict(location.options))
+    try:
+        return [str(path)[len(root.rstrip("/")) + 1 :] for path in fs.find(root)]
+    except (OSError, NotImplementedError, ValueError):
+        return []
+
+
+@dataclass
+class _Part:
+    """A part as the audit sees it. fields: per episode, field -> hex of its digest; complete: nothing of it was unreadable."""
+
+    entry: PartEntry
+    document: PartDocument
+    table: Array
+    digests: Array
+    attributes: bytes
+    fields: list[dict[str, str]]
+    columns: dict[str, Array]
+    complete: bool
+
+    def column(self, name: str) -> Array:
+        return self.table[:, self.document.columns.index(name)]
+
+
+# Roots
+
+
+def _check_roots(objects: _Objects) -> Root | None:
+    """Check zarr.json, every root ever committed, and the small documents; the current root if one can be read."""
+    newest: Root | None = None
+    current: Root | None = None
+    try:
+        data = objects.read(layout.ROOT_KEY)
+        current = Root.from_bytes(data, layout.ROOT_KEY)
+    except UnsupportedStore:
+        raise
+    except DataError as error:
+        objects.error(layout.ROOT_KEY, error)
+        data = b""
+        if isinstance(error, ObjectMissing) and _is_missing(objects, layout.root_key(1)):
+            raise StoreNotFound(
+                "there is no store here", store=objects.report.url, hint=_unfinished_hint(objects.report.url)
+            ) from None
+    generation, parent = 1, None
+    while True:
+        key = layout.root_key(generation)
+        try:
+            objects.size(key)
+        except ObjectMissing:
+            if current is None or generation > current.generation:
+                break
+            objects.problem(key, "a root is missing")
+            generation, parent = generation + 1, None
+            continue
+        try:
+            raw = objects.read(key)
+            root = Root.from_bytes(raw, key)
+            if root.generation != generation:
+                objects.problem(key, f"names generation {root.generation}")
+            if (parent is not None and root.parent != parent) or (generation == 1 and root.parent is not None):
+                objects.problem(key, "its parent is not the root before it")
+            if current is not None and generation == current.generation and raw != data:
+                objects.problem(key, f"differs from {layout.ROOT_KEY}")
+            newest, parent = root, root.digest
+            _check_meta(objects, root)
+        except DataError as error:
+            objects.error(key, error)
+            parent = None
+        generation += 1
+    if newest is None and current is None:
+        objects.problem(layout.root_key(1), "no root can be read; nothing below it was checked")
+    chosen = current or newest
+    try:
+        if objects.read("parts/zarr.json") != canonical.dumps(arrays.GROUP):
+            objects.problem("parts/zarr.json", "is not the constant that the format gives")
+    except DataError as error:
+        objects.error("parts/zarr.json", error)
+    objects.report.objects += len(objects.named)
+    return chosen
+
+
+def _check_meta(objects: _Objects, root: Root) -> None:
+    for digest in (root.meta.statistics, root.meta.skipped, root.meta.views):
+        if digest is not None:
+            key = layout.meta_key(digest)
+            try:
+                if canonical.sha256_hex(objects.read(key)) != digest:
+                    objects.problem(key, "its content is not the one it is named by")
+            except DataError as error:
+                objects.error(key, error)
+
+
+def _is_missing(objects: _Objects, key: str) -> bool:
+    try:
+        objects.size(key)
+    except ObjectMissing:
+        return True
+    return False
+
+
+def _unfinished_hint(url: str) -> str:
+    partial = layout.partial_path(url)
+    return f"{partial} is an unfinished build; the command that began it resumes it" if os.path.isdir(partial) else ""
+
+
+# Parts
+
+
+def _check_part(objects: _Objects, entry: PartEntry, pool: ThreadPoolExecutor, talk: Any) -> _Part | None:
+    listing_key = f"{entry.path}/{layout.LISTING}"
+    try:
+        data = objects.read(listing_key)
+        if canonical.sha256_hex(data) != entry.listing:
+            objects.problem(listing_key, "is not the listing that the root names; the part's objects were not checked")
+            return None
+        listing = parse_listing(data, listing_key)
+    except DataError as error:
+        objects.error(listing_key, error)
+        return None
+    talk(f"hashing {len(listing):,} objects")
+    for problems in pool.map(lambda each: list(_check_object(objects, entry.path, each)), listing):
+        for key, what in problems:
+            objects.problem(key, what)
+    objects.named |= {f"{entry.path}/{each.key}" for each in listing}
+    objects.report.objects += len(listing) + 1
+    objects.report.nbytes += sum(each.size for each in listing)
+    key = f"{entry.path}/zarr.json"
+    try:
+        document = PartDocument.from_zarr_json(objects.read(key), key)
+    except UnsupportedStore:
+        raise
+    except DataError as error:
+        objects.error(key, error)
+        return None
+    try:
+        return _read_part(objects, entry, document, {each.key for each in listing}, pool, talk)
+    except DataError as error:
+        objects.error(key, error)
+        return None
+
+
+def _check_object(objects: _Objects, part: str, each: ObjectEntry) -> Iterator[tuple[str, str]]:
+    key = f"{part}/{each.key}"
+    digest, size = hashlib.sha256(), 0
+    try:
+        for piece in objects.pieces(key):
+            digest.update(piece)
+            size += len(piece)
+    except DataError as error:
+        yield key, error.what
+        return
+    if size != each.size:
+        yield key, f"has {size} bytes instead of {each.size}"
+    elif digest.hexdigest() != each.sha256:
+        yield key, f"has changed: its sha256 is {digest.hexdigest()}, the listing says {each.sha256}"
+
+
+def _read_part(
+    objects: _Objects, entry: PartEntry, document: PartDocument, listed: set[str], pool: ThreadPoolExecutor, talk: Any
+) -> _Part | None:
+    path, rows, episodes = entry.path, entry.rows, entry.episodes
+    if path.rpartition("/")[2] != canonical.sha256_hex(canonical.dumps(document.plan))[:16]:
+        objects.problem(f"{path}/zarr.json", "the part's name is not the digest of its plan")
+    small = _Reader(objects, path)
+    table = small.numeric(layout.TABLE_ARRAY, layout.numeric_grid((episodes, len(document.columns)), "int64", rows))
+    index = small.numeric(layout.INDEX_ARRAY, layout.numeric_grid((rows, 2), "int32", rows))
+    digest_rows = small.numeric(layout.DIGEST_ARRAY, layout.numeric_grid((episodes, DIGEST_NBYTES), "uint8", rows))
+    complete = table is not None and index is not None and digest_rows is not None
+    if table is None or digest_rows is None:
+        return None
+    part = _Part(entry, document, table, digest_rows, b"", [{} for _ in range(episodes)], {}, complete)
+    _check_table(objects, part, index)
+    part.attributes = _read_attributes(small, part)
+    _check_metadata(objects, part, listed)
+    starts, lengths = part.column("start"), part.column("length")
+    for each in document.fields.values():
+        if each.unsupported():
+            objects.problem(
+                f"{path}/{each.array}/zarr.json",
+                f"field {each.name!r} has a {each.unsupported()} that this version cannot check",
+            )
+            part.complete = False
+            continue
+        talk(f"checking {each.name}")
+        if each.is_camera:
+            frames = _frame_digests(small, part, each, pool)
+            part.complete &= frames is not None
+            if frames is not None:
+                for number, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
+                    digest = digests.FieldDigest(each.name, each.dtype, (length, *each.fixed_shape))
+                    digest.update(frames[start * DIGEST_NBYTES : (start + length) * DIGEST_NBYTES])
+                    part.fields[number][each.name] = digest.hexdigest()
+        else:
+            part.complete &= _field_digests(small, part, each)
+    return part
+
+
+def _check_table(objects: _Objects, part: _Part, index: Array | None) -> None:
+    key = f"{part.entry.path}/{layout.TABLE_ARRAY}"
+    starts, lengths = part.column("start"), part.column("length")
+    if (lengths < 1).any() or (starts != np.cumsum(lengths) - lengths).any() or int(lengths.sum()) != part.entry.rows:
+        raise StoreDamaged("the episodes of the table do not follow one another", object=key)
+    for column, count in (("task", len(part.document.tasks)), ("source", len(part.document.sources))):
+        values = part.column(column)
+        if (values < 0).any() or (values >= count).any():
+            raise StoreDamaged(f"the table names a {column} that does not exist", object=key)
+    for name in part.document.ragged:
+        widths, at = part.column(f"{name}_width"), part.column(f"{name}_start")
+        if (widths < 1).any() or (at != np.cumsum(lengths * widths) - lengths * widths).any():
+            raise StoreDamaged(f"the table's places of {name} do not follow one another", object=key)
+    if index is not None:
+        episode = np.repeat(np.arange(len(lengths)), lengths)
+        step = np.arange(part.entry.rows) - starts[episode]
+        if (index[:, 0] != episode).any() or (index[:, 1] != step).any():
+            objects.problem(f"{part.entry.path}/{layout.INDEX_ARRAY}", "the index and the episode table disagree")
+
+
+def _elements(part: _Part, each: Field) -> int | None:
+    return int((part.column("length") * part.column(f"{each.name}_width")).sum()) if each.is_ragged else None
+
+
+def _check_metadata(objects: _Objects, part: _Part, listed: set[str]) -> None:
+    """Every zarr.json must be what the format's template gives, and the listing hold exactly the objects of the arrays."""
+    rows, episodes, document = part.entry.rows, part.entry.episodes, part.document
+    attributes = layout.attributes_grid(_attributes_nbytes(part))
+    expected: dict[str, tuple[Grid, dict[str, Any]]] = {
+        layout.ATTRIBUTES_ARRAY: (attributes, arrays.array_metadata(attributes, arrays.attributes_codecs(attributes)))
+    }
+    for path, shape, dtype, notes in (
+        (layout.INDEX_ARRAY, (rows, 2), "int32", {}),
+        (layout.TABLE_ARRAY, (episodes, len(document.columns)), "int64", {"columns": document.columns}),
+        (layout.DIGEST_ARRAY, (episodes, DIGEST_NBYTES), "uint8", {}),
+    ):
+        grid = layout.numeric_grid(shape, dtype, rows)
+        expected[path] = (grid, arrays.array_metadata(grid, arrays.numeric_codecs(), notes))
+    for each in document.fields.values():
+        if each.unsupported() is None:
+            elements = _elements(part, each)
+            expected[each.array] = (each.grid(rows, elements), each.metadata(rows, elements))
+            if "background" in each.prediction:
+                grid = layout.background_grid((episodes, *each.fixed_shape), each.dtype)
+                expected[f"backgrounds/{each.name}"] = (
+                    grid,
+                    arrays.array_metadata(grid, arrays.frame_codecs(NONE, 1, 0)),
+                )
+    found = {path: metadata for path, (_, metadata) in expected.items()}
+    known = {layout.ROOT_KEY}
+    for path, metadata in {**{each.rpartition("/")[0]: arrays.GROUP for each in found}, **found}.items():
+        key = f"{part.entry.path}/{path}/zarr.json"
+        known.add(f"{path}/zarr.json")
+        try:
+            if objects.read(key) != canonical.dumps(metadata):
+                objects.problem(key, "is not the metadata that the format gives")
+        except DataError as error:
+            objects.error(key, error)
+    for path, (grid, _) in expected.items():
+        known |= {f"{path}/{grid.key(shard)}" for shard in range(grid.shards)}
+    if not any(each.unsupported() for each in document.fields.values()):
+        whole = canonical.dumps(arrays.part_metadata(document.to_json(), dict(sorted(found.items()))))
+        if objects.read(f"{part.entry.path}/zarr.json") != whole:
+            objects.problem(f"{part.entry.path}/zarr.json", "its consolidated metadata is not that of its arrays")
+        for extra in sorted(listed - known):
+            objects.problem(f"{part.entry.path}/{extra}", "is in the listing, but of no array")
+        for missing in sorted(known - listed):
+            objects.problem(f"{part.entry.path}/{missing}", "is not in the listing")
+
+
+# Arrays
+
+
+class _Reader:
+    """Reads arrays of one part, recording what is wrong with their objects."""
+
+    def __init__(self, objects: _Objects, path: str) -> None:
+        self.objects, self.path = objects, path
+
+    def shard(self, array: str, grid: Grid, shard: int, size: int | None) -> tuple[str, Array, int]:
+        """Key, checked index entries and bytes of data of a shard."""
+        key = f"{self.path}/{array}/{grid.key(shard)}"
+        tail = index_nbytes(grid.chunks_per_shard)
+        body = self.objects.size(key) - tail
+        if body < 0:
+            raise StoreDamaged("a shard is cut short", object=key)
+        index = self.objects.ranges(key, [(body, body + tail)])[0]
+        return key, parse_index(index, grid.chunks_per_shard, grid.present(shard), body, key, size), body
+
+    def numeric(self, array: str, grid: Grid) -> Array | None:
+        """A numeric array whole, or None where one of its shards cannot be read."""
+        pieces = []
+        dtype = np.dtype(grid.dtype).newbyteorder("<")
+        for shard in range(grid.shards):
+            try:
+                key, _, body = self.shard(array, grid, shard, grid.chunk_nbytes)
+                start, stop = grid.rows_of(shard)
+                data = self.objects.ranges(key, [(0, (stop - start) * grid.row_nbytes)])[0] if body else memoryview(b"")
+                pieces.append(np.frombuffer(data, dtype).reshape(stop - start, *grid.shape[1:]))
+            except DataError as error:
+                self.objects.error(f"{self.path}/{array}", error)
+                return None
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def chunks(self, array: str, grid: Grid, shard: int, codec: Codec) -> Iterator[tuple[int, Array]]:
+        """Row and decoded content of every inner chunk of a shard; StoreDamaged at the first that does not decode."""
+        key, entries, _ = self.shard(array, grid, shard, None)
+        decode = decoder(codec, array)
+        start, _ = grid.rows_of(shard)
+        present = grid.present(shard)
+        places = entries[:present].astype(np.int64)
+        for first in range(0, present, FRAMES_AT_ONCE):
+            some = places[first : first + FRAMES_AT_ONCE]
+            ranges = [(int(offset), int(offset + nbytes)) for offset, nbytes in some]
+            for number, chunk in enumerate(self.objects.ranges(key, ranges), first):
+                out = np.empty((grid.chunk, *grid.shape[1:]), np.dtype(grid.dtype).newbyteorder("<"))
+                try:
+                    decode(chunk, out)
+                except ValueError as error:
+                    raise StoreDamaged(
+                        "an encoded chunk does not decode", object=key, chunk=number, found=error
+                    ) from None
+                yield start + number * grid.chunk, out
+
+
+def _attributes_nbytes(part: _Part) -> int:
+    ends = part.column("attributes_start") + part.column("attributes_bytes")
+    return max(int(ends.max()), *(sum(each.attributes) for each in part.document.sources))
+
+
+def _read_attributes(small: _Reader, part: _Part) -> bytes:
+    grid = layout.attributes_grid(_attributes_nbytes(part))
+    data = bytearray()
+    try:
+        for shard in range(grid.shards):
+            for _, chunk in small.chunks(layout.ATTRIBUTES_ARRAY, grid, shard, ATTRIBUTES):
+                data += chunk.tobytes()
+    except DataError as error:
+        small.objects.error(f"{small.path}/{layout.ATTRIBUTES_ARRAY}", error)
+        part.complete = False
+        return b""
+    return bytes(data[: grid.rows])
+
+
+def _frame_digests(small: _Reader, part: _Part, each: Field, pool: ThreadPoolExecutor) -> bytes | None:
+    """The sha256 of every picture, in row order; None where one cannot be decoded."""
+    backgrounds: Array | None = None
+    if "background" in each.prediction:
+        grid = layout.background_grid((part.entry.episodes, *each.fixed_shape), each.dtype)
+        try:
+            pieces = [
+                out
+                for shard in range(grid.shards)
+                for _, out in small.chunks(f"backgrounds/{each.name}", grid, shard, NONE)
+            ]
+            backgrounds = np.concatenate(pieces)
+        except DataError as error:
+            small.objects.error(f"{small.path}/backgrounds/{each.name}", error)
+            return None
+    lengths = part.column("length")
+    episode_of = np.repeat(np.arange(len(lengths)), lengths)
+    grid = each.grid(part.entry.rows)
+
+    def shard_digests(shard: int) -> bytes | DataError:
+        found, rows, frames = bytearray(), [], []
+        _, stop = grid.rows_of(shard)
+        try:
+            for row, frame in small.chunks(each.array, grid, shard, each.codec):
+                rows.append(row)
+                frames.append(frame)
+                if len(rows) == FRAMES_AT_ONCE or row == stop - 1:
+                    block = np.concatenate(frames)
+                    predictions.undo(block, each.prediction)
+                    if backgrounds is not None:
+                        block += backgrounds[episode_of[rows]]
+                    for picture in block:
+                        found += hashlib.sha256(picture.data).digest()
+                    rows, frames = [], []
+        except DataError as error:
+            return error
+        return bytes(found)
+
+    result = list(pool.map(shard_digests, range(grid.shards)))
+    for outcome in result:
+        if isinstance(outcome, DataError):
+            small.objects.error(f"{small.path}/{each.array}", outcome)
+    return (
+        None
+        if any(isinstance(found, DataError) for found in result)
+        else b"".join(r for r in result if isinstance(r, bytes))
+    )
+
+
+def _field_digests(small: _Reader, part: _Part, each: Field) -> bool:
+    column = small.numeric(each.array, each.grid(part.entry.rows, _elements(part, each)))
+    if column is None:
+        return False
+    part.columns[each.name] = column
+    for number, (start, length) in enumerate(zip(part.column("start").tolist(), part.column("length").tolist())):
+        shape: tuple[int, ...] = each.fixed_shape
+        if each.is_ragged:
+            start, shape = (
+                int(part.column(f"{each.name}_start")[number]),
+                (int(part.column(f"{each.name}_width")[number]),),
+            )
+        stop = start + length * (shape[0] if each.is_ragged else 1)
+        digest = digests.FieldDigest(each.name, each.dtype, (length, *shape))
+        digest.update(np.ascontiguousarray(column[start:stop]).tobytes())
+        part.fields[number][each.name] = digest.hexdigest()
+    return True
+
+
+# Content
+
+
+def _check_fields(objects: _Objects, root: Root, parts: Iterable[_Part]) -> None:
+    for part in parts:
+        if sorted(part.document.fields) != sorted(root.fields):
+            objects.problem(f"{part.entry.path}/zarr.json", "its fields are not the root's")
+        for name, each in part.document.fields.items():
+            above = root.fields.get(name)
+            same = (
+                above is not None
+                and above.dtype == each.dtype
+                and (above.shape == each.shape or above.shape == (None,))
+            )
+            if above is not None and not same:
+                objects.problem(f"{part.entry.path}/zarr.json", f"field {name!r} is not as the root has it")
+
+
+def _check_content(objects: _Objects, root: Root, parts: list[_Part]) -> None:
+    """Episode digests, the fingerprint over them, and the statistics, all from the data just read."""
+    found: list[bytes] = []
+    for part in parts:
+        documents = [_span(part.attributes, each.attributes) for each in part.document.sources]
+        source_digests = [canonical.sha256_hex(each) for each in documents]
+        for number in range(part.entry.episodes):
+            digest = _episode_digest(part, number, source_digests)
+            if digest != part.digests[number].tobytes():
+                objects.problem(
+                    f"{part.entry.path}/{layout.DIGEST_ARRAY}", f"episode {number} does not have the digest of its data"
+                )
+            found.append(digest)
+    objects.report.fingerprint = digests.fingerprint(found)
+    if objects.report.fingerprint != root.fingerprint:
+        objects.problem(layout.ROOT_KEY, "its fingerprint is not that of the data")
+    _check_statistics(objects, root, parts)
+
+
+def _episode_digest(part: _Part, number: int, source_digests: list[str]) -> bytes:
+    source, task = int(part.column("source")[number]), int(part.column("task")[number])
+    span = (int(part.column("attributes_start")[number]), int(part.column("attributes_bytes")[number]))
+    return digests.episode_digest(
+        suite=part.document.sources[source].suite,
+        file=part.document.sources[source].file,
+        task=part.document.tasks[task].name,
+        number=int(part.column("number")[number]),
+        steps=int(part.column("length")[number]),
+        attributes=canonical.sha256_hex(_span(part.attributes, span)),
+        file_attributes=source_digests[source],
+        fields=part.fields[number],
+    )
+
+
+def _span(data: bytes, span: tuple[int, int]) -> bytes:
+    return data[span[0] : span[0] + span[1]]
+
+
+def _check_statistics(objects: _Objects, root: Root, parts: list[_Part]) -> None:
+    if root.meta.statistics is None:
+        return
+    key = layout.meta_key(root.meta.statistics)
+    names = [n for n, each in root.fields.items() if n in parts[0].columns and each.kind == "fixed"]
+    spans: list[tuple[int, int]] = []
+    suites: dict[str, list[tuple[int, int]]] = {}
+    row = 0
+    for part in parts:
+        for source, length in zip(part.column("source").tolist(), part.column("length").tolist()):
+            spans.append((row, row + length))
+            suites.setdefault(part.document.sources[source].suite, []).append(spans[-1])
+            row += length
+    found = {}
+    for name in names:
+        maps = [part.columns[name].reshape(part.entry.rows, -1) for part in parts]
+        shape = parts[0].document.fields[name].fixed_shape
+
+        def of(where: list[tuple[int, int]], maps: list[Array] = maps, shape: tuple[int, ...] = shape) -> Any:
+            columns = (np.concatenate([each[:, i] for each in maps]) for i in range(maps[0].shape[1]))
+            return statistics_of_components(columns, shape, where)
+
+        found[name] = of(spans), {suite: of(where) for suite, where in suites.items()}
+    try:
+        if objects.read(key) != canonical.dumps(statistics_document(found)):
+            objects.problem(key, "the statistics are not those of the data")
+    except DataError as error:
+        objects.error(key, error)
+
+
+# Against the source
+
+
+def _compare(objects: _Objects, root: Root, parts: list[_Part], against: Sequence[str | Path]) -> None:
+    """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
+    from vla_store.builder.libero import LiberoFile
+    from vla_store.builder.scan import find_sources
+
+    report = objects.report
+    given = {
+        (each.suite, each.file): each for each in find_sources(against, skip_bad=True) if isinstance(each, LiberoFile)
+    }
+    left_out = _left_out(objects, root)
+    report.compared_episodes = 0
+    for part in parts:
+        for number, source in enumerate(part.document.sources):
+            opened = given.pop((source.suite, source.file), None)
+            name = f"{source.suite}/{source.file}"
+            if opened is None:
+                objects.problem("", f"{name} is in the store, but not in the sources given")
+                continue
+            reading = LiberoFile(opened.path, source.suite, source.orientation, source.observation, skip_bad=True)
+            _compare_source(objects, part, number, reading, left_out)
+    for suite, file in sorted(given):
+        if (suite, file, None) not in left_out:
+            objects.problem("", f"{suite}/{file} is in the sources given, but not in the store")
+
+
+def _compare_source(objects: _Objects, part: _Part, number: int, opened: Any, left_out: set[Any]) -> None:
+    source = part.document.sources[number]
+    name = f"{source.suite}/{source.file}"
+    info = opened.scan()
+    if encode_attributes(opened.attributes(None)) != _span(part.attributes, source.attributes):
+        objects.problem("", f"{name}: the file's attributes differ from the source's")
+    there = {each.number: each for each in info.episodes}
+    for episode in np.flatnonzero(part.column("source") == number).tolist():
+        demo = int(part.column("number")[episode])
+        where = f"{name} demo_{demo}"
+        found = there.pop(demo, None)
+        if found is None:
+            objects.problem("", f"{where} is in the store, but not (or bad) in the source")
+            continue
+        objects.report.compared_episodes = (objects.report.compared_episodes or 0) + 1
+        span = (int(part.column("attributes_start")[episode]), int(part.column("attributes_bytes")[episode]))
+        if encode_attributes(opened.attributes(demo)) != _span(part.attributes, span):
+            objects.problem("", f"{where}: attributes differ from the source's")
+        if sorted(found.fields) != sorted(part.document.fields):
+            objects.problem("", f"{where}: the datasets are not the fields of the store")
+        for field_name, spec in found.fields.items():
+            digest = digests.FieldDigest(field_name, spec.dtype, (found.steps, *spec.shape))
+            for start in range(0, found.steps, FRAMES_AT_ONCE):
+                rows = opened.read(demo, field_name, start, min(start + FRAMES_AT_ONCE, found.steps))
+                if spec.is_camera:
+                    digest.update(b"".join(hashlib.sha256(frame.data).digest() for frame in rows))
+                else:
+                    digest.update(np.ascontiguousarray(rows).tobytes())
+            stored = part.fields[episode].get(field_name)
+            if stored is not None and digest.hexdigest() != stored:
+                objects.problem("", f"{where}: {field_name} differs from the source's")
+    for demo in sorted(there):
+        if (source.suite, source.file, f"demo_{demo}") not in left_out:
+            objects.problem("", f"{name} demo_{demo} is in the source, but not in the store")
+
+
+def _left_out(objects: _Objects, root: Root) -> set[tuple[str, str, str | None]]:
+    if root.meta.skipped is None:
+        return set()
+    key = layout.meta_key(root.meta.skipped)
+    try:
+        skipped = canonical.loads(objects.read(key), key)["skipped"]
+        return {(each["suite"], each["file"], each["demo"]) for each in skipped}
+    except (DataError, KeyError, TypeError):
+        return set()

@@ -1,0 +1,223 @@
+"""The command line: arguments, one call, results on stdout, talk on stderr, an exit code.
+
+0 fine; 1 the data or the store is bad; 2 wrong use; 3 the machine failed us; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from vla_store import __version__
+from vla_store.errors import OptionError, VlaStoreError, machine_error
+
+INTERRUPTED = 130
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except VlaStoreError as error:
+        print(f"vla-store: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nvla-store: interrupted" + getattr(arguments, "resume_hint", ""), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout left; that is its right
+        return 0
+    except (OSError, MemoryError) as error:
+        failed = machine_error(error, f"running {arguments.command}")
+        print(f"vla-store: error: {failed}", file=sys.stderr)
+        return failed.exit_code
+    return code
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "1GiB", "500 MB", "2g". Raises OptionError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if not match or match[2] == "i":
+        raise OptionError(f"not a size: {text!r}", expected="a number with a unit, as in 1GiB or 800MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+# Commands
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from vla_store.builder import build_store
+    from vla_store.progress import ProgressBar
+
+    report = build_store(
+        arguments.source,
+        arguments.store,
+        preset=arguments.preset,
+        orientation=arguments.orientation,
+        observation=arguments.observation,
+        executor=arguments.executor,
+        workers=arguments.workers,
+        scheduler=arguments.scheduler,
+        max_memory=None if arguments.max_memory is None else parse_size(arguments.max_memory),
+        overwrite=arguments.overwrite,
+        skip_bad=arguments.skip_bad,
+        dry_run=arguments.dry_run,
+        progress=ProgressBar(quiet=arguments.quiet),
+    )
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for skipped in report.skipped:
+        print(f"skipped: {skipped.suite}/{skipped.file} {skipped.demo or ''}: {skipped.reason}", file=sys.stderr)
+    from vla_store import figures
+
+    if arguments.json:
+        print(json.dumps(figures.build_json(report)))
+    else:
+        print(figures.build_table(report))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from vla_store import figures
+    from vla_store.reader import open_store
+
+    store = open_store(arguments.store)
+    described = figures.store_json(store)
+    print(json.dumps(described) if arguments.json else figures.store_text(described))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from vla_store.audit import verify_store
+    from vla_store.progress import ProgressBar
+
+    bar = ProgressBar(quiet=arguments.quiet)
+    report = verify_store(
+        arguments.store,
+        against=arguments.against or None,
+        progress=bar,
+    )
+    print(json.dumps(report.to_json()) if arguments.json else report.text())
+    return 0 if report.sound else 1
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from vla_store.demo import run_demo
+
+    run_demo(arguments.folder, keep=arguments.folder is not None)
+    return 0
+
+
+# Arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="vla-store",
+        description="Robot demonstrations as a random-access sample store.",
+        epilog="exit codes: 0 fine, 1 the data or the store is bad, 2 wrong use, 3 the machine failed us, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"vla-store {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    build = _command(
+        commands,
+        "build",
+        _build,
+        "convert LIBERO demonstrations into a store",
+        "vla-store build LIBERO/libero_spatial LIBERO/libero_goal libero.vla",
+    )
+    build.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites"
+    )
+    build.add_argument("store", metavar="STORE", help="the store to write; must not exist")
+    build.add_argument(
+        "--preset", default="fast", help="raw (no codec), fast (LZ4HC, the default) or small (Zstd, more predictions)"
+    )
+    _add_conventions(build)
+    build.add_argument(
+        "--executor", choices=("threads", "processes"), default="threads", help="who encodes (default: threads)"
+    )
+    build.add_argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)")
+    build.add_argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786")
+    build.add_argument(
+        "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
+    )
+    build.add_argument("--overwrite", action="store_true", help="replace STORE, discard an unfinished build of it")
+    build.add_argument(
+        "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which and why"
+    )
+    build.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory; write nothing")
+    build.set_defaults(resume_hint="; the same command resumes the build")
+    _add_output(build)
+
+    info = _command(commands, "info", _info, "say what a store holds", "vla-store info libero.vla")
+    info.add_argument("store", metavar="STORE", help="a path or a URL")
+    _add_output(info)
+
+    verify = _command(
+        commands,
+        "verify",
+        _verify,
+        "check a store against itself and against its source",
+        "vla-store verify libero.vla --against LIBERO",
+    )
+    verify.add_argument("store", metavar="STORE", help="a path or a URL")
+    verify.add_argument(
+        "--against",
+        action="append",
+        metavar="SOURCE",
+        help="compare every value and attribute with these sources (may be repeated)",
+    )
+    _add_output(verify)
+
+    demo = _command(
+        commands, "demo", _demo, "draw, build, verify and read a small store in under a minute", "vla-store demo"
+    )
+    demo.add_argument("folder", nargs="?", help="keep the files here (default: a temporary folder that is removed)")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", epilog=f"example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_conventions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--orientation",
+        choices=("bottom_up", "top_down", "rot180"),
+        help="how pictures are stored, where the files do not say",
+    )
+    parser.add_argument(
+        "--observation",
+        choices=("before", "after"),
+        help="whether observations are recorded before or after the action of their row, where the files do not say",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only results and errors")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The progress of a build on stderr: a bar that is redrawn in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+REDRAW_S = 0.2
+LINE_S = 10.0
+
+
+class ProgressBar:
+    """Steps/s, MB/s of raw data and time left. A step counts in proportion to the raw bytes that are encoded.
+
+    In a terminal one line is redrawn in place and never wraps; otherwise (a file, a pipe, a log) a line is printed at
+    most every ten seconds, without control characters. quiet: nothing but errors.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._terminal = self._stream.isatty() and not quiet
+        self._quiet = quiet
+        self._steps = self._nbytes = self._done = self._before = 0
+        self._began = self._shown = 0.0
+        self._width = 0
+
+    def talk(self, text: str) -> None:
+        if self._terminal:
+            self._draw(text)
+        elif not self._quiet and time.monotonic() - self._shown >= LINE_S:
+            self._shown = time.monotonic()
+            self._print(text)
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        self._steps, self._nbytes, self._done, self._before = steps, max(1, nbytes), done_nbytes, done_nbytes
+        self._began = self._shown = time.monotonic()
+        if done_nbytes and not self._quiet:
+            self._clear()
+            self._print(f"resuming: {done_nbytes / self._nbytes:.0%} of the data is encoded already")
+        if self._terminal:
+            self._draw(self.line(0.0))
+
+    def advance(self, nbytes: int) -> None:
+        self._done += nbytes
+        now = time.monotonic()
+        if self._terminal and now - self._shown >= REDRAW_S:
+            self._shown = now
+            self._draw(self.line(now - self._began))
+        elif not self._terminal and not self._quiet and now - self._shown >= LINE_S:
+            self._shown = now
+            self._print(self.line(now - self._began))
+
+    def end(self) -> None:
+        if not self._quiet and self._nbytes and self._done >= self._nbytes:
+            self._clear()
+            self._print(self.line(time.monotonic() - self._began))
+        else:
+            self._clear()
+
+    def line(self, seconds: float) -> str:
+        """What the bar says after so many seconds of encoding."""
+        share = self._done / self._nbytes
+        steps = int(self._steps * share)
+        rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
+        parts = [f"{share:4.0%}", f"{steps:,} of {self._steps:,} steps"]
+        if rate:
+            left = (self._nbytes - self._done) / rate
+            parts += [f"{rate * self._steps / self._nbytes:,.0f} steps/s", f"{rate / 1e6:,.0f} MB/s"]
+            parts.append(f"{_time(left)} left" if self._done < self._nbytes else f"in {_time(seconds)}")
+        return "  ".join(parts)
+
+    def _draw(self, text: str) -> None:
+        columns = max(10, shutil.get_terminal_size().columns - 1)
+        shown = text[:columns]
+        self._stream.write("\r" + shown + " " * max(0, min(self._width, columns) - len(shown)))
+        self._stream.flush()
+        self._width = len(shown)
+
+    def _clear(self) -> None:
+        if self._terminal and self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._width = 0
+
+    def _print(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def _time(seconds: float) -> str:
+    whole = round(seconds)
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )
