@@ -100,7 +100,7 @@ def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None]
             for task in tasks
         ]
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 on_receipt(future.result())
         except BaseException:
             client.cancel(futures)
