@@ -1,0 +1,142 @@
+"""One command per check, in an environment of its own. Standard library only; needs Python 3.11 or newer with pip.
+
+    python3 dev.py demo             install into .venv, then draw, build, verify and read a small store
+    python3 dev.py test [ARG ...]   install what tests need too, then run pytest with these arguments
+    python3 dev.py check            ruff and mypy --strict
+    python3 dev.py floors           tests again with the oldest dependencies, and on Python 3.10 where it is found
+    python3 dev.py ci               check, test, floors: what .ci/run runs
+
+The environment is .venv beside this file (VLA_STORE_VENV names another folder), and is reused while nothing it was
+installed from has changed. VLA_STORE_DEMOS: folder of the demonstrations that the larger tests read (default ../shared/data).
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CONSTRAINTS = ["-c", "constraints.txt"]
+TESTS = ["-r", "tests/requirements.txt"]
+
+# What an interpreter without h5py, zarr, dask and torch can run: it reads the stores that another one built.
+READING_TESTS = ["tests/format", "tests/reader"]
+
+
+def main(arguments: list[str]) -> int:
+    if sys.version_info < (3, 11):
+        print(f"dev.py needs Python 3.11 or newer; this is {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    commands = {"demo": demo, "test": test, "check": check, "floors": floors, "ci": ci}
+    if not arguments or arguments[0] not in commands:
+        print(__doc__, file=sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    os.chdir(HERE)
+    return commands[arguments[0]](arguments[1:])
+
+
+def demo(arguments: list[str]) -> int:
+    return run(environment(), "-m", "vla_store.cli", "demo", *arguments)
+
+
+def test(arguments: list[str]) -> int:
+    return run(environment(*TESTS), "-m", "pytest", *arguments)
+
+
+def check(arguments: list[str]) -> int:
+    python = environment(*TESTS)
+    steps = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
+    return max([run(python, "-m", *step) for step in steps])
+
+
+def floors(arguments: list[str]) -> int:
+    """The reading tests on Python 3.10, with the oldest version of everything, over stores that this interpreter built."""
+    old = find_python(3, 10)
+    if old is None:
+        print("floors: no Python 3.10 here (looked on PATH and in pyenv); not run", flush=True)
+        return 0
+    main_python = environment(*TESTS)
+    with tempfile.TemporaryDirectory(prefix="vla_store-floors-") as folder:
+        stores = os.environ.get("VLA_STORE_TEST_STORES") or str(Path(folder, "stores"))
+        code = run(main_python, "tests/make_stores.py", stores)
+        pins = Path(folder, "floors.txt")
+        pins.write_text("".join(f"{pin}\n" for pin in lowest("3.10")))
+        python = make_environment(
+            Path(folder, "venv"), old, ["pytest", "pytest-timeout", "hypothesis", "h5py", "-c", str(pins)]
+        )
+        print(f"floors: Python 3.10 with {', '.join(lowest('3.10'))}", flush=True)
+        return code or run(python, "-m", "pytest", *READING_TESTS, *arguments, VLA_STORE_TEST_STORES=stores)
+
+
+def ci(arguments: list[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="vla_store-ci-") as folder:
+        os.environ.setdefault("VLA_STORE_VENV", str(Path(folder, "venv")))
+        os.environ.setdefault("VLA_STORE_TEST_STORES", str(Path(folder, "stores")))
+        return max([check([]), test(arguments), floors([])])
+
+
+def environment(*requirements: str) -> str:
+    """The interpreter of the environment, once this package (editable) and the requirements are in it."""
+    folder = Path(os.environ.get("VLA_STORE_VENV") or HERE / ".venv").resolve()
+    return make_environment(folder, sys.executable, [*requirements, *CONSTRAINTS])
+
+
+def make_environment(folder: Path, python: str, requirements: list[str]) -> str:
+    inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    sources = [Path(name).read_bytes() for name in ("pyproject.toml", "constraints.txt", "tests/requirements.txt")]
+    wanted = hashlib.sha256(repr((python, requirements, sources)).encode()).hexdigest()
+    stamp = folder / f"installed-{wanted[:16]}"
+    if stamp.exists():
+        return str(inside)
+    if not inside.exists():
+        print(f"dev.py: making {folder}", flush=True)
+        if subprocess.run([python, "-m", "venv", folder]).returncode:
+            raise SystemExit("dev.py: no environment could be made; on Debian and Ubuntu: apt install python3-venv")
+    print("dev.py: installing (minutes the first time)", flush=True)
+    subprocess.run([inside, "-m", "pip", "install", "--quiet", "--editable", ".", *requirements], check=True)
+    stamp.touch()
+    return str(inside)
+
+
+def run(python: str, *arguments: str, **variables: str) -> int:
+    print(f"dev.py: python {' '.join(arguments)}", flush=True)
+    return subprocess.run([python, *arguments], env={**os.environ, **variables}, stdin=subprocess.DEVNULL).returncode
+
+
+def lowest(python_version: str) -> list[str]:
+    """`name==floor` of every dependency that is installed on this Python, from pyproject.toml."""
+    import tomllib
+
+    made = []
+    for requirement in tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]:
+        name, _, marker = requirement.partition(";")
+        if not marker or python_version != "3.10":
+            made.append(name.strip().replace(">=", "=="))
+    return made
+
+
+def find_python(major: int, minor: int) -> str | None:
+    """An interpreter of that version: on PATH, or any that pyenv has."""
+    name = f"python{major}.{minor}"
+    root = os.environ.get("PYENV_ROOT")
+    if not root and shutil.which("pyenv"):
+        root = subprocess.run(["pyenv", "root"], capture_output=True, text=True).stdout.strip()
+    candidates = [shutil.which(name)]
+    candidates += sorted(
+        map(str, Path(root or Path.home() / ".pyenv", "versions").glob(f"{major}.{minor}.*/bin/python"))
+    )
+    for candidate in filter(None, candidates):
+        # pyenv's shims are on PATH even where they lead nowhere, so ask.
+        asked = subprocess.run(
+            [candidate, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True
+        )
+        if asked.stdout.split() == [str(major), str(minor)]:
+            return candidate
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

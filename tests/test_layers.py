@@ -1,0 +1,167 @@
+"""The import picture of the package: imports point one way, and nobody pays for what he does not use."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vla_store
+
+PACKAGE = Path(vla_store.__file__).parent
+
+# What each folder or module may import of this package, wherever in its text the import stands. `package` is
+# vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
+BELOW_READER = {"format", "errors"}
+BELOW_TORCH = {"loader", "reader", *BELOW_READER}
+BOTH_SIDES = {"reader", "builder", *BELOW_READER}
+LAYERS = {
+    "errors": set[str](),
+    "progress": set[str](),
+    "drawing": {"errors"},
+    "format": {"errors"},
+    "builder": BELOW_READER,
+    "reader": BELOW_READER,
+    "loader": {"reader", *BELOW_READER},
+    "package": {"reader", "errors"},
+    "torch": {"package", *BELOW_TORCH},
+    "recipes": {"package", "torch", *BELOW_TORCH},
+    "audit": BOTH_SIDES,
+    "manage": BOTH_SIDES,
+    "figures": BOTH_SIDES,
+    "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},
+    "cli": {"package", "demo", "audit", "manage", "figures", "progress", "recipes", *BOTH_SIDES},
+}
+
+# Third-party packages that may be loaded once everything in a folder or module is imported, and nothing is called yet.
+COSTS_NUMPY = {"numpy", "google_crc32c"}
+COSTS = {
+    "errors": set[str](),
+    "progress": set[str](),
+    "package": COSTS_NUMPY,
+    "format": COSTS_NUMPY,
+    "reader": COSTS_NUMPY,
+    "loader": COSTS_NUMPY,
+    "audit": COSTS_NUMPY,
+    "figures": COSTS_NUMPY,
+    "drawing": COSTS_NUMPY,
+    "demo": COSTS_NUMPY,
+    "cli": COSTS_NUMPY,
+    "manage": COSTS_NUMPY,
+}
+
+# The only places whose text may import these at all.
+ONLY_IN = {
+    "torch": {"torch"},
+    "zarr": {"builder"},
+    "dask": {"builder"},
+    "distributed": {"builder"},
+    "h5py": {"builder", "drawing", "demo"},
+    "numcodecs": {"format", "builder"},
+}
+
+
+def layer_of(path: Path) -> str:
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "package" if name == "__init__" else name
+
+
+def modules_of(layer: str) -> list[str]:
+    folder = PACKAGE / layer
+    inside = pkgutil.walk_packages([str(folder)], f"vla_store.{layer}.") if folder.is_dir() else ()
+    return ["vla_store" if layer == "package" else f"vla_store.{layer}", *(each.name for each in inside)]
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every absolute import in a file, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports hide which way they point"
+            yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+EXISTING = sorted({layer_of(path) for path in FILES})
+
+
+def test_every_folder_and_module_has_its_place_in_the_picture() -> None:
+    assert set(EXISTING) <= set(LAYERS), "say in LAYERS what the new one may import"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    layer = layer_of(path)
+    for line, module in imports_of(path):
+        top, *rest = module.split(".")
+        if top == "vla_store":
+            target = rest[0] if rest and rest[0] in LAYERS else "package"
+            assert target == layer or target in LAYERS[layer], f"{path}:{line}: {layer} must not import {module}"
+        else:
+            assert layer in ONLY_IN.get(top, {layer}), f"{path}:{line}: only {ONLY_IN[top]} may import {top}"
+
+
+def test_builder_and_reader_never_import_each_other() -> None:
+    assert "reader" not in LAYERS["builder"]
+    assert "builder" not in LAYERS["reader"]
+
+
+def test_only_the_libero_source_knows_how_libero_names_its_demos() -> None:
+    inside = {path.name for path in (PACKAGE / "builder").rglob("*.py") if "demo_" in path.read_text()}
+    assert inside == {"libero.py"}
+
+
+LOADED = """
+import importlib, json, sys
+def third_party():
+    return {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"vla_store", "__mp_main__"}
+before = third_party()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(json.dumps(sorted(third_party() - before)))
+"""
+
+
+@pytest.mark.parametrize("layer", [layer for layer in EXISTING if layer in COSTS])
+def test_importing_costs_no_more_than_it_must(layer: str) -> None:
+    loaded = set(json.loads(in_a_bare_process(LOADED, *modules_of(layer))))
+    assert loaded <= COSTS[layer]
+
+
+def test_importing_the_builder_does_not_load_torch() -> None:
+    pytest.importorskip("h5py")
+    assert "torch" not in json.loads(in_a_bare_process(LOADED, *modules_of("builder")))
+
+
+READ_WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("zarr", "dask", "distributed", "h5py", "torch"):
+            raise ModuleNotFoundError(f"{name} is not here", name=name)
+sys.meta_path.insert(0, Absent())
+import vla_store
+samples = vla_store.Samples(vla_store.open_store(sys.argv[1]), windows={"agentview_rgb": [-1, 0], "actions": range(4)}, alignment="causal")
+sample = samples[3]
+print(sample["agentview_rgb"].shape, sample["actions"].shape)
+"""
+
+
+def test_reading_needs_neither_zarr_dask_h5py_nor_torch(tiny_store: Path) -> None:
+    assert in_a_bare_process(READ_WITHOUT, str(tiny_store)).split("\n")[0] == "(2, 16, 24, 3) (4, 7)"
+
+
+def in_a_bare_process(code: str, *arguments: str) -> str:
+    path = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", path + code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
