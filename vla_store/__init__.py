@@ -1,0 +1,73 @@
+"""Robot demonstrations as a random-access sample store: every step once, any sample O(1), bit-exact.
+
+    store = vla_store.open_store("libero.vla")
+    samples = vla_store.Samples(store, windows={"agentview_rgb": [-1, 0], "actions": range(64)}, alignment="causal")
+    samples[0], samples.batch([0, 5, 7])
+
+For torch: `from vla_store.torch import StepDataset`. To build a store: `vla-store build`, or `vla_store.builder`.
+"""
+
+from vla_store.errors import (
+    DataError,
+    DestinationExists,
+    FetchError,
+    MachineError,
+    OptionError,
+    SourceError,
+    SourceNotFound,
+    StoreDamaged,
+    StoreNotFound,
+    StoreUnfinished,
+    UnknownName,
+    UnsupportedStore,
+    UsageError,
+    VlaStoreError,
+)
+from vla_store.reader.batch import Batch
+from vla_store.reader.samples import Samples
+from vla_store.reader.store import Episodes, Store, open_store
+from vla_store.reader.values import (
+    Conventions,
+    Episode,
+    Provenance,
+    Skipped,
+    SourceConvention,
+    Split,
+    Statistics,
+    StoreField,
+    StoreTask,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Conventions",
+    "DataError",
+    "DestinationExists",
+    "Episode",
+    "Episodes",
+    "FetchError",
+    "MachineError",
+    "OptionError",
+    "Provenance",
+    "Samples",
+    "Skipped",
+    "SourceConvention",
+    "SourceError",
+    "SourceNotFound",
+    "Split",
+    "Statistics",
+    "Store",
+    "StoreDamaged",
+    "StoreField",
+    "StoreNotFound",
+    "StoreTask",
+    "StoreUnfinished",
+    "UnknownName",
+    "UnsupportedStore",
+    "UsageError",
+    "VlaStoreError",
+    "__version__",
+    "open_store",
+]

@@ -1,0 +1,73 @@
+"""Many samples over one set of arrays: a list to whoever wants samples, the arrays to whoever wants a batch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from vla_store.errors import OptionError
+
+Sample = dict[str, Any]
+
+NUMBERS = ("episode", "step")
+
+
+class Batch:
+    """B samples, as a sequence of dicts; each is made of views of the batch's arrays when it is asked for.
+
+    arrays: the batch itself: {field: (B, ...), "<field>_is_pad": (B, ...), "task": list of str, "episode": (B,), "step": (B,)}.
+    A ragged field is a list of B arrays where their widths differ.
+    """
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self.arrays = arrays
+        self._samples: list[Sample] | None = None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has seen the samples yet, and so cannot have put other values into them."""
+        return self._samples is None
+
+    def __len__(self) -> int:
+        return len(self.arrays["task"])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._all())
+
+    def __getitem__(self, index: Any) -> Any:
+        """One sample, or a list of them for a slice."""
+        return self._all()[index if isinstance(index, slice) else operator.index(index)]
+
+    def __repr__(self) -> str:
+        return f"Batch of {len(self)} samples: {', '.join(self.arrays)}"
+
+    def _all(self) -> list[Sample]:
+        # Made once: who changes a sample finds it changed.
+        if self._samples is None:
+            self._samples = [
+                {key: _value(key, column, at) for key, column in self.arrays.items()} for at in range(len(self))
+            ]
+        return self._samples
+
+
+def same_width(arrays: dict[str, Any]) -> None:
+    """Raises OptionError where a ragged field has several widths in one batch."""
+    for field, column in arrays.items():
+        if isinstance(column, list) and field != "task":
+            raise ragged_error(field, sorted({each.shape[-1] for each in column}))
+
+
+def ragged_error(field: str, widths: list[int]) -> OptionError:
+    return OptionError(
+        f"{field!r} has several widths in one batch",
+        found=", ".join(map(str, widths[:10])),
+        hint="take episodes of one width into a batch (tasks=...), or leave the field out of `windows`",
+    )
+
+
+def _value(key: str, column: Any, at: int) -> Any:
+    if key in NUMBERS:
+        return int(column[at])
+    # With the ellipsis NumPy gives an array, also where it has no axes.
+    return column[at] if isinstance(column, list) else column[at, ...]

@@ -1,0 +1,472 @@
+"""Bytes of a store's objects, from wherever it lies: the one seam between the reader and storage, and its three kinds.
+
+    MmapFetcher     local files, mapped: a range is a view, nothing is copied
+    PreadFetcher    local files, read: for network file systems and cold disks
+    FsspecFetcher   any URL that fsspec knows: byte ranges, many at once
+
+A fetcher belongs to one process: `Location` is what travels, and opens one where it arrives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import re
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, UnknownName, machine_error
+
+Range = tuple[str, int, int]  # key, start, stop
+
+KINDS = ("mmap", "pread", "fsspec")
+
+MAX_MAPS = 16_384  # Linux allows a process 65,530 by default
+LEAST_FILES = 32
+MERGE_GAP_BYTES = 16 << 10
+BLOCK_BYTES = 64 << 10
+MAX_BLOCKS = 64
+
+
+class ObjectMissing(StoreDamaged):
+    """An object that should be there is not."""
+
+
+class Fetcher(Protocol):
+    """Reads byte ranges of the objects below one store. Keys are relative to the store."""
+
+    maps: bool
+    """Whether a view of a whole object costs nothing, so that it may be kept and indexed at will."""
+
+    max_open: int
+    """How many objects a reader may keep open, as views or parsed indices, at one time."""
+
+    def size(self, key: str) -> int:
+        """Bytes of an object. Raises ObjectMissing, FetchError, MachineError."""
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        """The first bytes of an object, all of them where it has fewer: one request. Errors as for `size`."""
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        """The bytes of each (key, start, stop), as read-only views in the order asked for.
+
+        A view stays valid as long as it is held. Raises ObjectMissing, StoreDamaged where an object ends before `stop`,
+        FetchError, MachineError.
+        """
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a store lies and how it is fetched; small, and pickles.
+
+    url: an absolute path, or a URL. kind: one of KINDS. options: what fsspec gets besides the URL, as pairs.
+    """
+
+    url: str
+    kind: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        return not is_url(self.url)
+
+    def open(self) -> Fetcher:
+        if self.kind == "mmap":
+            return MmapFetcher(self.url)
+        if self.kind == "pread":
+            return PreadFetcher(self.url)
+        return FsspecFetcher(self.url, dict(self.options))
+
+
+def is_url(text: str) -> bool:
+    """Whether this is for fsspec: scheme://..., or a chain of them."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text)) or "::" in text
+
+
+def locate(url: str | os.PathLike[str], fetcher: str | None, options: dict[str, Any] | None) -> Location:
+    """The location that `open_store` was asked for. Raises OptionError, UnknownName."""
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text:
+        raise OptionError("a store is a path or a URL", found=repr(url))
+    for scheme in ("file://", "local://"):
+        if text.startswith(scheme):
+            text = text[len(scheme) :]
+    remote = is_url(text)
+    kind = fetcher or ("fsspec" if remote else "mmap")
+    if kind not in KINDS:
+        raise UnknownName.among("fetcher", fetcher, list(KINDS))
+    if remote and kind != "fsspec":
+        raise OptionError(f"fetcher={kind!r} reads local files only", store=text, hint="leave `fetcher` out for a URL")
+    if options and kind != "fsspec":
+        raise OptionError("storage_options are for URLs and fetcher='fsspec'", store=text, found=", ".join(options))
+    if remote:
+        place = text if text.endswith("://") else text.rstrip("/")
+    else:
+        place = os.path.abspath(os.path.expanduser(text))
+    return Location(place, kind, tuple(sorted((options or {}).items())))
+
+
+class MmapFetcher:
+    """Maps whole files, read-only, and keeps the maps; `read` gives slices of them. A map holds no file descriptor."""
+
+    maps = True
+    max_open = MAX_MAPS
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._maps: dict[str, memoryview] = {}
+
+    def size(self, key: str) -> int:
+        return len(self._view(key))
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        return bytes(self._view(key)[:nbytes])
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        return [_slice(self._view(key), key, start, stop) for key, start, stop in ranges]
+
+    def _view(self, key: str) -> memoryview:
+        view = self._maps.get(key)
+        if view is None:
+            with _naming(key, self._folder):
+                view = map_file(os.path.join(self._folder, key))
+            keep(self._maps, key, view, MAX_MAPS)
+        return view
+
+
+class PreadFetcher:
+    """Reads ranges of files, which it keeps open: at most a quarter of the file descriptors that the process may have."""
+
+    maps = False
+    max_open = 512
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._files: dict[str, _File] = {}
+        self._max_files = max(LEAST_FILES, _soft_file_limit() // 4)
+
+    def size(self, key: str) -> int:
+        file = self._file(key)
+        with _naming(key, self._folder):
+            return os.fstat(file.descriptor).st_size
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        return bytes(self.read([(key, 0, min(nbytes, self.size(key)))])[0])
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        if len(ranges) > 1 and hasattr(os, "posix_fadvise"):
+            # Said for all ranges first, so that the disk sees them at once and not one after another.
+            for key, start, stop in ranges:
+                file = self._file(key)
+                with contextlib.suppress(OSError):
+                    os.posix_fadvise(file.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+        made = []
+        for key, start, stop in ranges:
+            file = self._file(key)
+            with _naming(key, self._folder):
+                made.append(memoryview(_pread(file.descriptor, key, start, stop)))
+        return made
+
+    def _file(self, key: str) -> _File:
+        file = self._files.pop(key, None)
+        if file is None:
+            with _naming(key, self._folder):
+                file = _File(os.path.join(self._folder, key))
+        keep(self._files, key, file, self._max_files)  # and so the one used last is the last to go
+        return file
+
+
+class FsspecFetcher:
+    """Byte ranges over fsspec. Ranges of one object that lie near each other are one request; all requests go at once."""
+
+    maps = False
+    max_open = 512
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self._url = url
+        self._options = options
+        self._pid = -1
+        self._connect()
+
+    def size(self, key: str) -> int:
+        fs = self._connect()
+        try:
+            found = fs.size(self._path(key))
+        except Exception as error:
+            raise self._failure(error, key) from error
+        if found is None:
+            raise FetchError(
+                "storage does not say how large an object is",
+                object=key,
+                store=self._url,
+                hint="the server must answer HEAD with Content-Length, and byte ranges",
+            )
+        return int(found)
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        try:
+            return bytes(self._connect().cat_file(self._path(key), start=0, end=nbytes))
+        except Exception as error:
+            raise self._failure(error, key) from error
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        if not ranges:
+            return []
+        fs = self._connect()
+        merged, places = merge_ranges(ranges, MERGE_GAP_BYTES)
+        paths = [self._path(key) for key, _, _ in merged]
+        starts, stops = [start for _, start, _ in merged], [stop for _, _, stop in merged]
+        try:
+            found = fs.cat_ranges(paths, starts, stops, on_error="return")
+        except Exception as error:
+            raise self._failure(error, merged[0][0]) from error
+        for (key, start, stop), data in zip(merged, found):
+            if isinstance(data, BaseException):
+                raise self._failure(data, key) from data
+            if len(data) != stop - start:
+                raise FetchError(
+                    "storage did not give the bytes that were asked for",
+                    object=key,
+                    store=self._url,
+                    expected=f"bytes {start} to {stop}",
+                    found=f"{len(data)} bytes",
+                    hint="the object may be cut short (vla-store verify), or the server may not serve byte ranges",
+                )
+        views = [memoryview(data).toreadonly() for data in found]
+        return [views[number][start:stop] for number, start, stop in places]
+
+    def _connect(self) -> Any:
+        # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
+        if self._pid != os.getpid():
+            self._fs, self._root = _filesystem(self._url, self._options)
+            self._pid = os.getpid()
+        return self._fs
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _failure(self, error: BaseException, key: str) -> Exception | BaseException:
+        if isinstance(error, FileNotFoundError):
+            return ObjectMissing("an object of the store is missing", object=key, store=self._url)
+        if isinstance(error, PermissionError):
+            return MachineError("storage refuses access", object=key, store=self._url, found=_text(error))
+        if not isinstance(error, Exception):
+            return error
+        return FetchError(
+            "storage did not answer",
+            object=key,
+            store=self._url,
+            found=_text(error),
+            hint="try again; then the network",
+        )
+
+
+class Blocks:
+    """A fetcher that reads another one in aligned blocks and keeps the last of them: for tables of small rows."""
+
+    maps = False
+
+    def __init__(self, inner: Fetcher) -> None:
+        self._inner = inner
+        self.max_open = inner.max_open
+        self._sizes: dict[str, int] = {}
+        self._blocks: dict[tuple[str, int], memoryview] = {}
+
+    def size(self, key: str) -> int:
+        size = self._sizes.get(key)
+        if size is None:
+            size = self._inner.size(key)
+            keep(self._sizes, key, size, self.max_open)
+        return size
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        return self._inner.head(key, nbytes)
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        wanted = {
+            (key, number): None
+            for key, start, stop in ranges
+            for number in range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
+        }
+        held = {place: self._blocks[place] for place in wanted if place in self._blocks}
+        absent = [place for place in wanted if place not in held]
+        bounds = [
+            (key, number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self.size(key))) for key, number in absent
+        ]
+        for place, block in zip(absent, self._inner.read(bounds)):
+            held[place] = block
+            keep(self._blocks, place, block, MAX_BLOCKS)
+        return [_from_blocks(held, key, start, stop) for key, start, stop in ranges]
+
+
+def _from_blocks(blocks: dict[tuple[str, int], memoryview], key: str, start: int, stop: int) -> memoryview:
+    numbers = range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
+    base = numbers.start * BLOCK_BYTES
+    if len(numbers) == 1:
+        return _slice(blocks[key, numbers.start], key, start - base, stop - base)
+    return _slice(memoryview(b"".join(blocks[key, number] for number in numbers)), key, start - base, stop - base)
+
+
+def read_document(fetcher: Fetcher, key: str, max_nbytes: int) -> bytes:
+    """A whole small object, in one request. Raises StoreDamaged where it is larger than it may be."""
+    data = fetcher.head(key, max_nbytes + 1)
+    if len(data) > max_nbytes:
+        raise StoreDamaged("a document is too large", object=key, expected=f"at most {max_nbytes} bytes")
+    return data
+
+
+def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range], list[tuple[int, int, int]]]:
+    """Fewer ranges that cover these: ranges of one key that overlap, touch or lie at most `gap_nbytes` apart become one.
+
+    Returns them, and for each range asked for: the number of its merged range, and its start and stop within it.
+    """
+    merged: list[Range] = []
+    places: list[tuple[int, int, int]] = [(0, 0, 0)] * len(ranges)
+    for at in sorted(range(len(ranges)), key=ranges.__getitem__):
+        key, start, stop = ranges[at]
+        if merged and merged[-1][0] == key and start - merged[-1][2] <= gap_nbytes:
+            merged[-1] = (key, merged[-1][1], max(merged[-1][2], stop))
+        else:
+            merged.append((key, start, stop))
+        places[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
+    return merged, places
+
+
+def keep(held: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Puts a value into a dict that holds at most `most`; the one put there first goes. Safe under threads, without a lock
+    that a fork could leave held."""
+    held[key] = value
+    while len(held) > most:
+        with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
+            held.pop(next(iter(held)), None)
+
+
+def map_file(path: str) -> memoryview:
+    """A read-only view of a whole file, mapped. The map lives as long as any view of it, and holds no file descriptor.
+
+    (Python's own mmap keeps a descriptor for each map before 3.13, and a store may have more objects than a process may open files.)
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        if not size:
+            return memoryview(b"")
+        if os.name != "posix":
+            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        if address == ctypes.c_void_p(-1).value:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(descriptor)
+    owner: Any = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(owner, _libc().munmap, address, size).atexit = False
+    return np.frombuffer(owner, np.uint8).data.toreadonly()
+
+
+_LIBC: list[Any] = []
+
+
+def _libc() -> Any:
+    if not _LIBC:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_long,
+        ]
+        libc.munmap.restype = ctypes.c_int
+        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        _LIBC.append(libc)
+    return _LIBC[0]
+
+
+class _File:
+    """An open file that is closed with its last user: one thread may read what another one has just evicted."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+def _pread(descriptor: int, key: str, start: int, stop: int) -> bytes:
+    data = os.pread(descriptor, stop - start, start)
+    if len(data) == stop - start:
+        return data
+    pieces = [data]
+    while data:  # one call reads at most 2 GiB, and a network file system may give less
+        start += len(data)
+        data = os.pread(descriptor, stop - start, start)
+        pieces.append(data)
+    if start < stop:
+        raise _too_short(key, stop, start)
+    return b"".join(pieces)
+
+
+def _slice(view: memoryview, key: str, start: int, stop: int) -> memoryview:
+    if stop > len(view):
+        raise _too_short(key, stop, len(view))
+    return view[start:stop]
+
+
+def _too_short(key: str, expected: int, found: int) -> StoreDamaged:
+    return StoreDamaged(
+        "an object of the store is cut short",
+        object=key,
+        expected=f"at least {expected} bytes",
+        found=f"{found}",
+        hint="run `vla-store verify`; restore or rebuild the object",
+    )
+
+
+@contextlib.contextmanager
+def _naming(key: str, store: str) -> Any:
+    """Turns the system's errors into ours, with the object's name."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise ObjectMissing("an object of the store is missing", object=key, store=store) from None
+    except (MachineError, StoreDamaged):
+        raise
+    except OSError as error:
+        raise machine_error(error, "reading the store", os.path.join(store, key)) from error
+
+
+def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url if is_url(url) else Path(url).as_uri(), **options)
+    except ImportError as error:
+        raise OptionError(f"this URL needs another package: {error}", store=url) from error
+    except ValueError as error:
+        raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
+    return fs, str(root).rstrip("/")
+
+
+def _soft_file_limit() -> int:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return 0
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 16 if soft == resource.RLIM_INFINITY else soft
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,127 @@
+"""Finding the root of a store: the current one, a pinned one, or why there is none."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
+from vla_store.format import layout
+from vla_store.format.schema import MAX_ROOT_BYTES, Root
+from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, read_document
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def current_root(location: Location, fetcher: Fetcher, digest: str | None) -> Root:
+    """The root that zarr.json holds; with `digest`, that root, however old. Raises StoreNotFound, StoreUnfinished, StoreDamaged."""
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
+        raise OptionError("digest is 64 hex digits, as `vla-store info` prints them", found=repr(digest)[:100])
+    try:
+        data = read_document(fetcher, layout.ROOT_KEY, MAX_ROOT_BYTES)
+    except ObjectMissing:
+        raise _no_store(location) from None
+    if b'"vla_store"' not in data:
+        raise StoreDamaged(
+            "not a vla_store",
+            store=location.url,
+            found="a zarr.json of something else",
+            hint="give the folder that `vla-store build` wrote",
+        )
+    try:
+        root = Root.from_bytes(data, layout.ROOT_KEY)
+    except VlaStoreError as error:
+        raise error.at(store=location.url) from None
+    return root if digest is None or root.digest == digest else _search(location, fetcher, root, digest)
+
+
+def pinned_root(location: Location, fetcher: Fetcher, generation: int, digest: str) -> Root:
+    """Root `generation`, which a handle saw before. Raises StoreNotFound, StoreDamaged."""
+    key = layout.root_key(generation)
+    try:
+        root = Root.from_bytes(read_document(fetcher, key, MAX_ROOT_BYTES), key)
+    except ObjectMissing as error:
+        raise (_no_store(location) if _is_gone(location) else error.at(store=location.url)) from None
+    if root.digest != digest:
+        raise StoreDamaged(
+            "another store is where this handle's store was",
+            store=location.url,
+            object=key,
+            expected=f"root {digest}",
+            found=f"root {root.digest}",
+            hint="it was built anew since the handle was made: open it again",
+        )
+    return root
+
+
+def _search(location: Location, fetcher: Fetcher, current: Root, digest: str) -> Root:
+    """The root with this digest, among those before `current`, then those after it that zarr.json does not name yet."""
+    generations = [*range(current.generation - 1, 0, -1), current.generation + 1]
+    for generation in generations:
+        try:
+            key = layout.root_key(generation)
+            root = Root.from_bytes(read_document(fetcher, key, MAX_ROOT_BYTES), key)
+        except ObjectMissing:
+            continue
+        if root.digest == digest:
+            return root
+    raise StoreDamaged(
+        "the store does not have the root that was asked for",
+        store=location.url,
+        expected=f"a root {digest}",
+        found=f"root {current.digest} of generation {current.generation}",
+        hint="it is another store, or it was built anew; leave `digest` out to open what is there",
+    )
+
+
+def _is_gone(location: Location) -> bool:
+    return location.is_local and not os.path.exists(os.path.join(location.url, layout.ROOT_KEY))
+
+
+def _no_store(location: Location) -> VlaStoreError:
+    place = location.url
+    if not location.is_local:
+        return StoreNotFound("no store at this URL", store=place, hint="check the URL: it must hold zarr.json")
+    if os.path.isfile(place):
+        with open(place, "rb") as file:
+            is_hdf5 = file.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
+        return StoreDamaged(
+            "not a vla_store",
+            store=place,
+            found="an HDF5 file" if is_hdf5 else "a file",
+            hint=f"build a store of it first: vla-store build {os.path.basename(place)} STORE"
+            if is_hdf5
+            else "a store is a folder",
+        )
+    partial = layout.partial_path(place)
+    if place.endswith(".partial") and os.path.isdir(place):
+        return _unfinished(place)
+    if not os.path.exists(place):
+        if os.path.isdir(partial):
+            return _unfinished(partial)
+        return StoreNotFound("no store at this path", store=place, hint="check the path; `vla-store build` makes one")
+    if any(os.path.exists(os.path.join(place, name)) for name in (".zgroup", ".zarray", ".zmetadata")):
+        return StoreDamaged("not a vla_store", store=place, found="Zarr of version 2")
+    if any(os.path.exists(os.path.join(place, name)) for name in ("parts", "roots")):
+        return StoreDamaged(
+            "a store without its zarr.json",
+            store=place,
+            hint="copy the newest file of roots/ to zarr.json, then verify",
+        )
+    if os.path.isdir(partial):
+        return _unfinished(partial)
+    return StoreNotFound(
+        "this folder is not a vla_store",
+        store=place,
+        expected="a folder with zarr.json",
+        hint="if it holds demonstrations, build a store of them first: vla-store build SOURCE STORE",
+    )
+
+
+def _unfinished(partial: str) -> StoreUnfinished:
+    return StoreUnfinished(
+        "the build of this store is unfinished",
+        store=partial.removesuffix(".partial"),
+        found=partial,
+        hint="run the same `vla-store build` command again: it resumes",
+    )

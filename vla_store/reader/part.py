@@ -1,0 +1,258 @@
+"""One part of a store: from its rows to their episodes, and the arrays of its fields."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import StoreDamaged
+from vla_store.format import attributes, canonical, codecs, layout
+from vla_store.format.schema import Field, PartDocument, PartEntry
+from vla_store.reader.columns import Column
+from vla_store.reader.fetch import Blocks, Fetcher
+from vla_store.reader.frames import Frames
+from vla_store.reader.lazily import lazily
+from vla_store.reader.shards import EncodedShards, Opened
+
+Int64 = npt.NDArray[np.int64]
+
+_PAIR = struct.Struct("<2i")
+_PLACE = struct.Struct("<4q")
+
+Place = tuple[int, int, int, int, int, int]  # episode, step, start, length, task, source: the part's own numbers
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where rows lie: (n,) arrays of the part's own numbers."""
+
+    episode: Int64
+    step: Int64
+    start: Int64
+    length: Int64
+    task: Int64
+    source: Int64
+
+    def __getitem__(self, at: Any) -> Places:
+        return Places(self.episode[at], self.step[at], self.start[at], self.length[at], self.task[at], self.source[at])
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+
+class Part:
+    """A part, opened. All numbers are its own, from 0; `row_start` and `episode_start` are where they begin in the store."""
+
+    def __init__(
+        self,
+        number: int,
+        entry: PartEntry,
+        document: PartDocument,
+        fetcher: Fetcher,
+        opened: Opened,
+        row_start: int,
+        episode_start: int,
+    ) -> None:
+        self.number = number
+        self.path = entry.path
+        self.rows = entry.rows
+        self.episodes = entry.episodes
+        self.document = document
+        self.row_start = row_start
+        self.episode_start = episode_start
+        self._fetcher = fetcher
+        self._opened = opened
+        tables = fetcher if fetcher.maps else Blocks(fetcher)
+        self._columns = len(document.columns)
+        self.index = Column(
+            tables, self._array(layout.INDEX_ARRAY), layout.numeric_grid((self.rows, 2), "int32", self.rows)
+        )
+        self.table = Column(
+            tables,
+            self._array(layout.TABLE_ARRAY),
+            layout.numeric_grid((self.episodes, self._columns), "int64", self.rows),
+        )
+        self.digests = Column(
+            tables, self._array(layout.DIGEST_ARRAY), layout.numeric_grid((self.episodes, 32), "uint8", self.rows)
+        )
+        self._fields: dict[str, Column | Frames] = {}
+
+    def locate(self, row: int) -> Place:
+        """The place of one row within the part. Raises StoreDamaged where index and table contradict each other."""
+        episode, step = self.index.unpack(row, _PAIR)
+        if not 0 <= episode < self.episodes:
+            raise self._contradiction(row)
+        start, length, task, source = self.table.unpack(episode, _PLACE)
+        if not (
+            0 <= step < length
+            and start + step == row
+            and start + length <= self.rows
+            and 0 <= task < len(self.document.tasks)
+            and 0 <= source < len(self.document.sources)
+        ):
+            raise self._contradiction(row)
+        return episode, step, start, length, task, source
+
+    def episode_of(self, row: int) -> int:
+        """The episode that the index gives for a row, unchecked."""
+        return int(self.index.unpack(row, _PAIR)[0])
+
+    def episodes_of(self, rows: Int64) -> Int64:
+        """The same for (n,) rows."""
+        return self._pairs(rows)[:, 0].astype(np.int64)
+
+    def locate_many(self, rows: Int64) -> Places:
+        """The places of (n,) rows within the part. Raises StoreDamaged."""
+        pairs = self._pairs(rows)
+        episode, step = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+        # Seen as unsigned, a negative number is too large: one comparison for both ends.
+        bad = episode.view(np.uint64) >= self.episodes
+        if bad.any():
+            raise self._contradiction(int(rows[bad.argmax()]))
+        entries = np.empty((len(rows), self._columns), np.int64)
+        self.table.take(episode, entries)
+        start, length, task, source = (entries[:, column].copy() for column in range(4))
+        bad = step.view(np.uint64) >= length.view(np.uint64)
+        bad |= start + step != rows
+        bad |= (length > self.rows) | (start + length > self.rows)
+        bad |= task.view(np.uint64) >= len(self.document.tasks)
+        bad |= source.view(np.uint64) >= len(self.document.sources)
+        if bad.any():
+            raise self._contradiction(int(rows[bad.argmax()]))
+        return Places(episode, step, start, length, task, source)
+
+    def entries(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Rows [start, stop) of the episode table, (n, columns), checked. Raises StoreDamaged."""
+        table = self.table.span(start, stop)
+        first, length, task, source = (table[:, column] for column in range(4))
+        bad = (first < 0) | (length < 1) | (length > self.rows) | (first > self.rows - length)
+        bad |= (task < 0) | (task >= len(self.document.tasks)) | (source < 0) | (source >= len(self.document.sources))
+        # Episodes lie one after another, without gaps.
+        bad[1:] |= first[1:] != first[:-1] + length[:-1]
+        if start == 0 and len(first) and first[0] != 0:
+            bad[0] = True
+        if bad.any():
+            raise StoreDamaged(
+                "the episode table cannot be",
+                object=self._array(layout.TABLE_ARRAY),
+                episode=start + int(bad.argmax()),
+                hint="run `vla-store verify` on this store",
+            )
+        return table
+
+    def column(self, field: Field) -> Column:
+        """The array of a numeric field; flat for a ragged one."""
+        column = self._fields.get(field.name)
+        if column is None:
+            field.check_supported()
+            grid = field.grid(self.rows, self._elements(field) if field.is_ragged else None)
+            column = self._fields[field.name] = Column(self._fetcher, self._array(field.array), grid)
+        assert isinstance(column, Column)
+        return column
+
+    def frames(self, field: Field) -> Frames:
+        """The pictures of a camera."""
+        frames = self._fields.get(field.name)
+        if frames is None:
+            field.check_supported()
+            first = (self.number << 40) + (list(self.document.fields).index(field.name) << 31)
+            frames = self._fields[field.name] = Frames(
+                self._fetcher, self.path, field, self.rows, self.episodes, self._opened, first
+            )
+        assert isinstance(frames, Frames)
+        return frames
+
+    def ragged_spans(self, field: Field, episodes: Int64) -> tuple[Int64, Int64]:
+        """Where episodes begin in a ragged field's flat array, and their widths, checked against its end."""
+        entries = np.empty((len(episodes), self._columns), np.int64)
+        self.table.take(episodes, entries)
+        at = self.document.columns.index(f"{field.name}_start")
+        start, length, width = entries[:, at].copy(), entries[:, 1], entries[:, at + 1].copy()
+        elements = self._elements(field)
+        bad = (start < 0) | (width < 0) | (start > elements) | (length < 1)
+        bad |= (width > elements) | (length * np.minimum(width, elements) > elements - start)
+        if bad.any():
+            raise StoreDamaged(
+                f"the episode table puts {field.name!r} where it is not",
+                object=self._array(layout.TABLE_ARRAY),
+                episode=int(episodes[bad.argmax()]),
+            )
+        return start, width
+
+    def attributes(self, start: int, nbytes: int) -> bytes:
+        """Bytes [start, start + nbytes) of all attributes of the part."""
+        total = self._attributes_nbytes
+        if start < 0 or nbytes < 0 or start + nbytes > total:
+            raise StoreDamaged(
+                "attributes lie outside their array", object=self._array(layout.ATTRIBUTES_ARRAY), found=start
+            )
+        grid = layout.attributes_grid(total)
+        shards = EncodedShards(
+            self._fetcher,
+            self._array(layout.ATTRIBUTES_ARRAY),
+            grid,
+            None,
+            self._opened,
+            (self.number << 40) + (1 << 39),
+        )
+        first, last = start // grid.chunk, -(-(start + nbytes) // grid.chunk)
+        decode = codecs.decoder(codecs.ATTRIBUTES, "attributes")
+        data = np.empty((last - first) * grid.chunk, np.uint8)
+        for number, chunk in enumerate(shards.chunks(range(first, last))):
+            try:
+                decode(chunk, data[number * grid.chunk : (number + 1) * grid.chunk])
+            except ValueError as error:
+                key = shards.key(first + number)
+                raise StoreDamaged("attributes do not decode", object=key, found=str(error)) from None
+        return data[start - first * grid.chunk :][:nbytes].tobytes()
+
+    def decoded_attributes(self, start: int, nbytes: int) -> dict[str, dict[str, Any]]:
+        """{HDF5 path: {name: value}} of such bytes. Raises StoreDamaged."""
+        name = self._array(layout.ATTRIBUTES_ARRAY)
+        document = canonical.loads(self.attributes(start, nbytes), name)
+        if not isinstance(document, dict) or not all(isinstance(each, dict) for each in document.values()):
+            raise StoreDamaged("attributes are not as the format says", object=name)
+        return {
+            path: {key: attributes.decode_value(value) for key, value in each.items()}
+            for path, each in document.items()
+        }
+
+    @lazily
+    def _attributes_nbytes(self) -> int:
+        ends = [sum(source.attributes) for source in self.document.sources]
+        at = self.document.columns.index("attributes_start")
+        last = self.table.span(self.episodes - 1, self.episodes)[0]
+        return max(1, *ends, int(last[at] + last[at + 1]))
+
+    def _elements(self, field: Field) -> int:
+        """Elements of a ragged field's flat array: where its last episode ends."""
+        at = self.document.columns.index(f"{field.name}_start")
+        last = self.table.span(self.episodes - 1, self.episodes)[0]
+        start, length, width = int(last[at]), int(last[1]), int(last[at + 1])
+        if start < 0 or length < 1 or width < 0 or start + length * width < 1:
+            raise StoreDamaged(
+                f"the episode table puts {field.name!r} where it is not",
+                object=self._array(layout.TABLE_ARRAY),
+                episode=self.episodes - 1,
+            )
+        return start + length * width
+
+    def _pairs(self, rows: Int64) -> npt.NDArray[np.int32]:
+        pairs = np.empty((len(rows), 2), np.int32)
+        self.index.take(rows, pairs)
+        return pairs
+
+    def _array(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def _contradiction(self, row: int) -> StoreDamaged:
+        return StoreDamaged(
+            "the index and the episode table contradict each other",
+            object=self._array(layout.INDEX_ARRAY),
+            row=self.row_start + row,
+            hint="run `vla-store verify` on this store",
+        )

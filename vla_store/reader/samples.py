@@ -1,0 +1,395 @@
+"""Samples: an anchor step and the windows around it, one at a time or a batch at once."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, UnknownName
+from vla_store.format.statistics import FieldStatistics, field_statistics
+from vla_store.reader import orient
+from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
+from vla_store.reader.fetch import keep
+from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
+from vla_store.reader.lazily import lazily
+from vla_store.reader.part import Part, Places
+from vla_store.reader.selection import anchors_of, choose
+from vla_store.reader.store import MAX_OPEN_PARTS, Store, open_store
+from vla_store.reader.values import StoreField
+from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows, shift_of, window_times
+
+Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
+
+PADS = ("edge", "zero")
+DTYPES = ("float16", "float32", "float64")
+
+
+class Samples:
+    """The samples of a selection, as dicts of NumPy arrays.
+
+    store: a Store, or where one is.
+    windows: {field: offset or offsets}; names the fields returned. Offset d of anchor step s is step s + d of the same episode;
+        outside it the nearest step is repeated (pad="edge") or zeros stand (pad="zero"), and `<field>_is_pad` is true.
+        A list of offsets adds an axis, an int does not. Default: every fixed field at 0.
+    suites, tasks, episodes, rows, split: the selection; several of them together select what all of them do.
+        split: "train", "val", or what `store.split(...)` gave.
+    alignment: "causal" or "as_stored"; must be given where windows mix observations and actions of a source that recorded
+        observations after the action of the same row. "causal" reads those observations one row earlier; step 0 then has none,
+        and is an anchor only with keep_first=True.
+    images: "as_stored", "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA and openpi
+        train on: upright but mirrored).
+    dtype: "float16", "float32" or "float64", to convert floating fields to; as stored without it.
+    transform: called with each sample; what it returns is the sample.
+
+    A sample has, for every field of `windows`, `<field>` (K, *shape) and `<field>_is_pad` (K,), or without the axis; `task`, the
+    text; `episode` and `step`, ints. Arrays are fresh and writable.
+    Raises UnknownName, OptionError; StoreDamaged, UnsupportedStore, FetchError, MachineError where the store is read.
+    """
+
+    def __init__(
+        self,
+        store: Store | str,
+        *,
+        windows: Mapping[str, int | Iterable[int]] | None = None,
+        suites: str | Iterable[str] | None = None,
+        tasks: Any = None,
+        episodes: Any = None,
+        rows: npt.ArrayLike | None = None,
+        split: Any = None,
+        alignment: str | None = None,
+        keep_first: bool = False,
+        images: str = "as_stored",
+        pad: str = "edge",
+        dtype: npt.DTypeLike | None = None,
+        transform: Callable[[Sample], Any] | None = None,
+    ) -> None:
+        self.store = store if isinstance(store, Store) else open_store(store)
+        fields = self.store.fields
+        if windows is None:
+            windows = {name: 0 for name, each in fields.items() if each.kind == "fixed"}
+        self.windows: tuple[Window, ...] = parse_windows(windows, fields)
+        if alignment is not None and alignment not in ALIGNMENTS:
+            raise UnknownName.among("alignment", alignment, list(ALIGNMENTS))
+        if pad not in PADS:
+            raise UnknownName.among("pad", pad, list(PADS))
+        if images not in orient.IMAGES:
+            raise UnknownName.among("images", images, list(orient.IMAGES))
+        if keep_first and alignment != "causal":
+            raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
+        self._dtype = _floating(dtype)
+        self._pad = pad
+        self._images = images
+        self._keep_first = bool(keep_first)
+        self.transform = transform
+        _check_names(self.windows)
+        for document in self.store._documents:
+            for window in self.windows:
+                document.fields[window.field].check_supported()
+        self._chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split)
+        roles = {fields[window.field].role for window in self.windows}
+        if alignment is None and len(roles) > 1 and self._chosen.has_after:
+            raise _must_align(self.store, self.windows)
+        self.alignment = alignment or "as_stored"
+        self._anchors = anchors_of(self._chosen, leave_out_first=self.alignment == "causal" and not keep_first)
+        self._plans: dict[int, _PartPlan] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plans", "columns")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._plans = {}
+
+    def __len__(self) -> int:
+        return len(self._anchors)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        """One sample. Negative numbers count from the end; IndexError past it."""
+        sample = self.sample(index)
+        return sample if self.transform is None else self.transform(sample)
+
+    def __getitems__(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> Any:
+        """Many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`)."""
+        made = Batch(self.batch_or_lists(indices, out))
+        return made if self.transform is None else [self.transform(sample) for sample in made]
+
+    def sample(self, index: SupportsIndex) -> Sample:
+        """One sample, without `transform`."""
+        number = operator.index(index)
+        if number < 0:
+            number += len(self._anchors)
+        if not 0 <= number < len(self._anchors):
+            raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
+        part, row = self._anchors.one(number, self.store)
+        plan = self._plans.get(part.number) or self._plan(part)
+        place = part.locate(row)
+        sample: Sample = {}
+        for name, pad_name, one in plan.ones:
+            sample[name], sample[pad_name] = one(place)
+        sample["task"] = plan.texts[place[4]]
+        sample["episode"] = plan.episode_start + place[0]
+        sample["step"] = place[1]
+        return sample
+
+    def batch(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
+        """B samples as one dict of arrays with a leading axis B; "task" is a list of B texts.
+
+        out: arrays to fill, as `allocate` makes them; what is not in it is allocated. C-contiguous, of the right shape and dtype.
+        Raises IndexError, OptionError (an array of `out` that does not fit, a ragged field of several widths, a transform).
+        """
+        if self.transform is not None:
+            raise OptionError("transform works on samples", hint="use __getitems__, or transform the batch yourself")
+        made = self.batch_or_lists(indices, out)
+        same_width(made)
+        return made
+
+    def allocate(self, count: int) -> dict[str, Array]:
+        """Uninitialised arrays for a batch of `count`, to give as `out=`; ragged fields have none."""
+        return {name: np.empty((count, *shape), dtype) for name, (shape, dtype) in self.columns.items()}
+
+    def statistics(self) -> dict[str, FieldStatistics]:
+        """Of the selection: every fixed numeric field of `windows`, over all selected rows, as they are stored."""
+        numeric = [
+            window.field
+            for window in self.windows
+            if not self._field(window).is_camera and not self._field(window).is_ragged
+        ]
+        if self._chosen.text == "whole store" and set(numeric) <= set(self.store.statistics.all):
+            return {name: self.store.statistics.all[name] for name in numeric}
+        return {name: self._statistics_of(name) for name in numeric}
+
+    def __repr__(self) -> str:
+        chosen, store = self._chosen, self.store
+        left_out = len(chosen.rows) if chosen.rows is not None else sum(each.stop - each.start for each in chosen.spans)
+        left_out -= len(self)
+        first = f" ({left_out:,} steps without a recorded observation are no anchors)" if left_out else ""
+        stored = store.conventions.orientation or "of several orientations"
+        lines = [
+            f"{type(self).__name__}({len(self):,} anchors{first}",
+            f"  store      {store.url}",
+            f"  selection  {chosen.text}",
+            f"  windows    {', '.join(f'{window.field} {window}' for window in self.windows)}",
+            f"  alignment  {self.alignment}{', keep_first' if self._keep_first else ''}; pad {self._pad}",
+            f"  images     {self._images} (stored {stored})",
+            f"  numbers    {'as stored' if self._dtype is None else f'floating fields as {self._dtype.name}'})",
+        ]
+        return "\n".join(lines)
+
+    def batch_or_lists(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
+        """As `batch`, whatever `transform` is; a ragged field of several widths is a list of B arrays."""
+        anchors = self._checked(indices)
+        arrays: dict[str, Any] = self._arrays(len(anchors), out)
+        tasks: list[str] = [""] * len(anchors)
+        ragged = {window.field: [None] * len(anchors) for window in self.windows if self._field(window).is_ragged}
+        for part, at, rows in self._anchors.many(anchors, self.store):
+            plan = self._plans.get(part.number) or self._plan(part)
+            places = part.locate_many(rows)
+            plan.fill(places, at, arrays, ragged)
+            for number, task in zip(range(len(anchors)) if at is None else at.tolist(), places.task.tolist()):
+                tasks[number] = plan.texts[task]
+        made: dict[str, Any] = {}
+        for window in self.windows:
+            name = window.field
+            made[name] = _stacked(ragged[name]) if name in ragged else arrays[name]
+            made[f"{name}_is_pad"] = arrays[f"{name}_is_pad"]
+        return made | {"task": tasks} | {name: arrays[name] for name in NUMBERS}
+
+    def _checked(self, indices: Sequence[int] | Int64) -> Int64:
+        given = np.asarray(indices)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
+        anchors = given.astype(np.int64)
+        anchors[anchors < 0] += len(self)
+        wrong = (anchors < 0) | (anchors >= len(self))
+        if wrong.any():
+            raise IndexError(f"sample {given[wrong.argmax()]} of {len(self)}")
+        return anchors
+
+    def _arrays(self, count: int, out: dict[str, Array] | None) -> dict[str, Array]:
+        if not out:
+            return self.allocate(count)
+        for name, array in out.items():
+            if name not in self.columns:
+                raise UnknownName.among("array to fill", name, list(self.columns))
+            shape, dtype = self.columns[name]
+            if array.shape != (count, *shape) or array.dtype != dtype or not array.flags.c_contiguous:
+                raise OptionError(
+                    f"out[{name!r}] does not fit",
+                    expected=f"{(count, *shape)} {dtype}, C-contiguous",
+                    found=f"{array.shape} {array.dtype}",
+                )
+        return {
+            name: out[name] if name in out else np.empty((count, *shape), dtype)
+            for name, (shape, dtype) in self.columns.items()
+        }
+
+    @lazily
+    def columns(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape of one sample and dtype of every array of a batch but ragged ones."""
+        made: dict[str, tuple[tuple[int, ...], Any]] = {}
+        for window in self.windows:
+            field = self._field(window)
+            if not field.is_ragged:
+                shape = tuple(n for n in field.shape if n is not None)
+                made[window.field] = (window.axes + shape, _converted(np.dtype(field.dtype), self._dtype))
+            made[f"{window.field}_is_pad"] = (window.axes, np.dtype(bool))
+        return made | {name: ((), np.dtype(np.int64)) for name in NUMBERS}
+
+    def _field(self, window: Window) -> StoreField:
+        return self.store.fields[window.field]
+
+    def _plan(self, part: Part) -> _PartPlan:
+        plan = _PartPlan(part, self.windows, self.store.fields, self.alignment, self._images, self._pad, self._dtype)
+        keep(self._plans, part.number, plan, MAX_OPEN_PARTS)
+        return plan
+
+    def _statistics_of(self, name: str) -> FieldStatistics:
+        pieces, episodes, count = [], [], 0
+        for part, rows in self._selected_rows():
+            column = part.column(part.document.fields[name])
+            taken = np.empty((len(rows), *column.shape), column.dtype)
+            column.take(rows, taken)
+            pieces.append(taken)
+            places = part.episodes_of(rows)
+            bounds = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(rows)]
+            episodes += [(count + start, count + stop) for start, stop in itertools.pairwise(bounds)]
+            count += len(rows)
+        return field_statistics(np.concatenate(pieces), episodes)
+
+    def _selected_rows(self) -> list[tuple[Part, Int64]]:
+        """The rows of the selection, each once and in the store's order, by part."""
+        chosen, store = self._chosen, self.store
+        if chosen.rows is not None:
+            rows = np.unique(chosen.rows)
+            numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
+            parts = [store._part(number) for number in np.unique(numbers).tolist()]
+            return [(part, rows[numbers == part.number] - part.row_start) for part in parts]
+        numbered: dict[int, list[Int64]] = {}
+        for span in chosen.spans:
+            numbered.setdefault(span.part, []).append(np.arange(span.start, span.stop))
+        return [(store._part(number), np.concatenate(spans)) for number, spans in numbered.items()]
+
+
+class _PartPlan:
+    """What is settled once for all samples of one part."""
+
+    def __init__(
+        self,
+        part: Part,
+        windows: tuple[Window, ...],
+        fields: Mapping[str, StoreField],
+        alignment: str,
+        images: str,
+        pad: str,
+        dtype: np.dtype[Any] | None,
+    ) -> None:
+        sources = part.document.sources
+        self.texts = [task.text for task in part.document.tasks]
+        self.episode_start = part.episode_start
+        self._windows = windows
+        self._ragged = {window.field for window in windows if fields[window.field].is_ragged}
+        self._earlier: list[bytes | None] = []
+        self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
+        flips = bytes(orient.turn(images, source.orientation) for source in sources)
+        for window in windows:
+            field = part.document.fields[window.field]
+            shifts = bytes(-shift_of(field.role, source.observation, alignment) for source in sources)
+            earlier = shifts if any(shifts) else None
+            number = _converted(np.dtype(field.dtype), dtype)
+            reader: NumericWindow | RaggedWindow | CameraWindow
+            if field.is_camera:
+                reader = CameraWindow(part, field, window, earlier, pad == "zero", number, flips)
+            else:
+                kind = RaggedWindow if field.is_ragged else NumericWindow
+                reader = kind(part, field, window, earlier, pad == "zero", number)
+            self._earlier.append(earlier)
+            self._readers.append(reader)
+        self.ones = [
+            (window.field, f"{window.field}_is_pad", reader.one) for window, reader in zip(windows, self._readers)
+        ]
+
+    def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
+        """Writes the samples at `places` into rows `at` of the batch's arrays (None: all of them, in order)."""
+        where: Any = slice(None) if at is None else at
+        arrays["episode"][where] = places.episode + self.episode_start
+        arrays["step"][where] = places.step
+        times: dict[Any, Any] = {}
+        for window, earlier, reader in zip(self._windows, self._earlier, self._readers):
+            name = window.field
+            key = window.offsets, earlier
+            if key not in times:
+                shifts = 0 if earlier is None else -np.frombuffer(earlier, np.uint8).astype(np.int64)[places.source]
+                times[key] = window_times(places.step, places.length, np.array(window.offsets, np.int64), shifts)
+            clipped, is_pad = times[key]
+            arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
+            if isinstance(reader, CameraWindow):
+                reader.many(places, clipped, is_pad, arrays[name], at)
+            elif isinstance(reader, RaggedWindow):
+                made = reader.many(places.episode, clipped, is_pad)
+                _scatter(ragged[name], at, made)
+            elif name in self._ragged:  # of one width in this part
+                values = np.empty((len(places), *reader.shape), reader.dtype)
+                reader.many(places, clipped, is_pad, values)
+                _scatter(ragged[name], at, list(values))
+            elif at is None:
+                reader.many(places, clipped, is_pad, arrays[name])
+            else:
+                taken = np.empty((len(places), *reader.shape), reader.dtype)
+                reader.many(places, clipped, is_pad, taken)
+                arrays[name][at] = taken
+
+
+def _scatter(into: list[Any], at: Int64 | None, made: list[Any]) -> None:
+    for number, value in zip(range(len(made)) if at is None else at.tolist(), made):
+        into[number] = value
+
+
+def _stacked(values: list[Any]) -> Any:
+    """One array where all have one shape, else the list."""
+    return np.stack(values) if len({value.shape for value in values}) == 1 else values
+
+
+def _converted(stored: np.dtype[Any], floating: np.dtype[Any] | None) -> np.dtype[Any]:
+    return floating if floating is not None and stored.kind == "f" else stored
+
+
+def _floating(dtype: npt.DTypeLike | None) -> np.dtype[Any] | None:
+    if dtype is None:
+        return None
+    try:
+        made = np.dtype(dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made.name not in DTYPES:
+        raise OptionError(f"dtype is one of {', '.join(DTYPES)}, or None", found=repr(dtype)[:100])
+    return made
+
+
+def _check_names(windows: tuple[Window, ...]) -> None:
+    names = ["task", *NUMBERS]
+    for window in windows:
+        names += [window.field, f"{window.field}_is_pad"]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise OptionError(
+            "two values of a sample would have the same name", name=twice[0], hint="leave one out of `windows`"
+        )
+
+
+def _must_align(store: Store, windows: tuple[Window, ...]) -> OptionError:
+    seen = [window.field for window in windows if store.fields[window.field].role == "observation"]
+    done = [window.field for window in windows if store.fields[window.field].role != "observation"]
+    return OptionError(
+        "alignment must be named: these demonstrations recorded each observation after the action of the same row",
+        observations=", ".join(seen),
+        actions=", ".join(done),
+        causal="what is seen before action s: observations come from row s - 1; the first step has none and is no anchor",
+        as_stored="row s of every field: an action together with its own result, as LIBERO's own benchmark trains",
+        hint="alignment='causal' to train a policy that acts; alignment='as_stored' to repeat figures that were so made",
+    )

@@ -1,0 +1,308 @@
+"""Which rows are anchors. A selection lives in memory, compactly; the store's arrays do not know of it.
+
+Anchors are *spans* of consecutive rows, in the store's order, or a list of rows. Where a span leaves out the first step of
+every episode (causal alignment of a source whose first observation was never recorded), its i-th anchor is found through the
+index alone, so that a whole store of any size costs a few numbers.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, StoreDamaged, UnknownName
+from vla_store.reader.lazily import lazily
+from vla_store.reader.part import Part
+from vla_store.reader.store import SPLITS, Store
+from vla_store.reader.values import Split, StoreTask
+
+Int64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows [start, stop) of one part, of sources that all record observations the same way (`is_after`).
+
+    first_episode: the first episode whose step 0 lies in the span. episodes: how many such episodes there are.
+    """
+
+    part: int
+    start: int
+    stop: int
+    first_episode: int
+    episodes: int
+    is_after: bool
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a selection names, before alignment: spans, or `rows` of the store in the order given, with `is_after` of each.
+
+    text: for people.
+    """
+
+    text: str
+    spans: tuple[Span, ...] = ()
+    rows: Int64 | None = None
+    is_after: Mask | None = None
+    is_first: Mask | None = None
+
+    @property
+    def has_after(self) -> bool:
+        """Whether any of it records observations after the action."""
+        if self.is_after is not None:
+            return bool(self.is_after.any())
+        return any(span.is_after for span in self.spans)
+
+
+def choose(
+    store: Store, *, suites: Any = None, tasks: Any = None, episodes: Any = None, rows: Any = None, split: Any = None
+) -> Chosen:
+    """What all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
+    given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split}
+    text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items() if value is not None) or "whole store"
+    masks = _episode_masks(store, suites, tasks, episodes, split)
+    if rows is None:
+        chosen = Chosen(text, spans=tuple(_spans(store, masks)))
+    else:
+        chosen = _chosen_rows(store, store.check_rows(rows), masks, text)
+    if not chosen.spans and not (chosen.rows is not None and len(chosen.rows)):
+        raise _empty(text)
+    return chosen
+
+
+def anchors_of(chosen: Chosen, *, leave_out_first: bool) -> Anchors:
+    """The anchors of a selection; `leave_out_first` leaves out step 0 of sources that observe after the action."""
+    if chosen.rows is not None:
+        assert chosen.is_after is not None
+        assert chosen.is_first is not None
+        kept = ~(chosen.is_after & chosen.is_first) if leave_out_first else np.ones(len(chosen.rows), bool)
+        anchors = Anchors((), chosen.rows[kept], ())
+    else:
+        skips = tuple(leave_out_first and span.is_after for span in chosen.spans)
+        anchors = Anchors(chosen.spans, None, skips)
+    if not len(anchors):
+        raise _empty(f"{chosen.text}, without the first step of each episode")
+    return anchors
+
+
+class Anchors:
+    """Anchor numbers 0 ... len - 1 to rows. Pickles to its spans, or its rows."""
+
+    def __init__(self, spans: tuple[Span, ...], rows: Int64 | None, skips: tuple[bool, ...]) -> None:
+        self._rows = rows
+        table = [
+            (each.part, each.start, each.stop, each.first_episode, skip, each.stop - each.start - skip * each.episodes)
+            for each, skip in zip(spans, skips)
+        ]
+        kept = np.array([row for row in table if row[-1] > 0], np.int64).reshape(-1, 6)
+        self._part, self._start, self._stop, self._base, self._skips, counts = (kept[:, i].copy() for i in range(6))
+        self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._count = len(rows) if rows is not None else int(self._firsts[-1])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
+
+    @property
+    def rows(self) -> Int64 | None:
+        """The rows, where they were given one by one."""
+        return self._rows
+
+    def one(self, anchor: int, store: Store) -> tuple[Part, int]:
+        """The part and its row of one anchor, 0 <= anchor < len."""
+        if self._rows is not None:
+            return store._place(int(self._rows[anchor]))
+        firsts, parts, starts, stops, bases, skips = self._fast
+        span = bisect.bisect_right(firsts, anchor) - 1 if len(parts) > 1 else 0
+        part = store._part(parts[span])
+        row = low = starts[span] + anchor - firsts[span]
+        if skips[span]:
+            # Of the rows up to `row`, one an episode is no anchor: move by so many until that holds. From below, the numbers
+            # only ascend, so the first row that fits is the anchor's; a row before it never fits.
+            above = low - bases[span] + 1
+            while (found := above + part.episode_of(row)) != row:
+                if not row < found < stops[span]:
+                    raise _disordered(part, row)
+                row = found
+        return part, row
+
+    def many(self, anchors: Int64, store: Store) -> Iterator[tuple[Part, Int64 | None, Int64]]:
+        """Part by part: the part, which of `anchors` are in it (None for all), and their rows in it."""
+        if self._rows is not None:
+            rows = self._rows[anchors]
+            numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
+        else:
+            spans: Any = np.searchsorted(self._firsts, anchors, side="right") - 1 if len(self._part) > 1 else 0
+            rows = self._start[spans] + (anchors - self._firsts[spans])
+            numbers = self._part[spans] if len(self._part) > 1 else self._part
+        several = len(numbers) > 1 and bool((numbers != numbers[0]).any())
+        for number in np.unique(numbers).tolist() if several else numbers[:1].tolist():
+            part = store._part(number)
+            at = np.flatnonzero(numbers == number) if several else None
+            if self._rows is not None:
+                yield part, at, (rows if at is None else rows[at]) - part.row_start
+            else:
+                mine = spans if at is None or len(self._part) == 1 else spans[at]
+                yield part, at, self._without_firsts(part, rows if at is None else rows[at], mine)
+
+    def _without_firsts(self, part: Part, low: Int64, spans: Any) -> Int64:
+        skips = self._skips[spans]
+        if not np.any(skips):
+            return low
+        above, stops, rows = low - self._base[spans] + 1, self._stop[spans], low
+        while True:
+            found = np.where(skips, above + part.episodes_of(rows), rows)
+            if (found == rows).all():
+                return rows
+            bad = (found < rows) | (found >= stops)
+            if bad.any():
+                raise _disordered(part, int(rows[bad.argmax()]))
+            rows = found
+
+    @lazily
+    def _fast(self) -> tuple[memoryview, ...]:
+        """The same as `many` looks at, for one at a time: a memoryview gives Python's numbers, and pickles nothing."""
+        arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips)
+        return tuple(each.data for each in arrays)
+
+
+def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: Any) -> list[Mask] | None:
+    """Per part, which episodes are selected; None for all of them."""
+    if suites is None and tasks is None and episodes is None and split is None:
+        return None
+    suite_names = None if suites is None else _known("suite", _as_list(suites), list(store.suites))
+    task_names = None if tasks is None else _known_tasks(store, tasks)
+    numbers = [store.check_episodes(_episode_numbers(each)) for each in (episodes,) if each is not None]
+    if split is not None:
+        numbers.append(_split(store, split).episodes)
+    whole = np.ones(len(store.episodes), bool)
+    for chosen in numbers:
+        named = np.zeros(len(whole), bool)
+        named[chosen] = True
+        whole &= named
+    masks = []
+    for part in store._all_parts():
+        mask = whole[part.episode_start : part.episode_start + part.episodes]
+        entries = part.entries(0, part.episodes)
+        if suite_names is not None:
+            has = np.array([each.suite in suite_names for each in part.document.sources], bool)
+            mask = mask & has[entries[:, 3]]
+        if task_names is not None:
+            has = np.array([(each.suite, each.name) in task_names for each in part.document.tasks], bool)
+            mask = mask & has[entries[:, 2]]
+        masks.append(mask)
+    return masks
+
+
+def _spans(store: Store, masks: list[Mask] | None) -> Iterator[Span]:
+    for part in store._all_parts():
+        after = _is_after(part)
+        if masks is None and (after.all() or not after.any()):
+            yield Span(part.number, 0, part.rows, 0, part.episodes, bool(after[0]))
+            continue
+        entries = part.entries(0, part.episodes)
+        flags = after[entries[:, 3]]
+        mask = np.ones(part.episodes, bool) if masks is None else masks[part.number]
+        edges = np.flatnonzero((mask[1:] != mask[:-1]) | (flags[1:] != flags[:-1])) + 1
+        bounds = [0, *edges.tolist(), part.episodes]
+        for first, stop in itertools.pairwise(bounds):
+            if mask[first]:
+                begin, end = int(entries[first, 0]), int(entries[stop - 1, 0] + entries[stop - 1, 1])
+                yield Span(part.number, begin, end, first, stop - first, bool(flags[first]))
+
+
+def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str) -> Chosen:
+    kept, is_after, is_first = (np.zeros(len(rows), bool) for _ in range(3))
+    numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
+    for number in np.unique(numbers).tolist():
+        part = store._part(number)
+        at = np.flatnonzero(numbers == number)
+        places = part.locate_many(rows[at] - part.row_start)
+        kept[at] = True if masks is None else masks[number][places.episode]
+        is_after[at] = _is_after(part)[places.source]
+        is_first[at] = places.step == 0
+    return Chosen(text, rows=rows[kept], is_after=is_after[kept], is_first=is_first[kept])
+
+
+def _is_after(part: Part) -> Mask:
+    return np.array([each.observation == "after" for each in part.document.sources], bool)
+
+
+def _split(store: Store, split: Any) -> Split:
+    if isinstance(split, str):
+        return store.split(split)
+    if not isinstance(split, Split):
+        raise OptionError(
+            f"split is one of {', '.join(SPLITS)}, or what store.split(...) gives", found=repr(split)[:100]
+        )
+    store.check_episodes(split.episodes)
+    return split
+
+
+def _known(kind: str, names: list[Any], known: list[str]) -> set[str]:
+    for name in names:
+        if name not in known:
+            raise UnknownName.among(kind, name, known)
+    return set(names)
+
+
+def _known_tasks(store: Store, tasks: Any) -> set[tuple[str, str]]:
+    """Tasks by name, by text, as (suite, name), or as the values of `store.tasks`."""
+    found: set[tuple[str, str]] = set()
+    given = [tasks] if _is_pair(tasks, store) else _as_list(tasks)
+    for each in given:
+        if isinstance(each, StoreTask):
+            wanted = {(each.suite, each.name)}
+        elif isinstance(each, tuple):
+            wanted = {each}
+        else:
+            wanted = {(task.suite, task.name) for task in store.tasks if each in (task.name, task.text)}
+        if not wanted or not wanted <= {(task.suite, task.name) for task in store.tasks}:
+            raise UnknownName.among("task", each, [task.name for task in store.tasks])
+        found |= wanted
+    return found
+
+
+def _is_pair(tasks: Any, store: Store) -> bool:
+    return isinstance(tasks, tuple) and any((task.suite, task.name) == tasks for task in store.tasks)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes, StoreTask)) or not isinstance(value, Iterable):
+        return [value]
+    return list(value)
+
+
+def _episode_numbers(episodes: Any) -> Any:
+    return [getattr(each, "episode", each) for each in _as_list(episodes)]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (str, int, Split, range)):
+        return repr(value)
+    items = _as_list(value)
+    names = [each.name if isinstance(each, StoreTask) else str(each) for each in items[:4]]
+    return f"[{', '.join(names)}{f', ... ({len(items)})' if len(items) > 4 else ''}]"
+
+
+def _empty(text: str) -> OptionError:
+    return OptionError("the selection is empty", selection=text, hint="`vla-store info` lists what the store holds")
+
+
+def _disordered(part: Part, row: int) -> StoreDamaged:
+    return StoreDamaged(
+        "the index does not number its episodes in order",
+        object=f"{part.path}/index/steps",
+        row=part.row_start + row,
+        hint="run `vla-store verify` on this store",
+    )

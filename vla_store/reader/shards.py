@@ -1,0 +1,121 @@
+"""Where inner chunks lie: the shards of one array, opened on first use and checked once, over any fetcher.
+
+Raw shards are their rows in C order, so their index says nothing that their size does not; encoded shards need theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from vla_store.errors import StoreDamaged
+from vla_store.format.codecs import CRC_BYTES, HEADER_BYTES
+from vla_store.format.layout import Grid
+from vla_store.format.shard_index import index_nbytes, parse_index
+from vla_store.reader.fetch import Fetcher, keep
+
+Opened = dict[int, tuple[str, "memoryview | None", memoryview]]
+
+
+class RawShards:
+    """The shards of an array whose inner chunks all have `chunk_nbytes` bytes, one after another from offset 0."""
+
+    def __init__(self, fetcher: Fetcher, array: str, grid: Grid, chunk_nbytes: int) -> None:
+        self.fetcher = fetcher
+        self.grid = grid
+        self._array = array
+        self._chunk_nbytes = chunk_nbytes
+        self._bodies: dict[int, memoryview] = {}
+        self._checked: set[int] = set()
+
+    def key(self, shard: int) -> str:
+        """The object of a shard, once its size has been checked."""
+        key = f"{self._array}/{self.grid.key(shard)}"
+        if shard not in self._checked:
+            expected = self._body_nbytes(shard) + index_nbytes(self.grid.chunks_per_shard)
+            size = self.fetcher.size(key)
+            if size != expected:
+                raise StoreDamaged(
+                    "an object of the store does not have its size",
+                    object=key,
+                    expected=f"{expected} bytes",
+                    found=f"{size}",
+                    hint="run `vla-store verify`; restore or rebuild the object",
+                )
+            self._checked.add(shard)
+        return key
+
+    def body(self, shard: int) -> memoryview:
+        """All chunks of a shard, as one view; only over a fetcher that maps."""
+        body = self._bodies.get(shard)
+        if body is None:
+            body = self.fetcher.read([(self.key(shard), 0, self._body_nbytes(shard))])[0]
+            self._bodies[shard] = body
+        return body
+
+    def _body_nbytes(self, shard: int) -> int:
+        return self.grid.present(shard) * self._chunk_nbytes
+
+
+class EncodedShards:
+    """The shards of an array whose inner chunks have a size of their own.
+
+    opened: the shards that are open now, of all arrays of the store, by number; bounded by the fetcher's `max_open`.
+    first: this array's first number in `opened`.
+    """
+
+    def __init__(
+        self, fetcher: Fetcher, array: str, grid: Grid, chunk_nbytes: int | None, opened: Opened, first: int
+    ) -> None:
+        self.grid = grid
+        self._fetcher = fetcher
+        self._array = array
+        self._chunk_nbytes = chunk_nbytes
+        self._opened = opened
+        self._first = first
+        self._per_shard = grid.chunks_per_shard
+
+    def key(self, chunk: int) -> str:
+        """The object that a chunk lies in."""
+        return f"{self._array}/{self.grid.key(chunk // self._per_shard)}"
+
+    def chunks(self, numbers: Iterable[int]) -> list[memoryview]:
+        """The encoded bytes of inner chunks, each within the array's shape. Raises StoreDamaged, FetchError, MachineError."""
+        opened, first, per_shard = self._opened, self._first, self._per_shard
+        views: list[memoryview] = []
+        ranges = []
+        for number in numbers:
+            shard = number // per_shard
+            key, body, entries = opened.get(first + shard) or self._open(shard)
+            at = 2 * (number - shard * per_shard)
+            start = entries[at]
+            if body is not None:
+                views.append(body[start : start + entries[at + 1]])
+            else:
+                ranges.append((key, start, start + entries[at + 1]))
+        return self._fetcher.read(ranges) if ranges else views
+
+    def _open(self, shard: int) -> tuple[str, memoryview | None, memoryview]:
+        key = f"{self._array}/{self.grid.key(shard)}"
+        size, nbytes = self._fetcher.size(key), index_nbytes(self._per_shard)
+        if size < nbytes:
+            raise StoreDamaged("a shard is cut short", object=key, expected=f"at least {nbytes} bytes", found=f"{size}")
+        index = self._fetcher.read([(key, size - nbytes, size)])[0]
+        entries = parse_index(
+            index, self._per_shard, self.grid.present(shard), size - nbytes, key, size=self._chunk_nbytes
+        )
+        most = self.grid.chunk_nbytes + HEADER_BYTES + CRC_BYTES
+        if (entries[: self.grid.present(shard), 1] > most).any():
+            raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
+        body = self._fetcher.read([(key, 0, size - nbytes)])[0] if self._fetcher.maps else None
+        # As a memoryview: it gives Python's numbers, at any alignment.
+        made = (key, body, index[: entries.nbytes].cast("Q"))
+        keep(self._opened, self._first + shard, made, self._fetcher.max_open)
+        return made
+
+
+def as_array(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """A read-only array over bytes; they are kept alive by it."""
+    return np.frombuffer(data, dtype).reshape(shape)

@@ -1,0 +1,454 @@
+"""An open store: what it holds, and rows of its fields."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError
+from vla_store.format import canonical, digests, layout
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
+from vla_store.format.statistics import FieldStatistics
+from vla_store.reader import opening
+from vla_store.reader.columns import Column
+from vla_store.reader.fetch import Fetcher, Location, keep, locate, read_document
+from vla_store.reader.lazily import lazily
+from vla_store.reader.part import Part
+from vla_store.reader.shards import Opened
+from vla_store.reader.values import (
+    Conventions,
+    Episode,
+    Provenance,
+    Skipped,
+    SourceConvention,
+    Split,
+    Statistics,
+    StoreField,
+    StoreTask,
+)
+
+Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
+
+MAX_OPEN_PARTS = 256
+SPLITS = ("train", "val")
+
+
+def open_store(
+    url: str | os.PathLike[str],
+    *,
+    digest: str | None = None,
+    fetcher: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Store:
+    """The store at a path or URL (s3://, gs://, https://, memory://, ...).
+
+    digest: pins the root with this digest; without it, the current one.
+    fetcher: "mmap" (default for local paths), "pread" (network file systems, cold disks) or "fsspec" (default for URLs).
+    storage_options: what fsspec takes besides the URL, e.g. {"anon": True}.
+    Raises StoreNotFound, StoreUnfinished, StoreDamaged, UnsupportedStore, FetchError, MachineError, OptionError.
+    """
+    location = locate(url, fetcher, dict(storage_options or {}))
+    opened = location.open()
+    root = opening.current_root(location, opened, digest)
+    store = Store(location, root.generation, root.digest)
+    store._adopt(opened, root)
+    return store
+
+
+class Store:
+    """A store, open for reading; made by `open_store`.
+
+    It sees one root for ever, and pickles as (place, generation, digest): a copy reads that root again where it arrives.
+    Nothing is held open until it is needed; maps are bounded in number. Safe to use from several threads and after a fork.
+    """
+
+    def __init__(self, location: Location, generation: int, digest: str) -> None:
+        self._location = location
+        self._generation = generation
+        self._digest = digest
+        self._opened: Opened = {}
+        self._parts: dict[int, Part] = {}
+
+    def _adopt(self, fetcher: Fetcher, root: Root) -> None:
+        self._fetcher = fetcher
+        self._root = root
+        _ = self._documents  # what is wrong with them is said at opening
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self._location, self._generation, self._digest)
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({self.url!r}: {self.rows:,} steps, {len(self.episodes):,} episodes, {len(self.tasks):,} tasks, "
+            f"suites {', '.join(self.suites)})"
+        )
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def url(self) -> str:
+        """Its absolute path or URL."""
+        return self._location.url
+
+    @property
+    def generation(self) -> int:
+        """Which of the store's roots this is, from 1."""
+        return self._generation
+
+    @property
+    def digest(self) -> str:
+        """The digest of the root; `open_store(url, digest=...)` pins it."""
+        return self._digest
+
+    @property
+    def fingerprint(self) -> str:
+        """The content fingerprint: depends on the data alone, not on preset, parts or codecs."""
+        return self._root.fingerprint
+
+    @property
+    def rows(self) -> int:
+        """Steps of all episodes."""
+        return self._row_starts[-1]
+
+    @lazily
+    def episodes(self) -> Episodes:
+        """A sequence of all episodes; each is looked up when it is asked for."""
+        return Episodes(self)
+
+    @lazily
+    def tasks(self) -> tuple[StoreTask, ...]:
+        """Every task, by suite and name; one that occurs in several parts is one."""
+        named: dict[tuple[str, str], StoreTask] = {}
+        for document in self._documents:
+            for each in document.tasks:
+                named.setdefault((each.suite, each.name), StoreTask(each.suite, each.name, each.text, each.instruction))
+        return tuple(named[key] for key in sorted(named, key=lambda key: (key[0].encode(), key[1].encode())))
+
+    @lazily
+    def suites(self) -> tuple[str, ...]:
+        """Names of the suites."""
+        names = {each.suite for document in self._documents for each in document.sources}
+        return tuple(sorted(names, key=str.encode))
+
+    @lazily
+    def fields(self) -> Mapping[str, StoreField]:
+        """Every per-step quantity, by name."""
+        first = self._documents[0].fields
+        made = {
+            name: StoreField(name, each.kind, each.dtype, each.shape, first[name].role, first[name].is_camera)
+            for name, each in self._root.fields.items()
+        }
+        return MappingProxyType(made)
+
+    @lazily
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the fields that are pictures."""
+        return tuple(name for name, each in self.fields.items() if each.is_camera)
+
+    @lazily
+    def conventions(self) -> Conventions:
+        """Orientation of pictures, and order of observation and action, of every source."""
+        return Conventions(
+            tuple(
+                SourceConvention(each.suite, each.file, each.orientation, each.observation)
+                for document in self._documents
+                for each in document.sources
+            )
+        )
+
+    @lazily
+    def statistics(self) -> Statistics:
+        """Of the fixed numeric fields, over all rows and per suite, as computed by the build."""
+        document = self._meta(self._root.meta.statistics)
+        key = layout.meta_key(self._root.meta.statistics or "")
+        whole: dict[str, FieldStatistics] = {}
+        suites: dict[str, dict[str, FieldStatistics]] = {}
+        try:
+            for name, each in document.get("fields", {}).items():
+                if name in self.fields:
+                    shape = tuple(n for n in self.fields[name].shape if n is not None)
+                    whole[name] = FieldStatistics.from_json(each["all"], shape, key)
+                    for suite, found in each["suites"].items():
+                        suites.setdefault(suite, {})[name] = FieldStatistics.from_json(found, shape, key)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise StoreDamaged("statistics are not as the format says", object=key, found=repr(error)[:200]) from None
+        return Statistics(whole, suites)
+
+    @lazily
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What the build left out (--skip-bad), and why."""
+        found = self._meta(self._root.meta.skipped).get("skipped", [])
+        return tuple(Skipped(each["suite"], each["file"], each["demo"], each["reason"]) for each in found)
+
+    @lazily
+    def warnings(self) -> tuple[dict[str, str], ...]:
+        """What the build noticed in the sources and did not need to refuse: {suite, file, warning}."""
+        return tuple(self._meta(self._root.meta.skipped).get("warnings", []))
+
+    def split(self, name: str, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
+        """The episodes of "train" (about `fraction` of all) or "val" (the others).
+
+        Computed from each episode's digest, so adding episodes moves none of the old ones to the other side.
+        """
+        if name not in SPLITS:
+            raise UnknownName.among("split", name, list(SPLITS))
+        if by != "episode":
+            raise UnknownName.among("way to split: by", by, ["episode"])
+        if not 0 <= fraction <= 1 or isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise OptionError("fraction is a number from 0 to 1, seed a whole number", found=f"{fraction!r}, {seed!r}")
+        sides = [
+            digests.in_train(digest.tobytes(), fraction, int(seed)) == (name == "train")
+            for part in self._all_parts()
+            for digest in part.digests.span(0, part.episodes)
+        ]
+        return Split(name, float(fraction), by, int(seed), np.flatnonzero(np.array(sides, bool)).astype(np.int64))
+
+    def provenance(self, row: SupportsIndex) -> Provenance:
+        """The source file, demo and step of a row."""
+        part, at = self._place(self._row(row))
+        episode, step, *_ = part.locate(at)
+        each = self.episodes[part.episode_start + episode]
+        demo = digests.episode_name(each.number)
+        return Provenance(part.row_start + at, each.suite, each.file, demo, each.number, step, each.episode)
+
+    def attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
+        """Every HDF5 attribute of an episode's groups and datasets: {path: {name: value}}.
+
+        Strings are str (bytes where they are not UTF-8), numbers arrays, HDF5's Empty None.
+        """
+        part, at = self._episode_place(self._episode(episode))
+        row = part.entries(at, at + 1)[0]
+        return part.decoded_attributes(int(row[6]), int(row[7]))
+
+    def source_attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
+        """The same for the file that an episode comes from, without its episodes."""
+        part, at = self._episode_place(self._episode(episode))
+        return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)[0, 3])].attributes)
+
+    def read(self, field: str, rows: npt.ArrayLike, out: Array | None = None) -> Array:
+        """Rows of one fixed field, as they are stored, in the order asked for.
+
+        rows: (n,) numbers of rows; repeats are allowed. out: (n, *shape) of the field's dtype, C-contiguous, filled and returned.
+        Raises UnknownName, OptionError for a ragged field, StoreDamaged, UnsupportedStore, FetchError.
+        """
+        if field not in self.fields:
+            raise UnknownName.among("field", field, list(self.fields), store=self.url)
+        if self.fields[field].kind == "ragged-episode":
+            raise OptionError(
+                f"{field!r} has a width of its own in each episode", hint=f'Samples(store, windows={{"{field}": 0}})'
+            )
+        wanted = self.check_rows(rows)
+        shape = tuple(n for n in self.fields[field].shape if n is not None)
+        if out is None:
+            out = np.empty((len(wanted), *shape), self.fields[field].dtype)
+        if out.shape != (len(wanted), *shape) or out.dtype != self.fields[field].dtype or not out.flags.c_contiguous:
+            raise OptionError(
+                "out does not fit",
+                expected=f"{(len(wanted), *shape)} {self.fields[field].dtype}, C-contiguous",
+                found=f"{out.shape} {out.dtype}",
+            )
+        numbers = np.searchsorted(self._row_starts, wanted, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            part = self._part(number)
+            at = np.flatnonzero(numbers == number)
+            local = wanted[at] - part.row_start
+            described = part.document.fields[field]
+            if described.is_camera:
+                episodes = part.locate_many(local).episode.tolist()
+                part.frames(described).fill(local.tolist(), episodes, [0] * len(at), out, at.tolist())
+            elif len(at) == len(wanted):
+                part.column(described).take(local, out)
+            else:
+                taken = np.empty((len(at), *shape), out.dtype)
+                part.column(described).take(local, taken)
+                out[at] = taken
+        return out
+
+    def check_rows(self, rows: npt.ArrayLike) -> Int64:
+        """(n,) row numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
+        return _numbers("row", rows, self.rows)
+
+    def check_episodes(self, episodes: npt.ArrayLike) -> Int64:
+        """(n,) episode numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
+        return _numbers("episode", episodes, len(self.episodes))
+
+    @lazily
+    def _fetcher(self) -> Fetcher:
+        return self._location.open()
+
+    @lazily
+    def _root(self) -> Root:
+        return opening.pinned_root(self._location, self._fetcher, self._generation, self._digest)
+
+    @lazily
+    def _documents(self) -> tuple[PartDocument, ...]:
+        try:
+            return tuple(self._document(each.path) for each in self._root.parts)
+        except VlaStoreError as error:
+            raise error.at(store=self.url) from None
+
+    def _document(self, path: str) -> PartDocument:
+        key = f"{path}/zarr.json"
+        document = PartDocument.from_zarr_json(read_document(self._fetcher, key, MAX_DOCUMENT_BYTES), key)
+        for name, each in self._root.fields.items():
+            if name not in document.fields:
+                raise StoreDamaged("a part lacks a field that the root names", object=key, field=name)
+            if not _agree(each, document.fields[name]):
+                raise StoreDamaged(
+                    "a part and the root disagree about a field",
+                    object=key,
+                    field=name,
+                    expected=f"{each.kind} {each.dtype} {each.shape}",
+                    found=f"{document.fields[name].kind} {document.fields[name].dtype} {document.fields[name].shape}",
+                )
+        return document
+
+    @lazily
+    def _row_starts(self) -> list[int]:
+        return [0, *itertools.accumulate(each.rows for each in self._root.parts)]
+
+    @lazily
+    def _episode_starts(self) -> list[int]:
+        return [0, *itertools.accumulate(each.episodes for each in self._root.parts)]
+
+    def _part(self, number: int) -> Part:
+        part = self._parts.get(number)
+        if part is None:
+            part = Part(
+                number,
+                self._root.parts[number],
+                self._documents[number],
+                self._fetcher,
+                self._opened,
+                self._row_starts[number],
+                self._episode_starts[number],
+            )
+            keep(self._parts, number, part, MAX_OPEN_PARTS)
+        return part
+
+    def _all_parts(self) -> Iterator[Part]:
+        return (self._part(number) for number in range(len(self._root.parts)))
+
+    def _place(self, row: int) -> tuple[Part, int]:
+        part = self._part(bisect.bisect_right(self._row_starts, row) - 1)
+        return part, row - part.row_start
+
+    def _episode_place(self, episode: int) -> tuple[Part, int]:
+        part = self._part(bisect.bisect_right(self._episode_starts, episode) - 1)
+        return part, episode - part.episode_start
+
+    def _row(self, row: SupportsIndex) -> int:
+        return int(self.check_rows([operator.index(row)])[0])
+
+    def _episode(self, episode: SupportsIndex) -> int:
+        return int(self.check_episodes([operator.index(episode)])[0])
+
+    def _meta(self, digest: str | None) -> dict[str, Any]:
+        """A small document; {} where the root names none."""
+        if digest is None:
+            return {}
+        key = layout.meta_key(digest)
+        data = read_document(self._fetcher, key, MAX_DOCUMENT_BYTES)
+        if canonical.sha256_hex(data) != digest:
+            raise StoreDamaged("a document is not what its name says", object=key, store=self.url)
+        document = canonical.loads(data, key)
+        if not isinstance(document, dict):
+            raise StoreDamaged("a document is not as the format says", object=key, store=self.url)
+        return document
+
+
+class Episodes:
+    """The episodes of a store, as a sequence of `Episode`. Nothing is held: each is looked up in the store's table."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __len__(self) -> int:
+        return self._store._episode_starts[-1]
+
+    def __getitem__(self, episode: SupportsIndex) -> Episode:
+        number = operator.index(episode)
+        if number < 0:
+            number += len(self)
+        if not 0 <= number < len(self):
+            raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
+        part, at = self._store._episode_place(number)
+        start, length, task, source, demo, success = (int(x) for x in part.entries(at, at + 1)[0, :6])
+        described = part.document.sources[source]
+        return Episode(
+            number,
+            described.suite,
+            part.document.tasks[task].name,
+            described.file,
+            demo,
+            part.row_start + start,
+            length,
+            None if success < 0 else bool(success),
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[number] for number in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Episodes({len(self):,} of {self._store.url!r})"
+
+    @property
+    def starts(self) -> Int64:
+        """The first row of each, (n,) int64."""
+        return self._column(0)
+
+    @property
+    def lengths(self) -> Int64:
+        """Steps of each, (n,) int64."""
+        return self._column(1)
+
+    def _column(self, column: int) -> Int64:
+        made = np.empty(len(self), np.int64)
+        for part in self._store._all_parts():
+            values = part.entries(0, part.episodes)[:, column]
+            made[part.episode_start : part.episode_start + part.episodes] = values + (
+                part.row_start if not column else 0
+            )
+        return made
+
+
+def numeric_column(part: Part, field: str) -> Column:
+    """The array of a numeric field of a part."""
+    return part.column(part.document.fields[field])
+
+
+def _agree(whole: RootField, part: Field) -> bool:
+    if whole.dtype != part.dtype:
+        return False
+    if whole.kind == "ragged-episode" and part.kind == "fixed":  # widths that differ between parts only
+        return not part.is_camera and len(part.shape) == 1
+    return whole.kind == part.kind and whole.shape == part.shape
+
+
+def _numbers(kind: str, given: npt.ArrayLike, count: int) -> Int64:
+    if isinstance(given, range) and given.step == 1:
+        made = np.arange(given.start, given.stop, dtype=np.int64)
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray)):
+        made = np.asarray(list(given))
+    else:
+        made = np.asarray(given)
+    if made.ndim == 0:
+        made = made.reshape(1)
+    if not made.size:
+        return np.empty(0, np.int64)
+    if made.ndim != 1 or made.dtype.kind not in "iu":
+        raise OptionError(f"{kind}s are whole numbers", found=f"{made.dtype} of shape {made.shape}")
+    wrong = (made < 0) | (made >= count)
+    if wrong.any():
+        raise UnknownName.among(kind, int(made[wrong.argmax()]), [f"0 to {count - 1}"])
+    return made.astype(np.int64)

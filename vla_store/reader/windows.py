@@ -1,0 +1,117 @@
+"""Windows: which steps of an episode a sample takes around its anchor. Pure arithmetic.
+
+Offset d of anchor step s is time s + d of the same episode. Outside the episode the nearest step stands in, and is_pad is true.
+Under causal alignment, a source that records observations *after* the action of the same row has its observation of
+decision time s in row s - 1: such fields are read one row earlier.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, UnknownName
+
+ALIGNMENTS = ("causal", "as_stored")
+MAX_OFFSET = 2**31 - 1
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The offsets of one field; `has_axis` is false where an int was asked for, which adds no axis."""
+
+    field: str
+    offsets: tuple[int, ...]
+    has_axis: bool
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes that the window puts in front of a step's shape."""
+        return (len(self.offsets),) if self.has_axis else ()
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the offsets ascend by one, so that a window inside its episode is one slice."""
+        return all(b - a == 1 for a, b in zip(self.offsets, self.offsets[1:]))
+
+    def __str__(self) -> str:
+        if not self.has_axis:
+            return str(self.offsets[0])
+        if self.is_run and len(self.offsets) > 4:
+            return f"range({self.offsets[0]}, {self.offsets[-1] + 1})"
+        shown = ", ".join(map(str, self.offsets[:8]))
+        return f"[{shown}, ... ({len(self.offsets)})]" if len(self.offsets) > 8 else f"[{shown}]"
+
+
+def parse_windows(windows: Mapping[str, int | Iterable[int]], known: Iterable[str]) -> tuple[Window, ...]:
+    """The windows of {field: offset or offsets}, in that order. Raises UnknownName, OptionError."""
+    known = list(known)
+    if not isinstance(windows, Mapping):
+        raise OptionError(
+            "windows is a dict of field names to offsets", found=type(windows).__name__, hint='{"actions": range(64)}'
+        )
+    if not windows:
+        raise OptionError("windows names no field", hint=f"fields: {', '.join(known)}")
+    made = []
+    for field, offsets in windows.items():
+        if field not in known:
+            raise UnknownName.among("field", field, known)
+        made.append(_window(field, offsets))
+    return tuple(made)
+
+
+def shift_of(role: str, observation: str, alignment: str) -> int:
+    """How many rows from its time a field's value lies in a source: -1 for observations recorded after the action, causally."""
+    return -1 if alignment == "causal" and role == "observation" and observation == "after" else 0
+
+
+def window_times(steps: Int64, lengths: Int64, offsets: Int64, shifts: Int64 | int) -> tuple[Int64, Bool]:
+    """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
+
+    steps, lengths: (B,) anchor steps and lengths of their episodes. offsets: (K,). shifts: (B,) or one number.
+    """
+    times = (steps + shifts)[:, None] + offsets
+    last = (lengths - 1)[:, None]
+    clipped = np.minimum(np.maximum(times, 0), last)
+    return clipped, clipped != times
+
+
+def _window(field: str, offsets: Any) -> Window:
+    if isinstance(offsets, (str, bytes, bool, Mapping)):
+        raise _no_offsets(field, offsets)
+    try:
+        return Window(field, (_offset(field, operator.index(offsets)),), False)
+    except TypeError:
+        pass
+    try:
+        each_offset = list(offsets)
+        if any(isinstance(each, bool) for each in each_offset):
+            raise _no_offsets(field, offsets)
+        made = tuple(_offset(field, operator.index(each)) for each in each_offset)
+    except TypeError:
+        raise _no_offsets(field, offsets) from None
+    if not made:
+        raise OptionError(f"the window of {field!r} has no offsets", hint="leave the field out of `windows` instead")
+    return Window(field, made, True)
+
+
+def _offset(field: str, offset: int) -> int:
+    if abs(offset) > MAX_OFFSET:
+        raise OptionError(f"an offset of {field!r} is beyond any episode", found=offset)
+    return offset
+
+
+def _no_offsets(field: str, found: Any) -> OptionError:
+    return OptionError(
+        f"the window of {field!r} is not a whole number or a list of them",
+        found=repr(found)[:100],
+        hint="0 for the anchor's own step, [-1, 0] for two steps, range(64) for a chunk",
+    )
