@@ -462,12 +462,12 @@ def test_a_key_never_leads_out_of_a_folder(key: str) -> None:
     assert posixpath.normpath(posixpath.join("/store", key)) == f"/store/{key}"
 
 
-@pytest.mark.parametrize("name", ["a", "A-b_9", "_a", "-", "x" * 64])
+@pytest.mark.parametrize("name", ["a", "A-b_9", "_a", "-", "x" * 64, "attributes_", "Attributes"])
 def test_a_name_can_be_a_field_s(name: str) -> None:
     schema.check_field_names([name])
 
 
-@pytest.mark.parametrize("name", ["", "__a", "a.b", "a/b", "a b", "é", "a\n", "x" * 65])
+@pytest.mark.parametrize("name", ["", "__a", "attributes", "a.b", "a/b", "a b", "é", "a\n", "x" * 65])
 def test_a_name_cannot_be_a_field_s(name: str) -> None:
     with pytest.raises(SourceError, match="name") as caught:
         schema.check_field_names(["ok", name], file="some.hdf5")

@@ -49,7 +49,8 @@ ORIENTATIONS = ("bottom_up", "top_down", "rot180")
 OBSERVATIONS = ("before", "after")
 TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attributes_start", "attributes_bytes")
 
-_FIELD_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}\Z")
+# `attributes`, were it ragged, would have the column attributes_start a second time.
+_FIELD_NAME = re.compile(r"(?!__|attributes\Z)[A-Za-z0-9_-]{1,64}\Z")
 _PATH_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -336,7 +337,7 @@ class Root:
 
 
 def check_field_names(names: list[str], **places: Any) -> None:
-    """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __."""
+    """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __, not `attributes`."""
     seen: dict[str, str] = {}
     for name in names:
         if not _FIELD_NAME.match(name):
@@ -344,7 +345,7 @@ def check_field_names(names: list[str], **places: Any) -> None:
                 "a dataset's name cannot be a field's",
                 **places,
                 found=name,
-                expected="1 to 64 of A-Z a-z 0-9 _ -, not beginning with __",
+                expected="1 to 64 of A-Z a-z 0-9 _ -, not beginning with __, not attributes",
             )
         other = seen.setdefault(name.lower(), name)
         if other != name:
