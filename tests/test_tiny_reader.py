@@ -1,0 +1,188 @@
+"""The second reader reads stores of every preset; what it reads is what h5py reads from the source. Nothing of ours in between."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_reader
+from tiny_reader import TinyStore
+
+PRESETS = ("raw", "fast", "small")
+
+
+def sources_of(folder: Path) -> list[Path]:
+    """HDF5 files in the store's order: suites by name, files by name."""
+    return sorted(folder.glob("*/*.hdf5"), key=lambda path: (path.parent.name.encode(), path.name.encode()))
+
+
+def numbered(group: Any) -> list[str]:
+    return sorted(group, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def field_arrays(demo: Any) -> dict[str, np.ndarray]:
+    """Every dataset of a demo, by the name of its field."""
+    import h5py
+
+    found: dict[str, np.ndarray] = {}
+
+    def add(path: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            found[path.removeprefix("obs/").replace("/", "__")] = node[()]
+
+    demo.visititems(add)
+    return found
+
+
+def attribute(value: Any) -> Any:
+    """What h5py gives, in a form that compares with `stored_attribute`."""
+    if isinstance(value, (str, bytes)):
+        return value.decode() if isinstance(value, bytes) else value
+    array = np.asarray(value)
+    return (array.dtype.name, array.shape, array.tobytes())
+
+
+def stored_attribute(value: dict[str, Any]) -> Any:
+    if "utf8" in value:
+        return value["utf8"]
+    return (value["dtype"], tuple(value["shape"]), base64.b64decode(value["base64"]))
+
+
+def attributes_below(demo: Any) -> dict[str, dict[str, Any]]:
+    found = {demo.name: {name: attribute(value) for name, value in demo.attrs.items()}}
+
+    def add(_: str, node: Any) -> None:
+        found[node.name] = {name: attribute(value) for name, value in node.attrs.items()}
+
+    demo.visititems(add)
+    return found
+
+
+def stored_attributes(objects: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        path: {name: stored_attribute(value) for name, value in attributes.items()}
+        for path, attributes in objects.items()
+    }
+
+
+def assert_is_the_source(store: TinyStore, folder: Path) -> tuple[int, int]:
+    """Every dataset and attribute of every demo, bit for bit, and nothing more. Episodes and steps compared."""
+    import h5py
+
+    episodes = store.episodes()
+    count = steps = 0
+    for path in sources_of(folder):
+        with h5py.File(path) as file:
+            for name in numbered(file["data"]):
+                demo, episode = file["data"][name], next(episodes)
+                where = f"{path.name} {name}"
+                assert f"demo_{episode['row']['number']}" == name, where
+                assert (episode["source"]["suite"], episode["source"]["file"]) == (path.parent.name, path.name), where
+                arrays = field_arrays(demo)
+                assert sorted(episode["fields"]) == sorted(arrays), where
+                for field, array in arrays.items():
+                    stored = episode["fields"][field]
+                    assert (stored.dtype, stored.shape) == (array.dtype, array.shape), f"{where} {field}"
+                    assert stored.tobytes() == array.tobytes(), f"{where} {field}"
+                assert stored_attributes(episode["attributes"]) == attributes_below(demo), where
+                own = {
+                    place: {key: attribute(value) for key, value in file[place].attrs.items()}
+                    for place in ("/", "/data")
+                }
+                assert stored_attributes(episode["file_attributes"]) == own, where
+                assert episode["row"]["success"] == (arrays["rewards"][-1] >= 1), where
+                count += 1
+                steps += len(arrays["actions"])
+    assert next(episodes, None) is None
+    return count, steps
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_tiny_store_is_its_source(tiny_stores: dict[str, Path], tiny_source: Path, preset: str) -> None:
+    pytest.importorskip("h5py")
+    store = TinyStore(tiny_stores[preset])
+    assert assert_is_the_source(store, tiny_source) == (10, 137)
+    assert tiny_reader.fingerprint(store.episodes()) == store.root["fingerprint"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_store_of_the_demonstrations_is_its_source(demo_stores: dict[str, Path], demos: Path, preset: str) -> None:
+    pytest.importorskip("h5py")
+    store = TinyStore(demo_stores[preset])
+    assert assert_is_the_source(store, demos / "libero") == (13, 2_058)
+    assert tiny_reader.fingerprint(store.episodes()) == store.root["fingerprint"]
+
+
+def test_presets_differ_in_bytes_and_not_in_content(tiny_stores: dict[str, Path]) -> None:
+    roots = [TinyStore(path).root for path in tiny_stores.values()]
+    assert len({root["fingerprint"] for root in roots}) == 1
+    assert len({root["digest"] for root in roots}) == len(PRESETS)
+    assert len({root["meta"]["statistics"] for root in roots}) == 1
+
+
+def test_episodes_of_different_presets_have_the_same_digests(tiny_stores: dict[str, Path]) -> None:
+    digests = [[each["digest"] for each in TinyStore(path).episodes()] for path in tiny_stores.values()]
+    assert digests[0] == digests[1] == digests[2]
+
+
+def test_statistics_are_those_of_the_source(tiny_store: Path) -> None:
+    store = TinyStore(tiny_store)
+    episodes = list(store.episodes())
+    statistics = store.meta["statistics"]["fields"]
+    fixed = {
+        name
+        for name, field in store.root["fields"].items()
+        if field["kind"] == "fixed" and not name.endswith(("_rgb", "_depth"))
+    }
+    assert set(statistics) == fixed
+    for name, of in statistics.items():
+        for suite, said in [("", of["all"]), *of["suites"].items()]:
+            rows = [each["fields"][name] for each in episodes if suite in ("", each["source"]["suite"])]
+            flat = np.concatenate(rows).reshape(sum(map(len, rows)), -1).astype(np.float64)
+            assert said["count"] == [len(flat)] * flat.shape[1]
+            assert said["nan"] == [0] * flat.shape[1]
+            assert said["min"] == [repr(float(x)) for x in flat.min(axis=0)]
+            assert said["max"] == [repr(float(x)) for x in flat.max(axis=0)]
+            for key, theirs in (
+                ("mean", flat.mean(axis=0)),
+                ("std", flat.std(axis=0)),
+                ("q01", np.quantile(flat, 0.01, axis=0)),
+                ("q99", np.quantile(flat, 0.99, axis=0)),
+            ):
+                np.testing.assert_allclose([float(x) for x in said[key]], theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_every_flipped_byte_that_is_tried_is_found(tiny_store: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(tiny_store, tmp_path / "store.vla")
+    rng = np.random.default_rng(0)
+    for path in sorted(each for each in store.rglob("*") if each.is_file() and each.parent.name != "parts"):
+        data = path.read_bytes()
+        spoilt = bytearray(data)
+        spoilt[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoilt)
+        with pytest.raises((AssertionError, ValueError, KeyError)):
+            TinyStore(store)
+        path.write_bytes(data)
+    TinyStore(store)
+
+
+def test_the_second_reader_is_short_and_takes_nothing_from_the_first() -> None:
+    source = Path(tiny_reader.__file__).read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 150
+    imported = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
+    allowed = {"__future__", "hashlib", "itertools", "json", "collections", "pathlib", "typing"}
+    assert imported <= allowed | {"numpy", "numcodecs", "google_crc32c"}
+
+
+def test_a_root_says_which_parts_there_are_and_where(tiny_store: Path) -> None:
+    root = json.loads((tiny_store / "zarr.json").read_text())["attributes"]["vla_store"]
+    assert [part["path"] for part in root["parts"]] == [
+        f"parts/{path.name}" for path in (tiny_store / "parts").iterdir() if path.is_dir()
+    ]
+    assert (root["generation"], root["parent"], root["rows"], root["episodes"]) == (1, None, 137, 10)
