@@ -55,7 +55,7 @@ class Preset:
 # LZ4HC's level: docs/explanation/predictions.md has the experiment (benchmarks/codec_levels.py repeats it).
 PRESETS = {
     "raw": Preset(NONE, ((),)),
-    "fast": Preset(Codec("blosc", "lz4hc", 5), ((), ("background",))),
+    "fast": Preset(Codec("blosc", "lz4hc", 9), ((), ("background",))),
     "small": Preset(
         Codec("blosc", "zstd", 3),
         ((), ("background",), ("above",), ("green", "above"), ("background", "green", "above")),
