@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vla_store.format.schema import FORMAT_VERSION
+
 if TYPE_CHECKING:
     from vla_store.builder import BuildReport
     from vla_store.reader import Store
@@ -97,38 +99,45 @@ def build_table(report: BuildReport) -> str:
 
 def store_json(store: Store) -> dict[str, Any]:
     """What a store holds, for programs."""
-    root = store.root
+    documents = [document for _, document in store.parts]
+    counts = {suite: {"episodes": 0, "steps": 0, "tasks": 0} for suite in store.suites}
+    for task in store.tasks:
+        counts[task.suite]["tasks"] += 1
+    for episode in store.episodes:
+        counts[episode.suite]["episodes"] += 1
+        counts[episode.suite]["steps"] += episode.length
     return {
         "conventions": [
             {"file": each.file, "observation": each.observation, "orientation": each.orientation, "suite": each.suite}
-            for each in store.sources
+            for each in store.conventions.sources
         ],
-        "digest": root.digest,
-        "episodes": root.episodes,
+        "digest": store.digest,
+        "episodes": len(store.episodes),
         "fields": {
-            field.name: {
-                "camera": field.is_camera,
-                "codec": str(field.codec),
-                "dtype": field.dtype,
-                "kind": field.kind,
-                "prediction": list(field.prediction),
-                "role": field.role,
-                "shape": list(field.shape),
+            name: {
+                "camera": each.is_camera,
+                "codec": sorted({str(document.fields[name].codec) for document in documents}),
+                "dtype": each.dtype,
+                "kind": each.kind,
+                "prediction": sorted({prediction_text(document.fields[name].prediction) for document in documents}),
+                "role": each.role,
+                "shape": list(each.shape),
             }
-            for field in store.fields.values()
+            for name, each in store.fields.items()
         },
-        "fingerprint": root.fingerprint,
-        "format_version": 1,
-        "generation": root.generation,
+        "fingerprint": store.fingerprint,
+        "format_version": FORMAT_VERSION,
+        "generation": store.generation,
         "nbytes": store.nbytes,
-        "parts": [each.to_json() for each in root.parts],
-        "rows": root.rows,
-        "skipped": store.skipped,
-        "suites": {
-            suite: {"episodes": episodes, "steps": steps, "tasks": tasks}
-            for suite, (tasks, episodes, steps) in store.suite_counts().items()
-        },
+        "parts": [entry.to_json() for entry, _ in store.parts],
+        "rows": store.rows,
+        "skipped": [
+            {"demo": each.demo, "file": each.file, "reason": each.reason, "suite": each.suite} for each in store.skipped
+        ],
+        "suites": counts,
+        "tasks": [{"name": each.name, "suite": each.suite, "text": each.text} for each in store.tasks],
         "url": store.url,
+        "warnings": list(store.warnings),
     }
 
 
@@ -155,18 +164,16 @@ def store_text(described: dict[str, Any]) -> str:
             "x".join("?" if axis is None else str(axis) for axis in each["shape"]) or "-",
             each["dtype"],
             each["role"],
-            f"{each['codec']}, {prediction_text(each['prediction'])}" if each["camera"] else "-",
+            f"{'/'.join(each['codec'])}, {'/'.join(each['prediction'])}" if each["camera"] else "-",
         ]
         for name, each in sorted(described["fields"].items(), key=lambda item: (not item[1]["camera"], item[0]))
     ]
     lines.append(table(["field", "shape", "dtype", "role", "codec, prediction"], fields))
-    skipped = described["skipped"] or {"skipped": [], "warnings": []}
-    if skipped["skipped"] or skipped["warnings"]:
-        lines += ["", f"{len(skipped['skipped'])} left out, {len(skipped['warnings'])} warnings when it was built:"]
-        lines += [
-            f"  {each['suite']}/{each['file']} {each['demo'] or ''}: {each['reason']}" for each in skipped["skipped"]
-        ]
-        lines += [f"  {each['suite']}/{each['file']}: {each['warning']}" for each in skipped["warnings"]]
-    if len(described["parts"]) > 64:
-        lines += ["", "hint: a store of more than 64 parts opens slowly; `vla-store recode` makes one part of them"]
+    skipped, warnings = described["skipped"], described["warnings"]
+    if skipped or warnings:
+        lines += ["", f"{len(skipped)} left out, {len(warnings)} warnings when it was built:"]
+        lines += [f"  {each['suite']}/{each['file']} {each['demo'] or ''}: {each['reason']}" for each in skipped[:10]]
+        lines += [f"  {each['suite']}/{each['file']}: {each['warning']}" for each in warnings[:10]]
+        if max(len(skipped), len(warnings)) > 10:
+            lines.append("  ... (--json lists all)")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ class ProgressBar:
         self._terminal = self._stream.isatty() and not quiet
         self._quiet = quiet
         self._steps = self._nbytes = self._done = self._before = 0
-        self._began = self._shown = 0.0
+        self._began = self._shown = time.monotonic()
         self._width = 0
 
     def talk(self, text: str) -> None:

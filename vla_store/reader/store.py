@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError
 from vla_store.format import canonical, digests, layout
-from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
+from vla_store.format.listing import parse_listing
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader import opening
 from vla_store.reader.columns import Column
@@ -119,6 +120,23 @@ class Store:
     def rows(self) -> int:
         """Steps of all episodes."""
         return self._row_starts[-1]
+
+    @property
+    def parts(self) -> tuple[tuple[PartEntry, PartDocument], ...]:
+        """Every part: its line in the root, and what it says of itself (plan, tasks, sources, fields with codec and prediction)."""
+        return tuple(zip(self._root.parts, self._documents))
+
+    @lazily
+    def nbytes(self) -> int:
+        """Bytes of all objects that this root needs, by the listings of its parts."""
+        total = len(self._root.to_bytes())
+        for entry in self._root.parts:
+            key = f"{entry.path}/{layout.LISTING}"
+            listing = read_document(self._fetcher, key, MAX_DOCUMENT_BYTES)
+            total += len(listing) + sum(each.size for each in parse_listing(listing, key))
+        meta = self._root.meta
+        keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
+        return total + sum(self._fetcher.size(key) for key in keys)
 
     @lazily
     def episodes(self) -> Episodes:
