@@ -11,15 +11,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import make_stores
 import pytest
-import tiny_libero
 from hypothesis import HealthCheck, settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PRESETS = ("raw", "fast", "small")
 
 settings.register_profile(
     "vla_store",
@@ -78,46 +76,46 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_source(kept: Path) -> Path:
     """A folder of suites of tiny files; see tiny_libero. Do not write into it: copy it."""
-    done = kept / "tiny_source"
-    if not done.exists():
+    if not (kept / "tiny_source").exists():
         pytest.importorskip("h5py", reason="writing a source needs h5py")
-        tiny_libero.write_suites(kept / "tiny_source.unfinished").rename(done)
-    return done
+    return make_stores.tiny_source(kept)
 
 
 @pytest.fixture(scope="session")
-def tiny_stores(kept: Path, tiny_source: Path) -> dict[str, Path]:
+def tiny_stores(kept: Path) -> dict[str, Path]:
     """A store of `tiny_source` by preset. Do not write into them: copy them."""
-    return {preset: built(kept / f"tiny-{preset}.vla", [tiny_source], preset) for preset in PRESETS}
+    for preset in make_stores.PRESETS:
+        skip_unless_ready(kept / f"tiny-{preset}.vla")
+    return {preset: make_stores.tiny_store(kept, preset) for preset in make_stores.PRESETS}
 
 
 @pytest.fixture(scope="session")
-def tiny_store(kept: Path, tiny_source: Path) -> Path:
+def tiny_store(kept: Path) -> Path:
     """The `fast` store of `tiny_source`."""
-    return built(kept / "tiny-fast.vla", [tiny_source], "fast")
+    skip_unless_ready(kept / "tiny-fast.vla")
+    return make_stores.tiny_store(kept, "fast")
 
 
 @pytest.fixture(scope="session")
 def demo_stores(kept: Path, demos: Path) -> dict[str, Path]:
     """A store of the LIBERO demonstrations by preset."""
-    return {preset: built(kept / f"demos-{preset}.vla", [demos / "libero"], preset) for preset in PRESETS}
+    for preset in make_stores.PRESETS:
+        skip_unless_ready(kept / f"demos-{preset}.vla")
+    return {preset: make_stores.demo_store(kept, demos, preset) for preset in make_stores.PRESETS}
 
 
 @pytest.fixture(scope="session")
 def demo_store(kept: Path, demos: Path) -> Path:
     """The `fast` store of the LIBERO demonstrations."""
-    return built(kept / "demos-fast.vla", [demos / "libero"], "fast")
+    skip_unless_ready(kept / "demos-fast.vla")
+    return make_stores.demo_store(kept, demos, "fast")
 
 
-def built(store: Path, sources: Sequence[Path], preset: str) -> Path:
-    """Builds `store` unless it is there; skips where this interpreter cannot build."""
+def skip_unless_ready(store: Path) -> None:
+    """Skips where the store is not there and this interpreter cannot build."""
     if not store.exists():
         for module in ("h5py", "zarr", "dask"):
             pytest.importorskip(module, reason=f"building needs {module}")
-        from vla_store.builder import build_store
-
-        build_store(sources, store, preset=preset)
-    return store
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,49 @@
+"""Makes the sources and stores that tests share, once, in a folder: python tests/make_stores.py FOLDER [DEMOS]
+
+The fixtures of conftest.py call the same functions; as a script it fills VLA_STORE_TEST_STORES for interpreters that cannot build.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tiny_libero
+
+PRESETS = ("raw", "fast", "small")
+
+
+def tiny_source(folder: Path) -> Path:
+    """The folder of suites of tiny_libero, written unless it is there."""
+    done = folder / "tiny_source"
+    if not done.exists():
+        unfinished = folder / "tiny_source.unfinished"
+        tiny_libero.write_suites(unfinished).rename(done)
+    return done
+
+
+def tiny_store(folder: Path, preset: str) -> Path:
+    return built(folder / f"tiny-{preset}.vla", [tiny_source(folder)], preset)
+
+
+def demo_store(folder: Path, demos: Path, preset: str) -> Path:
+    return built(folder / f"demos-{preset}.vla", [demos / "libero"], preset)
+
+
+def built(store: Path, sources: Sequence[Path], preset: str) -> Path:
+    """`store`, built unless it is there."""
+    if not store.exists():
+        from vla_store.builder import build_store
+
+        build_store(sources, store, preset=preset)
+    return store
+
+
+if __name__ == "__main__":
+    into = Path(sys.argv[1]).resolve()
+    into.mkdir(parents=True, exist_ok=True)
+    for each in PRESETS:
+        tiny_store(into, each)
+        if len(sys.argv) > 2:
+            demo_store(into, Path(sys.argv[2]), each)
