@@ -20,6 +20,7 @@ from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, Ski
 from vla_store.errors import OptionError, SourceError, SourceNotFound
 from vla_store.format import canonical
 from vla_store.format.attributes import encode_attributes
+from vla_store.format.digests import episode_name
 from vla_store.format.schema import (
     MAX_FIELDS,
     MAX_FRAME_BYTES,
@@ -164,7 +165,7 @@ def _consistent(
             error.at(file=info.file, demo=episode.number)
             if not skip_bad:
                 raise
-            skipped.append(Skipped(info.suite, info.file, f"demo_{episode.number}", error.what))
+            skipped.append(Skipped(info.suite, info.file, episode_name(episode.number), error.what))
             continue
         if not fields:
             fields.update(episode.fields)
