@@ -158,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
     )
-    build.add_argument("--overwrite", action="store_true", help="replace STORE, discard an unfinished build of it")
+    build.add_argument(
+        "--overwrite", action="store_true", help="replace STORE, and discard an unfinished build of other sources"
+    )
     build.add_argument(
         "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which and why"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vla_store.builder.commit import write_first_root, write_metadata, write_part
-from vla_store.builder.destination import check_destination, replace_store
+from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.encode import Receipt, make_tasks
 from vla_store.builder.executors import run_tasks
 from vla_store.builder.journal import Journal
@@ -23,7 +21,6 @@ from vla_store.builder.shards import sync_folder
 from vla_store.builder.sources import EpisodeSource, Skipped
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
-from vla_store.format.layout import partial_path
 from vla_store.format.schema import Root
 
 
@@ -97,15 +94,14 @@ def build_store(
     store: a local path that does not exist yet. The build happens in STORE.partial; renaming it is the commit.
     preset: "raw", "fast" or "small". orientation ("bottom_up", "top_down", "rot180"), observation ("before", "after"):
     what the sources do not say themselves. executor: "threads" or "processes"; scheduler: address of a dask cluster instead.
-    max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, discard an
-    unfinished build. skip_bad: leave out demonstrations that are bad and record them. dry_run: plan only, write nothing.
+    max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
+    unfinished build of other sources or options. skip_bad: leave out demonstrations that are bad and record them. dry_run: plan only, write nothing.
     Raises SourceError, UsageError, MachineError; the message names file and demonstration.
     """
     started = time.monotonic()
     if preset not in PRESETS:
         raise OptionError(f"there is no preset {preset!r}", exists=", ".join(PRESETS))
-    target = Path(os.path.abspath(store))
-    partial = Path(partial_path(str(target)))
+    target, partial = destination_of(store)
     talk: Callable[[str], None] = progress.talk if progress else lambda text: None
     paths = [Path(each) for each in sources if isinstance(each, (str, Path))]
     check_destination(str(store), target, partial, paths, overwrite=overwrite)
@@ -119,11 +115,10 @@ def build_store(
     if dry_run:
         return _report(target, None, plan, scan, probe, preset, len(tasks), memory, started, False, None)
     try:
-        if overwrite and partial.exists():
-            shutil.rmtree(partial)
         journal = Journal(partial, plan)
+        committed = None
         try:
-            receipts = journal.open()
+            receipts = journal.open(discard=overwrite)
             resumed = bool(receipts)
             metadata = write_metadata(plan, journal.part)
             missing = journal.missing(tasks, receipts)
@@ -149,8 +144,9 @@ def build_store(
             journal.remove()
             sync_folder(partial)
             replace_store(partial, target, overwrite=overwrite)
+            committed = target
         finally:
-            journal.close()
+            journal.close(committed)
     except VlaStoreError:
         raise
     except (OSError, MemoryError) as error:

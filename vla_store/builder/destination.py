@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla_store.builder.journal import LOCK
 from vla_store.builder.shards import sync_folder
-from vla_store.errors import DestinationExists, OptionError
+from vla_store.errors import DestinationExists, OptionError, machine_error
+from vla_store.format.layout import ROOT_KEY, partial_path, root_key
+
+FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... STORE"
+
+
+def destination_of(store: str | Path) -> tuple[Path, Path]:
+    """Where the store and its unfinished build lie: absolute, and at the end of the link where `store` is one."""
+    target = Path(os.path.abspath(store))
+    if target.is_symlink():  # it was made to say which disk the store belongs on
+        target = Path(os.path.realpath(target))
+    return target, Path(partial_path(str(target)))
 
 
 def check_destination(given: str, target: Path, partial: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
@@ -20,53 +34,83 @@ def check_destination(given: str, target: Path, partial: Path, sources: Sequence
             found=given,
             hint="build it locally, then copy the folder to its place: objects never change after the build",
         )
-    for source in sources:
-        real, place = Path(os.path.realpath(source)), Path(os.path.realpath(target))
-        if (
-            place == real
-            or place in real.parents
-            or (real.is_dir() and real in place.parents and not overwrite and place.exists())
-        ):
-            raise DestinationExists(
-                "STORE is one of the sources, or holds one; nothing was touched",
-                store=target,
-                source=source,
-                hint="the last argument is the store to write: vla-store build SOURCE... STORE",
-            )
-    if target.exists() or target.is_symlink():
+    for place, name in (
+        (target, "STORE"),
+        (partial, "the unfinished build of STORE"),
+        (_aside(target), "STORE.replaced"),
+    ):
+        for source in sources:
+            real, taken = Path(os.path.realpath(source)), Path(os.path.realpath(place))
+            if taken == real or taken in real.parents:
+                raise DestinationExists(
+                    f"{name} is one of the sources, or holds one; nothing was touched",
+                    store=target,
+                    source=source,
+                    hint=FORGOTTEN if place == target else "choose another name for STORE",
+                )
+    if target.exists():
         if not is_store(target):
             raise DestinationExists(
-                "STORE exists and is not a store; nothing was touched",
-                store=target,
-                hint="the last argument is the store to write: vla-store build SOURCE... STORE",
+                "STORE exists and is not a store; nothing was touched", store=target, hint=FORGOTTEN
             )
         if not overwrite:
             raise DestinationExists(
                 "STORE exists", store=target, hint="choose another name, or replace it with --overwrite"
             )
-    if partial.exists() and not partial.is_dir():
-        raise DestinationExists("the place of the unfinished build is taken", path=partial)
+    if partial.is_symlink() or (partial.exists() and not _is_unfinished(partial)):
+        raise DestinationExists(
+            "the place of the unfinished build is taken; nothing was touched",
+            path=partial,
+            hint="move it out of the way, or choose another name for STORE",
+        )
+    if overwrite and _aside(target).exists() and not is_store(_aside(target)):
+        raise DestinationExists(
+            "the place for the store that is replaced is taken; nothing was touched",
+            path=_aside(target),
+            hint="move it out of the way",
+        )
+    _check_writable(target)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.replaced")
+
+
+def _is_unfinished(partial: Path) -> bool:
+    """Whether a folder holds nothing but what an unfinished build leaves."""
+    return partial.is_dir() and set(os.listdir(partial)) <= {LOCK, "meta", "parts", "roots", ROOT_KEY}
+
+
+def _check_writable(target: Path) -> None:
+    """Say now what would otherwise be found out after the scan."""
+    above = next(each for each in target.parents if each.exists())
+    if not above.is_dir():
+        raise DestinationExists("STORE would lie below a file", store=target, file=above)
+    if not os.access(above, os.W_OK | os.X_OK):
+        read_only = os.statvfs(above).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise machine_error(OSError(number, os.strerror(number)), "looking at where STORE goes", above)
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder holds the root of a store, of whatever version or state."""
-    try:
-        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
-        return isinstance(attributes["vla_store"], dict)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    for key in (ROOT_KEY, root_key(1)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if isinstance(json.loads((path / key).read_bytes())["attributes"]["vla_store"], dict):
+                return True
+    return False
 
 
 def replace_store(partial: Path, target: Path, *, overwrite: bool) -> None:
     """The commit: STORE.partial becomes STORE. A store that is there is set aside first and deleted after."""
-    aside = target.with_name(f"{target.name}.replaced")
-    if overwrite and aside.exists():
-        shutil.rmtree(aside)
-    if overwrite and target.exists():
-        os.rename(target, aside)
-    elif target.exists():
+    aside = _aside(target)
+    if target.exists() and not overwrite:
         raise DestinationExists("STORE appeared while it was being built", store=target, partial=partial)
+    if target.exists():
+        if aside.exists():
+            shutil.rmtree(aside)
+        os.rename(target, aside)
     os.rename(partial, target)
     sync_folder(target.parent)
-    if aside.exists() and overwrite:
+    if overwrite and is_store(aside):
         shutil.rmtree(aside)

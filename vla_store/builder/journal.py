@@ -1,10 +1,13 @@
 """The journal of an unfinished build: what it builds from, and a receipt for every task that is done.
 
-parts/<id>.build/ beside the part: source.json, and one file a receipt. It goes before the store takes its name.
+parts/<id>.build/ beside the part: source.json, and one file a receipt. It goes before the store takes its name; the lock, which
+keeps a second build away, right after.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,10 +19,12 @@ from vla_store.builder.encode import Receipt, Task
 from vla_store.builder.plan import Plan
 from vla_store.builder.shards import remove_temporaries, write_object
 from vla_store.builder.sources import describe
-from vla_store.errors import DestinationExists, SourceError
+from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
 
 LOCK = "build.lock"
+SOURCES = "source.json"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that cannot say who else is there
 
 
 class Journal:
@@ -32,37 +37,50 @@ class Journal:
         self._plan = plan
         self._lock: IO[str] | None = None
 
-    def open(self) -> dict[str, Receipt]:
-        """Start or resume: take the lock, check that this is the same build of unchanged sources; receipts that still hold."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.partial / LOCK, "w")  # noqa: SIM115
+    def open(self, *, discard: bool = False) -> dict[str, Receipt]:
+        """Start or resume: take the lock, check that this is the same build of unchanged sources; receipts that still hold.
+
+        discard: what another build left is removed instead of refused.
+        """
+        self._lock = self._take_lock()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DestinationExists("another build is writing there now", partial=self.partial) from None
-        others = [each for each in self.partial.glob("parts/*.build") if each != self._folder]
-        if others or (self.part.exists() and not self._folder.exists()):
-            raise DestinationExists(
-                "an unfinished build of other sources or options is in the way",
-                partial=self.partial,
-                hint="give the same sources and options to resume it, or --overwrite to discard it",
-            )
+            self._check_same_build()
+        except (DestinationExists, SourceError):
+            if not discard:
+                raise
+            self._clear()
+        # Of a build that was stopped while it committed: a root is written again, and last.
+        for name in ("roots", "meta"):
+            shutil.rmtree(self.partial / name, ignore_errors=True)
+        (self.partial / layout.ROOT_KEY).unlink(missing_ok=True)
         remove_temporaries(self.partial)
         self._folder.mkdir(parents=True, exist_ok=True)
         self.part.mkdir(parents=True, exist_ok=True)
-        self._check_sources()
+        state = self._folder / SOURCES
+        if not state.exists():
+            write_object(self._folder, SOURCES, canonical.dumps(self._sources()))
         return self._receipts()
 
     def record(self, receipt: Receipt) -> None:
-        """Note that a task's objects are whole."""
+        """Note that a task's objects are whole, once they are seen here: a cluster's worker may have other disks."""
+        for each in receipt.objects:
+            if _size(self.part / each.key) != each.size:
+                raise MachineError(
+                    "what a worker wrote is not there",
+                    path=self.part / each.key,
+                    expected=f"{each.size} bytes",
+                    hint="all workers of a cluster must see the same file system, under the same path",
+                )
         write_object(self._folder, f"{receipt.task}.json", canonical.dumps(receipt.to_json()))
 
     def remove(self) -> None:
-        """The build is done: leave nothing in the store that the format does not name."""
+        """The build is done: leave nothing in the store that the format does not name, but the lock, which is still held."""
         shutil.rmtree(self._folder)
-        (self.partial / LOCK).unlink()
 
-    def close(self) -> None:
+    def close(self, store: Path | None = None) -> None:
+        """Let go of the lock. store: where the build lies now, if it is committed."""
+        if store is not None:
+            (store / LOCK).unlink()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -70,31 +88,72 @@ class Journal:
     def missing(self, tasks: list[Task], receipts: dict[str, Receipt]) -> list[Task]:
         return [task for task in tasks if task.name not in receipts]
 
+    def _take_lock(self) -> IO[str]:
+        path = self.partial / LOCK
+        while True:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = open(path, "a")  # noqa: SIM115
+            except FileNotFoundError:  # the build that was there has just been committed
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                raise DestinationExists(
+                    "another build is writing there now",
+                    partial=self.partial,
+                    hint="wait for it, or choose another STORE",
+                ) from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    lock.close()
+                    raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                    return lock
+            lock.close()
+
+    def _check_same_build(self) -> None:
+        """Raises DestinationExists if something else lies there, SourceError if a source is not as it was."""
+        own = {self.part.name, self._folder.name, layout.ROOT_KEY}
+        parts = self.partial / "parts"
+        if parts.exists() and set(os.listdir(parts)) - own:
+            raise DestinationExists(
+                "an unfinished build of other sources or options is in the way",
+                partial=self.partial,
+                hint="give the same sources and options to resume it, or --overwrite to discard it",
+            )
+        before = _read_json(self._folder / SOURCES) or []
+        for source, old, new in zip(self._plan.scanned, before, self._sources()):
+            if old != new:
+                raise SourceError(
+                    "a source changed since the unfinished build began",
+                    file=describe(source.source)["path"],
+                    partial=self.partial,
+                    expected=f"size {old.get('size')}, changed at {old.get('mtime_ns')} ns",
+                    found=f"size {new.get('size')}, changed at {new.get('mtime_ns')} ns",
+                    hint="--overwrite discards the unfinished build and starts again",
+                )
+
+    def _clear(self) -> None:
+        for path in self.partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
     def _receipts(self) -> dict[str, Receipt]:
         found = {}
         for path in self._folder.glob("*.json"):
-            if path.name != "source.json":
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # unreadable: the task is done again
                 receipt = Receipt.from_json(json.loads(path.read_bytes()))
                 if all(_size(self.part / each.key) == each.size for each in receipt.objects):
                     found[receipt.task] = receipt
         return found
 
-    def _check_sources(self) -> None:
-        now = [_state(describe(each.source)) for each in self._plan.scanned]
-        path = self._folder / "source.json"
-        if not path.exists():
-            write_object(self._folder, path.name, canonical.dumps(now))
-            return
-        for before, after in zip(json.loads(path.read_bytes()), now):
-            if before != after:
-                raise SourceError(
-                    "a source changed since the unfinished build began",
-                    file=after["path"],
-                    partial=self.partial,
-                    expected=f"size and time of change {before.get('size')}, {before.get('mtime_ns')}",
-                    found=f"{after.get('size')}, {after.get('mtime_ns')}",
-                    hint="--overwrite discards the unfinished build and starts again",
-                )
+    def _sources(self) -> list[dict[str, Any]]:
+        return [_state(describe(each.source)) for each in self._plan.scanned]
 
 
 def _size(path: Path) -> int:
@@ -104,10 +163,18 @@ def _size(path: Path) -> int:
         return -1
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _state(described: dict[str, Any]) -> dict[str, Any]:
+    """What must not change between the runs of one build. The path may: a disk can be mounted elsewhere."""
     path = described["path"]
     if path is None or not os.path.exists(path):
-        return described
+        return {"type": described["type"]}
     stat = os.stat(path)
     # A time of change in nanoseconds does not fit in the 53 bits of a canonical integer.
-    return {**described, "mtime_ns": str(stat.st_mtime_ns), "size": stat.st_size}
+    return {"mtime_ns": str(stat.st_mtime_ns), "size": stat.st_size, "type": described["type"]}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -21,13 +23,22 @@ def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
     """One small object below `folder`, whole or absent."""
     path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMPORARY)
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+        raise
     return ObjectEntry(key, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _temporary(path: Path) -> Path:
+    # A name of its own: a worker of an interrupted build may still be writing the same object.
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def sync_folder(path: Path) -> None:
@@ -50,6 +61,7 @@ class ArrayWriter:
         self._shard = first_shard
         self._sizes: list[int] = []
         self._file: IO[bytes] | None = None
+        self._temporary = folder
         self._hash = hashlib.sha256()
         self._written = 0
         self.objects: list[ObjectEntry] = []
@@ -59,7 +71,8 @@ class ArrayWriter:
         if self._file is None:
             path = self._path()
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path.with_name(path.name + TEMPORARY), "wb", buffering=1 << 20)  # noqa: SIM115
+            self._temporary = _temporary(path)
+            self._file = open(self._temporary, "wb", buffering=1 << 20)  # noqa: SIM115
             self._hash, self._written, self._sizes = hashlib.sha256(), 0, []
         self._put(encoded)
         self._sizes += [len(encoded) // chunks] * chunks
@@ -87,8 +100,7 @@ class ArrayWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        path = self._path()
-        os.replace(path.with_name(path.name + TEMPORARY), path)
+        os.replace(self._temporary, self._path())
         self.objects.append(
             ObjectEntry(f"{self._array}/{self._grid.key(self._shard)}", self._hash.hexdigest(), self._written)
         )
@@ -98,9 +110,9 @@ class ArrayWriter:
     def abandon(self) -> None:
         """Close without finishing; the temporary file is removed."""
         if self._file is not None:
-            self._file.close()
-            path = self._path()
-            path.with_name(path.name + TEMPORARY).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
             self._file = None
 
 
