@@ -9,15 +9,11 @@ VLA_STORE_TEST_STORES  folder in which the sources and stores made here are kept
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import make_stores
 import pytest
 from hypothesis import HealthCheck, settings
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 settings.register_profile(
     "vla_store",
@@ -50,18 +46,12 @@ def _has_cuda() -> bool:
 
 
 @pytest.fixture(scope="session")
-def demos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked demonstrations: libero/ (5 suites, 6 files, 13 demos, 2,058 steps) and variants/."""
-    packed = Path(os.environ.get("VLA_STORE_DEMOS") or CHECKOUT.parent / "shared" / "data").resolve()
-    if not (packed / "unpack.py").exists():
-        if next(packed.glob("libero/*/*.hdf5"), None):
-            return packed
-        pytest.skip(f"the demonstrations are not at {packed}: set VLA_STORE_DEMOS")
-    cache = getattr(request.config, "cache", None)
-    # Kept between runs: unpack.py compares digests and unpacks only what is absent or differs.
-    folder = Path(cache.mkdir("vla_store_demos")) if cache else tmp_path_factory.mktemp("demos")
-    subprocess.run([sys.executable, packed / "unpack.py", folder], check=True, stdout=subprocess.DEVNULL)
-    return folder
+def demos(kept: Path) -> Path:
+    """The unpacked demonstrations: libero/ (5 suites, 6 files, 13 demos, 2,058 steps) and variants/. Do not write into it."""
+    found = make_stores.demos(kept / "demos")
+    if found is None:
+        pytest.skip(f"the demonstrations are not at {make_stores.demos_place()}: set VLA_STORE_DEMOS")
+    return found
 
 
 @pytest.fixture(scope="session")

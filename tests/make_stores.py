@@ -1,16 +1,19 @@
-"""Makes the sources and stores that tests share, once, in a folder: python tests/make_stores.py FOLDER [DEMOS]
+"""Makes the sources and stores that tests share, once, in a folder: python tests/make_stores.py FOLDER
 
 The fixtures of conftest.py call the same functions; as a script it fills VLA_STORE_TEST_STORES for interpreters that cannot build.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tiny_libero
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 PRESETS = ("raw", "fast", "small")
 
 
@@ -21,6 +24,23 @@ def tiny_source(folder: Path) -> Path:
         unfinished = folder / "tiny_source.unfinished"
         tiny_libero.write_suites(unfinished).rename(done)
     return done
+
+
+def demos_place() -> Path:
+    """Where the demonstrations should be: VLA_STORE_DEMOS, or shared/data beside the checkout."""
+    return Path(os.environ.get("VLA_STORE_DEMOS") or CHECKOUT.parent / "shared" / "data").resolve()
+
+
+def demos(cache: Path) -> Path | None:
+    """The unpacked demonstrations: as they are where they are unpacked, else unpacked into `cache`. None: there are none."""
+    place = demos_place()
+    if next(place.glob("libero/*/*.hdf5"), None):
+        return place
+    if not (place / "unpack.py").exists():
+        return None
+    # It compares digests, and unpacks only what is absent or differs.
+    subprocess.run([sys.executable, place / "unpack.py", cache], check=True, stdout=subprocess.DEVNULL)
+    return cache
 
 
 def tiny_store(folder: Path, preset: str) -> Path:
@@ -43,7 +63,8 @@ def built(store: Path, sources: Sequence[Path], preset: str) -> Path:
 if __name__ == "__main__":
     into = Path(sys.argv[1]).resolve()
     into.mkdir(parents=True, exist_ok=True)
+    unpacked = demos(into / "demos")
     for each in PRESETS:
         tiny_store(into, each)
-        if len(sys.argv) > 2:
-            demo_store(into, Path(sys.argv[2]), each)
+        if unpacked:
+            demo_store(into, unpacked, each)
