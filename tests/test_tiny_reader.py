@@ -2,104 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny_reader
+from against_hdf5 import assert_is_the_source
 from tiny_reader import TinyStore
 
 PRESETS = ("raw", "fast", "small")
-
-
-def sources_of(folder: Path) -> list[Path]:
-    """HDF5 files in the store's order: suites by name, files by name."""
-    return sorted(folder.glob("*/*.hdf5"), key=lambda path: (path.parent.name.encode(), path.name.encode()))
-
-
-def numbered(group: Any) -> list[str]:
-    return sorted(group, key=lambda name: int(name.removeprefix("demo_")))
-
-
-def field_arrays(demo: Any) -> dict[str, np.ndarray]:
-    """Every dataset of a demo, by the name of its field."""
-    import h5py
-
-    found: dict[str, np.ndarray] = {}
-
-    def add(path: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            found[path.removeprefix("obs/").replace("/", "__")] = node[()]
-
-    demo.visititems(add)
-    return found
-
-
-def attribute(value: Any) -> Any:
-    """What h5py gives, in a form that compares with `stored_attribute`."""
-    if isinstance(value, (str, bytes)):
-        return value.decode() if isinstance(value, bytes) else value
-    array = np.asarray(value)
-    return (array.dtype.name, array.shape, array.tobytes())
-
-
-def stored_attribute(value: dict[str, Any]) -> Any:
-    if "utf8" in value:
-        return value["utf8"]
-    return (value["dtype"], tuple(value["shape"]), base64.b64decode(value["base64"]))
-
-
-def attributes_below(demo: Any) -> dict[str, dict[str, Any]]:
-    found = {demo.name: {name: attribute(value) for name, value in demo.attrs.items()}}
-
-    def add(_: str, node: Any) -> None:
-        found[node.name] = {name: attribute(value) for name, value in node.attrs.items()}
-
-    demo.visititems(add)
-    return found
-
-
-def stored_attributes(objects: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {
-        path: {name: stored_attribute(value) for name, value in attributes.items()}
-        for path, attributes in objects.items()
-    }
-
-
-def assert_is_the_source(store: TinyStore, folder: Path) -> tuple[int, int]:
-    """Every dataset and attribute of every demo, bit for bit, and nothing more. Episodes and steps compared."""
-    import h5py
-
-    episodes = store.episodes()
-    count = steps = 0
-    for path in sources_of(folder):
-        with h5py.File(path) as file:
-            for name in numbered(file["data"]):
-                demo, episode = file["data"][name], next(episodes)
-                where = f"{path.name} {name}"
-                assert f"demo_{episode['row']['number']}" == name, where
-                assert (episode["source"]["suite"], episode["source"]["file"]) == (path.parent.name, path.name), where
-                arrays = field_arrays(demo)
-                assert sorted(episode["fields"]) == sorted(arrays), where
-                for field, array in arrays.items():
-                    stored = episode["fields"][field]
-                    assert (stored.dtype, stored.shape) == (array.dtype, array.shape), f"{where} {field}"
-                    assert stored.tobytes() == array.tobytes(), f"{where} {field}"
-                assert stored_attributes(episode["attributes"]) == attributes_below(demo), where
-                own = {
-                    place: {key: attribute(value) for key, value in file[place].attrs.items()}
-                    for place in ("/", "/data")
-                }
-                assert stored_attributes(episode["file_attributes"]) == own, where
-                assert episode["row"]["success"] == (arrays["rewards"][-1] >= 1), where
-                count += 1
-                steps += len(arrays["actions"])
-    assert next(episodes, None) is None
-    return count, steps
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,0 +1,152 @@
+"""Makes the golden stores: small stores of every preset that every later version must read as this one does.
+
+    python tests/golden/make_golden.py             make what is absent
+    python tests/golden/make_golden.py --replace   make the stores anew from the source that is here
+
+A golden store of a format version that was released is never made anew: a later version gets a folder of its own.
+The source is committed too, because another version of h5py may write other bytes for the same arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "version-1"
+PRESETS = ("raw", "fast", "small")
+HEIGHT, WIDTH = 8, 12
+# suite, file, width of `states`, steps by number of demo
+FILES = (
+    ("suite_a", "KITCHEN_SCENE1_open_the_drawer_demo.hdf5", 5, {0: 30, 2: 1, 10: 9}),
+    ("suite_b", "put_the_cup_on_the_plate_demo.hdf5", 7, {1: 31}),
+)
+OPTIONS = {"observation": "after"}  # what the source does not say
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replace", action="store_true")
+    replace = parser.parse_args().replace
+    source = FOLDER / "source"
+    if not source.exists():
+        write_source(source)
+    for preset in PRESETS:
+        store = FOLDER / f"{preset}.vla"
+        if replace and store.exists():
+            shutil.rmtree(store)
+        if not store.exists():
+            build(source, store, preset)
+    (FOLDER / "manifest.json").write_text(json.dumps(manifest(FOLDER), indent=1, sort_keys=True) + "\n")
+    print(f"{FOLDER}: {sum(path.stat().st_size for path in files_of(FOLDER)):,} bytes")
+
+
+def build(source: Path, store: Path, preset: str) -> None:
+    from vla_store.builder import build_store
+
+    build_store([source], store, preset=preset, **OPTIONS)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Every file of a golden folder but its manifest."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / "manifest.json")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """{"files": {path: sha256}, "fingerprint", "blosc": the Blosc version whose bytes these are}."""
+    files = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files_of(folder)
+    }
+    root = json.loads((folder / "fast.vla/zarr.json").read_bytes())["attributes"]["vla_store"]
+    (part,) = root["parts"]
+    plan = json.loads((folder / "fast.vla" / part["path"] / "zarr.json").read_bytes())["attributes"]["vla_store"][
+        "plan"
+    ]
+    return {"blosc": plan["codecs"]["blosc"], "files": files, "fingerprint": root["fingerprint"]}
+
+
+def write_source(folder: Path) -> None:
+    """Two files that use every dtype and every kind of attribute that a source may have."""
+    import h5py
+
+    for seed, (suite, file, width, demos) in enumerate(FILES):
+        path = folder / suite / file
+        path.parent.mkdir(parents=True)
+        with h5py.File(path, "w") as hdf5:
+            data = hdf5.create_group("data")
+            data.attrs["macros_image_convention"] = "opengl"
+            data.attrs["problem_info"] = json.dumps({"language_instruction": ["open", " it"]})
+            data.attrs["texts"] = ["grüße", "", "text"]
+            for number, steps in demos.items():
+                demo = data.create_group(f"demo_{number}")
+                for name, array in arrays(np.random.default_rng(100 * seed + number), steps, width).items():
+                    demo.create_dataset(name, data=array)
+                demo.attrs["num_samples"] = steps
+                demo.attrs["model_file"] = f"<mujoco model='{number}'>" + "<geom/>" * 400 + "</mujoco>"
+                demo.attrs["init_state"] = np.arange(width, dtype=">f8") / 3
+                demo.attrs["not_utf8"] = np.bytes_(b"\xff\xfe")
+                demo.attrs["empty"] = h5py.Empty("float32")
+                demo.attrs["flag"] = np.bool_(True)
+                demo["obs"].attrs["names"] = np.array([b"agentview", b"wrist"])
+
+
+def arrays(rng: np.random.Generator, steps: int, width: int) -> dict[str, np.ndarray]:
+    """The datasets of one demo."""
+    rewards = np.zeros(steps, np.uint8)
+    rewards[-1] = 1
+    ee_states = rng.normal(size=(steps, 6))
+    ee_states[0, 0], ee_states[-1, 1], ee_states[0, 2] = np.nan, np.inf, -0.0
+    return {
+        "actions": rng.integers(-8, 9, (steps, 7)) / 8,
+        "dones": rewards.astype(bool),
+        "rewards": rewards,
+        "states": rng.normal(size=(steps, width)),
+        "robot_states": rng.normal(size=(steps, 9)).astype(">f8"),
+        "obs/ee_states": ee_states,
+        "obs/half": rng.normal(size=(steps, 2, 2)).astype(np.float16),
+        "obs/single": rng.normal(size=(steps,)).astype(np.float32),
+        "obs/contact": rng.integers(0, 2, (steps, 2)).astype(bool),
+        "obs/ids": rng.integers(0, 2**63, (steps, 1), dtype=np.uint64),
+        "extra/counts": rng.integers(-(2**15), 2**15, (steps, 3), dtype=np.int16),
+        "obs/agentview_rgb": _third_person(rng, steps),
+        "obs/eye_in_hand_rgb": _wrist(rng, steps),
+        "obs/agentview_depth": rng.integers(0, 50, (steps, HEIGHT, WIDTH, 1)).astype(np.float32) / 50,
+        "obs/infrared": _infrared(rng, steps),
+    }
+
+
+def _third_person(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """A still picture in shades of one tint, before which something moves."""
+    still = _shades(rng, 1)
+    frames = np.repeat(still, steps, axis=0)
+    for step in range(steps):
+        row, column = step % (HEIGHT - 4), (2 * step) % (WIDTH - 5)
+        frames[step, row : row + 4, column : column + 5] = _shades(rng, 1)[0, :4, :5]
+    return frames
+
+
+def _wrist(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Noise in shades of one tint, and one picture that is all zero."""
+    frames = _shades(rng, steps)
+    frames[steps // 2] = 0
+    return frames
+
+
+def _infrared(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Ramps from top to bottom, each column with a start of its own."""
+    frames = rng.integers(0, 2**16, (steps, 1, WIDTH, 1)) + 300 * np.arange(HEIGHT)[:, None, None]
+    return (frames % 2**16).astype(np.uint16)
+
+
+def _shades(rng: np.random.Generator, count: int) -> np.ndarray:
+    shades = rng.integers(0, 256, (count, HEIGHT, WIDTH, 1)) + np.array([9, 0, 30])
+    return (shades % 256).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Golden stores: what an earlier version wrote is read to the same content, and written again to the same bytes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_reader
+from against_hdf5 import assert_is_the_source
+from tiny_reader import TinyStore
+
+GOLDEN = Path(__file__).parent / "golden"
+FOLDERS = sorted(GOLDEN.glob("version-*"))
+PRESETS = ("raw", "fast", "small")
+EPISODES, STEPS = 4, 71
+# Content fingerprints. They stay as they are for ever, also when the stores of an unreleased version are made anew.
+FINGERPRINTS = {"version-1": "23922c4090f86413dbfa3229b8f6f9a7a1816b1e4b368d83daec2727e30c0a6e"}
+
+pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+
+
+@pytest.fixture(scope="module")
+def make_golden() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
+def test_there_are_golden_stores(folder: Path) -> None:
+    assert GOLDEN / "version-1" in FOLDERS
+    assert all((folder / f"{preset}.vla/zarr.json").exists() for preset in PRESETS)
+
+
+def test_every_file_is_listed_and_every_listed_file_is_there_unchanged(folder: Path, make_golden: ModuleType) -> None:
+    assert make_golden.manifest(folder) == manifest_of(folder)
+    assert manifest_of(folder)["fingerprint"] == FINGERPRINTS[folder.name]
+
+
+def test_every_file_is_committed(folder: Path) -> None:
+    if shutil.which("git") is None or not (GOLDEN.parents[1] / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z", "."], cwd=folder, check=True, capture_output=True, text=True)
+    committed = set(listed.stdout.split("\0")) - {""}
+    assert set(manifest_of(folder)["files"]) | {"manifest.json"} == committed
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_second_reader_reads_it_to_the_same_content(folder: Path, preset: str) -> None:
+    store = TinyStore(folder / f"{preset}.vla")
+    assert store.root["fingerprint"] == manifest_of(folder)["fingerprint"]
+    assert tiny_reader.fingerprint(store.episodes()) == manifest_of(folder)["fingerprint"]
+    assert (store.root["episodes"], store.root["rows"]) == (EPISODES, STEPS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_it_is_its_source(folder: Path, preset: str) -> None:
+    pytest.importorskip("h5py")
+    assert assert_is_the_source(TinyStore(folder / f"{preset}.vla"), folder / "source") == (EPISODES, STEPS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_vla_store_reads_it_to_the_same_content(folder: Path, preset: str) -> None:
+    import vla_store
+
+    store = vla_store.open_store(folder / f"{preset}.vla")
+    assert store.fingerprint == manifest_of(folder)["fingerprint"]
+    assert (len(store.episodes), store.rows) == (EPISODES, STEPS)
+    fixed = [name for name, field in store.fields.items() if field.kind == "fixed"]
+    assert len(fixed) == len(store.fields) - 1
+    ragged = vla_store.Samples(store, windows={"states": 0})
+    for number, expected in enumerate(TinyStore(folder / f"{preset}.vla").episodes()):
+        episode, steps = store.episodes[number], expected["row"]["length"]
+        rows = np.arange(episode.start, episode.start + steps)
+        assert (episode.suite, episode.file) == (expected["source"]["suite"], expected["source"]["file"])
+        assert (episode.number, episode.length) == (expected["row"]["number"], steps)
+        for name in fixed:
+            read = store.read(name, rows)
+            assert (read.dtype, read.tobytes()) == (expected["fields"][name].dtype, expected["fields"][name].tobytes())
+        for row, states in zip(rows, expected["fields"]["states"]):
+            assert ragged[row]["states"].tobytes() == states.tobytes()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_build_of_the_same_source_today_is_the_same_store(
+    folder: Path, preset: str, make_golden: ModuleType, tmp_path: Path
+) -> None:
+    for module in ("h5py", "zarr", "dask"):
+        pytest.importorskip(module)
+    golden, today = folder / f"{preset}.vla", tmp_path / "today.vla"
+    make_golden.build(folder / "source", today, preset)
+    assert TinyStore(today).root["fingerprint"] == manifest_of(folder)["fingerprint"]
+    from vla_store.format.codecs import blosc_version
+
+    if manifest_of(folder)["blosc"] != blosc_version():
+        pytest.skip(f"the bytes are those of Blosc {manifest_of(folder)['blosc']}, here is {blosc_version()}")
+    assert files(today) == files(golden)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_it_has_what_a_format_must_keep(folder: Path, preset: str) -> None:
+    """Every dtype, kind, codec and prediction of the version, so that no later reader can lose one unseen."""
+    store = folder / f"{preset}.vla"
+    (entry,) = json.loads((store / "zarr.json").read_bytes())["attributes"]["vla_store"]["parts"]
+    fields = json.loads((store / entry["path"] / "zarr.json").read_bytes())["attributes"]["vla_store"]["fields"]
+    dtypes = {field["dtype"] for field in fields.values()}
+    assert {"bool", "int16", "uint8", "uint16", "uint64", "float16", "float32", "float64"} <= dtypes
+    assert {field["kind"] for field in fields.values()} == {"fixed", "ragged-episode"}
+    assert {field["role"] for field in fields.values()} == {"observation", "step"}
+    expected = {
+        "raw": {()},
+        "fast": {(), ("background",)},
+        "small": {(), ("above",), ("green", "above"), ("background", "green", "above")},
+    }
+    cameras = [field for field in fields.values() if not field["array"].startswith("steps/")]
+    assert {tuple(field["prediction"]) for field in cameras} == expected[preset]
+    cnames = {"raw": None, "fast": "lz4hc", "small": "zstd"}
+    assert {field["codec"].get("cname") for field in cameras} == {cnames[preset]}
+
+
+def test_the_script_that_made_it_is_run_by_name(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, GOLDEN / "make_golden.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "--replace" in done.stdout
