@@ -87,7 +87,8 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
     if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
         raise SourceError("too many steps for one part", expected=f"at most {MAX_PART_ROWS}", found=scan.steps)
     described = {
-        "codecs": {"blosc": blosc_version()},
+        # A preset's codec may change between versions of this package, so its name alone decides no bytes.
+        "codecs": {"blosc": blosc_version(), "cameras": PRESETS[options["preset"]].codec.to_json()},
         "format_version": FORMAT_VERSION,
         "options": options,
         "probe": probe.sha256,
@@ -96,8 +97,11 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
                 "actions": each.actions,
                 "file": each.info.file,
                 "layout": each.layout,
+                "observation": each.info.observation,
+                "orientation": each.info.orientation,
                 "size": each.info.nbytes,
                 "suite": each.info.suite,
+                "task": each.info.task,
             }
             for each in scan.sources
         ],
