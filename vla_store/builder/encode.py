@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from vla_store.builder.background import read_background
 from vla_store.builder.plan import Episode, Plan
 from vla_store.builder.shards import ArrayWriter, RowWriter
-from vla_store.builder.sources import Array, EpisodeSource
+from vla_store.builder.sources import Array, EpisodeSource, name_of, read_rows
 from vla_store.errors import SourceError
 from vla_store.format import predictions
 from vla_store.format.attributes import encode_attributes
@@ -62,15 +63,18 @@ class Piece:
     start: int
     stop: int
 
-    def blocks(self, field: str, step_nbytes: int) -> Iterator[Array]:
+    def blocks(self, field: Field) -> Iterator[Array]:
         """The rows of a field, a few megabytes at a time."""
-        rows = max(1, BLOCK_NBYTES // max(1, step_nbytes))
+        shape = (self.episode.ragged[field.name][1],) if field.is_ragged else field.fixed_shape
+        rows = max(1, BLOCK_NBYTES // max(1, math.prod(shape) * np.dtype(field.dtype).itemsize))
         for start in range(self.start, self.stop, rows):
             stop = min(start + rows, self.stop)
-            block = self.source.read(self.episode.number, field, start, stop)
-            if len(block) != stop - start:
-                raise SourceError("a source gave fewer rows than it has", field=field, demo=self.episode.number)
-            yield block
+            yield read_rows(self.source, self.episode.number, field.name, field.dtype, shape, start, stop)
+
+    def background(self, field: Field) -> Array:
+        """The background of a camera in the whole episode."""
+        episode = self.episode
+        return read_background(self.source, episode.number, episode.steps, field.name, field.dtype, field.fixed_shape)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,8 @@ class FrameShard:
         digests = bytearray()
         with _abandoned_on_error(writer):
             for piece in self.pieces:
-                background = None
-                if "background" in self.field.prediction:
-                    episode = piece.episode
-                    background = read_background(piece.source, episode.number, episode.steps, self.field.name)
-                for frames in piece.blocks(self.field.name, self.grid.row_nbytes):
+                background = piece.background(self.field) if "background" in self.field.prediction else None
+                for frames in piece.blocks(self.field):
                     for frame in frames:
                         digests += hashlib.sha256(frame.data).digest()
                     for residual in predictions.apply(frames, self.field.prediction, background):
@@ -134,10 +135,9 @@ class FieldArray:
                 episode, name = piece.episode, self.field.name
                 shape = (episode.ragged[name][1],) if self.field.is_ragged else self.field.fixed_shape
                 digest = FieldDigest(name, self.field.dtype, (episode.steps, *shape))
-                for block in piece.blocks(name, int(np.prod(shape)) * np.dtype(self.field.dtype).itemsize):
-                    little = np.ascontiguousarray(block, np.dtype(self.field.dtype).newbyteorder("<"))
-                    digest.update(little.tobytes())
-                    writer.add(little)
+                for block in piece.blocks(self.field):
+                    digest.update(block.tobytes())
+                    writer.add(block)
                 digests += bytes.fromhex(digest.hexdigest())
             return Receipt(self.name, tuple(writer.finish()), bytes(digests))
 
@@ -163,8 +163,7 @@ class Backgrounds:
         writer = ArrayWriter(Path(self.folder), f"backgrounds/{self.field.name}", self.grid)
         with _abandoned_on_error(writer):
             for piece in self.pieces:
-                episode = piece.episode
-                writer.add(encode(read_background(piece.source, episode.number, episode.steps, self.field.name), NONE))
+                writer.add(encode(piece.background(self.field), NONE))
             return Receipt(self.name, tuple(writer.finish()))
 
 
@@ -203,9 +202,7 @@ class AttributesArray:
         for source, number, sha256 in known + [(source, None, sha256) for source, sha256 in self.sources]:
             encoded = encode_attributes(source.attributes(number))
             if hashlib.sha256(encoded).hexdigest() != sha256:
-                raise SourceError(
-                    "a source changed while it was being read", file=getattr(source, "path", source), demo=number
-                )
+                raise SourceError("a source changed while it was being read", file=name_of(source), demo=number)
             yield encoded
 
 

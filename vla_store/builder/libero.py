@@ -7,8 +7,10 @@ counts that attributes claim; everything else that does not fit is refused with 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
+import operator
 import os
 import re
 from collections.abc import Iterator
@@ -19,15 +21,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo
+from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, reason_of
 from vla_store.errors import SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import Attributes, empty_value, encode_value
 from vla_store.format.schema import NUMERIC_DTYPES, check_field_names
 
 EXTENSIONS = (".hdf5", ".h5")
 CONVENTIONS = {"opengl": "bottom_up", "opencv": "top_down"}  # robosuite's macros.IMAGE_CONVENTION
+MAX_DEPTH = 32
 
-_DEMO = re.compile(r"demo_(0|[1-9][0-9]*)\Z")
+_DEMO = re.compile(r"demo_(0|[1-9][0-9]{0,14})\Z")
 _SCENE = re.compile(r"^.*SCENE[0-9]+_")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -58,14 +61,14 @@ class LiberoFile:
             episodes: list[EpisodeInfo] = []
             for name in names:
                 try:
-                    episodes.append(_scan_demo(data, name, warnings))
+                    with _naming(self.path, name):
+                        episodes.append(_scan_demo(data, name, warnings))
                 except SourceError as error:
-                    error.at(file=self.path, demo=name)
                     if not self.skip_bad:
                         raise
-                    skipped.append(Skipped(self.suite, self.file, name, str(error.what)))
+                    skipped.append(Skipped(self.suite, self.file, name, reason_of(error)))
             if not episodes:
-                raise SourceError("every demonstration of the file is bad", file=self.path, found=skipped[0].reason)
+                raise SourceError("every demonstration of the file is bad", file=self.path, reason=skipped[0].reason)
             _check_counts(data, episodes, len(names), warnings)
             task = _task_name(self.file)
             return SourceInfo(
@@ -83,30 +86,27 @@ class LiberoFile:
             )
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
-        handle = _handle(self.path)
-        try:
-            path, offset, dtype, shape = handle.place(number, field)
-            if offset is None:
-                rows: Array = handle.file[path][start:stop]
-                return np.ascontiguousarray(rows, dtype.newbyteorder("<"))
+        with _naming(self.path, f"demo_{number}", dataset=field):
+            handle = _handle(self.path)
+            place = handle.place(number, field)
+            if place.offset is None:
+                rows: Array = handle.file[place.path][start:stop]
+                return rows
             # Contiguous datasets are read past h5py, which holds one lock for the whole process.
-            rows = np.empty((stop - start, *shape[1:]), dtype)
-            if rows.nbytes:
-                got = os.preadv(handle.raw, [rows.data], offset + start * (rows.nbytes // (stop - start)))
-                if got != rows.nbytes:
-                    raise SourceError("the file ends early", dataset=path, expected=f"{rows.nbytes} bytes", found=got)
-            return rows.astype(dtype.newbyteorder("<"), copy=False)
-        except VlaStoreError as error:
-            raise error.at(file=self.path, demo=f"demo_{number}") from None
-        except (OSError, KeyError, ValueError) as error:
-            raise _unreadable(error, self.path, demo=f"demo_{number}", dataset=field) from error
+            rows = np.empty((stop - start, *place.shape[1:]), place.dtype)
+            _read_into(handle.raw, rows.data.cast("B"), place.offset + start * (rows.nbytes // len(rows)))
+            return rows
 
     def attributes(self, number: int | None) -> Attributes:
         with _open(self.path) as file:
             if number is None:
-                return {path: _attributes(file[path], self.path) for path in ("/", "/data")}
-            demo = file[f"data/demo_{number}"]
-            return {node.name: _attributes(node, self.path) for node in _nodes(demo)}
+                return {path: _attributes(file[path], path, self.path) for path in ("/", "/data")}
+            with _naming(self.path, f"demo_{number}"):
+                top = f"/data/demo_{number}"
+                return {
+                    f"{top}/{path}" if path else top: _attributes(node, f"{top}/{path}", self.path)
+                    for path, node in _walk(file[top])
+                }
 
 
 def field_name(path: str) -> str:
@@ -126,26 +126,31 @@ def _task_name(file: str) -> str:
 # Opening and reading
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a dataset lies. offset: of its rows in the file, None unless they lie there as NumPy has them."""
+
+    path: str
+    offset: int | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
 class _Handle:
     """One open file: h5py for its structure, a plain descriptor for contiguous data."""
 
     def __init__(self, path: str) -> None:
         self.file = h5py.File(path, "r")
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._places: dict[tuple[int, str], tuple[str, int | None, np.dtype[Any], tuple[int, ...]]] = {}
+        self._places: dict[tuple[int, str], _Place] = {}
 
-    def place(self, number: int, field: str) -> tuple[str, int | None, np.dtype[Any], tuple[int, ...]]:
-        """Path, byte offset (None unless contiguous and plain), dtype and shape of a field's dataset."""
-        if not self._places or (number, field) not in self._places:
-            demo = self.file[f"data/demo_{number}"]
-            for node in _nodes(demo):
+    def place(self, number: int, field: str) -> _Place:
+        if (number, field) not in self._places:
+            top = f"/data/demo_{number}"
+            for path, node in _walk(self.file[top]):
                 if isinstance(node, h5py.Dataset):
-                    plain = (
-                        node.chunks is None and node.compression is None and not node.external and not node.is_virtual
-                    )
-                    offset = node.id.get_offset() if plain else None
-                    name = field_name(node.name.removeprefix(demo.name + "/"))
-                    self._places[number, name] = (node.name, offset, node.dtype, node.shape)
+                    place = _Place(f"{top}/{path}", _plain_offset(node), node.dtype, node.shape)
+                    self._places[number, field_name(path)] = place
         return self._places[number, field]
 
     def __del__(self) -> None:
@@ -154,63 +159,108 @@ class _Handle:
             self.file.close()
 
 
+def _plain_offset(node: h5py.Dataset) -> int | None:
+    plain = node.chunks is None and not node.external and not node.is_virtual
+    # A type that NumPy has no equal of (integers of 24 bits, say) is converted by HDF5.
+    same = plain and h5py.h5t.py_create(node.dtype, logical=True).equal(node.id.get_type())
+    return node.id.get_offset() if same else None
+
+
+def _read_into(descriptor: int, out: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(out):
+        got = os.preadv(descriptor, [out[done:]], offset + done)
+        if not got:
+            raise SourceError("the file ends early", expected=f"{len(out)} bytes", found=done)
+        done += got
+
+
 @functools.lru_cache(maxsize=8)
 def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
     return _Handle(path)
 
 
 def _handle(path: str) -> _Handle:
-    try:
-        stat = os.stat(path)
-        return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())
-    except OSError as error:
-        raise _unreadable(error, path) from error
+    stat = os.stat(path)
+    return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())
 
 
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[h5py.File]:
-    """The file, every failure of h5py turned into a SourceError that names it."""
+    """The file, every failure of h5py turned into an error that names it."""
+    with _naming(path), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]:
+    """Every failure of h5py and of the system turned into an error that names the file and the demonstration."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except VlaStoreError:
-        raise
+        yield
+    except VlaStoreError as error:
+        raise error.at(file=path, demo=demo) from None
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise _unreadable(error, path) from error
+        raise _unreadable(error, path, demo=demo, **places) from error
 
 
 def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
     if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
-        return machine_error(error, "reading a source", path)
+        failed = machine_error(error, "reading a source", path)
+        if error.errno == errno.EAGAIN:
+            failed.hint = "another program is writing the file; where the file system cannot lock, set HDF5_USE_FILE_LOCKING=FALSE"
+        return failed
     if not os.path.exists(path):
         return SourceError("a source is gone", file=path, **places)
     with open(path, "rb") as raw:
         head = raw.read(len(_SIGNATURE))
     size = os.path.getsize(path)
-    if head != _SIGNATURE:
-        return SourceError(
-            "not an HDF5 file", file=path, expected="an HDF5 signature", found=f"{size} bytes that begin with {head!r}"
-        )
     stored = re.search(r"stored_eof = ([0-9]+)", str(error))
     if stored:
         return SourceError(
             "the HDF5 file is truncated",
             file=path,
+            **places,
             expected=f"{stored[1]} bytes",
             found=f"{size} bytes",
             hint="download or copy it again",
-            **places,
         )
-    return SourceError("the HDF5 file cannot be read", file=path, found=str(error)[:300], **places)
+    if head != _SIGNATURE and "file signature not found" in str(error):
+        return SourceError(
+            "not an HDF5 file",
+            file=path,
+            expected="an HDF5 signature",
+            found=f"{size} bytes that begin with {head!r}" if size else "an empty file",
+            hint="download or copy it again",
+        )
+    return SourceError("the HDF5 file cannot be read", file=path, **places, found=str(error)[:300])
 
 
-def _nodes(group: h5py.Group) -> Iterator[h5py.Group | h5py.Dataset]:
-    """The group and everything below it, by path."""
-    found: list[str] = []
-    group.visit(found.append)
-    yield group
-    for name in sorted(found):
-        yield group[name]
+def _walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """The group, as "", and everything below it by path. Every name counts: h5py's own `visit` passes over second names and links."""
+    yield path, group
+    if path.count("/") >= MAX_DEPTH:
+        raise SourceError("groups are nested too deeply", dataset=path, expected=f"at most {MAX_DEPTH} levels")
+    for name in sorted(group):
+        below = f"{path}/{name}" if path else name
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise SourceError(
+                "a dataset is a link to another file",
+                dataset=below,
+                found=f"{link.filename}:{link.path}",
+                hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
+            )
+        node = group.get(name)
+        if node is None or (isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset)):
+            raise SourceError(
+                "a link that leads to no dataset",
+                dataset=below,
+                found=link.path if isinstance(link, h5py.SoftLink) else "nothing",
+            )
+        if isinstance(node, h5py.Group):
+            yield from _walk(node, below)
+        else:
+            yield below, node
 
 
 # Checking
@@ -241,41 +291,40 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
         raise SourceError(
             "no demonstrations in the file", file=path, expected="groups /data/demo_<number>", found="an empty /data"
         )
-    if not any("obs" in data[name] for name in names) and any("actions" in data[name] for name in names):
+    groups = [group for group in map(data.get, names) if isinstance(group, h5py.Group)]
+    if not any("obs" in group for group in groups) and any("actions" in group for group in groups):
         raise SourceError(
             "raw demonstrations without observations",
             file=path,
             expected="obs/ with camera images in every demo",
-            found=", ".join(sorted(data[names[0]])),
+            found=", ".join(sorted(groups[0])),
             hint="play them back first (LIBERO's scripts/create_dataset.py renders the images)",
         )
     return data, names
 
 
 def _scan_demo(data: h5py.Group, name: str, warnings: list[str]) -> EpisodeInfo:
-    demo = data[name]
+    demo = data.get(name)
     if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
         raise SourceError(
             "a demonstration without actions",
             expected="a dataset actions (T, n)",
             found=", ".join(sorted(demo)) if isinstance(demo, h5py.Group) else "no group",
         )
-    actions = demo["actions"]
-    if actions.dtype.kind != "f" or actions.ndim != 2:
+    datasets = {path: node for path, node in _walk(demo) if isinstance(node, h5py.Dataset)}
+    actions = datasets["actions"]
+    if _dtype(actions).kind != "f" or actions.ndim != 2:
         raise SourceError(
             "actions have the wrong dtype or shape",
             dataset="actions",
             expected="(T, n) of a float type",
-            found=f"{actions.shape} of {actions.dtype}",
+            found=f"{actions.shape} of {_dtype(actions)}",
         )
     steps = actions.shape[0]
     if steps == 0:
         raise SourceError(
             "a demonstration without steps", dataset="actions", expected="at least one row", found=actions.shape
         )
-    datasets = {
-        node.name.removeprefix(demo.name + "/"): node for node in _nodes(demo) if isinstance(node, h5py.Dataset)
-    }
     check_field_names([field_name(path) for path in datasets])
     if len({field_name(path) for path in datasets}) < len(datasets):
         raise SourceError("two datasets would have the same field name", found=", ".join(sorted(datasets)))
@@ -286,23 +335,45 @@ def _scan_demo(data: h5py.Group, name: str, warnings: list[str]) -> EpisodeInfo:
             expected="images (T, H, W, C) of uint8 below obs/",
             found=", ".join(sorted(datasets)),
         )
-    if not np.isfinite(actions[()]).all():
-        row = int(np.argwhere(~np.isfinite(actions[()]))[0][0])
+    finite = np.isfinite(actions[()]).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
         raise SourceError("actions are not all finite numbers", dataset="actions", row=row, found=actions[row])
-    declared = demo.attrs.get("num_samples")
-    if declared is not None and int(declared) != steps:
-        warnings.append(f"{name}: num_samples says {int(declared)}, the arrays have {steps} steps")
-    success = int(bool(demo["rewards"][-1] >= 1)) if "rewards" in fields and demo["rewards"].ndim == 1 else -1
+    declared = _count(demo, "num_samples")
+    if declared not in (None, steps):
+        warnings.append(f"{name}: num_samples says {declared}, the arrays have {steps} steps")
+    rewards = datasets.get("rewards")
+    success = int(bool(rewards[-1] >= 1)) if rewards is not None and rewards.ndim == 1 else -1
     return EpisodeInfo(int(name[5:]), steps, fields, success)
 
 
+def _count(node: h5py.Group, name: str) -> int | str | None:
+    """A count that an attribute declares; None where it declares none, what it says where that is no count."""
+    value = node.attrs.get(name)
+    if value is None:
+        return None
+    try:
+        return operator.index(np.asarray(value).item())
+    except (TypeError, ValueError):
+        return repr(value)[:60]
+
+
+def _dtype(node: h5py.Dataset) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = node.dtype
+    except TypeError as error:  # HDF5 has types that NumPy has not
+        raise SourceError("a dataset has a type that NumPy does not have", dataset=node.name, found=error) from None
+    return dtype
+
+
 def _spec(path: str, node: h5py.Dataset, steps: int) -> FieldSpec:
-    if node.shape is None or node.ndim == 0 or node.dtype.name not in NUMERIC_DTYPES:
+    dtype = _dtype(node)
+    if node.shape is None or node.ndim == 0 or dtype.name not in NUMERIC_DTYPES:
         raise SourceError(
             "a dataset has the wrong dtype or shape",
             dataset=path,
             expected="an array of numbers with one row a step",
-            found=f"{node.shape} of {node.dtype}",
+            found=f"{node.shape} of {dtype}",
         )
     if node.shape[0] != steps:
         raise SourceError(
@@ -316,29 +387,29 @@ def _spec(path: str, node: h5py.Dataset, steps: int) -> FieldSpec:
             "a dataset of zero width", dataset=path, expected="at least one number a step", found=node.shape
         )
     role = "observation" if path.startswith("obs/") or path == "robot_states" else "step"
-    spec = FieldSpec(node.dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
+    spec = FieldSpec(dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
     if role == "observation" and node.ndim == 4 and not spec.is_camera:
         raise SourceError(
             "images have the wrong dtype or shape",
             dataset=path,
             expected="(T, H, W, at most 4) of uint8, uint16 or float32",
-            found=f"{node.shape} of {node.dtype}",
+            found=f"{node.shape} of {dtype}",
         )
     if node.ndim == 3 and path.endswith(("_rgb", "_image")):
         raise SourceError(
             "images have the wrong dtype or shape",
             dataset=path,
             expected="(T, H, W, at most 4) of uint8, uint16 or float32",
-            found=f"{node.shape} of {node.dtype}",
+            found=f"{node.shape} of {dtype}",
         )
     return spec
 
 
 def _check_counts(data: h5py.Group, episodes: list[EpisodeInfo], demos: int, warnings: list[str]) -> None:
     for name, real in (("num_demos", demos), ("total", sum(each.steps for each in episodes))):
-        declared = data.attrs.get(name)
-        if declared is not None and np.ndim(declared) == 0 and int(declared) != real:
-            warnings.append(f"{name} says {int(declared)}, the arrays have {real}")
+        declared = _count(data, name)
+        if declared not in (None, real):
+            warnings.append(f"{name} says {declared}, the arrays have {real}")
 
 
 # What the file says of itself
@@ -351,8 +422,10 @@ def _instruction(data: h5py.Group, path: str) -> str | None:
     try:
         value = json.loads(text)["language_instruction"]
         joined = "".join(value) if isinstance(value, list) else value
-        return str(joined).strip().strip('"').strip()
-    except (ValueError, KeyError, TypeError):
+        instruction: str = joined.strip().strip('"').strip()
+        instruction.encode()
+        return instruction
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise SourceError(
             "the attribute problem_info is broken",
             file=path,
@@ -365,7 +438,7 @@ def _instruction(data: h5py.Group, path: str) -> str | None:
 def _orientation(data: h5py.Group, path: str) -> str:
     convention = data.attrs.get("macros_image_convention")
     name = convention.decode() if isinstance(convention, bytes) else convention
-    if name in CONVENTIONS:
+    if isinstance(name, str) and name in CONVENTIONS:
         return CONVENTIONS[name]
     raise SourceError(
         "the orientation of the pictures cannot be known",
@@ -385,8 +458,9 @@ def _observation(data: h5py.Group, episodes: list[EpisodeInfo], path: str) -> st
     for episode in episodes[:4]:
         demo = data[f"demo_{episode.number}"]
         if "states" in demo and "obs/joint_states" in demo and episode.steps > 1:
-            states, joints = demo["states"][:, 1:8], demo["obs/joint_states"][()]
-            if states.shape[1] == 7 and joints.shape[1:] == (7,):
+            states, joints = demo["states"], demo["obs/joint_states"]
+            if states.ndim == 2 and states.shape[1] >= 8 and joints.shape[1:] == (7,):
+                states, joints = states[:, 1:8], joints[()]
                 after.append(np.abs(joints[:-1] - states[1:]).ravel())
                 before.append(np.abs(joints[:-1] - states[:-1]).ravel())
     if after:
@@ -404,21 +478,25 @@ def _observation(data: h5py.Group, episodes: list[EpisodeInfo], path: str) -> st
     )
 
 
-def _attributes(node: Any, path: str) -> dict[str, Any]:
+def _attributes(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[str, Any]:
     result = {}
     for name in sorted(node.attrs):
         try:
             result[name] = _attribute(node, name)
-        except (TypeError, UnicodeError, OSError) as error:
+        except (TypeError, ValueError, OSError) as error:
             raise SourceError(
-                "an attribute cannot be kept", file=path, on=node.name, attribute=name, found=error
+                "an attribute cannot be kept",
+                file=path,
+                on=on,
+                attribute=name,
+                expected="numbers or text",
+                found=str(error)[:200],
             ) from None
     return result
 
 
-def _attribute(node: Any, name: str) -> dict[str, Any]:
-    identifier = node.attrs.get_id(name)
-    dtype = identifier.dtype
+def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> dict[str, Any]:
+    dtype = node.attrs.get_id(name).dtype
     if dtype.names or h5py.check_ref_dtype(dtype) or (dtype.kind == "O" and not h5py.check_string_dtype(dtype)):
         raise TypeError(f"a value of type {dtype}")
     value = node.attrs[name]

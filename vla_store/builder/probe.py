@@ -9,7 +9,7 @@ import numpy as np
 
 from vla_store.builder.background import read_background
 from vla_store.builder.scan import Scan
-from vla_store.builder.sources import Array
+from vla_store.builder.sources import Array, read_rows
 from vla_store.format import predictions
 from vla_store.format.codecs import PRESETS, encode
 
@@ -61,6 +61,7 @@ def _choose(trials: tuple[Trial, ...]) -> tuple[str, ...]:
 
 def _frames(scan: Scan, camera: str) -> tuple[Array, Array | None]:
     """The probe's (64, H, W, C) frames and, for unsigned pictures, the background of each one's episode."""
+    spec = scan.fields[camera]
     episodes = [(each.source, episode) for each in scan.sources for episode in each.info.episodes]
     starts = np.cumsum([0] + [episode.steps for _, episode in episodes])
     frames, backgrounds = [], []
@@ -69,10 +70,10 @@ def _frames(scan: Scan, camera: str) -> tuple[Array, Array | None]:
         index = int(np.searchsorted(starts, row, side="right")) - 1
         source, episode = episodes[index]
         step = row - int(starts[index])
-        frames.append(source.read(episode.number, camera, step, step + 1)[0])
+        frames.append(read_rows(source, episode.number, camera, spec.dtype, spec.shape, step, step + 1)[0])
         if frames[-1].dtype.kind == "u":
             if index not in known:
-                known[index] = read_background(source, episode.number, episode.steps, camera)
+                known[index] = read_background(source, episode.number, episode.steps, camera, spec.dtype, spec.shape)
             backgrounds.append(known[index])
     return np.stack(frames), np.stack(backgrounds) if backgrounds else None
 

@@ -6,14 +6,18 @@ To convert your own robot's recordings, write a class with the three methods of 
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
 
 Array = np.ndarray[Any, Any]
+
+WHERE = ("dataset", "field", "on", "attribute", "row", "missing", "more", "reason")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class FieldSpec:
     shape: tuple[int, ...]
     role: str
     ragged: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype).name)  # np.float32 and "<f4" are welcome
+        object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
 
     @property
     def is_camera(self) -> bool:
@@ -49,6 +57,10 @@ class EpisodeInfo:
     steps: int
     fields: dict[str, FieldSpec]
     success: int = -1
+
+    def __post_init__(self) -> None:
+        for name in ("number", "steps", "success"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))  # NumPy's integers are welcome
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,35 @@ class EpisodeSource(Protocol):
     def attributes(self, number: int | None) -> Attributes:
         """Attributes of one episode, or of the source itself for None: {path: {name: value made by encode_value}}."""
         ...
+
+
+def read_rows(
+    source: EpisodeSource, number: int, field: str, dtype: str, shape: tuple[int, ...], start: int, stop: int
+) -> Array:
+    """Steps [start, stop) of a field, C-contiguous and little-endian. Raises SourceError for another dtype or shape."""
+    rows = np.asarray(source.read(number, field, start, stop))
+    # Exactly: a conversion here would change values without a word.
+    if rows.shape != (stop - start, *shape) or rows.dtype.name != dtype:
+        raise SourceError(
+            "a source does not give what its scan promised",
+            file=name_of(source),
+            demo=number,
+            field=field,
+            expected=f"{(stop - start, *shape)} of {dtype} for steps {start} to {stop}",
+            found=f"{rows.shape} of {rows.dtype}",
+        )
+    return np.ascontiguousarray(rows, np.dtype(dtype).newbyteorder("<"))
+
+
+def name_of(source: EpisodeSource) -> str:
+    """What to call a source in a message: its path, or else its type."""
+    return str(getattr(source, "path", type(source).__qualname__))
+
+
+def reason_of(error: SourceError) -> str:
+    """Why something was left out, as the store records it: without paths, which are the building machine's."""
+    where = [f"{label} {error.places[label]}" for label in WHERE if label in error.places]
+    return error.what + (f" ({', '.join(where)})" if where else "")
 
 
 def describe(source: EpisodeSource) -> dict[str, Any]:
