@@ -6,23 +6,35 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vla_store import __version__
-from vla_store.errors import OptionError, VlaStoreError, machine_error
+from vla_store.errors import MachineError, OptionError, VlaStoreError, machine_error
+
+if TYPE_CHECKING:
+    from vla_store.builder import Skipped
 
 INTERRUPTED = 130
+MAX_LINES = 20
+BUILDING = ("dask", "distributed", "h5py", "zarr")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -30,8 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vla-store: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C need not wait for what is in hand
         print("\nvla-store: interrupted" + getattr(arguments, "resume_hint", ""), file=sys.stderr)
         return INTERRUPTED
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in BUILDING:
+            raise
+        failed = MachineError(
+            f"`vla-store {arguments.command}` needs {error.name}, which is not installed here",
+            python=f"{sys.version.split()[0]} at {sys.executable}",
+            hint="install vla-store with Python 3.11 or newer: older ones can read stores, but not build them",
+        )
+        print(f"vla-store: error: {failed}", file=sys.stderr)
+        return failed.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout left; that is its right
         return 0
@@ -47,7 +71,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())
     if not match or match[2] == "i":
         raise OptionError(f"not a size: {text!r}", expected="a number with a unit, as in 1GiB or 800MB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(Decimal(match[1]) * _UNITS[match[2]])
 
 
 # Commands
@@ -57,25 +81,25 @@ def _build(arguments: argparse.Namespace) -> int:
     from vla_store.builder import build_store
     from vla_store.progress import ProgressBar
 
-    report = build_store(
-        arguments.source,
-        arguments.store,
-        preset=arguments.preset,
-        orientation=arguments.orientation,
-        observation=arguments.observation,
-        executor=arguments.executor,
-        workers=arguments.workers,
-        scheduler=arguments.scheduler,
-        max_memory=None if arguments.max_memory is None else parse_size(arguments.max_memory),
-        overwrite=arguments.overwrite,
-        skip_bad=arguments.skip_bad,
-        dry_run=arguments.dry_run,
-        progress=ProgressBar(quiet=arguments.quiet),
-    )
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for skipped in report.skipped:
-        print(f"skipped: {skipped.suite}/{skipped.file} {skipped.demo or ''}: {skipped.reason}", file=sys.stderr)
+    max_memory = None if arguments.max_memory is None else parse_size(arguments.max_memory)
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = build_store(
+            arguments.source,
+            arguments.store,
+            preset=arguments.preset,
+            orientation=arguments.orientation,
+            observation=arguments.observation,
+            executor=arguments.executor,
+            workers=arguments.workers,
+            scheduler=arguments.scheduler,
+            max_memory=max_memory,
+            overwrite=arguments.overwrite,
+            skip_bad=arguments.skip_bad,
+            dry_run=arguments.dry_run,
+            progress=bar,
+        )
+    _tell("warning", report.warnings)
+    _tell("left out", [f"{_place(each)}: {each.reason}" for each in report.skipped])
     from vla_store import figures
 
     if arguments.json:
@@ -99,12 +123,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     from vla_store.audit import verify_store
     from vla_store.progress import ProgressBar
 
-    bar = ProgressBar(quiet=arguments.quiet)
-    report = verify_store(
-        arguments.store,
-        against=arguments.against or None,
-        progress=bar,
-    )
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = verify_store(arguments.store, against=arguments.against or None, progress=bar)
     print(json.dumps(report.to_json()) if arguments.json else report.text())
     return 0 if report.sound else 1
 
@@ -114,6 +134,17 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     run_demo(arguments.folder, keep=arguments.folder is not None)
     return 0
+
+
+def _tell(kind: str, items: Sequence[str]) -> None:
+    for item in items[:MAX_LINES]:
+        print(f"{kind}: {item}", file=sys.stderr)
+    if len(items) > MAX_LINES:
+        print(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)", file=sys.stderr)
+
+
+def _place(skipped: Skipped) -> str:
+    return f"{skipped.suite}/{skipped.file}" + (f" {skipped.demo}" if skipped.demo else "")
 
 
 # Arguments

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import time
 from typing import TextIO
 
 REDRAW_S = 0.2
 LINE_S = 10.0
+DEFAULT_COLUMNS = 80
 
 
 class ProgressBar:
     """Steps/s, MB/s of raw data and time left. A step counts in proportion to the raw bytes that are encoded.
 
     In a terminal one line is redrawn in place and never wraps; otherwise (a file, a pipe, a log) a line is printed at
-    most every ten seconds, without control characters. quiet: nothing but errors.
+    most every ten seconds, without control characters. quiet: nothing at all. As a context manager it leaves no unfinished line.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
@@ -25,6 +26,12 @@ class ProgressBar:
         self._steps = self._nbytes = self._done = self._before = 0
         self._began = self._shown = time.monotonic()
         self._width = 0
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
 
     def talk(self, text: str) -> None:
         if self._terminal:
@@ -72,15 +79,23 @@ class ProgressBar:
         return "  ".join(parts)
 
     def _draw(self, text: str) -> None:
-        columns = max(10, shutil.get_terminal_size().columns - 1)
+        columns = max(10, self._columns() - 1)
         shown = text[:columns]
         self._stream.write("\r" + shown + " " * max(0, min(self._width, columns) - len(shown)))
         self._stream.flush()
         self._width = len(shown)
 
+    def _columns(self) -> int:
+        # Of this stream's terminal: stdout, which shutil asks, may be a file.
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or DEFAULT_COLUMNS
+        except (OSError, ValueError):
+            return DEFAULT_COLUMNS
+
     def _clear(self) -> None:
         if self._terminal and self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.write("\r" + " " * min(self._width, self._columns() - 1) + "\r")
+            self._stream.flush()
             self._width = 0
 
     def _print(self, text: str) -> None:

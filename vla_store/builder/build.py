@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from vla_store.builder.commit import write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.encode import Receipt, make_tasks
-from vla_store.builder.executors import run_tasks
+from vla_store.builder.executors import EXECUTORS, run_tasks
 from vla_store.builder.journal import Journal
 from vla_store.builder.memory import MemoryPlan, plan_memory
 from vla_store.builder.plan import Plan, make_plan
@@ -73,7 +73,7 @@ class BuildReport:
 
 
 def build_store(
-    sources: Sequence[str | Path | EpisodeSource],
+    sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
     store: str | Path,
     *,
     preset: str = "fast",
@@ -90,18 +90,20 @@ def build_store(
 ) -> BuildReport:
     """Convert every step of every demonstration of `sources` into a new store.
 
-    sources: HDF5 files, suite folders, folders of suites, or EpisodeSource objects.
+    sources: HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several.
     store: a local path that does not exist yet. The build happens in STORE.partial; renaming it is the commit.
     preset: "raw", "fast" or "small". orientation ("bottom_up", "top_down", "rot180"), observation ("before", "after"):
     what the sources do not say themselves. executor: "threads" or "processes"; scheduler: address of a dask cluster instead.
     max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
-    unfinished build of other sources or options. skip_bad: leave out demonstrations that are bad and record them. dry_run: plan only, write nothing.
+    unfinished build of other sources or options. skip_bad: leave out demonstrations that are bad and record them.
+    dry_run: plan only, write nothing.
     Raises SourceError, UsageError, MachineError; the message names file and demonstration.
     """
     started = time.monotonic()
-    if preset not in PRESETS:
-        raise OptionError(f"there is no preset {preset!r}", exists=", ".join(PRESETS))
+    _check_options(preset, executor, workers, scheduler, max_memory)
     target, partial = destination_of(store)
+    if isinstance(sources, (str, Path, EpisodeSource)):
+        sources = [sources]
     talk: Callable[[str], None] = progress.talk if progress else lambda text: None
     paths = [Path(each) for each in sources if isinstance(each, (str, Path))]
     check_destination(str(store), target, partial, paths, overwrite=overwrite)
@@ -152,6 +154,23 @@ def build_store(
     except (OSError, MemoryError) as error:
         raise machine_error(error, f"building {target.name}") from error
     return _report(target, root, plan, scan, probe, preset, len(tasks), memory, started, resumed, receipts)
+
+
+def _check_options(
+    preset: str, executor: str, workers: int | None, scheduler: str | None, max_memory: int | None
+) -> None:
+    if preset not in PRESETS:
+        raise OptionError(f"there is no preset {preset!r}", exists=", ".join(PRESETS))
+    if executor not in EXECUTORS:
+        raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join(EXECUTORS))
+    if workers is not None and workers < 1:
+        raise OptionError(f"workers cannot be {workers}", expected="at least 1")
+    if scheduler is not None and (workers is not None or max_memory is not None):
+        raise OptionError(
+            "workers and max_memory are the cluster's own affair when there is a scheduler",
+            scheduler=scheduler,
+            hint=f"dask worker {scheduler} --nworkers N --memory-limit SIZE",
+        )
 
 
 def _report(

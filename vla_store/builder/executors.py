@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import secrets
 import signal
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
 from vla_store.builder.encode import Receipt, Task
-from vla_store.errors import MachineError, OptionError
+from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
+ANSWER_S = 20
 
 
 def default_workers() -> int:
@@ -48,17 +52,24 @@ def run_tasks(
         on_receipt(result)
 
     graph = {task.name: (_run, pickle.dumps(task)) for task in tasks}
-    pool = _pool(executor, workers)
+    threads = executor == "threads"
+    # Fresh interpreters: h5py and the parent's threads do not survive a fork.
+    pool = (
+        ThreadPoolExecutor(workers, thread_name_prefix="vla-store-build")
+        if threads
+        else ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    )
+    across = {} if threads else {"loads": pickle.loads, "dumps": pickle.dumps}
+    submit = pool.submit if threads else _deaf_to_interrupts(pool.submit)
     try:
         with Callback(posttask=posttask):
-            get_async(
-                pool.submit, workers, graph, list(graph), loads=pickle.loads, dumps=pickle.dumps, pack_exception=_pack
-            )
+            get_async(submit, workers, graph, list(graph), pack_exception=_pack if threads else _pickle, **across)
     except BrokenProcessPool as error:
         raise MachineError(
             "a worker process died",
             found=str(error),
-            hint="if memory ran out, use fewer --workers; then run the same command again: it resumes",
+            hint="if memory ran out, use fewer --workers; then run the same command again: it resumes. "
+            'A script must call build_store below `if __name__ == "__main__":`',
         ) from None
     finally:
         # Tasks in hand finish: an object is whole or absent, and Ctrl-C stops within a shard's time.
@@ -70,38 +81,65 @@ def _run(task: bytes) -> Receipt:
     return made.run()
 
 
-def _pool(executor: str, workers: int) -> Executor:
-    if executor == "threads":
-        return ThreadPoolExecutor(workers, thread_name_prefix="vla-store-build")
-    # Fresh interpreters: h5py and the parent's threads do not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+def _deaf_to_interrupts(submit: Callable[..., Any]) -> Callable[..., Any]:
+    """Ctrl-C reaches the whole process group, and the parent decides what stops: processes started here never hear it."""
+
+    def quiet_submit(*args: Any) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child begins with its parent's mask
+        try:
+            return submit(*args)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return quiet_submit
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole process group; the parent decides what stops
+def _pack(error: BaseException, dumps: Callable[[Any], Any]) -> Any:
+    return dumps((error, error.__traceback__))
 
 
-def _pack(error: BaseException, dumps: Callable[[Any], bytes]) -> bytes:
+def _pickle(error: BaseException, dumps: Callable[[Any], bytes]) -> bytes:
+    """An error that can cross processes. Where it was raised goes with it as a note: tracebacks do not pickle."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError("".join(traceback.format_exception_only(error)).strip())
+    if not isinstance(error, VlaStoreError):
+        error.add_note("raised in a worker process:\n" + "".join(traceback.format_exc()))
     return dumps((error, None))
 
 
 def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None], address: str) -> None:
-    from distributed import Client, as_completed
+    from distributed import CancelledError, Client, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 
     try:
-        client = Client(address, timeout="20s", set_as_default=False)
+        client = Client(address, timeout=f"{ANSWER_S}s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise MachineError("the scheduler does not answer", scheduler=address, found=str(error)[:200]) from None
     with client:
+        try:
+            client.wait_for_workers(1, timeout=ANSWER_S)
+        except TimeoutError:
+            raise MachineError(
+                "the scheduler has no workers", scheduler=address, hint=f"start some: dask worker {address}"
+            ) from None
         futures = [
-            client.submit(_run, pickle.dumps(task), key=f"vla-store-{os.getpid()}-{task.name}", pure=False)
+            client.submit(_run, pickle.dumps(task), key=f"vla-store-{secrets.token_hex(4)}-{task.name}", pure=False)
             for task in tasks
         ]
         try:
             for future in as_completed(futures, loop=client.loop):
                 on_receipt(future.result())
-        except BaseException:
-            client.cancel(futures)
-            raise
+        except (CancelledError, CommClosedError, KilledWorker, ImportError) as error:
+            raise MachineError(
+                "the cluster failed to run a task",
+                scheduler=address,
+                found=f"{type(error).__name__}: {error}"[:300],
+                hint="its workers need the same vla_store, memory for their tasks, and the same paths; "
+                "then run the same command again: it resumes",
+            ) from error
+        finally:
+            # Also after an error, and Ctrl-C: what has not begun shall not begin.
+            with contextlib.suppress(Exception):
+                client.cancel(futures)

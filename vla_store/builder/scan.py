@@ -99,9 +99,14 @@ def find_sources(
         raise OptionError("nothing to build from", expected="at least one SOURCE")
     found: list[EpisodeSource] = []
     for each in paths:
-        if not isinstance(each, (str, Path)):
+        if isinstance(each, EpisodeSource):
             found.append(each)
             continue
+        if not isinstance(each, (str, Path)):
+            raise OptionError(
+                "a source is a path, or has the methods of EpisodeSource: scan, read and attributes",
+                found=type(each).__qualname__,
+            )
         path = Path(each)
         try:
             if not path.exists():
