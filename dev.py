@@ -12,6 +12,7 @@ installed from has changed. VLA_STORE_DEMOS: folder of the demonstrations that t
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def lowest(version: str) -> list[str]:
     for requirement in tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]:
         name, _, marker = requirement.partition(";")
         if at_least[marker.strip()]:
-            made.append(name.strip().replace(">=", "=="))
+            made.append(re.sub(r"\[.*\]", "", name).strip().replace(">=", "=="))  # a constraint has no extras
     return made
 
 

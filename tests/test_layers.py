@@ -110,10 +110,10 @@ LOADED = """
 import importlib, json, sys
 def third_party():
     return {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"vla_store", "__mp_main__"}
-before = third_party()
+before = third_party() | {"cython_runtime"}  # what Cython leaves in sys.modules is part of who was compiled with it
 for name in sys.argv[1:]:
     importlib.import_module(name)
-print(json.dumps(sorted(third_party() - before)))
+print(json.dumps(sorted(name for name in third_party() - before if not name.startswith("_cython_"))))
 """
 
 
