@@ -214,6 +214,8 @@ class FsspecFetcher:
         try:
             return bytes(self._connect().cat_file(self._path(key), start=0, end=nbytes))
         except Exception as error:
+            if _is_past_the_end(error) and self.size(key) == 0:
+                return b""
             raise self._failure(error, key) from error
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
@@ -228,17 +230,10 @@ class FsspecFetcher:
         except Exception as error:
             raise self._failure(error, merged[0][0]) from error
         for (key, start, stop), data in zip(merged, found):
-            if isinstance(data, BaseException):
+            if isinstance(data, BaseException) and not _is_past_the_end(data):
                 raise self._failure(data, key) from data
-            if len(data) != stop - start:
-                raise FetchError(
-                    "storage did not give the bytes that were asked for",
-                    object=key,
-                    store=self._url,
-                    expected=f"bytes {start} to {stop}",
-                    found=f"{len(data)} bytes",
-                    hint="the object may be cut short (vla-store verify), or the server may not serve byte ranges",
-                )
+            if isinstance(data, BaseException) or len(data) != stop - start:
+                raise self._other_bytes(data, key, start, stop)
         views = [memoryview(data).toreadonly() for data in found]
         return [views[number][start:stop] for number, start, stop in places]
 
@@ -252,15 +247,32 @@ class FsspecFetcher:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
+    def _other_bytes(self, data: Any, key: str, start: int, stop: int) -> Exception:
+        is_short = isinstance(data, BaseException) or len(data) < stop - start
+        if is_short and (size := self.size(key)) < stop:
+            return _too_short(key, stop, size)
+        return FetchError(
+            "storage did not give the bytes that were asked for",
+            object=key,
+            store=self._url,
+            expected=f"bytes {start} to {stop}",
+            found=_text(data) if isinstance(data, BaseException) else f"{len(data)} bytes",
+            hint="try again; then the network" if is_short else "the server must serve byte ranges",
+        )
+
     def _failure(self, error: BaseException, key: str) -> Exception | BaseException:
+        cause = error.__cause__
         if isinstance(error, FileNotFoundError):
-            return ObjectMissing("an object of the store is missing", object=key, store=self._url)
-        if isinstance(error, PermissionError):
+            # fsspec's http calls every failure to learn a size a missing file; what it was is the cause.
+            if "http" not in self._fs.protocol or cause is None or _status(cause) in _GONE:
+                return ObjectMissing("an object of the store is missing", object=key, store=self._url)
+            error = cause
+        if isinstance(error, PermissionError) or _status(error) in _REFUSED:
             return MachineError("storage refuses access", object=key, store=self._url, found=_text(error))
         if not isinstance(error, Exception):
             return error
         return FetchError(
-            "storage did not answer",
+            "storage answered with an error" if _status(error) else "storage did not answer",
             object=key,
             store=self._url,
             found=_text(error),
@@ -466,6 +478,21 @@ def _soft_file_limit() -> int:
         return 0
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft
+
+
+_GONE = (404, 410)
+_REFUSED = (401, 403)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of aiohttp stands for."""
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_past_the_end(error: BaseException) -> bool:
+    """Whether storage refused a range because the object ends before it begins."""
+    return _status(error) == 416 or "not satisfiable" in str(error)
 
 
 def _text(error: BaseException) -> str:
