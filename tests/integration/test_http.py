@@ -1,0 +1,292 @@
+"""A store behind a web server: the same samples, no shard read whole, and clear errors where the server fails."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comparing import assert_same, drawn_options
+from range_server import RangeServer, Request
+
+import vla_store
+from vla_store.audit import verify_store
+from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
+from vla_store.reader.fetch import MERGE_GAP_BYTES
+
+CAMERA = "eye_in_hand_rgb"
+WINDOWS = {"agentview_rgb": [-1, 0], CAMERA: [-1, 0], "robot_states": 0, "states": 0, "actions": range(16)}
+OPTIONS = {"windows": WINDOWS, "alignment": "causal", "images": "upright", "dtype": "float32", "episodes": [0, 1]}
+
+
+def both(server: RangeServer, **options: object) -> tuple[vla_store.Samples, vla_store.Samples]:
+    """Samples over HTTP, and the same ones from the folder."""
+    return vla_store.Samples(vla_store.open_store(server.url), **options), vla_store.Samples(server.folder, **options)
+
+
+def shard(store: Path, camera: str = CAMERA) -> str:
+    """The key of the only shard of a camera."""
+    arrays = {CAMERA: "frames", "agentview_rgb": "residuals"}  # what the probe chose for this store
+    (found,) = (path for path in store.glob(f"parts/*/{arrays[camera]}/{camera}/c/**/*") if path.is_file())
+    return found.relative_to(store).as_posix()
+
+
+def chunk_nbytes(store: Path, camera: str = CAMERA) -> np.ndarray:
+    """The encoded bytes of every frame, from the shard's index as the format describes it."""
+    shape = json.loads((store / shard(store, camera)).parents[4].joinpath("zarr.json").read_text())["chunk_grid"]
+    rows = shape["configuration"]["chunk_shape"][0]
+    data = (store / shard(store, camera)).read_bytes()
+    return np.frombuffer(data[-16 * rows - 4 : -4], "<u8").reshape(rows, 2)[:, 1]
+
+
+# --- the same samples --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_rows_and_windows_over_http_are_those_of_the_folder(served: RangeServer, seed: int) -> None:
+    rng = random.Random(seed)
+    local = vla_store.open_store(served.folder)
+    options = drawn_options(rng, list(local.fields))
+    found, expected = both(served, **options)
+    numbers = [rng.randrange(-len(expected), len(expected)) for _ in range(6)]
+    assert_same(list(found.__getitems__(numbers)), list(expected.__getitems__(numbers)))
+    assert_same([found[number] for number in numbers[:2]], [expected[number] for number in numbers[:2]])
+    assert not served.refused
+
+
+def test_the_tables_of_a_store_over_http_are_those_of_the_folder(served: RangeServer) -> None:
+    found, expected = vla_store.open_store(served.url), vla_store.open_store(served.folder)
+    assert (found.fingerprint, found.digest) == (expected.fingerprint, expected.digest)
+    assert list(found.episodes) == list(expected.episodes)
+    assert found.tasks == expected.tasks
+    assert found.conventions == expected.conventions
+    assert_same(
+        {name: each.mean for name, each in found.statistics.all.items()},
+        {name: each.mean for name, each in expected.statistics.all.items()},
+    )
+    assert_same(found.split("train", fraction=0.5).episodes, expected.split("train", fraction=0.5).episodes)
+    assert_same(found.attributes(2), expected.attributes(2))
+    assert_same(found.source_attributes(2), expected.source_attributes(2))
+    assert found.provenance(100) == expected.provenance(100)
+
+
+def test_a_url_with_a_space_and_a_slash_at_its_end_is_read(wide_store: Path) -> None:
+    with RangeServer(wide_store, prefix="/my stores/wide.vla") as server:
+        found = vla_store.open_store(server.url.replace(" ", "%20") + "/")
+        assert_same(found.read("actions", [5, 90]), vla_store.open_store(wide_store).read("actions", [5, 90]))
+
+
+def test_verify_over_http_finds_a_sound_store_sound_and_names_a_flipped_byte(wide_store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(wide_store, tmp_path / "copy.vla")
+    with RangeServer(copy) as server:
+        report = verify_store(server.url)
+        assert (report.sound, report.rows, report.leftovers) == (True, 180, [])
+        data = bytearray((copy / shard(copy)).read_bytes())
+        data[1_000] ^= 1
+        (copy / shard(copy)).write_bytes(data)
+        assert [each.object for each in verify_store(server.url).problems] == [shard(copy)]
+        assert not server.refused
+
+
+# --- how much is read --------------------------------------------------------------------------------------------------
+
+
+def test_opening_reads_two_documents_and_no_array(served: RangeServer) -> None:
+    vla_store.open_store(served.url)
+    assert [each.method for each in served.requests] == ["GET", "GET"]
+    assert [each.key.rpartition("/")[2] for each in served.requests] == ["zarr.json", "zarr.json"]
+
+
+def test_making_samples_reads_nothing_that_grows_with_the_steps(served: RangeServer) -> None:
+    store = vla_store.open_store(served.url)
+    served.forget()
+    vla_store.Samples(store, windows=WINDOWS, alignment="causal")
+    assert [each.key for each in served.requests if "/c/" in each.key] == []
+
+
+def test_frames_cost_their_own_bytes_and_the_index_once(served: RangeServer) -> None:
+    samples, expected = both(served, windows={CAMERA: 0})
+    encoded = chunk_nbytes(served.folder)
+    index_nbytes = 16 * len(encoded) + 4
+    rows = [3, 30, 60, 90, 120, 150]  # none is another's neighbour, so what lies between two is not read
+    assert_same(list(samples.__getitems__(rows)), list(expected.__getitems__(rows)))
+    key = shard(served.folder)
+    assert served.nbytes[key] == index_nbytes + encoded[rows].sum()
+    assert served.nbytes[key] < (served.folder / key).stat().st_size / 10
+    served.forget()
+    samples.__getitems__([row + 1 for row in rows])
+    assert served.nbytes[key] == encoded[[row + 1 for row in rows]].sum()
+    assert [each.method for each in served.requests if each.key == key] == ["GET"] * len(rows)
+
+
+def test_what_lies_between_near_frames_is_read_with_them_and_no_more(served: RangeServer) -> None:
+    samples, _ = both(served, windows={"agentview_rgb": [-6, 0]})
+    samples.__getitems__([20])
+    encoded = chunk_nbytes(served.folder, "agentview_rgb")
+    key = shard(served.folder, "agentview_rgb")
+    assert encoded[15:20].sum() < MERGE_GAP_BYTES
+    body = [each for each in served.requests if each.key == key and each.method == "GET"][1:]
+    assert [each.range[1] - each.range[0] for each in body if each.range] == [encoded[14:21].sum()]
+
+
+def test_the_bytes_of_many_samples_are_bounded_by_what_they_hold(served: RangeServer) -> None:
+    samples, expected = both(served, **OPTIONS)
+    order = random.Random(0).sample(range(len(samples)), 16)
+    for start in (0, 8):
+        numbers = order[start : start + 8]
+        assert_same(list(samples.__getitems__(numbers)), list(expected.__getitems__(numbers)))
+    held = 16 * 2 * sum(int(chunk_nbytes(served.folder, camera).max()) for camera in ("agentview_rgb", CAMERA))
+    held += 16 * (16 * 7 + 9 + 17) * 8
+    around = 64 * MERGE_GAP_BYTES  # at most what may lie between what is asked for
+    tables = sum(path.stat().st_size for path in served.folder.glob("parts/*/backgrounds/*/c/**/*") if path.is_file())
+    tables += 2 * (16 * 256 + 4) + 16_384
+    assert sum(served.nbytes.values()) < held + around + tables
+    assert not served.refused
+    assert all(each.range is not None for each in served.requests if each.method == "GET")
+
+
+def test_the_server_of_these_tests_refuses_a_whole_shard(served: RangeServer) -> None:
+    """What the other tests rest on."""
+    import fsspec
+
+    with pytest.raises(Exception, match="500"):
+        fsspec.filesystem("http").cat_file(f"{served.url}/{shard(served.folder)}")
+    assert served.refused == [Request("GET", shard(served.folder), None, 500)]
+
+
+# --- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_gone_is_a_fetch_error_that_names_the_object(served: RangeServer) -> None:
+    samples, expected = both(served, **OPTIONS)
+    assert_same(samples[5], expected[5])
+    served.stop()
+    with pytest.raises(FetchError, match="storage did not answer") as caught:
+        samples[100]
+    assert caught.value.exit_code == 3
+    assert caught.value.places["object"].startswith("parts/")
+    assert caught.value.places["store"] == served.url
+    assert "hint: " in str(caught.value)
+    with pytest.raises(FetchError):
+        samples.__getitems__([1, 2, 3])
+    with pytest.raises(FetchError):
+        vla_store.open_store(served.url)
+
+
+def test_reading_goes_on_once_the_server_answers_again(served: RangeServer) -> None:
+    samples, expected = both(served, **OPTIONS)
+    for fault in ("breaks_off", "half", "missing"):
+        served.faults["*"] = fault
+        with pytest.raises((FetchError, StoreDamaged)):
+            samples.__getitems__([1, 50])
+        served.faults.clear()
+        assert_same(list(samples.__getitems__([1, 50])), list(expected.__getitems__([1, 50])))
+
+
+def test_a_missing_shard_is_damage_that_names_it(served: RangeServer) -> None:
+    samples, _ = both(served, windows={CAMERA: 0})
+    served.faults[shard(served.folder)] = "missing"
+    for read in (lambda: samples[5], lambda: samples.__getitems__([5, 6])):
+        with pytest.raises(StoreDamaged, match="missing") as caught:
+            read()
+        assert caught.value.places["object"] == shard(served.folder)
+        assert caught.value.exit_code == 1
+
+
+def test_a_shard_that_goes_missing_after_it_was_opened_is_damage_too(served: RangeServer) -> None:
+    samples, _ = both(served, windows={CAMERA: 0})
+    samples[5]
+    served.faults[shard(served.folder)] = "missing"
+    with pytest.raises(StoreDamaged, match="missing") as caught:
+        samples.__getitems__([50, 100])
+    assert caught.value.places["object"] == shard(served.folder)
+
+
+def test_a_server_that_ignores_ranges_is_a_fetch_error_that_says_so(served: RangeServer) -> None:
+    samples, _ = both(served, windows={CAMERA: 0})
+    samples[5]
+    served.faults["*"] = "ignores_range"
+    with pytest.raises(FetchError, match="bytes that were asked for") as caught:
+        samples[50]
+    assert caught.value.places["object"] == shard(served.folder)
+    assert "byte ranges" in caught.value.hint
+    assert str((served.folder / shard(served.folder)).stat().st_size) in caught.value.places["found"]
+
+
+@pytest.mark.parametrize("fault", ["half", "breaks_off"])
+def test_a_short_answer_is_a_fetch_error_and_never_a_sample(served: RangeServer, fault: str) -> None:
+    samples, _ = both(served, windows={CAMERA: 0})
+    samples[5]
+    served.faults[shard(served.folder)] = fault
+    with pytest.raises(FetchError) as caught:
+        samples.__getitems__([50, 100])
+    assert caught.value.places["object"] == shard(served.folder)
+
+
+def test_a_shard_cut_short_is_damage_whether_it_is_open_or_not(wide_store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(wide_store, tmp_path / "copy.vla")
+    with RangeServer(copy) as server:
+        opened, fresh = (
+            vla_store.Samples(server.url, windows={CAMERA: 0}),
+            vla_store.Samples(server.url, windows={CAMERA: 0}),
+        )
+        opened[5]
+        data = (copy / shard(copy)).read_bytes()
+        (copy / shard(copy)).write_bytes(data[: len(data) // 3])
+        for samples in (opened, fresh):
+            with pytest.raises(StoreDamaged) as caught:
+                samples[150]
+            assert caught.value.places["object"] == shard(copy)
+
+
+def test_an_empty_root_is_damage(wide_store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(wide_store, tmp_path / "copy.vla")
+    (copy / "zarr.json").write_bytes(b"")
+    with RangeServer(copy) as server, pytest.raises(StoreDamaged):
+        vla_store.open_store(server.url)
+
+
+def test_access_refused_is_not_called_damage(served: RangeServer) -> None:
+    served.faults["zarr.json"] = "refused"
+    with pytest.raises(MachineError, match="refuses access"):
+        vla_store.open_store(served.url)
+
+
+def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(served: RangeServer) -> None:
+    import aiohttp
+
+    options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.5)}}
+    store = vla_store.open_store(served.url, storage_options=options)
+    served.faults["*"] = "hangs"
+    with pytest.raises(FetchError, match="did not answer"):
+        store.read("actions", [5])
+
+
+def test_a_server_that_does_not_say_how_large_a_shard_is_gets_told_what_it_lacks(served: RangeServer) -> None:
+    samples, _ = both(served, windows={CAMERA: 0})
+    served.faults[shard(served.folder)] = "no_length"
+    with pytest.raises(FetchError, match="how large") as caught:
+        samples[5]
+    assert "Content-Length" in caught.value.hint
+
+
+def test_a_url_without_a_store_is_no_store(served: RangeServer) -> None:
+    with pytest.raises(StoreNotFound, match="no store at this URL"):
+        vla_store.open_store(f"{served.url}/nothing")
+
+
+def test_another_store_at_the_url_is_said_to_whoever_held_the_first(
+    wide_store: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    import pickle
+
+    shutil.copytree(wide_store, tmp_path / "served")
+    with RangeServer(tmp_path / "served") as server:
+        held = pickle.dumps(vla_store.Samples(server.url, windows={CAMERA: 0}))
+        shutil.rmtree(tmp_path / "served")
+        shutil.copytree(tiny_store, tmp_path / "served")
+        with pytest.raises(StoreDamaged, match="another store"):
+            pickle.loads(held)[0]
