@@ -6,6 +6,7 @@ Only this module calls numcodecs, on first use: whoever reads no encoded frames 
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from vla_store.errors import StoreDamaged, UnsupportedStore
 CRC_BYTES = 4
 HEADER_BYTES = 16
 NOSHUFFLE = 0
+
+_SEALED = crc32c(bytes(CRC_BYTES))  # of nothing and its crc32c, which is 0
+_EMPTY = np.empty(0, np.uint8)
+_BLOSC_SIZES = struct.Struct("<4x3I")
 BLOSC_CNAMES = ("blosclz", "lz4", "lz4hc", "zlib", "zstd")
 
 
@@ -111,33 +116,38 @@ def decoder(codec: Codec, field: str) -> Decode:
 
 def checked_body(chunk: memoryview) -> memoryview:
     """The chunk without its crc32c, once that holds; ValueError otherwise."""
-    body = chunk[:-CRC_BYTES]
-    # google-crc32c takes bytes and arrays, but no memoryview.
-    if crc32c(np.frombuffer(body, np.uint8)) != int.from_bytes(chunk[-CRC_BYTES:], "little"):
+    _check(chunk)
+    return chunk[:-CRC_BYTES]
+
+
+def _check(chunk: memoryview) -> np.ndarray[Any, Any]:
+    """The whole chunk as an array, once its crc32c holds."""
+    # google-crc32c takes bytes and arrays, but no memoryview. Whatever the data, data and its own crc32c have one crc32c:
+    # so there is nothing to cut off and compare, which for a frame of some microseconds counts.
+    data = np.frombuffer(chunk, np.uint8) if len(chunk) else _EMPTY
+    if crc32c(data) != _SEALED or len(data) < CRC_BYTES:
         raise ValueError("its crc32c does not match")
-    return body
+    return data
 
 
 def _decode_none(chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
-    body = checked_body(chunk)
+    body = _check(chunk)[:-CRC_BYTES]
     if len(body) != out.nbytes:
         raise ValueError(f"it holds {len(body)} bytes instead of {out.nbytes}")
-    out[...] = np.frombuffer(body, out.dtype).reshape(out.shape)
+    out[...] = body.view(out.dtype).reshape(out.shape)
 
 
 def _decode_blosc(decompress: Callable[..., Any], chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
-    body = checked_body(chunk)
+    data = _check(chunk)
+    if len(data) < HEADER_BYTES + CRC_BYTES:
+        raise ValueError("it has no Blosc header")
     # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes.
     # It decides what Blosc allocates (buffers of some blocks), so it is checked here, whatever the Blosc library checks.
-    if (
-        len(body) < HEADER_BYTES
-        or int.from_bytes(body[4:8], "little") != out.nbytes
-        or not 0 < int.from_bytes(body[8:12], "little") <= out.nbytes
-        or int.from_bytes(body[12:16], "little") != len(body)
-    ):
+    nbytes, blocksize, cbytes = _BLOSC_SIZES.unpack_from(chunk)
+    if nbytes != out.nbytes or not 0 < blocksize <= nbytes or cbytes != len(data) - CRC_BYTES:
         raise ValueError("its Blosc header does not have the frame's sizes")
     try:
-        decompress(body, out)
+        decompress(data, out)  # reads cbytes of it, which leaves the crc32c out
     except RuntimeError as error:
         raise ValueError(f"Blosc says: {error}") from None
 
