@@ -6,6 +6,7 @@ loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, colla
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -34,7 +35,7 @@ class StepDataset(Dataset[Any]):
 
     def __init__(
         self,
-        store: Store | Samples | str,
+        store: Store | str | os.PathLike[str],
         *,
         windows: Mapping[str, int | Iterable[int]] | None = None,
         suites: str | Iterable[str] | None = None,
@@ -100,10 +101,7 @@ class StepDataset(Dataset[Any]):
 
     def allocate(self, count: int) -> dict[str, torch.Tensor]:
         """Uninitialised tensors for a batch of `count`, to give as `out=`."""
-        return {
-            name: torch.empty((count, *shape), dtype=_TORCH_DTYPES[dtype.name])
-            for name, (shape, dtype) in self.samples.columns.items()
-        }
+        return {name: _tensor(array) for name, array in self.samples.allocate(count).items()}
 
     def statistics(self) -> dict[str, FieldStatistics]:
         """Of the selection: every fixed numeric field of `windows`, over all selected rows, as they are stored."""
@@ -113,9 +111,9 @@ class StepDataset(Dataset[Any]):
         return type(self).__name__ + repr(self.samples).removeprefix(type(self.samples).__name__)
 
     def _filled(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None) -> dict[str, Any]:
-        tensors = self.allocate(len(indices)) | (out or {})
-        made = self.samples.batch_or_lists(indices, {name: each.numpy() for name, each in tensors.items()})
-        return {key: tensors[key] if key in tensors else _tensor(column) for key, column in made.items()}
+        given = out or {}
+        made = self.samples.batch_or_lists(indices, {name: each.numpy() for name, each in given.items()})
+        return {key: given[key] if key in given else _tensor(column) for key, column in made.items()}
 
 
 def collate(samples: Any) -> dict[str, Any]:
@@ -149,16 +147,6 @@ def _stacked(key: str, values: list[Any]) -> Any:
     if key in NUMBERS:
         return torch.tensor(values, dtype=torch.int64)
     return default_collate(values)
-
-
-_TORCH_DTYPES = {
-    name: getattr(torch, name)
-    for name in (
-        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("float16", "float32", "float64"),
-    )
-    if hasattr(torch, name)  # torch before 2.3 has no unsigned integers above uint8
-}
 
 
 def _tensor(value: Any) -> Any:

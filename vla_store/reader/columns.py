@@ -43,7 +43,7 @@ class Column:
         if not self._maps:
             self._fetch(rows, out)
         elif self._shards.grid.shards == 1:
-            np.take(self._mapped(0), rows, axis=0, out=out, mode="clip")
+            self._mapped(0).take(rows, axis=0, out=out, mode="clip")
         else:
             shards = rows // self._per_shard
             for shard in np.unique(shards).tolist():

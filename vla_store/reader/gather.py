@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,17 @@ class RaggedWindow:
         return made
 
 
+@dataclass(frozen=True)
+class FrameList:
+    """Which frames go where: rows of the part, their episodes, how to turn them, and positions among all (B * K) pictures."""
+
+    rows: list[int]
+    episodes: list[int]
+    turns: list[int]
+    positions: list[int] | None  # None: all of them, in order
+    zeros: Int64 | None  # positions that get no picture
+
+
 class CameraWindow:
     """A camera. flips: how a source's pictures are turned, one number a source."""
 
@@ -170,16 +182,25 @@ class CameraWindow:
         self._frames.fill(rows, [episode] * count, [self._flips[source]] * count, value, positions)
         return (value, is_pad) if self._has_axis else (value.reshape(self._step), is_pad.reshape(()))
 
-    def many(self, places: Places, clipped: Int64, is_pad: Bool, out: Array, at: Int64 | None) -> None:
-        """The pictures of (B, K) steps into `out` (N, *axes, H, W, C): sample i into out[at[i]], or out[i]."""
+    def list_frames(self, places: Places, clipped: Int64, is_pad: Bool, at: Int64 | None) -> FrameList:
+        """The frames of (B, K) steps, sample i going to place at[i] of the batch, or to i; the same for all cameras."""
         count = clipped.shape[1]
-        flat = out.reshape(-1, *self._shape[1:])
         rows = (clipped + places.start[:, None]).reshape(-1)
         episodes = np.repeat(places.episode, count)
         turns = np.repeat(self._turns[places.source], count)
-        positions = np.arange(len(rows)) if at is None else (at[:, None] * count + np.arange(count)).reshape(-1)
-        if self._zero and is_pad.any():
-            pads = is_pad.reshape(-1)
-            flat[positions[pads]] = 0
-            rows, episodes, turns, positions = rows[~pads], episodes[~pads], turns[~pads], positions[~pads]
-        self._frames.fill(rows.tolist(), episodes.tolist(), turns.tolist(), flat, positions.tolist())
+        if at is None and not (self._zero and is_pad.any()):
+            return FrameList(rows.tolist(), episodes.tolist(), turns.tolist(), None, None)
+        samples = np.arange(len(places)) if at is None else at
+        positions = (samples[:, None] * count + np.arange(count)).reshape(-1)
+        kept = ~is_pad.reshape(-1) if self._zero else np.ones(len(rows), bool)
+        zeros = positions[~kept]
+        return FrameList(
+            rows[kept].tolist(), episodes[kept].tolist(), turns[kept].tolist(), positions[kept].tolist(), zeros
+        )
+
+    def many(self, frames: FrameList, out: Array) -> None:
+        """The pictures of such a list into `out` (N, *axes, H, W, C)."""
+        flat = out.reshape(-1, *self._shape[1:])
+        if frames.zeros is not None:
+            flat[frames.zeros] = 0
+        self._frames.fill(frames.rows, frames.episodes, frames.turns, flat, frames.positions)

@@ -79,11 +79,19 @@ class Part:
         self.digests = Column(
             tables, self._array(layout.DIGEST_ARRAY), layout.numeric_grid((self.episodes, 32), "uint8", self.rows)
         )
+        # Of start, length, task, source in the table; of episode and step in the index.
+        self._limits = np.array(
+            [self.rows, self.rows + 1, len(document.tasks), len(document.sources), self.episodes, self.rows], np.uint64
+        )
         self._fields: dict[str, Column | Frames] = {}
 
     def locate(self, row: int) -> Place:
         """The place of one row within the part. Raises StoreDamaged where index and table contradict each other."""
-        episode, step = self.index.unpack(row, _PAIR)
+        return self.place(row, self.index.unpack(row, _PAIR))
+
+    def place(self, row: int, pair: tuple[Any, ...]) -> Place:
+        """The place of a row, of which `pair` gave the episode and step. Raises StoreDamaged."""
+        episode, step = pair
         if not 0 <= episode < self.episodes:
             raise self._contradiction(row)
         start, length, task, source = self.table.unpack(episode, _PLACE)
@@ -97,32 +105,37 @@ class Part:
             raise self._contradiction(row)
         return episode, step, start, length, task, source
 
-    def episode_of(self, row: int) -> int:
-        """The episode that the index gives for a row, unchecked."""
-        return int(self.index.unpack(row, _PAIR)[0])
+    def pair(self, row: int) -> tuple[int, int]:
+        """The episode and step that the index gives for a row, unchecked."""
+        episode, step = self.index.unpack(row, _PAIR)
+        return episode, step
 
-    def episodes_of(self, rows: Int64) -> Int64:
-        """The same for (n,) rows."""
-        return self._pairs(rows)[:, 0].astype(np.int64)
+    def pairs(self, rows: Int64) -> npt.NDArray[np.int32]:
+        """The same for (n,) rows: (n, 2)."""
+        pairs = np.empty((len(rows), 2), np.int32)
+        self.index.take(rows, pairs)
+        return pairs
 
     def locate_many(self, rows: Int64) -> Places:
         """The places of (n,) rows within the part. Raises StoreDamaged."""
-        pairs = self._pairs(rows)
-        episode, step = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
-        # Seen as unsigned, a negative number is too large: one comparison for both ends.
-        bad = episode.view(np.uint64) >= self.episodes
-        if bad.any():
-            raise self._contradiction(int(rows[bad.argmax()]))
+        return self.places(rows, self.pairs(rows))
+
+    def places(self, rows: Int64, pairs: npt.NDArray[np.int32]) -> Places:
+        """The places of (n,) rows, of which `pairs` gave the (n, 2) episode and step. Raises StoreDamaged."""
+        both = pairs.astype(np.int64)
+        episode, step = both[:, 0], both[:, 1]
         entries = np.empty((len(rows), self._columns), np.int64)
         self.table.take(episode, entries)
-        start, length, task, source = (entries[:, column].copy() for column in range(4))
-        bad = step.view(np.uint64) >= length.view(np.uint64)
-        bad |= start + step != rows
-        bad |= (length > self.rows) | (start + length > self.rows)
-        bad |= task.view(np.uint64) >= len(self.document.tasks)
-        bad |= source.view(np.uint64) >= len(self.document.sources)
-        if bad.any():
-            raise self._contradiction(int(rows[bad.argmax()]))
+        start, length, task, source = entries[:, 0], entries[:, 1], entries[:, 2], entries[:, 3]
+        stop = start + length
+        # Seen as unsigned, a negative number is too large: one comparison for both ends.
+        sound = (entries[:, :4].view(np.uint64) < self._limits[:4]).all() and (
+            (start + step == rows) & (rows < stop) & (stop <= self.rows)
+        ).all()
+        if not (sound and (both.view(np.uint64) < self._limits[4:]).all()):
+            for row in rows.tolist():
+                self.locate(row)  # raises for the row that it is
+            raise self._contradiction(int(rows[0]))
         return Places(episode, step, start, length, task, source)
 
     def entries(self, start: int, stop: int) -> npt.NDArray[np.int64]:
@@ -240,11 +253,6 @@ class Part:
                 episode=self.episodes - 1,
             )
         return start + length * width
-
-    def _pairs(self, rows: Int64) -> npt.NDArray[np.int32]:
-        pairs = np.empty((len(rows), 2), np.int32)
-        self.index.take(rows, pairs)
-        return pairs
 
     def _array(self, name: str) -> str:
         return f"{self.path}/{name}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -54,7 +56,7 @@ class Samples:
 
     def __init__(
         self,
-        store: Store | str,
+        store: Store | str | os.PathLike[str],
         *,
         windows: Mapping[str, int | Iterable[int]] | None = None,
         suites: str | Iterable[str] | None = None,
@@ -126,9 +128,8 @@ class Samples:
             number += len(self._anchors)
         if not 0 <= number < len(self._anchors):
             raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
-        part, row = self._anchors.one(number, self.store)
+        part, place = self._anchors.one(number, self.store)
         plan = self._plans.get(part.number) or self._plan(part)
-        place = part.locate(row)
         sample: Sample = {}
         for name, pad_name, one in plan.ones:
             sample[name], sample[pad_name] = one(place)
@@ -151,7 +152,7 @@ class Samples:
 
     def allocate(self, count: int) -> dict[str, Array]:
         """Uninitialised arrays for a batch of `count`, to give as `out=`; ragged fields have none."""
-        return {name: np.empty((count, *shape), dtype) for name, (shape, dtype) in self.columns.items()}
+        return self._allocate(count, self.columns)
 
     def statistics(self) -> dict[str, FieldStatistics]:
         """Of the selection: every fixed numeric field of `windows`, over all selected rows, as they are stored."""
@@ -187,12 +188,14 @@ class Samples:
         arrays: dict[str, Any] = self._arrays(len(anchors), out)
         tasks: list[str] = [""] * len(anchors)
         ragged = {window.field: [None] * len(anchors) for window in self.windows if self._field(window).is_ragged}
-        for part, at, rows in self._anchors.many(anchors, self.store):
+        for part, at, places in self._anchors.many(anchors, self.store):
             plan = self._plans.get(part.number) or self._plan(part)
-            places = part.locate_many(rows)
             plan.fill(places, at, arrays, ragged)
-            for number, task in zip(range(len(anchors)) if at is None else at.tolist(), places.task.tolist()):
-                tasks[number] = plan.texts[task]
+            texts = [plan.texts[task] for task in places.task.tolist()]
+            if at is None:
+                tasks = texts
+            else:
+                _scatter(tasks, at, texts)
         made: dict[str, Any] = {}
         for window in self.windows:
             name = window.field
@@ -205,15 +208,16 @@ class Samples:
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
         anchors = given.astype(np.int64)
-        anchors[anchors < 0] += len(self)
-        wrong = (anchors < 0) | (anchors >= len(self))
-        if wrong.any():
-            raise IndexError(f"sample {given[wrong.argmax()]} of {len(self)}")
+        if not (anchors.view(np.uint64) < len(self)).all():  # as unsigned, negative numbers are too large
+            anchors[anchors < 0] += len(self)
+            wrong = (anchors < 0) | (anchors >= len(self))
+            if wrong.any():
+                raise IndexError(f"sample {given[wrong.argmax()]} of {len(self)}")
         return anchors
 
     def _arrays(self, count: int, out: dict[str, Array] | None) -> dict[str, Array]:
-        if not out:
-            return self.allocate(count)
+        if out is None:
+            return self._allocate(count, self.columns)
         for name, array in out.items():
             if name not in self.columns:
                 raise UnknownName.among("array to fill", name, list(self.columns))
@@ -224,10 +228,22 @@ class Samples:
                     expected=f"{(count, *shape)} {dtype}, C-contiguous",
                     found=f"{array.shape} {array.dtype}",
                 )
-        return {
-            name: out[name] if name in out else np.empty((count, *shape), dtype)
-            for name, (shape, dtype) in self.columns.items()
+        return out | self._allocate(count, {name: each for name, each in self.columns.items() if name not in out})
+
+    def _allocate(self, count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
+        # The pictures of all cameras are one allocation: the C library keeps such a block for the next batch, while it gives
+        # several large ones back to the system, and then a third of a batch's time goes into touching fresh pages.
+        pictures = [name for name in columns if name in self.store.fields and self.store.fields[name].is_camera]
+        arrays = {
+            name: np.empty((count, *shape), dtype) for name, (shape, dtype) in columns.items() if name not in pictures
         }
+        sizes = [count * math.prod(columns[name][0]) * columns[name][1].itemsize for name in pictures]
+        starts = [0, *itertools.accumulate(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]
+        block = np.empty(starts[-1], np.uint8)
+        for name, start, size in zip(pictures, starts, sizes):
+            shape, dtype = columns[name]
+            arrays[name] = block[start : start + size].view(dtype).reshape(count, *shape)
+        return arrays
 
     @lazily
     def columns(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -256,8 +272,8 @@ class Samples:
             taken = np.empty((len(rows), *column.shape), column.dtype)
             column.take(rows, taken)
             pieces.append(taken)
-            places = part.episodes_of(rows)
-            bounds = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(rows)]
+            numbers = part.pairs(rows)[:, 0]
+            bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
             episodes += [(count + start, count + stop) for start, stop in itertools.pairwise(bounds)]
             count += len(rows)
         return field_statistics(np.concatenate(pieces), episodes)
@@ -274,6 +290,9 @@ class Samples:
         for span in chosen.spans:
             numbered.setdefault(span.part, []).append(np.arange(span.start, span.stop))
         return [(store._part(number), np.concatenate(spans)) for number, spans in numbered.items()]
+
+
+_ALIGNMENT = 64
 
 
 class _PartPlan:
@@ -294,7 +313,8 @@ class _PartPlan:
         self.episode_start = part.episode_start
         self._windows = windows
         self._ragged = {window.field for window in windows if fields[window.field].is_ragged}
-        self._earlier: list[bytes | None] = []
+        keys: list[tuple[tuple[int, ...], bytes | None]] = []
+        self._numbers: list[int] = []  # of the windows among `_times`: cameras often share theirs
         self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
         flips = bytes(orient.turn(images, source.orientation) for source in sources)
         for window in windows:
@@ -308,8 +328,18 @@ class _PartPlan:
             else:
                 kind = RaggedWindow if field.is_ragged else NumericWindow
                 reader = kind(part, field, window, earlier, pad == "zero", number)
-            self._earlier.append(earlier)
+            key = window.offsets, earlier
+            if key not in keys:
+                keys.append(key)
+            self._numbers.append(keys.index(key))
             self._readers.append(reader)
+        self._times = [
+            (
+                np.array(offsets, np.int64),
+                None if earlier is None else np.frombuffer(earlier, np.uint8).astype(np.int64),
+            )
+            for offsets, earlier in keys
+        ]
         self.ones = [
             (window.field, f"{window.field}_is_pad", reader.one) for window, reader in zip(windows, self._readers)
         ]
@@ -319,17 +349,20 @@ class _PartPlan:
         where: Any = slice(None) if at is None else at
         arrays["episode"][where] = places.episode + self.episode_start
         arrays["step"][where] = places.step
-        times: dict[Any, Any] = {}
-        for window, earlier, reader in zip(self._windows, self._earlier, self._readers):
+        times: list[Any] = [None] * len(self._times)
+        frames: list[Any] = [None] * len(self._times)
+        for window, number, reader in zip(self._windows, self._numbers, self._readers):
             name = window.field
-            key = window.offsets, earlier
-            if key not in times:
-                shifts = 0 if earlier is None else -np.frombuffer(earlier, np.uint8).astype(np.int64)[places.source]
-                times[key] = window_times(places.step, places.length, np.array(window.offsets, np.int64), shifts)
-            clipped, is_pad = times[key]
+            if times[number] is None:
+                offsets, earlier = self._times[number]
+                steps = places.step if earlier is None else places.step - earlier[places.source]
+                times[number] = window_times(steps, places.length, offsets)
+            clipped, is_pad = times[number]
             arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
             if isinstance(reader, CameraWindow):
-                reader.many(places, clipped, is_pad, arrays[name], at)
+                if frames[number] is None:
+                    frames[number] = reader.list_frames(places, clipped, is_pad, at)
+                reader.many(frames[number], arrays[name])
             elif isinstance(reader, RaggedWindow):
                 made = reader.many(places.episode, clipped, is_pad)
                 _scatter(ragged[name], at, made)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.reader.lazily import lazily
-from vla_store.reader.part import Part
+from vla_store.reader.part import Part, Place, Places
 from vla_store.reader.store import SPLITS, Store
 from vla_store.reader.values import Split, StoreTask
 
@@ -104,6 +104,8 @@ class Anchors:
         ]
         kept = np.array([row for row in table if row[-1] > 0], np.int64).reshape(-1, 6)
         self._part, self._start, self._stop, self._base, self._skips, counts = (kept[:, i].copy() for i in range(6))
+        # First steps per anchor, for a first guess.
+        self._slopes = self._skips * (self._stop - self._start - counts) / counts
         self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._count = len(rows) if rows is not None else int(self._firsts[-1])
 
@@ -118,26 +120,36 @@ class Anchors:
         """The rows, where they were given one by one."""
         return self._rows
 
-    def one(self, anchor: int, store: Store) -> tuple[Part, int]:
-        """The part and its row of one anchor, 0 <= anchor < len."""
+    def one(self, anchor: int, store: Store) -> tuple[Part, Place]:
+        """The part and the place in it of one anchor, 0 <= anchor < len. Raises StoreDamaged."""
         if self._rows is not None:
-            return store._place(int(self._rows[anchor]))
-        firsts, parts, starts, stops, bases, skips = self._fast
+            part, row = store._place(int(self._rows[anchor]))
+            return part, part.locate(row)
+        firsts, parts, starts, stops, bases, skips, slopes = self._fast
         span = bisect.bisect_right(firsts, anchor) - 1 if len(parts) > 1 else 0
         part = store._part(parts[span])
-        row = low = starts[span] + anchor - firsts[span]
-        if skips[span]:
-            # Of the rows up to `row`, one an episode is no anchor: move by so many until that holds. From below, the numbers
-            # only ascend, so the first row that fits is the anchor's; a row before it never fits.
-            above = low - bases[span] + 1
-            while (found := above + part.episode_of(row)) != row:
-                if not row < found < stops[span]:
-                    raise _disordered(part, row)
-                row = found
-        return part, row
+        start = starts[span]
+        row = low = start + anchor - firsts[span]
+        if not skips[span]:
+            return part, part.locate(row)
+        # Of the span's rows up to the anchor's, one an episode is none. So row = low + (episodes that began up to it): guess,
+        # ask the index, move; see `_settled`, which does the same for many.
+        above = low + 1 - bases[span]
+        row += int((low - start) * slopes[span])
+        for _ in range(part.episodes + 2):
+            pair = part.pair(row)
+            found = above + pair[0]
+            if found == row:
+                if pair[1] != 0:
+                    return part, part.place(row, pair)
+                found -= 1
+            if not start <= found < stops[span]:
+                break
+            row = found
+        raise _disordered(part, row)
 
-    def many(self, anchors: Int64, store: Store) -> Iterator[tuple[Part, Int64 | None, Int64]]:
-        """Part by part: the part, which of `anchors` are in it (None for all), and their rows in it."""
+    def many(self, anchors: Int64, store: Store) -> Iterator[tuple[Part, Int64 | None, Places]]:
+        """Part by part: the part, which of `anchors` are in it (None for all), and their places in it. Raises StoreDamaged."""
         if self._rows is not None:
             rows = self._rows[anchors]
             numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
@@ -150,29 +162,36 @@ class Anchors:
             part = store._part(number)
             at = np.flatnonzero(numbers == number) if several else None
             if self._rows is not None:
-                yield part, at, (rows if at is None else rows[at]) - part.row_start
+                yield part, at, part.locate_many((rows if at is None else rows[at]) - part.row_start)
             else:
                 mine = spans if at is None or len(self._part) == 1 else spans[at]
-                yield part, at, self._without_firsts(part, rows if at is None else rows[at], mine)
+                yield part, at, self._settled(part, rows if at is None else rows[at], mine)
 
-    def _without_firsts(self, part: Part, low: Int64, spans: Any) -> Int64:
-        skips = self._skips[spans]
+    def _settled(self, part: Part, low: Int64, spans: Any) -> Places:
+        """The places of anchors which, were every row one, would be at rows `low`. Raises StoreDamaged."""
+        skips = self._skips[spans] != 0
         if not np.any(skips):
-            return low
-        above, stops, rows = low - self._base[spans] + 1, self._stop[spans], low
-        while True:
-            found = np.where(skips, above + part.episodes_of(rows), rows)
+            return part.locate_many(low)
+        # The row of an anchor is low + (episodes of the span that began up to it), a number that grows with the row: so from
+        # a guess on either side, `above + episode` moves towards a row that fits, and never past it. Rows that fit are the
+        # anchor's and, where they follow it, first steps, which are no anchors: from those one goes back.
+        above = low + (1 - self._base[spans])
+        rows = low + ((low - self._start[spans]) * self._slopes[spans]).astype(np.int64)
+        for _ in range(part.episodes + 2):  # every move passes the beginning of an episode
+            pairs = part.pairs(rows)
+            found = np.where(skips, above + pairs[:, 0], rows)
             if (found == rows).all():
-                return rows
-            bad = (found < rows) | (found >= stops)
-            if bad.any():
-                raise _disordered(part, int(rows[bad.argmax()]))
+                is_first = (pairs[:, 1] == 0) & skips
+                if not is_first.any():
+                    return part.places(rows, pairs)
+                found = rows - is_first
             rows = found
+        raise _disordered(part, int(rows[0]))
 
     @lazily
     def _fast(self) -> tuple[memoryview, ...]:
         """The same as `many` looks at, for one at a time: a memoryview gives Python's numbers, and pickles nothing."""
-        arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips)
+        arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips, self._slopes)
         return tuple(each.data for each in arrays)
 
 

@@ -86,9 +86,11 @@ class EncodedShards:
         opened, first, per_shard = self._opened, self._first, self._per_shard
         views: list[memoryview] = []
         ranges = []
+        shard = -1
         for number in numbers:
-            shard = number // per_shard
-            key, body, entries = opened.get(first + shard) or self._open(shard)
+            if number // per_shard != shard:
+                shard = number // per_shard
+                key, body, entries = opened.get(first + shard) or self._open(shard)
             at = 2 * (number - shard * per_shard)
             start = entries[at]
             if body is not None:

@@ -73,13 +73,13 @@ def shift_of(role: str, observation: str, alignment: str) -> int:
     return -1 if alignment == "causal" and role == "observation" and observation == "after" else 0
 
 
-def window_times(steps: Int64, lengths: Int64, offsets: Int64, shifts: Int64 | int) -> tuple[Int64, Bool]:
+def window_times(steps: Int64, lengths: Int64, offsets: Int64) -> tuple[Int64, Bool]:
     """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
 
-    steps, lengths: (B,) anchor steps and lengths of their episodes. offsets: (K,). shifts: (B,) or one number.
+    steps, lengths: (B,) anchor steps, with their shift, and lengths of their episodes. offsets: (K,).
     """
-    times = (steps + shifts)[:, None] + offsets
-    last = (lengths - 1)[:, None]
+    times = steps[:, None] + offsets
+    last = lengths[:, None] - 1
     clipped = np.minimum(np.maximum(times, 0), last)
     return clipped, clipped != times
 
