@@ -11,26 +11,30 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vla_store.errors import DataError, StoreDamaged, StoreNotFound, UnsupportedStore
+from vla_store.errors import DataError, SourceError, StoreDamaged, StoreNotFound, UnsupportedStore
 from vla_store.format import arrays, canonical, digests, layout, predictions
 from vla_store.format.attributes import encode_attributes
 from vla_store.format.codecs import ATTRIBUTES, NONE, Codec, decoder
 from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry, parse_listing
-from vla_store.format.schema import Field, PartDocument, PartEntry, Root
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, MAX_FRAME_BYTES, Field, PartDocument, PartEntry, Root
 from vla_store.format.shard_index import index_nbytes, parse_index
 from vla_store.format.statistics import statistics_document, statistics_of_components
 from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, locate
 
+if TYPE_CHECKING:
+    from vla_store.builder.sources import EpisodeSource
+
 PIECE_NBYTES = 8 << 20
 FRAMES_AT_ONCE = 64
 DIGEST_NBYTES = 32
+MAX_MISSING_ROOTS = 20
 
 Array = np.ndarray[Any, Any]
 
@@ -108,7 +112,7 @@ class VerifyReport:
 def verify_store(
     url: str | Path,
     *,
-    against: Sequence[str | Path] | None = None,
+    against: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
@@ -116,12 +120,26 @@ def verify_store(
 
     Raises StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read). Damage is in the report.
     """
+    sources = [] if against is None else _sources(against)
     location = locate(url, None, None)
     report = VerifyReport(location.url)
     objects = _Objects(location.open(), report)
     root = _check_roots(objects)
-    if root is None:
-        return report
+    if root is not None:
+        _check_below(objects, root, location, sources, workers, progress)
+    report.objects, report.nbytes = len(objects.named), sum(objects.named.values())
+    return report
+
+
+def _check_below(
+    objects: _Objects,
+    root: Root,
+    location: Location,
+    sources: Sequence[EpisodeSource],
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    report = objects.report
     report.rows, report.episodes = root.rows, root.episodes
     talk = progress.talk if progress else lambda text: None
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -135,11 +153,23 @@ def verify_store(
     # The content of a damaged object is known to be wrong: what follows from that is not worth a line of its own.
     if len(parts) == len(root.parts) and all(part.complete for part in parts) and report.sound:
         _check_content(objects, root, parts)
-    if against:
+    if sources:
         talk("comparing with the source")
-        _compare(objects, root, parts, against)
-    report.leftovers = sorted(set(_list_keys(location)) - objects.named)
-    return report
+        if len(parts) == len(root.parts):
+            _compare(objects, root, parts, sources)
+        else:
+            objects.problem("", "not compared with the source: too much of the store is damaged")
+    there = set(_list_keys(location)) - objects.named.keys()
+    report.leftovers = sorted(key for key in there if not objects.is_unchecked(key))
+
+
+def _sources(
+    against: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
+) -> list[EpisodeSource]:
+    from vla_store.builder.scan import find_sources
+
+    several = isinstance(against, Sequence) and not isinstance(against, str)
+    return find_sources(against if several else [against], skip_bad=True)  # type: ignore[list-item,arg-type]
 
 
 class _Objects:
@@ -148,8 +178,9 @@ class _Objects:
     def __init__(self, fetcher: Fetcher, report: VerifyReport) -> None:
         self._fetcher = fetcher
         self.report = report
-        self.named: set[str] = set()
+        self.named: dict[str, int] = {}  # with their sizes
         self.damaged: set[str] = set()
+        self.unchecked: set[str] = set()  # parts of whose objects nothing is known
 
     def problem(self, key: str, what: str) -> None:
         """Record a problem; the first of an object says it all, what else is wrong with it follows from that."""
@@ -157,14 +188,24 @@ class _Objects:
             self.damaged.add(key)
             self.report.problems.append(Problem(key, what))
 
+    def is_damaged(self, place: str) -> bool:
+        """Whether something was found wrong with an object at or below this place."""
+        return any(key == place or key.startswith(place + "/") for key in self.damaged)
+
+    def is_unchecked(self, key: str) -> bool:
+        return any(key.startswith(part + "/") for part in self.unchecked)
+
     def error(self, key: str, error: DataError) -> None:
         """Record an error that names its object, or else `key`."""
         said = "; ".join(f"{label} {value}" for label, value in error.places.items() if label != "object")
         self.problem(error.places.get("object", key), error.what + (f" ({said})" if said else ""))
 
     def read(self, key: str) -> bytes:
-        """A small object whole."""
-        self.named.add(key)
+        """A small object whole. Raises StoreDamaged for one that is larger than any document may be."""
+        self.named[key] = 0
+        size = self.named[key] = self._fetcher.size(key)
+        if size > MAX_DOCUMENT_BYTES:
+            raise StoreDamaged(f"has {size} bytes; a document has at most {MAX_DOCUMENT_BYTES}", object=key)
         return b"".join(self.pieces(key))
 
     def pieces(self, key: str) -> Iterator[memoryview]:
@@ -229,7 +270,7 @@ def _check_roots(objects: _Objects) -> Root | None:
             raise StoreNotFound(
                 "there is no store here", store=objects.report.url, hint=_unfinished_hint(objects.report.url)
             ) from None
-    generation, parent = 1, None
+    generation, parent, missing = 1, None, 0
     while True:
         key = layout.root_key(generation)
         try:
@@ -238,7 +279,9 @@ def _check_roots(objects: _Objects) -> Root | None:
             if current is None or generation > current.generation:
                 break
             objects.problem(key, "a root is missing")
-            generation, parent = generation + 1, None
+            generation, parent, missing = generation + 1, None, missing + 1
+            if missing > MAX_MISSING_ROOTS:
+                break  # a root can claim any generation
             continue
         try:
             raw = objects.read(key)
@@ -263,7 +306,6 @@ def _check_roots(objects: _Objects) -> Root | None:
             objects.problem("parts/zarr.json", "is not the constant that the format gives")
     except DataError as error:
         objects.error("parts/zarr.json", error)
-    objects.report.objects += len(objects.named)
     return chosen
 
 
@@ -299,20 +341,20 @@ def _check_part(objects: _Objects, entry: PartEntry, pool: ThreadPoolExecutor, t
     try:
         data = objects.read(listing_key)
         if canonical.sha256_hex(data) != entry.listing:
-            objects.problem(listing_key, "is not the listing that the root names; the part's objects were not checked")
-            return None
+            raise StoreDamaged("is not the listing that the root names; the part's objects were not checked")
         listing = parse_listing(data, listing_key)
     except DataError as error:
         objects.error(listing_key, error)
+        objects.unchecked.add(entry.path)
         return None
     talk(f"hashing {len(listing):,} objects")
     for problems in pool.map(lambda each: list(_check_object(objects, entry.path, each)), listing):
         for key, what in problems:
             objects.problem(key, what)
-    objects.named |= {f"{entry.path}/{each.key}" for each in listing}
-    objects.report.objects += len(listing) + 1
-    objects.report.nbytes += sum(each.size for each in listing)
+    objects.named |= {f"{entry.path}/{each.key}": each.size for each in listing}
     key = f"{entry.path}/zarr.json"
+    if objects.is_damaged(key):
+        return None  # what it says of the other objects would be held against them
     try:
         document = PartDocument.from_zarr_json(objects.read(key), key)
     except UnsupportedStore:
@@ -353,9 +395,11 @@ def _read_part(
     table = small.numeric(layout.TABLE_ARRAY, layout.numeric_grid((episodes, len(document.columns)), "int64", rows))
     index = small.numeric(layout.INDEX_ARRAY, layout.numeric_grid((rows, 2), "int32", rows))
     digest_rows = small.numeric(layout.DIGEST_ARRAY, layout.numeric_grid((episodes, DIGEST_NBYTES), "uint8", rows))
-    complete = table is not None and index is not None and digest_rows is not None
-    if table is None or digest_rows is None:
+    if table is None or digest_rows is None or objects.is_damaged(f"{path}/{layout.TABLE_ARRAY}"):
         return None
+    if objects.is_damaged(f"{path}/{layout.INDEX_ARRAY}"):
+        index = None
+    complete = index is not None
     part = _Part(entry, document, table, digest_rows, b"", [{} for _ in range(episodes)], {}, complete)
     _check_table(objects, part, index)
     part.attributes = _read_attributes(small, part)
@@ -386,7 +430,8 @@ def _read_part(
 def _check_table(objects: _Objects, part: _Part, index: Array | None) -> None:
     key = f"{part.entry.path}/{layout.TABLE_ARRAY}"
     starts, lengths = part.column("start"), part.column("length")
-    if (lengths < 1).any() or (starts != np.cumsum(lengths) - lengths).any() or int(lengths.sum()) != part.entry.rows:
+    possible = (lengths >= 1) & (lengths <= part.entry.rows)  # so that no sum wraps around
+    if not possible.all() or (starts != np.cumsum(lengths) - lengths).any() or int(lengths.sum()) != part.entry.rows:
         raise StoreDamaged("the episodes of the table do not follow one another", object=key)
     for column, count in (("task", len(part.document.tasks)), ("source", len(part.document.sources))):
         values = part.column(column)
@@ -394,7 +439,11 @@ def _check_table(objects: _Objects, part: _Part, index: Array | None) -> None:
             raise StoreDamaged(f"the table names a {column} that does not exist", object=key)
     for name in part.document.ragged:
         widths, at = part.column(f"{name}_width"), part.column(f"{name}_start")
-        if (widths < 1).any() or (at != np.cumsum(lengths * widths) - lengths * widths).any():
+        if (
+            (widths < 1).any()
+            or (widths > MAX_FRAME_BYTES).any()
+            or (at != np.cumsum(lengths * widths) - lengths * widths).any()
+        ):
             raise StoreDamaged(f"the table's places of {name} do not follow one another", object=key)
     if index is not None:
         episode = np.repeat(np.arange(len(lengths)), lengths)
@@ -442,6 +491,8 @@ def _check_metadata(objects: _Objects, part: _Part, listed: set[str]) -> None:
         except DataError as error:
             objects.error(key, error)
     for path, (grid, _) in expected.items():
+        if grid.shards > len(listed):  # before a name is made for each
+            raise StoreDamaged("an array has more shards than the part has objects", object=f"{part.entry.path}/{path}")
         known |= {f"{path}/{grid.key(shard)}" for shard in range(grid.shards)}
     if not any(each.unsupported() for each in document.fields.values()):
         whole = canonical.dumps(arrays.part_metadata(document.to_json(), dict(sorted(found.items()))))
@@ -684,15 +735,15 @@ def _check_statistics(objects: _Objects, root: Root, parts: list[_Part]) -> None
 # Against the source
 
 
-def _compare(objects: _Objects, root: Root, parts: list[_Part], against: Sequence[str | Path]) -> None:
+def _compare(objects: _Objects, root: Root, parts: list[_Part], found: Sequence[EpisodeSource]) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
     from vla_store.builder.libero import LiberoFile
-    from vla_store.builder.scan import find_sources
 
     report = objects.report
-    given = {
-        (each.suite, each.file): each for each in find_sources(against, skip_bad=True) if isinstance(each, LiberoFile)
-    }
+    given: dict[tuple[str, str], EpisodeSource] = {}
+    for each in found:
+        named: Any = each if isinstance(each, LiberoFile) else each.scan()
+        given[named.suite, named.file] = each
     left_out = _left_out(objects, root)
     report.compared_episodes = 0
     for part in parts:
@@ -702,14 +753,20 @@ def _compare(objects: _Objects, root: Root, parts: list[_Part], against: Sequenc
             if opened is None:
                 objects.problem("", f"{name} is in the store, but not in the sources given")
                 continue
-            reading = LiberoFile(opened.path, source.suite, source.orientation, source.observation, skip_bad=True)
-            _compare_source(objects, part, number, reading, left_out)
+            if isinstance(opened, LiberoFile):  # the build may have been told what the file does not say
+                opened = replace(opened, orientation=source.orientation, observation=source.observation)
+            try:
+                _compare_source(objects, part, number, opened, left_out)
+            except SourceError as error:
+                objects.problem("", f"{name}: the source cannot be read: {error.what}")
     for suite, file in sorted(given):
         if (suite, file, None) not in left_out:
             objects.problem("", f"{suite}/{file} is in the sources given, but not in the store")
 
 
 def _compare_source(objects: _Objects, part: _Part, number: int, opened: Any, left_out: set[Any]) -> None:
+    from vla_store.builder.sources import read_rows
+
     source = part.document.sources[number]
     name = f"{source.suite}/{source.file}"
     info = opened.scan()
@@ -732,11 +789,12 @@ def _compare_source(objects: _Objects, part: _Part, number: int, opened: Any, le
         for field_name, spec in found.fields.items():
             digest = digests.FieldDigest(field_name, spec.dtype, (found.steps, *spec.shape))
             for start in range(0, found.steps, FRAMES_AT_ONCE):
-                rows = opened.read(demo, field_name, start, min(start + FRAMES_AT_ONCE, found.steps))
+                stop = min(start + FRAMES_AT_ONCE, found.steps)
+                rows = read_rows(opened, demo, field_name, spec.dtype, spec.shape, start, stop)
                 if spec.is_camera:
                     digest.update(b"".join(hashlib.sha256(frame.data).digest() for frame in rows))
                 else:
-                    digest.update(np.ascontiguousarray(rows).tobytes())
+                    digest.update(rows.tobytes())
             stored = part.fields[episode].get(field_name)
             if stored is not None and digest.hexdigest() != stored:
                 objects.problem("", f"{where}: {field_name} differs from the source's")
