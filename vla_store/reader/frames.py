@@ -57,6 +57,8 @@ class Frames:
         episodes: the part's episode of each row. out: (n, H, W, C), C-contiguous, of any dtype that the pictures convert to.
         Raises StoreDamaged for a chunk that is not sound, FetchError, MachineError.
         """
+        if not rows:  # a batch that is all padding of zeros
+            return
         targets = list(out) if positions is None else [out[position] for position in positions]
         if len(set(rows)) == len(rows):
             self._fill(rows, episodes, flips, targets)
