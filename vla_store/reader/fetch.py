@@ -241,6 +241,8 @@ class FsspecFetcher:
         # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
         if self._pid != os.getpid():
             self._fs, self._root = _filesystem(self._url, self._options)
+            # fsspec shares instances, and answers sizes from listings that somebody made before.
+            self._fs.invalidate_cache()
             self._pid = os.getpid()
         return self._fs
 
