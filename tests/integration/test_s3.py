@@ -1,0 +1,133 @@
+"""A store in a bucket: the same samples over a real S3 API, audits that see what is there now, and clear errors."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from comparing import assert_same, drawn_options
+from s3_server import BUCKET, S3Server
+
+import vla_store
+from vla_store.audit import verify_store
+from vla_store.errors import FetchError, StoreDamaged, StoreNotFound
+
+PREFIX = "lab/wide.vla"
+
+
+@pytest.fixture(scope="module")
+def s3(wide_store: Path) -> Iterator[S3Server]:
+    """A bucket that holds `wide_store` at PREFIX."""
+    for module in ("moto", "s3fs", "boto3"):
+        pytest.importorskip(module, reason=f"s3:// needs {module}")
+    with S3Server() as server:
+        server.upload(wide_store, PREFIX)
+        yield server
+
+
+@pytest.fixture
+def url() -> str:
+    return f"s3://{BUCKET}/{PREFIX}"
+
+
+@pytest.fixture
+def surroundings(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, which programs find by the environment."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_rows_and_windows_over_s3_are_those_of_the_folder(
+    s3: S3Server, url: str, wide_store: Path, seed: int
+) -> None:
+    rng = random.Random(100 + seed)
+    local = vla_store.open_store(wide_store)
+    options = drawn_options(rng, list(local.fields))
+    found = vla_store.Samples(vla_store.open_store(url, storage_options=s3.options), **options)
+    expected = vla_store.Samples(local, **options)
+    numbers = [rng.randrange(-len(expected), len(expected)) for _ in range(6)]
+    assert_same(list(found.__getitems__(numbers)), list(expected.__getitems__(numbers)))
+    assert_same([found[number] for number in numbers[:2]], [expected[number] for number in numbers[:2]])
+
+
+def test_a_bucket_is_found_by_the_environment(surroundings: S3Server, url: str, wide_store: Path) -> None:
+    windows = {"eye_in_hand_rgb": 0, "robot_states": [0, -3]}
+    found, expected = vla_store.Samples(url, windows=windows), vla_store.Samples(wide_store, windows=windows)
+    assert_same(found[7], expected[7])
+
+
+def test_verify_over_s3_lists_what_was_left_over_and_names_what_was_damaged(
+    surroundings: S3Server, wide_store: Path
+) -> None:
+    """Each audit sees the bucket as it is, although others changed it in between."""
+    url = surroundings.upload(wide_store, "lab/audited.vla")
+    report = verify_store(url)
+    assert (report.sound, report.rows, report.leftovers) == (True, 180, [])
+    assert report.fingerprint == vla_store.open_store(wide_store).fingerprint
+    surroundings.put("lab/audited.vla/parts/0123456789abcdef/steps/actions/c/0/0", b"of a build that was given up")
+    report = verify_store(url)
+    assert report.sound
+    assert report.leftovers == ["parts/0123456789abcdef/steps/actions/c/0/0"]
+    (shard,) = (path for path in wide_store.glob("parts/*/steps/actions/c/0/0"))
+    key = shard.relative_to(wide_store).as_posix()
+    surroundings.put(f"lab/audited.vla/{key}", shard.read_bytes()[:-1])
+    assert [each.object for each in verify_store(url).problems] == [key]
+    surroundings.delete(f"lab/audited.vla/{key}")
+    (problem,) = verify_store(url).problems
+    assert (problem.object, problem.what) == (key, "an object of the store is missing")
+
+
+def test_a_missing_shard_is_damage_that_names_it(s3: S3Server, wide_store: Path) -> None:
+    url = s3.upload(wide_store, "lab/holed.vla")
+    (shard,) = (path for path in wide_store.glob("parts/*/steps/actions/c/0/0"))
+    key = shard.relative_to(wide_store).as_posix()
+    s3.delete(f"lab/holed.vla/{key}")
+    store = vla_store.open_store(url, storage_options=s3.options)
+    with pytest.raises(StoreDamaged, match="missing") as caught:
+        store.read("actions", [3])
+    assert caught.value.places["object"] == key
+
+
+def test_a_shard_that_shrinks_under_an_open_store_is_damage(s3: S3Server, wide_store: Path) -> None:
+    url = s3.upload(wide_store, "lab/shrunk.vla")
+    store = vla_store.open_store(url, storage_options=s3.options)
+    store.read("actions", [3])
+    (shard,) = (path for path in wide_store.glob("parts/*/steps/actions/c/0/0"))
+    key = shard.relative_to(wide_store).as_posix()
+    s3.put(f"lab/shrunk.vla/{key}", shard.read_bytes()[:1_000])
+    for rows in ([170], [15, 16, 17, 18]):  # beyond its end, and across it
+        with pytest.raises(StoreDamaged, match="cut short") as caught:
+            store.read("actions", rows)
+        assert (caught.value.places["object"], caught.value.places["found"]) == (key, "1000")
+
+
+@pytest.mark.parametrize("place", [f"{BUCKET}/lab", f"{BUCKET}/nothing/here", "no-such-bucket/wide.vla"])
+def test_a_place_without_a_store_is_no_store(s3: S3Server, place: str) -> None:
+    with pytest.raises(StoreNotFound, match="no store at this URL"):
+        vla_store.open_store(f"s3://{place}", storage_options=s3.options)
+
+
+def test_no_credentials_is_a_fetch_error_that_says_so(s3: S3Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", os.devnull)
+    options = {"client_kwargs": s3.options["client_kwargs"]}
+    with pytest.raises(FetchError, match="NoCredentials"):
+        vla_store.open_store(url, storage_options=options)
+
+
+def test_a_bucket_that_is_gone_is_a_fetch_error_that_names_the_object(wide_store: Path) -> None:
+    pytest.importorskip("moto", reason="s3:// needs moto")
+    with S3Server() as server:
+        options = {**server.options, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+        store = vla_store.open_store(server.upload(wide_store, PREFIX), storage_options=options)
+        store.read("actions", [3])
+        server.stop()
+        with pytest.raises(FetchError, match="storage did not answer") as caught:
+            store.read("actions", [100])
+    assert caught.value.exit_code == 3
+    assert caught.value.places["object"].endswith("steps/actions/c/0/0")
