@@ -7,7 +7,9 @@ loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, colla
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -17,11 +19,14 @@ from torch.utils.data import Dataset, default_collate
 
 from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
+from vla_store.loader.batches import Batches, BatchStream, Stats, environment_ranks
+from vla_store.loader.sampler import ShuffleSampler
+from vla_store.loader.staging import Staged
 from vla_store.reader.batch import NUMBERS, Batch, Sample, ragged_error, same_width
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store
 
-__all__ = ["StepDataset", "collate"]
+__all__ = ["Loader", "ShuffleSampler", "StepDataset", "collate"]
 
 
 class StepDataset(Dataset[Any]):
@@ -129,6 +134,214 @@ def collate(samples: Any) -> dict[str, Any]:
     if not isinstance(first, Mapping):
         return default_collate(list(samples))  # type: ignore[no-any-return]
     return {key: _stacked(key, [sample[key] for sample in samples]) for key in first}
+
+
+class Loader:
+    """Batches of a dataset as dicts of tensors, decoded by worker processes into reused shared memory.
+
+    dataset: a StepDataset or `vla_store.Samples`. batch_size: of one rank.
+    seed, shuffle: the order of an epoch is a function of (seed, epoch, rows) alone; each pass is the next epoch.
+    drop_last: leave out a last batch that is not full; otherwise it is dealt evenly to all ranks.
+    workers: processes; 0 decodes in this one. They import neither torch nor the caller's script, unless a transform needs it.
+    transform: called in the workers with each sample, a dict of NumPy arrays. batch_transform: with each whole batch: in the
+        workers and with arrays, or, if `device` is given, here and with tensors on the device. One that takes an argument
+        `generator` gets a numpy.random.Generator that depends on (seed, epoch, position) alone.
+    pin_memory: a thread copies each batch into page-locked memory. device: and from there to that device, on a stream of its
+        own; the current stream waits for it.
+    rank, world_size: default: torch.distributed where it is initialised, else RANK and WORLD_SIZE; asked at the first batch.
+    summary: print one line to stderr at the end of an epoch: is it the loader?
+
+    A batch is valid as long as any tensor, view or storage of it lives: its memory is reused only then. Who holds more batches
+    than the ring has gets copies, and one warning. Not covered: processes forked later, and raw pointers.
+    It is not a torch DataLoader: accelerate's `prepare` and Lightning return it unchanged, and it shards itself.
+    """
+
+    def __init__(
+        self,
+        dataset: StepDataset | Samples,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        workers: int = 2,
+        transform: Callable[..., Any] | None = None,
+        batch_transform: Callable[..., Any] | None = None,
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        summary: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.device = None if device is None else torch.device(device)
+        on_device = self.device is not None and self.device.type != "cpu"
+        if (pin_memory or on_device) and not torch.cuda.is_available():
+            if on_device:
+                raise OptionError(
+                    "there is no such device here", device=device, hint="leave `device` out, or install a CUDA torch"
+                )
+            warnings.warn("pin_memory=True without a GPU: batches are not pinned", RuntimeWarning, stacklevel=2)
+            pin_memory = False
+        self._stages = pin_memory or on_device
+        self._device_transform = batch_transform if self.device is not None else None
+        self._given_ranks = rank, world_size
+        environment_ranks(rank, world_size)  # half of them is said now
+        self._batches = Batches(
+            dataset.samples if isinstance(dataset, StepDataset) else dataset,
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            workers=workers,
+            transform=transform,
+            batch_transform=batch_transform if self.device is None else None,
+            ranks=self._ranks,
+            dataset=_indexed(dataset),
+        )
+        self._staged: Staged | None = None
+        self._summary = summary
+
+    @property
+    def batch_size(self) -> int:
+        """Of one rank."""
+        return self._batches.batch_size
+
+    @property
+    def sampler(self) -> Loader:
+        """Itself: Lightning calls `loader.sampler.set_epoch`."""
+        return self
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, on every rank."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """A new pass; it ends the one before. Epoch and position are settled at its first batch."""
+        if self._staged is not None:
+            self._staged.close()
+            self._staged = None
+        stream = iter(self._batches)
+        if self._stages:
+            self._staged = Staged(stream, _Copier(self.device))
+        return self._tensors(self._staged if self._staged is not None else stream)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
+        self._batches.epochs.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands: batches that `next` gave, counted over all ranks. The same on every rank."""
+        return self._batches.epochs.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state` stands; batch size, world size and workers may differ.
+
+        Raises OptionError for a state of another store, selection, seed or order.
+        """
+        self._batches.epochs.load_state_dict(state)
+
+    def stats(self) -> Stats:
+        """What it did since it was made: batches, rows, bytes, the consumer's waits, copies."""
+        return self._batches.stats
+
+    def close(self) -> None:
+        """End the workers. Batches that were handed out stay valid; a new pass starts workers again."""
+        if self._staged is not None:
+            self._staged.close()
+            self._staged = None
+        self._batches.close()
+
+    def __repr__(self) -> str:
+        batches, epochs = self._batches, self._batches.epochs
+        rank, world_size = batches.rank
+        state = epochs.state_dict()
+        order = f"shuffled with seed {epochs.seed}" if epochs.shuffle else "in order"
+        return (
+            f"Loader({len(self):,} batches of {self.batch_size} on rank {rank} of {world_size}"
+            f"{', last dropped' if batches.drop_last else ''}\n"
+            f"  rows       {state['rows']:,}, {order}; epoch {state['epoch']} at {state['position']:,}\n"
+            f"  workers    {batches.workers or 'none: decodes in this process'}"
+            f"{', pinned' if self._stages else ''}{f', to {self.device}' if self.device is not None else ''})"
+        )
+
+    def _tensors(self, stream: BatchStream | Staged) -> Iterator[dict[str, Any]]:
+        for batch in stream:
+            tensors = {key: _tensor(value) for key, value in batch.items()}
+            del batch
+            if isinstance(stream, Staged):
+                _wait_for_copy(tensors)
+            yield tensors if self._device_transform is None else self._device_transform(tensors)
+            del tensors  # the ring counts on it: nothing here holds a batch while the next one is asked for
+        if self._summary:
+            print(f"vla_store loader: {self._batches.stats.summary()}", file=sys.stderr, flush=True)
+
+    def _ranks(self) -> tuple[int, int]:
+        given = self._given_ranks != (None, None)
+        if not given and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return environment_ranks(*self._given_ranks)
+
+
+class _Copier:
+    """Copies a batch into page-locked tensors and, where there is a device, from there to it on a stream of its own.
+
+    The event of a device copy travels with the batch under _EVENT.
+    """
+
+    def __init__(self, device: torch.device | None) -> None:
+        self._device = device if device is not None and device.type != "cpu" else None
+        self._stream: Any = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        tensors = {key: _tensor(value) for key, value in batch.items()}
+        pinned = {
+            key: torch.empty(each.shape, dtype=each.dtype, pin_memory=True).copy_(each)
+            if isinstance(each, torch.Tensor)
+            else each
+            for key, each in tensors.items()
+        }
+        if self._device is None:
+            return pinned
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            # torch's allocator of page-locked memory keeps each source until this stream has passed the copy.
+            moved = {
+                key: each.to(self._device, non_blocking=True) if isinstance(each, torch.Tensor) else each
+                for key, each in pinned.items()
+            }
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(self._stream)
+        return {**moved, _EVENT: event}
+
+
+_EVENT = "__copied"
+
+
+def _wait_for_copy(tensors: dict[str, Any]) -> None:
+    """Make the current stream wait for the copy of a batch, and its memory wait for the current stream."""
+    event = tensors.pop(_EVENT, None)
+    if event is not None:
+        device = next(each.device for each in tensors.values() if isinstance(each, torch.Tensor))
+        current = torch.cuda.current_stream(device)
+        current.wait_event(event)
+        for each in tensors.values():
+            if isinstance(each, torch.Tensor):
+                each.record_stream(current)
+
+
+def _indexed(dataset: StepDataset | Samples) -> Any:
+    """The dataset itself, where it changes its samples one by one."""
+    if isinstance(dataset, StepDataset):
+        return dataset if dataset.transform or type(dataset).__getitem__ is not StepDataset.__getitem__ else None
+    if isinstance(dataset, Samples):
+        return dataset if dataset.transform else None
+    raise OptionError(
+        "a Loader takes a StepDataset or Samples",
+        found=type(dataset).__name__,
+        hint="for any other dataset use torch's DataLoader with vla_store.torch.ShuffleSampler",
+    )
 
 
 def _stacked(key: str, values: list[Any]) -> Any:

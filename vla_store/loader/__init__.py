@@ -1,0 +1,1 @@
+"""How samples are served: order, processes, shared memory. Imports no torch."""
