@@ -98,6 +98,11 @@ def test_what_is_not_canonical_is_damage_and_nothing_worse(data: bytes) -> None:
     assert len(str(caught.value)) < 500
 
 
+def test_a_repeated_key_is_called_so() -> None:
+    with pytest.raises(StoreDamaged, match="twice"):
+        canonical.loads(b'{"a":1,"a":1}', "x")
+
+
 @given(st.binary(max_size=40))
 def test_random_bytes_are_canonical_or_damage(data: bytes) -> None:
     try:

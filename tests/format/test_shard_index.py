@@ -114,6 +114,21 @@ def test_an_index_and_a_file_of_another_size_disagree() -> None:
             parse_index(data, 4, present, 17, "x")
 
 
+def test_an_absent_chunk_is_called_absent() -> None:
+    entries = sound([25, 25, 25], 3)
+    entries[1] = ABSENT
+    with pytest.raises(StoreDamaged, match="absent") as caught:
+        parse_index(sealed(entries), 3, 3, 75, "x")
+    assert "chunk     1" in str(caught.value)
+
+
+def test_bytes_before_an_index_without_chunks_are_damage() -> None:
+    data = memoryview(encode_index([], 2))
+    assert len(parse_index(data, 2, 0, 0, "x")) == 2
+    with pytest.raises(StoreDamaged):
+        parse_index(data, 2, 0, 5, "x")
+
+
 def test_chunks_of_another_size_than_the_array_says_are_damage() -> None:
     with pytest.raises(StoreDamaged, match="size"):
         parse_index(memoryview(encode_index([8, 8, 7], 3)), 3, 3, 23, "x", 8)

@@ -163,7 +163,8 @@ def test_above_the_stated_number_of_rows_there_are_no_quantiles_of_any_component
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(statistics, "MAX_QUANTILE_ROWS", 5)
-    rows = np.array([[1.0, np.nan]] * 6)
+    rows = np.ones((6, 2))
+    rows[0, 0] = np.nan  # five numbers are left of the first component, six of the second
     found = field_statistics(rows, [(0, 6)])
     assert found.q01 is None
     assert found.q99 is None

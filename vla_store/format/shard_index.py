@@ -63,12 +63,12 @@ def parse_index(
     if not (unused == ABSENT).all():
         raise StoreDamaged("a shard has chunks beyond its array's shape", object=name)
     if present:
-        if (used[:, 1] > body_nbytes).any() or (size is not None and (used[:, 1] != size).any()):
-            raise StoreDamaged("a shard's index gives a chunk a size that cannot be", object=name)
+        if size is not None and (used[:, 1] != size).any():
+            raise StoreDamaged("a shard's index gives a chunk another size than the array's", object=name)
         ends = np.cumsum(used[:, 1], dtype=np.uint64)
         starts = ends - used[:, 1]
-        if (ends < starts).any():  # no single size is near 2^64, so a sum that wraps around shows itself here
-            raise StoreDamaged("a shard's index gives a chunk a size that cannot be", object=name)
+        if (ends < starts).any():  # a sum of uint64 wraps around if and only if it becomes smaller
+            raise StoreDamaged("a shard's index gives chunks more bytes than can be", object=name)
         if (used[:, 0] != starts).any():
             first = int((used[:, 0] != starts).argmax())
             raise StoreDamaged(
