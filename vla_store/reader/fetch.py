@@ -240,6 +240,7 @@ class FsspecFetcher:
     def _connect(self) -> Any:
         # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
         if self._pid != os.getpid():
+            _forget_the_parents_loop()
             self._fs, self._root = _filesystem(self._url, self._options)
             # fsspec shares instances, and answers sizes from listings that somebody made before.
             self._fs.invalidate_cache()
@@ -471,6 +472,15 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     except ValueError as error:
         raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
     return fs, str(root).rstrip("/")
+
+
+def _forget_the_parents_loop() -> None:
+    """fsspec before 2025.5 starts no event loop of its own in a forked process, and waits for ever for the parent's."""
+    import fsspec.asyn
+
+    thread = fsspec.asyn.iothread[0]
+    if thread is not None and not thread.is_alive():
+        fsspec.asyn.reset_lock()
 
 
 def _soft_file_limit() -> int:
