@@ -102,8 +102,9 @@ def make_environment(folder: Path, python: str, requirements: list[str]) -> str:
         print(f"dev.py: making {folder}", flush=True)
         if subprocess.run([python, "-m", "venv", folder]).returncode:
             raise SystemExit("dev.py: no environment could be made; on Debian and Ubuntu: apt install python3-venv")
-    print("dev.py: installing (minutes the first time)", flush=True)
-    subprocess.run([inside, "-m", "pip", "install", "--quiet", "--editable", ".", *requirements], check=True)
+    print("dev.py: installing; takes minutes the first time", flush=True)
+    if run(str(inside), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--editable", ".", *requirements):
+        raise SystemExit("dev.py: pip could not install (see above); the same command tries again")
     stamp.touch()
     return str(inside)
 
