@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Sequence
 from decimal import Decimal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 MAX_LINES = 20
+LINE_WIDTH = 88
 BUILDING = ("dask", "distributed", "h5py", "zarr")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -39,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except VlaStoreError as error:
-        print(f"vla-store: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(error)
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C need not wait for what is in hand
@@ -54,16 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             python=f"{sys.version.split()[0]} at {sys.executable}",
             hint="install vla-store with Python 3.11 or newer: older ones can read stores, but not build them",
         )
-        print(f"vla-store: error: {failed}", file=sys.stderr)
-        return failed.exit_code
+        return _fail(failed)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout left; that is its right
         return 0
     except (OSError, MemoryError) as error:
-        failed = machine_error(error, f"running {arguments.command}")
-        print(f"vla-store: error: {failed}", file=sys.stderr)
-        return failed.exit_code
+        return _fail(machine_error(error, f"running {arguments.command}"))
     return code
+
+
+def _fail(error: VlaStoreError) -> int:
+    what, hint, advice = str(error).rpartition("\nhint: ")
+    if hint:  # the other lines hold paths, and what a file said
+        advice = textwrap.fill(advice, LINE_WIDTH, subsequent_indent="      ", break_on_hyphens=False)
+    print(f"vla-store: error: {what}{hint}{advice}", file=sys.stderr)
+    return error.exit_code
 
 
 def parse_size(text: str) -> int:

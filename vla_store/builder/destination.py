@@ -36,7 +36,7 @@ def check_destination(given: str, target: Path, partial: Path, sources: Sequence
         )
     for place, name in (
         (target, "STORE"),
-        (partial, "the unfinished build of STORE"),
+        (partial, "STORE.partial"),
         (_aside(target), "STORE.replaced"),
     ):
         for source in sources:

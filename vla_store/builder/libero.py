@@ -205,7 +205,7 @@ def _naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]
 
 def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
     if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
-        failed = machine_error(error, "reading a source", path)
+        failed = machine_error(OSError(error.errno, os.strerror(error.errno)), "reading a source", path)
         if error.errno == errno.EAGAIN:
             failed.hint = "another program is writing the file; where the file system cannot lock, set HDF5_USE_FILE_LOCKING=FALSE"
         return failed
@@ -250,13 +250,9 @@ def _walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group |
                 found=f"{link.filename}:{link.path}",
                 hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
             )
-        node = group.get(name)
-        if node is None or (isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset)):
-            raise SourceError(
-                "a link that leads to no dataset",
-                dataset=below,
-                found=link.path if isinstance(link, h5py.SoftLink) else "nothing",
-            )
+        node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
+        if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
+            raise SourceError("a link that leads to no dataset", dataset=below, found=link.path)
         if isinstance(node, h5py.Group):
             yield from _walk(node, below)
         else:
@@ -470,7 +466,7 @@ def _observation(data: h5py.Group, episodes: list[EpisodeInfo], path: str) -> st
         if early * 5 <= late and late > 0:
             return "before"
     raise SourceError(
-        "it cannot be known whether observations were recorded before or after the action of their row",
+        "nothing says whether observations were recorded before or after the action",
         file=path,
         expected="states and obs/joint_states that decide it",
         found="no such datasets" if not after else f"median differences {late:.3g} (after) and {early:.3g} (before)",

@@ -117,7 +117,7 @@ def find_sources(
         except VlaStoreError:
             raise
         except OSError as error:
-            raise machine_error(error, "looking for sources", path) from error
+            raise machine_error(error, "looking for sources", error.filename or path) from error
         for file in files:
             # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
             suite = Path(os.path.abspath(file)).parent.name
@@ -280,7 +280,7 @@ def _check_episode(episode: EpisodeInfo, expected: _Expected) -> None:
             "a demonstration without a camera that others have" if camera else "demonstrations have different datasets",
             missing=", ".join(missing) or None,
             more=", ".join(extra) or None,
-            expected=f"the datasets of {expected.example}, as most have",
+            expected=f"the datasets that most have (one: {expected.example})",
             hint=DIFFERENT,
         )
     for name, spec in episode.fields.items():
@@ -293,7 +293,7 @@ def _check_episode(episode: EpisodeInfo, expected: _Expected) -> None:
         raise SourceError(
             "images of different size or type in one camera" if camera else "a field differs in dtype or shape",
             field=name,
-            expected=f"{_text(other)}, as in {expected.example} and most others",
+            expected=f"{_text(other)}, as most have (one: {expected.example})",
             found=_text(spec),
             hint=DIFFERENT,
         )
@@ -301,7 +301,7 @@ def _check_episode(episode: EpisodeInfo, expected: _Expected) -> None:
 
 def _text(spec: FieldSpec) -> str:
     shape = "any width" if spec.ragged else spec.shape
-    return f"{shape} of {spec.dtype} a step, role {spec.role}"
+    return f"{shape} of {spec.dtype} for each {spec.role}"
 
 
 def _nbytes(spec: FieldSpec) -> int:
