@@ -54,7 +54,7 @@ def draw_suites(
 ) -> Path:
     """Writes <folder>/<suite>/<name>_demo.hdf5 for every task; returns `folder`.
 
-    size: height and width of the pictures. The same arguments give the same bytes.
+    size: height and width of the pictures. The same arguments give the same bytes under the same NumPy.
     drawn: called with the number of steps after each demo. A demo has 60 to 150 steps and is drawn in about 0.2 s.
     """
     import h5py
