@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_libero
 from range_server import RangeServer
+
+from vla_store.format import layout
+from vla_store.format.schema import Meta, Root
 
 WIDE = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 60, 1: 50}),
@@ -28,6 +33,22 @@ def wide_store(kept: Path) -> Path:
         source = tiny_libero.write_suites(kept / "wide_source", suites=WIDE, height=128, width=128)
         build_store([source], store)
     return store
+
+
+@pytest.fixture(scope="session")
+def many_objects(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 30 parts, all alike: some 500 arrays in files of their own. Links, so do not write into it."""
+    folder = tmp_path_factory.mktemp("many") / "many.vla"
+    root = Root.from_bytes((tiny_store / "zarr.json").read_bytes(), "zarr.json")
+    parts = []
+    for number in range(30):
+        parts.append(replace(root.parts[0], path=f"parts/{number:04d}"))
+        shutil.copytree(tiny_store / root.parts[0].path, folder / parts[-1].path, copy_function=os.link)
+    made = replace(root, parts=tuple(parts), fingerprint="0" * 64, meta=Meta()).sealed()
+    (folder / "roots").mkdir()
+    for key in (layout.ROOT_KEY, layout.root_key(1)):
+        (folder / key).write_bytes(made.to_bytes())
+    return folder
 
 
 @pytest.fixture
