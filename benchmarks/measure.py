@@ -108,6 +108,15 @@ def speed_ratio(mine: Sequence[Pass], other: Sequence[Pass]) -> Spread:
     return Spread.of(ratios)
 
 
+def cpu_ratio(mine: Sequence[Pass], other: Sequence[Pass]) -> Spread:
+    """How many times the CPU time of `mine` the other one takes, round by round: hardly moved by what neighbours do."""
+    ratios = []
+    for a, b in zip(mine, other):
+        units = min(a.units, b.units)
+        ratios.append(b.cpu(units) / max(a.cpu(units), 1e-9))
+    return Spread.of(ratios)
+
+
 class Neighbours:
     """How many cores other processes kept busy meanwhile: what makes a measurement doubtful, measured too."""
 

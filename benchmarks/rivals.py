@@ -6,13 +6,14 @@ the readers of our own arrays (zarr-python, tensorstore) hold numbers and backgr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import CAMERAS, Array, Demo, Units
+from benchmarks.workload import ACTIONS, CAMERAS, Array, Demo, Units
 from vla_store.format import predictions
 from vla_store.reader.store import Store
 
@@ -29,19 +30,43 @@ def _one_sample(group: Any, at: int, units: Units, out: dict[str, Array]) -> Non
     first, last = units.frames[at].tolist()
     step, length = int(units.step[at]), int(units.length[at])
     for camera in CAMERAS:
-        if first == last:
-            out[camera][at] = group[f"obs/{camera}"][last]
-        else:
-            out[camera][at] = group[f"obs/{camera}"][first : last + 1]
+        out[camera][at] = group[f"obs/{camera}"][first : last + 1]  # one frame is stretched to two
     out["robot_states"][at] = group["robot_states"][last]
-    stop = min(step + 64, length)
+    stop = min(step + ACTIONS, length)
     actions = group["actions"][step:stop]
     out["actions"][at, : stop - step] = actions
     out["actions"][at, stop - step :] = actions[-1]
 
 
-def hdf5_opened_per_sample(demos: tuple[Demo, ...]) -> Read:
-    """As RDT's LIBERO port does: open the file, find the demo, read two frames a camera and the window of actions."""
+def hdf5_as_the_port(demos: tuple[Demo, ...]) -> Read:
+    """As RDT's LIBERO port reads a sample: open the file, find the demo, take the instruction from `problem_info`, the whole
+    state and action arrays (the sample carries the episode's mean and deviation), and two frames a camera."""
+    import h5py
+
+    def read(units: Units, out: dict[str, Array]) -> None:
+        for at, episode in enumerate(units.episode.tolist()):
+            demo = demos[episode]
+            first, last = units.frames[at].tolist()
+            with h5py.File(demo.path, "r") as file:
+                data = file["data"]
+                json.loads(data.attrs["problem_info"])["language_instruction"]
+                group = data[f"demo_{demo.number}"]
+                actions = group["actions"][:]
+                states = group["robot_states"][:]
+                for camera in CAMERAS:
+                    out[camera][at] = group["obs"][camera][first : last + 1]  # one frame is stretched to two
+            out["robot_states"][at] = states[last]
+            step = int(units.step[at])
+            stop = min(step + ACTIONS, len(actions))
+            out["actions"][at, : stop - step] = actions[step:stop]
+            out["actions"][at, stop - step :] = actions[-1]
+        _fill_pads(units, out)
+
+    return read
+
+
+def hdf5_slices_only(demos: tuple[Demo, ...]) -> Read:
+    """The least that opening a file per sample can cost: no instruction, no statistics, slices of what is needed."""
     import h5py
 
     def read(units: Units, out: dict[str, Array]) -> None:
@@ -131,12 +156,15 @@ def zarr_slices(store: Store) -> Read:
     return read
 
 
-def tensorstore_batches(store: Store) -> Read:
-    """tensorstore: all frames of a batch asked for together, its cache off; it decodes with all cores."""
+def tensorstore_batches(store: Store, threads: int | None = None) -> Read:
+    """tensorstore: all frames of a batch asked for together, its cache off. It decodes with all cores unless told how many."""
     import tensorstore as ts
 
     ours = _OurArrays(store)
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+    limits: dict[str, Any] = {"cache_pool": {"total_bytes_limit": 0}}
+    if threads is not None:
+        limits |= {"data_copy_concurrency": {"limit": threads}, "file_io_concurrency": {"limit": threads}}
+    context = ts.Context(limits)
 
     def opened(array: str) -> Any:
         kvstore = {"driver": "file", "path": f"{ours.folder / array}/"}

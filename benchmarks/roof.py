@@ -158,25 +158,31 @@ def _each(jobs: Jobs, repeats: Repeats, upright: bool) -> Callable[[], None]:
     scratch = np.ones(jobs[0][2].shape, np.uint8)
     turned = scratch[::-1]
     prepared = [
-        (chunk, checksum, target, None if background is None else (background[::-1] if upright else background))
+        (
+            chunk,
+            memoryview(chunk),
+            checksum,
+            target,
+            background[::-1] if upright and background is not None else background,
+        )
         for chunk, checksum, target, background in jobs
     ]
 
     def as_stored() -> None:
-        for chunk, checksum, target, background in prepared:
+        for chunk, body, checksum, target, background in prepared:
             if crc32c(chunk) != checksum:
                 raise AssertionError("crc32c")
-            decompress(chunk, target)
+            decompress(body, target)
             if background is not None:
                 add(target, background, target)
         for target, source in repeats:
             copyto(target, source)
 
     def flipped() -> None:
-        for chunk, checksum, target, background in prepared:
+        for chunk, body, checksum, target, background in prepared:
             if crc32c(chunk) != checksum:
                 raise AssertionError("crc32c")
-            decompress(chunk, scratch)
+            decompress(body, scratch)
             if background is not None:
                 add(turned, background, target)
             else:
