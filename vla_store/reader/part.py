@@ -123,19 +123,19 @@ class Part:
     def places(self, rows: Int64, pairs: npt.NDArray[np.int32]) -> Places:
         """The places of (n,) rows, of which `pairs` gave the (n, 2) episode and step. Raises StoreDamaged."""
         both = pairs.astype(np.int64)
+        # Seen as unsigned, a negative number is too large: one comparison for both ends.
+        if not (both.view(np.uint64) < self._limits[4:]).all():
+            raise self._contradiction(self._first_bad(rows))
         episode, step = both[:, 0], both[:, 1]
         entries = np.empty((len(rows), self._columns), np.int64)
         self.table.take(episode, entries)
         start, length, task, source = entries[:, 0], entries[:, 1], entries[:, 2], entries[:, 3]
         stop = start + length
-        # Seen as unsigned, a negative number is too large: one comparison for both ends.
         sound = (entries[:, :4].view(np.uint64) < self._limits[:4]).all() and (
             (start + step == rows) & (rows < stop) & (stop <= self.rows)
         ).all()
-        if not (sound and (both.view(np.uint64) < self._limits[4:]).all()):
-            for row in rows.tolist():
-                self.locate(row)  # raises for the row that it is
-            raise self._contradiction(int(rows[0]))
+        if not sound:
+            raise self._contradiction(self._first_bad(rows))
         return Places(episode, step, start, length, task, source)
 
     def entries(self, start: int, stop: int) -> npt.NDArray[np.int64]:
@@ -256,6 +256,15 @@ class Part:
 
     def _array(self, name: str) -> str:
         return f"{self.path}/{name}"
+
+    def _first_bad(self, rows: Int64) -> int:
+        """The first of these rows that `locate` refuses."""
+        for row in rows.tolist():
+            try:
+                self.locate(row)
+            except StoreDamaged:
+                return int(row)
+        return int(rows[0])
 
     def _contradiction(self, row: int) -> StoreDamaged:
         return StoreDamaged(

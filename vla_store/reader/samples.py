@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import operator
@@ -93,12 +94,13 @@ class Samples:
         for document in self.store._documents:
             for window in self.windows:
                 document.fields[window.field].check_supported()
-        self._chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split)
+        chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split)
         roles = {fields[window.field].role for window in self.windows}
-        if alignment is None and len(roles) > 1 and self._chosen.has_after:
+        if alignment is None and len(roles) > 1 and chosen.has_after:
             raise _must_align(self.store, self.windows)
         self.alignment = alignment or "as_stored"
-        self._anchors = anchors_of(self._chosen, leave_out_first=self.alignment == "causal" and not keep_first)
+        self._anchors = anchors_of(chosen, leave_out_first=self.alignment == "causal" and not keep_first)
+        self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
         self._plans: dict[int, _PartPlan] = {}
 
     def __getstate__(self) -> dict[str, Any]:

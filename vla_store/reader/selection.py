@@ -66,6 +66,7 @@ def choose(
     store: Store, *, suites: Any = None, tasks: Any = None, episodes: Any = None, rows: Any = None, split: Any = None
 ) -> Chosen:
     """What all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
+    suites, tasks, episodes, rows = (each if each is None else _kept(each) for each in (suites, tasks, episodes, rows))
     given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split}
     text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items() if value is not None) or "whole store"
     masks = _episode_masks(store, suites, tasks, episodes, split)
@@ -84,7 +85,7 @@ def anchors_of(chosen: Chosen, *, leave_out_first: bool) -> Anchors:
         assert chosen.is_after is not None
         assert chosen.is_first is not None
         kept = ~(chosen.is_after & chosen.is_first) if leave_out_first else np.ones(len(chosen.rows), bool)
-        anchors = Anchors((), chosen.rows[kept], ())
+        anchors = Anchors((), chosen.rows if kept.all() else chosen.rows[kept], ())
     else:
         skips = tuple(leave_out_first and span.is_after for span in chosen.spans)
         anchors = Anchors(chosen.spans, None, skips)
@@ -185,7 +186,7 @@ class Anchors:
                 if not is_first.any():
                     return part.places(rows, pairs)
                 found = rows - is_first
-            rows = found
+            rows = np.minimum(np.maximum(found, 0), part.rows - 1)  # only a damaged index leads out of the part
         raise _disordered(part, int(rows[0]))
 
     @lazily
@@ -294,6 +295,11 @@ def _known_tasks(store: Store, tasks: Any) -> set[tuple[str, str]]:
 
 def _is_pair(tasks: Any, store: Store) -> bool:
     return isinstance(tasks, tuple) and any((task.suite, task.name) == tasks for task in store.tasks)
+
+
+def _kept(value: Any) -> Any:
+    """The same, as something that can be looked at twice."""
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def _as_list(value: Any) -> list[Any]:

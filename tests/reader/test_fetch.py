@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reader.conftest import merged
+
+from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, UnknownName
+from vla_store.reader import fetch
+from vla_store.reader.fetch import Blocks, Fetcher, FsspecFetcher, MmapFetcher, ObjectMissing, PreadFetcher, locate
+
+DATA = bytes(range(256)) * 1_000
+
+
+@pytest.fixture(params=["mmap", "pread", "fsspec", "memory", "blocks"])
+def fetcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fetcher]:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "object").write_bytes(DATA)
+    (tmp_path / "small").write_bytes(b"0123456789")
+    (tmp_path / "empty").write_bytes(b"")
+    if request.param == "memory":
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        for name in ("deep/object", "small", "empty"):
+            memory.pipe_file(f"/fetched/{name}", (tmp_path / name).read_bytes())
+        yield FsspecFetcher("memory://fetched", {})
+        memory.rm("/fetched", recursive=True)
+    else:
+        kinds: dict[str, Callable[[], Fetcher]] = {
+            "mmap": lambda: MmapFetcher(str(tmp_path)),
+            "pread": lambda: PreadFetcher(str(tmp_path)),
+            "fsspec": lambda: FsspecFetcher(str(tmp_path), {}),
+            "blocks": lambda: Blocks(PreadFetcher(str(tmp_path))),
+        }
+        yield kinds[request.param]()
+
+
+def test_ranges_come_in_the_order_asked_for_whatever_they_overlap(fetcher: Fetcher) -> None:
+    ranges = [("deep/object", 1_000, 1_010), ("small", 3, 7), ("deep/object", 0, 5), ("deep/object", 1_005, 200_000)]
+    ranges += [("small", 0, 10), ("deep/object", 1_000, 1_010), ("deep/object", len(DATA) - 1, len(DATA))]
+    contents = {"deep/object": DATA, "small": b"0123456789"}
+    assert [bytes(view) for view in fetcher.read(ranges)] == [contents[key][start:stop] for key, start, stop in ranges]
+
+
+def test_what_is_read_cannot_be_written(fetcher: Fetcher) -> None:
+    for view in fetcher.read([("small", 0, 4), ("deep/object", 0, 100_000)]):
+        assert view.readonly
+        assert (view.format, view.ndim) == ("B", 1)
+
+
+def test_an_object_has_a_size_and_a_head(fetcher: Fetcher) -> None:
+    assert (fetcher.size("deep/object"), fetcher.size("small"), fetcher.size("empty")) == (256_000, 10, 0)
+    assert fetcher.head("small", 4) == b"0123"
+    assert fetcher.head("small", 10) == fetcher.head("small", 11) == fetcher.head("small", 1 << 20) == b"0123456789"
+    assert fetcher.head("empty", 10) == b""
+
+
+def test_nothing_asked_for_is_nothing_read(fetcher: Fetcher) -> None:
+    assert fetcher.read([]) == []
+
+
+def test_a_missing_object_is_named(fetcher: Fetcher) -> None:
+    for ask in (
+        lambda: fetcher.size("deep/other"),
+        lambda: fetcher.read([("small", 0, 1), ("deep/other", 0, 1)]),
+        lambda: fetcher.head("deep/other", 1),
+    ):
+        with pytest.raises(ObjectMissing, match=r"missing\n  object +deep/other"):
+            ask()
+
+
+def test_a_range_past_the_end_is_an_error_that_names_the_object(fetcher: Fetcher) -> None:
+    with pytest.raises((StoreDamaged, FetchError), match=r"object +small"):
+        fetcher.read([("small", 5, 11)])
+
+
+def test_views_outlive_the_fetcher_that_gave_them(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(DATA)
+    for kind in (MmapFetcher, PreadFetcher):
+        view = kind(str(tmp_path)).read([("object", 100, 200)])[0]
+        gc.collect()
+        assert bytes(view) == DATA[100:200]
+
+
+def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(DATA)
+    before = len(os.listdir("/proc/self/fd"))
+    view = fetch.map_file(str(tmp_path / "object"))
+    assert len(os.listdir("/proc/self/fd")) == before
+    part = view[5:10]
+    del view
+    gc.collect()
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    assert bytes(part) == DATA[5:10]
+    del part
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "MAX_MAPS", 3)
+    for number in range(9):
+        (tmp_path / f"object-{number}").write_bytes(bytes([number]) * 10)
+    fetcher = MmapFetcher(str(tmp_path))
+    for number in [*range(9), 0, 8]:
+        assert bytes(fetcher.read([(f"object-{number}", 0, 1)])[0]) == bytes([number])
+    gc.collect()
+    assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 3
+
+
+def test_open_files_are_bounded_by_the_limit_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_soft_file_limit", lambda: 160)
+    for number in range(60):
+        (tmp_path / f"object-{number}").write_bytes(bytes([number]))
+    fetcher, before = PreadFetcher(str(tmp_path)), len(os.listdir("/proc/self/fd"))
+    for number in [*range(60), *range(60)]:
+        assert bytes(fetcher.read([(f"object-{number}", 0, 1)])[0]) == bytes([number])
+    assert len(os.listdir("/proc/self/fd")) == before + 40
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(b"")
+    (tmp_path / "object").chmod(0)
+    with pytest.raises(MachineError, match="permission"):
+        MmapFetcher(str(tmp_path)).size("object")
+
+
+def test_a_folder_where_an_object_should_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "object").mkdir()
+    for fetcher in (MmapFetcher(str(tmp_path)), PreadFetcher(str(tmp_path))):
+        with pytest.raises(MachineError, match="reading the store"):
+            fetcher.read([("object", 0, 1)])
+
+
+spans = st.tuples(st.sampled_from("ab"), st.integers(0, 300), st.integers(1, 40)).map(
+    lambda drawn: (drawn[0], drawn[1], drawn[1] + drawn[2])
+)
+
+
+@given(st.lists(spans, max_size=30), st.integers(0, 50))
+def test_merged_ranges_cover_those_asked_for_and_lie_further_apart_than_the_gap(
+    ranges: list[fetch.Range], gap: int
+) -> None:
+    merged_ranges, places = fetch.merge_ranges(ranges, gap)
+    for (key, start, stop), (number, first, last) in zip(ranges, places):
+        other, begin, _ = merged_ranges[number]
+        assert (key, start, stop) == (other, begin + first, begin + last)
+    for (key, _, stop), (other, start, _) in itertools.pairwise(merged_ranges):
+        assert key < other or start - stop > gap
+    covered = {(key, byte) for key, start, stop in merged_ranges for byte in range(start, stop)}
+    asked = {(key, byte) for key, start, stop in ranges for byte in range(start - gap, stop + gap)}
+    assert covered <= asked
+
+
+def test_blocks_are_read_once_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(fetch, "MAX_BLOCKS", 4)
+    (tmp_path / "object").write_bytes(DATA[:950])
+    inner = PreadFetcher(str(tmp_path))
+    asked: list[fetch.Range] = []
+    read = inner.read
+    monkeypatch.setattr(inner, "read", lambda ranges: asked.extend(ranges) or read(ranges))
+    blocks = Blocks(inner)
+    assert bytes(blocks.read([("object", 90, 310)])[0]) == DATA[90:310]
+    assert bytes(blocks.read([("object", 200, 300)])[0]) == DATA[200:300]
+    assert asked == [("object", at, at + 100) for at in (0, 100, 200, 300)]
+    assert bytes(blocks.read([("object", 940, 950)])[0]) == DATA[940:950]
+    assert asked[4:] == [("object", 900, 950)]
+    assert bytes(blocks.read([("object", 0, 10)])[0]) == DATA[:10]
+    assert asked[5:] == [("object", 0, 100)]
+
+
+def test_a_place_is_local_or_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("store.vla", None, None) == fetch.Location(str(tmp_path / "store.vla"), "mmap")
+    assert locate(tmp_path / "store.vla", "pread", None) == fetch.Location(str(tmp_path / "store.vla"), "pread")
+    assert locate(f"file://{tmp_path}/store.vla", None, None).kind == "mmap"
+    assert locate("s3://bucket/store.vla/", None, {"anon": True}) == fetch.Location(
+        "s3://bucket/store.vla", "fsspec", (("anon", True),)
+    )
+    assert locate("memory://x", "fsspec", None).kind == "fsspec"
+
+
+def test_a_fetcher_that_cannot_be_is_refused() -> None:
+    with pytest.raises(UnknownName, match="mmap, pread, fsspec"):
+        locate("store.vla", "mmapp", None)
+    with pytest.raises(OptionError, match="local files only"):
+        locate("s3://bucket/store.vla", "mmap", None)
+    with pytest.raises(OptionError, match="storage_options"):
+        locate("store.vla", None, {"anon": True})
+
+
+def test_an_unknown_scheme_and_a_missing_package_are_said_so() -> None:
+    with pytest.raises(OptionError, match="nosuch"):
+        locate("nosuch://bucket/store.vla", None, None).open()
+
+
+UNREAD = (
+    "eye_in_hand_rgb",
+    "robot_states",
+    "ee_states",
+    "ee_ori",
+    "*joint_states",
+    "gripper_states",
+    "dones",
+    "rewards",
+)
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+import vla_store
+for fetcher in ("mmap", "pread"):
+    samples = vla_store.Samples(vla_store.open_store(sys.argv[1], fetcher=fetcher), windows={"actions": 0, "agentview_rgb": 0, "ee_pos": 0}, alignment="as_stored")
+    steps = 0
+    for start in range(0, len(samples), 100):
+        steps += len(samples.batch(range(start, min(start + 100, len(samples))))["task"])
+        samples[start]
+    print(fetcher, steps, len(os.listdir("/proc/self/fd")) < 256)
+"""
+
+
+def test_a_store_of_more_objects_than_open_files_are_allowed_is_read(tiny_store: Path, tmp_path: Path) -> None:
+    store = merged(tmp_path / "many.vla", [tiny_store], copies=66, without=UNREAD)
+    fields = ("steps/actions", "steps/ee_pos", "residuals/agentview_rgb", "index/steps")
+    assert sum(path.is_file() for field in fields for path in store.glob(f"parts/*/{field}/c/**/*")) == 264
+    run = subprocess.run([sys.executable, "-c", LIMITED, str(store)], capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+    assert run.stdout.splitlines() == [f"{kind} {66 * 137} True" for kind in ("mmap", "pread")]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reader.conftest import conventional_naive
+
+from vla_store import OptionError, Samples, Store, UnknownName, open_store
+
+ACTIONS = {"actions": 0}
+
+
+def chosen(store: Store | Path, **selection: Any) -> list[tuple[int, int]]:
+    """(episode, step) of every anchor, read one by one and as a batch."""
+    samples = Samples(store, windows=ACTIONS, **selection)
+    batch = samples.batch(range(len(samples)))
+    together = list(zip(batch["episode"].tolist(), batch["step"].tolist()))
+    assert [(sample["episode"], sample["step"]) for sample in samples] == together
+    return together
+
+
+def steps_of(store: Store, holds: Callable[[Any], bool]) -> list[tuple[int, int]]:
+    return [(each.episode, step) for each in store.episodes if holds(each) for step in range(each.length)]
+
+
+def test_suites_select_their_episodes(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    assert chosen(store, suites="libero_goal") == steps_of(store, lambda each: each.suite == "libero_goal")
+    both = ["libero_spatial", "libero_10"]
+    assert chosen(store, suites=both) == steps_of(store, lambda each: each.suite in both)
+
+
+def test_tasks_are_selected_by_name_text_pair_or_value(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    task = next(each for each in store.tasks if each.suite == "libero_10")
+    expected = steps_of(store, lambda each: each.suite == "libero_10")
+    for given_as in (task.name, task.text, (task.suite, task.name), task, [task.name], [task], {task.text}):
+        assert chosen(store, tasks=given_as) == expected
+
+
+def test_episodes_are_selected_in_the_stores_order_each_once(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    expected = steps_of(store, lambda each: each.episode in (1, 4, 5))
+    assert chosen(store, episodes=[5, 1, 4, 1]) == expected
+    assert chosen(store, episodes=np.array([1, 4, 5], np.uint8)) == expected
+    assert chosen(store, episodes=[store.episodes[4], store.episodes[1], store.episodes[5]]) == expected
+    assert chosen(store, episodes=2) == steps_of(store, lambda each: each.episode == 2)
+
+
+def test_rows_are_selected_in_the_order_given(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    everything = chosen(store)
+    rows = [136, 3, 3, 50, 21]
+    assert chosen(store, rows=rows) == [everything[row] for row in rows]
+    assert chosen(store, rows=range(10, 40)) == everything[10:40]
+    assert chosen(store, rows=(row for row in rows)) == [everything[row] for row in rows]
+
+
+def test_rows_under_causal_alignment_leave_out_first_steps(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    everything = chosen(store)
+    assert chosen(store, rows=range(store.rows), alignment="causal") == [each for each in everything if each[1] > 0]
+    assert chosen(store, rows=[0, 1, 21], alignment="causal") == [everything[1]]
+
+
+def test_selections_given_together_select_what_all_of_them_do(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    everything = chosen(store)
+    spatial = {each.episode for each in store.episodes if each.suite == "libero_spatial"}
+    assert chosen(store, suites="libero_spatial", episodes=[0, 6, 7]) == [
+        each for each in everything if each[0] in spatial & {0, 6, 7}
+    ]
+    assert chosen(store, suites="libero_spatial", rows=[0, 100, 60, 80]) == [
+        everything[row] for row in (100, 60, 80) if everything[row][0] in spatial
+    ]
+
+
+def test_the_two_sides_of_a_split_are_everything_once(demo_store: Path) -> None:
+    store = open_store(demo_store)
+    sides = [chosen(store, split=store.split(name, fraction=0.5)) for name in ("train", "val")]
+    assert sorted(sides[0] + sides[1]) == chosen(store)
+    assert chosen(store, split="train") == chosen(store, split=store.split("train", fraction=0.9, seed=0))
+    half = store.split("val", fraction=0.5, seed=3)
+    assert 0 < len(half) < len(store.episodes)
+    assert chosen(store, split=half) == chosen(store, episodes=half.episodes)
+    assert chosen(store, split=half, suites="libero_goal") == [
+        each for each in chosen(store, split=half) if store.episodes[each[0]].suite == "libero_goal"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selection", "exists"),
+    [
+        ({"suites": "libero_spacial"}, "libero_10, libero_goal, libero_spatial"),
+        ({"tasks": ["open_the_drawer"]}, "open_the_middle_drawer"),
+        ({"tasks": ("libero_10", "open_the_middle_drawer")}, "open_the_middle_drawer"),
+        ({"episodes": [0, 10]}, "0 to 9"),
+        ({"episodes": -1}, "0 to 9"),
+        ({"rows": [137]}, "0 to 136"),
+        ({"split": "test"}, "train, val"),
+    ],
+    ids=str,
+)
+def test_what_does_not_exist_is_refused_with_what_does(tiny_store: Path, selection: Any, exists: str) -> None:
+    with pytest.raises(UnknownName, match=exists):
+        Samples(tiny_store, windows=ACTIONS, **selection)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"suites": []},
+        {"episodes": []},
+        {"rows": []},
+        {"suites": "libero_goal", "episodes": [0]},
+        {"episodes": range(0)},
+    ],
+    ids=str,
+)
+def test_an_empty_selection_is_refused(tiny_store: Path, selection: Any) -> None:
+    with pytest.raises(OptionError, match="the selection is empty"):
+        Samples(tiny_store, windows=ACTIONS, **selection)
+
+
+def test_a_selection_of_first_steps_only_is_empty_under_causal_alignment(tiny_store: Path) -> None:
+    assert len(Samples(tiny_store, windows=ACTIONS, episodes=4)) == 1
+    with pytest.raises(OptionError, match="the selection is empty"):
+        Samples(tiny_store, windows=ACTIONS, episodes=4, alignment="causal")
+
+
+@pytest.mark.parametrize(
+    "selection", [{"rows": [True]}, {"rows": [0.5]}, {"rows": "all"}, {"episodes": [[0]]}, {"split": 3}]
+)
+def test_a_selection_of_the_wrong_kind_is_refused(tiny_store: Path, selection: Any) -> None:
+    with pytest.raises(OptionError):
+        Samples(tiny_store, windows=ACTIONS, **selection)
+
+
+@pytest.mark.parametrize("store", ["mixed_store", "parts_store"])
+@given(st.sets(st.integers(0, 8)), st.booleans(), st.data())
+def test_any_episodes_of_any_conventions_have_the_anchors_of_the_slow_twin(
+    request: pytest.FixtureRequest, store: str, episodes: set[int], keep_first: bool, data: st.DataObject
+) -> None:
+    opened, plain = open_store(request.getfixturevalue(store)), conventional_naive()
+    expected = [
+        each for each in plain.anchors(alignment="causal", keep_first=keep_first) if not episodes or each[0] in episodes
+    ]
+    selection = {"alignment": "causal", "keep_first": keep_first, "episodes": sorted(episodes) or None}
+    if not expected:
+        with pytest.raises(OptionError, match="empty"):
+            Samples(opened, windows=ACTIONS, **selection)
+        return
+    assert chosen(opened, **selection) == expected
+    some = data.draw(st.lists(st.sampled_from(range(len(expected))), max_size=8))
+    batch = Samples(opened, windows=ACTIONS, **selection).batch(some)
+    assert list(zip(batch["episode"].tolist(), batch["step"].tolist())) == [expected[at] for at in some]
+
+
+def test_a_selection_of_rows_costs_what_its_rows_do_and_one_of_a_suite_next_to_nothing(demo_store: Path) -> None:
+    store = open_store(demo_store)
+    whole = len(pickle.dumps(Samples(store, windows=ACTIONS)))
+    suite = len(pickle.dumps(Samples(store, windows=ACTIONS, suites="libero_goal")))
+    rows = len(pickle.dumps(Samples(store, windows=ACTIONS, rows=list(range(0, 2_000, 2)))))
+    assert suite < whole + 500
+    assert 8_000 < rows < 8_500 + whole
