@@ -57,7 +57,7 @@ def assert_one_screen(err: str, *names: object) -> None:
     assert sum(line.startswith("vla-store: error: ") for line in lines) == 1, err
     assert len(lines) <= 24, err
     # Paths, names of files and what others say may be long; our own words are not.
-    assert all(len(line) <= 100 for line in lines if not re.search(r"/|\.hdf5|^  found|^  more", line)), err
+    assert all(len(line) <= 100 for line in lines if not re.search(r"/|\.hdf5|^  (expected|found|more)", line)), err
     for name in names:
         assert str(name) in err, f"{name!s} is not in:\n{err}"
 

@@ -445,11 +445,25 @@ def _check_table(objects: _Objects, part: _Part, index: Array | None) -> None:
             or (at != np.cumsum(lengths * widths) - lengths * widths).any()
         ):
             raise StoreDamaged(f"the table's places of {name} do not follow one another", object=key)
+    _check_attribute_spans(part, key)
     if index is not None:
         episode = np.repeat(np.arange(len(lengths)), lengths)
         step = np.arange(part.entry.rows) - starts[episode]
         if (index[:, 0] != episode).any() or (index[:, 1] != step).any():
             objects.problem(f"{part.entry.path}/{layout.INDEX_ARRAY}", "the index and the episode table disagree")
+
+
+def _check_attribute_spans(part: _Part, key: str) -> None:
+    """The episodes' attributes lie end to end, then those of the sources."""
+    end = 0
+    spans = zip(part.column("attributes_start").tolist(), part.column("attributes_bytes").tolist())
+    for place, (start, nbytes) in (
+        *((key, span) for span in spans),
+        *((f"{part.entry.path}/zarr.json", each.attributes) for each in part.document.sources),
+    ):
+        if start != end or nbytes < 0 or start + nbytes > canonical.MAX_INTEGER:
+            raise StoreDamaged("the attributes do not follow one another", object=place)
+        end = start + nbytes
 
 
 def _elements(part: _Part, each: Field) -> int | None:
@@ -560,8 +574,7 @@ class _Reader:
 
 
 def _attributes_nbytes(part: _Part) -> int:
-    ends = part.column("attributes_start") + part.column("attributes_bytes")
-    return max(int(ends.max()), *(sum(each.attributes) for each in part.document.sources))
+    return sum(part.document.sources[-1].attributes)  # the last of all
 
 
 def _read_attributes(small: _Reader, part: _Part) -> bytes:
