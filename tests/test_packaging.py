@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -93,6 +94,22 @@ def test_the_demo_runs_from_the_wheel_and_its_store_can_be_read(away: Path) -> N
     assert run([python_of(away), "-c", read], cwd=away) == "(2, 128, 128, 3) (2, 128, 128, 3)\n"
 
 
+def test_the_tests_pass_against_the_wheel(away: Path, kept: Path, tiny_stores: dict[str, Path]) -> None:
+    """Those of reading, copied to where there is no checkout: what they import is the wheel."""
+    elsewhere = away / "elsewhere"
+    shutil.copytree(CHECKOUT / "tests", elsewhere / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "pyproject.toml", elsewhere)
+    where = "import vla_store; print(vla_store.__file__)"
+    assert run([python_of(away), "-c", where], cwd=elsewhere).startswith(str(away / "venv"))
+    chosen = ("tests/reader/test_samples.py", "tests/reader/test_fetch.py", "tests/test_golden.py")
+    told = run(
+        [python_of(away), "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
+        cwd=elsewhere,
+        VLA_STORE_TEST_STORES=str(kept),
+    )
+    assert re.search(r"[0-9]{2,} passed", told)
+
+
 def python_of(away: Path) -> Path:
     return away / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
 
@@ -103,9 +120,9 @@ def metadata_of(wheel: Path) -> Message:
         return Parser().parsestr(packed.read(name).decode())
 
 
-def run(command: list[str | Path], cwd: Path | None = None) -> str:
+def run(command: list[str | Path], cwd: Path | None = None, **more: str) -> str:
     """stdout of a command that must succeed, in an environment without a PYTHONPATH."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
     done = subprocess.run(
         command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
     )
