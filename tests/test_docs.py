@@ -15,7 +15,10 @@ Every fenced block of code is run in order, one process and one folder a page. T
     <!-- raises: NAME -->        before a python block: it raises this error; its text counts as printed
 
 Shown output is compared word by word: white space does not count, `...` stands for anything (also for the rest of a word), numbers may differ by 2 %, times,
-rates, ids and folders by anything. `python tests/test_docs.py` writes docs/reference/cli.md anew.
+rates, ids and folders by anything.
+
+`python tests/test_docs.py` writes docs/reference/cli.md anew from --help, and the table of costs in README.md from
+benchmarks/results/reading.json.
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ import vla_store
 CHECKOUT = Path(__file__).resolve().parents[1]
 RUNNER = Path(__file__).with_name("run_page.py")
 CLI_PAGE = CHECKOUT / "docs/reference/cli.md"
+README = CHECKOUT / "README.md"
+MEASURED = CHECKOUT / "benchmarks/results/reading.json"
+PERFORMANCE = CHECKOUT / "docs/performance.md"
 
 CODE = {"python", "console", "sh"}
 NO_CODE = {"text", "json", "toml", "yaml", "diff"}
@@ -491,6 +497,43 @@ def test_the_command_line_page_is_current(monkeypatch: pytest.MonkeyPatch) -> No
     assert CLI_PAGE.read_text(encoding="utf-8").split() == cli_page().split(), "run: python tests/test_docs.py"
 
 
+COSTS = re.compile(r"(<!-- costs: [^\n]*-->\n).*?(<!-- end of costs -->)", re.DOTALL)
+PRESETS = {"raw": "no codec", "fast": "the default", "small": "for slow disks and networks"}
+
+
+def costs(result: dict[str, Any]) -> str:
+    """The README's table, from what benchmarks/reading.py measured."""
+    ratios = result["ratios"]
+    rows = []
+    for preset, what in PRESETS.items():
+        opened, kept = (
+            ratios[f"ours, {preset}, out= / {rival}"]["median"]
+            for rival in ("HDF5 opened, slices only", "h5py, kept handles")
+        )
+        rows.append(f"| `{preset}`: {what} | {result['sizes'][preset]:.3f} | {opened:.1f} x | {kept:.2f} x |")
+    more = f"\n[All figures]({PERFORMANCE.relative_to(CHECKOUT).as_posix()}).\n" if PERFORMANCE.exists() else ""
+    return (
+        "| preset | size | against HDF5 opened per sample | against h5py kept open |\n"
+        "|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+        "Size: of the HDF5's bytes. The others: how many times as many samples per\n"
+        "second, in one process with all files in memory; two cameras with two frames\n"
+        f"each, 64 actions, batches of {result['batch_size']}, medians of {result['rounds']} rounds. h5py with its files kept\n"
+        "open copies uncompressed pictures: the rival to beat while all of them fit in\n"
+        "your memory.\n" + more
+    )
+
+
+@pytest.mark.skipif(not MEASURED.exists(), reason="benchmarks/results/reading.json is not there: nothing was measured")
+def test_the_costs_in_the_readme_are_the_measured_ones() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == with_costs(text, json.loads(MEASURED.read_text(encoding="utf-8"))), "run: python tests/test_docs.py"
+
+
+def with_costs(text: str, result: dict[str, Any]) -> str:
+    assert COSTS.search(text), "README.md has lost the place of its table of costs"
+    return COSTS.sub(lambda found: found[1] + costs(result) + found[2], text)
+
+
 def public_modules() -> dict[str, Any]:
     import vla_store.audit
     import vla_store.builder
@@ -608,3 +651,9 @@ if __name__ == "__main__":
     CLI_PAGE.parent.mkdir(parents=True, exist_ok=True)
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     print(f"wrote {name_of(CLI_PAGE)}")
+    if MEASURED.exists():
+        README.write_text(
+            with_costs(README.read_text(encoding="utf-8"), json.loads(MEASURED.read_text(encoding="utf-8"))),
+            encoding="utf-8",
+        )
+        print("wrote README.md")
