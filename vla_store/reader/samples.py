@@ -209,9 +209,9 @@ class Samples:
         given = np.asarray(indices)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
-        anchors = given.astype(np.int64)
+        anchors = given.astype(np.int64, copy=False)
         if not (anchors.view(np.uint64) < len(self)).all():  # as unsigned, negative numbers are too large
-            anchors[anchors < 0] += len(self)
+            anchors = np.where(anchors < 0, anchors + len(self), anchors)
             wrong = (anchors < 0) | (anchors >= len(self))
             if wrong.any():
                 raise IndexError(f"sample {given[wrong.argmax()]} of {len(self)}")
@@ -230,7 +230,8 @@ class Samples:
                     expected=f"{(count, *shape)} {dtype}, C-contiguous",
                     found=f"{array.shape} {array.dtype}",
                 )
-        return out | self._allocate(count, {name: each for name, each in self.columns.items() if name not in out})
+        absent = {name: each for name, each in self.columns.items() if name not in out}
+        return out | self._allocate(count, absent) if absent else out
 
     def _allocate(self, count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
         # The pictures of all cameras are one allocation: the C library keeps such a block for the next batch, while it gives

@@ -133,8 +133,7 @@ class Anchors:
         row = low = start + anchor - firsts[span]
         if not skips[span]:
             return part, part.locate(row)
-        # Of the span's rows up to the anchor's, one an episode is none. So row = low + (episodes that began up to it): guess,
-        # ask the index, move; see `_settled`, which does the same for many.
+        # As `_settled` does for many.
         above = low + 1 - bases[span]
         row += int((low - start) * slopes[span])
         for _ in range(part.episodes + 2):
@@ -154,46 +153,61 @@ class Anchors:
         if self._rows is not None:
             rows = self._rows[anchors]
             numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
-        else:
-            spans: Any = np.searchsorted(self._firsts, anchors, side="right") - 1 if len(self._part) > 1 else 0
-            rows = self._start[spans] + (anchors - self._firsts[spans])
-            numbers = self._part[spans] if len(self._part) > 1 else self._part
-        several = len(numbers) > 1 and bool((numbers != numbers[0]).any())
-        for number in np.unique(numbers).tolist() if several else numbers[:1].tolist():
-            part = store._part(number)
-            at = np.flatnonzero(numbers == number) if several else None
-            if self._rows is not None:
+            for part, at in _by_part(store, numbers):
                 yield part, at, part.locate_many((rows if at is None else rows[at]) - part.row_start)
-            else:
-                mine = spans if at is None or len(self._part) == 1 else spans[at]
-                yield part, at, self._settled(part, rows if at is None else rows[at], mine)
-
-    def _settled(self, part: Part, low: Int64, spans: Any) -> Places:
-        """The places of anchors which, were every row one, would be at rows `low`. Raises StoreDamaged."""
-        skips = self._skips[spans] != 0
-        if not np.any(skips):
-            return part.locate_many(low)
-        # The row of an anchor is low + (episodes of the span that began up to it), a number that grows with the row: so from
-        # a guess on either side, `above + episode` moves towards a row that fits, and never past it. Rows that fit are the
-        # anchor's and, where they follow it, first steps, which are no anchors: from those one goes back.
-        above = low + (1 - self._base[spans])
-        rows = low + ((low - self._start[spans]) * self._slopes[spans]).astype(np.int64)
-        for _ in range(part.episodes + 2):  # every move passes the beginning of an episode
-            pairs = part.pairs(rows)
-            found = np.where(skips, above + pairs[:, 0], rows)
-            if (found == rows).all():
-                is_first = (pairs[:, 1] == 0) & skips
-                if not is_first.any():
-                    return part.places(rows, pairs)
-                found = rows - is_first
-            rows = np.minimum(np.maximum(found, 0), part.rows - 1)  # only a damaged index leads out of the part
-        raise _disordered(part, int(rows[0]))
+        elif len(self._part) == 1:
+            _, parts, starts, _, bases, skips, slopes = self._fast
+            part = store._part(parts[0])
+            yield part, None, _settled(part, anchors, starts[0], bases[0], bool(skips[0]), slopes[0])
+        else:
+            spans = np.searchsorted(self._firsts, anchors, side="right") - 1
+            within = anchors - self._firsts[spans]
+            for part, at in _by_part(store, self._part[spans]):
+                mine, those = (spans, within) if at is None else (spans[at], within[at])
+                known = (self._start[mine], self._base[mine], self._skips[mine] != 0, self._slopes[mine])
+                yield part, at, _settled(part, those, *known)
 
     @lazily
     def _fast(self) -> tuple[memoryview, ...]:
         """The same as `many` looks at, for one at a time: a memoryview gives Python's numbers, and pickles nothing."""
         arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips, self._slopes)
         return tuple(each.data for each in arrays)
+
+
+def _by_part(store: Store, numbers: Int64) -> Iterator[tuple[Part, Int64 | None]]:
+    """Each part among (n,) part numbers, and where it is; None for everywhere."""
+    if len(numbers) and (numbers == numbers[0]).all():
+        yield store._part(int(numbers[0])), None
+    else:
+        for number in np.unique(numbers).tolist():
+            yield store._part(number), np.flatnonzero(numbers == number)
+
+
+def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: Any) -> Places:
+    """The places of anchors `at`, counted from the beginning of their span. Raises StoreDamaged.
+
+    start, base, skips, slope: of their spans, (n,) or one for all: first row, first episode, whether first steps are left out,
+    and how many of these there are per anchor.
+    """
+    if not np.any(skips):
+        return part.locate_many(at + start)
+    # The row of an anchor is start + at + (episodes of the span that began up to it), a number that grows with the row: so from
+    # a guess on either side, `above + episode` moves towards a row that fits, and never past it. Rows that fit are the
+    # anchor's and, where they follow it, first steps, which are no anchors: from those one goes back.
+    above = at + (start + 1 - base)
+    rows = (at * (slope + 1)).astype(np.int64) + start
+    for _ in range(part.episodes + 2):  # every move passes the beginning of an episode
+        pairs = part.pairs(rows)
+        found = above + pairs[:, 0]
+        if skips is not True:
+            found = np.where(skips, found, rows)
+        if (found == rows).all():
+            is_first = (pairs[:, 1] == 0) & skips
+            if not is_first.any():
+                return part.places(rows, pairs)
+            found = rows - is_first
+        rows = np.minimum(np.maximum(found, 0), part.rows - 1)  # only a damaged index leads out of the part
+    raise _disordered(part, int(rows[0]))
 
 
 def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: Any) -> list[Mask] | None:
