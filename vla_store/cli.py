@@ -23,6 +23,7 @@ from vla_store.errors import MachineError, OptionError, VlaStoreError, machine_e
 
 if TYPE_CHECKING:
     from vla_store.builder import Skipped
+    from vla_store.format.schema import Root
 
 INTERRUPTED = 130
 MAX_LINES = 20
@@ -135,6 +136,92 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if report.sound else 1
 
 
+def _append(arguments: argparse.Namespace) -> int:
+    from vla_store.manage.append import append_store
+    from vla_store.progress import ProgressBar
+
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = append_store(
+            arguments.source,
+            arguments.store,
+            preset=arguments.preset,
+            staging=arguments.staging,
+            progress=bar,
+            orientation=arguments.orientation,
+            observation=arguments.observation,
+            executor=arguments.executor,
+            workers=arguments.workers,
+            scheduler=arguments.scheduler,
+            max_memory=None if arguments.max_memory is None else parse_size(arguments.max_memory),
+            skip_bad=arguments.skip_bad,
+        )
+    _tell("warning", report.build.warnings)
+    _tell("left out", [f"{_place(each)}: {each.reason}" for each in report.build.skipped])
+    return _show_root(arguments, report.root, {"added": report.part.to_json()})
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from vla_store.manage.merge import merge_stores
+    from vla_store.progress import ProgressBar
+
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = merge_stores(arguments.part, arguments.store, talk=bar.talk)
+    return _show_root(arguments, report.root, {"copied_nbytes": report.copied_nbytes})
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    from vla_store.manage.copy import copy_store
+    from vla_store.progress import ProgressBar
+
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = copy_store(arguments.source, arguments.store, talk=bar.talk)
+    return _show_root(arguments, report.root, {"sent_nbytes": report.sent_nbytes})
+
+
+def _recode(arguments: argparse.Namespace) -> int:
+    from vla_store import figures
+    from vla_store.manage.recode import recode_store
+    from vla_store.progress import ProgressBar
+
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = recode_store(
+            arguments.source,
+            arguments.store,
+            preset=arguments.preset,
+            progress=bar,
+            executor=arguments.executor,
+            workers=arguments.workers,
+            scheduler=arguments.scheduler,
+            max_memory=None if arguments.max_memory is None else parse_size(arguments.max_memory),
+        )
+    print(json.dumps(figures.build_json(report)) if arguments.json else figures.build_table(report))
+    return 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from vla_store.manage.repair import repair_store
+    from vla_store.progress import ProgressBar
+
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = repair_store(arguments.store, arguments.source, talk=bar.talk)
+    if arguments.json:
+        print(json.dumps({"repaired": list(report.repaired), "sound": report.sound, "url": report.url}))
+    else:
+        lines = [f"rewritten      {key}" for key in report.repaired[:MAX_LINES]]
+        if len(report.repaired) > MAX_LINES:
+            lines.append(f"               ... and {len(report.repaired) - MAX_LINES} more (--json lists all)")
+        print("\n".join([*lines, f"{'sound' if report.sound else 'DAMAGED':<13}  {report.url}"]))
+    return 0 if report.sound else 1
+
+
+def _show_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> int:
+    from vla_store import figures
+
+    described = figures.root_json(arguments.store, root) | more
+    print(json.dumps(described) if arguments.json else figures.root_text(described))
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from vla_store.demo import run_demo
 
@@ -187,14 +274,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", default="fast", help="raw (no codec), fast (LZ4HC, the default) or small (Zstd, more predictions)"
     )
     _add_conventions(build)
-    build.add_argument(
-        "--executor", choices=("threads", "processes"), default="threads", help="who encodes (default: threads)"
-    )
-    build.add_argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)")
-    build.add_argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786")
-    build.add_argument(
-        "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
-    )
+    _add_executor(build)
     build.add_argument(
         "--overwrite", action="store_true", help="replace STORE, and discard an unfinished build of other sources"
     )
@@ -225,6 +305,76 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_output(verify)
 
+    append = _command(
+        commands, "append", _append, "add demonstrations to a store", "vla-store append LIBERO/libero_90 libero.vla"
+    )
+    append.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites"
+    )
+    append.add_argument("store", metavar="STORE", help="the store to add to: a path, or a URL that can be written")
+    append.add_argument("--preset", choices=("raw", "fast", "small"), help="default: that of the store's last part")
+    _add_conventions(append)
+    _add_executor(append)
+    append.add_argument(
+        "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which"
+    )
+    append.add_argument("--staging", metavar="FOLDER", help="where the new part is built (default: beside the store)")
+    append.set_defaults(resume_hint="; the store is as it was, and the same command goes on")
+    _add_output(append)
+
+    merge = _command(
+        commands, "merge", _merge, "make one store of several", "vla-store merge spatial.vla goal.vla libero.vla"
+    )
+    merge.add_argument("part", nargs="+", metavar="STORE", help="stores, in the order their rows shall have")
+    merge.add_argument(
+        "store", metavar="NEW", help="a new store, or the folder that holds all of them: nothing is copied then"
+    )
+    _add_output(merge)
+
+    copy = _command(
+        commands,
+        "copy",
+        _copy,
+        "copy a store, every object verified",
+        "vla-store copy libero.vla s3://bucket/libero.vla",
+    )
+    copy.add_argument("source", metavar="STORE", help="a path or a URL")
+    copy.add_argument("store", metavar="NEW", help="a path or a URL; the same command resumes")
+    copy.set_defaults(resume_hint="; the same command goes on")
+    _add_output(copy)
+
+    recode = _command(
+        commands,
+        "recode",
+        _recode,
+        "make a store of the same content in another preset, in one part",
+        "vla-store recode libero.vla libero-small.vla --preset small",
+    )
+    recode.add_argument("source", metavar="STORE", help="a path or a URL")
+    recode.add_argument("store", metavar="NEW", help="the store to write; must not exist")
+    recode.add_argument("--preset", required=True, choices=("raw", "fast", "small"))
+    _add_executor(recode)
+    recode.set_defaults(resume_hint="; the same command resumes")
+    _add_output(recode)
+
+    repair = _command(
+        commands,
+        "repair",
+        _repair,
+        "rewrite the damaged and missing objects of a store, and nothing else",
+        "vla-store repair libero.vla --from LIBERO",
+    )
+    repair.add_argument("store", metavar="STORE", help="a path or a URL")
+    repair.add_argument(
+        "--from",
+        dest="source",
+        action="append",
+        required=True,
+        metavar="SOURCE",
+        help="what the store was built from (may be repeated)",
+    )
+    _add_output(repair)
+
     demo = _command(
         commands, "demo", _demo, "draw, build, verify and read a small store in under a minute", "vla-store demo"
     )
@@ -250,6 +400,17 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
         "--observation",
         choices=("before", "after"),
         help="whether observations are recorded before or after the action of their row, where the files do not say",
+    )
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor", choices=("threads", "processes"), default="threads", help="who encodes (default: threads)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786")
+    parser.add_argument(
+        "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
     )
 
 

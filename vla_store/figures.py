@@ -9,6 +9,7 @@ from vla_store.format.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from vla_store.builder import BuildReport
+    from vla_store.format.schema import Root
     from vla_store.reader import Store
 
 
@@ -94,6 +95,38 @@ def build_table(report: BuildReport) -> str:
         ]
     if report.skipped:
         lines.append(f"left out       {len(report.skipped)} (see above; recorded in the store)")
+    return "\n".join(lines)
+
+
+def root_json(url: str, root: Root) -> dict[str, Any]:
+    """A store's root after it was made or changed, for programs."""
+    return {
+        "digest": root.digest,
+        "episodes": root.episodes,
+        "fingerprint": root.fingerprint,
+        "generation": root.generation,
+        "parts": len(root.parts),
+        "rows": root.rows,
+        "store": url,
+    }
+
+
+def root_text(described: dict[str, Any]) -> str:
+    """The same for people, and what else the command tells of itself."""
+    lines = [
+        f"store          {described['store']}",
+        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {described['parts']} parts",
+        f"fingerprint    {described['fingerprint'][:16]}  (content)",
+        f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
+    ]
+    if "added" in described:
+        lines.append(
+            f"added          {described['added']['episodes']:,} episodes ({described['added']['rows']:,} steps)"
+        )
+    if "copied_nbytes" in described:
+        lines.append(f"copied         {size_text(described['copied_nbytes'])}")
+    if "sent_nbytes" in described:
+        lines.append(f"sent           {size_text(described['sent_nbytes'])}")
     return "\n".join(lines)
 
 

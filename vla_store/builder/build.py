@@ -21,7 +21,7 @@ from vla_store.builder.shards import sync_folder
 from vla_store.builder.sources import EpisodeSource, Skipped
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
-from vla_store.format.schema import Root
+from vla_store.format.schema import PartDocument, Root
 
 
 class Progress(Protocol):
@@ -58,6 +58,7 @@ class BuildReport:
     store: Path
     root: Root | None
     part_id: str
+    document: PartDocument
     preset: str
     rows: int
     episodes: int
@@ -202,6 +203,7 @@ def _report(
         store=target,
         root=root,
         part_id=plan.part_id,
+        document=plan.document,
         preset=preset,
         rows=plan.rows,
         episodes=len(plan.episodes),

@@ -92,6 +92,11 @@ class FrameShard:
         return f"{self.field.name}.{self.shard}"
 
     @property
+    def writes(self) -> str:
+        """What the keys of its objects begin with, below the part."""
+        return f"{self.field.array}/{self.grid.key(self.shard)}"
+
+    @property
     def raw_nbytes(self) -> int:
         start, stop = self.grid.rows_of(self.shard)
         return (stop - start) * self.grid.row_nbytes
@@ -122,6 +127,11 @@ class FieldArray:
     @property
     def name(self) -> str:
         return self.field.name
+
+    @property
+    def writes(self) -> str:
+        """What the keys of its objects begin with, below the part."""
+        return f"{self.field.array}/c/"
 
     @property
     def raw_nbytes(self) -> int:
@@ -156,6 +166,11 @@ class Backgrounds:
         return f"{self.field.name}.backgrounds"
 
     @property
+    def writes(self) -> str:
+        """What the keys of its objects begin with, below the part."""
+        return f"backgrounds/{self.field.name}/c/"
+
+    @property
     def raw_nbytes(self) -> int:
         return 0  # its frames are counted where they are encoded
 
@@ -177,6 +192,7 @@ class AttributesArray:
     sources: tuple[tuple[EpisodeSource, str], ...]  # with the sha256 of its own attributes
 
     name = "attributes"
+    writes = f"{ATTRIBUTES_ARRAY}/c/"
 
     @property
     def raw_nbytes(self) -> int:

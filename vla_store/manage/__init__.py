@@ -1,0 +1,1 @@
+"""What needs both sides, the builder and the reader: append, merge, copy, recode, repair."""

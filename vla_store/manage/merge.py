@@ -1,0 +1,105 @@
+"""`merge_stores`: several stores as one. Stores that lie below the new root's folder stay where they are; others are copied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vla_store.errors import DestinationExists, OptionError, StoreDamaged, VlaStoreError, machine_error
+from vla_store.format import layout
+from vla_store.format.schema import PartEntry, Root, check_key
+from vla_store.manage import roots
+from vla_store.manage.copy import group_keys
+from vla_store.manage.place import LocalPlace, Place, place_at
+from vla_store.manage.transfer import copy_part
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """copied_nbytes: of parts that did not lie below the new root."""
+
+    root: Root
+    url: str
+    copied_nbytes: int
+
+
+def merge_stores(
+    stores: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    *,
+    talk: Callable[[str], None] = lambda text: None,
+) -> MergeReport:
+    """One root over the parts of several stores, in the order given.
+
+    target: a new store; or a folder that holds all the stores (a common parent), whose parts are then named where they lie.
+    Raises OptionError where the stores do not fit together (a file twice, cameras or fields that differ), DestinationExists.
+    """
+    if not stores:
+        raise OptionError("nothing to merge", expected="at least one STORE")
+    place = place_at(target)
+    try:
+        if place.read(layout.ROOT_KEY) is not None:
+            raise DestinationExists("a store is there", store=place.url, hint="choose another name")
+        origins = [place_at(each) for each in stores]
+        found = [roots.newest_root(origin) for origin in origins]
+        prefixes = [_below(origin, place) for origin in origins]
+        documents = [
+            (f"{origin.url}/{part.path}", part.document)
+            for origin, root in zip(origins, found)
+            for part in roots.open_parts(origin.url, root.parts)
+        ]
+        roots.check_names(documents)
+        roots.combined_fields(documents)
+        inside = all(prefix is not None for prefix in prefixes)
+        growing = place
+        if isinstance(place, LocalPlace) and not inside:
+            if place.folder.exists() and any(place.folder.iterdir()):
+                raise DestinationExists("the destination exists and is not a store", path=place.url)
+            growing = LocalPlace(Path(layout.partial_path(str(place.folder))))
+        entries: list[PartEntry] = []
+        copied = 0
+        for origin, root, prefix in zip(origins, found, prefixes):
+            for entry in root.parts:
+                if inside:
+                    entries.append(replace(entry, path=f"{prefix}/{entry.path}"))
+                else:
+                    path = layout.part_path(entry.path.rpartition("/")[2])
+                    copied += copy_part(origin, entry, growing, path, talk)
+                    entries.append(replace(entry, path=path))
+        told = roots.combined_skipped(
+            [roots.read_document(origin, root.meta.skipped) for origin, root in zip(origins, found)]
+        )
+        talk("writing the root")
+        made = roots.root_over(roots.open_parts(growing.url, tuple(entries)), tuple(entries), None, told)
+        for key in group_keys(made.root):
+            if growing.read(key) is None:
+                growing.write(key, roots.GROUP_BYTES)
+        for key, data in made.documents.items():
+            growing.write(key, data)
+        growing.settle()
+        growing.create(layout.root_key(1), made.root.to_bytes())
+        growing.write(layout.ROOT_KEY, made.root.to_bytes())
+        growing.settle()
+        if isinstance(place, LocalPlace) and isinstance(growing, LocalPlace) and growing is not place:
+            if place.folder.exists():
+                place.folder.rmdir()
+            os.rename(growing.folder, place.folder)
+    except VlaStoreError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise machine_error(error, f"merging into {place.url}") from error
+    return MergeReport(made.root, place.url, copied)
+
+
+def _below(store: Place, target: Place) -> str | None:
+    """The path of a store below the target's folder, as a root can name it, or None."""
+    base = target.url.rstrip("/") + "/"
+    if not store.url.startswith(base):
+        return None
+    prefix = store.url[len(base) :].rstrip("/")
+    try:
+        return check_key(prefix, layout.ROOT_KEY)
+    except StoreDamaged:  # a folder's name that a root cannot hold: its parts are copied
+        return None

@@ -1,0 +1,162 @@
+"""`recode_store`: the same content in another preset, in one part. A store is a source like any other."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_store.builder.build import BuildReport, Progress, build_store
+from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo
+from vla_store.errors import StoreDamaged
+from vla_store.format import canonical
+from vla_store.format.attributes import Attributes
+from vla_store.reader.part import Part
+from vla_store.reader.store import Store, open_store
+
+
+def recode_store(
+    store: str | os.PathLike[str],
+    target: str | Path,
+    *,
+    preset: str,
+    progress: Progress | None = None,
+    **options: Any,
+) -> BuildReport:
+    """Build `target` from a store instead of its sources. The content fingerprint stays if its episodes are in order.
+
+    options: executor, workers, scheduler, max_memory, overwrite, dry_run of `build_store`.
+    """
+    opened = open_store(store)
+    said = [document.plan.get("options", {}) for _, document in opened.parts]
+    # What the first build was told is told again, so that recoding gives the bytes that building would have given.
+    said_alike = {name: said[0].get(name) for name in said[0] if all(each.get(name) == said[0][name] for each in said)}
+    sources = [
+        StoreSource(opened.url, opened.digest, number, source)
+        for number, (_, document) in enumerate(opened.parts)
+        for source in range(len(document.sources))
+    ]
+    return build_store(
+        sources,
+        target,
+        preset=preset,
+        progress=progress,
+        orientation=said_alike.get("orientation"),
+        observation=said_alike.get("observation"),
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class StoreSource:
+    """One source of a store, as a source to build from. part, number: which one."""
+
+    url: str
+    digest: str
+    part: int
+    number: int
+
+    @property
+    def path(self) -> str:
+        return self.url
+
+    def scan(self) -> SourceInfo:
+        store, part = self._open()
+        document = part.document
+        source = document.sources[self.number]
+        episodes = []
+        tasks = set()
+        for entry in self._entries():
+            _, length, task, _, number, success = entry[:6]
+            tasks.add(task)
+            fields = {}
+            for name, field in document.fields.items():
+                ragged = store.fields[name].kind == "ragged-episode"
+                shape = (self._width(entry, name),) if field.is_ragged else field.fixed_shape
+                fields[name] = FieldSpec(field.dtype, shape, field.role, ragged)
+            episodes.append(EpisodeInfo(number, length, fields, success))
+        if len(tasks) != 1:
+            raise StoreDamaged("a source of the store has more than one task", store=self.url, file=source.file)
+        task_of = document.tasks[tasks.pop()]
+        planned = document.plan["sources"][self.number]
+        return SourceInfo(
+            suite=source.suite,
+            file=source.file,
+            task=task_of.name,
+            text=task_of.text,
+            instruction=task_of.instruction,
+            orientation=source.orientation,
+            observation=source.observation,
+            nbytes=planned["size"],
+            episodes=tuple(episodes),
+            warnings=tuple(
+                each["warning"]
+                for each in store.warnings
+                if (each["suite"], each["file"]) == (source.suite, source.file)
+            ),
+            skipped=tuple(
+                Skipped(each.suite, each.file, each.demo, each.reason)
+                for each in store.skipped
+                if (each.suite, each.file) == (source.suite, source.file)
+            ),
+        )
+
+    def read(self, number: int, field: str, start: int, stop: int) -> Array:
+        store, part = self._open()
+        described = part.document.fields[field]
+        entry, episode = self._by_number()[number]
+        if not described.is_ragged:
+            rows = np.arange(entry[0] + start, entry[0] + stop) + part.row_start
+            return store.read(field, rows) if store.fields[field].kind == "fixed" else self._narrow(part, field, rows)
+        starts, widths = part.ragged_spans(described, np.array([episode]))
+        width, base = int(widths[0]), int(starts[0])
+        flat = part.column(described).span(base + start * width, base + stop * width)
+        return np.ascontiguousarray(flat).reshape(stop - start, width)
+
+    def attributes(self, number: int | None) -> Attributes:
+        _, part = self._open()
+        if number is None:
+            span = part.document.sources[self.number].attributes
+        else:
+            entry, _ = self._by_number()[number]
+            span = (entry[6], entry[7])
+        found: Attributes = canonical.loads(part.attributes(*span), f"{part.path}/episodes/attributes")
+        return found
+
+    def _narrow(self, part: Part, field: str, rows: Any) -> Array:
+        """Rows of a field that has one width in this part, but not in the store."""
+        column = part.column(part.document.fields[field])
+        out = np.empty((len(rows), *column.shape), column.dtype)
+        column.take(rows - part.row_start, out)
+        return out
+
+    def _open(self) -> tuple[Store, Part]:
+        store = _opened(self.url, self.digest, os.getpid())
+        return store, store._part(self.part)
+
+    def _entries(self) -> list[list[int]]:
+        return [entry for entry, _ in self._by_number().values()]
+
+    def _by_number(self) -> dict[int, tuple[list[int], int]]:
+        return _episodes(self.url, self.digest, self.part, self.number, os.getpid())
+
+    def _width(self, entry: list[int], name: str) -> int:
+        _, part = self._open()
+        return entry[part.document.columns.index(f"{name}_width")]
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(url: str, digest: str, pid: int) -> Store:
+    return open_store(url, digest=digest)
+
+
+@functools.lru_cache(maxsize=1024)
+def _episodes(url: str, digest: str, part: int, source: int, pid: int) -> dict[int, tuple[list[int], int]]:
+    """Episode number in the source -> its entry in the table, and its number in the part."""
+    opened = _opened(url, digest, pid)._part(part)
+    table = opened.entries(0, opened.episodes).tolist()
+    return {entry[4]: (entry, episode) for episode, entry in enumerate(table) if entry[3] == source}

@@ -1,0 +1,233 @@
+"""Making the next root of a store, and committing it: whoever creates roots/<generation>.json first, exclusively, has committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vla_store.errors import OptionError, StoreDamaged, StoreNotFound
+from vla_store.format import arrays, canonical, digests, layout
+from vla_store.format.schema import Meta, PartDocument, PartEntry, Root, RootField
+from vla_store.format.statistics import FieldStatistics, statistics_document, statistics_of_components
+from vla_store.manage.place import Place
+from vla_store.reader.fetch import locate
+from vla_store.reader.part import Part
+
+MAX_TRIES = 1_000
+
+Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
+
+
+@dataclass(frozen=True)
+class NewRoot:
+    """A root that is not committed yet, and the small documents it names."""
+
+    root: Root
+    documents: dict[str, bytes]
+
+
+def newest_root(place: Place) -> Root:
+    """The newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
+    data = place.read(layout.ROOT_KEY)
+    if data is None:
+        raise StoreNotFound("there is no store here", store=place.url)
+    root = Root.from_bytes(data, layout.ROOT_KEY)
+    while (data := place.read(layout.root_key(root.generation + 1))) is not None:
+        root = Root.from_bytes(data, layout.root_key(root.generation + 1))
+    return root
+
+
+def heal(place: Place, committed: Root) -> Root:
+    """Bring zarr.json up to the newest root, from one that is known to be committed; that newest root."""
+    while True:
+        place.write(layout.ROOT_KEY, committed.to_bytes())
+        place.settle()
+        data = place.read(layout.root_key(committed.generation + 1))
+        if data is None:
+            return committed
+        committed = Root.from_bytes(data, layout.root_key(committed.generation + 1))
+
+
+def commit(place: Place, make: Callable[[Root], NewRoot | None]) -> Root:
+    """Commit what `make` makes of the newest root; where another writer was first, make it again of that one's.
+
+    make: None says that the newest root holds it already: a commit whose reply was lost was ours.
+    """
+    for _ in range(MAX_TRIES):
+        newest = newest_root(place)
+        new = make(newest)
+        if new is None:
+            return heal(place, newest)
+        for key, data in new.documents.items():
+            if place.read(key) != data:
+                place.write(key, data)
+        place.settle()
+        if place.create(layout.root_key(new.root.generation), new.root.to_bytes()):
+            return heal(place, new.root)
+    raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
+
+
+def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
+    """Parts as the reader sees them, below a path or URL; they need not be of any root."""
+    fetcher = locate(url, None, None).open()
+    parts, row, episode = [], 0, 0
+    for number, entry in enumerate(entries):
+        key = f"{entry.path}/zarr.json"
+        data = bytes(fetcher.read([(key, 0, fetcher.size(key))])[0])
+        document = PartDocument.from_zarr_json(data, key)
+        parts.append(Part(number, entry, document, fetcher, {}, row, episode))
+        row, episode = row + entry.rows, episode + entry.episodes
+    return parts
+
+
+def root_over(
+    parts: list[Part], entries: tuple[PartEntry, ...], before: Root | None, skipped: dict[str, Any] | None
+) -> NewRoot:
+    """The root over these parts in this order, after `before`. Raises OptionError where they do not fit together."""
+    documents_of = [(part.path, part.document) for part in parts]
+    check_names(documents_of)
+    fields = combined_fields(documents_of)
+    found = statistics_over(parts, fields)
+    documents: dict[str, bytes] = {}
+    meta = Meta(_document(documents, found), _document(documents, skipped), before.meta.views if before else None)
+    episodes = (row.tobytes() for part in parts for row in part.digests.span(0, part.episodes))
+    root = Root(
+        generation=before.generation + 1 if before else 1,
+        parent=before.digest if before else None,
+        fingerprint=digests.fingerprint(episodes),
+        parts=entries,
+        fields=fields,
+        meta=meta,
+    )
+    return NewRoot(root.sealed(), documents)
+
+
+def combined_fields(documents: Named) -> dict[str, RootField]:
+    """The fields of a store of these parts. Cameras must agree in shape and dtype, fixed fields in dtype and shape; a field
+    of one axis may differ in width between parts, and is ragged then. Raises OptionError."""
+    first = documents[0][1]
+    fields: dict[str, RootField] = {}
+    for name, each in first.fields.items():
+        kind, shape = each.kind, each.shape
+        for path, document in documents[1:]:
+            if document.fields.keys() != first.fields.keys():
+                differ = ", ".join(sorted(document.fields.keys() ^ first.fields.keys()))
+                raise OptionError("the parts have different fields", part=path, differ=differ)
+            other = document.fields[name]
+            if (other.is_camera, other.dtype, other.role) != (each.is_camera, each.dtype, each.role):
+                raise _misfit(name, each, other, path)
+            if (other.kind, other.shape) != (kind, shape):
+                if each.is_camera or len(other.shape) != 1 or len(shape) != 1:
+                    raise _misfit(name, each, other, path)
+                kind, shape = "ragged-episode", (None,)
+        fields[name] = RootField(kind, each.dtype, shape)
+    return fields
+
+
+def check_names(documents: Named) -> None:
+    """A file of a suite occurs once in a store, and one name means one task. Raises OptionError."""
+    files: dict[tuple[str, str], str] = {}
+    tasks: dict[tuple[str, str], tuple[str, str | None]] = {}
+    for path, document in documents:
+        for source in document.sources:
+            if files.setdefault((source.suite, source.file), path) != path:
+                raise OptionError(
+                    "a file is in the store already",
+                    suite=source.suite,
+                    file=source.file,
+                    hint="each file of a suite occurs once; leave it out",
+                )
+        for task in document.tasks:
+            said = (task.text, task.instruction)
+            if tasks.setdefault((task.suite, task.name), said) != said:
+                raise OptionError("two parts call different tasks by one name", suite=task.suite, task=task.name)
+
+
+def statistics_over(parts: list[Part], fields: dict[str, RootField]) -> dict[str, Any] | None:
+    """The statistics document of a store of these parts, from their stored columns."""
+    spans: list[tuple[int, int]] = []
+    suites: dict[str, list[tuple[int, int]]] = {}
+    for part in parts:
+        table = part.entries(0, part.episodes)
+        for start, length, _, source in table[:, :4].tolist():
+            span = (part.row_start + start, part.row_start + start + length)
+            spans.append(span)
+            suites.setdefault(part.document.sources[source].suite, []).append(span)
+    found: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]] = {}
+    for name, field in fields.items():
+        described = parts[0].document.fields[name]
+        if field.kind != "fixed" or described.is_camera:
+            continue
+
+        def of(rows: list[tuple[int, int]], name: str = name, shape: tuple[int, ...] = described.fixed_shape) -> Any:
+            width = int(np.prod(shape, dtype=np.int64))
+            columns = (np.concatenate([_component(part, name, i) for part in parts]) for i in range(width))
+            return statistics_of_components(columns, shape, rows)
+
+        found[name] = of(spans), {suite: of(rows) for suite, rows in suites.items()}
+    return statistics_document(found) if found else None
+
+
+def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What all of these left out and noticed."""
+    given = [each for each in documents if each is not None]
+    if not given:
+        return None
+    return {key: [line for each in given for line in each[key]] for key in ("skipped", "warnings")}
+
+
+def read_document(place: Place, digest: str | None) -> dict[str, Any] | None:
+    """A small document that a root names."""
+    if digest is None:
+        return None
+    key = layout.meta_key(digest)
+    data = place.read(key)
+    if data is None or canonical.sha256_hex(data) != digest:
+        raise StoreDamaged("a document is missing or changed", object=key, store=place.url, hint="vla-store verify")
+    value: dict[str, Any] = canonical.loads(data, key)
+    return value
+
+
+def with_part(root: Root, entry: PartEntry) -> tuple[PartEntry, ...]:
+    """The parts of a root and one more."""
+    return (*root.parts, entry)
+
+
+def has_part(root: Root, entry: PartEntry) -> bool:
+    """Whether a root names exactly this part: id and listing."""
+    return any((each.path, each.listing) == (entry.path, entry.listing) for each in root.parts)
+
+
+GROUP_BYTES = canonical.dumps(arrays.GROUP)
+
+
+def moved(entry: PartEntry, prefix: str) -> PartEntry:
+    """A part as a root further up names it."""
+    return replace(entry, path=f"{prefix}/{entry.path}")
+
+
+def _component(part: Part, name: str, i: int) -> np.ndarray[Any, Any]:
+    column = part.column(part.document.fields[name]).span(0, part.rows)
+    return column.reshape(part.rows, -1)[:, i]
+
+
+def _document(documents: dict[str, bytes], value: dict[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    data = canonical.dumps(value)
+    digest = canonical.sha256_hex(data)
+    documents[layout.meta_key(digest)] = data
+    return digest
+
+
+def _misfit(name: str, one: Any, other: Any, path: str) -> OptionError:
+    return OptionError(
+        "the parts do not fit together",
+        field=name,
+        part=path,
+        expected=f"{one.shape} of {one.dtype}, {one.role}",
+        found=f"{other.shape} of {other.dtype}, {other.role}",
+    )

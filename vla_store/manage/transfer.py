@@ -1,0 +1,72 @@
+"""Moving parts between places: every object is hashed on its way, and what arrived whole is not sent again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from vla_store.errors import StoreDamaged
+from vla_store.format import layout
+from vla_store.format.canonical import sha256_hex
+from vla_store.format.listing import ObjectEntry, parse_listing
+from vla_store.format.schema import PartEntry
+from vla_store.manage.place import Place
+
+Talk = Callable[[str], None]
+
+
+def part_listing(place: Place, entry: PartEntry) -> tuple[bytes, list[ObjectEntry]]:
+    """The listing of a part, checked against the root's word for it. Raises StoreDamaged."""
+    key = f"{entry.path}/{layout.LISTING}"
+    data = place.read(key)
+    if data is None or sha256_hex(data) != entry.listing:
+        raise StoreDamaged("a listing is missing or changed", object=key, store=place.url, hint="vla-store verify")
+    return data, parse_listing(data, key)
+
+
+def copy_part(source: Place, entry: PartEntry, target: Place, path: str, talk: Talk) -> int:
+    """Copy a part to `path` below another place; its listing goes last. The number of bytes that were sent.
+
+    Raises StoreDamaged where an object of the source is not what the listing says; nothing of it becomes visible then.
+    """
+    listing, objects = part_listing(source, entry)
+    sent = 0
+    if target.read(f"{path}/{layout.LISTING}") == listing:
+        missing = [each for each in objects if target.size(f"{path}/{each.key}") != each.size]
+    else:
+        missing = [each for each in objects if not is_whole(target, f"{path}/{each.key}", each)]
+    for number, each in enumerate(missing):
+        talk(f"copying object {number + 1} of {len(missing)}")
+        copy_object(source, f"{entry.path}/{each.key}", target, f"{path}/{each.key}", each)
+        sent += each.size
+    target.write(f"{path}/{layout.LISTING}", listing)
+    return sent
+
+
+def copy_object(source: Place, key: str, target: Place, target_key: str, expected: ObjectEntry) -> None:
+    """One object, as a stream."""
+    digest, size = hashlib.sha256(), 0
+    with target.stream(target_key) as file:
+        for piece in source.pieces(key):
+            digest.update(piece)
+            size += len(piece)
+            file.write(piece)
+        if (size, digest.hexdigest()) != (expected.size, expected.sha256):
+            raise StoreDamaged(
+                "an object is not what its listing says",
+                object=key,
+                store=source.url,
+                expected=f"{expected.size} bytes, sha256 {expected.sha256}",
+                found=f"{size} bytes, sha256 {digest.hexdigest()}",
+                hint="vla-store verify names all of them, vla-store repair rewrites them from the source",
+            )
+
+
+def is_whole(place: Place, key: str, expected: ObjectEntry) -> bool:
+    """Whether an object is there with the bytes that it should have. Reads it, if its size fits."""
+    if place.size(key) != expected.size:
+        return False
+    digest = hashlib.sha256()
+    for piece in place.pieces(key):
+        digest.update(piece)
+    return digest.hexdigest() == expected.sha256
