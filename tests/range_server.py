@@ -79,6 +79,8 @@ class RangeServer:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        # A process forked meanwhile has copies of the sockets: closing ours would leave its ends open, and it waiting.
+        self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -1,6 +1,6 @@
 """A real S3 API on 127.0.0.1: moto's server, in a process of its own.
 
-As a script it serves until its standard input ends, so that it never outlives who started it.
+As a script it serves until its standard input ends, so that it does not outlive who started it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class S3Server:
 
     def stop(self) -> None:
         """No answer any more. May be called twice."""
+        self._process.kill()
         self._process.communicate()
 
     @property
