@@ -21,7 +21,16 @@ import tiny_libero
 from google_crc32c import value as crc32c
 from store_tools import assert_one_screen, edit, flip, part_of, resign, run
 
-from vla_store import Samples, StoreDamaged, StoreUnfinished, UnknownName, UnsupportedStore, VlaStoreError, open_store
+from vla_store import (
+    Samples,
+    StoreDamaged,
+    StoreUnfinished,
+    UnknownName,
+    UnsupportedStore,
+    VlaStoreError,
+    cli,
+    open_store,
+)
 from vla_store.audit import verify_store
 from vla_store.format import canonical
 
@@ -74,7 +83,7 @@ def assert_refused(store: Path, key: str, error: type[VlaStoreError] = StoreDama
     assert key in text, text
     for each in says:
         assert each in text, text
-    assert_one_screen(f"vla-store: error: {text}")
+    assert_one_screen(cli.error_text(caught.value))
     if error is StoreDamaged:
         report = verify_store(store)
         assert key in [each.object for each in report.problems], report.text()
@@ -136,7 +145,7 @@ def test_a_damaged_root_is_refused_by_name(store: Path, name: str) -> None:
             assert "Traceback" not in ran.err
     with pytest.raises(StoreDamaged) as caught:
         open_store(store)
-    assert_one_screen(f"vla-store: error: {caught.value}")
+    assert_one_screen(cli.error_text(caught.value))
     assert [each.object for each in verify_store(store).problems] == ["zarr.json"]
 
 
@@ -168,7 +177,7 @@ def test_a_root_that_claims_what_cannot_be_is_refused(store: Path, name: str) ->
     resign(store, HOSTILE_ROOTS[name])
     with pytest.raises(StoreDamaged) as caught:
         open_store(store)
-    assert_one_screen(f"vla-store: error: {caught.value}", "zarr.json")
+    assert_one_screen(cli.error_text(caught.value), "zarr.json")
     assert "zarr.json" in [each.object for each in verify_store(store).problems]
 
 
@@ -246,7 +255,7 @@ def test_a_field_that_a_newer_writer_made_is_refused_at_its_use_and_the_others_r
     assert opened.read("actions", [0, 1]).shape == (2, 7)
     with pytest.raises(UnsupportedStore) as caught:
         Samples(opened, windows={CAMERA: 0}, alignment="as_stored")[0]
-    assert_one_screen(f"vla-store: error: {caught.value}", says, CAMERA)
+    assert_one_screen(cli.error_text(caught.value), says, CAMERA)
     report = verify_store(store)
     assert any(says in each.what for each in report.problems), report.text()
 
@@ -302,7 +311,7 @@ def test_a_table_that_claims_what_cannot_be_is_refused(store: Path, column: str,
     resign(store)
     with pytest.raises(VlaStoreError) as caught:
         read_everything(store)
-    assert_one_screen(f"vla-store: error: {caught.value}")
+    assert_one_screen(cli.error_text(caught.value))
     assert not verify_store(store).sound
 
 
@@ -406,7 +415,7 @@ def test_an_encoded_frame_that_lies_about_itself_is_refused_though_its_checksum_
     key = replace_chunk(store, 3, CHUNKS[name])
     with pytest.raises(StoreDamaged) as caught:
         open_store(store).read(CAMERA, [3])
-    assert_one_screen(f"vla-store: error: {caught.value}", key)
+    assert_one_screen(cli.error_text(caught.value), key)
     assert key in [each.object for each in verify_store(store).problems]
 
 
@@ -443,7 +452,7 @@ def test_a_flipped_byte_of_a_background_makes_its_read_raise(store: Path) -> Non
     flip(shard, 100)
     with pytest.raises(StoreDamaged) as caught:
         open_store(store).read(camera, [0])
-    assert_one_screen(f"vla-store: error: {caught.value}", at(store, shard))
+    assert_one_screen(cli.error_text(caught.value), at(store, shard))
     assert open_store(store).read(camera, [12]).shape == (1, 16, 24, 3)  # the other episode's is sound
 
 

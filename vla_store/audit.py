@@ -750,7 +750,7 @@ def _check_statistics(objects: _Objects, root: Root, parts: list[_Part]) -> None
 
 def _compare(objects: _Objects, root: Root, parts: list[_Part], found: Sequence[EpisodeSource]) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
-    from vla_store.builder.libero import LiberoFile
+    from vla_store.builder.libero import LiberoFile, close_files
 
     report = objects.report
     given: dict[tuple[str, str], EpisodeSource] = {}
@@ -772,6 +772,8 @@ def _compare(objects: _Objects, root: Root, parts: list[_Part], found: Sequence[
                 _compare_source(objects, part, number, opened, left_out)
             except SourceError as error:
                 objects.problem("", f"{name}: the source cannot be read: {error.what}")
+            finally:
+                close_files()
     for suite, file in sorted(given):
         if (suite, file, None) not in left_out:
             objects.problem("", f"{suite}/{file} is in the sources given, but not in the store")

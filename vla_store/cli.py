@@ -65,11 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _fail(error: VlaStoreError) -> int:
+def error_text(error: VlaStoreError) -> str:
+    """What is printed for an error: a screen at most, its hint in lines that a terminal need not wrap."""
     what, hint, advice = str(error).rpartition("\nhint: ")
     if hint:  # the other lines hold paths, and what a file said
         advice = textwrap.fill(advice, LINE_WIDTH, subsequent_indent="      ", break_on_hyphens=False)
-    print(f"vla-store: error: {what}{hint}{advice}", file=sys.stderr)
+    return f"vla-store: error: {what}{hint}{advice}"
+
+
+def _fail(error: VlaStoreError) -> int:
+    print(error_text(error), file=sys.stderr)
     return error.exit_code
 
 

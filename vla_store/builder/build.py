@@ -13,6 +13,7 @@ from vla_store.builder.destination import check_destination, destination_of, rep
 from vla_store.builder.encode import Receipt, make_tasks
 from vla_store.builder.executors import EXECUTORS, run_tasks
 from vla_store.builder.journal import Journal
+from vla_store.builder.libero import close_files
 from vla_store.builder.memory import MemoryPlan, plan_memory
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
@@ -108,53 +109,56 @@ def build_store(
     talk: Callable[[str], None] = progress.talk if progress else lambda text: None
     paths = [Path(each) for each in sources if isinstance(each, (str, Path))]
     check_destination(str(store), target, partial, paths, overwrite=overwrite)
-    found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
-    scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
-    talk(f"probing the cameras of {scan.episodes} episodes")
-    probe = probe_cameras(scan, preset)
-    plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
-    memory = plan_memory(plan, executor, workers, max_memory)
-    tasks = make_tasks(plan, partial / "parts" / plan.part_id)
-    if dry_run:
-        return _report(target, None, plan, scan, probe, preset, len(tasks), memory, started, False, None)
     try:
-        journal = Journal(partial, plan)
-        committed = None
+        found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
+        scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
+        talk(f"probing the cameras of {scan.episodes} episodes")
+        probe = probe_cameras(scan, preset)
+        plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
+        memory = plan_memory(plan, executor, workers, max_memory)
+        tasks = make_tasks(plan, partial / "parts" / plan.part_id)
+        if dry_run:
+            return _report(target, None, plan, scan, probe, preset, len(tasks), memory, started, False, None)
         try:
-            receipts = journal.open(discard=overwrite)
-            resumed = bool(receipts)
-            metadata = write_metadata(plan, journal.part)
-            missing = journal.missing(tasks, receipts)
-            total = sum(task.raw_nbytes for task in tasks)
-            size_of = {task.name: task.raw_nbytes for task in tasks}
-
-            def done(receipt: Receipt) -> None:
-                journal.record(receipt)
-                receipts[receipt.task] = receipt
-                if progress:
-                    progress.advance(size_of[receipt.task])
-
-            if progress:
-                progress.begin(plan.rows, total, total - sum(task.raw_nbytes for task in missing))
+            journal = Journal(partial, plan)
+            committed = None
             try:
-                run_tasks(missing, done, executor=executor, workers=memory.workers, scheduler=scheduler)
-            finally:
+                receipts = journal.open(discard=overwrite)
+                resumed = bool(receipts)
+                metadata = write_metadata(plan, journal.part)
+                missing = journal.missing(tasks, receipts)
+                total = sum(task.raw_nbytes for task in tasks)
+                size_of = {task.name: task.raw_nbytes for task in tasks}
+
+                def done(receipt: Receipt) -> None:
+                    journal.record(receipt)
+                    receipts[receipt.task] = receipt
+                    if progress:
+                        progress.advance(size_of[receipt.task])
+
                 if progress:
-                    progress.end()
-            talk("writing tables, statistics and the root")
-            entry, episodes = write_part(plan, journal.part, metadata, receipts)
-            root = write_first_root(partial, plan, scan, entry, episodes)
-            journal.remove()
-            sync_folder(partial)
-            replace_store(partial, target, overwrite=overwrite)
-            committed = target
-        finally:
-            journal.close(committed)
-    except VlaStoreError:
-        raise
-    except (OSError, MemoryError) as error:
-        raise machine_error(error, f"building {target.name}") from error
-    return _report(target, root, plan, scan, probe, preset, len(tasks), memory, started, resumed, receipts)
+                    progress.begin(plan.rows, total, total - sum(task.raw_nbytes for task in missing))
+                try:
+                    run_tasks(missing, done, executor=executor, workers=memory.workers, scheduler=scheduler)
+                finally:
+                    if progress:
+                        progress.end()
+                talk("writing tables, statistics and the root")
+                entry, episodes = write_part(plan, journal.part, metadata, receipts)
+                root = write_first_root(partial, plan, scan, entry, episodes)
+                journal.remove()
+                sync_folder(partial)
+                replace_store(partial, target, overwrite=overwrite)
+                committed = target
+            finally:
+                journal.close(committed)
+        except VlaStoreError:
+            raise
+        except (OSError, MemoryError) as error:
+            raise machine_error(error, f"building {target.name}") from error
+        return _report(target, root, plan, scan, probe, preset, len(tasks), memory, started, resumed, receipts)
+    finally:
+        close_files()
 
 
 def _check_options(

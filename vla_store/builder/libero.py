@@ -180,6 +180,11 @@ def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
     return _Handle(path)
 
 
+def close_files() -> None:
+    """Let go of the files that were read: HDF5 does not let anybody write to one that is open."""
+    _handle_at.cache_clear()
+
+
 def _handle(path: str) -> _Handle:
     stat = os.stat(path)
     return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())

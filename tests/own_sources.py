@@ -1,0 +1,103 @@
+"""Episode sources that are no HDF5 files, for tests: small, importable by worker processes, and faulty on demand."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vla_store.builder import EpisodeInfo, FieldSpec, SourceInfo
+from vla_store.builder.sources import Array
+from vla_store.format.attributes import Attributes
+
+FIELDS: Mapping[str, FieldSpec] = {
+    "actions": FieldSpec("float32", (4,), "step"),
+    "joints": FieldSpec("float64", (6,), "observation"),
+    "front": FieldSpec("uint8", (8, 12, 3), "observation"),
+}
+
+
+def drawn(name: str, number: int, start: int, stop: int, spec: FieldSpec) -> Array:
+    """The steps [start, stop) of a field: its values say episode, step and place."""
+    steps = np.arange(start, stop).reshape(-1, *[1] * len(spec.shape))
+    places = np.arange(int(np.prod(spec.shape))).reshape(spec.shape)
+    if spec.dtype == "uint8":
+        return ((places * 7 + steps * (places % 5 == 0) + number) % 256).astype(np.uint8)
+    return (number * 100 + steps + places / 64 + len(name)).astype(spec.dtype)
+
+
+@dataclass(frozen=True)
+class Own:
+    """lengths: steps of each episode by its number.
+
+    fault: what `read` of the field `faulty` does once the file `flag` is there: "die" (the process; the file goes first), "raise".
+    """
+
+    suite: str = "kitchen"
+    file: str = "stack_the_cups"
+    lengths: Mapping[int, int] = field(default_factory=lambda: {0: 20, 3: 7})
+    fields: Mapping[str, FieldSpec] = field(default_factory=lambda: dict(FIELDS))
+    orientation: str = "top_down"
+    observation: str = "before"
+    faulty: str = ""
+    fault: str = ""
+    flag: str = ""
+
+    def scan(self) -> SourceInfo:
+        episodes = tuple(
+            EpisodeInfo(np.int64(number), np.int64(steps), dict(self.fields))  # type: ignore[arg-type]
+            for number, steps in self.lengths.items()
+        )
+        return SourceInfo(
+            suite=self.suite,
+            file=self.file,
+            task=self.file,
+            text=self.file.replace("_", " "),
+            instruction=None,
+            orientation=self.orientation,
+            observation=self.observation,
+            nbytes=1_000,
+            episodes=episodes,
+        )
+
+    def read(self, number: int, field: str, start: int, stop: int) -> Array:
+        if field == self.faulty and os.path.exists(self.flag):
+            if self.fault == "die":
+                os.unlink(self.flag)
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OddError(3, "the gripper's log is odd")
+        return drawn(field, number, start, stop, self.fields[field])
+
+    def attributes(self, number: int | None) -> Attributes:
+        return {"/": {}}
+
+
+class OddError(Exception):
+    """An error of a user's own, which does not pickle: its arguments are not its constructor's."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} (code {code})")
+
+
+@dataclass(frozen=True)
+class Wrong(Own):
+    """Gives something else than `scan` promised. how: a name in `WRONG`."""
+
+    how: str = ""
+
+    def read(self, number: int, field: str, start: int, stop: int) -> Array:
+        rows = super().read(number, field, start, stop)
+        return WRONG[self.how](rows) if field == self.faulty else rows
+
+
+WRONG: dict[str, Any] = {
+    "another dtype": lambda rows: rows.astype(np.float16),
+    "another shape": lambda rows: rows[..., :-1],
+    "too few steps": lambda rows: rows[:-1],
+    "channels first": lambda rows: np.moveaxis(rows, -1, 1),
+    "a list": lambda rows: [[1, 2], [3]][0],
+}

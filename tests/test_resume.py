@@ -1,0 +1,529 @@
+"""A build that is stopped, however and whenever, goes on where it was; and it gives the same bytes whoever runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import store_tools
+import tiny_libero
+from own_sources import Own
+from store_tools import COMMAND, assert_one_screen, differences, digests, environment, run
+
+from vla_store import DestinationExists, MachineError, SourceError, StoreUnfinished, cli, open_store
+from vla_store.builder import build_store
+from vla_store.builder.executors import run_tasks
+
+LIMIT_S = 120
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the objects of a store that nothing disturbed."""
+    return digests(store_tools.built(tmp_path_factory.mktemp("reference") / "x.vla", [tiny_source], workers=1))
+
+
+class Stop(BaseException):
+    """Ends a build from within, as Ctrl-C does."""
+
+
+class Stopping:
+    """A progress that stops the build once so many tasks are done."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        self.begun: tuple[int, int, int] | None = None
+
+    def talk(self, text: str) -> None: ...
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        self.begun = steps, nbytes, done_nbytes
+
+    def advance(self, nbytes: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+    def end(self) -> None: ...
+
+
+class Marking(Stopping):
+    """Lets a source be faulty once its frames are encoded, not while it is scanned."""
+
+    def __init__(self, flag: Path) -> None:
+        super().__init__(-1)
+        self._flag = flag
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        self._flag.touch()
+
+
+def unfinished(source: Path, store: Path, after: int = 5) -> Path:
+    """Leaves an unfinished build of `store` behind; STORE.partial."""
+    with pytest.raises(Stop):
+        build_store([source], store, workers=1, progress=Stopping(after))
+    return Path(f"{store}.partial")
+
+
+# Killed
+
+# Runs builds in forks of one process, so that each costs no interpreter. A build kills itself just before its n-th call
+# that changes the disk; then the same build runs undisturbed. Prints a line of JSON for each n.
+CRASH = """
+import json, os, shutil, signal, sys
+import distributed.client, dask.local, dask.callbacks, zarr  # what a build imports on its way
+from vla_store.builder import build_store
+source, store, *numbers = sys.argv[1:]
+CALLS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link")
+
+def build(crash_at):
+    count = 0
+    def counted(real):
+        def call(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count == crash_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+        return call
+    for name in CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+    build_store([source], store, workers=2)
+    return count
+
+def forked(crash_at):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, json.dumps(build(crash_at)).encode())
+            os._exit(0)
+        except BaseException as error:
+            os.write(writing, json.dumps(repr(error)).encode())
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+
+for number in map(int, numbers):
+    shutil.rmtree(store, ignore_errors=True)
+    killed, count = forked(number)
+    complete = os.path.exists(store)
+    resumed = (0, "") if complete else forked(0)
+    if os.path.exists(store):
+        os.rename(store, f"{store}-{number}")
+    print(json.dumps([number, killed, count, complete, resumed]), flush=True)
+"""
+
+
+def crash_at(source: Path, store: Path, numbers: list[int]) -> Iterator[tuple[int, int, str, bool, list[object]]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", CRASH, str(source), str(store), *map(str, numbers)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield tuple(json.loads(line))
+    assert process.returncode == 0
+
+
+def check_crashes(source: Path, store: Path, numbers: list[int], reference: dict[str, str]) -> None:
+    seen = 0
+    for number, killed, _, complete, resumed in crash_at(source, store, numbers):
+        assert killed == -signal.SIGKILL, f"call {number} was never made"
+        assert resumed[0] == 0, f"killed at call {number}, the same build said: {resumed[1]}"
+        found = digests(store.with_name(f"{store.name}-{number}"))
+        if complete:
+            found.pop("build.lock", None)  # killed after the commit: a left-over
+        assert differences(found, reference) == [], f"killed at call {number}"
+        assert not os.path.exists(f"{store}.partial")
+        shutil.rmtree(f"{store}-{number}")
+        seen += 1
+    assert seen == len(numbers)
+
+
+@pytest.fixture(scope="module")
+def calls(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many calls that change the disk a build makes."""
+    ((_, code, count, _, _),) = crash_at(tiny_source, tmp_path_factory.mktemp("calls") / "x.vla", [0])
+    assert code == 0
+    return int(count)
+
+
+def test_a_build_killed_at_any_of_its_stages_resumes_to_the_same_bytes(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str], calls: int
+) -> None:
+    through = [1, 2, *range(8, calls - 16, calls // 10)]
+    commit = range(calls - 15, calls + 1, 2)  # roots, the end of the journal, the rename
+    check_crashes(tiny_source, tmp_path / "x.vla", [*through, *commit], reference)
+
+
+@pytest.mark.campaign
+def test_a_build_killed_before_any_call_resumes_to_the_same_bytes(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str], calls: int
+) -> None:
+    check_crashes(tiny_source, tmp_path / "x.vla", list(range(1, calls + 1)), reference)
+
+
+def test_a_build_killed_twice_on_its_way_and_resumed_is_byte_identical_on_the_demos(
+    demos: Path, demo_store: Path, tmp_path: Path
+) -> None:
+    kill_and_resume(demos / "libero", tmp_path / "x.vla", [0.2, 0.6])
+    assert differences(digests(tmp_path / "x.vla"), digests(demo_store)) == []
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_builds_killed_at_random_moments_resume_to_the_same_bytes(
+    demos: Path, demo_store: Path, tmp_path: Path, executor: str
+) -> None:
+    expected = digests(demo_store)
+    draw = random.Random(executor)
+    for round in range(100):
+        moments = sorted(draw.random() for _ in range(draw.choice([1, 1, 2, 4])))
+        kill_and_resume(demos / "libero", tmp_path / "x.vla", moments, "--executor", executor)
+        assert differences(digests(tmp_path / "x.vla"), expected) == [], f"round {round}: {moments}"
+        shutil.rmtree(tmp_path / "x.vla")
+
+
+def kill_and_resume(source: Path, store: Path, shares: list[float], *options: str) -> None:
+    """Kill the build each time its folder holds such a share of what the store will; then let it run."""
+    whole = sum(path.stat().st_size for path in source.rglob("*") if path.is_file()) * 0.36
+    for share in shares:
+        process = start("build", source, store, *options)
+        while process.poll() is None and nbytes_below(Path(f"{store}.partial")) < share * whole:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if store.exists():
+            break
+    ran = run("build", source, store, *options) if not store.exists() else None
+    assert ran is None or ran.code == 0, ran.err
+    assert not os.path.exists(f"{store}.partial")
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """A command that goes on while the test looks at it, in a process group of its own, as a terminal's is."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def nbytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def test_a_receipt_or_an_object_that_was_lost_is_made_again(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str]
+) -> None:
+    partial = unfinished(tiny_source, tmp_path / "x.vla", after=9)
+    receipts = sorted(path for path in partial.glob("parts/*.build/*.json") if path.name != "source.json")
+    assert len(receipts) == 9
+    receipts[0].write_bytes(b"")
+    receipts[1].write_bytes(b'{"task": "actions"}')
+    receipts[2].unlink()
+    lost = json.loads(receipts[3].read_bytes())["objects"][0]["key"]
+    next(partial.glob(f"parts/*/{lost}")).unlink()
+    cut = json.loads(receipts[4].read_bytes())["objects"][0]["key"]
+    os.truncate(next(partial.glob(f"parts/*/{cut}")), 10)
+    progress = Stopping(-1)
+    report = build_store([tiny_source], tmp_path / "x.vla", progress=progress)
+    assert report.resumed
+    assert progress.begun is not None
+    assert 0 < progress.begun[2] < progress.begun[1]
+    assert differences(digests(tmp_path / "x.vla"), reference) == []
+
+
+# Interrupted
+
+
+@pytest.fixture(scope="module")
+def goal(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the objects of an undisturbed store of one suite of the demos."""
+    return digests(store_tools.built(tmp_path_factory.mktemp("goal") / "x.vla", [demos / "libero/libero_goal"]))
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_the_same_command_does(
+    demos: Path, goal: dict[str, str], tmp_path: Path, executor: str
+) -> None:
+    arguments = ("build", demos / "libero/libero_goal", tmp_path / "x.vla", "--executor", executor, "--workers", "2")
+    process = start(*arguments)
+    partial = tmp_path / "x.vla.partial"
+    while process.poll() is None and not any(partial.glob("parts/*/*/*_rgb/c/*/*/*/*.tmp")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130, err
+    assert "interrupted; the same command resumes the build" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "x.vla").exists()
+    assert list(partial.rglob("*.tmp")) == []  # what was in hand was finished or taken away
+    with pytest.raises(StoreUnfinished):
+        open_store(tmp_path / "x.vla")
+    ran = run(*arguments)
+    assert ran.code == 0, ran.err
+    assert differences(digests(tmp_path / "x.vla"), goal) == []
+
+
+# Resumed with something else
+
+
+def test_a_source_that_changed_is_refused_on_resume_and_the_unfinished_build_kept(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "LIBERO"))
+    store = tmp_path / "x.vla"
+    unfinished(source, store)
+    path = tiny_libero.victim(source)
+    time_before = path.stat().st_mtime_ns
+    pixels = tiny_libero.read(path, "data/demo_1/obs/agentview_rgb")
+    tiny_libero.replace(path, "data/demo_1/obs/agentview_rgb", 255 - pixels)  # no digest of the plan sees a pixel
+    with pytest.raises((SourceError, DestinationExists)):
+        build_store([source], store)
+    assert Path(f"{store}.partial").exists()
+    os.utime(path, ns=(time_before, time_before + 1_000))
+    ran = run("build", source, store)
+    assert ran.code in (1, 2)
+    assert_one_screen(ran.err, "--overwrite")
+    assert run("build", source, store, "--overwrite").code == 0
+    assert run("verify", store, "--against", source).code == 0
+
+
+def test_a_source_only_touched_is_refused_by_name(tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "LIBERO"))
+    store = tmp_path / "x.vla"
+    unfinished(source, store)
+    path = tiny_libero.victim(source)
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns + 1_000_000))
+    ran = run("build", source, store)
+    assert ran.code == 1
+    assert_one_screen(ran.err, "a source changed since the unfinished build began", path, "expected", "found")
+    os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    assert run("build", source, store).code == 0
+
+
+def test_a_source_at_another_place_resumes(tiny_source: Path, tmp_path: Path, reference: dict[str, str]) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "LIBERO"))
+    unfinished(source, tmp_path / "x.vla")
+    source.rename(tmp_path / "mounted_elsewhere")
+    report = build_store([tmp_path / "mounted_elsewhere"], tmp_path / "x.vla")
+    assert report.resumed
+    assert differences(digests(tmp_path / "x.vla"), reference) == []
+
+
+@pytest.mark.parametrize("options", [("--preset", "small"), ("--orientation", "bottom_up")])
+def test_other_options_do_not_resume(
+    tiny_source: Path, tmp_path: Path, options: tuple[str, ...], reference: dict[str, str]
+) -> None:
+    store = tmp_path / "x.vla"
+    partial = unfinished(tiny_source, store)
+    before = digests(partial)
+    ran = run("build", tiny_source, store, *options)
+    assert ran.code == 2
+    assert_one_screen(ran.err, "an unfinished build of other sources or options is in the way", partial, "--overwrite")
+    assert digests(partial) == before
+    build_store([tiny_source], store)
+    assert differences(digests(store), reference) == []
+
+
+def test_overwrite_resumes_the_same_build_and_discards_another(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str]
+) -> None:
+    store = tmp_path / "x.vla"
+    store_tools.built(store, [tiny_source / "libero_goal"])
+    with pytest.raises(Stop):
+        build_store([tiny_source], store, overwrite=True, workers=1, progress=Stopping(5))
+    assert open_store(store).rows == 22  # the old store, until the new one is whole
+    report = build_store([tiny_source], store, overwrite=True)
+    assert report.resumed
+    assert differences(digests(store), reference) == []
+    with pytest.raises(Stop):
+        build_store([tiny_source], store, preset="raw", overwrite=True, workers=1, progress=Stopping(5))
+    assert not build_store([tiny_source], store, overwrite=True).resumed
+    assert differences(digests(store), reference) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vla"]
+
+
+def test_two_builds_at_once_into_one_store_are_refused_and_the_first_goes_on(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str]
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Waiting(Stopping):
+        def advance(self, nbytes: int) -> None:
+            reached.set()
+            assert go_on.wait(LIMIT_S)
+
+    first = threading.Thread(
+        target=build_store, args=([tiny_source], tmp_path / "x.vla"), kwargs={"progress": Waiting(0)}
+    )
+    first.start()
+    assert reached.wait(LIMIT_S)
+    try:
+        for options in ((), ("--overwrite",), ("--preset", "raw", "--overwrite")):
+            ran = run("build", tiny_source, tmp_path / "x.vla", *options)
+            assert ran.code == 2
+            assert_one_screen(ran.err, "another build is writing there now", tmp_path / "x.vla.partial")
+    finally:
+        go_on.set()
+        first.join()
+    assert differences(digests(tmp_path / "x.vla"), reference) == []
+    with pytest.raises(DestinationExists):
+        build_store([tiny_source], tmp_path / "x.vla")
+
+
+def test_a_store_that_appears_meanwhile_is_not_replaced(tiny_source: Path, tmp_path: Path) -> None:
+    store = tmp_path / "x.vla"
+
+    class Other(Stopping):
+        def end(self) -> None:
+            shutil.copytree(tiny_source, store)
+
+    with pytest.raises(DestinationExists) as caught:
+        build_store([tiny_source], store, progress=Other(0))
+    assert "appeared" in str(caught.value)
+    assert digests(store) == digests(tiny_source)
+
+
+# The same bytes whoever builds, from wherever, and whenever
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_bytes(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str], workers: int
+) -> None:
+    assert digests(store_tools.built(tmp_path / "x.vla", [tiny_source], workers=workers)) == reference
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_processes_gives_the_same_bytes(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str], workers: int
+) -> None:
+    store = store_tools.built(tmp_path / "x.vla", [tiny_source], executor="processes", workers=workers)
+    assert digests(store) == reference
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, workers: int) -> Iterator[str]:
+    """A dask scheduler and its worker processes, bound to 127.0.0.1; the scheduler's address."""
+    file = folder / "scheduler.json"
+    quiet = {"DASK_DISTRIBUTED__ADMIN__LOG_FORMAT": "%(message)s"}
+    common = ["--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(file)]
+    module = [sys.executable, "-m", "distributed.cli"]
+    processes = [start_dask([*module[:2], "distributed.cli.dask_scheduler", *common, "--port", "0"], folder, quiet)]
+    try:
+        while not file.exists():
+            assert processes[0].poll() is None, (folder / "dask.log").read_text()
+            time.sleep(0.05)
+        for number in range(workers):
+            options = ["--nthreads", "1", "--no-nanny", "--local-directory", str(folder / f"worker{number}")]
+            processes.append(start_dask([*module[:2], "distributed.cli.dask_worker", *common, *options], folder, quiet))
+        yield json.loads(file.read_text())["address"]
+    finally:
+        for process in reversed(processes):
+            process.kill()  # they hold nothing; asked to end, a worker may wait for the scheduler
+            process.wait(LIMIT_S)
+
+
+def start_dask(command: list[str], folder: Path, quiet: dict[str, str]) -> subprocess.Popen[bytes]:
+    env = environment(**quiet)
+    env["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)  # own_sources, which a user's workers would have
+    with open(folder / "dask.log", "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=folder)
+
+
+def test_a_dask_cluster_gives_the_same_bytes(tiny_source: Path, tmp_path: Path, reference: dict[str, str]) -> None:
+    with cluster(tmp_path, 2) as address:
+        ran = run("build", tiny_source, tmp_path / "x.vla", "--scheduler", address, "--json")
+        assert ran.code == 0, ran.err
+        assert digests(tmp_path / "x.vla") == reference
+        # A task that fails on a worker says what it would say here.
+        broken = Own(faulty="front", fault="raise", flag=str(tmp_path / "odd"))
+        with pytest.raises(Exception, match="the gripper's log is odd"):
+            build_store([broken], tmp_path / "y.vla", scheduler=address, progress=Marking(tmp_path / "odd"))
+
+
+def test_a_cluster_without_workers_is_not_waited_for_without_end(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vla_store.builder import executors
+
+    monkeypatch.setattr(executors, "ANSWER_S", 2)
+    with cluster(tmp_path, 0) as address, pytest.raises(MachineError) as caught:
+        build_store([tiny_source], tmp_path / "x.vla", scheduler=address)
+    assert_one_screen(cli.error_text(caught.value), "the scheduler has no workers", f"dask worker {address}")
+
+
+def test_a_worker_process_that_dies_is_said_and_the_same_build_resumes(tmp_path: Path) -> None:
+    store = tmp_path / "x.vla"
+    source = Own(faulty="front", fault="die", flag=str(tmp_path / "deadly"), lengths={0: 30, 1: 30})
+    build_store([source], tmp_path / "reference.vla")
+    with pytest.raises(MachineError) as caught:
+        build_store([source], store, executor="processes", workers=2, progress=Marking(tmp_path / "deadly"))
+    assert_one_screen(cli.error_text(caught.value), "a worker process died", "it resumes")
+    assert not store.exists()
+    build_store([source], store, executor="processes", workers=2)
+    assert digests(store) == digests(tmp_path / "reference.vla")
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_an_error_in_an_own_source_keeps_its_words_and_where_it_was_raised(tmp_path: Path, executor: str) -> None:
+    import traceback
+
+    source = Own(faulty="front", fault="raise", flag=str(tmp_path / "odd"))
+    with pytest.raises(Exception, match="the gripper's log is odd") as caught:
+        build_store([source], tmp_path / "x.vla", executor=executor, workers=1, progress=Marking(tmp_path / "odd"))
+    assert "own_sources.py" in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_place_and_the_time_of_a_source_do_not_enter(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "another" / "place"))
+    for number, path in enumerate(sorted(source.rglob("*"))):
+        os.utime(path, (1_000_000_000 + number, 1_000_000_000 + number))
+    monkeypatch.chdir(tmp_path / "another")
+    assert digests(store_tools.built(Path("x.vla"), ["place"])) == reference
+
+
+def test_the_order_and_the_kind_of_what_is_given_do_not_enter(
+    tiny_source: Path, tmp_path: Path, reference: dict[str, str]
+) -> None:
+    files = sorted(tiny_source.glob("*/*.hdf5"), reverse=True)
+    assert digests(store_tools.built(tmp_path / "files.vla", files)) == reference
+    suites = [tiny_source / "libero_spatial", *files[2:]]
+    assert digests(store_tools.built(tmp_path / "mixed.vla", suites)) == reference
+
+
+def test_no_tasks_are_no_work() -> None:
+    done: list[object] = []
+    for executor in ("threads", "processes"):
+        run_tasks([], done.append, executor=executor, workers=2)
+    assert done == []
