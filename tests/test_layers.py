@@ -33,7 +33,7 @@ LAYERS = {
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", *BELOW_TORCH},
     "audit": BOTH_SIDES,
-    "manage": BOTH_SIDES,
+    "manage": {"audit", *BOTH_SIDES},
     "figures": BOTH_SIDES,
     "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},
     "cli": {"package", "demo", "audit", "manage", "figures", "progress", "recipes", *BOTH_SIDES},
@@ -41,7 +41,8 @@ LAYERS = {
 
 # Third-party packages that may be loaded once everything in a folder or module is imported, and nothing is called yet.
 COSTS = {"numpy", "google_crc32c"}
-COSTS_MORE = {"builder", "torch", "recipes"}  # these may load more; see what they must not load below
+COSTS_MORE = {"builder", "manage", "torch", "recipes"}  # these may load more; see what they must not load below
+ONLY_COPIES = ["vla_store.manage.copy", "vla_store.manage.merge"]  # what works where nothing can be built
 BUILDING = {"zarr", "dask", "distributed", "h5py"}
 
 # The only places whose text may import these at all.
@@ -122,9 +123,14 @@ def test_importing_costs_numpy_and_little_more(layer: str) -> None:
     assert loaded_by(layer) <= COSTS
 
 
-def test_importing_the_builder_does_not_load_torch() -> None:
+def test_copying_and_merging_stores_costs_numpy_and_little_more() -> None:
+    assert set(json.loads(in_a_bare_process(LOADED, *ONLY_COPIES))) <= COSTS
+
+
+@pytest.mark.parametrize("layer", ["builder", "manage"])
+def test_building_does_not_load_torch(layer: str) -> None:
     pytest.importorskip("h5py")
-    assert "torch" not in loaded_by("builder")
+    assert "torch" not in loaded_by(layer)
 
 
 @pytest.mark.parametrize("layer", [layer for layer in EXISTING if layer in ("torch", "recipes")])
