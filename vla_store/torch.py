@@ -20,8 +20,10 @@ from torch.utils.data import Dataset, default_collate
 from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.batches import Batches, BatchStream, Stats, environment_ranks
+from vla_store.loader.packing import walk
 from vla_store.loader.sampler import ShuffleSampler
 from vla_store.loader.staging import Staged
+from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import NUMBERS, Batch, Sample, ragged_error, same_width
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store
@@ -143,17 +145,23 @@ class Loader:
     seed, shuffle: the order of an epoch is a function of (seed, epoch, rows) alone; each pass is the next epoch.
     drop_last: leave out a last batch that is not full; otherwise it is dealt evenly to all ranks.
     workers: processes; 0 decodes in this one. They import neither torch nor the caller's script, unless a transform needs it.
-    transform: called in the workers with each sample, a dict of NumPy arrays. batch_transform: with each whole batch: in the
-        workers and with arrays, or, if `device` is given, here and with tensors on the device. One that takes an argument
-        `generator` gets a numpy.random.Generator that depends on (seed, epoch, position) alone.
+    transform: called in the workers with each sample, a dict of NumPy arrays (what the dataset gives, if it has a transform or a
+        `__getitem__` of its own). What it returns is collated as by torch: dicts, tuples and lists of arrays, tensors, numbers, texts.
+    batch_transform: called with each whole batch: in the workers and with arrays, which are the worker's own memory and not to be
+        kept, or, if `device` is given, here and with tensors on the device.
+        Either transform, if it takes an argument `generator`, gets a numpy.random.Generator that depends on (seed, epoch, position) alone.
     pin_memory: a thread copies each batch into page-locked memory. device: and from there to that device, on a stream of its
         own; the current stream waits for it.
     rank, world_size: default: torch.distributed where it is initialised, else RANK and WORLD_SIZE; asked at the first batch.
     summary: print one line to stderr at the end of an epoch: is it the loader?
 
     A batch is valid as long as any tensor, view or storage of it lives: its memory is reused only then. Who holds more batches
-    than the ring has gets copies, and one warning. Not covered: processes forked later, and raw pointers.
+    than the ring has gets copies, and one warning. Not covered: processes forked later, arrays of a tensor that is then moved to
+    shared memory, raw pointers, and memory that the caller page-locks himself.
     It is not a torch DataLoader: accelerate's `prepare` and Lightning return it unchanged, and it shards itself.
+
+    `next` raises what a sample or a transform raised, with the sample it was; WorkerDied where a worker is gone; MachineError
+    where there is too little memory. After an error a new pass begins with the batch that was not given.
     """
 
     def __init__(
@@ -175,18 +183,16 @@ class Loader:
     ) -> None:
         self.dataset = dataset
         self.device = None if device is None else torch.device(device)
-        on_device = self.device is not None and self.device.type != "cpu"
-        if (pin_memory or on_device) and not torch.cuda.is_available():
-            if on_device:
+        self._moves = self.device is not None and self.device.type != "cpu"
+        if (pin_memory or self._moves) and not torch.cuda.is_available():
+            if self._moves:
                 raise OptionError(
                     "there is no such device here", device=device, hint="leave `device` out, or install a CUDA torch"
                 )
             warnings.warn("pin_memory=True without a GPU: batches are not pinned", RuntimeWarning, stacklevel=2)
             pin_memory = False
-        self._stages = pin_memory or on_device
-        self._device_transform = batch_transform if self.device is not None else None
-        self._given_ranks = rank, world_size
-        environment_ranks(rank, world_size)  # half of them is said now
+        self._stages = pin_memory or self._moves
+        self._convert = _Convert(batch_transform if self.device is not None else None)
         self._batches = Batches(
             dataset.samples if isinstance(dataset, StepDataset) else dataset,
             batch_size=batch_size,
@@ -196,7 +202,7 @@ class Loader:
             workers=workers,
             transform=transform,
             batch_transform=batch_transform if self.device is None else None,
-            ranks=self._ranks,
+            ranks=_ranks_of(rank, world_size),
             dataset=_indexed(dataset),
         )
         self._staged: Staged | None = None
@@ -216,22 +222,24 @@ class Loader:
         """Batches of a whole epoch, on every rank."""
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         """A new pass; it ends the one before. Epoch and position are settled at its first batch."""
-        if self._staged is not None:
-            self._staged.close()
-            self._staged = None
-        stream = iter(self._batches)
-        if self._stages:
-            self._staged = Staged(stream, _Copier(self.device))
-        return self._tensors(self._staged if self._staged is not None else stream)
+        self._unstage()
+        if not self._stages:
+            return self._passed(self._batches.stream(self._convert))
+        # Asked here: the thread that copies has a current device of its own.
+        gpu = self.device if self.device is not None and self._moves else torch.device("cuda")
+        if gpu.index is None:
+            gpu = torch.device(gpu.type, torch.cuda.current_device())
+        self._staged = Staged(self._batches.stream(), _Copier(gpu, self._moves), self._convert)
+        return self._passed(self._staged)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
         self._batches.epochs.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands: batches that `next` gave, counted over all ranks. The same on every rank."""
+        """Where the epoch stands: rows of the batches that `next` gave, counted over all ranks. The same on every rank."""
         return self._batches.epochs.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,93 +250,124 @@ class Loader:
         self._batches.epochs.load_state_dict(state)
 
     def stats(self) -> Stats:
-        """What it did since it was made: batches, rows, bytes, the consumer's waits, copies."""
-        return self._batches.stats
+        """What it did until now: batches, rows, bytes, the consumer's waits, copies. `later.since(earlier)` is what lies between."""
+        return self._batches.stats.copy()
 
     def close(self) -> None:
-        """End the workers. Batches that were handed out stay valid; a new pass starts workers again."""
-        if self._staged is not None:
-            self._staged.close()
-            self._staged = None
+        """End the workers. Batches that were handed out stay valid; a new pass goes on where this one stood, with new workers."""
+        self._unstage()
         self._batches.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         batches, epochs = self._batches, self._batches.epochs
         rank, world_size = batches.rank
-        state = epochs.state_dict()
+        try:
+            length = f"{len(self):,} batches"
+        except OptionError:
+            length = "too few rows for batches"
+        epoch, position = epochs.place
         order = f"shuffled with seed {epochs.seed}" if epochs.shuffle else "in order"
+        where = f", to {self.device}" if self._moves else ", pinned" if self._stages else ""
         return (
-            f"Loader({len(self):,} batches of {self.batch_size} on rank {rank} of {world_size}"
+            f"Loader({length} of {self.batch_size} on rank {rank} of {world_size}"
             f"{', last dropped' if batches.drop_last else ''}\n"
-            f"  rows       {state['rows']:,}, {order}; epoch {state['epoch']} at {state['position']:,}\n"
-            f"  workers    {batches.workers or 'none: decodes in this process'}"
-            f"{', pinned' if self._stages else ''}{f', to {self.device}' if self.device is not None else ''})"
+            f"  rows     {len(batches.samples):,}, {order}; epoch {epoch} at {position:,}\n"
+            f"  workers  {batches.workers or 'none: decodes in this process'}{where})"
         )
 
-    def _tensors(self, stream: BatchStream | Staged) -> Iterator[dict[str, Any]]:
-        for batch in stream:
-            tensors = {key: _tensor(value) for key, value in batch.items()}
-            del batch
-            if isinstance(stream, Staged):
-                _wait_for_copy(tensors)
-            yield tensors if self._device_transform is None else self._device_transform(tensors)
-            del tensors  # the ring counts on it: nothing here holds a batch while the next one is asked for
-        if self._summary:
-            print(f"vla_store loader: {self._batches.stats.summary()}", file=sys.stderr, flush=True)
+    def _passed(self, stream: BatchStream | Staged) -> Iterator[Any]:
+        before = self._batches.stats.copy()
+        try:
+            yield from stream
+            if self._summary and stream.is_finished:
+                print(f"vla_store loader: {self._batches.stats.since(before).summary()}", file=sys.stderr, flush=True)
+        finally:
+            stream.close()
 
-    def _ranks(self) -> tuple[int, int]:
-        given = self._given_ranks != (None, None)
-        if not given and torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return environment_ranks(*self._given_ranks)
+    def _unstage(self) -> None:
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            staged.close()
+
+
+class _Convert:
+    """What the consumer's thread does to a batch before it counts as handed out."""
+
+    def __init__(self, transform: Callable[..., Any] | None) -> None:
+        self._transform = transform
+        self._wants = takes_generator(transform)
+
+    def __call__(self, batch: Any, job: Job) -> Any:
+        made = batch.settled() if isinstance(batch, _Copied) else walk(batch, _tensor)
+        return made if self._transform is None else apply_to_batch(self._transform, made, job, self._wants)
 
 
 class _Copier:
-    """Copies a batch into page-locked tensors and, where there is a device, from there to it on a stream of its own.
+    """Copies a batch into page-locked tensors and, if `moves`, from there to a GPU, on a stream of its own. One thread calls it."""
 
-    The event of a device copy travels with the batch under _EVENT.
-    """
-
-    def __init__(self, device: torch.device | None) -> None:
-        self._device = device if device is not None and device.type != "cpu" else None
+    def __init__(self, gpu: torch.device, moves: bool) -> None:
+        self._gpu = gpu
+        self._moves = moves
         self._stream: Any = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        tensors = {key: _tensor(value) for key, value in batch.items()}
-        pinned = {
-            key: torch.empty(each.shape, dtype=each.dtype, pin_memory=True).copy_(each)
-            if isinstance(each, torch.Tensor)
-            else each
-            for key, each in tensors.items()
-        }
-        if self._device is None:
-            return pinned
+    def __call__(self, batch: Any) -> _Copied:
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            torch.cuda.set_device(self._gpu)
+            self._stream = torch.cuda.Stream(self._gpu)  # type: ignore[no-untyped-call]
+        pinned = walk(batch, self._pin)
+        if not self._moves:
+            return _Copied(pinned, None)
         with torch.cuda.stream(self._stream):
             # torch's allocator of page-locked memory keeps each source until this stream has passed the copy.
-            moved = {
-                key: each.to(self._device, non_blocking=True) if isinstance(each, torch.Tensor) else each
-                for key, each in pinned.items()
-            }
+            moved = walk(pinned, self._move)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
-        return {**moved, _EVENT: event}
+        return _Copied(moved, event)
+
+    def _pin(self, value: Any) -> Any:
+        each = _tensor(value)
+        if not isinstance(each, torch.Tensor):
+            return each
+        return torch.empty(each.shape, dtype=each.dtype, pin_memory=True).copy_(each)
+
+    def _move(self, value: Any) -> Any:
+        return value.to(self._gpu, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
-_EVENT = "__copied"
+class _Copied:
+    """A batch whose copy to a GPU may still be under way. event: recorded behind it; None where there was none."""
+
+    def __init__(self, batch: Any, event: Any) -> None:
+        self._batch = batch
+        self._event = event
+
+    def settled(self) -> Any:
+        """The batch, once the current stream waits for its copy, and its memory for the current stream."""
+        if self._event is not None:
+            current = torch.cuda.current_stream(self._event.device)
+            current.wait_event(self._event)
+            walk(self._batch, lambda each: each.record_stream(current) if isinstance(each, torch.Tensor) else None)
+        return self._batch
 
 
-def _wait_for_copy(tensors: dict[str, Any]) -> None:
-    """Make the current stream wait for the copy of a batch, and its memory wait for the current stream."""
-    event = tensors.pop(_EVENT, None)
-    if event is not None:
-        device = next(each.device for each in tensors.values() if isinstance(each, torch.Tensor))
-        current = torch.cuda.current_stream(device)
-        current.wait_event(event)
-        for each in tensors.values():
-            if isinstance(each, torch.Tensor):
-                each.record_stream(current)
+def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[int, int]]:
+    """Rank and world size, asked when they are needed. Raises OptionError for half of them, or what cannot be."""
+    environment_ranks(rank, world_size)
+    if rank is not None and world_size is not None and not 0 <= rank < world_size:
+        raise OptionError("rank lies outside the world", rank=rank, world_size=world_size)
+
+    def ranks() -> tuple[int, int]:  # not a method: workers end with the last reference to a loader, without a cycle
+        if rank is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return environment_ranks(rank, world_size)
+
+    return ranks
 
 
 def _indexed(dataset: StepDataset | Samples) -> Any:
@@ -336,7 +375,7 @@ def _indexed(dataset: StepDataset | Samples) -> Any:
     if isinstance(dataset, StepDataset):
         return dataset if dataset.transform or type(dataset).__getitem__ is not StepDataset.__getitem__ else None
     if isinstance(dataset, Samples):
-        return dataset if dataset.transform else None
+        return dataset if dataset.transform or type(dataset).__getitem__ is not Samples.__getitem__ else None
     raise OptionError(
         "a Loader takes a StepDataset or Samples",
         found=type(dataset).__name__,
@@ -364,7 +403,7 @@ def _stacked(key: str, values: list[Any]) -> Any:
 
 def _tensor(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+        return torch.from_numpy(value) if value.dtype.kind in "biufc" else value
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
         return [torch.from_numpy(each) for each in value]
     return value

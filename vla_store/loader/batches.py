@@ -3,51 +3,51 @@
 How a pass ends, and what holds then:
   1. The epoch is over: `next` raises StopIteration; workers wait for the next pass.
   2. A sample or a transform raises: `next` raises that error, with its sample, in the batch's turn; the pass is over.
-  3. The consumer stops early (break, close, a new iter): tickets in hand finish, and their slots come back before reuse.
+  3. The consumer stops early (break, a new iter): tickets in hand finish, and their slots come back before reuse.
   4. A worker dies: `next` raises WorkerDied with its name as soon as the kernel closes its socket; all workers end.
-  5. The loader is closed, collected, or the interpreter exits: sockets close and workers end. Leased batches stay valid.
+  5. The loader is closed, by any thread, or collected, or the interpreter exits: a `next` that waits ends; sockets close and
+     workers end. Leased batches stay valid.
   6. This process is killed: the kernel closes the sockets, workers end at once, and the ring, which has no name, goes with them.
+  7. Ctrl-C, or any other error, inside `next`: workers end, because what they were asked is no longer known.
+  8. The process forks: the child's copy of a pass raises; a new iter there starts workers of its own.
+After 2, 4, 5 and 7 the next pass begins with the batch that was not handed out, and a new one starts workers where they ended.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import threading
 import time
-import warnings
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, VlaStoreError
+from vla_store.errors import OptionError, UsageError, VlaStoreError
+from vla_store.loader.crew import Crew, Made
 from vla_store.loader.order import Deal
-from vla_store.loader.packing import Packed, slot_nbytes, unpack
-from vla_store.loader.pool import Pool, pickled
-from vla_store.loader.ring import Ring
+from vla_store.loader.packing import array_nbytes
+from vla_store.loader.pool import pickled
 from vla_store.loader.state import Epochs, Pass
 from vla_store.loader.work import Job, Work
-from vla_store.loader.worker import Failed, Filled, NewRing, Ticket
 from vla_store.reader.samples import Samples
 
-log = logging.getLogger("vla_store")
-
-TICKETS_PER_WORKER = 2
-SPARE_SLOTS = 3
 ORDER_BLOCK_ROWS = 8_192
-PATIENCE_S = 30.0
-LOOK_UP_S = 0.5
 MAX_WAITS = 10_000
 
 Array = np.ndarray[Any, Any]
 Ranks = Callable[[], tuple[int, int]]
+Convert = Callable[[Any, Job], Any]
 
 
 @dataclass
 class Stats:
-    """What a loader did since it was made, or since `reset`."""
+    """What a loader did: batches, rows and bytes that it handed out; seconds that the consumer waited, and of all time since it
+    asked for the first batch; seconds that workers worked; batches that were ready when asked for; batches that had to be copied;
+    bytes that travelled pickled."""
 
     batches: int = 0
     rows: int = 0
@@ -60,12 +60,30 @@ class Stats:
     pickled_nbytes: int = 0
     waits_s: list[float] = field(default_factory=list, repr=False)  # of the last 10,000 batches
 
-    def count(self, rows: int, waited_s: float, elapsed_s: float) -> None:
-        """One more batch. elapsed_s: since the one before was asked for."""
-        self.batches, self.rows = self.batches + 1, self.rows + rows
-        self.waited_s, self.elapsed_s = self.waited_s + waited_s, self.elapsed_s + elapsed_s
+    def count(self, made: Made, waited_s: float, elapsed_s: float, was_ready: bool) -> None:
+        """One more batch. elapsed_s: since the one before was handed out."""
+        self.batches += 1
+        self.rows += len(made.job.indices)
+        self.nbytes += made.nbytes
+        self.waited_s += waited_s
+        self.elapsed_s += elapsed_s
+        self.work_s += made.work_s
+        self.ready += was_ready
+        self.copies += made.copied
+        self.pickled_nbytes += made.pickled_nbytes
         self.waits_s.append(waited_s)
-        del self.waits_s[:-MAX_WAITS]
+        if len(self.waits_s) >= 2 * MAX_WAITS:
+            del self.waits_s[:-MAX_WAITS]
+
+    def since(self, earlier: Stats) -> Stats:
+        """What came after `earlier`, a copy of this taken before."""
+        names = [each.name for each in fields(self) if each.name != "waits_s"]
+        made = Stats(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+        made.waits_s = self.waits_s[max(0, len(self.waits_s) - made.batches) :]
+        return made
+
+    def copy(self) -> Stats:
+        return replace(self, waits_s=self.waits_s[-MAX_WAITS:])
 
     def summary(self) -> str:
         """One line: is it the loader?"""
@@ -107,23 +125,30 @@ class Batches:
         self.workers = int(workers)
         self.stats = Stats()
         self._ranks = ranks
-        self._work = Work(samples, dataset, transform, batch_transform)
-        self._pickled = pickled(self._work) if workers else b""
-        self._pool: Pool | None = None
-        self._ring: Ring | None = None
-        self._ring_number = 0
-        self._ticket = 0
-        self._tickets: dict[int, tuple[Ring, int, int]] = {}  # ticket -> ring, slot, worker
-        self._texts: list[list[str]] = []
-        self._warned = False
+        self.work = Work(samples, dataset, transform, batch_transform)
+        self._pickled = pickled(self.work) if workers else b""
+        self._crew: Crew | None = None
+        self._finalizer: Any = None
+        self._pid = os.getpid()
+        self.lock = threading.RLock()
 
     def __len__(self) -> int:
         """Batches of a whole epoch, on every rank."""
-        return self._deal().batches(0)
+        return self.deal().batches(0)
 
     def __iter__(self) -> BatchStream:
         """A new pass; it ends the one before. Epoch and position are settled at its first batch."""
-        return BatchStream(self, self.epochs.new_pass())
+        return self.stream()
+
+    def stream(self, convert: Convert | None = None) -> BatchStream:
+        """As `iter`; `convert` is called with each batch and its job before it counts as handed out."""
+        self._look_for_fork()
+        current = self.epochs.new_pass()
+        self.wake()
+        with self.lock:
+            if self._crew is not None:
+                self._crew.cancel()
+        return BatchStream(self, current, convert)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -133,275 +158,217 @@ class Batches:
             raise OptionError("rank lies outside the world", rank=rank, world_size=world_size)
         return rank, world_size
 
-    def close(self) -> None:
-        """End the workers. Batches that were handed out stay valid; a new pass starts workers again."""
-        self.epochs.end()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
-        self._tickets.clear()
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.close()
-
-    def _deal(self) -> Deal:
+    def deal(self) -> Deal:
+        """How batches are dealt to the ranks, as many as there are now."""
         return Deal(len(self.samples), self.batch_size, self.rank[1], self.drop_last)
 
-    # Workers
+    def pids(self) -> list[int]:
+        """The processes of the workers; none before the first batch."""
+        return [] if self._crew is None else self._crew.pids()
 
-    def _start(self) -> tuple[Pool, Ring]:
-        if self._pool is None or self._pool.pid != os.getpid():
-            self._pool = Pool(self._pickled, self.workers)
-            self._texts = [[] for _ in range(self.workers)]
-            self._tickets.clear()
-            self._ring = None
-            weakref.finalize(self, _close_pool, self._pool)
-        if self._ring is None:
-            columns = self._work.columns or self.samples.columns
-            self._grow(slot_nbytes(columns, self.batch_size))
-        assert self._ring is not None
-        return self._pool, self._ring
+    def close(self) -> None:
+        """End the workers. Batches that were handed out stay valid; a new pass goes on where this one stood, with new workers."""
+        self._look_for_fork()
+        self.epochs.end()
+        self.wake()
+        with self.lock:
+            self.dismiss()
 
-    def _grow(self, nbytes: int) -> None:
-        """A new ring; the workers map it before their next ticket. The old one goes with its last lease."""
-        assert self._pool is not None
-        slots = (TICKETS_PER_WORKER + 1) * self.workers + SPARE_SLOTS
-        if self._ring is not None:
-            log.info("vla_store loader: batches need %d bytes; the ring grows to %d slots of that", nbytes, slots)
-            self._ring.close()
-        self._ring = Ring(slots, nbytes)
-        self._ring_number += 1
-        for worker in range(len(self._pool)):
-            self._pool.send(worker, NewRing(self._ring_number, slots, self._ring.slot_nbytes), self._ring.fd)
+    # For BatchStream. Whoever uses the crew holds `lock`, also while it waits for workers; whoever wants it to stop waiting
+    # says so where it looks (the pass, the stream), and wakes it.
 
-    def _submit(self, job: Job) -> int | None:
-        """Give a job to the worker with the fewest; its ticket, or None where all slots or workers are busy."""
-        pool, ring = self._start()
-        load = [0] * len(pool)
-        for _, _, worker in self._tickets.values():
-            load[worker] += 1
-        worker = load.index(min(load))
-        if load[worker] >= TICKETS_PER_WORKER:
-            return None
-        slot = ring.acquire()
-        if slot is None:
-            return None
-        self._ticket += 1
-        self._tickets[self._ticket] = ring, slot, worker
-        pool.send(worker, Ticket(self._ticket, slot, job))
-        return self._ticket
+    def wake(self) -> None:
+        """Let a thread that waits for a batch look up."""
+        crew = self._crew
+        if crew is not None:
+            crew.wake()
 
-    def _receive(self, wanted: set[int], done: dict[int, Any], timeout_s: float) -> bool:
-        """Take what workers have finished: into `done` where it is wanted, else the slot is free again. Whether there was any."""
-        pool = self._pool
-        if pool is None:
-            return False
-        messages = pool.receive(timeout_s)
-        for worker, message in messages:
-            ring, slot, _ = self._tickets.pop(message.number)
-            if isinstance(message, Filled):
-                batch = _Slot(ring, slot, worker, message.packed)
-                self.stats.work_s += message.seconds
-                self._texts[worker] += batch.new_texts()
-            if message.number not in wanted:
-                ring.release(slot)
-            elif isinstance(message, Failed):
-                ring.release(slot)
-                done[message.number] = message.error
-            else:
-                done[message.number] = batch
-        return bool(messages)
+    def crew(self) -> Crew:
+        """The workers, started where there are none."""
+        if self._crew is None:
+            rows = min(self.batch_size, len(self.samples))
+            self._crew = Crew(self.work, self._pickled, self.workers, rows)
+            self._finalizer = weakref.finalize(self, Crew.close, self._crew)
+        return self._crew
 
-    def _hand_over(self, batch: _Slot, unheld: int) -> dict[str, Any]:
-        """Lease a filled slot to the consumer; copy it out where too few would be left to go on with."""
-        nbytes = batch.packed.nbytes
-        self.stats.nbytes += nbytes
-        self.stats.pickled_nbytes += batch.packed.pickled_nbytes
-        texts = self._texts[batch.worker]
-        if batch.packed.needed > batch.ring.slot_nbytes and batch.ring is self._ring:
-            self._grow(batch.packed.needed + batch.packed.needed // 8)
-        if unheld > self.workers + 1 or batch.ring is not self._ring:
-            return unpack(batch.packed, batch.ring.lease(batch.slot, nbytes), texts, copy=False)
-        self.stats.copies += 1
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                "so many batches are held that the loader's ring is nearly used up: batches are copied from now on. "
-                "Drop batches that are done with, or clone what is kept.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        made = unpack(batch.packed, batch.ring.peek(batch.slot, nbytes), texts, copy=True)
-        batch.ring.release(batch.slot)
-        return made
+    def dismiss(self) -> None:
+        """End the workers, if there are any."""
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            self._finalizer.detach()
+            crew.close()
+
+    def _look_for_fork(self) -> None:
+        if self._pid != os.getpid():  # a forked copy: the lock may be held for ever, and the workers are the parent's
+            self._pid, self.lock = os.getpid(), threading.RLock()
+            self.dismiss()
 
 
-class _Slot:
-    """A filled slot that is not handed over yet."""
+@dataclass(frozen=True)
+class Handout:
+    """A batch for the consumer. end: the position after it. was_ready: when it was asked for."""
 
-    def __init__(self, ring: Ring, slot: int, worker: int, packed: Packed) -> None:
-        self.ring, self.slot, self.worker, self.packed = ring, slot, worker, packed
+    made: Made
+    end: int
+    was_ready: bool
 
-    def new_texts(self) -> list[str]:
-        return [text for entry in self.packed.entries for text in getattr(entry, "new", ())]
+    def without_batch(self) -> Handout:
+        return replace(self, made=replace(self.made, batch=None))
+
+
+class Stopped(Exception):
+    """Another pass began, or the loader was closed: there is no next batch, but the epoch is not over."""
 
 
 class BatchStream:
-    """The batches of one pass."""
+    """The batches of one pass, for one thread at a time."""
 
-    def __init__(self, owner: Batches, current: Pass) -> None:
+    def __init__(self, owner: Batches, current: Pass, convert: Convert | None = None) -> None:
         self._owner = owner
         self._pass = current
-        self._ahead = 0  # position up to which tickets are out
-        self._left = 0  # batches for which none is out yet
-        self._queue: list[tuple[int, int, int]] = []  # ticket, position after the batch, rows
-        self._done: dict[int, Any] = {}
+        self._convert = convert
+        self._pid = os.getpid()
+        self._stopped = False
+        self._ahead = 0  # position up to which jobs were made
+        self._left = 0  # batches for which none was
+        self._ends: deque[int] = deque()  # positions after the batches whose jobs workers have
         self._block = (0, np.empty(0, np.int64))
-        self._asked_at = 0.0
+        self._handed_at: float | None = None
+        self.is_finished = False
 
-    def __iter__(self) -> BatchStream:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        self.check_process()
         try:
-            batch, end = self.take()
+            handout = self.take()
+            batch, handout = handout.made.batch, handout.without_batch()
+            if self._convert is not None:
+                batch = self._convert(batch, handout.made.job)
+            self.hand(handout, began)
+        except Stopped:
+            raise StopIteration from None
         except StopIteration:
             self.finish()
             raise
-        self.handed(end)
+        except BaseException:
+            self.fail()
+            raise
         return batch
 
-    def take(self) -> tuple[dict[str, Any], int]:
-        """The next batch, and the position after it; who hands the batch on later calls `handed` then."""
-        owner, current = self._owner, self._pass
-        if not current.is_live:
-            self._release()
-            raise StopIteration
-        began = time.perf_counter()
-        if not current.has_begun:
-            self._begin()
-            self._asked_at = began
-        try:
-            batch, end, rows = self._from_workers() if owner.workers else self._in_process()
-        except VlaStoreError:
-            current.abandon()
-            self._release()
-            raise
+    def take(self) -> Handout:
+        """The next batch, before the consumer has it. Raises StopIteration, Stopped, and what making the batch raised.
+
+        Who takes ahead of the consumer calls `hand`, `finish` or `fail` when the consumer gets there.
+        """
+        owner = self._owner
+        with owner.lock:
+            if self._is_over:
+                raise Stopped
+            if not self._pass.has_begun:
+                self._begin()
+            return self._from_workers(owner) if owner.workers else self._in_process(owner)
+
+    def check_process(self) -> None:
+        """Raises UsageError in a forked copy of the process: the workers are not its own."""
+        if self._pid != os.getpid():
+            raise UsageError("this pass over the loader began in another process", hint="call iter(loader) in this one")
+
+    def hand(self, handout: Handout, began: float, was_ready: bool | None = None) -> None:
+        """The consumer has this batch, which it asked for at `began`."""
         now = time.perf_counter()
-        owner.stats.count(rows, now - began, now - self._asked_at)
-        self._asked_at = now
-        return batch, end
+        since = began if self._handed_at is None else self._handed_at
+        self._handed_at = now
+        ready = handout.was_ready if was_ready is None else was_ready
+        self._owner.stats.count(handout.made, now - began, now - since, ready)
+        self._pass.give(handout.end)
+
+    def finish(self) -> None:
+        """The consumer has all batches of the pass."""
+        self.is_finished = self._pass.is_live
+        self._pass.finish()
+
+    def fail(self) -> None:
+        """The consumer got an error instead of a batch."""
+        self._pass.abandon()
+
+    def close(self) -> None:
+        """No more batches; where the pass stands does not change. A `take` in another thread comes back."""
+        self._stopped = True
+        self._owner.wake()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._stopped or not self._pass.is_live
 
     @property
     def is_live(self) -> bool:
         """Whether this is the pass that goes on."""
         return self._pass.is_live
 
-    def handed(self, end: int) -> None:
-        """The consumer has the batch that ends at this position."""
-        self._pass.position = end
-
-    def finish(self) -> None:
-        """The consumer has all batches of the pass."""
-        self._pass.finish()
-
     def _begin(self) -> None:
         owner = self._owner
         self._rank, _ = owner.rank
-        self._deal = owner._deal()
+        self._deal = owner.deal()
+        self._left = self._deal.batches(self._pass.following[1])  # before the pass begins: it may raise
         self._order = self._pass.begin()
         self._ahead = self._pass.position
-        self._left = self._deal.batches(self._ahead)
 
-    def _next_job(self) -> tuple[Job, int] | None:
-        """The next batch of this rank that no ticket is out for, and the position after it."""
-        if not self._left:
-            return None
+    def _next_job(self) -> Job:
+        """Of the next batch of this rank for which there was none."""
         start, stop = self._deal.stretch(self._ahead, self._rank)
-        job = Job(self._order.seed, self._order.epoch, start, self._take(start, stop))
-        return job, self._deal.end(self._ahead, 1)
-
-    def _advance(self, end: int) -> None:
-        self._ahead, self._left = end, self._left - 1
-
-    def _take(self, start: int, stop: int) -> Array:
-        """A stretch of the order, computed in blocks."""
         at, block = self._block
-        if not at <= start or stop > at + len(block):
-            at = start
-            block = self._order.take(start, min(max(stop, start + ORDER_BLOCK_ROWS), self._order.rows))
-            self._block = at, block
-        return block[start - at : stop - at]
+        if not at <= start <= stop <= at + len(block):
+            # One block serves several batches; where ranks lie further apart than that, it would serve only this one.
+            whole = self._deal.batch_size * self._deal.world_size
+            block_stop = start + ORDER_BLOCK_ROWS if whole < ORDER_BLOCK_ROWS else stop
+            at, block = self._block = start, self._order.take(start, max(stop, min(block_stop, self._order.rows)))
+        return Job(self._order.seed, self._order.epoch, start, block[start - at : stop - at])
 
-    def _in_process(self) -> tuple[dict[str, Any], int, int]:
-        following = self._next_job()
-        if following is None:
+    def _advance(self) -> int:
+        self._ahead, self._left = self._deal.end(self._ahead, 1), self._left - 1
+        return self._ahead
+
+    def _in_process(self, owner: Batches) -> Handout:
+        if not self._left:
             raise StopIteration
-        job, end = following
+        job = self._next_job()
         began = time.perf_counter()
-        batch = self._owner._work.run(job, None)
-        self._owner.stats.work_s += time.perf_counter() - began
-        self._advance(end)
-        return batch, end, len(job.indices)
+        batch = owner.work.run(job)
+        made = Made(batch, job, array_nbytes(batch), time.perf_counter() - began)
+        return Handout(made, self._advance(), False)
 
-    def _from_workers(self) -> tuple[dict[str, Any], int, int]:
-        owner = self._owner
+    def _from_workers(self, owner: Batches) -> Handout:
         try:
-            self._fill_queue()
-            if not self._queue:
-                raise StopIteration
-            ticket, end, rows = self._queue[0]
-            wanted = {number for number, _, _ in self._queue}
-            if ticket in self._done:
-                owner.stats.ready += 1
-            waited_s = 0.0
-            while ticket not in self._done:
-                if not self._pass.is_live:  # closed by another thread
+            crew = owner.crew()
+            while crew.collect(0.0):
+                pass
+            self._submit(crew)
+            was_ready = crew.is_ready
+            while not crew.is_ready:
+                if not len(crew) and not self._left:
                     raise StopIteration
-                if owner._receive(wanted, self._done, LOOK_UP_S):
-                    waited_s = 0.0
-                else:
-                    waited_s += LOOK_UP_S
-                    if waited_s % PATIENCE_S == 0:
-                        worker = owner._tickets[ticket][2]
-                        log.warning("vla_store loader: worker %d has been silent for %.0f s", worker, waited_s)
-                self._fill_queue()
-                wanted = {number for number, _, _ in self._queue}
-        except (VlaStoreError, KeyboardInterrupt) as error:
-            if isinstance(error, VlaStoreError):
-                owner.close()  # a worker is gone: what the others still do is of no use
+                if self._is_over:
+                    raise Stopped
+                crew.wait()
+                self._submit(crew)
+            end = self._ends.popleft()
+            made = crew.take()
+        except (StopIteration, Stopped):
             raise
-        self._queue.pop(0)
-        found = self._done.pop(ticket)
-        if isinstance(found, VlaStoreError):
-            raise found
-        ring = owner._ring
-        assert ring is not None
-        in_hand = sum(1 for other, _, _ in owner._tickets.values() if other is ring)
-        waiting = sum(1 for each in self._done.values() if isinstance(each, _Slot) and each.ring is ring)
-        batch = owner._hand_over(found, ring.free + in_hand + waiting + 1)
-        self._fill_queue()
-        return batch, end, rows
+        except BaseException:
+            owner.dismiss()  # what workers were asked, and what they said, may be lost in the middle
+            raise
+        if isinstance(made, VlaStoreError):
+            raise made
+        return Handout(made, end, was_ready)
 
-    def _fill_queue(self) -> None:
-        """Give workers what they can take; without waiting."""
-        if self._owner._pool is not None and self._owner._tickets:
-            self._owner._receive({number for number, _, _ in self._queue}, self._done, 0.0)
-        while (following := self._next_job()) is not None:
-            job, end = following
-            ticket = self._owner._submit(job)
-            if ticket is None:
-                return
-            self._queue.append((ticket, end, len(job.indices)))
-            self._advance(end)
-
-    def _release(self) -> None:
-        """Slots that are filled but were not handed over."""
-        for each in self._done.values():
-            if isinstance(each, _Slot):
-                each.ring.release(each.slot)
-        self._done.clear()
-        self._queue.clear()
+    def _submit(self, crew: Crew) -> None:
+        """Give workers all that they can take."""
+        while self._left and crew.submit(self._next_job()):
+            self._ends.append(self._advance())
 
 
 def environment_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -413,7 +380,3 @@ def environment_ranks(rank: int | None, world_size: int | None) -> tuple[int, in
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return 0, 1
-
-
-def _close_pool(pool: Pool) -> None:
-    pool.close()

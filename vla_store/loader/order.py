@@ -44,7 +44,8 @@ class Order:
             return places.astype(np.int64)
         base = _mix_int(_mix_int(self.seed & _MASK) + self.epoch * _GAMMA)
         if self.rows < SMALL_ROWS:
-            keys = _mix(np.arange(self.rows, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(base))
+            # Counted from 1: _mix(0) is 0, and a base of 0 (seed 0, epoch 0) would always put row 0 first.
+            keys = _mix(np.arange(1, self.rows + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(base))
             # Equal keys would be ordered by number: still a permutation, and one epoch in 10^12 has any.
             return np.argsort(keys, kind="stable")[start:stop].astype(np.int64)
         return _walk(places, self.rows, base)
@@ -77,11 +78,12 @@ class Deal:
             return left // whole
         if left < self.world_size or (self.batch_size == 1 and left % self.world_size):
             raise OptionError(
-                "the rows cannot be dealt so that every rank gets one of each batch and none twice",
+                "the last rows cannot be dealt: every rank must get at least one row of each batch, and none twice",
                 rows_left=left,
                 ranks=self.world_size,
                 batch_size=self.batch_size,
-                hint="drop_last=True, or a larger batch_size",
+                hint="drop_last=True leaves such rows out"
+                + (", and with batch_size=2 or more there are none" if left >= self.world_size else ""),
             )
         return -(-left // whole)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import select
@@ -13,6 +14,7 @@ import time
 from typing import Any
 
 from vla_store.errors import MachineError, OptionError
+from vla_store.loader import worker
 from vla_store.loader.channel import Channel, Closed
 from vla_store.loader.work import Work
 from vla_store.loader.worker import Ready, Start
@@ -29,15 +31,27 @@ class Pool:
     when this process does, because their sockets close."""
 
     def __init__(self, work: bytes, workers: int) -> None:
+        if worker.is_loading_main:
+            raise OptionError(
+                "a worker imports this script for a transform in it, and the script starts a Loader again",
+                hint='put what the script does under `if __name__ == "__main__":`, or the transform into a module',
+            )
         self.pid = os.getpid()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[Channel] = []
-        message = Start([path for path in sys.path if path], _main_of(work), work)
+        self._poll = select.poll()
+        self._numbers: dict[int, int] = {}
+        # Sockets and not a pipe: one that is closed while another thread wakes is an error, and not another file.
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._poll.register(self._wake, select.POLLIN)
+        message = Start(_absolute_path(), _main_of(work), work)
         try:
             for _ in range(workers):
                 self._spawn()
-            for channel in self._channels:
-                channel.send(message)
+            for number in range(workers):
+                self.send(number, message)
         except BaseException:
             self.close()
             raise
@@ -45,27 +59,28 @@ class Pool:
     def __len__(self) -> int:
         return len(self._processes)
 
-    def pid_of(self, worker: int) -> int:
-        return self._processes[worker].pid
+    def pid_of(self, number: int) -> int:
+        return self._processes[number].pid
 
-    def send(self, worker: int, message: Any, fd: int | None = None) -> None:
+    def send(self, number: int, message: Any, fd: int | None = None) -> None:
         """Raises WorkerDied."""
         try:
-            self._channels[worker].send(message, fd)
+            self._channels[number].send(message, fd)
         except Closed:
-            raise self._died(worker) from None
+            raise self._died(number) from None
 
     def receive(self, timeout_s: float) -> list[tuple[int, Any]]:
-        """Messages that have arrived, waiting for one at most so long: (worker, message). Raises WorkerDied, or what a
-        worker could not start for."""
-        poll = select.poll()
-        numbers = {}
-        for number, channel in enumerate(self._channels):
-            poll.register(channel.fileno(), select.POLLIN | select.POLLHUP)
-            numbers[channel.fileno()] = number
+        """Messages that have arrived, at most one a worker, waiting for one at most so long, or until `wake`: (worker, message).
+
+        Raises WorkerDied, or what a worker could not start for.
+        """
         found: list[tuple[int, Any]] = []
-        for fd, _ in poll.poll(timeout_s * 1000):
-            number = numbers[fd]
+        ready = self._poll.poll(timeout_s * 1000)
+        for fd, _ in ready:
+            if fd not in self._numbers:
+                self._wake.recv(4096)
+                continue
+            number = self._numbers[fd]
             try:
                 message, _fd = self._channels[number].receive()
             except Closed:
@@ -75,7 +90,17 @@ class Pool:
                     raise message.error
                 continue
             found.append((number, message))
+        if not ready and timeout_s:
+            # A socket stays open after its worker where another process, forked at the wrong moment, holds it too.
+            for number, process in enumerate(self._processes):
+                if process.poll() is not None:
+                    raise self._died(number)
         return found
+
+    def wake(self) -> None:
+        """Let a thread that waits in `receive` come back."""
+        with contextlib.suppress(OSError):  # it is full of such already, or closed
+            self._waker.send(b"\0")
 
     def close(self) -> None:
         """End all workers and wait for them. In a forked copy of the owner, do nothing to them."""
@@ -83,6 +108,8 @@ class Pool:
         processes, self._processes = self._processes, []
         for channel in channels:
             channel.close()
+        self._wake.close()
+        self._waker.close()
         if os.getpid() != self.pid:
             for process in processes:
                 process.returncode = 0  # not our child: nothing to wait for
@@ -96,17 +123,22 @@ class Pool:
                 process.wait()
 
     def _spawn(self) -> None:
+        from multiprocessing.spawn import get_executable
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        path = os.pathsep.join(path for path in sys.path if path)
         one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        # -u: what a transform prints is seen even though a worker ends in the middle of things. -P: a file in the current
+        # folder that is named like a module of Python's is not imported instead of that.
+        flags = ["-u", "-P"] if sys.version_info >= (3, 11) else ["-u"]
+        module = ["-m", "vla_store.loader.worker", str(theirs.fileno()), str(self.pid)]
         # Born with SIGINT blocked, so that a Ctrl-C while it starts does not print a traceback of its own.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vla_store.loader.worker", str(theirs.fileno())],
+                [os.fsdecode(get_executable() or sys.executable), *flags, *module],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **one, "PYTHONPATH": path},
+                env={**os.environ, **one, "PYTHONPATH": os.pathsep.join(_absolute_path())},
             )
         except BaseException:
             ours.close()
@@ -114,17 +146,19 @@ class Pool:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
+        self._numbers[ours.fileno()] = len(self._processes)
         self._processes.append(process)
         self._channels.append(Channel(ours))
+        self._poll.register(ours.fileno(), select.POLLIN)
 
-    def _died(self, worker: int) -> WorkerDied:
-        process = self._processes[worker]
+    def _died(self, number: int) -> WorkerDied:
+        process = self._processes[number]
         try:
             code = process.wait(1.0)
         except subprocess.TimeoutExpired:
             code = None
         return WorkerDied(
-            f"loader worker {worker} died",
+            f"loader worker {number} died",
             pid=process.pid,
             exit=signal.Signals(-code).name if code is not None and code < 0 else code,
             hint="SIGKILL usually means that memory ran out: use fewer workers or smaller batches"
@@ -134,22 +168,38 @@ class Pool:
 
 
 def pickled(work: Work) -> bytes:
-    """The work as workers get it. Raises OptionError where a transform or the dataset does not pickle."""
+    """The work as workers get it. Raises OptionError where a transform or the dataset cannot be sent to them."""
     try:
-        return pickle.dumps(work, protocol=5)
+        made = pickle.dumps(work, protocol=5)
     except Exception as error:
         raise OptionError(
             "the dataset or a transform cannot be sent to worker processes",
             found=f"{type(error).__name__}: {error}"[:300],
             hint="define the transform at the top level of a module (no lambda, no local function), or use workers=0",
         ) from None
+    main = sys.modules.get("__main__")
+    if _names_main(made) and getattr(main, "__spec__", None) is None and not hasattr(main, "__file__"):
+        raise OptionError(
+            "the dataset or a transform was typed in, in a notebook or at a prompt: worker processes cannot import it",
+            hint="put it into a file of its own and import it from there, or use workers=0",
+        )
+    return made
 
 
 def _main_of(work: bytes) -> dict[str, Any]:
     """What a worker needs to import the caller's script under another name; only where something pickled lives in it."""
-    if b"__main__" not in work:
+    if not _names_main(work):
         return {}
     from multiprocessing.spawn import get_preparation_data
 
+    wanted = ("init_main_from_name", "init_main_from_path", "sys_argv", "dir", "orig_dir")
     data = get_preparation_data("vla_store loader worker")
-    return {key: value for key, value in data.items() if key in ("init_main_from_name", "init_main_from_path")}
+    return {key: value for key, value in data.items() if key in wanted}
+
+
+def _names_main(work: bytes) -> bool:
+    return b"__main__" in work
+
+
+def _absolute_path() -> list[str]:
+    return [path or os.getcwd() for path in sys.path if isinstance(path, str)]

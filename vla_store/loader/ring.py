@@ -11,6 +11,7 @@ import os
 import uuid
 import weakref
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,66 +20,72 @@ from vla_store.errors import MachineError
 
 PAGE = mmap.PAGESIZE
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
 
 class Ring:
     """`slots` buffers of `slot_nbytes` each. The file has no name: it goes with the last process that has it open.
 
-    fd: to be passed to workers, which map it with `RingView`.
+    fd: to be passed to workers, which map it with `RingView`. A slot is free, or busy (acquired), or leased.
+    Raises MachineError where there is not enough memory.
     """
 
     def __init__(self, slots: int, slot_nbytes: int) -> None:
         self.slots = slots
         self.slot_nbytes = -(-max(1, slot_nbytes) // PAGE) * PAGE
         nbytes = self.slots * self.slot_nbytes
-        _check_available(nbytes, slots)
-        self.name = f"vla_store-{uuid.uuid4().hex}"
-        self.fd = _anonymous_file(self.name)
-        os.ftruncate(self.fd, nbytes)
+        available = available_nbytes()
+        if available is not None and nbytes > available:
+            raise _too_little(nbytes, slots, available=f"{available >> 20} MiB")
+        self.fd = _anonymous_file(f"vla_store-{uuid.uuid4().hex}")
         try:
+            os.ftruncate(self.fd, nbytes)
             # Backed by memory now: a page that is missing later would be a SIGBUS in the middle of an epoch.
-            os.posix_fallocate(self.fd, 0, nbytes)
-        except OSError as error:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.fd, 0, nbytes)
+            self._map = mmap.mmap(self.fd, nbytes)
+        except (OSError, ValueError, OverflowError, MemoryError) as error:
             os.close(self.fd)
-            raise MachineError(
-                "not enough memory for the ring of batches",
-                needed=f"{nbytes >> 20} MiB for {slots} batches",
-                found=error.strerror,
-                hint="use fewer workers or a smaller batch_size",
-            ) from None
-        self._map = mmap.mmap(self.fd, nbytes)
+            self.fd = -1
+            raise _too_little(nbytes, slots, found=getattr(error, "strerror", None) or error) from None
         _touch(self._map)
         self._pid = os.getpid()
         self._free: deque[int] = deque(range(slots))
+        self._busy = 0
 
     @property
-    def free(self) -> int:
-        """How many slots nobody uses."""
-        return len(self._free)
+    def unheld(self) -> int:
+        """How many slots the consumer does not hold."""
+        return len(self._free) + self._busy
 
     def acquire(self) -> int | None:
         """A free slot, or None."""
         try:
-            return self._free.popleft()
+            slot = self._free.popleft()
         except IndexError:
             return None
+        self._busy += 1
+        return slot
 
     def release(self, slot: int) -> None:
-        """Give back a slot that was never leased."""
+        """Give back a slot that was acquired."""
+        self._busy -= 1
         self._free.append(slot)
 
-    def lease(self, slot: int, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The first bytes of a slot as an array; the slot is free again when it and every view of it are gone.
+    def lease(self, slot: int, nbytes: int) -> Bytes:
+        """The first bytes of an acquired slot as an array; the slot is free again when it and every view of it are gone.
 
-        The base of this array is the map, not an array: NumPy lets views of views refer to the last *array* of the chain, so
-        that every view keeps exactly this object alive, and its finalizer cannot fire early.
+        The base of this array is a memoryview, not an array: NumPy lets views of views refer to the last *array* of the chain,
+        so that every view keeps exactly this object alive, and its finalizer cannot fire early.
         """
         view = memoryview(self._map)[slot * self.slot_nbytes : slot * self.slot_nbytes + nbytes]
         lease = np.frombuffer(view, np.uint8)
         finalizer = weakref.finalize(lease, _returned, self._free, slot, self._pid)
         finalizer.atexit = False
+        self._busy -= 1
         return lease
 
-    def peek(self, slot: int, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def peek(self, slot: int, nbytes: int) -> Bytes:
         """The first bytes of a slot, for copying them out before it is released."""
         return np.frombuffer(self._map, np.uint8, nbytes, slot * self.slot_nbytes)
 
@@ -98,29 +105,52 @@ class RingView:
         os.close(fd)
         _touch(self._map, write=False)
 
-    def slot(self, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def slot(self, number: int) -> Bytes:
         """The bytes of a slot, writable."""
         return np.frombuffer(self._map, np.uint8, self.slot_nbytes, number * self.slot_nbytes)
 
 
 def available_nbytes() -> int | None:
-    """Memory this process may still take: what the system has available, and what its cgroup leaves. None where unknown."""
+    """Memory this process may still take: what the system has available, and what its cgroups leave. None where unknown."""
     found = []
     try:
-        with open("/proc/meminfo") as file:
-            found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
-        for limit, used in (
-            ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-        ):
-            if os.path.exists(limit):
-                with open(limit) as most, open(used) as now:
-                    text = most.read().strip()
-                    if text != "max":
-                        found.append(max(0, int(text) - int(now.read())))
-    except (OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
         pass
+    for folder, limit, used, prefix in _cgroups():
+        try:
+            text = (folder / limit).read_text().strip()
+            if text == "max":
+                continue
+            # What a cgroup uses counts the page cache, which goes when memory is needed: a store that was read fills it.
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cache = int(stat[f"{prefix}active_file"]) + int(stat[f"{prefix}inactive_file"])
+            found.append(max(0, int(text) - int((folder / used).read_text()) + cache))
+        except (OSError, ValueError, KeyError):
+            continue
     return min(found) if found else None
+
+
+def _cgroups() -> list[tuple[Path, str, str, str]]:
+    """Folders of the memory cgroups that hold this process, up to the root: (folder, limit, used, prefix in memory.stat)."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, inside = line.split(":", 2)
+        if not controllers:  # version 2
+            root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            root, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        else:
+            continue
+        # In a container the path is the host's, and only the root of the mount is ours to see.
+        here = root / inside.strip("/")
+        found += [(folder, *names) for folder in (here, *here.parents) if folder.is_relative_to(root)]
+    return found
 
 
 def _returned(free: deque[int], slot: int, pid: int) -> None:
@@ -129,15 +159,13 @@ def _returned(free: deque[int], slot: int, pid: int) -> None:
         free.append(slot)
 
 
-def _check_available(nbytes: int, slots: int) -> None:
-    available = available_nbytes()
-    if available is not None and nbytes > available:
-        raise MachineError(
-            "not enough memory for the ring of batches",
-            needed=f"{nbytes >> 20} MiB for {slots} batches",
-            available=f"{available >> 20} MiB",
-            hint="use fewer workers or a smaller batch_size",
-        )
+def _too_little(nbytes: int, slots: int, **found: Any) -> MachineError:
+    return MachineError(
+        "not enough memory for the loader's batches",
+        needed=f"{-(-nbytes >> 20)} MiB: {slots} batches of {-(-nbytes // slots >> 20)} MiB",
+        **found,
+        hint="use a smaller batch_size or fewer workers",
+    )
 
 
 def _anonymous_file(name: str) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vla_store.loader.state import Epochs
+from vla_store.errors import OptionError
+from vla_store.loader.order import Order
+from vla_store.loader.state import Epochs, Pass
 from vla_store.reader.samples import Samples
 
 BLOCK_ROWS = 8_192
@@ -19,7 +21,9 @@ class ShuffleSampler:
     """
 
     def __init__(self, dataset: Any, *, seed: int = 0, shuffle: bool = True) -> None:
-        samples: Samples = getattr(dataset, "samples", dataset)
+        samples = getattr(dataset, "samples", dataset)
+        if not isinstance(samples, Samples):
+            raise OptionError("a ShuffleSampler takes a StepDataset or Samples", found=type(dataset).__name__)
         self._epochs = Epochs(samples, seed, shuffle)
 
     def __len__(self) -> int:
@@ -27,7 +31,8 @@ class ShuffleSampler:
         return len(self._epochs.samples)
 
     def __iter__(self) -> Iterator[int]:
-        return self._indices()
+        """A new pass; it ends the one before. Epoch and position are settled at its first index."""
+        return Indices(self._epochs)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
@@ -36,26 +41,62 @@ class ShuffleSampler:
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
         """Where the epoch stands.
 
-        consumed: rows of this epoch that training has used, over all ranks. A DataLoader with workers reads its sampler ahead of
-        the batches it gives, so that without this number its prefetched rows count as used. (StatefulDataLoader needs none.)
+        consumed: rows of this epoch that training has used, over all ranks. A DataLoader reads its sampler ahead of the batches
+        it gives, so that without this number prefetched rows count as used. (StatefulDataLoader needs none.) "This epoch" is
+        the one whose indices were given last, until `set_epoch` names another; all of its rows used is the same as none of the
+        next one's.
         """
-        state = self._epochs.state_dict()
-        return state if consumed is None else {**state, "position": int(consumed)}
+        epochs = self._epochs
+        if consumed is None:
+            return epochs.state_dict()
+        return epochs.state_at(epochs.epoch_in_use, max(0, min(int(consumed), len(self))))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` stands. Raises OptionError where it is of another store, selection, seed or order."""
         self._epochs.load_state_dict(state)
 
-    def _indices(self) -> Iterator[int]:
-        current = self._epochs.new_pass()
-        order = current.begin()
-        start = current.position
-        while start < order.rows and current.is_live:
-            stop = min(start + BLOCK_ROWS, order.rows)
-            for position, index in enumerate(order.take(start, stop).tolist(), start + 1):
-                current.position = position
-                yield index
-                if not current.is_live:
-                    return
-            start = stop
-        current.finish()
+
+class Indices:
+    """One pass of a sampler, with a state of its own.
+
+    torchdata's StatefulDataLoader asks it beside the sampler: when the last batch is cut from the last indices, the sampler
+    stands at the next epoch already, while the pass still has to end.
+    """
+
+    def __init__(self, epochs: Epochs) -> None:
+        self._epochs = epochs
+        self._pass: Pass = epochs.new_pass()
+        self._order: Order | None = None
+        self._block: Iterator[int] = iter(())
+        self._stop = 0
+
+    def __iter__(self) -> Indices:
+        return self
+
+    def __next__(self) -> int:
+        current = self._pass
+        if not current.is_live:
+            raise StopIteration
+        if self._order is None:
+            self._order = current.begin()
+            self._stop = current.position
+        index = next(self._block, None)
+        if index is None:
+            start, self._stop = self._stop, min(self._stop + BLOCK_ROWS, self._order.rows)
+            if start == self._stop:
+                current.finish()
+                raise StopIteration
+            self._block = iter(self._order.take(start, self._stop).tolist())
+            index = next(self._block)
+        current.give(current.position + 1)
+        return index
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this pass stands, or stood when it ended."""
+        current = self._pass
+        place = (current.epoch, current.position) if current.has_begun else current.following
+        return self._epochs.state_at(*place)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin at this state."""
+        self._pass.place = self._epochs.place_of(state)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import VlaStoreError
+from vla_store.errors import OptionError, VlaStoreError
+from vla_store.loader.packing import as_numpy
+from vla_store.reader.batch import ragged_error
 from vla_store.reader.samples import Samples
 
 Array = np.ndarray[Any, Any]
 
 GENERATOR = "generator"
 MAX_FRAMES = 8
+OF_A_SAMPLE, OF_A_BATCH = 0, 1
 
 
 class TransformError(VlaStoreError):
-    """A transform, or the decoding of a sample, raised. The message has the sample and the end of the traceback."""
+    """A transform, or the making of a sample, raised. The message has the sample and the end of the traceback."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Work:
 
     def __init__(
         self,
-        samples: Samples | None,
+        samples: Samples,
         dataset: Any = None,
         transform: Callable[..., Any] | None = None,
         batch_transform: Callable[..., Any] | None = None,
@@ -51,98 +55,138 @@ class Work:
         self._dataset = dataset
         self._transform = transform
         self._batch_transform = batch_transform
-        self._wants = _takes_generator(transform)
-        self._batch_wants = _takes_generator(batch_transform)
+        self._wants = takes_generator(transform)
+        self._batch_wants = takes_generator(batch_transform)
+        # Whether nothing changes the samples one by one, so that a batch is decoded at once and in place.
+        self._is_plain = dataset is None and transform is None
 
     @property
-    def columns(self) -> dict[str, tuple[tuple[int, ...], Any]] | None:
-        """Shapes and dtypes of a batch's arrays, where they can be filled in place: nothing changes the samples one by one."""
-        plain = self.samples is not None and self._dataset is None and self._transform is None
-        return self.samples.columns if plain and self.samples is not None else None
+    def columns(self) -> Mapping[str, tuple[tuple[int, ...], Any]] | None:
+        """Shapes and dtypes of a batch's arrays, where they can be filled in place."""
+        return self.samples.columns if self._is_plain else None
 
-    def run(self, job: Job, out: dict[str, Array] | None) -> dict[str, Any]:
-        """The batch of a job. Raises TransformError naming the sample."""
-        if self.samples is not None and self._dataset is None and self._transform is None:
+    def run(self, job: Job, out: dict[str, Array] | None = None) -> Any:
+        """The batch of a job. Raises TransformError, or the store's own error, naming the sample."""
+        if self._is_plain:
             try:
-                batch = self.samples.batch(job.indices, out)
+                batch: Any = self.samples.batch(job.indices, out)
+            except Exception as error:
+                raise self._failed(error, job, self._culprit(job)) from None
+        else:
+            made = [self._sample(job, number) for number in range(len(job.indices))]
+            try:
+                batch = collate(made)
             except Exception as error:
                 raise self._failed(error, job, None) from None
-        else:
-            batch = collate([self._sample(job, number) for number in range(len(job.indices))])
         if self._batch_transform is not None:
             try:
-                arguments = {GENERATOR: keyed_generator(job, job.position)} if self._batch_wants else {}
-                batch = self._batch_transform(batch, **arguments)
+                batch = apply_to_batch(self._batch_transform, batch, job, self._batch_wants)
             except Exception as error:
                 raise self._failed(error, job, None) from None
-            if not isinstance(batch, dict):
-                raise TransformError(f"batch_transform returned {type(batch).__name__}", expected="a dict")
         return batch
 
     def _sample(self, job: Job, number: int) -> Any:
         index = int(job.indices[number])
         try:
-            sample = self.samples[index] if self._dataset is None and self.samples is not None else self._dataset[index]
+            sample = self.samples[index] if self._dataset is None else self._dataset[index]
             if self._transform is not None:
-                wants = {GENERATOR: keyed_generator(job, job.position + number)} if self._wants else {}
-                sample = self._transform(sample, **wants)
+                if self._wants:
+                    return self._transform(sample, generator=_generator(job, job.position + number, OF_A_SAMPLE))
+                return self._transform(sample)
             return sample
         except Exception as error:
             raise self._failed(error, job, index) from None
 
+    def _culprit(self, job: Job) -> int | None:
+        """Which sample of a batch cannot be read, where it is one of them."""
+        for index in job.indices.tolist():
+            try:
+                self.samples.sample(index)
+            except Exception:
+                return int(index)
+        return None
+
     def _failed(self, error: Exception, job: Job, index: int | None) -> VlaStoreError:
         """The error with its sample; the traceback cut to its innermost frames."""
-        frames = traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
-        where = _sample_places(self.samples, index)
+        where = {"store": self.samples.store.url}
+        if index is None:
+            where["samples"] = f"{', '.join(map(str, job.indices[:8]))}{', ...' if len(job.indices) > 8 else ''}"
+        else:
+            where |= self._places(index)
         if isinstance(error, VlaStoreError):
             return error.at(**where)
-        if index is None:
-            where["samples"] = f"{job.indices[:8].tolist()}{' ...' if len(job.indices) > 8 else ''}"
-        text = "".join(traceback.format_list(frames)) + f"{type(error).__name__}: {error}"
-        return TransformError("a sample could not be made", **where, traceback=text)
+        frames = traceback.extract_tb(error.__traceback__)
+        # The first frame is this module's own.
+        text = "".join(traceback.format_list(frames[1:][-MAX_FRAMES:]))
+        text += "".join(traceback.format_exception_only(type(error), error))
+        what = "a batch could not be made" if index is None else "a sample could not be made"
+        return TransformError(what, **where, traceback=text.rstrip("\n"))
+
+    def _places(self, index: int) -> dict[str, Any]:
+        where: dict[str, Any] = {"sample": index}
+        try:
+            part, place = self.samples._anchors.one(index, self.samples.store)
+            found = self.samples.store.provenance(part.row_start + place[2] + place[1])
+        except VlaStoreError:  # the index itself is damaged
+            return where
+        return where | {"row": found.row, "episode": found.episode, "step": found.step}
 
 
-def collate(samples: Sequence[Any]) -> dict[str, Any]:
-    """A batch of sample dicts: arrays and numbers stacked, strings as a list, anything else as a list."""
-    if not isinstance(samples[0], dict):
-        raise TransformError(f"a transform returned {type(samples[0]).__name__}", expected="a dict")
-    return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
+def apply_to_batch(function: Callable[..., Any], batch: Any, job: Job, wants: bool) -> Any:
+    """batch_transform of a batch. wants: whether it takes a generator."""
+    return function(batch, generator=_generator(job, job.position, OF_A_BATCH)) if wants else function(batch)
 
 
-def keyed_generator(job: Job, position: int) -> np.random.Generator:
-    """A generator for one place in the order of an epoch: the same whoever works, and after a resume."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([job.seed & (2**64 - 1), job.epoch, position])))
-
-
-def _stack(values: list[Any]) -> Any:
-    first = values[0]
-    if hasattr(first, "detach"):  # a tensor of a transform that uses torch
-        values = [each.detach().numpy() for each in values]
-        first = values[0]
-    if isinstance(first, np.ndarray):
-        same = all(isinstance(each, np.ndarray) and each.shape == first.shape for each in values)
-        return np.stack(values) if same else values
-    if isinstance(first, (bool, int, float, np.generic)):
-        return np.array(values)
-    return values
-
-
-def _sample_places(samples: Samples | None, index: int | None) -> dict[str, Any]:
-    if samples is None or index is None:
-        return {"sample": index} if index is not None else {}
-    where: dict[str, Any] = {"store": samples.store.url, "sample": index}
-    try:
-        part, place = samples._anchors.one(index, samples.store)
-        found = samples.store.provenance(part.row_start + place[2] + place[1])
-    except VlaStoreError:
-        return where
-    return where | {"row": found.row, "episode": found.episode, "step": found.step}
-
-
-def _takes_generator(function: Callable[..., Any] | None) -> bool:
+def takes_generator(function: Callable[..., Any] | None) -> bool:
+    """Whether a transform has an argument named `generator`."""
     if function is None:
         return False
     try:
         return GENERATOR in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """A batch of samples: arrays, tensors and numbers stacked, strings as a list; through dicts, lists and tuples, as torch's
+    own collate goes. Raises OptionError where shapes or keys differ."""
+    return _stack("sample", samples)
+
+
+def _stack(key: Any, values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        if any(not isinstance(each, Mapping) or each.keys() != first.keys() for each in values):
+            raise OptionError(
+                "samples of one batch have different keys", found=f"not all have {', '.join(map(str, first))}"
+            )
+        return {name: _stack(name, [each[name] for each in values]) for name in first}
+    if hasattr(first, "detach"):
+        values = [as_numpy(each) for each in values]
+        if not isinstance(values[0], np.ndarray):
+            return sys.modules["torch"].stack(list(values))
+    if isinstance(values[0], np.ndarray):
+        shapes = {np.shape(each) for each in values}
+        if len(shapes) > 1:
+            raise _uneven(key, shapes)
+        return np.stack(values)
+    if isinstance(first, (bool, int, float, np.generic)):
+        return np.array(values)
+    if isinstance(first, (list, tuple)):
+        if len({len(each) for each in values}) > 1:
+            raise OptionError(f"{key!r} has several lengths in one batch")
+        made = [_stack(key, list(each)) for each in zip(*values)]
+        return type(first)(*made) if hasattr(first, "_fields") else made
+    return list(values)
+
+
+def _uneven(key: Any, shapes: set[tuple[int, ...]]) -> OptionError:
+    if len({shape[:-1] for shape in shapes}) == 1:
+        return ragged_error(key, sorted({shape[-1] for shape in shapes}))
+    return OptionError(f"{key!r} has several shapes in one batch", found=", ".join(map(str, sorted(shapes)[:10])))
+
+
+def _generator(job: Job, position: int, purpose: int) -> np.random.Generator:
+    """A generator for one place in the order of an epoch: the same whoever works, and after a resume."""
+    key = np.random.SeedSequence([job.seed & (2**64 - 1), job.epoch, position], spawn_key=(purpose,))
+    return np.random.Generator(np.random.Philox(key))

@@ -1,7 +1,7 @@
-"""A worker process: tickets in, filled slots out. Started as `python -m vla_store.loader.worker FD`.
+"""A worker process: tickets in, filled slots out. Started as `python -m vla_store.loader.worker FD PARENT`.
 
 The caller's script is not run again, and torch is not imported, unless a transform needs them. A worker ends when its parent
-does, in the middle of a batch if need be: a thread watches the socket.
+does, in the middle of a batch if need be: a thread watches the socket, and whose child this is.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +25,15 @@ from vla_store.loader.packing import Packed, carve, pack
 from vla_store.loader.ring import RingView
 from vla_store.loader.work import Job, TransformError, Work
 
+WATCH_S = 1.0
+
+is_loading_main = False
+"""Whether this process is a worker that imports the caller's script: a Loader must not start there."""
+
 
 @dataclass(frozen=True)
 class Start:
-    """First message. work: a pickled Work; main: path or module name of the caller's script, where a transform lives in it."""
+    """First message. work: a pickled Work; main: how to import the caller's script, where a transform lives in it."""
 
     path: list[str]
     main: dict[str, Any]
@@ -37,7 +44,6 @@ class Start:
 class NewRing:
     """The ring that later tickets are for; its descriptor comes along."""
 
-    number: int
     slots: int
     slot_nbytes: int
 
@@ -75,12 +81,18 @@ class Ready:
     error: VlaStoreError | None
 
 
-def main(fd: int) -> None:
-    """Serve one parent until it says stop or goes away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+Inbox = queue.SimpleQueue[tuple[Any, "int | None"]]
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve one parent until it goes away."""
+    # Ctrl-C, a closed terminal and a scheduler's warning reach the whole process group, and are the parent's to answer: it may
+    # want to train on until it has saved. This process ends with the parent.
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
-    inbox: queue.SimpleQueue[tuple[Any, int | None]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, inbox, parent), daemon=True).start()
     try:
         work = _start(channel, inbox)
         if work is not None:
@@ -90,50 +102,62 @@ def main(fd: int) -> None:
     os._exit(0)
 
 
-def _listen(channel: Channel, inbox: queue.SimpleQueue[tuple[Any, int | None]]) -> None:
+def _listen(channel: Channel, inbox: Inbox, parent: int) -> None:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
     try:
         while True:
+            # A process that the parent forked may hold the other end of the socket open after it.
+            while not poll.poll(WATCH_S * 1000):
+                if os.getppid() != parent:
+                    os._exit(0)
             inbox.put(channel.receive())
     except Closed:
-        os._exit(0)
+        pass
+    except BaseException:
+        traceback.print_exc()
+    os._exit(0)
 
 
-def _start(channel: Channel, inbox: queue.SimpleQueue[tuple[Any, int | None]]) -> Work | None:
+def _start(channel: Channel, inbox: Inbox) -> Work | None:
+    global is_loading_main
     message: Start = inbox.get()[0]
     sys.path[:] = message.path
     try:
         if message.main:
             from multiprocessing.spawn import prepare
 
+            is_loading_main = True
             prepare(message.main)
+            is_loading_main = False
         work: Work = pickle.loads(message.work)
-    except Exception as error:
-        channel.send(
-            Ready(TransformError("a worker could not load the dataset or a transform", found=repr(error)[:500]))
-        )
-        return None
-    channel.send(Ready(None))
-    return work
+    except VlaStoreError as error:
+        channel.send(Ready(error))
+    except BaseException as error:  # a script that calls sys.exit, too
+        found = "".join(traceback.format_exception_only(type(error), error)).strip()
+        channel.send(Ready(TransformError("a worker could not load the dataset or a transform", found=found[-1000:])))
+    else:
+        channel.send(Ready(None))
+        return work
+    return None
 
 
-def _serve(channel: Channel, inbox: queue.SimpleQueue[tuple[Any, int | None]], work: Work) -> None:
-    rings: dict[int, RingView] = {}
-    current = -1
+def _serve(channel: Channel, inbox: Inbox, work: Work) -> None:
+    ring: RingView | None = None
     texts: dict[str, int] = {}
+    columns = work.columns
     while True:
         message, fd = inbox.get()
-        if message is None:
-            return
         if isinstance(message, NewRing):
             assert fd is not None
-            rings = {message.number: RingView(fd, message.slots, message.slot_nbytes)}
-            current = message.number
+            ring = RingView(fd, message.slots, message.slot_nbytes)
             continue
         ticket: Ticket = message
+        assert ring is not None
         began = time.perf_counter()
-        slot = rings[current].slot(ticket.slot)
+        slot = ring.slot(ticket.slot)
+        out = None
         try:
-            columns = work.columns
             out = carve(slot, columns, len(ticket.job.indices)) if columns else None
             packed = pack(work.run(ticket.job, out), slot, texts)
         except VlaStoreError as error:
@@ -142,10 +166,12 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[tuple[Any, int | None]], w
             channel.send(Failed(ticket.number, TransformError("a batch could not be made", found=repr(error)[:500])))
         else:
             channel.send(Filled(ticket.number, packed, time.perf_counter() - began))
+        # Nothing may refer to the memory of a slot that is another's now.
+        del slot, out
 
 
 if __name__ == "__main__":
     # Messages are pickled as values of the importable module, not of __main__.
     from vla_store.loader.worker import main as serve
 
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), int(sys.argv[2]))
