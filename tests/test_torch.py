@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from torch.utils.data import (  # noqa: E402
     default_collate,
 )
 
+import vla_store  # noqa: E402
 from vla_store import Batch, OptionError, Samples, open_store  # noqa: E402
 from vla_store.torch import StepDataset, collate  # noqa: E402
 
@@ -285,5 +287,8 @@ assert loaded == [], loaded
 
 
 def test_reading_imports_only_what_it_needs(tiny_store: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", BARE, str(tiny_store)], capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(Path(vla_store.__file__).parents[1])}
+    run = subprocess.run(
+        [sys.executable, "-c", BARE, str(tiny_store)], capture_output=True, text=True, check=False, env=environment
+    )
     assert (run.returncode, run.stderr) == (0, "")

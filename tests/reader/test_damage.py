@@ -17,7 +17,7 @@ KINDS = ["mmap", "pread", "fsspec"]
 
 
 def shard_of(store: Path, array: str) -> Path:
-    (found,) = (path for path in next((store / "parts").glob("*/")).joinpath(array).rglob("c/**/0") if path.is_file())
+    (found,) = (path for path in store.glob(f"parts/*/{array}/c/**/0") if path.is_file())
     return found
 
 
@@ -176,11 +176,16 @@ def test_a_table_that_puts_a_ragged_field_elsewhere_is_refused(copied_store: Pat
 
 def test_attributes_outside_their_array_are_refused(copied_store: Path) -> None:
     path = shard_of(copied_store, "episodes/table")
-    data = bytearray(path.read_bytes())
-    np.frombuffer(data, "<i8", 100).reshape(10, 10)[4, 7] = 10**12
-    path.write_bytes(data)
-    with pytest.raises(StoreDamaged, match="attributes lie outside"):
-        open_store(copied_store).attributes(4)
+    data = path.read_bytes()
+    for episode, match in (
+        (4, "attributes lie outside"),
+        (9, "episodes/attributes"),
+    ):  # the last one says where they end
+        spoilt = bytearray(data)
+        np.frombuffer(spoilt, "<i8", 100).reshape(10, 10)[episode, 7] = 10**15
+        path.write_bytes(spoilt)
+        with pytest.raises(StoreDamaged, match=match):
+            open_store(copied_store).attributes(episode)
 
 
 def test_a_blosc_header_that_claims_gigabytes_is_refused(copied_store: Path) -> None:

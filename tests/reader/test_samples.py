@@ -80,6 +80,7 @@ def test_sources_of_every_convention_may_be_in_one_batch_in_one_part_or_several(
 def test_samples_of_the_demonstrations_are_those_that_h5py_gives(
     demo_stores: dict[str, Path], demos: Path, preset: str
 ) -> None:
+    pytest.importorskip("h5py", reason="the slow twin reads HDF5")
     plain, rng = naive.of_hdf5(demos / "libero"), np.random.default_rng(PRESETS.index(preset))
     store = open_store(demo_stores[preset])
     cases = [

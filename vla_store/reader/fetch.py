@@ -17,7 +17,6 @@ import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -466,7 +465,7 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     import fsspec
 
     try:
-        fs, root = fsspec.core.url_to_fs(url if is_url(url) else Path(url).as_uri(), **options)
+        fs, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise OptionError(f"this URL needs another package: {error}", store=url) from error
     except ValueError as error:

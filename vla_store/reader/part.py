@@ -214,8 +214,9 @@ class Part:
         )
         first, last = start // grid.chunk, -(-(start + nbytes) // grid.chunk)
         decode = codecs.decoder(codecs.ATTRIBUTES, "attributes")
+        chunks = shards.chunks(range(first, last))  # before anything is allocated for what they claim to hold
         data = np.empty((last - first) * grid.chunk, np.uint8)
-        for number, chunk in enumerate(shards.chunks(range(first, last))):
+        for number, chunk in enumerate(chunks):
             try:
                 decode(chunk, data[number * grid.chunk : (number + 1) * grid.chunk])
             except ValueError as error:
