@@ -232,7 +232,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], rounds=7)
+    parser = arguments(__doc__.splitlines()[0], rounds=5)
     parser.add_argument("--copies", type=int, default=3, help="the demonstrations so many times (default: 3)")
     options = parser.parse_args()
     with work_folder(options.work) as work:

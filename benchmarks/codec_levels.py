@@ -61,7 +61,6 @@ class Case:
 
 def residuals(demos: Path, frames: int | None) -> dict[str, np.ndarray]:
     """Camera -> (N, H, W, C) of what `fast` encodes; every n-th frame where not all are wanted."""
-    from vla_store.builder.background import read_background
     from vla_store.builder.scan import find_sources, scan_sources
     from vla_store.format import predictions
 
@@ -72,9 +71,9 @@ def residuals(demos: Path, frames: int | None) -> dict[str, np.ndarray]:
     for each in scan.sources:
         for episode in each.info.episodes:
             for name, prediction in cameras.items():
-                read = each.source.read(episode.number, name, 0, episode.steps)[::every]
-                background = read_background(each.source, episode.number, episode.steps, name)
-                found[name].append(predictions.apply(read, prediction, background))
+                read = each.source.read(episode.number, name, 0, episode.steps)
+                background = predictions.background_of(read[predictions.background_rows(len(read))])
+                found[name].append(predictions.apply(read[::every], prediction, background))
     return {name: np.ascontiguousarray(np.concatenate(pieces)) for name, pieces in found.items()}
 
 
@@ -209,7 +208,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], rounds=15).parse_args()
+    options = arguments(__doc__.splitlines()[0], rounds=21).parse_args()
     with work_folder(options.work) as work:
         result = measure(
             find_demos(options.demos, work),

@@ -131,6 +131,14 @@ def measure(demos: Path, work: Path, *, seconds: float, batches: int | None) -> 
         subjects[f"ours, {preset}, out="] = lambda samples=samples, held=held: [  # type: ignore[misc]
             samples.__getitems__(each, held) for each in indices
         ]
+    cameras = roof.locate(stores["fast"])
+    works = [roof.batch_work(cameras, stores["fast"], units, out, upright=True) for units in workload.batches]
+    samples = Samples(stores["fast"], windows=WINDOWS, alignment="causal", images="upright")
+    held = samples.allocate(BATCH)
+    subjects["roof, fast, upright"] = lambda works=works: [each() for each in works]  # type: ignore[misc]
+    subjects["ours, fast, upright, out="] = lambda samples=samples, held=held: [  # type: ignore[misc]
+        samples.__getitems__(each, held) for each in indices
+    ]
     samples = Samples(stores["fast"], windows=WINDOWS, alignment="causal")
     singly = [index for each in indices for index in each.tolist()]
     subjects["ours, fast, ds[i]"] = lambda: [samples[index] and None for index in singly]

@@ -1,0 +1,28 @@
+"""All benchmarks, saved, and the page made of them: python -m benchmarks [--demos FOLDER] [--work FOLDER]. Some ten minutes."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.measure import CHECKOUT, find_demos, work_folder
+
+NAMES = ("codec_levels", "reading", "sampling", "build_speed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demos", type=Path)
+    parser.add_argument("--work", type=Path)
+    options = parser.parse_args()
+    with work_folder(options.work) as work:
+        shared = ["--demos", find_demos(options.demos, work), "--work", work, "--save"]
+        for name in NAMES:  # a process each: none inherits another's heap, threads or maps
+            subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *map(str, shared)], check=True, cwd=CHECKOUT)
+    subprocess.run([sys.executable, "-m", "benchmarks.report"], check=True, cwd=CHECKOUT)
+
+
+if __name__ == "__main__":
+    main()

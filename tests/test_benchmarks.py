@@ -1,0 +1,165 @@
+"""The benchmarks run, on a tiny store, and find that all contenders read the same; the page of figures is what the results make it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("h5py", reason="the benchmarks read HDF5")
+pytest.importorskip("zarr", reason="the benchmarks read with zarr-python")
+pytest.importorskip("tensorstore", reason="the benchmarks read with tensorstore")
+
+if not (Path(__file__).resolve().parents[1] / "benchmarks").exists():
+    pytest.skip("the tests of an installed wheel run without the checkout", allow_module_level=True)
+
+from benchmarks import build_speed, codec_levels, measure, reading, report, roof, sampling, workload
+from vla_store.format.codecs import Codec
+from vla_store.reader.store import open_store
+
+
+@pytest.fixture(scope="module")
+def read(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One quick run of the reading benchmark."""
+    work = tmp_path_factory.mktemp("reading")
+    return reading.measure(
+        tiny_source, work, rounds=2, batches=2, slow_batches=1, with_cold=sys.platform == "linux", pool=3
+    )
+
+
+def test_all_contenders_read_the_same_samples(read: dict[str, Any]) -> None:
+    # `measure` compares them itself, and raises where they differ: here, that none was left out.
+    names = set(read["contenders"])
+    assert {f"{who}, {preset}" for who in ("roof", "ours") for preset in reading.PRESETS} <= names
+    assert set(reading.RIVALS) <= names
+    assert all(each["us_per_sample"]["median"] > 0 for each in read["contenders"].values())
+    assert len(read["digest_of_batches"]) == 64
+
+
+def test_a_contender_that_reads_other_bytes_is_found() -> None:
+    out = workload.buffers(2, (4, 4, 3))
+    honest = reading.Contender("honest", lambda at: None, lambda: out, 1)
+    other = {name: array.copy() for name, array in out.items()}
+    other["actions"][1, 63, 6] += 1
+    wrong = reading.Contender("wrong", lambda at: None, lambda: other, 1)
+    assert len(reading.check_batches([honest, honest], upright=False)) == 1
+    with pytest.raises(AssertionError, match="wrong: batch 0 has other bytes"):
+        reading.check_batches([honest, wrong], upright=False)
+
+
+def test_every_row_of_the_design_that_reading_measures_is_there(read: dict[str, Any]) -> None:
+    rows = {row["what"]: row for row in read["rows"]}
+    assert len(rows) == len(read["rows"])
+    assert all(row["met"] in (True, False) for what, row in rows.items() if "cold" not in what)
+    assert rows["against opening HDF5 per sample, as RDT's port does"]["target"] == ">= 12 x"
+    assert "against zarr-python slicing" in rows
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("preset", reading.PRESETS)
+def test_the_roof_does_the_whole_work(
+    tiny_stores: dict[str, Path], tiny_source: Path, preset: str, upright: bool
+) -> None:
+    store = open_store(tiny_stores[preset])
+    units = workload.make_workload(store, tiny_source, None).batches[0]
+    out = workload.buffers(len(units), (16, 24, 3))
+    roof.batch_work(roof.locate(store), store, units, out, upright=upright)()
+    for camera in workload.CAMERAS:
+        expected = store.read(camera, units.frame_rows.reshape(-1)).reshape(out[camera].shape)
+        assert np.array_equal(out[camera], expected[:, :, ::-1] if upright else expected)
+
+
+def test_the_roof_finds_a_chunk_that_changed(tiny_stores: dict[str, Path], tiny_source: Path) -> None:
+    store = open_store(tiny_stores["fast"])
+    units = workload.make_workload(store, tiny_source, None).batches[0]
+    cameras = roof.locate(store)
+    spoilt = {
+        name: roof.Camera(each.field, each.chunks, tuple(sum_ ^ 1 for sum_ in each.checksums), each.backgrounds)
+        for name, each in cameras.items()
+    }
+    with pytest.raises(AssertionError, match="crc32c"):
+        roof.batch_work(spoilt, store, units, workload.buffers(len(units), (16, 24, 3)))()
+
+
+def test_codec_levels_compares_what_it_decodes(tiny_source: Path) -> None:
+    codecs = (Codec("blosc", "lz4hc", 9), Codec("blosc", "zstd", 1))
+    result = codec_levels.measure(tiny_source, rounds=2, frames=None, encoded_frames=3, codecs=codecs)
+    assert [(row["camera"], row["codec"]) for row in result["rows"]] == [
+        (camera, str(codec)) for camera in workload.CAMERAS for codec in codecs
+    ]
+    case = codec_levels.make_case("front", np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3), codecs[0])
+    codec_levels.check(case, np.ones((4, 4, 3), np.uint8))
+    swapped = codec_levels.Case(case.camera, case.codec, case.chunks, case.bodies[::-1], case.checksum)
+    with pytest.raises(AssertionError, match="not what was encoded"):
+        codec_levels.check(swapped, np.ones((4, 4, 3), np.uint8))
+
+
+def test_build_speed_encodes_the_same_bytes_as_the_build(tiny_source: Path, tmp_path: Path) -> None:
+    result = build_speed.measure(tiny_source, tmp_path, rounds=1, copies=2)
+    assert set(result["contenders"]) == {
+        f"{what}, {each}" for what in ("build", "bare") for each in ("1 thread", "2 threads")
+    }
+    # The store has, besides, metadata, tables, digests, attributes, backgrounds and the shards' indices.
+    assert 0.5 * result["store_nbytes"] < result["encoded_nbytes"] < result["store_nbytes"]
+
+
+def test_sampling_attributes_all_of_the_time(tiny_source: Path, tmp_path: Path) -> None:
+    result = sampling.measure(tiny_source, tmp_path, seconds=0.1, batches=1)
+    for each in result["subjects"].values():
+        assert each["interruptions"] > 0
+        assert sum(each["kinds"].values()) == pytest.approx(each["us_per_sample"], rel=0.01)
+    assert sampling.kind_of("codecs.py", "    decompress(data, out)") == "decode"
+
+
+def test_ratios_compare_the_batches_that_both_read() -> None:
+    mine = [measure.Pass((1.0, 2.0, 9.0), (1.0, 2.0, 9.0))]
+    other = [measure.Pass((4.0, 2.0), (3.0, 3.0))]
+    assert measure.speed_ratio(mine, other).median == 2
+    assert measure.speed_ratio(other, mine).median == 0.5
+    assert measure.cpu_ratio(mine, other).median == 2
+
+
+def test_contenders_take_turns() -> None:
+    turns: list[str] = []
+
+    def turn(name: str) -> measure.Pass:
+        turns.append(name)
+        return measure.Pass((1.0,), (1.0,))
+
+    passes = measure.interleave({name: lambda name=name: turn(name) for name in "abc"}, 20)
+    assert all(sorted(turns[at : at + 3]) == ["a", "b", "c"] for at in range(0, 60, 3))
+    assert len({tuple(turns[at : at + 3]) for at in range(0, 60, 3)}) > 1
+    assert {name: len(each) for name, each in passes.items()} == {"a": 20, "b": 20, "c": 20}
+
+
+def test_the_page_is_what_the_committed_results_make_it() -> None:
+    results = report.load()
+    if not results:
+        pytest.skip("no results are committed")
+    assert report.PAGE.read_text() == report.page(results), "run `python -m benchmarks.report`"
+
+
+def test_the_page_names_what_is_missed_and_why(read: dict[str, Any]) -> None:
+    result = json.loads(json.dumps(read))
+    for row in result["rows"]:
+        row["met"] = row["what"] != "`raw` against h5py with kept handles, all in memory"
+    text = report.page({"reading": result})
+    assert "**NOT MET**" in text
+    missed = text[text.index("## What is missed") : text.index("## Reading")]
+    assert missed.count("\n- ") == 1
+    assert "The roof itself is only" in missed
+
+
+def test_results_name_no_place_of_this_machine(read: dict[str, Any], tiny_source: Path) -> None:
+    import platform
+
+    texts = [json.dumps(read), *(path.read_text() for path in measure.RESULTS.glob("*.json"))]
+    for text in texts:
+        assert str(tiny_source) not in text
+        assert str(Path.home()) not in text
+        assert platform.node() not in text or not platform.node()
+        assert '"/' not in text
