@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,6 +39,17 @@ def dataset_of(store: vla_store.Store | Path) -> StepDataset:
 def loader_of(dataset: Any, method: str | None = "fork", **options: Any) -> DataLoader:
     settings = {"batch_size": BATCH, "num_workers": 2, "collate_fn": collate, "timeout": 60}
     return DataLoader(dataset, multiprocessing_context=method, **settings | options)
+
+
+@contextlib.contextmanager
+def batches_of(dataset: Any, **options: Any) -> Iterator[Any]:
+    """The batches of a loader that is expected to fail. An iterator that an error keeps alive until the garbage is collected
+    would otherwise wait there 5 s for each of its workers."""
+    batches = iter(loader_of(dataset, **options))
+    try:
+        yield batches
+    finally:
+        batches._shutdown_workers()
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +114,12 @@ def test_two_loaders_over_one_dataset_do_not_disturb_each_other(
 def test_a_server_that_goes_away_reaches_the_training_loop_as_a_fetch_error(wide_store: Path) -> None:
     pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
     with RangeServer(wide_store) as server:
-        batches = iter(loader_of(dataset_of(vla_store.open_store(server.url)), batch_size=2, prefetch_factor=1))
-        next(batches)
-        server.stop()
-        with pytest.raises(FetchError, match=r"storage did not answer\n") as caught:
-            list(batches)
+        dataset = dataset_of(vla_store.open_store(server.url))
+        with batches_of(dataset, batch_size=2, prefetch_factor=1) as batches:
+            next(batches)
+            server.stop()
+            with pytest.raises(FetchError, match=r"storage did not answer\n") as caught:
+                list(batches)
     assert "DataLoader worker" in str(caught.value)
     assert f"store   {server.url}" in str(caught.value)
 
@@ -117,8 +130,8 @@ def test_a_damaged_frame_reaches_the_training_loop_with_its_object(wide_store: P
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(StoreDamaged, match="does not decode") as caught:
-        list(loader_of(dataset_of(copy)))
+    with batches_of(dataset_of(copy)) as batches, pytest.raises(StoreDamaged, match="does not decode") as caught:
+        list(batches)
     assert shard.relative_to(copy).as_posix() in str(caught.value)
 
 
@@ -134,8 +147,9 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(open_by_kind: Callable[
     dataset = dataset_of(open_by_kind(kind)())
     dataset.transform = killed_in_the_first_worker
     assert dataset[3]["step"] == 4  # the parent is no worker
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .*(killed by signal|exited unexpectedly)"):
-        list(loader_of(dataset))
+    says = r"DataLoader worker .*(killed by signal|exited unexpectedly)"
+    with batches_of(dataset) as batches, pytest.raises(RuntimeError, match=says):
+        list(batches)
 
 
 def test_a_loader_under_a_low_limit_of_open_files_reads_every_row(many_objects: Path) -> None:
