@@ -503,7 +503,7 @@ PRESETS = {"raw": "no codec", "fast": "the default", "small": "for slow disks an
 
 def costs(result: dict[str, Any]) -> str:
     """The README's table, from what benchmarks/reading.py measured."""
-    ratios = result["ratios"]
+    ratios, machine = result["ratios"], result["environment"]["machine"]
     rows = []
     for preset, what in PRESETS.items():
         opened, kept = (
@@ -517,9 +517,9 @@ def costs(result: dict[str, Any]) -> str:
         "|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
         "Size: of the HDF5's bytes. The others: how many times as many samples per\n"
         "second, in one process with all files in memory; two cameras with two frames\n"
-        f"each, 64 actions, batches of {result['batch_size']}, medians of {result['rounds']} rounds. h5py with its files kept\n"
-        "open copies uncompressed pictures: the rival to beat while all of them fit in\n"
-        "your memory.\n" + more
+        f"each, 64 actions, batches of {result['batch_size']}; medians of {result['rounds']} rounds on a shared server\n"
+        f"({machine['cpu']}, {machine['cores']} cores). h5py with its files kept open copies uncompressed\n"
+        "pictures: the rival to beat while all of them fit in your memory.\n" + more
     )
 
 
