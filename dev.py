@@ -90,7 +90,7 @@ def ci(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vla_store-ci-") as folder:
         os.environ.setdefault("VLA_STORE_VENV", str(Path(folder, "venv")))
         os.environ.setdefault("VLA_STORE_TEST_STORES", str(Path(folder, "stores")))
-        return max([check([]), test(arguments), floors([])])
+        return max([check([]), test(["--durations=12", *arguments]), floors([])])
 
 
 def environment(*requirements: str) -> str:
