@@ -162,7 +162,9 @@ def _append(arguments: argparse.Namespace) -> int:
         )
     _tell("warning", report.build.warnings)
     _tell("left out", [f"{_place(each)}: {each.reason}" for each in report.build.skipped])
-    return _show_root(arguments, report.root, {"added": report.part.to_json()})
+    if not report.added:
+        _tell("note", ["the store has these demonstrations already; nothing was added"])
+    return _show_root(arguments, report.root, {"added": report.part.to_json() if report.added else None})
 
 
 def _merge(arguments: argparse.Namespace) -> int:

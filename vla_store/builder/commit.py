@@ -66,14 +66,21 @@ def write_part(
     objects = [*metadata, *(each for receipt in receipts.values() for each in receipt.objects)]
     episodes = list(_episode_digests(plan, receipts))
     digest_rows = np.frombuffer(b"".join(episodes), np.uint8).reshape(-1, DIGEST_NBYTES)
-    objects += write_array(folder, layout.INDEX_ARRAY, _index_grid(plan), plan.steps_index())
-    objects += write_array(folder, layout.TABLE_ARRAY, _table_grid(plan), plan.table())
+    objects += write_tables(plan, folder)
     objects += write_array(folder, layout.DIGEST_ARRAY, _digest_grid(plan), digest_rows)
     listing = encode_listing(objects)
     write_object(folder, layout.LISTING, listing)
     _sync_below(folder)
     path = layout.part_path(plan.part_id)
     return PartEntry(path, plan.rows, len(plan.episodes), canonical.sha256_hex(listing)), episodes
+
+
+def write_tables(plan: Plan, folder: Path) -> list[ObjectEntry]:
+    """Index and episode table of a part, which are of its plan alone."""
+    return [
+        *write_array(folder, layout.INDEX_ARRAY, _index_grid(plan), plan.steps_index()),
+        *write_array(folder, layout.TABLE_ARRAY, _table_grid(plan), plan.table()),
+    ]
 
 
 def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, episodes: list[bytes]) -> Root:

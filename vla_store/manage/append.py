@@ -18,64 +18,100 @@ from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, build_store
 from vla_store.builder.sources import EpisodeSource, describe
-from vla_store.errors import DestinationExists, VlaStoreError, machine_error
+from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
 from vla_store.format.schema import PartEntry, Root
 from vla_store.manage import roots
-from vla_store.manage.place import LocalPlace, Place, place_at
-from vla_store.manage.transfer import copy_part, part_listing
+from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive
+from vla_store.manage.transfer import copy_part
 
 
 @dataclass(frozen=True)
 class AppendReport:
-    """root: the one that is current now. part: what was added. build: how it was built."""
+    """root: the one that is current now. part: what was added. build: how it was built; a plan only, where an earlier call had
+    built it. added: False where the store had the part already: the reply of a commit was lost, or it was called twice."""
 
     root: Root
     part: PartEntry
     build: BuildReport
+    added: bool = True
 
 
 def append_store(
-    sources: Sequence[str | Path | EpisodeSource],
+    sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
     store: str | os.PathLike[str],
     *,
     preset: str | None = None,
+    orientation: str | None = None,
+    observation: str | None = None,
+    executor: str = "threads",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    max_memory: int | None = None,
+    skip_bad: bool = False,
     staging: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> AppendReport:
     """Add every step of `sources` to a store, as one more part.
 
     preset: default that of the store's last part. staging: a local folder for the part while it is built; default beside a
-    local store, else in the folder for temporary files. options: as for `build_store`.
+    local store, else in the folder for temporary files. The others: as for `build_store`.
     Readers that hold the old root go on to see the old store. Raises what `build_store` raises; OptionError where the sources
-    do not fit the store, or its storage cannot create an object exclusively.
+    do not fit the store, or its storage cannot create an object exclusively; StoreDamaged where no root can be made over it.
     """
     place = place_at(store)
     talk = progress.talk if progress else lambda text: None
+    if isinstance(sources, (str, Path, EpisodeSource)):
+        sources = [sources]
+    conventions: dict[str, Any] = {"orientation": orientation, "observation": observation, "skip_bad": skip_bad}
     try:
         current = roots.newest_root(place)
         parts = roots.open_parts(place.url, current.parts)
-        chosen = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
-        stage = _staging(place, sources, chosen, options, staging)
-        plan = build_store(sources, stage, preset=chosen, dry_run=True, **{**options, "overwrite": True})
+        preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
+        stage = _staging(place, sources, preset, conventions, staging)
+
+        def build(**options: Any) -> BuildReport:
+            # What lies there is of this command: of other sources than today's it is worth nothing.
+            return build_store(
+                sources,
+                stage,
+                preset=preset,
+                executor=executor,
+                workers=workers,
+                scheduler=scheduler,
+                max_memory=max_memory,
+                overwrite=True,
+                **conventions,
+                **options,
+            )
+
+        plan = build(dry_run=True)
         for there in current.parts:
-            if there.path == layout.part_path(plan.part_id):  # the reply of a commit was lost, or it was called twice
+            if there.path == layout.part_path(plan.part_id):
                 shutil.rmtree(stage, ignore_errors=True)
-                return AppendReport(roots.heal(place, current), there, plan)
-        documents = [(part.path, part.document) for part in parts] + [("the new part", plan.document)]
-        roots.check_names(documents)
-        roots.combined_fields(documents)
-        report, staged = _staged(sources, stage, plan, chosen, progress, options)
+                return AppendReport(roots.heal(place, current), there, plan, added=False)
+        documents = [(part.path, part.document) for part in parts]
+        roots.check_names([*documents, ("the new part", plan.document)])
+        roots.combined_fields([*documents, ("the new part", plan.document)])
+        require_exclusive(place)
+        staged = _finished(stage, plan, place)
+        report = plan if staged else build(progress=progress)
+        staged = staged or report.root
+        assert staged is not None
         entry = staged.parts[0]
+        skipped = roots.read_document(LocalPlace(stage), staged.meta.skipped)
         talk("moving the new part into the store")
         _move(stage, entry, place)
-        skipped = roots.read_document(LocalPlace(stage), staged.meta.skipped)
+        sound: set[PartEntry] = set()
 
         def make(newest: Root) -> roots.NewRoot | None:
             if roots.has_part(newest, entry):
                 return None
             entries = (*newest.parts, entry)
+            for each in entries:
+                if each not in sound:
+                    roots.check_columns(place, each)
+                    sound.add(each)
             told = roots.combined_skipped([roots.read_document(place, newest.meta.skipped), skipped])
             return roots.root_over(roots.open_parts(place.url, entries), entries, newest, told)
 
@@ -89,60 +125,55 @@ def append_store(
     return AppendReport(root, entry, report)
 
 
-def _staged(
-    sources: Sequence[str | Path | EpisodeSource],
-    stage: Path,
-    plan: BuildReport,
-    preset: str,
-    progress: Progress | None,
-    options: dict[str, Any],
-) -> tuple[BuildReport, Root]:
-    """The store of the new part alone, built, or as an append that was killed later had finished it."""
-    path = stage / layout.ROOT_KEY
-    if path.exists():
-        root = Root.from_bytes(path.read_bytes(), layout.ROOT_KEY)
-        if root.parts[0].path == layout.part_path(plan.part_id):
-            return plan, root
-        shutil.rmtree(stage)  # of sources that have changed since
-    report = build_store(sources, stage, preset=preset, progress=progress, **options)
-    assert report.root is not None
-    return report, report.root
+def _finished(stage: Path, plan: BuildReport, place: Place) -> Root | None:
+    """The store of the new part alone, where an append that was killed later had finished it."""
+    try:
+        root = Root.from_bytes((stage / layout.ROOT_KEY).read_bytes(), layout.ROOT_KEY)
+    except (OSError, DataError):
+        return None
+    entry = root.parts[0]
+    key = f"{entry.path}/{layout.LISTING}"
+    is_somewhere = any(
+        (data := each.read(key)) is not None and canonical.sha256_hex(data) == entry.listing
+        for each in (LocalPlace(stage), place)
+    )
+    return root if is_somewhere and entry.path == layout.part_path(plan.part_id) else None
 
 
 def _move(stage: Path, entry: PartEntry, place: Place) -> None:
     """The part, whole, below the store; there already where an append was killed after this."""
-    source = stage / entry.path
-    if not isinstance(place, LocalPlace):
-        copy_part(LocalPlace(stage), entry, place, entry.path, lambda text: None)
-        return
-    target = place.folder / entry.path
-    if source.exists() and not target.exists():
-        target.parent.mkdir(exist_ok=True)
+    key = f"{entry.path}/{layout.LISTING}"
+    listing = place.read(key)
+    if listing is None:
         try:
-            os.rename(source, target)
-        except OSError:
-            if not target.exists():  # another file system, or another appender of the same was faster
+            if not isinstance(place, LocalPlace):
+                raise OSError
+            place.adopt(stage / entry.path, entry.path)
+        except OSError:  # another disk, or begun by a copy that was killed, or another appender of the same was faster
+            if (stage / key).exists():
                 copy_part(LocalPlace(stage), entry, place, entry.path, lambda text: None)
-    listing = place.read(f"{entry.path}/{layout.LISTING}")
+        listing = place.read(key)
     if listing is None or canonical.sha256_hex(listing) != entry.listing:
         raise DestinationExists(
             "another part lies where the new one belongs",
-            path=target,
+            path=f"{place.url}/{entry.path}",
             hint="vla-store verify lists left-overs; remove that folder if it is one, then append again",
         )
-    part_listing(place, entry)
     place.settle()
 
 
 def _staging(
-    place: Place, sources: Sequence[Any], preset: str, options: dict[str, Any], staging: str | Path | None
+    place: Place, sources: Sequence[Any], preset: str, conventions: dict[str, Any], staging: str | Path | None
 ) -> Path:
     """A folder that the same command finds again."""
-    named = [str(each) if isinstance(each, (str, Path)) else describe(each)["type"] for each in sources]
-    conventions = [str(options.get(key)) for key in ("orientation", "observation", "skip_bad")]
-    digest = hashlib.sha256(canonical.dumps([place.url, preset, sorted(named), conventions])).hexdigest()[:12]
+    named = [
+        os.path.abspath(each) if isinstance(each, (str, Path)) else sorted(map(str, describe(each).items()))
+        for each in sources
+    ]
+    said = [place.url, preset, sorted(map(str, named)), sorted(map(str, conventions.items()))]
+    name = f"append-{hashlib.sha256(canonical.dumps(said)).hexdigest()[:12]}"
     if staging is not None:
-        return Path(staging).absolute() / f"append-{digest}"
+        return Path(staging).absolute() / name
     if isinstance(place, LocalPlace):
-        return place.folder.with_name(f"{place.folder.name}.append-{digest}")
-    return Path(tempfile.gettempdir()) / f"vla_store-append-{digest}"
+        return place.folder.with_name(f"{place.folder.name}.{name}")
+    return Path(tempfile.gettempdir()) / f"vla_store-{name}"

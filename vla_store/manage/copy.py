@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from vla_store.errors import DestinationExists, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.format.schema import Root
-from vla_store.manage import roots
-from vla_store.manage.place import LocalPlace, Place, place_at
+from vla_store.manage import partial, roots
+from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
 
 
@@ -42,19 +40,14 @@ def copy_store(
             if there.digest == root.digest:
                 return CopyReport(root, place.url, 0)
             raise DestinationExists("another store is there", store=place.url, hint="choose another name for the copy")
-        if isinstance(place, LocalPlace):
-            if place.folder.exists() and any(place.folder.iterdir()):
-                raise DestinationExists("the destination exists and is not a store", path=place.url)
-            growing: Place = LocalPlace(Path(layout.partial_path(str(place.folder))))
-        else:
-            growing = place
+        growing = partial.begin(place)
         sent = sum(copy_part(origin, entry, growing, entry.path, talk) for entry in root.parts)
-        _copy_documents(origin, growing, root)
+        documents = _documents(origin, root)
+        for key, data in documents.items():
+            growing.write(key, data)
         growing.settle()
-        if isinstance(place, LocalPlace) and isinstance(growing, LocalPlace):
-            if place.folder.exists():
-                place.folder.rmdir()
-            os.rename(growing.folder, place.folder)
+        growing.write(layout.ROOT_KEY, root.to_bytes())
+        partial.finish(growing, place, [layout.ROOT_KEY, *documents, *partial.keys_of(growing, root)])
     except VlaStoreError:
         raise
     except (OSError, MemoryError) as error:
@@ -62,41 +55,18 @@ def copy_store(
     return CopyReport(root, place.url, sent)
 
 
-def remove_unfinished_copy(target: str | os.PathLike[str]) -> None:
-    """Discard what an unfinished local copy left."""
-    place = place_at(target)
-    if isinstance(place, LocalPlace):
-        shutil.rmtree(layout.partial_path(str(place.folder)), ignore_errors=True)
-
-
-def group_keys(root: Root) -> list[str]:
-    """The zarr.json of every group between a root and its parts, without which the hierarchy cannot be walked."""
-    found: dict[str, None] = {}
-    for entry in root.parts:
-        segments = entry.path.split("/")[:-1]
-        for count in range(1, len(segments) + 1):
-            found["/".join([*segments[:count], "zarr.json"])] = None
-    return list(found)
-
-
-def _copy_documents(origin: Place, target: Place, root: Root) -> None:
-    """Groups, small documents, roots, and zarr.json last."""
-    for key in group_keys(root):
-        target.write(key, origin.read(key) or roots.GROUP_BYTES)
-    committed = []
+def _documents(origin: Place, root: Root) -> dict[str, bytes]:
+    """Groups, small documents and roots, in the order in which they are written. Raises StoreDamaged."""
+    found = dict.fromkeys(roots.group_keys(root), roots.GROUP_BYTES)
+    committed = {}
     for generation in range(1, root.generation + 1):
         key = layout.root_key(generation)
         data = origin.read(key)
         if data is None:
-            continue  # verify of the original says so; the newest root, which is here, names all that is needed
+            continue  # verify says so of both stores; the newest root, which is here, names all that is needed
         each = Root.from_bytes(data, key)
         for digest in (each.meta.statistics, each.meta.skipped, each.meta.views):
-            roots.read_document(origin, digest)
-            document = None if digest is None else origin.read(layout.meta_key(digest))
-            if document is not None and digest is not None:
-                target.write(layout.meta_key(digest), document)
-        committed.append((key, data))
-    for key, data in committed:
-        target.write(key, data)
-    target.settle()
-    target.write(layout.ROOT_KEY, root.to_bytes())
+            if digest is not None:
+                found[layout.meta_key(digest)] = roots.document_bytes(origin, digest)
+        committed[key] = data
+    return found | committed

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vla_store.errors import DestinationExists, OptionError, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.format.schema import PartEntry, Root, check_key
-from vla_store.manage import roots
-from vla_store.manage.copy import group_keys
-from vla_store.manage.place import LocalPlace, Place, place_at
+from vla_store.manage import partial, roots
+from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
 
 
@@ -53,16 +51,14 @@ def merge_stores(
         roots.check_names(documents)
         roots.combined_fields(documents)
         inside = all(prefix is not None for prefix in prefixes)
-        growing = place
-        if isinstance(place, LocalPlace) and not inside:
-            if place.folder.exists() and any(place.folder.iterdir()):
-                raise DestinationExists("the destination exists and is not a store", path=place.url)
-            growing = LocalPlace(Path(layout.partial_path(str(place.folder))))
+        growing = place if inside else partial.begin(place)
         entries: list[PartEntry] = []
         copied = 0
         for origin, root, prefix in zip(origins, found, prefixes):
             for entry in root.parts:
                 if inside:
+                    talk(f"checking {prefix}/{entry.path}")
+                    roots.check_columns(origin, entry)
                     entries.append(replace(entry, path=f"{prefix}/{entry.path}"))
                 else:
                     path = layout.part_path(entry.path.rpartition("/")[2])
@@ -73,24 +69,31 @@ def merge_stores(
         )
         talk("writing the root")
         made = roots.root_over(roots.open_parts(growing.url, tuple(entries)), tuple(entries), None, told)
-        for key in group_keys(made.root):
-            if growing.read(key) is None:
+        groups = roots.group_keys(made.root)
+        for key in groups:
+            if growing.read(key) is None:  # where a store is merged in place, its own root is the group
                 growing.write(key, roots.GROUP_BYTES)
         for key, data in made.documents.items():
             growing.write(key, data)
         growing.settle()
-        growing.create(layout.root_key(1), made.root.to_bytes())
-        growing.write(layout.ROOT_KEY, made.root.to_bytes())
-        growing.settle()
-        if isinstance(place, LocalPlace) and isinstance(growing, LocalPlace) and growing is not place:
-            if place.folder.exists():
-                place.folder.rmdir()
-            os.rename(growing.folder, place.folder)
+        _commit(growing, made.root.to_bytes(), is_alone=growing is not place)
+        named = [layout.ROOT_KEY, layout.root_key(1), *made.documents]
+        partial.finish(growing, place, [*named, *(partial.keys_of(growing, made.root) if growing is not place else ())])
     except VlaStoreError:
         raise
     except (OSError, MemoryError) as error:
         raise machine_error(error, f"merging into {place.url}") from error
     return MergeReport(made.root, place.url, copied)
+
+
+def _commit(growing: Place, data: bytes, *, is_alone: bool) -> None:
+    """Roots last. Of two merges into one place at once, one is told; in STORE.partial, what lies there was never a store."""
+    key = layout.root_key(1)
+    if is_alone:
+        growing.write(key, data)
+    elif not growing.create(key, data) and growing.read(key) != data:
+        raise DestinationExists("a root of another store is there", store=growing.url, object=key)
+    growing.write(layout.ROOT_KEY, data)
 
 
 def _below(store: Place, target: Place) -> str | None:

@@ -7,16 +7,19 @@ object *exclusively* is what commits a root: of two writers one wins, and the ot
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from vla_store.errors import MachineError, OptionError
+from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
 from vla_store.reader.fetch import is_url
 
 PIECE_NBYTES = 8 << 20
+WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
 
 class Place(Protocol):
@@ -60,6 +63,27 @@ def place_at(url: str | os.PathLike[str]) -> Place:
     return RemotePlace(text) if is_url(text) else LocalPlace(Path(os.path.abspath(os.path.expanduser(text))))
 
 
+def require_exclusive(place: Place) -> None:
+    """Try now whether `create` tells a second writer, which decides about a commit later. Raises OptionError."""
+    key = f"roots/probe-{uuid.uuid4().hex}"
+    try:
+        if place.create(key, b"first") and not place.create(key, b"second"):
+            return
+    finally:
+        with contextlib.suppress(OSError, VlaStoreError):  # a left-over, where nothing may be removed
+            place.remove(key)
+    raise _not_exclusive(place.url, "it replaces an object that it was told only to create")
+
+
+def _not_exclusive(store: str, found: object) -> OptionError:
+    return OptionError(
+        "this storage cannot create an object exclusively, so it cannot be appended to",
+        store=store,
+        found=str(found)[:200],
+        hint="append to the store on a local disk and copy it there anew, or build the whole store again",
+    )
+
+
 class LocalPlace:
     """A folder."""
 
@@ -81,7 +105,11 @@ class LocalPlace:
             return None
 
     def pieces(self, key: str) -> Iterator[bytes]:
-        with open(self.folder / key, "rb") as file:
+        try:
+            file = open(self.folder / key, "rb")  # noqa: SIM115
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreDamaged("an object of the store is missing", object=key, store=self.url) from None
+        with file:
             while piece := file.read(PIECE_NBYTES):
                 yield piece
 
@@ -109,20 +137,25 @@ class LocalPlace:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, self.folder / key)
-        except FileExistsError:
-            return False
-        except PermissionError as error:
-            raise OptionError(
-                "this file system cannot create an object exclusively, so it cannot be appended to",
-                path=self.folder / key,
-                found=error.strerror,
-                hint="build a store of its own, and merge or copy it to a file system that has hard links",
-            ) from None
+            try:
+                os.link(temporary, self.folder / key)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in WITHOUT_LINKS:
+                    raise
+                raise _not_exclusive(self.url, f"no hard links: {error.strerror}") from None
         finally:
             temporary.unlink(missing_ok=True)
         self.settle()
         return True
+
+    def adopt(self, folder: Path, key: str) -> None:
+        """Give a folder that lies elsewhere on this disk its place here. Raises OSError where that is taken, or not possible."""
+        target = self.folder / key
+        self._make_folder(target.parent)
+        os.rename(folder, target)
+        self._touched.add(target.parent)
 
     def keys(self, prefix: str = "") -> list[str]:
         base = self.folder / prefix
@@ -144,10 +177,16 @@ class LocalPlace:
 
     def _temporary(self, key: str) -> Path:
         path = self.folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._touched.add(path.parent)
+        self._make_folder(path.parent)
         # Two writers may be at the same object at once: each has a temporary file of its own.
         return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder not in self._touched:
+            folder.mkdir(parents=True, exist_ok=True)
+            # A new folder's own name lies in the one above it.
+            self._touched.update(each for each in (folder, *folder.parents) if each.is_relative_to(self.folder))
+            self._touched.add(self.folder.parent)
 
 
 class RemotePlace:
@@ -164,64 +203,62 @@ class RemotePlace:
 
     def read(self, key: str) -> bytes | None:
         try:
-            return bytes(self._fs.cat_file(self._path(key)))
+            with self._asking(key):
+                return bytes(self._fs.cat_file(self._path(key)))
         except FileNotFoundError:
             return None
 
     def size(self, key: str) -> int | None:
         self._fs.invalidate_cache()
         try:
-            return int(self._fs.size(self._path(key)))
+            with self._asking(key):
+                return int(self._fs.size(self._path(key)))
         except FileNotFoundError:
             return None
 
     def pieces(self, key: str) -> Iterator[bytes]:
         size = self.size(key)
         if size is None:
-            raise MachineError("an object is gone", object=key, store=self.url)
+            raise StoreDamaged("an object of the store is missing", object=key, store=self.url)
         for start in range(0, size, PIECE_NBYTES):
-            yield bytes(self._fs.cat_file(self._path(key), start, min(start + PIECE_NBYTES, size)))
+            with self._asking(key):
+                piece = bytes(self._fs.cat_file(self._path(key), start, min(start + PIECE_NBYTES, size)))
+            yield piece
 
     def write(self, key: str, data: bytes) -> None:
-        self._fs.pipe_file(self._path(key), data)
+        with self._asking(key):
+            self._fs.pipe_file(self._path(key), data)
 
     @contextlib.contextmanager
     def stream(self, key: str) -> Iterator[Any]:
-        # fsspec's files are put when they are closed; one that fails is discarded, so that no cut object appears.
-        file = self._fs.open(self._path(key), "wb", block_size=PIECE_NBYTES)
-        try:
+        # Not written to the URL as it comes: many of fsspec's storages show a file from its first byte on.
+        with tempfile.NamedTemporaryFile(prefix="vla_store-") as file:
             yield file
-        except BaseException:
-            with contextlib.suppress(Exception):
-                file.discard()
-            file.closed = True
-            raise
-        file.close()
+            file.flush()
+            with self._asking(key):
+                self._fs.put_file(file.name, self._path(key))
 
     def create(self, key: str, data: bytes) -> bool:
+        if not _creates_itself(self._fs):
+            raise _not_exclusive(self.url, f"{type(self._fs).__name__} looks first and writes then")
         try:
-            self._fs.pipe_file(self._path(key), data, mode="create")
+            with self._asking(key):
+                self._fs.pipe_file(self._path(key), data, mode="create")
         except FileExistsError:
             return False
-        except (TypeError, NotImplementedError, ValueError) as error:
-            raise OptionError(
-                "this storage cannot create an object exclusively, so it cannot be appended to",
-                store=self.url,
-                found=str(error)[:200],
-                hint="build the whole store anew, or append locally and copy it to another URL",
-            ) from None
         return True
 
     def keys(self, prefix: str = "") -> list[str]:
         self._fs.invalidate_cache()
         base = self._path(prefix) if prefix else self._root
         try:
-            return sorted(str(path)[len(self._root.rstrip("/")) + 1 :] for path in self._fs.find(base))
+            with self._asking(prefix):
+                return sorted(str(path)[len(self._root.rstrip("/")) + 1 :] for path in self._fs.find(base))
         except FileNotFoundError:
             return []
 
     def remove(self, key: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._asking(key):
             self._fs.rm_file(self._path(key))
 
     def settle(self) -> None:
@@ -229,3 +266,38 @@ class RemotePlace:
 
     def _path(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"
+
+    @contextlib.contextmanager
+    def _asking(self, key: str) -> Iterator[None]:
+        """Turns what storage raises into our errors, but for an object that is, or is not, there."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, VlaStoreError):
+            raise
+        except PermissionError as error:
+            raise MachineError("storage refuses access", object=key, store=self.url, found=str(error)[:200]) from error
+        except (NotImplementedError, TypeError) as error:
+            raise OptionError(
+                "this storage cannot be written to", store=self.url, found=f"{type(error).__name__}: {error}"[:200]
+            ) from error
+        except Exception as error:
+            raise FetchError(
+                "storage answered with an error, or did not answer",
+                object=key,
+                store=self.url,
+                found=f"{type(error).__name__}: {error}"[:300],
+                hint="try again; then the network",
+            ) from error
+
+
+def _creates_itself(fs: Any) -> bool:
+    """Whether a filesystem of fsspec's has its own way to create an object. The inherited one looks whether there is one and
+    then writes, and of two writers at once both would be told that they were first."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    while isinstance(inner := getattr(fs, "fs", None), AbstractFileSystem):
+        fs = inner
+    if isinstance(fs, AsyncFileSystem):
+        return type(fs)._pipe_file is not AsyncFileSystem._pipe_file
+    return type(fs).pipe_file is not AbstractFileSystem.pipe_file

@@ -24,19 +24,24 @@ def recode_store(
     target: str | Path,
     *,
     preset: str,
+    executor: str = "threads",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    max_memory: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-    **options: Any,
 ) -> BuildReport:
     """Build `target` from a store instead of its sources. The content fingerprint stays if its episodes are in order.
 
-    options: executor, workers, scheduler, max_memory, overwrite, dry_run of `build_store`.
+    The other options, and what is raised: as for `build_store`.
     """
     opened = open_store(store)
     said = [document.plan.get("options", {}) for _, document in opened.parts]
     # What the first build was told is told again, so that recoding gives the bytes that building would have given.
     said_alike = {name: said[0].get(name) for name in said[0] if all(each.get(name) == said[0][name] for each in said)}
     sources = [
-        StoreSource(opened.url, opened.digest, number, source)
+        StoreSource(opened.url, opened.digest, number, source, is_first=not number and not source)
         for number, (_, document) in enumerate(opened.parts)
         for source in range(len(document.sources))
     ]
@@ -47,18 +52,25 @@ def recode_store(
         progress=progress,
         orientation=said_alike.get("orientation"),
         observation=said_alike.get("observation"),
-        **options,
+        executor=executor,
+        workers=workers,
+        scheduler=scheduler,
+        max_memory=max_memory,
+        overwrite=overwrite,
+        dry_run=dry_run,
     )
 
 
 @dataclass(frozen=True)
 class StoreSource:
-    """One source of a store, as a source to build from. part, number: which one."""
+    """One source of a store, as a source to build from. part, number: which one. is_first: it also tells of the files that
+    were left out whole, and so are no source of the store."""
 
     url: str
     digest: str
     part: int
     number: int
+    is_first: bool = False
 
     @property
     def path(self) -> str:
@@ -82,6 +94,7 @@ class StoreSource:
         if len(tasks) != 1:
             raise StoreDamaged("a source of the store has more than one task", store=self.url, file=source.file)
         task_of = document.tasks[tasks.pop()]
+        known = {(each.suite, each.file) for _, of in store.parts for each in of.sources}
         planned = document.plan["sources"][self.number]
         return SourceInfo(
             suite=source.suite,
@@ -102,6 +115,7 @@ class StoreSource:
                 Skipped(each.suite, each.file, each.demo, each.reason)
                 for each in store.skipped
                 if (each.suite, each.file) == (source.suite, source.file)
+                or (self.is_first and (each.suite, each.file) not in known)
             ),
         )
 

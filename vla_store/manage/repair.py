@@ -8,32 +8,33 @@ put in place only where its sha256 is the one that the part's listing names.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_store.audit import verify_store
-from vla_store.builder.commit import skipped_document, write_metadata, write_part
-from vla_store.builder.encode import make_tasks
+from vla_store.builder.commit import skipped_document, write_metadata, write_part, write_tables
+from vla_store.builder.encode import Receipt, make_tasks
 from vla_store.builder.executors import default_workers, run_tasks
 from vla_store.builder.libero import LiberoFile
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import find_sources, scan_sources
 from vla_store.builder.sources import EpisodeSource
-from vla_store.errors import DataError, OptionError, StoreDamaged, VlaStoreError, machine_error
+from vla_store.errors import DataError, OptionError, SourceError, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
-from vla_store.format.schema import PartDocument, PartEntry, Root
+from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
 from vla_store.manage import roots
 from vla_store.manage.place import Place, place_at
-from vla_store.manage.transfer import is_whole
 
 Sources = Sequence[str | Path | EpisodeSource]
 
@@ -48,13 +49,18 @@ class RepairReport:
 
 
 def repair_store(
-    store: str | os.PathLike[str], sources: Sources, *, talk: Callable[[str], None] = lambda text: None
+    store: str | os.PathLike[str],
+    sources: str | Path | EpisodeSource | Sources,
+    *,
+    talk: Callable[[str], None] = lambda text: None,
 ) -> RepairReport:
     """Repair the store at a path or URL from the sources it was built from (all of a damaged part's must be given).
 
     Raises StoreDamaged where an object cannot be restored: the source is not the one the store was built from.
     """
     place = place_at(store)
+    if isinstance(sources, (str, Path, EpisodeSource)):
+        sources = [sources]
     repaired: list[str] = []
     try:
         # Damage can hide damage: with a listing restored, its objects can be checked.
@@ -74,63 +80,80 @@ def repair_store(
 
 
 def _repair(place: Place, damaged: list[str], sources: Sources, talk: Callable[[str], None]) -> Iterable[str]:
-    """Restore what can be restored now; the keys that were."""
+    """Restore what can be restored now; the keys that were. What depends on other objects comes after them."""
+    root = _newest_sound_root(place)
+    copies = {layout.ROOT_KEY, layout.root_key(root.generation)}
     done: list[str] = []
-    root = _sound_root(place)
-    if root is None:
-        raise StoreDamaged("no root of the store can be read", store=place.url, hint="build it again")
     for key in damaged:
-        if key == layout.ROOT_KEY or key.startswith("roots/"):
-            done += _restore_root(place, root, key)
-        elif key.endswith("/zarr.json") and _part_of(root, key) is None:
+        if key in copies:
+            place.write(key, root.to_bytes())
+            done.append(key)
+        elif key.endswith("zarr.json") and key in roots.group_keys(root):
             place.write(key, roots.GROUP_BYTES)
             done.append(key)
     for entry in root.parts:
         keys = [key for key in damaged if key.startswith(f"{entry.path}/")]
         if keys:
-            done += _repair_part(place, entry, keys, sources, talk)
+            done += _repair_part(place, root, entry, keys, sources, talk)
     for key in damaged:
         if key.startswith("meta/"):
             done += _restore_meta(place, root, key, sources)
+    for key in sorted(damaged, reverse=True):  # the newest first: each names the one before it
+        if key.startswith("roots/") and key not in copies:
+            done += _restore_superseded(place, root, key)
     return done
 
 
 # Roots and small documents
 
 
-def _sound_root(place: Place) -> Root | None:
-    """The newest root that can be read, from either of its two places."""
+def _newest_sound_root(place: Place) -> Root:
+    """The newest root there is, from either of its two places. Raises StoreDamaged where both are damaged: an older one in its
+    place would take the store back to what it was."""
     found: list[Root] = []
+    generations = [0]
     for key in [layout.ROOT_KEY, *place.keys("roots")]:
+        if match := re.fullmatch(r"roots/([0-9]{8})\.json", key):
+            generations.append(int(match[1]))
         data = place.read(key)
         try:
             if data is not None:
                 found.append(Root.from_bytes(data, key))
         except DataError:
             continue
-    return max(found, key=lambda root: root.generation, default=None)
+    newest = max(found, key=lambda root: root.generation, default=None)
+    if newest is None:
+        raise StoreDamaged("no root of the store can be read", store=place.url, hint="build it again")
+    if max(generations) > newest.generation:
+        raise StoreDamaged(
+            "the newest root is damaged in both places; nothing was written",
+            object=layout.root_key(max(generations)),
+            store=place.url,
+            hint=f"to give up what was appended since generation {newest.generation}, remove that object and repair again",
+        )
+    return newest
 
 
-def _restore_root(place: Place, root: Root, key: str) -> list[str]:
-    """zarr.json from the newest root; a root from zarr.json, from the next one's knowledge of it, or made again."""
-    if key in (layout.ROOT_KEY, layout.root_key(root.generation)):
-        place.write(key, root.to_bytes())
-        return [key]
+def _restore_superseded(place: Place, root: Root, key: str) -> list[str]:
+    """An older root, made again of what the next one knows of it."""
     generation = int(key.rpartition("/")[2].partition(".")[0])
     after = _read_root(place, generation + 1) or (root if root.generation == generation + 1 else None)
-    before = _read_root(place, generation - 1) if generation > 1 else None
-    if after is None or (generation > 1 and before is None):
-        raise StoreDamaged("a superseded root cannot be restored", object=key, store=place.url)
-    entries = after.parts[:-1]  # an append adds one part
-    told = [after.meta.skipped, None, before.meta.skipped if before else None]
-    for skipped in told:
-        made = roots.root_over(
-            roots.open_parts(place.url, entries), entries, before, roots.read_document(place, skipped)
-        )
-        if made.root.digest == after.parent:
-            place.write(key, made.root.to_bytes())
-            return [key]
-    raise StoreDamaged("a superseded root cannot be restored", object=key, store=place.url)
+    before = _read_root(place, generation - 1)
+    if after is not None and (before is not None or generation == 1):
+        entries = after.parts[:-1]  # an append adds one part
+        made = roots.root_over(roots.open_parts(place.url, entries), entries, before, None).root
+        documents = [each.removeprefix("meta/").removesuffix(".json") for each in place.keys("meta")]
+        for skipped in [None, after.meta.skipped, *documents]:
+            each = replace(made, meta=replace(made.meta, skipped=skipped, views=after.meta.views)).sealed()
+            if each.digest == after.parent:
+                place.write(key, each.to_bytes())
+                return [key]
+    raise StoreDamaged(
+        "a superseded root cannot be restored",
+        object=key,
+        store=place.url,
+        hint="it is needed only by handles and digests of that generation; the store itself is whole without it",
+    )
 
 
 def _read_root(place: Place, generation: int) -> Root | None:
@@ -149,45 +172,61 @@ def _restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[
         if each is None:
             continue
         if each.meta.statistics and key == layout.meta_key(each.meta.statistics):
-            parts = roots.open_parts(place.url, each.parts)
-            made = roots.root_over(parts, each.parts, None, None)
+            made = roots.root_over(roots.open_parts(place.url, each.parts), each.parts, None, None)
             if key in made.documents:
                 place.write(key, made.documents[key])
                 return [key]
         if each.meta.skipped and key == layout.meta_key(each.meta.skipped):
-            documents = [_scan_document(part.document, sources) for part in roots.open_parts(place.url, each.parts)]
-            data = dumps(roots.combined_skipped(documents))
-            if sha256_hex(data) == each.meta.skipped:
-                place.write(key, data)
-                return [key]
-    raise StoreDamaged("a document cannot be restored from this source", object=key, store=place.url)
+            parts = [part.document for part in roots.open_parts(place.url, each.parts)]
+            for data in _skipped_documents(parts, sources):
+                if sha256_hex(data) == each.meta.skipped:
+                    place.write(key, data)
+                    return [key]
+    raise StoreDamaged(
+        "a document cannot be restored from this source",
+        object=key,
+        store=place.url,
+        hint="give --from all the sources that the store was built from, also those of which nothing was kept",
+    )
 
 
-def _scan_document(document: PartDocument, sources: Sources) -> dict[str, Any] | None:
-    return skipped_document(scan_sources(_sources_of(document, sources), skip_bad=True))
+def _skipped_documents(parts: list[PartDocument], sources: Sources) -> Iterator[bytes]:
+    """What was left out, scanned again. Files of which nothing was kept are no source of any part: each part in turn is
+    taken for the one that they were given with."""
+    given = find_sources(sources, skip_bad=True)
+    files = [{(each["suite"], each["file"]) for each in part.plan["sources"]} for part in parts]
+    odd = [each for each in given if _name(each) not in set().union(*files)]
+    scans: dict[tuple[int, bool], dict[str, Any] | None] = {}
+
+    def scanned(number: int, with_odd: bool) -> dict[str, Any] | None:
+        if (number, with_odd) not in scans:
+            chosen = [each for each in given if _name(each) in files[number]] + (odd if with_odd else [])
+            told = [_told(each, parts[number].plan["options"]) for each in chosen]
+            scans[number, with_odd] = skipped_document(scan_sources(told, skip_bad=True)) if told else None
+        return scans[number, with_odd]
+
+    for holder in range(len(parts)):
+        yield dumps(roots.combined_skipped([scanned(number, number == holder) for number in range(len(parts))]))
 
 
 # Parts
 
 
-def _part_of(root: Root, key: str) -> PartEntry | None:
-    return next((entry for entry in root.parts if key.startswith(f"{entry.path}/")), None)
-
-
 def _repair_part(
-    place: Place, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
+    place: Place, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> list[str]:
     listing_key = f"{entry.path}/{layout.LISTING}"
-    if listing_key in keys:
-        return [listing_key] if _restore_listing(place, entry) else _rebuild(place, entry, keys, sources, talk)
-    return _rebuild(place, entry, keys, sources, talk)
+    if listing_key in keys and _restore_listing(place, entry):
+        return [listing_key]
+    return _rebuild(place, root, entry, keys, sources, talk)
 
 
 def _restore_listing(place: Place, entry: PartEntry) -> bool:
     """Hash every object of the part; if that is the listing that the root names, it is whole again."""
     found = []
     for key in place.keys(entry.path):
-        if key != f"{entry.path}/{layout.LISTING}":
+        is_temporary = key.endswith(".tmp")  # of a writer that was killed; no object's name
+        if key != f"{entry.path}/{layout.LISTING}" and not is_temporary:
             data = b"".join(place.pieces(key))
             found.append(ObjectEntry(key[len(entry.path) + 1 :], sha256_hex(data), len(data)))
     data = encode_listing(found)
@@ -198,127 +237,147 @@ def _restore_listing(place: Place, entry: PartEntry) -> bool:
 
 
 def _rebuild(
-    place: Place, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
+    place: Place, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> list[str]:
-    """Make the objects again from the sources, and put those in place that are what the listing says."""
+    """Make the objects again from the sources. Once all are what the listing says, they are put in place."""
     talk(f"reading the sources of part {entry.path.rpartition('/')[2]}")
-    plan = _plan_of(place, entry, sources)
+    plan = _plan_of(place, root, entry, sources)
+    relative = sorted(key[len(entry.path) + 1 :] for key in keys)
     with tempfile.TemporaryDirectory(prefix="vla_store-repair-") as folder:
         part = Path(folder)
-        relative = {key[len(entry.path) + 1 :] for key in keys}
         metadata = write_metadata(plan, part)
         tasks = make_tasks(plan, part)
-        needs_all = layout.LISTING in relative or any(
-            key.startswith((layout.DIGEST_ARRAY, layout.INDEX_ARRAY, layout.TABLE_ARRAY))
-            and not key.endswith("zarr.json")
-            for key in relative
-        )
-        chosen = (
-            tasks if needs_all else [task for task in tasks if any(key.startswith(task.writes) for key in relative)]
-        )
-        receipts = {}
+        # The tables are of the plan alone; the episodes' digests are of every frame.
+        needs_all = layout.LISTING in relative or any(key.startswith(f"{layout.DIGEST_ARRAY}/c/") for key in relative)
+        chosen = [task for task in tasks if needs_all or any(key.startswith(task.writes) for key in relative)]
+        receipts: dict[str, Receipt] = {}
 
-        def done(receipt: Any) -> None:
+        def done(receipt: Receipt) -> None:
             receipts[receipt.task] = receipt
 
         talk(f"encoding {len(chosen)} of {len(tasks)} tasks again")
         run_tasks(chosen, done, executor="threads", workers=default_workers())
         if needs_all:
             write_part(plan, part, metadata, receipts)
-        expected = _expected(place, entry, part if needs_all else None)
-        for key in sorted(relative):
-            _put(place, entry, part / key, key, expected)
+        else:
+            write_tables(plan, part)
+        expected = _expected(place, entry, part)
+        for key in relative:
+            _check_made(place, entry, part / key, key, expected)
+        for key in relative:
+            with place.stream(f"{entry.path}/{key}") as file, open(part / key, "rb") as source:
+                shutil.copyfileobj(source, file, 8 << 20)
     return keys
 
 
-def _put(place: Place, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:
+def _check_made(place: Place, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:
     full = f"{entry.path}/{key}"
     if not made.exists():
         raise StoreDamaged("an object is of no array of its part", object=full, store=place.url, hint="remove it")
-    data_sha256, size = _hash(made), made.stat().st_size
-    if key != layout.LISTING and (
-        key not in expected or (expected[key].sha256, expected[key].size) != (data_sha256, size)
-    ):
+    if key == layout.LISTING:
+        return  # `expected` was read from it
+    sha256, size = _hash(made), made.stat().st_size
+    if key not in expected or (expected[key].sha256, expected[key].size) != (sha256, size):
         raise StoreDamaged(
             "an object made again is not the one that was lost; nothing was written",
             object=full,
             store=place.url,
             expected=expected[key].sha256 if key in expected else "an object of the listing",
-            found=data_sha256,
+            found=sha256,
             hint="give --from the very files that the store was built from, and the version of Blosc that the part's plan names",
         )
-    with place.stream(full) as file, open(made, "rb") as source:
-        shutil.copyfileobj(source, file, 8 << 20)
 
 
-def _expected(place: Place, entry: PartEntry, made: Path | None) -> dict[str, ObjectEntry]:
-    """The listing of the part: the stored one, or the one just made if that is the one the root names."""
+def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEntry]:
+    """The listing of the part that the root names: the stored one, or the one just made."""
     key = f"{entry.path}/{layout.LISTING}"
-    data = place.read(key)
-    if (data is None or sha256_hex(data) != entry.listing) and made is not None:
-        data = (made / layout.LISTING).read_bytes()
-    if data is None or sha256_hex(data) != entry.listing:
-        raise StoreDamaged("the listing cannot be made again from this source", object=key, store=place.url)
-    return {each.key: each for each in parse_listing(data, key)}
+    again = made / layout.LISTING
+    for data in (place.read(key), again.read_bytes() if again.exists() else None):
+        if data is not None and sha256_hex(data) == entry.listing:
+            return {each.key: each for each in parse_listing(data, key)}
+    raise StoreDamaged(
+        "the listing made again is not the one that was lost; nothing was written",
+        object=key,
+        store=place.url,
+        hint="give --from the very files that the store was built from, and the version of Blosc that the part's plan names",
+    )
 
 
-def _plan_of(place: Place, entry: PartEntry, sources: Sources) -> Plan:
+def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Plan:
     """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
-    document = _document_of(place, entry)
     part_id = entry.path.rpartition("/")[2]
-    if document is not None:
-        given = _sources_of(document, sources)
-        options = [document.plan.get("options", {})]
-    else:
-        given = find_sources(sources, skip_bad=True)
-        options = [{"observation": None, "orientation": None, "preset": preset} for preset in PRESETS]
-    scan = scan_sources(given, skip_bad=True)
-    for each in options:
-        plan = make_plan(scan, probe_cameras(scan, each["preset"]), each)
+    for given, options in _candidates(place, root, entry, sources):
+        try:
+            scan = scan_sources([_told(each, options) for each in given], skip_bad=True)
+        except SourceError:
+            continue  # conventions that do not fit these files
+        plan = make_plan(scan, probe_cameras(scan, options["preset"]), options)
         if plan.part_id == part_id:
             return plan
     raise OptionError(
         "the part was not built from these sources",
         part=entry.path,
-        sources=", ".join(str(getattr(each, "path", each)) for each in given[:4]),
+        sources=", ".join(str(getattr(each, "path", each)) for each in sources[:4]),
         hint="give --from all files that the part was built from, unchanged",
     )
 
 
-def _document_of(place: Place, entry: PartEntry) -> PartDocument | None:
-    key = f"{entry.path}/zarr.json"
-    listing = place.read(f"{entry.path}/{layout.LISTING}")
-    data = place.read(key)
-    if data is None or listing is None:
-        return None
-    try:
-        objects = {each.key: each for each in parse_listing(listing, key)}
-        return PartDocument.from_zarr_json(data, key) if is_whole(place, key, objects["zarr.json"]) else None
-    except (DataError, KeyError):
-        return None
-
-
-def _sources_of(document: PartDocument, sources: Sources) -> list[EpisodeSource]:
-    """Those of the given sources that a part was built from, read by the conventions that it records."""
-    wanted = {(each.suite, each.file): each for each in document.sources}
-    found: list[EpisodeSource] = []
-    for source in find_sources(sources, skip_bad=True):
-        if not isinstance(source, LiberoFile):
-            found.append(source)
+def _candidates(
+    place: Place, root: Root, entry: PartEntry, sources: Sources
+) -> Iterator[tuple[list[EpisodeSource], dict[str, Any]]]:
+    """Sources and options of a part: those that its document records; without it, what may have been given."""
+    given = find_sources(sources, skip_bad=True)
+    plan = _stored_plan(place, entry)
+    if plan is not None:
+        wanted = {(each["suite"], each["file"]) for each in plan["sources"]}
+        missing = sorted(wanted - {_name(each) for each in given})
+        if missing:
+            raise OptionError(
+                "a source of the damaged part is not among those given",
+                missing="/".join(missing[0]) + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+                hint="give --from the folder of suites that the store was built from",
+            )
+        yield [each for each in given if _name(each) in wanted], plan["options"]
+        return
+    others = [_stored_plan(place, each) for each in root.parts if each != entry]
+    taken = {(each["suite"], each["file"]) for other in others if other for each in other["sources"]}
+    groups = [given, *(find_sources([each], skip_bad=True) for each in sources)]
+    tried: list[set[tuple[str, str]]] = []
+    for group in groups:
+        kept = [each for each in group if _name(each) not in taken]
+        names = {_name(each) for each in kept}
+        if not kept or names in tried:
             continue
-        recorded = wanted.pop((source.suite, source.file), None)
-        if recorded is not None:
-            options = document.plan.get("options", {})
-            told = {name: options.get(name) for name in ("orientation", "observation")}
-            found.append(replace(source, **told))
-    if wanted and all(isinstance(each, LiberoFile) for each in found):
-        suite, file = next(iter(wanted))
-        raise OptionError(
-            "a source of the damaged part is not among those given",
-            missing=f"{suite}/{file}" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""),
-            hint="give --from the folder of suites that the store was built from",
-        )
-    return found
+        tried.append(names)
+        for orientation, observation in itertools.product((None, *ORIENTATIONS), (None, *OBSERVATIONS)):
+            for preset in PRESETS:
+                yield kept, {"observation": observation, "orientation": orientation, "preset": preset}
+
+
+def _stored_plan(place: Place, entry: PartEntry) -> dict[str, Any] | None:
+    """The plan that a part records, if it is whole: the part is named by its digest."""
+    key = f"{entry.path}/zarr.json"
+    data = place.read(key)
+    try:
+        plan = None if data is None else PartDocument.from_zarr_json(data, key).plan
+    except VlaStoreError:
+        return None
+    return plan if plan is not None and sha256_hex(dumps(plan))[:16] == entry.path.rpartition("/")[2] else None
+
+
+def _told(source: EpisodeSource, options: dict[str, Any]) -> EpisodeSource:
+    """A file, read by the conventions that its part was built with."""
+    if not isinstance(source, LiberoFile):
+        return source
+    return replace(source, orientation=options.get("orientation"), observation=options.get("observation"))
+
+
+def _name(source: EpisodeSource) -> tuple[str, str]:
+    """Suite and file of a source."""
+    if isinstance(source, LiberoFile):
+        return source.suite, source.file
+    info = source.scan()
+    return info.suite, info.file
 
 
 def _hash(path: Path) -> str:

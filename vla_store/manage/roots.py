@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, StoreDamaged, StoreNotFound
+from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged, StoreNotFound
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.schema import Meta, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import FieldStatistics, statistics_document, statistics_of_components
 from vla_store.manage.place import Place
+from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.fetch import locate
 from vla_store.reader.part import Part
 
 MAX_TRIES = 1_000
+GROUP_BYTES = canonical.dumps(arrays.GROUP)
 
 Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
 
@@ -34,21 +36,18 @@ def newest_root(place: Place) -> Root:
     data = place.read(layout.ROOT_KEY)
     if data is None:
         raise StoreNotFound("there is no store here", store=place.url)
-    root = Root.from_bytes(data, layout.ROOT_KEY)
-    while (data := place.read(layout.root_key(root.generation + 1))) is not None:
-        root = Root.from_bytes(data, layout.root_key(root.generation + 1))
-    return root
+    return _newest_from(place, Root.from_bytes(data, layout.ROOT_KEY))
 
 
 def heal(place: Place, committed: Root) -> Root:
     """Bring zarr.json up to the newest root, from one that is known to be committed; that newest root."""
     while True:
-        place.write(layout.ROOT_KEY, committed.to_bytes())
-        place.settle()
-        data = place.read(layout.root_key(committed.generation + 1))
-        if data is None:
+        committed = _newest_from(place, committed)
+        if _generation_of(place) != committed.generation:
+            place.write(layout.ROOT_KEY, committed.to_bytes())
+            place.settle()
+        if place.read(layout.root_key(committed.generation + 1)) is None:
             return committed
-        committed = Root.from_bytes(data, layout.root_key(committed.generation + 1))
 
 
 def commit(place: Place, make: Callable[[Root], NewRoot | None]) -> Root:
@@ -61,13 +60,46 @@ def commit(place: Place, make: Callable[[Root], NewRoot | None]) -> Root:
         new = make(newest)
         if new is None:
             return heal(place, newest)
-        for key, data in new.documents.items():
-            if place.read(key) != data:
+        documents = dict.fromkeys(group_keys(new.root), GROUP_BYTES) | new.documents
+        for key, data in documents.items():
+            if place.read(key) is None or key in new.documents:
                 place.write(key, data)
         place.settle()
-        if place.create(layout.root_key(new.root.generation), new.root.to_bytes()):
+        key, data = layout.root_key(new.root.generation), new.root.to_bytes()
+        try:
+            created = place.create(key, data)
+        except (MachineError, OSError):
+            if place.read(key) != data:
+                raise
+            created = True  # only the reply was lost
+        if created:
             return heal(place, new.root)
     raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
+
+
+def group_keys(root: Root) -> list[str]:
+    """The zarr.json of every group between a root and its parts, without which the hierarchy cannot be walked."""
+    found: dict[str, None] = {}
+    for entry in root.parts:
+        segments = entry.path.split("/")[:-1]
+        for count in range(1, len(segments) + 1):
+            found["/".join([*segments[:count], "zarr.json"])] = None
+    return list(found)
+
+
+def check_columns(place: Place, entry: PartEntry) -> None:
+    """Hash what a root is made of: a part's document, tables, digests and numeric fields. Their arrays carry no checksum of
+    their own, and damage would go into statistics and fingerprint for ever. Raises StoreDamaged."""
+    _, objects = part_listing(place, entry)
+    for each in objects:
+        key = f"{entry.path}/{each.key}"
+        if each.key.startswith(("steps/", "episodes/", "zarr.json")) and not is_whole(place, key, each):
+            raise StoreDamaged(
+                "an object of the store is damaged, and no root can be made over it",
+                object=key,
+                store=place.url,
+                hint="`vla-store verify` names all of them, `vla-store repair` rewrites them from the source",
+            )
 
 
 def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
@@ -129,11 +161,11 @@ def combined_fields(documents: Named) -> dict[str, RootField]:
 
 def check_names(documents: Named) -> None:
     """A file of a suite occurs once in a store, and one name means one task. Raises OptionError."""
-    files: dict[tuple[str, str], str] = {}
+    files: dict[tuple[str, str], int] = {}
     tasks: dict[tuple[str, str], tuple[str, str | None]] = {}
-    for path, document in documents:
+    for number, (_, document) in enumerate(documents):
         for source in document.sources:
-            if files.setdefault((source.suite, source.file), path) != path:
+            if files.setdefault((source.suite, source.file), number) != number:
                 raise OptionError(
                     "a file is in the store already",
                     suite=source.suite,
@@ -162,9 +194,11 @@ def statistics_over(parts: list[Part], fields: dict[str, RootField]) -> dict[str
         if field.kind != "fixed" or described.is_camera:
             continue
 
-        def of(rows: list[tuple[int, int]], name: str = name, shape: tuple[int, ...] = described.fixed_shape) -> Any:
-            width = int(np.prod(shape, dtype=np.int64))
-            columns = (np.concatenate([_component(part, name, i) for part in parts]) for i in range(width))
+        # Views of maps for a local store; from a URL, a whole field in memory, so that it is fetched once.
+        whole = [part.column(part.document.fields[name]).span(0, part.rows).reshape(part.rows, -1) for part in parts]
+
+        def of(rows: list[tuple[int, int]], whole: Any = whole, shape: tuple[int, ...] = described.fixed_shape) -> Any:
+            columns = (np.concatenate([each[:, i] for each in whole]) for i in range(whole[0].shape[1]))
             return statistics_of_components(columns, shape, rows)
 
         found[name] = of(spans), {suite: of(rows) for suite, rows in suites.items()}
@@ -180,20 +214,20 @@ def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] |
 
 
 def read_document(place: Place, digest: str | None) -> dict[str, Any] | None:
-    """A small document that a root names."""
+    """A small document that a root names. Raises StoreDamaged."""
     if digest is None:
         return None
+    value: dict[str, Any] = canonical.loads(document_bytes(place, digest), layout.meta_key(digest))
+    return value
+
+
+def document_bytes(place: Place, digest: str) -> bytes:
+    """The same, as it is stored."""
     key = layout.meta_key(digest)
     data = place.read(key)
     if data is None or canonical.sha256_hex(data) != digest:
         raise StoreDamaged("a document is missing or changed", object=key, store=place.url, hint="vla-store verify")
-    value: dict[str, Any] = canonical.loads(data, key)
-    return value
-
-
-def with_part(root: Root, entry: PartEntry) -> tuple[PartEntry, ...]:
-    """The parts of a root and one more."""
-    return (*root.parts, entry)
+    return data
 
 
 def has_part(root: Root, entry: PartEntry) -> bool:
@@ -201,17 +235,18 @@ def has_part(root: Root, entry: PartEntry) -> bool:
     return any((each.path, each.listing) == (entry.path, entry.listing) for each in root.parts)
 
 
-GROUP_BYTES = canonical.dumps(arrays.GROUP)
+def _newest_from(place: Place, root: Root) -> Root:
+    while (data := place.read(layout.root_key(root.generation + 1))) is not None:
+        root = Root.from_bytes(data, layout.root_key(root.generation + 1))
+    return root
 
 
-def moved(entry: PartEntry, prefix: str) -> PartEntry:
-    """A part as a root further up names it."""
-    return replace(entry, path=f"{prefix}/{entry.path}")
-
-
-def _component(part: Part, name: str, i: int) -> np.ndarray[Any, Any]:
-    column = part.column(part.document.fields[name]).span(0, part.rows)
-    return column.reshape(part.rows, -1)[:, i]
+def _generation_of(place: Place) -> int:
+    """That of zarr.json, which another writer may have brought further since; 0 where it cannot be read."""
+    try:
+        return Root.from_bytes(place.read(layout.ROOT_KEY) or b"", layout.ROOT_KEY).generation
+    except DataError:
+        return 0
 
 
 def _document(documents: dict[str, bytes], value: dict[str, Any] | None) -> str | None:
