@@ -45,10 +45,14 @@ class Column:
         elif self._shards.grid.shards == 1:
             self._mapped(0).take(rows, axis=0, out=out, mode="clip")
         else:
+            # Shard by shard, in one order for all of them, and then all rows to their places at once.
             shards = rows // self._per_shard
-            for shard in np.unique(shards).tolist():
-                at = np.flatnonzero(shards == shard)
-                out[at] = np.take(self._mapped(shard), rows[at] - shard * self._per_shard, axis=0, mode="clip")
+            order = np.argsort(shards, kind="stable")
+            local, taken = (rows - shards * self._per_shard)[order], np.empty_like(out)
+            numbers, starts = np.unique(shards[order], return_index=True)
+            for number, start, stop in zip(numbers.tolist(), starts.tolist(), [*starts[1:].tolist(), len(rows)]):
+                self._mapped(number).take(local[start:stop], axis=0, out=taken[start:stop], mode="clip")
+            out[order] = taken
 
     def span(self, start: int, stop: int) -> Array:
         """Rows [start, stop), read-only: a view where they are mapped in one piece."""
