@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -181,6 +181,7 @@ class _Objects:
         self.named: dict[str, int] = {}  # with their sizes
         self.damaged: set[str] = set()
         self.unchecked: set[str] = set()  # parts of whose objects nothing is known
+        self.stores: set[str] = set()  # stores below this one, merged where they lie
 
     def problem(self, key: str, what: str) -> None:
         """Record a problem; the first of an object says it all, what else is wrong with it follows from that."""
@@ -193,7 +194,7 @@ class _Objects:
         return any(key == place or key.startswith(place + "/") for key in self.damaged)
 
     def is_unchecked(self, key: str) -> bool:
-        return any(key.startswith(part + "/") for part in self.unchecked)
+        return any(key.startswith(place + "/") for place in (*self.unchecked, *self.stores))
 
     def error(self, key: str, error: DataError) -> None:
         """Record an error that names its object, or else `key`."""
@@ -300,13 +301,31 @@ def _check_roots(objects: _Objects) -> Root | None:
         generation += 1
     if newest is None and current is None:
         objects.problem(layout.root_key(1), "no root can be read; nothing below it was checked")
-    chosen = current or newest
-    try:
-        if objects.read("parts/zarr.json") != canonical.dumps(arrays.GROUP):
-            objects.problem("parts/zarr.json", "is not the constant that the format gives")
-    except DataError as error:
-        objects.error("parts/zarr.json", error)
+    if current and newest and newest.generation > current.generation:
+        chosen = newest  # committed by a writer that was killed before it could say so in zarr.json
+    else:
+        chosen = current or newest
+    if chosen:
+        _check_groups(objects, chosen)
     return chosen
+
+
+def _check_groups(objects: _Objects, root: Root) -> None:
+    """The groups between a root and its parts. Where stores were merged in place, their own roots are among them."""
+    folders = {above.as_posix() for part in root.parts for above in PurePosixPath(part.path).parents}
+    for folder in sorted(folders - {"."}):
+        key = f"{folder}/{layout.ROOT_KEY}"
+        try:
+            data = objects.read(key)
+            if data != canonical.dumps(arrays.GROUP):
+                if folder == "parts" or b'"vla_store"' not in data:
+                    raise StoreDamaged("is not the constant that the format gives", object=key)
+                Root.from_bytes(data, key)
+                objects.stores.add(folder)
+        except UnsupportedStore:
+            continue  # another store's affair
+        except DataError as error:
+            objects.error(key, error)
 
 
 def _check_meta(objects: _Objects, root: Root) -> None:
