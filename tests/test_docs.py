@@ -406,15 +406,15 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert not sorted(name_of(page) for page in set(pages()) - found)
 
 
-def test_the_pages_of_the_docs_fit_eighty_columns() -> None:
-    """Code and the README do; prose elsewhere is wrapped by whatever shows it."""
+def test_commands_and_the_readme_fit_eighty_columns() -> None:
+    """Prose elsewhere is wrapped by whatever shows it; Python may be as wide as in this repository."""
     wide = [
         f"{name_of(page)}:{block.line + number}: {line}"
         for page in pages()
         for block in parse(page)
         if block.is_code
         for number, line in enumerate(block.text.splitlines(), 1)
-        if len(line) > 80
+        if len(line) > (120 if block.language == "python" else 80)
     ]
     wide += [
         f"README.md:{n}"
