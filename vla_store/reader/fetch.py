@@ -241,6 +241,7 @@ class FsspecFetcher:
         if self._pid != os.getpid():
             _forget_the_parents_loop()
             self._fs, self._root = _filesystem(self._url, self._options)
+            _CONNECTED[id(self._fs)] = self._fs
             # fsspec shares instances, and answers sizes from listings that somebody made before.
             self._fs.invalidate_cache()
             self._pid = os.getpid()
@@ -471,6 +472,11 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     except ValueError as error:
         raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
     return fs, str(root).rstrip("/")
+
+
+# Instances of fsspec's, kept for good. A forked process that freed one of its parent's would close the connections in it,
+# and so take them out of the epoll that both processes share: the parent would wait for ever for its next answer.
+_CONNECTED: dict[int, Any] = {}
 
 
 def _forget_the_parents_loop() -> None:
