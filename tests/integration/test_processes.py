@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import random
 import shutil
@@ -11,7 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from child_processes import METHODS, digest_as_old_fsspec, digest_of, digest_with_few_files, in_processes
+from child_processes import (
+    METHODS,
+    digest_and_clean_up,
+    digest_as_old_fsspec,
+    digest_of,
+    digest_with_few_files,
+    in_processes,
+)
 from range_server import RangeServer
 from s3_server import S3Server
 
@@ -73,6 +81,18 @@ def test_a_process_forked_of_a_forked_process_reads_too(make: Make, expected: st
     used = make()
     digest_of(used, NUMBERS)
     assert in_processes("fork", [(in_processes, "fork", [(digest_of, used, NUMBERS)])]) == [[expected]]
+
+
+def test_what_a_forked_process_frees_is_not_freed_for_its_parent(make: Make, expected: str) -> None:
+    """Connections lie in an epoll that both processes share: a child that closes its copies must not take them out of it."""
+    used = make()
+    digest_of(used, NUMBERS)
+    assert in_processes("fork", [(digest_and_clean_up, used, NUMBERS)]) == [expected]
+    assert digest_of(used, NUMBERS) == expected
+    del used
+    gc.collect()
+    assert in_processes("fork", [(digest_and_clean_up, None, NUMBERS)]) == [""]
+    assert digest_of(make(), NUMBERS) == expected
 
 
 @pytest.mark.parametrize("kind", ["mmap", "pread"])
