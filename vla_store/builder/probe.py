@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +44,15 @@ def probe_cameras(scan: Scan, preset: str) -> Probe:
     for name, spec in scan.fields.items():
         if not spec.is_camera:
             continue
-        frames, backgrounds = _frames(scan, name)
-        digest.update(frames.tobytes())
-        trials[name] = tuple(
-            _try(frames, backgrounds, prediction, preset, scan)
-            for prediction in PRESETS[preset].predictions
-            if predictions.valid(prediction, spec.dtype, spec.shape[2])
-        )
+        tried = [each for each in PRESETS[preset].predictions if predictions.valid(each, spec.dtype, spec.shape[2])]
+        encoded = dict.fromkeys(tried, 0)
+        for frame, background in _frames(scan, name):  # one at a time: 64 pictures may be gigabytes
+            digest.update(frame.tobytes())
+            for prediction in tried:
+                residual = predictions.apply(frame[None], prediction, background)[0]
+                encoded[prediction] += len(encode(residual, PRESETS[preset].codec))
+        frame_nbytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        trials[name] = tuple(_trial(prediction, encoded[prediction], frame_nbytes, scan) for prediction in tried)
         chosen[name] = _choose(trials[name])
     return Probe(chosen, trials, digest.hexdigest())
 
@@ -59,28 +63,24 @@ def _choose(trials: tuple[Trial, ...]) -> tuple[str, ...]:
     return best.prediction if best.nbytes * 100 <= plain.nbytes * (100 - MIN_SAVING_PERCENT) else plain.prediction
 
 
-def _frames(scan: Scan, camera: str) -> tuple[Array, Array | None]:
-    """The probe's (64, H, W, C) frames and, for unsigned pictures, the background of each one's episode."""
+def _frames(scan: Scan, camera: str) -> Iterator[tuple[Array, Array | None]]:
+    """The probe's 64 frames (H, W, C) of a camera, and for unsigned pictures the background of each one's episode."""
     spec = scan.fields[camera]
     episodes = [(each.source, episode) for each in scan.sources for episode in each.info.episodes]
     starts = np.cumsum([0] + [episode.steps for _, episode in episodes])
-    frames, backgrounds = [], []
-    known: dict[int, Array] = {}
+    last, background = -1, None
     for row in predictions.probe_rows(int(starts[-1])):
         index = int(np.searchsorted(starts, row, side="right")) - 1
         source, episode = episodes[index]
         step = row - int(starts[index])
-        frames.append(read_rows(source, episode.number, camera, spec.dtype, spec.shape, step, step + 1)[0])
-        if frames[-1].dtype.kind == "u":
-            if index not in known:
-                known[index] = read_background(source, episode.number, episode.steps, camera, spec.dtype, spec.shape)
-            backgrounds.append(known[index])
-    return np.stack(frames), np.stack(backgrounds) if backgrounds else None
+        frame = read_rows(source, episode.number, camera, spec.dtype, spec.shape, step, step + 1)[0]
+        if frame.dtype.kind == "u" and index != last:  # rows ascend: an episode does not come back
+            last = index
+            background = read_background(source, episode.number, episode.steps, camera, spec.dtype, spec.shape)
+        yield frame, background
 
 
-def _try(frames: Array, backgrounds: Array | None, prediction: tuple[str, ...], preset: str, scan: Scan) -> Trial:
-    residuals = predictions.apply(frames, prediction, backgrounds)
-    encoded = sum(len(encode(frame, PRESETS[preset].codec)) for frame in residuals)
-    extra = scan.episodes * frames[0].nbytes if "background" in prediction else 0
-    total = encoded * scan.steps // len(frames) + extra
-    return Trial(prediction, total, total / (scan.steps * frames[0].nbytes))
+def _trial(prediction: tuple[str, ...], encoded: int, frame_nbytes: int, scan: Scan) -> Trial:
+    extra = scan.episodes * frame_nbytes if "background" in prediction else 0
+    total = encoded * scan.steps // predictions.PROBE_FRAMES + extra
+    return Trial(prediction, total, total / (scan.steps * frame_nbytes))
