@@ -22,6 +22,7 @@ NOSHUFFLE = 0
 
 _SEALED = crc32c(bytes(CRC_BYTES))  # of nothing and its crc32c, which is 0
 _EMPTY = np.empty(0, np.uint8)
+_BAD_CRC = "its crc32c does not match"
 _BLOSC_SIZES = struct.Struct("<4x3I")
 BLOSC_CNAMES = ("blosclz", "lz4", "lz4hc", "zlib", "zstd")
 
@@ -93,13 +94,14 @@ def encode(data: np.ndarray[Any, Any], codec: Codec) -> bytes:
     return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
 
 
-Decode = Callable[[memoryview, "np.ndarray[Any, Any]"], None]
+Decode = Callable[[Any, "np.ndarray[Any, Any]"], None]
 
 
 def decoder(codec: Codec, field: str) -> Decode:
     """A function (chunk, out) that fills the C-contiguous array `out` from one inner chunk, crc32c included.
 
-    chunk: a read-only memoryview of bytes. The function raises ValueError with the reason if the chunk is not sound.
+    chunk: its bytes, as a memoryview or (n,) uint8. The function raises ValueError with the reason if the chunk is not sound;
+    what `out` holds then means nothing.
     Raises UnsupportedStore for a codec this version does not know.
     """
     if codec.name == "none":
@@ -116,34 +118,40 @@ def decoder(codec: Codec, field: str) -> Decode:
 
 def checked_body(chunk: memoryview) -> memoryview:
     """The chunk without its crc32c, once that holds; ValueError otherwise."""
-    _check(chunk)
+    data = _as_array(chunk)
+    if crc32c(data) != _SEALED or len(data) < CRC_BYTES:
+        raise ValueError(_BAD_CRC)
     return chunk[:-CRC_BYTES]
 
 
-def _check(chunk: memoryview) -> np.ndarray[Any, Any]:
-    """The whole chunk as an array, once its crc32c holds."""
-    # google-crc32c takes bytes and arrays, but no memoryview. Whatever the data, data and its own crc32c have one crc32c:
-    # so there is nothing to cut off and compare, which for a frame of some microseconds counts.
-    data = np.frombuffer(chunk, np.uint8) if len(chunk) else _EMPTY
-    if crc32c(data) != _SEALED or len(data) < CRC_BYTES:
-        raise ValueError("its crc32c does not match")
-    return data
+def _as_array(chunk: Any) -> Any:
+    # google-crc32c takes bytes and arrays, but no memoryview.
+    if isinstance(chunk, np.ndarray):
+        return chunk
+    return np.frombuffer(chunk, np.uint8) if len(chunk) else _EMPTY
 
 
-def _decode_none(chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
-    body = _check(chunk)[:-CRC_BYTES]
-    if len(body) != out.nbytes:
-        raise ValueError(f"it holds {len(body)} bytes instead of {out.nbytes}")
-    out[...] = body.view(out.dtype).reshape(out.shape)
+def _decode_none(chunk: Any, out: np.ndarray[Any, Any]) -> None:
+    data = _as_array(chunk)
+    if len(data) != out.nbytes + CRC_BYTES:
+        raise ValueError(f"it holds {len(data) - CRC_BYTES} bytes instead of {out.nbytes}")
+    out[...] = data[:-CRC_BYTES].view(out.dtype).reshape(out.shape)
+    # The copy is checked, which is in the processor's cache, and is what the caller gets.
+    if crc32c(out) != int.from_bytes(data[-CRC_BYTES:], "little"):
+        raise ValueError(_BAD_CRC)
 
 
-def _decode_blosc(decompress: Callable[..., Any], chunk: memoryview, out: np.ndarray[Any, Any]) -> None:
-    data = _check(chunk)
+def _decode_blosc(decompress: Callable[..., Any], chunk: Any, out: np.ndarray[Any, Any]) -> None:
+    data = _as_array(chunk)
+    # Whatever the data, data and its own crc32c have one crc32c: nothing to cut off and compare, which for a frame of some
+    # microseconds counts.
+    if crc32c(data) != _SEALED:
+        raise ValueError(_BAD_CRC)
     if len(data) < HEADER_BYTES + CRC_BYTES:
         raise ValueError("it has no Blosc header")
     # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes.
     # It decides what Blosc allocates (buffers of some blocks), so it is checked here, whatever the Blosc library checks.
-    nbytes, blocksize, cbytes = _BLOSC_SIZES.unpack_from(chunk)
+    nbytes, blocksize, cbytes = _BLOSC_SIZES.unpack_from(data)
     if nbytes != out.nbytes or not 0 < blocksize <= nbytes or cbytes != len(data) - CRC_BYTES:
         raise ValueError("its Blosc header does not have the frame's sizes")
     try:

@@ -5,18 +5,23 @@ Raw shards are their rows in C order, so their index says nothing that their siz
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
 from vla_store.format.codecs import CRC_BYTES, HEADER_BYTES
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import index_nbytes, parse_index
 from vla_store.reader.fetch import Fetcher, keep
+from vla_store.reader.pages import Weather, at_random, will_need
 
-Opened = dict[int, tuple[str, "memoryview | None", memoryview]]
+LEAST_COLD = 4  # chunks; for fewer, asking the system ahead gains nothing
+
+Bytes = npt.NDArray[np.uint8]
+Opened = dict[int, tuple[str, "Bytes | None", memoryview]]
 
 
 class RawShards:
@@ -76,15 +81,16 @@ class EncodedShards:
         self._opened = opened
         self._first = first
         self._per_shard = grid.chunks_per_shard
+        self._weather = Weather()
 
     def key(self, chunk: int) -> str:
         """The object that a chunk lies in."""
         return f"{self._array}/{self.grid.key(chunk // self._per_shard)}"
 
-    def chunks(self, numbers: Iterable[int]) -> list[memoryview]:
+    def chunks(self, numbers: Sequence[int]) -> list[Bytes]:
         """The encoded bytes of inner chunks, each within the array's shape. Raises StoreDamaged, FetchError, MachineError."""
         opened, first, per_shard = self._opened, self._first, self._per_shard
-        views: list[memoryview] = []
+        views: list[Bytes] = []
         ranges = []
         shard = -1
         for number in numbers:
@@ -97,9 +103,12 @@ class EncodedShards:
                 views.append(body[start : start + entries[at + 1]])
             else:
                 ranges.append((key, start, start + entries[at + 1]))
-        return self._fetcher.read(ranges) if ranges else views
+        if len(views) >= LEAST_COLD and self._weather.is_cold():
+            for view in views:
+                will_need(view)  # all at once, before the first is waited for
+        return views if not ranges else [np.frombuffer(view, np.uint8) for view in self._fetcher.read(ranges)]
 
-    def _open(self, shard: int) -> tuple[str, memoryview | None, memoryview]:
+    def _open(self, shard: int) -> tuple[str, Bytes | None, memoryview]:
         key = f"{self._array}/{self.grid.key(shard)}"
         size, nbytes = self._fetcher.size(key), index_nbytes(self._per_shard)
         if size < nbytes:
@@ -111,7 +120,10 @@ class EncodedShards:
         most = self.grid.chunk_nbytes + HEADER_BYTES + CRC_BYTES
         if (entries[: self.grid.present(shard), 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
-        body = self._fetcher.read([(key, 0, size - nbytes)])[0] if self._fetcher.maps else None
+        body = None
+        if self._fetcher.maps:
+            body = np.frombuffer(self._fetcher.read([(key, 0, size - nbytes)])[0], np.uint8)
+            at_random(body)
         # As a memoryview: it gives Python's numbers, at any alignment.
         made = (key, body, index[: entries.nbytes].cast("Q"))
         keep(self._opened, self._first + shard, made, self._fetcher.max_open)
