@@ -301,10 +301,9 @@ def _check_roots(objects: _Objects) -> Root | None:
         generation += 1
     if newest is None and current is None:
         objects.problem(layout.root_key(1), "no root can be read; nothing below it was checked")
+    chosen = current or newest
     if current and newest and newest.generation > current.generation:
         chosen = newest  # committed by a writer that was killed before it could say so in zarr.json
-    else:
-        chosen = current or newest
     if chosen:
         _check_groups(objects, chosen)
     return chosen
