@@ -222,7 +222,7 @@ class RemotePlace:
             raise StoreDamaged("an object of the store is missing", object=key, store=self.url)
         for start in range(0, size, PIECE_NBYTES):
             with self._asking(key):
-                piece = bytes(self._fs.cat_file(self._path(key), start, min(start + PIECE_NBYTES, size)))
+                piece = bytes(self._fs.cat_file(self._path(key), start=start, end=min(start + PIECE_NBYTES, size)))
             yield piece
 
     def write(self, key: str, data: bytes) -> None:

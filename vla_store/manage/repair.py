@@ -36,6 +36,8 @@ from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, Pa
 from vla_store.manage import roots
 from vla_store.manage.place import Place, place_at
 
+MAX_GUESSES = 10_000
+
 Sources = Sequence[str | Path | EpisodeSource]
 
 
@@ -89,7 +91,7 @@ def _repair(place: Place, damaged: list[str], sources: Sources, talk: Callable[[
             place.write(key, root.to_bytes())
             done.append(key)
         elif key.endswith("zarr.json") and key in roots.group_keys(root):
-            place.write(key, roots.GROUP_BYTES)
+            place.write(key, _group_bytes(place, key.removesuffix("/zarr.json")))
             done.append(key)
     for entry in root.parts:
         keys = [key for key in damaged if key.startswith(f"{entry.path}/")]
@@ -134,20 +136,45 @@ def _newest_sound_root(place: Place) -> Root:
     return newest
 
 
+def _group_bytes(place: Place, folder: str) -> bytes:
+    """What the group above a part is: the root of a store that was merged in place, or the constant."""
+    if place.keys(f"{folder}/roots"):
+        return _newest_sound_root(place_at(f"{place.url}/{folder}")).to_bytes()
+    return roots.GROUP_BYTES
+
+
 def _restore_superseded(place: Place, root: Root, key: str) -> list[str]:
-    """An older root, made again of what the next one knows of it."""
+    """An older root, and those lost next to it, made again of what the next one knows of them: each names the one before it."""
     generation = int(key.rpartition("/")[2].partition(".")[0])
-    after = _read_root(place, generation + 1) or (root if root.generation == generation + 1 else None)
-    before = _read_root(place, generation - 1)
-    if after is not None and (before is not None or generation == 1):
-        entries = after.parts[:-1]  # an append adds one part
-        made = roots.root_over(roots.open_parts(place.url, entries), entries, before, None).root
-        documents = [each.removeprefix("meta/").removesuffix(".json") for each in place.keys("meta")]
-        for skipped in [None, after.meta.skipped, *documents]:
-            each = replace(made, meta=replace(made.meta, skipped=skipped, views=after.meta.views)).sealed()
-            if each.digest == after.parent:
-                place.write(key, each.to_bytes())
-                return [key]
+    if _read_root(place, generation) is not None:
+        return []  # restored with its neighbour
+    first = last = generation
+    while first > 1 and _read_root(place, first - 1) is None:
+        first -= 1
+    while last + 1 < root.generation and _read_root(place, last + 1) is None:
+        last += 1
+    after = root if last + 1 == root.generation else _read_root(place, last + 1)
+    assert after is not None
+    told = [each for each in place.keys("meta") if b'"skipped"' in (place.read(each) or b"")]
+    documents = [None, *(each.removeprefix("meta/").removesuffix(".json") for each in told)]
+    made: list[Root] = []
+    for number in range(first, after.generation):
+        entries = after.parts[: number - after.generation]  # an append adds one part
+        if entries:
+            made.append(roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root)
+    before = _read_root(place, first - 1)
+    # What a generation left out is one of the documents that are there; which one, the next root's `parent` tells.
+    for chosen in itertools.islice(itertools.product(documents, repeat=len(made)), MAX_GUESSES):
+        parent = before.digest if before else None
+        chain: list[Root] = []
+        for number, (each, skipped) in enumerate(zip(made, chosen), first):
+            meta = replace(each.meta, skipped=skipped, views=after.meta.views)
+            chain.append(replace(each, generation=number, parent=parent, meta=meta).sealed())
+            parent = chain[-1].digest
+        if parent == after.parent:
+            for each in chain:
+                place.write(layout.root_key(each.generation), each.to_bytes())
+            return [layout.root_key(each.generation) for each in chain]
     raise StoreDamaged(
         "a superseded root cannot be restored",
         object=key,

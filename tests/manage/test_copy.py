@@ -1,0 +1,159 @@
+"""A store from one place to another: the same tree, each object verified, and never visible before it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import store_tools
+from store_tools import assert_one_screen, digests, environment, root_of, run
+
+import vla_store
+from vla_store import DestinationExists, StoreDamaged, StoreNotFound, StoreUnfinished, cli
+from vla_store.audit import verify_store
+from vla_store.manage.copy import copy_store
+from vla_store.manage.place import place_at
+
+Copy = Callable[[str], Path]
+
+
+def tree(url: str) -> dict[str, bytes]:
+    """Every object at a URL."""
+    place = place_at(url)
+    return {key: place.read(key) or b"" for key in list(place.keys())}
+
+
+def test_a_local_copy_is_the_same_tree(made: Path, tmp_path: Path) -> None:
+    ran = run("copy", made / "two.vla", tmp_path / "x.vla", "--json")
+    assert ran.code == 0, ran.err
+    assert digests(tmp_path / "x.vla") == digests(made / "two.vla")
+    assert json.loads(ran.out)["sent_nbytes"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vla"]
+    again = run("copy", made / "two.vla", tmp_path / "x.vla", "--json")
+    assert (again.code, json.loads(again.out)["sent_nbytes"]) == (0, 0)
+
+
+@pytest.mark.parametrize("where", ["memory", "s3"])
+def test_a_copy_over_a_url_and_back_is_the_same_tree(made: Path, tmp_path: Path, bucket: Any, where: str) -> None:
+    url = f"memory://copy-{tmp_path.name}" if where == "memory" else "s3://robots/copied.vla"
+    copy_store(made / "two.vla", url)
+    assert tree(url) == store_tools.objects(made / "two.vla")
+    checked = verify_store(url)
+    assert (checked.problems, checked.leftovers, checked.rows) == ([], [], 27)
+    copy_store(url, tmp_path / "back.vla")
+    assert digests(tmp_path / "back.vla") == digests(made / "two.vla")
+    digest = root_of(made / "first.vla").digest
+    assert vla_store.open_store(url, digest=digest).rows == 17  # old roots go along
+
+
+def test_a_copy_between_two_urls_resumes_and_sends_only_what_is_missing(
+    made: Path, tmp_path: Path, bucket: Any
+) -> None:
+    source, target = bucket.upload(made / "two.vla", "from.vla"), f"memory://to-{tmp_path.name}"
+    whole = copy_store(source, target).sent_nbytes
+    place = place_at(target)
+    place.remove("zarr.json")
+    lost = [key for key in list(place.keys()) if "residuals" in key or "frames" in key][-1]
+    expected = place.read(lost) or b""
+    place.write(lost, expected[:-1])
+    assert copy_store(source, target).sent_nbytes == len(expected) < whole
+    assert tree(target) == store_tools.objects(made / "two.vla")
+
+
+# Copies a store in a process that kills itself before its n-th fsync.
+CRASH = """
+import os, signal, sys
+from vla_store.manage.copy import copy_store
+real, left = os.fsync, [int(sys.argv[3])]
+def fsync(descriptor):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(descriptor)
+os.fsync = fsync
+copy_store(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("number", [1, 7, 60, 95])
+def test_a_copy_that_was_killed_resumes_to_the_same_tree(made: Path, tmp_path: Path, number: int) -> None:
+    arguments = [sys.executable, "-c", CRASH, str(made / "two.vla"), str(tmp_path / "x.vla"), str(number)]
+    assert subprocess.run(arguments, env=environment(), timeout=120).returncode == -signal.SIGKILL
+    assert not (tmp_path / "x.vla").exists()
+    sent = copy_store(made / "two.vla", tmp_path / "x.vla").sent_nbytes
+    assert digests(tmp_path / "x.vla") == digests(made / "two.vla")  # no temporary file either
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vla"]
+    if number > 50:
+        assert sent < copy_store(made / "two.vla", tmp_path / "y.vla").sent_nbytes
+
+
+@pytest.mark.parametrize("where", ["local", "memory", "s3"])
+@pytest.mark.parametrize("what", ["shard", "listing", "root", "missing"])
+def test_a_damaged_object_never_becomes_visible(
+    copy_of: Copy, tmp_path: Path, bucket: Any, where: str, what: str
+) -> None:
+    store = copy_of("two")
+    targets = {"local": tmp_path / "x.vla", "memory": f"memory://{tmp_path.name}", "s3": f"s3://robots/{tmp_path.name}"}
+    target = str(targets[where])
+    pattern = {"listing": "parts/*/objects.jsonl", "root": "roots/00000001.json"}.get(what, "parts/*/*/*_rgb/c/0/*/*/0")
+    path = sorted(store.glob(pattern))[0]
+    key = path.relative_to(store).as_posix()
+    if what == "missing":
+        whole = path.read_bytes()
+        path.unlink()
+    else:
+        store_tools.flip(path, 100)
+    with pytest.raises(StoreDamaged) as caught:
+        copy_store(store, target)
+    assert_one_screen(cli.error_text(caught.value), key)
+    place = place_at(target)
+    assert place.read("zarr.json") is None
+    assert place.read(key) is None  # not even the object itself
+    with pytest.raises((StoreNotFound, StoreDamaged, StoreUnfinished)):
+        vla_store.open_store(target)
+    path.write_bytes(whole) if what == "missing" else store_tools.flip(path, 100)
+    copy_store(store, target)
+    assert tree(target) == store_tools.objects(store)
+
+
+def test_a_copy_holds_the_newest_root_although_zarr_json_is_behind(copy_of: Copy, made: Path, tmp_path: Path) -> None:
+    store = copy_of("two")
+    (store / "zarr.json").write_bytes((store / "roots/00000001.json").read_bytes())
+    copy_store(store, tmp_path / "x.vla")
+    assert digests(tmp_path / "x.vla") == digests(made / "two.vla")
+
+
+def test_what_is_there_is_never_replaced(made: Path, copy_of: Copy, tmp_path: Path) -> None:
+    other = copy_of("first")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/today.txt").write_text("mine")
+    for target in (other, tmp_path / "notes", tmp_path / "notes/today.txt"):
+        before = digests(tmp_path)
+        with pytest.raises(DestinationExists):
+            copy_store(made / "two.vla", target)
+        assert digests(tmp_path) == before
+    with pytest.raises(StoreNotFound):
+        copy_store(tmp_path / "no.vla", tmp_path / "x.vla")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    copy_store(made / "two.vla", empty)
+    assert digests(empty) == digests(made / "two.vla")
+    assert os.path.exists(other)
+
+
+def test_storage_that_cannot_be_reached_is_a_machine_error(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="s3:// needs s3fs")
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "x"}.items():
+        monkeypatch.setenv(name, value)
+    ran = run(
+        "copy", made / "two.vla", "s3://robots/y.vla", AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1"
+    )
+    assert ran.code == 3
+    assert_one_screen(ran.err, "storage answered with an error, or did not answer", "s3://robots/y.vla")
