@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder import EpisodeInfo, FieldSpec, SourceInfo
+from vla_store.builder.plan import Plan, make_plan
+from vla_store.builder.probe import probe_cameras
+from vla_store.builder.scan import find_sources, scan_sources
 from vla_store.builder.sources import Array
 from vla_store.format.attributes import Attributes
 
@@ -101,3 +104,13 @@ WRONG: dict[str, Any] = {
     "channels first": lambda rows: np.moveaxis(rows, -1, 1),
     "a list": lambda rows: [[1, 2], [3]][0],
 }
+
+
+OPTIONS: dict[str, Any] = {"observation": None, "orientation": None, "preset": "fast"}
+
+
+def plan_of(sources: list[Any], **options: Any) -> Plan:
+    """The plan that a build of these sources would make."""
+    scan = scan_sources(find_sources(sources))
+    chosen = OPTIONS | options
+    return make_plan(scan, probe_cameras(scan, chosen["preset"]), chosen)

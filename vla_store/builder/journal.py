@@ -47,6 +47,7 @@ class Journal:
             self._check_same_build()
         except (DestinationExists, SourceError):
             if not discard:
+                self.close()
                 raise
             self._clear()
         # Of a build that was stopped while it committed: a root is written again, and last.
