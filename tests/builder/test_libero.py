@@ -239,3 +239,13 @@ def test_nothing_stays_open_once_the_files_are_let_go(path: Path) -> None:
     close_files()
     with h5py.File(path, "r+") as file:
         file.attrs["written"] = 1
+
+
+def test_a_convention_that_contradicts_the_file_is_taken_and_noted(tiny_source: Path) -> None:
+    path = next(iter(sorted(tiny_source.rglob("*.hdf5"))))
+    told = LiberoFile(str(path), "suite", orientation="rot180").scan()
+    assert told.orientation == "rot180"
+    assert any("--orientation rot180 was given" in text for text in told.warnings)
+    assert not any(
+        "--orientation" in text for text in LiberoFile(str(path), "suite", orientation="bottom_up").scan().warnings
+    )

@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,10 @@ class LiberoFile:
                 task=task,
                 text=task_text(task),
                 instruction=_instruction(data, self.path),
-                orientation=self.orientation or _orientation(data, self.path),
-                observation=self.observation or _observation(data, episodes, self.path),
+                orientation=_told("orientation", self.orientation, lambda: _orientation(data, self.path), warnings),
+                observation=_told(
+                    "observation", self.observation, lambda: _observation(data, episodes, self.path), warnings
+                ),
                 nbytes=os.stat(self.path).st_size,
                 episodes=tuple(episodes),
                 warnings=tuple(warnings),
@@ -434,6 +436,16 @@ def _instruction(data: h5py.Group, path: str) -> str | None:
             found=repr(text)[:120],
             hint="remove the attribute to take the instruction from the file name, or mend it",
         ) from None
+
+
+def _told(name: str, given: str | None, read: Callable[[], str], warnings: list[str]) -> str:
+    """A convention as the caller gives it, else as the file has it. Who contradicts a file is heard, and the store says so."""
+    if given is None:
+        return read()
+    with contextlib.suppress(SourceError):
+        if (found := read()) != given:
+            warnings.append(f"--{name} {given} was given, but the file says {found}")
+    return given
 
 
 def _orientation(data: h5py.Group, path: str) -> str:
