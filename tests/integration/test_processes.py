@@ -36,25 +36,36 @@ Make = Callable[[], vla_store.Samples]
 
 
 @pytest.fixture(scope="module")
-def servers(wide_store: Path) -> Iterator[dict[str, vla_store.Store]]:
-    """Opened stores over the network, by kind."""
-    for module in ("aiohttp", "moto", "s3fs", "boto3"):
-        pytest.importorskip(module, reason=f"http:// and s3:// need {module}")
-    with RangeServer(wide_store) as web, S3Server() as bucket:
-        bucket.upload(wide_store, "wide.vla")
-        yield {"http": web, "s3": bucket}
+def web(wide_store: Path) -> Iterator[RangeServer]:
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
+    with RangeServer(wide_store) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bucket(wide_store: Path) -> Iterator[S3Server]:
+    for module in ("moto", "s3fs", "boto3"):
+        pytest.importorskip(module, reason=f"s3:// needs {module}")
+    with S3Server() as server:
+        server.upload(wide_store, "wide.vla")
+        yield server
+
+
+def maker(request: pytest.FixtureRequest, kind: str) -> Make:
+    """Makes samples that nobody has read from yet, over one kind of storage."""
+    if kind == "http":
+        url = request.getfixturevalue("web").url
+        return lambda: samples(vla_store.open_store(url))
+    if kind == "s3":
+        options = request.getfixturevalue("bucket").options
+        return lambda: samples(vla_store.open_store("s3://robots/wide.vla", storage_options=options))
+    folder = request.getfixturevalue("wide_store")
+    return lambda: samples(vla_store.open_store(folder, fetcher=kind))
 
 
 @pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest, wide_store: Path) -> Make:
-    """Makes samples that nobody has read from yet, over one kind of storage."""
-    kind = request.param
-    if kind in ("mmap", "pread", "fsspec"):
-        return lambda: samples(vla_store.open_store(wide_store, fetcher=kind))
-    server = request.getfixturevalue("servers")[kind]
-    if kind == "http":
-        return lambda: samples(vla_store.open_store(server.url))
-    return lambda: samples(vla_store.open_store("s3://robots/wide.vla", storage_options=server.options))
+def make(request: pytest.FixtureRequest) -> Make:
+    return maker(request, request.param)
 
 
 @pytest.fixture
@@ -83,6 +94,7 @@ def test_a_process_forked_of_a_forked_process_reads_too(make: Make, expected: st
     assert in_processes("fork", [(in_processes, "fork", [(digest_of, used, NUMBERS)])]) == [[expected]]
 
 
+@pytest.mark.parametrize("make", ["mmap", "http", "s3"], indirect=True)
 def test_what_a_forked_process_frees_is_not_freed_for_its_parent(make: Make, expected: str) -> None:
     """Connections lie in an epoll that both processes share: a child that closes its copies must not take them out of it."""
     used = make()
@@ -119,18 +131,12 @@ def test_a_fork_in_the_midst_of_reading_threads_reads(wide_store: Path, expected
 
 @pytest.mark.parametrize("kind", ["http", "s3"])
 def test_a_forked_process_does_not_wait_for_an_event_loop_that_stayed_with_its_parent(
-    servers: dict[str, vla_store.Store], expected: str, kind: str
+    request: pytest.FixtureRequest, expected: str, kind: str
 ) -> None:
     """fsspec before 2025.5, which many training environments hold, leaves the parent's loop in forked processes."""
     import fsspec.asyn
 
-    server = servers[kind]
-    store = (
-        vla_store.open_store(server.url)
-        if kind == "http"
-        else vla_store.open_store("s3://robots/wide.vla", storage_options=server.options)
-    )
-    used = samples(store)
+    used = maker(request, kind)()
     digest_of(used, NUMBERS)
     held = fsspec.asyn.iothread[0], fsspec.asyn.loop[0]
     assert held[0] is not None
@@ -142,17 +148,16 @@ def test_many_threads_read_one_set_of_samples_at_once(make: Make, wide_store: Pa
     """All of them begin together on samples that nobody has read from: every lazy thing is made under contention."""
     reference = samples(vla_store.open_store(wide_store))
     rng = random.Random(0)
-    work = [[rng.randrange(len(reference)) for _ in range(6)] for _ in range(16)]
+    work = [[rng.randrange(len(reference)) for _ in range(6)] for _ in range(8)]
     expected = [digest_of(reference, numbers) for numbers in work]
     shared, together = make(), threading.Barrier(8)
 
-    def read(thread: int) -> list[str]:
+    def read(numbers: list[int]) -> str:
         together.wait(30)
-        return [digest_of(shared, numbers) for numbers in work[2 * thread : 2 * thread + 2]]
+        return digest_of(shared, numbers)
 
     with ThreadPoolExecutor(8) as pool:
-        found = [digest for digests in pool.map(read, range(8)) for digest in digests]
-    assert found == expected
+        assert list(pool.map(read, work)) == expected
 
 
 def test_threads_that_open_the_same_folder_do_not_wait_for_each_other_for_ever(wide_store: Path, expected: str) -> None:
