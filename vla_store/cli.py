@@ -336,6 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument(
         "store", metavar="NEW", help="a new store, or the folder that holds all of them: nothing is copied then"
     )
+    merge.set_defaults(resume_hint="; the same command goes on")
     _add_output(merge)
 
     copy = _command(

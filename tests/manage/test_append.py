@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import pickle
@@ -194,14 +195,15 @@ def test_a_commit_whose_reply_was_lost_is_recognised(
     store: Any = copy_of("first")
     kind: Any = LocalPlace
     if where == "memory":
+        skip_unless_it_creates()
         store, kind = in_memory(store), RemotePlace
     real = kind.create
 
     def create(self: Any, key: str, data: bytes) -> bool:
-        real(self, key, data)
+        created = bool(real(self, key, data))
         if key == "roots/00000002.json":
             raise FetchError("storage did not answer")
-        return bool(real(self, key, data)) if "probe" not in key else "second" not in data.decode()
+        return created
 
     monkeypatch.setattr(kind, "create", create)
     report = append_store([halves.second], store)
@@ -492,6 +494,14 @@ def test_another_part_where_the_new_one_belongs_stops_the_writer(halves: Any, ma
     assert digests(store) == before
 
 
+def skip_unless_it_creates() -> None:
+    """Skips where fsspec is older than 2024.12, which gave its storages a way to create; such storages are refused then."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    if "mode" not in inspect.signature(MemoryFileSystem.pipe_file).parameters:
+        pytest.skip("this fsspec cannot create an object exclusively")
+
+
 def in_memory(store: Path) -> str:
     """The store, put into fsspec's memory."""
     import fsspec
@@ -516,6 +526,7 @@ def registered(kind: str, **methods: Any) -> str:
 
 
 def test_a_store_in_memory_grows(halves: Any, made: Path, copy_of: Copy, tmp_path: Path) -> None:
+    skip_unless_it_creates()
     url = in_memory(copy_of("first"))
     append_store([halves.second], url, staging=tmp_path)
     assert vla_store.open_store(url).digest == root_of(made / "two.vla").digest
@@ -562,6 +573,7 @@ def test_a_file_system_without_hard_links_is_refused(
 
 
 def test_a_store_in_a_bucket_grows(halves: Any, made: Path, bucket: Any, tmp_path: Path) -> None:
+    skip_unless_it_creates()
     url = bucket.upload(made / "first.vla", "grown.vla")
     old = vla_store.open_store(url)
     ran = run("append", halves.second, url, "--staging", tmp_path)
@@ -574,6 +586,7 @@ def test_a_store_in_a_bucket_grows(halves: Any, made: Path, bucket: Any, tmp_pat
 
 
 def test_a_bucket_holds_the_first_of_two_objects_that_are_created(bucket: Any, made: Path) -> None:
+    skip_unless_it_creates()
     place = place_at("s3://robots/created")
     assert place.create("roots/00000002.json", b"ours")
     assert not place.create("roots/00000002.json", b"theirs")
@@ -583,6 +596,7 @@ def test_a_bucket_holds_the_first_of_two_objects_that_are_created(bucket: Any, m
 def test_of_two_appenders_to_a_bucket_at_once_both_parts_are_in_the_store(
     halves: Any, made: Path, bucket: Any, tmp_path: Path
 ) -> None:
+    skip_unless_it_creates()
     url = bucket.upload(made / "first.vla", "twice.vla")
     sources = [halves.second, third(tmp_path / "more")]
     failed: list[BaseException] = []

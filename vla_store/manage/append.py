@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, build_store
+from vla_store.builder.destination import is_store
 from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
@@ -69,6 +70,8 @@ def append_store(
         parts = roots.open_parts(place.url, current.parts)
         preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
         stage = _staging(place, sources, preset, conventions, staging)
+        if stage.exists() and not is_store(stage):  # it was being removed
+            shutil.rmtree(stage)
 
         def build(**options: Any) -> BuildReport:
             # What lies there is of this command: of other sources than today's it is worth nothing.
