@@ -61,7 +61,12 @@ def bucket() -> Iterator[S3Server]:
     """An S3 server, which programs find by the environment."""
     for module in ("moto", "s3fs", "boto3"):
         pytest.importorskip(module, reason=f"s3:// needs {module}")
+    from s3fs import S3FileSystem
+
     with S3Server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
+        # fsspec keeps instances by their arguments, and this server is none of them.
+        S3FileSystem.clear_instance_cache()
         yield server
+        S3FileSystem.clear_instance_cache()
