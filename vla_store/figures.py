@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 def size_text(nbytes: float) -> str:
     """1234567 -> "1.23 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}" if unit != "B" else f"{nbytes:.0f} B"
+    if nbytes < 1000:
+        return f"{nbytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         nbytes /= 1000
-    return f"{nbytes:.3g} TB"
+        if nbytes < 999.5:  # else three digits would be 1e+03
+            return f"{nbytes:.3g} {unit}"
+    nbytes /= 1000
+    return f"{nbytes:,.3g} TB" if nbytes < 999.5 else f"{nbytes:,.0f} TB"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -119,7 +122,7 @@ def root_text(described: dict[str, Any]) -> str:
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
     ]
-    if "added" in described:
+    if described.get("added"):
         lines.append(
             f"added          {described['added']['episodes']:,} episodes ({described['added']['rows']:,} steps)"
         )

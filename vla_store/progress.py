@@ -47,43 +47,48 @@ class ProgressBar:
             self._clear()
             self._print(f"resuming: {done_nbytes / self._nbytes:.0%} of the data is encoded already")
         if self._terminal:
-            self._draw(self.line(0.0))
+            self._draw(self.line(0.0, self._room()))
 
     def advance(self, nbytes: int) -> None:
         self._done += nbytes
         now = time.monotonic()
         if self._terminal and now - self._shown >= REDRAW_S:
             self._shown = now
-            self._draw(self.line(now - self._began))
+            self._draw(self.line(now - self._began, self._room()))
         elif not self._terminal and not self._quiet and now - self._shown >= LINE_S:
             self._shown = now
             self._print(self.line(now - self._began))
 
     def end(self) -> None:
+        self._clear()
         if not self._quiet and self._nbytes and self._done >= self._nbytes:
-            self._clear()
-            self._print(self.line(time.monotonic() - self._began))
-        else:
-            self._clear()
+            self._print(self.line(time.monotonic() - self._began, self._room()))
 
-    def line(self, seconds: float) -> str:
-        """What the bar says after so many seconds of encoding."""
+    def line(self, seconds: float, columns: int | None = None) -> str:
+        """What the bar says after so many seconds of encoding. columns: how wide it may be; what matters least goes first."""
         share = self._done / self._nbytes
-        steps = int(self._steps * share)
         rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
-        parts = [f"{share:4.0%}", f"{steps:,} of {self._steps:,} steps"]
+        parts = {"share": f"{share:4.0%}", "steps": f"{int(self._steps * share):,} of {self._steps:,} steps"}
         if rate:
             left = (self._nbytes - self._done) / rate
-            parts += [f"{rate * self._steps / self._nbytes:,.0f} steps/s", f"{rate / 1e6:,.0f} MB/s"]
-            parts.append(f"{_time(left)} left" if self._done < self._nbytes else f"in {_time(seconds)}")
-        return "  ".join(parts)
+            parts["rate"] = f"{rate * self._steps / self._nbytes:,.0f} steps/s"
+            parts["bytes"] = f"{rate / 1e6:,.0f} MB/s"
+            parts["time"] = f"{_time(left)} left" if self._done < self._nbytes else f"in {_time(seconds)}"
+        for least in ("bytes", "steps", "rate", "time"):
+            if columns is not None and len("  ".join(parts.values())) > columns:
+                parts.pop(least, None)
+        return "  ".join(parts.values())
 
     def _draw(self, text: str) -> None:
-        columns = max(10, self._columns() - 1)
+        columns = self._room() or len(text)
         shown = text[:columns]
         self._stream.write("\r" + shown + " " * max(0, min(self._width, columns) - len(shown)))
         self._stream.flush()
         self._width = len(shown)
+
+    def _room(self) -> int | None:
+        """Columns a line may have; None where lines do not matter."""
+        return max(10, self._columns() - 1) if self._terminal else None
 
     def _columns(self) -> int:
         # Of this stream's terminal: stdout, which shutil asks, may be a file.
@@ -94,7 +99,7 @@ class ProgressBar:
 
     def _clear(self) -> None:
         if self._terminal and self._width:
-            self._stream.write("\r" + " " * min(self._width, self._columns() - 1) + "\r")
+            self._stream.write("\r" + " " * min(self._width, self._room() or 0) + "\r")
             self._stream.flush()
             self._width = 0
 

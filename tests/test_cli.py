@@ -1,0 +1,197 @@
+"""The command line: help that ends with an example, results on stdout, talk on stderr, the designed exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import store_tools
+from store_tools import COMMAND, environment, run
+
+from vla_store import MachineError, OptionError, __version__, cli
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found.choices)
+
+
+def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_commands_are_the_designed_ones() -> None:
+    assert {"build", "info", "verify", "demo", "append", "merge", "copy", "recode", "repair"} <= commands().keys()
+
+
+@pytest.mark.parametrize("name", commands())
+def test_the_help_of_a_command_ends_with_an_example_that_parses(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(name, capsys=capsys)
+    example = text.strip().split("\n\n")[-1].replace("\n", " ")
+    assert example.startswith(f"example: vla-store {name}")
+    assert all(len(line) <= 80 for line in text.splitlines())
+    parsed = cli._parser().parse_args(example.removeprefix("example: vla-store ").split())
+    assert parsed.command == name
+    assert callable(parsed.run)
+
+
+def test_the_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(help_of(capsys=capsys).split())
+    assert "exit codes: 0 fine, 1 the data or the store is bad, 2 wrong use, 3 the machine failed us, 130" in text
+
+
+def test_no_command_is_wrong_use_and_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["buidl"], ["build"], ["info"], ["info", "a", "b"], ["verify", "x", "--againts", "y"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "vla-store" in err
+        assert "error: " in err.splitlines()[-1]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"vla-store {__version__}\n"
+
+
+def test_json_is_alone_on_stdout_and_talk_is_on_stderr(tiny_source: Path, tmp_path: Path) -> None:
+    store = tmp_path / "x.vla"
+    for arguments, keys in (
+        (["build", tiny_source, store, "--dry-run"], {"rows", "memory_nbytes", "written"}),
+        (["build", tiny_source, store], {"rows", "fingerprint", "cameras", "written"}),
+        (["info", store], {"rows", "suites", "fields", "conventions"}),
+        (["verify", store, "--against", tiny_source], {"sound", "problems", "leftovers", "compared_episodes"}),
+    ):
+        ran = run(*arguments, "--json")
+        assert ran.code == 0, ran.err
+        assert ran.out.count("\n") == 1
+        assert keys <= json.loads(ran.out).keys()
+        assert ran.out.isascii()
+    quiet = run("verify", store, "--quiet")
+    assert quiet.err == ""
+    assert quiet.out.startswith("sound")
+
+
+def test_plain_lines_go_to_a_stderr_that_is_no_terminal(tiny_source: Path, tmp_path: Path) -> None:
+    ran = run("build", tiny_source, tmp_path / "x.vla")
+    assert ran.code == 0
+    assert ran.err.splitlines()[-1].startswith("100%  137 of 137 steps")
+    assert not set("\r\x1b\b") & set(ran.err + ran.out)
+    assert ran.out.startswith("camera")
+
+
+def test_a_dry_run_writes_nothing(tiny_source: Path, tmp_path: Path) -> None:
+    ran = run("build", tiny_source, tmp_path / "deep" / "x.vla", "--dry-run")
+    assert ran.code == 0
+    assert "would write" in ran.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("1", 1),
+        ("1k", 1_000),
+        ("1kB", 1_000),
+        ("1KiB", 1_024),
+        ("500 MB", 500_000_000),
+        ("1.5GiB", 3 << 29),
+        (" 2g ", 2_000_000_000),
+        ("1TiB", 1 << 40),
+        ("0.1k", 100),
+        ("9" * 20, int("9" * 20)),
+    ],
+)
+def test_a_size_has_a_unit_of_thousands_or_of_1024(text: str, nbytes: int) -> None:
+    assert cli.parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1", "1e9", "1i", "GiB", "1 2", "1.", "0x10", "nan", "1PB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="not a size"):
+        cli.parse_size(text)
+
+
+def test_a_reader_that_leaves_early_is_no_error(tiny_store: Path) -> None:
+    command = " ".join([*COMMAND, "info", str(tiny_store)])
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} | head -1"], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode in (0, 141)
+    assert done.stdout.startswith("store")
+    assert done.stderr == ""
+
+
+def test_an_unexpected_system_error_is_the_machines_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import vla_store.reader
+
+    for error, says in (
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (MemoryError(), "out of memory"),
+        (MachineError("the network is down", host="h"), "the network is down"),
+    ):
+
+        def fail(*arguments: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(vla_store.reader, "open_store", fail, raising=False)
+        assert cli.main(["info", "x.vla"]) == 3
+        err = capsys.readouterr().err
+        store_tools.assert_one_screen(err, says)
+
+
+def test_what_building_needs_and_is_not_installed_is_said(tiny_source: Path, tmp_path: Path) -> None:
+    """As on Python 3.10, where zarr, dask and h5py are not among the requirements."""
+    hide = "import sys\nfor name in ('h5py', 'zarr', 'dask', 'distributed'): sys.modules[name] = None\n"
+    code = f"{hide}from vla_store import cli\nsys.exit(cli.main(sys.argv[1:]))"
+    store = store_tools.built(tmp_path / "x.vla", [tiny_source / "libero_goal"])
+    for arguments in (["build", tiny_source, tmp_path / "y.vla"], ["verify", store, "--against", tiny_source]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], env=environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 3, done.stderr
+        store_tools.assert_one_screen(done.stderr, f"`vla-store {arguments[0]}` needs", "Python 3.11 or newer")
+    for arguments in (["info", store], ["verify", store]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], env=environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_error_text_wraps_its_hint_and_nothing_else() -> None:
+    error = OptionError("it is wrong", path="/a" * 100, hint="do this, or that, " * 10)
+    lines = cli.error_text(error).splitlines()
+    assert lines[0] == "vla-store: error: it is wrong"
+    assert lines[1] == f"  path  {'/a' * 100}"
+    assert lines[3].startswith("hint: do this")
+    assert all(len(line) <= 96 for line in lines[3:])
+    assert all(line.startswith("      ") for line in lines[4:])
+    assert cli.error_text(OptionError("plain")) == "vla-store: error: plain"
+
+
+def test_a_path_that_is_not_utf8_can_be_printed(tiny_store: Path, tmp_path: Path) -> None:
+    place = os.fsencode(tmp_path) + b"/caf\xe9.vla"
+    os.symlink(tiny_store, place)
+    done = subprocess.run([*COMMAND, "info", place], env=environment(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9.vla" in done.stdout
+
+
+def test_importing_the_command_line_costs_no_library() -> None:
+    code = "import sys, vla_store.cli; print(*[n for n in ('torch', 'zarr', 'dask', 'h5py', 'fsspec') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,93 @@
+"""What commands print is read by people on any terminal, and by programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import store_tools
+
+from vla_store import figures, open_store
+from vla_store.builder import build_store
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1 kB"),
+        (1_234_567, "1.23 MB"),
+        (999_499, "999 kB"),
+        (999_600, "1 MB"),
+        (73_147_294, "73.1 MB"),
+        (205_000_000, "205 MB"),
+        (5.5e10, "55 GB"),
+        (2.5e12, "2.5 TB"),
+        (1.5e15, "1,500 TB"),
+    ],
+)
+def test_a_size_has_three_digits_and_a_unit(nbytes: float, text: str) -> None:
+    assert figures.size_text(nbytes) == text
+
+
+def test_columns_line_up() -> None:
+    made = figures.table(["name", "n"], [["a", "1"], ["longer", "12,000"]])
+    assert made.splitlines() == ["name         n", "a            1", "longer  12,000"]
+
+
+@pytest.mark.parametrize(("prediction", "text"), [((), "none"), (("background", "green"), "background+green")])
+def test_a_prediction_reads_as_a_sum(prediction: tuple[str, ...], text: str) -> None:
+    assert figures.prediction_text(prediction) == text
+
+
+def test_a_builds_table_says_what_was_chosen_and_what_came_out(tiny_source: Path, tmp_path: Path) -> None:
+    report = build_store(tiny_source, tmp_path / "x.vla")
+    lines = figures.build_table(report).splitlines()
+    assert lines[0].split() == ["camera", "shape", "prediction", "codec", "of", "raw"]
+    assert lines[1].startswith("agentview_rgb    16x24x3  background  lz4hc")
+    assert "episodes       10 (137 steps)" in lines
+    assert any(
+        line.startswith("fingerprint    " + (report.root.fingerprint[:16] if report.root else "?")) for line in lines
+    )
+    assert all(len(line) <= 80 for line in lines if not line.startswith("store"))
+    described = json.loads(json.dumps(figures.build_json(report)))
+    assert described["written"] is True
+    assert described["digest"] == open_store(tmp_path / "x.vla").digest
+    assert described["nbytes"] == sum(path.stat().st_size for path in (tmp_path / "x.vla").rglob("*") if path.is_file())
+
+
+def test_a_plans_table_says_what_would_be(tiny_source: Path, tmp_path: Path) -> None:
+    report = build_store(tiny_source, tmp_path / "x.vla", dry_run=True)
+    lines = figures.build_table(report).splitlines()
+    assert f"would write    {tmp_path}/x.vla" in lines
+    assert any(line.startswith("memory         at most ") for line in lines)
+    assert figures.build_json(report)["written"] is False
+    assert figures.build_json(report)["digest"] is None
+
+
+def test_a_stores_text_and_json_agree(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    described = json.loads(json.dumps(figures.store_json(store)))
+    assert described["rows"] == 137
+    assert described["nbytes"] == store.nbytes
+    assert {name: each["episodes"] for name, each in described["suites"].items()} == {
+        "libero_10": 3,
+        "libero_goal": 3,
+        "libero_spatial": 4,
+    }
+    assert sum(each["steps"] for each in described["suites"].values()) == 137
+    text = figures.store_text(described)
+    assert "rows           137 steps of 10 episodes in 1 part" in text
+    assert "conventions    pictures bottom_up, observations recorded after the action" in text
+    for name in store.fields:
+        assert f"\n{name} " in text
+
+
+def test_a_roots_text_leaves_out_what_was_not_done(tiny_store: Path) -> None:
+    described = figures.root_json("x.vla", store_tools.root_of(tiny_store))
+    for more in ({}, {"added": None}):
+        assert "added" not in figures.root_text(described | more)
+    added = figures.root_text(described | {"added": {"episodes": 3, "rows": 20}})
+    assert "added          3 episodes (20 steps)" in added
