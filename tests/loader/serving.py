@@ -89,3 +89,21 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def rings_of(pid: int) -> set[str]:
+    """Names of the rings that one process has mapped or open."""
+    return set(_names_in(Path(f"/proc/{pid}")))
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes whose parent this is, zombies left out."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(process.name))
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -150,7 +152,7 @@ class Crew:
                 "so many batches are held that the loader's ring is nearly used up: batches are copied from now on. "
                 "Drop batches that are done with, or clone what is kept.",
                 RuntimeWarning,
-                stacklevel=7,
+                stacklevel=_level_of_caller(),
             )
         return Made(
             self._copied(out, packed) if copy else self._leased(out, packed),
@@ -198,3 +200,12 @@ class Crew:
         self._ring = ring
         for worker in range(len(self._pool)):
             self._pool.send(worker, NewRing(slots, ring.slot_nbytes), ring.fd)
+
+
+def _level_of_caller() -> int:
+    """`stacklevel` of the first frame that is not this package's, for a warning by who calls this."""
+    package = os.path.dirname(os.path.dirname(__file__)) + os.sep
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -178,7 +178,8 @@ def pickled(work: Work) -> bytes:
             hint="define the transform at the top level of a module (no lambda, no local function), or use workers=0",
         ) from None
     main = sys.modules.get("__main__")
-    if _names_main(made) and getattr(main, "__spec__", None) is None and not hasattr(main, "__file__"):
+    is_file = os.path.isfile(getattr(main, "__file__", None) or "")
+    if _names_main(made) and getattr(main, "__spec__", None) is None and not is_file:
         raise OptionError(
             "the dataset or a transform was typed in, in a notebook or at a prompt: worker processes cannot import it",
             hint="put it into a file of its own and import it from there, or use workers=0",
