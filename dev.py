@@ -64,11 +64,12 @@ def check(arguments: list[str]) -> int:
 
 
 def floors(arguments: list[str]) -> int:
-    """Tests with the oldest version of everything: all of ours on this Python, those of reading on Python 3.10."""
+    """Tests with the oldest version of everything: nearly all on this Python, those of reading on Python 3.10."""
     here = "{}.{}".format(*sys.version_info)
+    code = 0
     with tempfile.TemporaryDirectory(prefix="vla_store-floors-") as folder:
-        stores = os.environ.get("VLA_STORE_TEST_STORES") or str(Path(folder, "stores"))
-        code = run(environment(*TESTS), "tests/make_stores.py", stores)
+        # Python 3.10 reads what this one built with the oldest libraries. Not the stores of newer ones: bytes are compared.
+        stores = str(Path(folder, "stores"))
         for version in (here, "3.10"):
             python = sys.executable if version == here else find_python(3, 10)
             if python is None:
@@ -89,7 +90,6 @@ def floors(arguments: list[str]) -> int:
 def ci(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vla_store-ci-") as folder:
         os.environ.setdefault("VLA_STORE_VENV", str(Path(folder, "venv")))
-        os.environ.setdefault("VLA_STORE_TEST_STORES", str(Path(folder, "stores")))
         return max([check([]), test(["--durations=12", *arguments]), floors([])])
 
 

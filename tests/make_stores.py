@@ -1,7 +1,4 @@
-"""Makes the sources and stores that tests share, once, in a folder: python tests/make_stores.py FOLDER
-
-The fixtures of conftest.py call the same functions; as a script it fills VLA_STORE_TEST_STORES for interpreters that cannot build.
-"""
+"""Makes the sources and stores that tests share, once, in a folder; what is there is kept. The fixtures are in conftest.py."""
 
 from __future__ import annotations
 
@@ -58,13 +55,3 @@ def built(store: Path, sources: Sequence[Path], preset: str) -> Path:
 
         build_store(sources, store, preset=preset)
     return store
-
-
-if __name__ == "__main__":
-    into = Path(sys.argv[1]).resolve()
-    into.mkdir(parents=True, exist_ok=True)
-    unpacked = demos(into / "demos")
-    for each in PRESETS:
-        tiny_store(into, each)
-        if unpacked:
-            demo_store(into, unpacked, each)
