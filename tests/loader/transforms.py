@@ -193,3 +193,11 @@ def batch_as_tensors(batch: Batch) -> Batch:
     import torch
 
     return {"step": batch["step"], "actions": torch.from_numpy(batch["actions"]) * 2}
+
+
+def noise_free(sample: Sample) -> Sample:
+    return {"step": 10 * sample["step"]}
+
+
+def adds_one(sample: Sample) -> Sample:
+    return {"step": sample["step"] + 1}
