@@ -13,5 +13,7 @@ def read_background(
 ) -> Array:
     """An episode's background: the mode of 16 of its frames; the pictures between them are not read."""
     rows = predictions.background_rows(steps)
-    frames = [read_rows(source, number, camera, dtype, shape, row, row + 1) for row in rows]
-    return predictions.background_of(np.concatenate(frames))
+    # In one expression, so that the pictures are let go once they are in one array.
+    return predictions.background_of(
+        np.concatenate([read_rows(source, number, camera, dtype, shape, row, row + 1) for row in rows])
+    )

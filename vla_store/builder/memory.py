@@ -10,9 +10,17 @@ from vla_store.builder.plan import Plan
 from vla_store.errors import OptionError
 from vla_store.format.predictions import BACKGROUND_FRAMES
 
-# Measured by benchmarks/build_memory.py, rounded up: interpreter with zarr, dask and h5py; a spawned worker's.
-PROCESS_NBYTES = 260 << 20
-WORKER_PROCESS_NBYTES = 200 << 20
+# Measured over pictures of 8 to 1,024 pixels, 400,000 rows, 10,000 episodes and attributes of 5 MB, and rounded up;
+# tests/builder/test_memory.py holds them to it.
+PROCESS_NBYTES = 112 << 20  # an interpreter with zarr, dask and h5py
+WORKER_PROCESS_NBYTES = 80 << 20  # a spawned one
+TRACKER_NBYTES = 16 << 20  # the process that multiprocessing keeps beside them
+ROW_NBYTES = 64  # the index, and copies of one component for the statistics
+DIGEST_NBYTES = 112  # of a frame: binary, base64, JSON
+EPISODE_NBYTES = 6 << 10
+BLOCK_COPIES = 6  # a block, its residuals and the temporaries of three predictions
+BACKGROUND_COPIES = 3 * BACKGROUND_FRAMES  # its frames, sorted, and the counts of the mode
+ATTRIBUTE_COPIES = 7
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int 
     if max_memory is not None and need > max_memory:
         raise OptionError(
             "the build does not fit in the memory it may use",
-            needed=f"{need >> 20} MiB with {wanted} worker{'s' * (wanted > 1)} ({executor})",
+            needed=f"{-(-need >> 20)} MiB with {wanted} worker{'s' * (wanted > 1)} ({executor})",
             allowed=f"{max_memory >> 20} MiB (--max-memory)",
             hint="raise --max-memory" + (", or lower --workers" if wanted > 1 else ""),
         )
@@ -42,9 +50,16 @@ def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int 
 
 
 def _projected(plan: Plan, executor: str, workers: int) -> int:
+    fixed = [field for field in plan.document.fields.values() if not field.is_ragged]
+    step = max((field.step_nbytes for field in fixed), default=0)
     frame = max((field.step_nbytes for field in plan.cameras), default=0)
-    # A block, its residuals and a temporary; the frames of a background, sorted, with the masks of the count.
-    worker = 6 * max(BLOCK_NBYTES, frame) + 8 * BACKGROUND_FRAMES * frame
-    # Digests of frames (binary, base64, JSON), and a few copies of one numeric component for the statistics.
-    driver = PROCESS_NBYTES + plan.rows * (48 + 160 * len(plan.cameras))
-    return driver + workers * (worker + (WORKER_PROCESS_NBYTES if executor == "processes" else 0))
+    number = max((field.step_nbytes for field in fixed if not field.is_camera), default=0)
+    attributes = max(each.attributes[1] for each in plan.episodes)
+    work = BLOCK_COPIES * max(BLOCK_NBYTES, step) + BACKGROUND_COPIES * frame + ATTRIBUTE_COPIES * attributes
+    # Statistics map one numeric field at a time, whole.
+    rows = plan.rows * (ROW_NBYTES + DIGEST_NBYTES * len(plan.cameras) + number)
+    driver = PROCESS_NBYTES + rows + len(plan.episodes) * EPISODE_NBYTES
+    if executor == "threads":
+        return driver + workers * work
+    # The driver reads backgrounds too, for the probe.
+    return driver + work + TRACKER_NBYTES + workers * (WORKER_PROCESS_NBYTES + work)

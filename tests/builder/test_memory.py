@@ -1,0 +1,150 @@
+"""How much memory a build takes is known before it takes it, and holds when it is measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import store_tools
+import tiny_libero
+from own_sources import Own, plan_of
+from store_tools import COMMAND, environment, run
+
+from vla_store.builder.memory import plan_memory
+from vla_store.builder.plan import Plan
+from vla_store.errors import OptionError
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_of([Own()])
+
+
+def needed(plan: Plan, executor: str, workers: int) -> int:
+    return plan_memory(plan, executor, workers, None).nbytes
+
+
+def test_more_workers_need_more_and_processes_more_than_threads(plan: Plan) -> None:
+    for executor in ("threads", "processes"):
+        assert needed(plan, executor, 1) < needed(plan, executor, 2) < needed(plan, executor, 8)
+    assert needed(plan, "threads", 2) < needed(plan, "processes", 2)
+
+
+def test_fewer_workers_are_used_where_that_fits(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vla_store.builder import memory
+
+    monkeypatch.setattr(memory, "default_workers", lambda: 8)
+    assert plan_memory(plan, "processes", None, None).workers == 8
+    for workers in (1, 3, 7):
+        limit = needed(plan, "processes", workers)
+        assert plan_memory(plan, "processes", None, limit).workers == workers
+        assert plan_memory(plan, "processes", None, limit + MIB).workers == workers
+
+
+def test_workers_that_were_asked_for_are_not_taken_away(plan: Plan) -> None:
+    with pytest.raises(OptionError, match="does not fit") as caught:
+        plan_memory(plan, "threads", 4, needed(plan, "threads", 3))
+    assert caught.value.places["needed"] == f"{-(-needed(plan, 'threads', 4) // MIB)} MiB with 4 workers (threads)"
+    assert caught.value.hint == "raise --max-memory, or lower --workers"
+
+
+def test_a_limit_that_cannot_be_met_says_which_number_to_change(plan: Plan) -> None:
+    least = needed(plan, "threads", 1)
+    with pytest.raises(OptionError) as caught:
+        plan_memory(plan, "threads", None, least - 1)
+    assert caught.value.places == {
+        "needed": f"{-(-least // MIB)} MiB with 1 worker (threads)",
+        "allowed": f"{(least - 1) // MIB} MiB (--max-memory)",
+    }
+    assert caught.value.hint == "raise --max-memory"
+    assert plan_memory(plan, "threads", None, least).workers == 1
+
+
+def test_the_command_refuses_it_as_wrong_use_and_writes_nothing(tiny_source: Path, tmp_path: Path) -> None:
+    ran = run("build", tiny_source, tmp_path / "x.vla", "--max-memory", "64MiB")
+    assert ran.code == 2
+    store_tools.assert_one_screen(ran.err, "does not fit in the memory", "64 MiB (--max-memory)", "raise --max-memory")
+    assert list(tmp_path.iterdir()) == []
+    said = int(ran.err.split("needed   ")[1].split(" MiB")[0])
+    assert run("build", tiny_source, tmp_path / "x.vla", "--max-memory", f"{said}MiB").code == 0
+
+
+def peak_nbytes(command: list[str]) -> tuple[int, str]:
+    """The largest sum of resident memory over a command's processes, and its stdout."""
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    root, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        total = 0
+        try:
+            for each in [root, *root.children(recursive=True)]:
+                total += each.memory_info().rss
+        except psutil.Error:  # it ended meanwhile
+            continue
+        peak = max(peak, total)
+        time.sleep(0.002)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    return peak, out
+
+
+def assert_holds(source: Path, store: Path, *options: str) -> None:
+    peak, out = peak_nbytes([*COMMAND, "build", str(source), str(store), "--json", "--quiet", *options])
+    projected = json.loads(out)["memory_nbytes"]
+    assert peak <= projected, f"measured {peak // MIB} MiB, projected {projected // MIB} MiB"
+    assert projected <= 3 * peak, f"measured {peak // MIB} MiB, projected {projected // MIB} MiB: why so much?"
+
+
+def test_the_projection_holds_on_the_demos(demos: Path, tmp_path: Path) -> None:
+    assert_holds(demos / "libero/libero_spatial", tmp_path / "x.vla", "--preset", "small", "--workers", "3")
+
+
+@pytest.mark.parametrize(("executor", "limit"), [("threads", 200), ("processes", 460)])
+def test_a_limit_holds_by_the_memory_measured(demos: Path, tmp_path: Path, executor: str, limit: int) -> None:
+    command = [*COMMAND, "build", str(demos / "libero/libero_spatial"), str(tmp_path / "x.vla"), "--json", "--quiet"]
+    peak, out = peak_nbytes([*command, "--executor", executor, "--max-memory", f"{limit}MiB"])
+    projected = json.loads(out)["memory_nbytes"]
+    assert peak <= projected <= limit * MIB
+    assert projected <= 3 * peak
+
+
+def test_the_projection_holds_for_large_pictures(demos: Path, tmp_path: Path) -> None:
+    source = demos / "variants/no_noops_256"
+    assert_holds(source, tmp_path / "x.vla", "--preset", "small", "--workers", "2", "--orientation", "bottom_up")
+
+
+MANY = """
+import json, sys
+from own_sources import Own
+from vla_store.builder import FieldSpec, build_store
+
+if __name__ == "__main__":
+    steps, episodes, workers = map(int, sys.argv[2:])
+    fields = {
+        "actions": FieldSpec("float32", (4,), "step"),
+        "joints": FieldSpec("float64", (20,), "observation"),
+        "front": FieldSpec("uint8", (2, 2, 3), "observation"),
+    }
+    source = Own(lengths={number: steps for number in range(episodes)}, fields=fields)
+    report = build_store(source, sys.argv[1], preset="raw", workers=workers)
+    print(json.dumps({"memory_nbytes": report.memory.nbytes, "rows": report.rows}))
+"""
+
+
+@pytest.mark.parametrize(("steps", "episodes"), [(100_000, 3), (4, 6_000)])
+def test_the_projection_holds_for_many_rows_and_many_episodes(tmp_path: Path, steps: int, episodes: int) -> None:
+    (tmp_path / "many.py").write_text(
+        f"import sys\nsys.path.append({str(Path(tiny_libero.__file__).parent)!r})\n" + MANY
+    )
+    peak, out = peak_nbytes(
+        [sys.executable, str(tmp_path / "many.py"), str(tmp_path / "x.vla"), str(steps), str(episodes), "2"]
+    )
+    report = json.loads(out)
+    assert report["rows"] == steps * episodes
+    assert peak <= report["memory_nbytes"] <= 3 * peak, f"{peak // MIB} {report['memory_nbytes'] // MIB}"
