@@ -178,23 +178,6 @@ def which_threads(batch: Batch) -> Batch:
     return {"step": batch["step"], "threads": [os.environ.get(name, "") for name in names], "blosc": blosc.use_threads}
 
 
-def as_tensors(sample: Sample) -> Sample:
-    import torch
-
-    return {
-        "step": sample["step"],
-        "actions": torch.from_numpy(sample["actions"]).requires_grad_(),
-        "half": torch.ones(3, dtype=torch.bfloat16) * sample["step"],
-        "scalar": torch.tensor(float(sample["step"])),
-    }
-
-
-def batch_as_tensors(batch: Batch) -> Batch:
-    import torch
-
-    return {"step": batch["step"], "actions": torch.from_numpy(batch["actions"]) * 2}
-
-
 def noise_free(sample: Sample) -> Sample:
     return {"step": 10 * sample["step"]}
 
