@@ -264,6 +264,9 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __getstate__(self) -> Any:
+        raise TypeError("a Loader does not pickle: send the dataset, and make a Loader where it arrives")
+
     def __repr__(self) -> str:
         batches, epochs = self._batches, self._batches.epochs
         rank, world_size = batches.rank
@@ -403,7 +406,12 @@ def _stacked(key: str, values: list[Any]) -> Any:
 
 def _tensor(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value) if value.dtype.kind in "biufc" else value
+        if value.dtype.kind not in "biufc":
+            return value
+        # What a transform made may be what torch cannot refer to: turned around, read-only, of the other byte order.
+        if not value.flags.writeable or any(stride < 0 for stride in value.strides) or not value.dtype.isnative:
+            value = value.astype(value.dtype.newbyteorder("="), order="C")
+        return torch.from_numpy(value)
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
         return [torch.from_numpy(each) for each in value]
     return value

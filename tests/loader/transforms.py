@@ -184,3 +184,13 @@ def noise_free(sample: Sample) -> Sample:
 
 def adds_one(sample: Sample) -> Sample:
     return {"step": sample["step"] + 1}
+
+
+def what_torch_cannot_refer_to(batch: Batch) -> Batch:
+    step = batch["step"]
+    return {
+        "turned": step[::-1],
+        "broadcast": np.broadcast_to(step[:, None], (len(step), 3)),
+        "swapped": step.astype(">i4"),
+        "names": np.array(["x"] * len(step)),
+    }
