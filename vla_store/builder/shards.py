@@ -30,8 +30,8 @@ def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+    except BaseException:  # Ctrl-C too; and on a full disk every byte counts
+        temporary.unlink(missing_ok=True)
         raise
     return ObjectEntry(key, hashlib.sha256(data).hexdigest(), len(data))
 
