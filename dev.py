@@ -34,6 +34,7 @@ FLOOR_TESTS = [
 READING_TESTS = [
     "tests/format",
     "tests/reader",
+    "tests/loader",
     "tests/test_golden.py",
     "tests/test_tiny_reader.py",
     "tests/test_layers.py",
