@@ -84,7 +84,8 @@ def test_a_folder_with_more_than_a_builds_leavings_is_no_unfinished_build(source
     check(tmp_path / "x.vla", source)
     for name in ("parts", "meta", "roots"):
         (partial / name).mkdir()
-    (partial / "build.lock").touch()
+    for name in ("build.lock", "zarr.json.0123abcd.tmp"):
+        (partial / name).touch()
     check(tmp_path / "x.vla", source)
     (partial / "notes.txt").touch()
     with pytest.raises(DestinationExists, match="place of the unfinished build is taken"):

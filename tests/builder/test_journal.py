@@ -145,7 +145,14 @@ def test_what_a_stopped_commit_left_is_swept(plan: Plan, partial: Path) -> None:
     journal = Journal(partial, plan)
     journal.open()
     journal.close()
-    left = ["zarr.json", "roots/00000001.json", "meta/0.json", f"parts/{plan.part_id}/x.0123abcd.tmp"]
+    left = [
+        "zarr.json",
+        "roots/00000001.json",
+        "meta/0.json",
+        "meta/1.json.0123abcd.tmp",
+        "parts/zarr.json.0123abcd.tmp",
+        f"parts/{plan.part_id}/x.0123abcd.tmp",
+    ]
     for key in left:
         (partial / key).parent.mkdir(exist_ok=True)
         (partial / key).write_bytes(b"{}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla_store.builder.journal import LOCK
-from vla_store.builder.shards import sync_folder
+from vla_store.builder.shards import TEMPORARY, sync_folder
 from vla_store.errors import DestinationExists, OptionError, machine_error
 from vla_store.format.layout import ROOT_KEY, partial_path, root_key
 
@@ -78,7 +78,8 @@ def _aside(target: Path) -> Path:
 
 def _is_unfinished(partial: Path) -> bool:
     """Whether a folder holds nothing but what an unfinished build leaves."""
-    return partial.is_dir() and set(os.listdir(partial)) <= {LOCK, "meta", "parts", "roots", ROOT_KEY}
+    own = {LOCK, "meta", "parts", "roots", ROOT_KEY}
+    return partial.is_dir() and all(name in own or name.endswith(TEMPORARY) for name in os.listdir(partial))
 
 
 def _check_writable(target: Path) -> None:

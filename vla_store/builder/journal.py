@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from vla_store.builder.encode import Receipt, Task
 from vla_store.builder.plan import Plan
-from vla_store.builder.shards import remove_temporaries, write_object
+from vla_store.builder.shards import TEMPORARY, remove_temporaries, write_object
 from vla_store.builder.sources import describe
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
@@ -119,7 +119,8 @@ class Journal:
         """Raises DestinationExists if something else lies there, SourceError if a source is not as it was."""
         own = {self.part.name, self._folder.name, layout.ROOT_KEY}
         parts = self.partial / "parts"
-        if parts.exists() and set(os.listdir(parts)) - own:
+        there = set(os.listdir(parts)) if parts.exists() else set()
+        if any(name not in own and not name.endswith(TEMPORARY) for name in there):
             raise DestinationExists(
                 "an unfinished build of other sources or options is in the way",
                 partial=self.partial,
