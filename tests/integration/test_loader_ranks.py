@@ -14,7 +14,7 @@ import pytest
 from vla_store.loader.order import Deal, Order
 
 pytest.importorskip("torch")
-from loader import ranks  # noqa: E402
+from loader import ranks
 
 TESTS = Path(ranks.__file__).parents[1]
 

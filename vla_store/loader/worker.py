@@ -27,6 +27,10 @@ from vla_store.loader.work import Job, TransformError, Work
 
 WATCH_S = 1.0
 
+# Ctrl-C, a scheduler's warning and a closed terminal reach the whole process group, and are the parent's to answer: it may want
+# to train on until it has saved. A worker ends with its parent.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 is_loading_main = False
 """Whether this process is a worker that imports the caller's script: a Loader must not start there."""
 
@@ -86,9 +90,7 @@ Inbox = queue.SimpleQueue[tuple[Any, "int | None"]]
 
 def main(fd: int, parent: int) -> None:
     """Serve one parent until it goes away."""
-    # Ctrl-C, a closed terminal and a scheduler's warning reach the whole process group, and are the parent's to answer: it may
-    # want to train on until it has saved. This process ends with the parent.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in IGNORED:
         signal.signal(each, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
     inbox: Inbox = queue.SimpleQueue()
