@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import vla_store
 from vla_store.format import canonical
 from vla_store.format.listing import ObjectEntry, encode_listing
 from vla_store.format.schema import Root
 
 COMMAND = (sys.executable, "-m", "vla_store.cli")
-CHECKOUT = Path(__file__).resolve().parents[1]
+LIBRARY = Path(vla_store.__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Ran:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a command that is to find this package."""
-    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

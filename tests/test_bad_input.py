@@ -6,12 +6,12 @@ and what was found; the sources as they were; and nothing that could be taken fo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -467,24 +467,27 @@ def test_a_link_as_store_says_which_disk_it_belongs_on(command: Command, source:
         assert command("verify", tmp_path / "libero.vla").code == 0
 
 
+# Gives up root's right to pass over permission bits, for good, then becomes the command in its arguments.
+WITHOUT_RIGHTS = """
+import ctypes, os, sys
+drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
+for capability in (dac_override, dac_read_search):
+    if os.getuid() == 0 and ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0):
+        sys.exit("root's rights cannot be given up here")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def as_nobody(*arguments: object) -> store_tools.Ran:
-    """`vla-store ARGUMENTS` for a user whom permission bits stop: root passes over them."""
+    """`vla-store ARGUMENTS` for a user whom permission bits stop."""
     done = subprocess.run(
-        [*store_tools.COMMAND, *map(str, arguments)],
+        [sys.executable, "-c", WITHOUT_RIGHTS, *store_tools.COMMAND, *map(str, arguments)],
         env=store_tools.environment(),
         capture_output=True,
         text=True,
         timeout=120,
-        preexec_fn=_without_roots_rights if os.getuid() == 0 else None,
     )
     return store_tools.Ran(done.returncode, done.stdout, done.stderr)
-
-
-def _without_roots_rights() -> None:
-    drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
-    for capability in (dac_override, dac_read_search):
-        if ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0):
-            os._exit(99)
 
 
 def test_an_output_folder_without_permission_is_the_machines_failure(source: Path, tmp_path: Path) -> None:

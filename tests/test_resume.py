@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import store_tools
 import tiny_libero
@@ -491,6 +492,17 @@ def test_a_worker_process_that_dies_is_said_and_the_same_build_resumes(tmp_path:
     assert not store.exists()
     build_store([source], store, executor="processes", workers=2)
     assert digests(store) == digests(tmp_path / "reference.vla")
+
+
+def test_workers_end_when_their_parent_is_killed(demos: Path, tmp_path: Path) -> None:
+    process = start("build", demos / "libero/libero_goal", tmp_path / "x.vla", "--executor", "processes")
+    while process.poll() is None and not any((tmp_path / "x.vla.partial").glob("parts/*/*/*_rgb/c/*/*/*/*.tmp")):
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert workers
+    assert psutil.wait_procs(workers, timeout=LIMIT_S)[1] == []
 
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])

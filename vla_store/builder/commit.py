@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vla_store.format.codecs import NONE
 from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry, encode_listing
 from vla_store.format.schema import Field, Meta, PartEntry, Root, RootField
-from vla_store.format.statistics import FieldStatistics, statistics_document, statistics_of_components
+from vla_store.format.statistics import store_statistics
 
 DIGEST_NBYTES = 32
 
@@ -106,23 +107,17 @@ def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, epis
 
 def part_statistics(plan: Plan, folder: Path) -> dict[str, Any] | None:
     """Statistics of the fixed numeric fields, from their stored columns: no second pass over pixels."""
-    spans = [(each.start, each.start + each.steps) for each in plan.episodes]
-    suites: dict[str, list[tuple[int, int]]] = {}
-    for each, span in zip(plan.episodes, spans):
-        suites.setdefault(plan.scanned[each.source].info.suite, []).append(span)
-    found: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]] = {}
-    for field in plan.document.fields.values():
-        if not field.is_camera and not field.is_ragged:
-            grid = field.grid(plan.rows)
-            maps = [_map_shard(folder / field.array / grid.key(shard), grid, shard) for shard in range(grid.shards)]
 
-            def of(rows: list[tuple[int, int]], field: Field = field, maps: list[Any] = maps) -> FieldStatistics:
-                width = maps[0].shape[1]
-                columns = (np.concatenate([each[:, i] for each in maps]) for i in range(width))
-                return statistics_of_components(columns, field.fixed_shape, rows)
+    def maps(field: Field) -> Iterator[np.ndarray[Any, Any]]:
+        grid = field.grid(plan.rows)
+        for shard in range(grid.shards):
+            yield _map_shard(folder / field.array / grid.key(shard), grid, shard)
 
-            found[field.name] = of(spans), {suite: of(rows) for suite, rows in suites.items()}
-    return statistics_document(found) if found else None
+    fixed = [each for each in plan.document.fields.values() if not each.is_camera and not each.is_ragged]
+    return store_statistics(
+        [(plan.scanned[each.source].info.suite, each.steps) for each in plan.episodes],
+        [(each.name, each.fixed_shape, functools.partial(maps, each)) for each in fixed],
+    )
 
 
 def skipped_document(scan: Scan) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ import os
 import pickle
 import secrets
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +21,7 @@ from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
 ANSWER_S = 20
+WATCH_S = 1.0
 
 
 def default_workers() -> int:
@@ -57,7 +60,9 @@ def run_tasks(
     pool = (
         ThreadPoolExecutor(workers, thread_name_prefix="vla-store-build")
         if threads
-        else ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        else ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
+        )
     )
     across = {} if threads else {"loads": pickle.loads, "dumps": pickle.dumps}
     submit = pool.submit if threads else _deaf_to_interrupts(pool.submit)
@@ -92,6 +97,17 @@ def _deaf_to_interrupts(submit: Callable[..., Any]) -> Callable[..., Any]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     return quiet_submit
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for its next task for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _pack(error: BaseException, dumps: Callable[[Any], Any]) -> Any:
