@@ -409,7 +409,7 @@ def _tensor(value: Any) -> Any:
         if value.dtype.kind not in "biufc":
             return value
         # What a transform made may be what torch cannot refer to: turned around, read-only, of the other byte order.
-        if not value.flags.writeable or any(stride < 0 for stride in value.strides) or not value.dtype.isnative:
+        if not value.flags.writeable or min(value.strides, default=0) < 0 or not value.dtype.isnative:
             value = value.astype(value.dtype.newbyteorder("="), order="C")
         return torch.from_numpy(value)
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):

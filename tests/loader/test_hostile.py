@@ -361,6 +361,20 @@ def test_a_consumer_one_batch_ahead_is_never_copied_for(
         assert loader.stats().copies == 0
 
 
+def test_slots_come_back_without_the_collector(samples: vla_store.Samples) -> None:
+    """Nothing between the ring and the consumer is a cycle: one would hold slots until the collector comes by."""
+    gc.disable()
+    try:
+        with Loader(samples, batch_size=4, workers=2) as loader:
+            for _ in range(3):
+                assert sum(1 for _ in loader) == len(loader)
+            assert loader.stats().copies == 0
+            ring = loader._batches._crew._ring
+            assert ring.unheld == ring.slots
+    finally:
+        gc.enable()
+
+
 def test_batches_outlive_the_loader_and_its_workers(samples: vla_store.Samples, oracle: dict[str, np.ndarray]) -> None:
     loader = Loader(samples, batch_size=4, workers=2)
     stream = iter(loader)

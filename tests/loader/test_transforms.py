@@ -258,14 +258,14 @@ def test_what_does_not_fit_is_pickled_and_the_need_is_told() -> None:
     slot = np.zeros(256, np.uint8)
     batch = {"a": np.arange(20), "b": np.arange(30), "c": np.arange(5)}
     packed = packing.pack(batch, slot, {})
-    assert isinstance(packed.tree["b"], packing.Pickled)
+    assert isinstance(packed.tree["b"], packing.Carried)
     assert packed.tree["c"].offset == 192
     assert packed.needed == 192 + 256 + 40
     assert same(through_a_slot(batch, slot), batch)
     assert not [
         each
         for each in packing.pack(batch, np.zeros(packed.needed, np.uint8), {}).tree.values()
-        if isinstance(each, packing.Pickled)
+        if isinstance(each, packing.Carried)
     ]
 
 

@@ -22,7 +22,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -204,16 +204,12 @@ class Batches:
             self.dismiss()
 
 
-@dataclass(frozen=True)
-class Handout:
-    """A batch for the consumer. end: the position after it. was_ready: when it was asked for."""
+class Handout(NamedTuple):
+    """A batch on its way to the consumer. end: the position after it. was_ready: when it was asked for."""
 
     made: Made
     end: int
     was_ready: bool
-
-    def without_batch(self) -> Handout:
-        return replace(self, made=replace(self.made, batch=None))
 
 
 class Stopped(Exception):
@@ -243,8 +239,7 @@ class BatchStream:
         began = time.perf_counter()
         self.check_process()
         try:
-            handout = self.take()
-            batch, handout = handout.made.batch, handout.without_batch()
+            batch, handout = self.take()
             if self._convert is not None:
                 batch = self._convert(batch, handout.made.job)
             self.hand(handout, began)
@@ -258,7 +253,7 @@ class BatchStream:
             raise
         return batch
 
-    def take(self) -> Handout:
+    def take(self) -> tuple[Any, Handout]:
         """The next batch, before the consumer has it. Raises StopIteration, Stopped, and what making the batch raised.
 
         Who takes ahead of the consumer calls `hand`, `finish` or `fail` when the consumer gets there.
@@ -331,16 +326,16 @@ class BatchStream:
         self._ahead, self._left = self._deal.end(self._ahead, 1), self._left - 1
         return self._ahead
 
-    def _in_process(self, owner: Batches) -> Handout:
+    def _in_process(self, owner: Batches) -> tuple[Any, Handout]:
         if not self._left:
             raise StopIteration
         job = self._next_job()
         began = time.perf_counter()
         batch = owner.work.run(job)
-        made = Made(batch, job, array_nbytes(batch), time.perf_counter() - began)
-        return Handout(made, self._advance(), False)
+        made = Made(job, array_nbytes(batch), time.perf_counter() - began)
+        return batch, Handout(made, self._advance(), False)
 
-    def _from_workers(self, owner: Batches) -> Handout:
+    def _from_workers(self, owner: Batches) -> tuple[Any, Handout]:
         try:
             crew = owner.crew()
             while crew.collect(0.0):
@@ -355,15 +350,16 @@ class BatchStream:
                 crew.wait()
                 self._submit(crew)
             end = self._ends.popleft()
-            made = crew.take()
+            taken = crew.take()
         except (StopIteration, Stopped):
             raise
         except BaseException:
             owner.dismiss()  # what workers were asked, and what they said, may be lost in the middle
             raise
-        if isinstance(made, VlaStoreError):
-            raise made
-        return Handout(made, end, was_ready)
+        if isinstance(taken, VlaStoreError):
+            raise taken
+        batch, made = taken
+        return batch, Handout(made, end, was_ready)
 
     def _submit(self, crew: Crew) -> None:
         """Give workers all that they can take."""

@@ -7,11 +7,10 @@ import os
 import sys
 import warnings
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vla_store.errors import VlaStoreError
-from vla_store.loader.packing import Packed, slot_nbytes, unpack
+from vla_store.loader.packing import slot_nbytes, unpack
 from vla_store.loader.pool import Pool
 from vla_store.loader.ring import Ring
 from vla_store.loader.work import Job, Work
@@ -25,11 +24,9 @@ PATIENCE_S = 30.0
 LOOK_UP_S = 0.5
 
 
-@dataclass(frozen=True)
-class Made:
-    """A batch, and what it took: seconds of a worker, bytes that travelled pickled, whether it had to be copied out."""
+class Made(NamedTuple):
+    """What a batch took: seconds of a worker, bytes that travelled pickled, whether it had to be copied out."""
 
-    batch: Any
     job: Job
     nbytes: int
     work_s: float
@@ -37,8 +34,7 @@ class Made:
     copied: bool = False
 
 
-@dataclass(frozen=True)
-class _Out:
+class _Out(NamedTuple):
     """A ticket that a worker has."""
 
     job: Job
@@ -60,6 +56,7 @@ class Crew:
         self._queue: deque[int] = deque()  # tickets whose batches are wanted, in order
         self._done: dict[int, tuple[_Out, Filled] | VlaStoreError] = {}
         self._texts: list[list[str]] = [[] for _ in range(workers)]
+        self._trees: list[Any] = [None] * workers
         self._number = 0
         self._ring: Ring | None = None
         self._waited_s = 0.0
@@ -96,7 +93,7 @@ class Crew:
         self._out[self._number] = _Out(job, self._ring, slot, worker)
         self._loads[worker] += 1
         self._queue.append(self._number)
-        self._pool.send(worker, Ticket(self._number, slot, job))
+        self._pool.send(worker, Ticket.of(self._number, slot, job))
         return True
 
     def collect(self, timeout_s: float) -> bool:
@@ -111,6 +108,9 @@ class Crew:
             filled = isinstance(message, Filled)
             if filled:
                 self._texts[worker] += message.packed.new
+                if message.packed.tree is None:
+                    message = message._replace(packed=message.packed._replace(tree=self._trees[worker]))
+                self._trees[worker] = message.packed.tree
             wanted = bool(self._queue) and message.number >= self._queue[0]
             if not (filled and wanted):
                 out.ring.release(out.slot)
@@ -134,8 +134,8 @@ class Crew:
         """Let a thread that waits in `wait` come back."""
         self._pool.wake()
 
-    def take(self) -> Made | VlaStoreError:
-        """The next batch, once `is_ready`, or what making it raised."""
+    def take(self) -> tuple[Any, Made] | VlaStoreError:
+        """The next batch, once `is_ready`, and what it took; or what making it raised."""
         number = self._queue.popleft()
         found = self._done.pop(number)
         if isinstance(found, VlaStoreError):
@@ -154,14 +154,13 @@ class Crew:
                 RuntimeWarning,
                 stacklevel=_level_of_caller(),
             )
-        return Made(
-            self._copied(out, packed) if copy else self._leased(out, packed),
-            out.job,
-            packed.nbytes,
-            filled.seconds,
-            packed.pickled_nbytes,
-            copy,
-        )
+        made = Made(out.job, packed.nbytes, filled.seconds, packed.pickled_nbytes, copy)
+        texts = self._texts[out.worker]
+        if not copy:
+            return unpack(packed, out.ring.lease(out.slot, packed.nbytes), texts, copy=False), made
+        batch = unpack(packed, out.ring.peek(out.slot, packed.nbytes), texts, copy=True)
+        out.ring.release(out.slot)
+        return batch, made
 
     def cancel(self) -> None:
         """Nobody waits for the jobs that were given. Their slots come back when workers are done with them."""
@@ -176,14 +175,6 @@ class Crew:
         self._pool.close()
         if self._ring is not None:
             self._ring.close()
-
-    def _leased(self, out: _Out, packed: Packed) -> Any:
-        return unpack(packed, out.ring.lease(out.slot, packed.nbytes), self._texts[out.worker], copy=False)
-
-    def _copied(self, out: _Out, packed: Packed) -> Any:
-        made = unpack(packed, out.ring.peek(out.slot, packed.nbytes), self._texts[out.worker], copy=True)
-        out.ring.release(out.slot)
-        return made
 
     def _grow(self, nbytes: int) -> None:
         """A new ring; the workers map it before their next ticket. The old one goes with its last lease."""

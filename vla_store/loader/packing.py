@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 ALIGN = 64
 MAX_TEXTS = 10_000
+PLAIN = frozenset({str, bytes, int, float, bool, type(None)})  # what a list may hold and still be one value
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """An array in a slot."""
 
     dtype: str
@@ -25,30 +25,26 @@ class Placed:
     offset: int
 
 
-@dataclass(frozen=True)
-class Pickled:
-    """Any other value, or an array that did not fit."""
+class Carried(NamedTuple):
+    """Any other value: `number` among those that travel beside the tree."""
 
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A list of strings, as numbers in a table that a worker and its parent share."""
-
-    numbers: tuple[int, ...]
+    number: int
 
 
-@dataclass(frozen=True)
-class Packed:
-    """tree: the batch, with one of the above in place of each value. nbytes: of the slot that are used. needed: bytes that would
+class Packed(NamedTuple):
+    """tree: the batch, with a Placed or a Carried in place of each value. carried: those values, pickled as bytes, and lists of
+    strings as numbers in a table that a worker and its parent share. nbytes: of the slot that are used. needed: bytes that would
     have held every array. new: strings that the parent does not know yet."""
 
     tree: Any
+    carried: tuple[bytes | tuple[int, ...], ...]
     nbytes: int
     needed: int
-    pickled_nbytes: int
     new: tuple[str, ...]
+
+    @property
+    def pickled_nbytes(self) -> int:
+        return sum(len(each) for each in self.carried if isinstance(each, bytes))
 
 
 def aligned(offset: int) -> int:
@@ -64,57 +60,69 @@ def slot_nbytes(columns: Mapping[str, tuple[Shape, Any]], rows: int) -> int:
     return aligned(total)
 
 
-def carve(slot: Array, columns: Mapping[str, tuple[Shape, Any]], rows: int) -> dict[str, Array] | None:
+def carve(slot: Array, columns: Mapping[str, tuple[Shape, Any]], rows: int) -> Carved | None:
     """Arrays for a batch of so many rows, lying in the slot; None where they do not fit."""
     if slot_nbytes(columns, rows) > slot.nbytes:
         return None
-    arrays, offset = {}, 0
+    arrays, offsets, offset = {}, {}, 0
     for key, (shape, dtype) in columns.items():
         offset = aligned(offset)
-        arrays[key] = _at(slot, offset, (rows, *shape), np.dtype(dtype))
-        offset += arrays[key].nbytes
-    return arrays
+        array = arrays[key] = np.ndarray((rows, *shape), dtype, slot, offset)
+        offsets[id(array)] = offset
+        offset += array.nbytes
+    return Carved(arrays, offsets)
+
+
+class Carved(NamedTuple):
+    """Arrays that lie in a slot, and by the id of each where it begins."""
+
+    arrays: dict[str, Array]
+    offsets: dict[int, int]
 
 
 def walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The same tree of dicts, lists and tuples with `leaf` of every other value. A list without arrays is one value."""
+    """The same tree of dicts, lists and tuples with `leaf` of every other value. A list of plain values is one value."""
     kind = type(value)
     if kind is dict:
         return {key: walk(each, leaf) for key, each in value.items()}
-    if isinstance(value, (list, tuple)) and any(
-        isinstance(each, (dict, list, tuple)) or _is_array(each) for each in value
-    ):
+    if isinstance(value, (list, tuple)) and not PLAIN.issuperset(map(type, value)):
         made = [walk(each, leaf) for each in value]
         return kind(*made) if hasattr(value, "_fields") else kind(made)
     return leaf(value)
 
 
-def pack(batch: Any, slot: Array, texts: dict[str, int]) -> Packed:
+def pack(batch: Any, slot: Array, texts: dict[str, int], carved: Carved | None = None) -> Packed:
     """Put a batch into a slot. Arrays that lie in it already stay; others are copied behind them while there is room.
 
-    texts: the worker's table of strings, added to.
+    texts: the worker's table of strings, added to. carved: of this slot; those of its arrays that are in the batch are found
+    without looking.
     """
-    packer = _Packer(slot, texts)
-    batch = walk(batch, as_numpy)
-    walk(batch, packer.look)
+    packer = _Packer(slot, texts, carved.offsets if carved is not None else {})
+    batch = walk(batch, packer.look)
     packer.needed = packer.end
     tree = walk(batch, packer.put)
     texts |= packer.new  # only now: what is not sent must not be counted
-    return Packed(tree, packer.end, packer.needed, packer.pickled_nbytes, tuple(packer.new))
+    return Packed(tree, tuple(packer.carried), packer.end, packer.needed, tuple(packer.new))
 
 
 def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any:
     """The batch in a slot: views of the lease, or copies. texts: the parent's side of the worker's table."""
+    # Not a function inside this one: one that calls itself is a cycle, which would keep the lease until the collector comes by.
+    return _rebuilt(packed.tree, packed.carried, lease, texts, copy)
 
-    def leaf(each: Any) -> Any:
-        if isinstance(each, Placed):
-            view = _at(lease, each.offset, each.shape, np.dtype(each.dtype))
-            return view.copy() if copy else view
-        if isinstance(each, Texts):
-            return [texts[number] for number in each.numbers]
-        return pickle.loads(each.data)
 
-    return _rebuild(packed.tree, leaf)
+def _rebuilt(tree: Any, carried: Sequence[Any], lease: Array, texts: list[str], copy: bool) -> Any:
+    kind = type(tree)
+    if kind is Placed:
+        view = np.ndarray(tree.shape, tree.dtype, lease, tree.offset)
+        return view.copy() if copy else view
+    if kind is Carried:
+        value = carried[tree.number]
+        return pickle.loads(value) if isinstance(value, bytes) else [texts[number] for number in value]
+    if kind is dict:
+        return {key: _rebuilt(each, carried, lease, texts, copy) for key, each in tree.items()}
+    made = [_rebuilt(each, carried, lease, texts, copy) for each in tree]
+    return kind(*made) if hasattr(tree, "_fields") else kind(made)
 
 
 def array_nbytes(batch: Any) -> int:
@@ -140,47 +148,57 @@ def as_numpy(value: Any) -> Any:
 
 
 class _Packer:
-    def __init__(self, slot: Array, texts: Mapping[str, int]) -> None:
+    def __init__(self, slot: Array, texts: Mapping[str, int], known: Mapping[int, int]) -> None:
         self._slot = slot
         self._base = slot.__array_interface__["data"][0]
         self._texts = texts
+        self._known = known
         self.new: dict[str, int] = {}
-        self.end = self.needed = self.pickled_nbytes = 0
+        self.carried: list[bytes | tuple[int, ...]] = []
+        self.end = self.needed = 0
 
-    def look(self, value: Any) -> None:
+    def look(self, value: Any) -> Any:
         """Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself."""
+        known = self._known.get(id(value))
+        if known is not None:
+            self.end = max(self.end, known + value.nbytes)
+            return value
+        value = as_numpy(value)
         if isinstance(value, np.ndarray):
             start, stop = (edge - self._base for edge in _edges(value))
             if start < self._slot.nbytes and stop > 0:
                 self.end = max(self.end, min(stop, self._slot.nbytes))
+        return value
 
-    def put(self, value: Any) -> Placed | Pickled | Texts:
+    def put(self, value: Any) -> Placed | Carried:
+        known = self._known.get(id(value))
+        if known is not None:
+            return Placed(value.dtype.str, value.shape, known)
         # What is more than its bytes (masked arrays, strings, objects) is pickled.
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
             at = self._offset(value)
             if at is None:
                 at, self.needed = aligned(self.end), aligned(self.needed) + value.nbytes
                 if at + value.nbytes > self._slot.nbytes:
-                    return self._pickled(value)
-                _at(self._slot, at, value.shape, value.dtype)[...] = value
+                    return self._carry(pickle.dumps(value, protocol=5))
+                np.ndarray(value.shape, value.dtype, self._slot, at)[...] = value
                 self.end = at + value.nbytes
             return Placed(value.dtype.str, value.shape, at)
-        if type(value) is list and value and all(type(each) is str for each in value):
-            return self._numbered(value)
-        return self._pickled(value)
+        numbers = self._numbers(value) if type(value) is list and set(map(type, value)) == {str} else None
+        return self._carry(pickle.dumps(value, protocol=5) if numbers is None else numbers)
 
-    def _numbered(self, value: list[str]) -> Texts | Pickled:
-        unknown = [each for each in dict.fromkeys(value) if each not in self._texts and each not in self.new]
-        known = len(self._texts) + len(self.new)
-        if known + len(unknown) > MAX_TEXTS:  # a table of strings that never come again would grow for ever
-            return self._pickled(value)
-        self.new |= {each: known + number for number, each in enumerate(unknown)}
-        return Texts(tuple(self._texts[each] if each in self._texts else self.new[each] for each in value))
+    def _carry(self, value: bytes | tuple[int, ...]) -> Carried:
+        self.carried.append(value)
+        return Carried(len(self.carried) - 1)
 
-    def _pickled(self, value: Any) -> Pickled:
-        made = Pickled(pickle.dumps(value, protocol=5))
-        self.pickled_nbytes += len(made.data)
-        return made
+    def _numbers(self, value: list[str]) -> tuple[int, ...] | None:
+        known = self._texts
+        unknown = [each for each in dict.fromkeys(value) if each not in known and each not in self.new]
+        count = len(known) + len(self.new)
+        if count + len(unknown) > MAX_TEXTS:  # a table of strings that never come again would grow for ever
+            return None
+        self.new |= {each: count + number for number, each in enumerate(unknown)}
+        return tuple(known[each] if each in known else self.new[each] for each in value)
 
     def _offset(self, array: Array) -> int | None:
         """Where in the slot an array lies, or None if it does not, or not in one piece."""
@@ -189,23 +207,11 @@ class _Packer:
         return at if inside and array.flags.c_contiguous and array.nbytes else None
 
 
-def _rebuild(tree: Any, leaf: Callable[[Any], Any]) -> Any:
-    kind = type(tree)
-    if kind is dict:
-        return {key: _rebuild(each, leaf) for key, each in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        made = [_rebuild(each, leaf) for each in tree]
-        return kind(*made) if hasattr(tree, "_fields") else kind(made)
-    return leaf(tree)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) or hasattr(value, "detach")
-
-
 def _edges(array: Array) -> tuple[int, int]:
     """The first address of an array's memory, and the one behind its last."""
     start = stop = array.__array_interface__["data"][0]
+    if array.flags.c_contiguous:
+        return start, start + array.nbytes
     if array.size:
         for count, stride in zip(array.shape, array.strides):
             if stride < 0:
@@ -216,12 +222,5 @@ def _edges(array: Array) -> tuple[int, int]:
     return start, stop
 
 
-def _at(slot: Array, offset: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    return slot[offset : offset + _nbytes(shape, dtype)].view(dtype).reshape(shape)
-
-
 def _nbytes(shape: Shape, dtype: np.dtype[Any]) -> int:
-    count = 1
-    for each in shape:
-        count *= each
-    return count * dtype.itemsize
+    return math.prod(shape) * dtype.itemsize

@@ -60,8 +60,8 @@ class Ring:
 
     def acquire(self) -> int | None:
         """A free slot, or None."""
-        try:
-            slot = self._free.popleft()
+        try:  # the one that came back last: it may still be in the processor's cache
+            slot = self._free.pop()
         except IndexError:
             return None
         self._busy += 1

@@ -94,9 +94,9 @@ class Staged:
     def _run(self) -> None:
         try:
             while not self._is_over:
-                handout = self._batches.take()
-                item = handout.without_batch(), self._copy(handout.made.batch)
-                del handout  # the slot is free now, not when the next batch comes
+                batch, handout = self._batches.take()
+                item = handout, self._copy(batch)
+                del batch  # the slot is free now, not when the next batch comes
                 self._put(item)
                 del item
         except BaseException as error:

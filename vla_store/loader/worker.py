@@ -17,7 +17,9 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from vla_store.errors import VlaStoreError
 from vla_store.loader.channel import Channel, Closed
@@ -52,26 +54,37 @@ class NewRing:
     slot_nbytes: int
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """Fill a slot with a batch."""
+# Those that come with every batch are tuples, and hold bytes instead of arrays: they pickle in a few microseconds.
+
+
+class Ticket(NamedTuple):
+    """Fill a slot with the batch of a job. indices: as bytes of int64."""
 
     number: int
     slot: int
-    job: Job
+    seed: int
+    epoch: int
+    position: int
+    indices: bytes
+
+    @classmethod
+    def of(cls, number: int, slot: int, job: Job) -> Ticket:
+        return cls(number, slot, job.seed, job.epoch, job.position, job.indices.tobytes())
+
+    @property
+    def job(self) -> Job:
+        return Job(self.seed, self.epoch, self.position, np.frombuffer(self.indices, np.int64))
 
 
-@dataclass(frozen=True)
-class Filled:
-    """A ticket is done."""
+class Filled(NamedTuple):
+    """A ticket is done. packed.tree is None where it is that of the worker's batch before."""
 
     number: int
     packed: Packed
     seconds: float
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """A ticket could not be done."""
 
     number: int
@@ -147,6 +160,7 @@ def _start(channel: Channel, inbox: Inbox) -> Work | None:
 def _serve(channel: Channel, inbox: Inbox, work: Work) -> None:
     ring: RingView | None = None
     texts: dict[str, int] = {}
+    tree: Any = None
     columns = work.columns
     while True:
         message, fd = inbox.get()
@@ -157,19 +171,21 @@ def _serve(channel: Channel, inbox: Inbox, work: Work) -> None:
         ticket: Ticket = message
         assert ring is not None
         began = time.perf_counter()
-        slot = ring.slot(ticket.slot)
-        out = None
+        slot, carved = ring.slot(ticket.slot), None
         try:
-            out = carve(slot, columns, len(ticket.job.indices)) if columns else None
-            packed = pack(work.run(ticket.job, out), slot, texts)
+            job = ticket.job
+            carved = carve(slot, columns, len(job.indices)) if columns else None
+            packed = pack(work.run(job, carved.arrays if carved else None), slot, texts, carved)
         except VlaStoreError as error:
             channel.send(Failed(ticket.number, error))
         except Exception as error:
             channel.send(Failed(ticket.number, TransformError("a batch could not be made", found=repr(error)[:500])))
         else:
-            channel.send(Filled(ticket.number, packed, time.perf_counter() - began))
+            tree, is_same = packed.tree, packed.tree == tree
+            filled = packed._replace(tree=None) if is_same else packed
+            channel.send(Filled(ticket.number, filled, time.perf_counter() - began))
         # Nothing may refer to the memory of a slot that is another's now.
-        del slot, out
+        del slot, carved
 
 
 if __name__ == "__main__":
