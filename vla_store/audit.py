@@ -7,6 +7,7 @@ episode's digest, the fingerprint, the statistics. Damage is collected, not rais
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry, parse_listing
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, MAX_FRAME_BYTES, Field, PartDocument, PartEntry, Root
 from vla_store.format.shard_index import index_nbytes, parse_index
-from vla_store.format.statistics import statistics_document, statistics_of_components
+from vla_store.format.statistics import store_statistics
 from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, locate
 
 if TYPE_CHECKING:
@@ -738,26 +739,19 @@ def _check_statistics(objects: _Objects, root: Root, parts: list[_Part]) -> None
         return
     key = layout.meta_key(root.meta.statistics)
     names = [n for n, each in root.fields.items() if n in parts[0].columns and each.kind == "fixed"]
-    spans: list[tuple[int, int]] = []
-    suites: dict[str, list[tuple[int, int]]] = {}
-    row = 0
-    for part in parts:
-        for source, length in zip(part.column("source").tolist(), part.column("length").tolist()):
-            spans.append((row, row + length))
-            suites.setdefault(part.document.sources[source].suite, []).append(spans[-1])
-            row += length
-    found = {}
-    for name in names:
-        maps = [part.columns[name].reshape(part.entry.rows, -1) for part in parts]
-        shape = parts[0].document.fields[name].fixed_shape
+    episodes = [
+        (part.document.sources[source].suite, length)
+        for part in parts
+        for source, length in zip(part.column("source").tolist(), part.column("length").tolist())
+    ]
 
-        def of(where: list[tuple[int, int]], maps: list[Array] = maps, shape: tuple[int, ...] = shape) -> Any:
-            columns = (np.concatenate([each[:, i] for each in maps]) for i in range(maps[0].shape[1]))
-            return statistics_of_components(columns, shape, where)
+    def columns(name: str) -> list[Array]:
+        return [part.columns[name].reshape(part.entry.rows, -1) for part in parts]
 
-        found[name] = of(spans), {suite: of(where) for suite, where in suites.items()}
+    shapes = {name: parts[0].document.fields[name].fixed_shape for name in names}
+    found = store_statistics(episodes, [(name, shapes[name], functools.partial(columns, name)) for name in names])
     try:
-        if objects.read(key) != canonical.dumps(statistics_document(found)):
+        if objects.read(key) != canonical.dumps(found):
             objects.problem(key, "the statistics are not those of the data")
     except DataError as error:
         objects.error(key, error)

@@ -8,7 +8,7 @@ a + (b - a) t. NaNs are counted and left out. Zeros lose their sign first: which
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ FLOATS = ("min", "max", "mean", "std", "q01", "q99")
 
 FloatArray = npt.NDArray[np.float64]
 Spans = Sequence[tuple[int, int]]
+Pieces = Callable[[], Iterable[npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,34 @@ def statistics_document(fields: dict[str, tuple[FieldStatistics, dict[str, Field
         for name, (whole, suites) in fields.items()
     }
     return {"fields": described, "version": 1}
+
+
+def store_statistics(
+    episodes: Iterable[tuple[str, int]], fields: Iterable[tuple[str, tuple[int, ...], Pieces]]
+) -> dict[str, Any] | None:
+    """The statistics document of a store; None where it has no field to take them of.
+
+    episodes: suite and length of each, in row order. fields: name and shape of one step of every fixed numeric field, and what
+    gives its rows as (n, components) pieces that follow one another; it is called when the field's turn comes.
+    """
+    spans: list[tuple[int, int]] = []
+    suites: dict[str, list[tuple[int, int]]] = {}
+    row = 0
+    for suite, length in episodes:
+        spans.append((row, row + length))
+        suites.setdefault(suite, []).append(spans[-1])
+        row += length
+    found: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]] = {}
+    for name, shape, read in fields:
+        pieces = list(read())
+
+        def of(where: Spans, pieces: Any = pieces, shape: tuple[int, ...] = shape) -> FieldStatistics:
+            # One component at a time: a whole field need not fit in memory.
+            columns = (np.concatenate([each[:, i] for each in pieces]) for i in range(math.prod(shape)))
+            return statistics_of_components(columns, shape, where)
+
+        found[name] = of(spans), {suite: of(where) for suite, where in suites.items()}
+    return statistics_document(found) if found else None
 
 
 def order_statistic(ordered: FloatArray, q: float) -> float:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged, StoreNotFound
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.schema import Meta, PartDocument, PartEntry, Root, RootField
-from vla_store.format.statistics import FieldStatistics, statistics_document, statistics_of_components
+from vla_store.format.statistics import store_statistics
 from vla_store.manage.place import Place
 from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.fetch import locate
@@ -180,29 +179,21 @@ def check_names(documents: Named) -> None:
 
 def statistics_over(parts: list[Part], fields: dict[str, RootField]) -> dict[str, Any] | None:
     """The statistics document of a store of these parts, from their stored columns."""
-    spans: list[tuple[int, int]] = []
-    suites: dict[str, list[tuple[int, int]]] = {}
-    for part in parts:
-        table = part.entries(0, part.episodes)
-        for start, length, _, source in table[:, :4].tolist():
-            span = (part.row_start + start, part.row_start + start + length)
-            spans.append(span)
-            suites.setdefault(part.document.sources[source].suite, []).append(span)
-    found: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]] = {}
-    for name, field in fields.items():
-        described = parts[0].document.fields[name]
-        if field.kind != "fixed" or described.is_camera:
-            continue
+    described = parts[0].document.fields
+    fixed = [name for name, each in fields.items() if each.kind == "fixed" and not described[name].is_camera]
 
+    def columns(name: str) -> list[Any]:
         # Views of maps for a local store; from a URL, a whole field in memory, so that it is fetched once.
-        whole = [part.column(part.document.fields[name]).span(0, part.rows).reshape(part.rows, -1) for part in parts]
+        return [part.column(part.document.fields[name]).span(0, part.rows).reshape(part.rows, -1) for part in parts]
 
-        def of(rows: list[tuple[int, int]], whole: Any = whole, shape: tuple[int, ...] = described.fixed_shape) -> Any:
-            columns = (np.concatenate([each[:, i] for each in whole]) for i in range(whole[0].shape[1]))
-            return statistics_of_components(columns, shape, rows)
-
-        found[name] = of(spans), {suite: of(rows) for suite, rows in suites.items()}
-    return statistics_document(found) if found else None
+    return store_statistics(
+        [
+            (part.document.sources[source].suite, length)
+            for part in parts
+            for _, length, _, source in part.entries(0, part.episodes)[:, :4].tolist()
+        ],
+        [(name, described[name].fixed_shape, functools.partial(columns, name)) for name in fixed],
+    )
 
 
 def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] | None:
