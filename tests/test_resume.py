@@ -174,6 +174,7 @@ def test_a_build_killed_at_any_of_its_stages_resumes_to_the_same_bytes(
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 def test_a_build_killed_before_any_call_resumes_to_the_same_bytes(
     tiny_source: Path, tmp_path: Path, reference: dict[str, str], calls: int
 ) -> None:
