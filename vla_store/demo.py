@@ -83,9 +83,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
     began = time.perf_counter()
     source = draw_suites(folder / "source", seed=seed)
     source_nbytes = sum(path.stat().st_size for path in source.rglob("*.hdf5"))
-    _say(
-        f"drew      {sum(task.demos for task in TASKS)} demonstrations of {len(TASKS)} tasks, as LIBERO's HDF5 files,"
-    )
+    _say(f"drew      {sum(task.demos for task in TASKS)} demonstrations of {len(TASKS)} tasks, as LIBERO's HDF5 files,")
     _say(
         f"          {figures.size_text(source_nbytes)} in {time.perf_counter() - began:.1f} s; drawn, not rendered or recorded\n"
     )
