@@ -158,3 +158,10 @@ def test_a_folder_of_ones_own_named_replaced_is_refused(source: Path, tmp_path: 
     (tmp_path / "x.vla.replaced").mkdir()
     with pytest.raises(DestinationExists, match="is taken; nothing was touched"):
         check(tmp_path / "x.vla", source, overwrite=True)
+
+
+def test_a_store_that_holds_a_source_is_not_replaced(tmp_path: Path) -> None:
+    source = make_store(tmp_path / "x.vla") / "LIBERO"
+    source.mkdir()
+    with pytest.raises(DestinationExists, match="holds one; nothing was touched"):
+        check(tmp_path / "x.vla", source, overwrite=True)
