@@ -231,12 +231,21 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+def below(folder: Path) -> list[Path]:
+    """The files of a folder in which a build works meanwhile: what vanishes is passed over."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
 def nbytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
+    for path in below(folder):
         with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
+            total += path.stat().st_size
     return total
+
+
+def encodes_pictures(partial: Path) -> bool:
+    return any("_rgb" in str(path) and path.suffix == ".tmp" for path in below(partial))
 
 
 def test_a_receipt_or_an_object_that_was_lost_is_made_again(
@@ -276,7 +285,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_the_same_command_does(
     arguments = ("build", demos / "libero/libero_goal", tmp_path / "x.vla", "--executor", executor, "--workers", "2")
     process = start(*arguments)
     partial = tmp_path / "x.vla.partial"
-    while process.poll() is None and not any(partial.glob("parts/*/*/*_rgb/c/*/*/*/*.tmp")):
+    while process.poll() is None and not encodes_pictures(partial):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
     out, err = process.communicate(timeout=LIMIT_S)
@@ -497,7 +506,7 @@ def test_a_worker_process_that_dies_is_said_and_the_same_build_resumes(tmp_path:
 
 def test_workers_end_when_their_parent_is_killed(demos: Path, tmp_path: Path) -> None:
     process = start("build", demos / "libero/libero_goal", tmp_path / "x.vla", "--executor", "processes")
-    while process.poll() is None and not any((tmp_path / "x.vla.partial").glob("parts/*/*/*_rgb/c/*/*/*/*.tmp")):
+    while process.poll() is None and not encodes_pictures(tmp_path / "x.vla.partial"):
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
