@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -116,13 +116,15 @@ def verify_store(
     against: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> VerifyReport:
     """Audit the store at a path or URL; with `against`, also compare every dataset and attribute with these sources.
 
+    storage_options: what fsspec takes besides the URL, e.g. {"anon": True}.
     Raises StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read). Damage is in the report.
     """
     sources = [] if against is None else _sources(against)
-    location = locate(url, None, None)
+    location = locate(url, None, dict(storage_options or {}))
     report = VerifyReport(location.url)
     objects = _Objects(location.open(), report)
     root = _check_roots(objects)

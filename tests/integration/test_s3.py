@@ -81,6 +81,10 @@ def test_verify_over_s3_lists_what_was_left_over_and_names_what_was_damaged(
     assert (problem.object, problem.what) == (key, "an object of the store is missing")
 
 
+def test_verify_takes_what_the_file_system_needs(s3: S3Server, url: str) -> None:
+    assert verify_store(url, storage_options=s3.options).sound
+
+
 def test_a_missing_shard_is_damage_that_names_it(s3: S3Server, wide_store: Path) -> None:
     url = s3.upload(wide_store, "lab/holed.vla")
     (shard,) = wide_store.glob("parts/*/steps/actions/c/0/0")

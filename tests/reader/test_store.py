@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -26,7 +27,7 @@ from vla_store import (
     open_store,
 )
 from vla_store.format import layout
-from vla_store.format.canonical import dumps
+from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.schema import Root
 
 KINDS = ["mmap", "pread", "fsspec"]
@@ -390,3 +391,26 @@ def test_statistics_that_are_not_what_their_name_says_are_damage(copied_store: P
     path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
     with pytest.raises(StoreDamaged, match="not what its name says"):
         open_store(copied_store).statistics  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("document", "property_"),
+    [
+        ({"skipped": [{"suite": "x", "file": "y"}]}, "skipped"),
+        ({"skipped": {"suite": "x"}}, "skipped"),
+        ({"skipped": [7]}, "skipped"),
+        ({"warnings": "all is well"}, "warnings"),
+        ({"warnings": [{"suite": "x", "file": "y", "warning": ["z"]}]}, "warnings"),
+    ],
+)
+def test_a_list_of_what_was_left_out_that_is_not_as_the_format_says_is_damage(
+    copied_store: Path, document: dict[str, Any], property_: str
+) -> None:
+    digest = sha256_hex(dumps(document))
+    (copied_store / layout.meta_key(digest)).write_bytes(dumps(document))
+    root = Root.from_bytes((copied_store / "zarr.json").read_bytes(), "zarr.json")
+    changed = dataclasses.replace(root, meta=dataclasses.replace(root.meta, skipped=digest))
+    for key in ("zarr.json", layout.root_key(root.generation)):
+        (copied_store / key).write_bytes(changed.sealed().to_bytes())
+    with pytest.raises(StoreDamaged, match=rf"'{property_}' is not as the format says"):
+        getattr(open_store(copied_store), property_)

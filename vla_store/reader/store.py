@@ -205,13 +205,26 @@ class Store:
     @lazily
     def skipped(self) -> tuple[Skipped, ...]:
         """What the build left out (--skip-bad), and why."""
-        found = self._meta(self._root.meta.skipped).get("skipped", [])
-        return tuple(Skipped(each["suite"], each["file"], each["demo"], each["reason"]) for each in found)
+        keys = ("suite", "file", "demo", "reason")
+        return tuple(Skipped(*(each[key] for key in keys)) for each in self._left_out("skipped", keys))
 
     @lazily
     def warnings(self) -> tuple[dict[str, str], ...]:
         """What the build noticed in the sources and did not need to refuse: {suite, file, warning}."""
-        return tuple(self._meta(self._root.meta.skipped).get("warnings", []))
+        return tuple(self._left_out("warnings", ("suite", "file", "warning")))
+
+    def _left_out(self, name: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+        """A list of the document on what was left out: every entry has these keys, with text (`demo` may be null)."""
+        found = self._meta(self._root.meta.skipped).get(name, [])
+        if not isinstance(found, list):
+            found = [found]
+        for each in found:
+            if not isinstance(each, dict) or not all(
+                isinstance(each.get(key, 0), str) or (key == "demo" and each.get(key, 0) is None) for key in keys
+            ):
+                document = layout.meta_key(self._root.meta.skipped or "")
+                raise StoreDamaged(f"{name!r} is not as the format says", object=document, found=repr(each)[:200])
+        return found
 
     def split(self, name: str, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
         """The episodes of "train" (about `fraction` of all) or "val" (the others).
