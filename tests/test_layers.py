@@ -23,17 +23,18 @@ BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
+    "rules": set[str](),
     "progress": set[str](),
     "drawing": {"errors"},
     "format": {"errors"},
-    "builder": BELOW_READER,
+    "builder": {"rules", *BELOW_READER},
     "reader": BELOW_READER,
     "loader": {"reader", *BELOW_READER},
     "package": {"reader", "errors"},
     "torch": {"package", *BELOW_TORCH},
-    "recipes": {"package", "torch", *BELOW_TORCH},
+    "recipes": {"package", "torch", "rules", *BELOW_TORCH},
     "audit": BOTH_SIDES,
-    "manage": {"audit", *BOTH_SIDES},
+    "manage": {"audit", "rules", *BOTH_SIDES},
     "figures": BOTH_SIDES,
     "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},
     "cli": {"package", "demo", "audit", "manage", "figures", "progress", "recipes", *BOTH_SIDES},
@@ -52,6 +53,7 @@ ONLY_IN = {
     "dask": {"builder"},
     "distributed": {"builder"},
     "h5py": {"builder", "drawing", "demo"},
+    "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
 }
 
