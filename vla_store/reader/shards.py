@@ -113,6 +113,13 @@ class EncodedShards:
         size, nbytes = self._fetcher.size(key), index_nbytes(self._per_shard)
         if size < nbytes:
             raise StoreDamaged("a shard is cut short", object=key, expected=f"at least {nbytes} bytes", found=f"{size}")
+        body = None
+        if self._fetcher.maps:
+            # The index too: it is looked into at random, and around one missing page the system may read megabytes.
+            whole = np.frombuffer(self._fetcher.read([(key, 0, size)])[0], np.uint8)
+            at_random(whole)
+            will_need(whole[size - nbytes :])
+            body = whole[: size - nbytes]
         index = self._fetcher.read([(key, size - nbytes, size)])[0]
         entries = parse_index(
             index, self._per_shard, self.grid.present(shard), size - nbytes, key, size=self._chunk_nbytes
@@ -120,10 +127,6 @@ class EncodedShards:
         most = self.grid.chunk_nbytes + HEADER_BYTES + CRC_BYTES
         if (entries[: self.grid.present(shard), 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
-        body = None
-        if self._fetcher.maps:
-            body = np.frombuffer(self._fetcher.read([(key, 0, size - nbytes)])[0], np.uint8)
-            at_random(body)
         # As a memoryview: it gives Python's numbers, at any alignment.
         made = (key, body, index[: entries.nbytes].cast("Q"))
         keep(self._opened, self._first + shard, made, self._fetcher.max_open)
