@@ -1,0 +1,1 @@
+"""One small module per trainer: what its own dataset yields, from a store."""

@@ -1,0 +1,174 @@
+"""What all recipes share: a dataset whose samples are the items that a trainer takes from its own dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, VlaStoreError
+from vla_store.loader.work import TransformError
+from vla_store.reader.batch import Batch, Sample
+from vla_store.reader.samples import Samples
+from vla_store.reader.selection import Anchors, Span
+from vla_store.reader.store import Store
+
+Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+BLOCK_ANCHORS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where anchors lie: (n,) int64 each. row and episode: the store's numbers; step: within its episode, of this length."""
+
+    row: Int64
+    episode: Int64
+    step: Int64
+    length: Int64
+
+
+class RecipeDataset(Samples):
+    """`vla_store.Samples` whose samples are a trainer's items: a subclass says in `item` what one is made of.
+
+    store, windows, and options: as `vla_store.Samples` has them.
+    keep: which of the selection's anchors are anchors of the recipe: asked once, with `Steps`, for a mask (n,). What it leaves
+        out is still in windows, and in `statistics`.
+    transform: called with each item; what it returns is the item.
+    notes: what a user should know of this store under this recipe, a line each; `repr` shows them.
+
+    A map-style dataset for torch's DataLoader, under fork, spawn and forkserver, which collates arrays to tensors. Where items are
+    dicts, lists or tuples of arrays, numbers and texts, `vla_store.torch.Loader` takes it as well. It imports no torch, and pickles
+    to a few kB (48 bytes an episode more where `keep` leaves anchors out). Arrays are fresh and writable.
+    An item that cannot be made raises the store's own error, or TransformError, that names sample, row, episode and step.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        *,
+        windows: Mapping[str, int | Iterable[int]],
+        keep: Callable[[Steps], Mask] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        notes: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(store, windows=windows, **options)
+        self.transform = transform
+        self.notes = tuple(notes)
+        self._selected = len(self._anchors)
+        if keep is not None:
+            self._anchors = kept_anchors(self._anchors, self.store, keep)
+
+    def item(self, sample: Sample) -> Any:
+        """The trainer's item of a sample, which has fresh arrays: `<field>` and `<field>_is_pad` of every window, `task`,
+        `episode` and `step`."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        """One item. Negative numbers count from the end; IndexError past it."""
+        try:
+            return self._made(self.sample(index))
+        except Exception as error:
+            raise self._named(error, operator.index(index)) from error
+
+    def __getitems__(self, indices: Sequence[int] | Int64, out: Any = None) -> list[Any]:
+        """Many items, whose samples are read at once; a DataLoader calls this. `out` cannot be given."""
+        if out is not None:
+            raise OptionError("items of a recipe are made one by one: there is nothing to fill", recipe=self)
+        numbers = list(indices)
+        try:
+            samples: Any = Batch(self.batch_or_lists(numbers))
+        except Exception:
+            return [self[index] for index in numbers]  # the one that cannot be read says so
+        items = []
+        for index, sample in zip(numbers, samples):
+            try:
+                items.append(self._made(sample))
+            except Exception as error:
+                raise self._named(error, operator.index(index)) from error
+        return items
+
+    def batch(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
+        """Not for recipes: an item need not be a dict of arrays."""
+        raise OptionError(
+            f"{type(self).__name__} makes its items one by one",
+            hint="dataset.__getitems__(indices), which reads them at once and gives a list",
+        )
+
+    def place(self, index: SupportsIndex) -> dict[str, Any]:
+        """Of item `index`: {"row", "episode", "step"}, as `store.provenance(row)` and the store's other methods number them."""
+        number = operator.index(index)
+        part, found = self._anchors.one(number + len(self) if number < 0 else number, self.store)
+        return {
+            "row": part.row_start + found[2] + found[1],
+            "episode": part.episode_start + found[0],
+            "step": found[1],
+        }
+
+    def __repr__(self) -> str:
+        lines = super().__repr__().removesuffix(")").split("\n")
+        lines[0] = f"{type(self).__name__}({len(self):,} anchors"
+        if len(self) < self._selected:
+            lines[0] += f" ({self._selected - len(self):,} steps of the selection are none by this recipe's rule)"
+        return "\n".join([*lines, *(f"  note       {note}" for note in self.notes)]) + ")"
+
+    def _made(self, sample: Sample) -> Any:
+        made = self.item(sample)
+        return made if self.transform is None else self.transform(made)
+
+    def _named(self, error: Exception, index: int) -> Exception:
+        """The error, with the sample that it is of."""
+        if isinstance(error, IndexError) and not -len(self) <= index < len(self):
+            return error
+        where: dict[str, Any] = {"store": self.store.url, "sample": index}
+        with contextlib.suppress(VlaStoreError):  # then the index itself is damaged
+            where |= self.place(index)
+        if isinstance(error, VlaStoreError):
+            return error.at(**where)
+        return TransformError("a sample could not be made", **where, found=f"{type(error).__name__}: {error}")
+
+
+def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask]) -> Anchors:
+    """Those of `anchors` that `keep` says, in the same order. Raises OptionError where none is left."""
+    rows, numbers = [], []
+    for start in range(0, len(anchors), BLOCK_ANCHORS):
+        block = np.arange(start, min(start + BLOCK_ANCHORS, len(anchors)))
+        row, episode, step, length, number = (np.empty(len(block), np.int64) for _ in range(5))
+        for part, at, places in anchors.many(block, store):
+            where: Any = slice(None) if at is None else at
+            row[where] = part.row_start + places.start + places.step
+            episode[where] = part.episode_start + places.episode
+            step[where], length[where], number[where] = places.step, places.length, part.number
+        mask = np.asarray(keep(Steps(row, episode, step, length)), bool)
+        rows.append(row[mask])
+        numbers.append(number[mask])
+    kept, parts = np.concatenate(rows), np.concatenate(numbers)
+    if not len(kept):
+        raise OptionError(
+            "no step of the selection is an anchor by this recipe's rule",
+            steps=len(anchors),
+            hint="episodes may be shorter than the window that must fit into them",
+        )
+    if len(kept) == len(anchors):
+        return anchors
+    # Runs of rows that follow one another, rather than each row: that is what pickles small.
+    edges = np.flatnonzero((np.diff(kept) != 1) | (np.diff(parts) != 0)) + 1
+    if anchors.rows is not None or len(edges) > len(kept) // 8:
+        return Anchors((), kept, ())
+    bounds = [0, *edges.tolist(), len(kept)]
+    spans = []
+    for first, stop in itertools.pairwise(bounds):
+        part_number = int(parts[first])
+        base = store._part(part_number).row_start
+        spans.append(Span(part_number, int(kept[first]) - base, int(kept[stop - 1]) + 1 - base, 0, 0, False))
+    return Anchors(tuple(spans), None, (False,) * len(spans))
