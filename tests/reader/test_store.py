@@ -59,6 +59,22 @@ def test_a_store_says_what_it_holds(tiny_store: Path) -> None:
     assert repr(store).startswith(f"Store('{tiny_store}': 137 steps, 10 episodes, 4 tasks")
 
 
+def test_the_bytes_of_a_store_are_known_by_array(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    by_array = store.array_nbytes
+
+    (part,) = [path for path in (tiny_store / "parts").iterdir() if path.is_dir()]
+    on_disk = [path for path in (part / "residuals" / "agentview_rgb").rglob("*") if path.is_file()]
+    assert by_array["residuals/agentview_rgb"] == sum(path.stat().st_size for path in on_disk)
+    assert set(by_array) >= {
+        "",
+        "index/steps",
+        "episodes/table",
+        *(field.array for field in store.parts[0][1].fields.values()),
+    }
+    assert sum(by_array.values()) == store.nbytes
+
+
 def test_episodes_are_a_sequence(tiny_store: Path) -> None:
     store = open_store(tiny_store)
     described = tiny_libero.episodes()

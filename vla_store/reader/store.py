@@ -129,14 +129,22 @@ class Store:
     @lazily
     def nbytes(self) -> int:
         """Bytes of all objects that this root needs, by the listings of its parts."""
-        total = len(self._root.to_bytes())
+        return sum(self.array_nbytes.values())
+
+    @lazily
+    def array_nbytes(self) -> Mapping[str, int]:
+        """The same by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
+        meta = self._root.meta
+        keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
+        found = {"": len(self._root.to_bytes()) + sum(self._fetcher.size(key) for key in keys)}
         for entry in self._root.parts:
             key = f"{entry.path}/{layout.LISTING}"
             listing = read_document(self._fetcher, key, MAX_DOCUMENT_BYTES)
-            total += len(listing) + sum(each.size for each in parse_listing(listing, key))
-        meta = self._root.meta
-        keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
-        return total + sum(self._fetcher.size(key) for key in keys)
+            found[""] += len(listing)
+            for each in parse_listing(listing, key):
+                array = "/".join(each.key.split("/")[:2]) if each.key.count("/") > 1 else ""
+                found[array] = found.get(array, 0) + each.size
+        return MappingProxyType(found)
 
     @lazily
     def episodes(self) -> Episodes:
