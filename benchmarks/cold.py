@@ -48,10 +48,10 @@ def _unmap_pages(paths: set[str]) -> None:
                 raise OSError(ctypes.get_errno(), "madvise")
 
 
-def storage_nbytes() -> int:
-    """Bytes that this process has made the system fetch from storage."""
-    for line in Path("/proc/self/io").read_text().splitlines():
+def storage_nbytes(pid: int | None = None) -> int:
+    """Bytes that this process (or another one of the same user) has made the system fetch from storage."""
+    for line in Path(f"/proc/{pid or 'self'}/io").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "read_bytes":
             return int(value)
-    raise OSError("no read_bytes in /proc/self/io")
+    raise OSError("no read_bytes in /proc")

@@ -86,17 +86,29 @@ class Workload:
 
 def make_workload(store: Store, sources: Path, batches: int | None, seed: int = 0) -> Workload:
     """All full batches of one random order of the causal anchors, or the first `batches` of them."""
-    episodes = list(store.episodes)
-    demos = tuple(Demo(sources / each.suite / each.file, each.number, each.start, each.length) for each in episodes)
-    # Step 0 has no recorded observation and is no anchor.
-    episode = np.concatenate([np.full(each.length - 1, at) for at, each in enumerate(episodes)])
-    step = np.concatenate([np.arange(1, each.length) for each in episodes])
+    demos, episode, step = _anchors(store, sources)
     order = np.random.default_rng(seed).permutation(len(step))
     count = max(1, len(order) // BATCH)
     made = [
         _units(order[at * BATCH : (at + 1) * BATCH], episode, step, demos) for at in range(min(count, batches or count))
     ]
     return Workload(demos, tuple(made))
+
+
+def units_of(store: Store, sources: Path, indices: Int64) -> Units:
+    """One batch of these causal anchors of the whole store."""
+    demos, episode, step = _anchors(store, sources)
+    return _units(indices, episode, step, demos)
+
+
+def _anchors(store: Store, sources: Path) -> tuple[tuple[Demo, ...], Int64, Int64]:
+    """The demos of a store, and episode and step of each causal anchor."""
+    episodes = list(store.episodes)
+    demos = tuple(Demo(sources / each.suite / each.file, each.number, each.start, each.length) for each in episodes)
+    # Step 0 has no recorded observation and is no anchor.
+    episode = np.concatenate([np.full(each.length - 1, at) for at, each in enumerate(episodes)])
+    step = np.concatenate([np.arange(1, each.length) for each in episodes])
+    return demos, episode, step
 
 
 def _units(indices: Int64, episode: Int64, step: Int64, demos: tuple[Demo, ...]) -> Units:

@@ -1,0 +1,69 @@
+"""What other processes have used: CPU time and memory, as Linux tells."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+KIB = 1 << 10
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process. rss: resident; pss: with shared pages divided among those who share them; private: pages that it
+    wrote and that nobody else has, which leaves out the page cache of mapped files and the loader's ring; peak: rss at its most."""
+
+    rss: int
+    pss: int
+    private: int
+    peak: int
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """CPU seconds of all threads of these processes."""
+    total = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                total += int(thread.read_text().split()[0])
+    return total / 1e9
+
+
+def memory(pid: int) -> Memory:
+    """Of a process of the same user. Raises OSError where the system does not tell."""
+    values = _numbers(f"/proc/{pid}/smaps_rollup")
+    return Memory(
+        values["Rss"] * KIB,
+        values["Pss"] * KIB,
+        values["Private_Dirty"] * KIB,
+        _numbers(f"/proc/{pid}/status").get("VmHWM", 0) * KIB,
+    )
+
+
+def _numbers(path: str) -> dict[str, int]:
+    made = {}
+    for line in Path(path).read_text().splitlines():
+        name, _, rest = line.partition(":")
+        value = rest.split()[:1]
+        if value and value[0].isdigit():
+            made[name] = int(value[0])
+    return made
+
+
+def children() -> list[int]:
+    """Processes whose parent this one is."""
+    found = []
+    for thread in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(each) for each in thread.read_text().split()]
+    if found:
+        return found
+    for process in Path("/proc").glob("[0-9]*"):  # a system that keeps no list of children
+        with contextlib.suppress(OSError):
+            fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == os.getpid():
+                found.append(int(process.name))
+    return found
