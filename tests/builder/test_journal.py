@@ -176,7 +176,7 @@ def test_a_finished_build_leaves_only_its_lock_and_then_not_that(plan: Plan, par
 def test_the_journal_is_small_documents(plan: Plan, partial: Path) -> None:
     journal = Journal(partial, plan)
     journal.open()
-    journal.record(make_tasks(plan, journal.part)[-1].run())
+    journal.record(next(task for task in make_tasks(plan, journal.part) if task.name == "attributes").run())
     journal.close()
     kept = sorted((partial / f"parts/{plan.part_id}.build").iterdir())
     assert [path.name for path in kept] == ["attributes.json", "source.json"]

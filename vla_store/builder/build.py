@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any, Protocol
 from vla_store.builder.commit import write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.encode import Receipt, make_tasks
-from vla_store.builder.executors import EXECUTORS, run_tasks
+from vla_store.builder.executors import EXECUTORS, default_workers, run_tasks
 from vla_store.builder.journal import Journal
 from vla_store.builder.libero import close_files
 from vla_store.builder.memory import MemoryPlan, plan_memory
+from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, find_sources, scan_sources
@@ -113,7 +115,7 @@ def build_store(
         found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
         scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
         talk(f"probing the cameras of {scan.episodes} episodes")
-        probe = probe_cameras(scan, preset)
+        probe = _probe(scan, preset, 1 if max_memory is not None or executor != "threads" else workers)
         plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
         memory = plan_memory(plan, executor, workers, max_memory)
         tasks = make_tasks(plan, partial / "parts" / plan.part_id)
@@ -159,6 +161,14 @@ def build_store(
         return _report(target, root, plan, scan, probe, preset, len(tasks), memory, started, resumed, receipts)
     finally:
         close_files()
+
+
+def _probe(scan: Scan, preset: str, workers: int | None) -> Probe:
+    """The probe on as many threads; 1 where the memory counts, which is not planned yet."""
+    if workers == 1:
+        return probe_cameras(scan, preset)
+    with contextlib.closing(Threads(workers or default_workers())) as threads:
+        return probe_cameras(scan, preset, threads.in_order)
 
 
 def _check_options(

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vla_store.builder.background import read_background
+from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.plan import Episode, Plan
 from vla_store.builder.shards import ArrayWriter, RowWriter
 from vla_store.builder.sources import Array, EpisodeSource, name_of, read_rows
@@ -63,18 +65,24 @@ class Piece:
     start: int
     stop: int
 
-    def blocks(self, field: Field) -> Iterator[Array]:
-        """The rows of a field, a few megabytes at a time."""
-        shape = (self.episode.ragged[field.name][1],) if field.is_ragged else field.fixed_shape
-        rows = max(1, BLOCK_NBYTES // max(1, math.prod(shape) * np.dtype(field.dtype).itemsize))
+    def cut(self, field: Field) -> Iterator[Piece]:
+        """The same steps, in pieces of which a field's rows are a few megabytes."""
+        rows = max(1, BLOCK_NBYTES // max(1, math.prod(self._shape(field)) * np.dtype(field.dtype).itemsize))
         for start in range(self.start, self.stop, rows):
-            stop = min(start + rows, self.stop)
-            yield read_rows(self.source, self.episode.number, field.name, field.dtype, shape, start, stop)
+            yield replace(self, start=start, stop=min(start + rows, self.stop))
+
+    def read(self, field: Field) -> Array:
+        """The rows of a field, of all steps."""
+        shape = self._shape(field)
+        return read_rows(self.source, self.episode.number, field.name, field.dtype, shape, self.start, self.stop)
 
     def background(self, field: Field) -> Array:
         """The background of a camera in the whole episode."""
         episode = self.episode
         return read_background(self.source, episode.number, episode.steps, field.name, field.dtype, field.fixed_shape)
+
+    def _shape(self, field: Field) -> tuple[int, ...]:
+        return (self.episode.ragged[field.name][1],) if field.is_ragged else field.fixed_shape
 
 
 @dataclass(frozen=True)
@@ -101,18 +109,30 @@ class FrameShard:
         start, stop = self.grid.rows_of(self.shard)
         return (stop - start) * self.grid.row_nbytes
 
-    def run(self) -> Receipt:
+    def run(self, in_order: InOrder = one_by_one) -> Receipt:
         writer = ArrayWriter(Path(self.folder), self.field.array, self.grid, self.shard)
         digests = bytearray()
         with _abandoned_on_error(writer):
-            for piece in self.pieces:
-                background = piece.background(self.field) if "background" in self.field.prediction else None
-                for frames in piece.blocks(self.field):
-                    for frame in frames:
-                        digests += hashlib.sha256(frame.data).digest()
-                    for residual in predictions.apply(frames, self.field.prediction, background):
-                        writer.add(encode(residual, self.field.codec))
+            # Closed before the writer: what is still being encoded is waited for, and given up.
+            with contextlib.closing(in_order(self._blocks())) as blocks:
+                for hashed, encoded in blocks:
+                    digests += hashed
+                    for chunk in encoded:
+                        writer.add(chunk)
             return Receipt(self.name, tuple(writer.finish()), bytes(digests))
+
+    def _blocks(self) -> Iterator[Callable[[], tuple[bytes, list[bytes]]]]:
+        for piece in self.pieces:
+            background = piece.background(self.field) if "background" in self.field.prediction else None
+            for block in piece.cut(self.field):
+                yield functools.partial(self._encode, block, background)
+
+    def _encode(self, block: Piece, background: Array | None) -> tuple[bytes, list[bytes]]:
+        """Of every frame of a block its digest, and what is stored."""
+        frames = block.read(self.field)
+        hashed = b"".join(hashlib.sha256(frame.data).digest() for frame in frames)
+        residuals = predictions.apply(frames, self.field.prediction, background)
+        return hashed, [encode(residual, self.field.codec) for residual in residuals]
 
 
 @dataclass(frozen=True)
@@ -145,9 +165,10 @@ class FieldArray:
                 episode, name = piece.episode, self.field.name
                 shape = (episode.ragged[name][1],) if self.field.is_ragged else self.field.fixed_shape
                 digest = FieldDigest(name, self.field.dtype, (episode.steps, *shape))
-                for block in piece.blocks(self.field):
-                    digest.update(block.tobytes())
-                    writer.add(block)
+                for block in piece.cut(self.field):
+                    rows = block.read(self.field)
+                    digest.update(rows.tobytes())
+                    writer.add(rows)
                 digests += bytes.fromhex(digest.hexdigest())
             return Receipt(self.name, tuple(writer.finish()), bytes(digests))
 
@@ -226,24 +247,24 @@ Task = FrameShard | FieldArray | Backgrounds | AttributesArray
 
 
 def make_tasks(plan: Plan, folder: Path) -> list[Task]:
-    """Everything to write that needs the sources; the large ones first."""
+    """Everything to write that needs the sources. In this order few are still at work when the last one begins: what is one
+    task however large the sources are comes first, then the shards, of which those with plain pictures take longer."""
     whole = tuple(_pieces(plan, 0, plan.rows))
-    tasks: list[Task] = []
+    sources = tuple((each.source, each.source_attributes.sha256) for each in plan.scanned)
+    tasks: list[Task] = [AttributesArray(str(folder), attributes_grid(plan.attributes_nbytes), whole, sources)]
     for field in plan.cameras:
+        if "background" in field.prediction:
+            backgrounds = background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
+            tasks.append(Backgrounds(str(folder), field, backgrounds, whole))
+    for field in sorted(plan.cameras, key=lambda each: "background" in each.prediction):
         grid = field.grid(plan.rows)
         tasks += [
             FrameShard(str(folder), field, grid, shard, tuple(_pieces(plan, *grid.rows_of(shard))))
             for shard in range(grid.shards)
         ]
-    for field in plan.cameras:
-        if "background" in field.prediction:
-            backgrounds = background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
-            tasks.append(Backgrounds(str(folder), field, backgrounds, whole))
     for field in plan.document.fields.values():
         if not field.is_camera:
             tasks.append(FieldArray(str(folder), field, field.grid(plan.rows, plan.elements.get(field.name)), whole))
-    sources = tuple((each.source, each.source_attributes.sha256) for each in plan.scanned)
-    tasks.append(AttributesArray(str(folder), attributes_grid(plan.attributes_nbytes), whole, sources))
     return tasks
 
 

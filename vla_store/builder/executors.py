@@ -16,7 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
-from vla_store.builder.encode import Receipt, Task
+from vla_store.builder.encode import FrameShard, Receipt, Task
+from vla_store.builder.overlap import Threads
 from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
@@ -54,11 +55,17 @@ def run_tasks(
     def posttask(key: str, result: Receipt, *_: Any) -> None:
         on_receipt(result)
 
-    graph = {task.name: (_run, pickle.dumps(task)) for task in tasks}
     threads = executor == "threads"
+    encoders = Threads(workers) if threads else None
+    # dask begins independent tasks in the order of their keys.
+    graph = {
+        f"{number:08} {task.name}": (_run_on, encoders, task) if encoders else (_run, pickle.dumps(task))
+        for number, task in enumerate(tasks)
+    }
     # Fresh interpreters: h5py and the parent's threads do not survive a fork.
+    slots = workers + 1 if threads else workers  # while one waits for the disk, the others keep the threads busy
     pool = (
-        ThreadPoolExecutor(workers, thread_name_prefix="vla-store-build")
+        ThreadPoolExecutor(slots, thread_name_prefix="vla-store-build")
         if threads
         else ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
@@ -68,7 +75,7 @@ def run_tasks(
     submit = pool.submit if threads else _deaf_to_interrupts(pool.submit)
     try:
         with Callback(posttask=posttask):
-            get_async(submit, workers, graph, list(graph), pack_exception=_pack if threads else _pickle, **across)
+            get_async(submit, slots, graph, list(graph), pack_exception=_pack if threads else _pickle, **across)
     except BrokenProcessPool as error:
         raise MachineError(
             "a worker process died",
@@ -79,11 +86,20 @@ def run_tasks(
     finally:
         # Tasks in hand finish: an object is whole or absent, and Ctrl-C stops within a shard's time.
         pool.shutdown(wait=True, cancel_futures=True)
+        if encoders:
+            encoders.close()
 
 
 def _run(task: bytes) -> Receipt:
     made: Task = pickle.loads(task)
     return made.run()
+
+
+def _run_on(threads: Threads, task: Task) -> Receipt:
+    if isinstance(task, FrameShard):
+        return task.run(threads.in_order)
+    with threads.core():
+        return task.run()
 
 
 def _deaf_to_interrupts(submit: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vla_store.builder.encode import BLOCK_NBYTES
 from vla_store.builder.executors import default_workers
+from vla_store.builder.overlap import BLOCKS_PER_WORKER
 from vla_store.builder.plan import Plan
 from vla_store.errors import OptionError
 from vla_store.format.predictions import BACKGROUND_FRAMES
@@ -19,6 +20,8 @@ ROW_NBYTES = 64  # the index, and copies of one component for the statistics
 DIGEST_NBYTES = 112  # of a frame: binary, base64, JSON
 EPISODE_NBYTES = 6 << 10
 BLOCK_COPIES = 6  # a block, its residuals and the temporaries of three predictions
+WAITING_COPIES = BLOCKS_PER_WORKER  # on threads: blocks that are encoded and wait for those before them
+SLOT_NBYTES = 2 << 20  # what is buffered of the file of the task that writes while others wait for the disk
 BACKGROUND_COPIES = 3 * BACKGROUND_FRAMES  # its frames, sorted, and the counts of the mode
 ATTRIBUTE_COPIES = 7
 
@@ -60,6 +63,7 @@ def _projected(plan: Plan, executor: str, workers: int) -> int:
     rows = plan.rows * (ROW_NBYTES + DIGEST_NBYTES * len(plan.cameras) + number)
     driver = PROCESS_NBYTES + rows + len(plan.episodes) * EPISODE_NBYTES
     if executor == "threads":
-        return driver + workers * work
+        waiting = WAITING_COPIES * max(BLOCK_NBYTES, frame) + SLOT_NBYTES
+        return driver + workers * (work + waiting)
     # The driver reads backgrounds too, for the probe.
     return driver + work + TRACKER_NBYTES + workers * (WORKER_PROCESS_NBYTES + work)

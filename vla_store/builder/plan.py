@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +77,10 @@ class Plan:
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[Episode, int, int]]:
         """Episodes that rows [start, stop) of the part touch, with the steps of each."""
-        for each in self.episodes:
+        for number in range(max(0, bisect.bisect_right(self.episodes, start, key=_start) - 1), len(self.episodes)):
+            each = self.episodes[number]
+            if each.start >= stop:
+                return
             first, last = max(start, each.start), min(stop, each.start + each.steps)
             if first < last:
                 yield each, first - each.start, last - each.start
@@ -170,6 +175,9 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
         sources.append(Source(info.suite, info.file, info.orientation, info.observation, (attributes_at, blob.nbytes)))
         attributes_at += blob.nbytes
     return sources, task_list, episodes
+
+
+_start = operator.attrgetter("start")
 
 
 def _width(episode: EpisodeInfo, name: str) -> int:

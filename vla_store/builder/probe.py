@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_store.builder.background import read_background
+from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.scan import Scan
 from vla_store.builder.sources import Array, read_rows
 from vla_store.format import predictions
@@ -36,8 +39,11 @@ class Probe:
     sha256: str
 
 
-def probe_cameras(scan: Scan, preset: str) -> Probe:
-    """Encode 64 frames of every camera with each prediction the preset allows; fewest bytes wins, ties go to the earlier."""
+def probe_cameras(scan: Scan, preset: str, in_order: InOrder = one_by_one) -> Probe:
+    """Encode 64 frames of every camera with each prediction the preset allows; fewest bytes wins, ties go to the earlier.
+
+    in_order: who encodes them.
+    """
     digest = hashlib.sha256()
     chosen: dict[str, tuple[str, ...]] = {}
     trials: dict[str, tuple[Trial, ...]] = {}
@@ -46,15 +52,24 @@ def probe_cameras(scan: Scan, preset: str) -> Probe:
             continue
         tried = [each for each in PRESETS[preset].predictions if predictions.valid(each, spec.dtype, spec.shape[2])]
         encoded = dict.fromkeys(tried, 0)
-        for frame, background in _frames(scan, name):  # one at a time: 64 pictures may be gigabytes
-            digest.update(frame.tobytes())
-            for prediction in tried:
-                residual = predictions.apply(frame[None], prediction, background)[0]
-                encoded[prediction] += len(encode(residual, PRESETS[preset].codec))
+        jobs = (functools.partial(_encoded, *each, tried, preset) for each in _frames(scan, name))
+        with contextlib.closing(in_order(jobs)) as results:  # a few at a time: 64 pictures may be gigabytes
+            for frame, sizes in results:
+                digest.update(frame.tobytes())
+                for prediction, size in zip(tried, sizes):
+                    encoded[prediction] += size
         frame_nbytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
         trials[name] = tuple(_trial(prediction, encoded[prediction], frame_nbytes, scan) for prediction in tried)
         chosen[name] = _choose(trials[name])
     return Probe(chosen, trials, digest.hexdigest())
+
+
+def _encoded(
+    frame: Array, background: Array | None, tried: list[tuple[str, ...]], preset: str
+) -> tuple[Array, list[int]]:
+    """A frame, and how many bytes each prediction makes of it."""
+    residuals = (predictions.apply(frame[None], prediction, background)[0] for prediction in tried)
+    return frame, [len(encode(residual, PRESETS[preset].codec)) for residual in residuals]
 
 
 def _choose(trials: tuple[Trial, ...]) -> tuple[str, ...]:

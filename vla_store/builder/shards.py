@@ -68,16 +68,16 @@ class ArrayWriter:
 
     def add(self, encoded: bytes | memoryview, chunks: int = 1) -> None:
         """The next `chunks` inner chunks, all of one size, which must not pass the end of a shard."""
+        if len(self._sizes) == self._grid.chunks_per_shard:
+            self._close()
         if self._file is None:
             path = self._path()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = _temporary(path)
             self._file = open(self._temporary, "wb", buffering=1 << 20)  # noqa: SIM115
-            self._hash, self._written, self._sizes = hashlib.sha256(), 0, []
+            self._hash, self._written = hashlib.sha256(), 0
         self._put(encoded)
         self._sizes += [len(encoded) // chunks] * chunks
-        if len(self._sizes) == self._grid.chunks_per_shard:
-            self._close()
 
     def finish(self) -> list[ObjectEntry]:
         """Close the last shard; all objects written."""
@@ -104,7 +104,7 @@ class ArrayWriter:
         self.objects.append(
             ObjectEntry(f"{self._array}/{self._grid.key(self._shard)}", self._hash.hexdigest(), self._written)
         )
-        self._file = None
+        self._file, self._sizes = None, []
         self._shard += 1
 
     def abandon(self) -> None:
