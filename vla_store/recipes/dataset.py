@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import operator
 import os
@@ -13,9 +14,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, VlaStoreError
+from vla_store.errors import OptionError, UnknownName, VlaStoreError
 from vla_store.loader.work import TransformError
 from vla_store.reader.batch import Batch, Sample
+from vla_store.reader.lazily import lazily
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import Anchors, Span
 from vla_store.reader.store import Store
@@ -25,6 +27,8 @@ Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 BLOCK_ANCHORS = 1 << 18
+# What a recipe hands on to Samples.
+OPTIONS = tuple(name for name in inspect.signature(Samples).parameters if name not in ("store", "windows", "transform"))
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,13 @@ class RecipeDataset(Samples):
         notes: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        for name in options:
+            if name not in OPTIONS:
+                raise UnknownName.among("option", name, list(OPTIONS))
         super().__init__(store, windows=windows, **options)
         self.transform = transform
         self.notes = tuple(notes)
-        self._selected = len(self._anchors)
+        self._aligned = len(self._anchors)
         if keep is not None:
             self._anchors = kept_anchors(self._anchors, self.store, keep)
 
@@ -115,12 +122,33 @@ class RecipeDataset(Samples):
             "step": found[1],
         }
 
+    @lazily
+    def selected_episodes(self) -> Int64:
+        """Numbers of the episodes of the selection, ascending; it reads the whole index."""
+        return np.unique(
+            np.concatenate(
+                [part.pairs(rows)[:, 0] + np.int64(part.episode_start) for part, rows in self._selected_rows()]
+            )
+        )
+
     def __repr__(self) -> str:
-        lines = super().__repr__().removesuffix(")").split("\n")
-        lines[0] = f"{type(self).__name__}({len(self):,} anchors"
-        if len(self) < self._selected:
-            lines[0] += f" ({self._selected - len(self):,} steps of the selection are none by this recipe's rule)"
-        return "\n".join([*lines, *(f"  note       {note}" for note in self.notes)]) + ")"
+        chosen = self._chosen
+        total = len(chosen.rows) if chosen.rows is not None else sum(each.stop - each.start for each in chosen.spans)
+        left_out = {
+            "without a recorded observation": total - self._aligned,
+            "by the recipe's rule": self._aligned - len(self),
+        }
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+        first = f"{type(self).__name__}({len(self):,} anchors" + (
+            f" of {total:,} steps ({why} are none)" if why else ""
+        )
+        # What Samples says of its numbers is of the fields, not of items.
+        lines = [line for line in super().__repr__().split("\n")[1:] if not line.startswith("  numbers ")]
+        return "\n".join([first, *lines, *(f"  {name:<9}  {text}" for name, text in self.facts())]) + ")"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What `repr` says beside selection, windows and conventions: (name, text) a line."""
+        return [("note", note) for note in self.notes]
 
     def _made(self, sample: Sample) -> Any:
         made = self.item(sample)

@@ -1,0 +1,121 @@
+"""ACT: what its episodic dataset yields, but each step once, from a store.
+
+Sources, at tonyzhaozh/act 42a5e2f (ACT), MarkFzp/act-plus-plus 0909801 (ACT++) and huggingface/lerobot 7427f31 (LR):
+    item, zero padding, mean and std clipped at 1e-2     ACT utils.py:11-74, 77-106
+    steps enumerated, actions cut to a chunk             ACT++ utils.py
+    chunk of 100, last action repeated, loss masked      LR configuration_act.py:84-94; modeling_act.py:147-150
+ACT itself draws one step of each episode and wants episodes of one length, which LIBERO has not. On real robots it pairs qpos[t]
+with actions from t - 1 "to make timesteps more aligned"; in simulation, and here, from t.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vla_store.errors import OptionError, UnknownName
+from vla_store.format.statistics import FieldStatistics
+from vla_store.reader.batch import Sample
+from vla_store.reader.samples import PADS
+from vla_store.reader.store import Store
+from vla_store.recipes.dataset import Array
+from vla_store.recipes.normalize import NumericRecipe, warn_of
+
+MIN_STD, MAX_STD = 1e-2, 10.0
+
+Item = tuple[Array, Array, Array, Array]
+
+
+def act(
+    store: Store | str | os.PathLike[str],
+    *,
+    chunk: int = 100,
+    cameras: Sequence[str] = ("agentview_rgb", "eye_in_hand_rgb"),
+    qpos: Sequence[str] = ("joint_states", "gripper_states"),
+    pad: str = "edge",
+    normalize: bool | Mapping[str, FieldStatistics] = False,
+    alignment: str = "causal",
+    images: str = "upright",
+    transform: Callable[[Item], Any] | None = None,
+    **selection: Any,
+) -> ActDataset:
+    """ACT's items: the tuple (image (K, 3, H, W) float32 in 0..1, qpos (n,) float32, action (chunk, 7) float32, is_pad (chunk,)
+    bool), with the K cameras in the order given.
+
+    Every row is an anchor (under "causal" alignment, the default, the first of an episode that was recorded after the action is
+    none). pad: what stands past the end of an episode, where is_pad is true: "edge", the last action, as LeRobot has it, or
+    "zero", as ACT has it, which normalises the zeros as well.
+    qpos: fields that are put together, here the seven joints and the two fingers.
+    normalize: qpos and action less their mean, by their standard deviation (of a sample, n - 1), which is kept from 1e-2 to 10.
+    images: upright, or "rot180", on which LeRobot trains LIBERO.
+    selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    """
+    if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
+        raise OptionError("chunk is a whole number of at least 1", found=repr(chunk)[:100])
+    if pad not in PADS:
+        raise UnknownName.among("pad", pad, list(PADS))
+    names = {"cameras": cameras, "qpos": qpos}
+    for option, given in names.items():
+        if isinstance(given, str) or not len(given) or len(set(given)) < len(given):
+            raise OptionError(f"{option} is a list of fields, each once", found=repr(given)[:100])
+    return ActDataset(
+        store,
+        windows={**dict.fromkeys([*cameras, *qpos], 0), "actions": range(chunk)},
+        cameras=tuple(cameras),
+        qpos=tuple(qpos),
+        zeros=pad == "zero",
+        normalize=normalize,
+        alignment=alignment,
+        images=images,
+        transform=transform,
+        **selection,
+    )
+
+
+class ActDataset(NumericRecipe):
+    """What `act` gives."""
+
+    def __init__(
+        self, store: Any, *, cameras: tuple[str, ...], qpos: tuple[str, ...], zeros: bool, **options: Any
+    ) -> None:
+        self._cameras, self._qpos, self._zeros = cameras, qpos, zeros
+        super().__init__(store, **options)
+
+    def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
+        return {
+            "qpos": np.concatenate([fields[name] for name in self._qpos], axis=-1).astype(np.float32),
+            "action": fields["actions"].astype(np.float32),
+        }
+
+    def item(self, sample: Sample) -> Item:
+        is_pad = sample["actions_is_pad"]
+        if self._zeros:
+            sample["actions"][is_pad] = 0
+        numbers = self.item_numbers(sample)
+        first = sample[self._cameras[0]]
+        image = np.empty((len(self._cameras), first.shape[-1], *first.shape[:-1]), np.float32)
+        for place, camera in zip(image, self._cameras):
+            np.divide(np.moveaxis(sample[camera], -1, 0), 255.0, out=place, dtype=np.float32)
+        return image, numbers["qpos"], numbers["action"], is_pad
+
+    def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
+        return (values - by.mean) / np.clip(_sample_std(by), MIN_STD, MAX_STD)  # type: ignore[no-any-return]
+
+    def check_scale(self, key: str, by: FieldStatistics) -> None:
+        warn_of(key, _sample_std(by) < MIN_STD, f"its standard deviation is below {MIN_STD}, which stands in for it")
+
+    def norm_stats(self) -> dict[str, Array]:
+        """What ACT keeps in `dataset_stats.pkl`: action_mean, action_std, qpos_mean, qpos_std, (n,) float32 each."""
+        made = {}
+        for key, each in (self.normalized_by or self.statistics()).items():
+            made[f"{key}_mean"] = each.mean.astype(np.float32)
+            made[f"{key}_std"] = np.clip(_sample_std(each), MIN_STD, MAX_STD).astype(np.float32)
+        return made
+
+
+def _sample_std(by: FieldStatistics) -> Array:
+    """With n - 1, as torch's `std` has it."""
+    return by.std * np.sqrt(by.count / np.maximum(by.count - 1, 1))

@@ -1,0 +1,219 @@
+"""Diffusion Policy: what its robomimic image dataset yields, from a store.
+
+Sources, at real-stanford/diffusion_policy 5ba07ac, below diffusion_policy/:
+    item                               dataset/robomimic_replay_image_dataset.py:193-220
+    windows, anchors, padding          common/sampler.py:14-46, 121-153; pad_before = n_obs - 1, pad_after = n_action - 1 (task yaml)
+    normaliser                         dataset/robomimic_replay_image_dataset.py:148-185; common/normalize_util.py
+    validation episodes                common/sampler.py, get_val_mask; the yaml: seed 42, ratio 0.02
+Its own pictures passed a lossy JPEG 2000 (the same dataset file, 331); here they are as recorded. Horizon 16 is of the U-Net, 10 of
+the transformer; 8 actions are executed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError
+from vla_store.format.statistics import FieldStatistics
+from vla_store.reader.batch import Sample
+from vla_store.reader.lazily import lazily
+from vla_store.reader.store import Store
+from vla_store.recipes.dataset import Array, Mask, Steps
+from vla_store.recipes.normalize import NumericRecipe, warn_of
+
+CAMERAS = {"agentview_image": "agentview_rgb", "robot0_eye_in_hand_image": "eye_in_hand_rgb"}
+# robomimic's names, which decide how each is normalised; the quaternion is xyzw.
+LOW_DIM: dict[str, str | tuple[str, int, int]] = {
+    "robot0_eef_pos": "ee_pos",
+    "robot0_eef_quat": ("robot_states", 5, 9),
+    "robot0_gripper_qpos": "gripper_states",
+}
+MIN_RANGE = 1e-7
+
+
+def diffusion_policy(
+    store: Store | str | os.PathLike[str],
+    *,
+    horizon: int = 16,
+    n_obs_steps: int = 2,
+    n_action_steps: int = 8,
+    cameras: Mapping[str, str] = CAMERAS,
+    low_dim: Mapping[str, str | tuple[str, int, int]] = LOW_DIM,
+    val_ratio: float = 0.0,
+    seed: int = 42,
+    validation: bool = False,
+    normalize: bool | Mapping[str, FieldStatistics] = False,
+    alignment: str = "causal",
+    images: str = "upright",
+    transform: Callable[[dict[str, Any]], Any] | None = None,
+    **selection: Any,
+) -> DiffusionPolicyDataset:
+    """Diffusion Policy's items: {"obs": {camera: (n_obs_steps, 3, H, W) float32 in 0..1, low-dim: (n_obs_steps, n) float32},
+    "action": (horizon, 7) float32}, under robomimic's names.
+
+    cameras: {name in the item: camera of the store}. low_dim: {name: field, or (field, start, stop) for some of its numbers}.
+    A window of `horizon` steps begins n_obs_steps - 1 before the anchor. Anchors are 0 .. T - horizon + n_action_steps +
+    n_obs_steps - 2 (T - 8, by default): the window reaches at most n_obs_steps - 1 steps before its episode and n_action_steps - 1
+    past it. There the first or last step is repeated, without a mark. Shorter episodes have no anchor.
+    Under "causal" alignment, the default, an episode that was recorded after the action has no anchor 0. Its first
+    observation is repeated in the history, while its first action, which was recorded, stands in the window of anchor 1.
+    val_ratio, seed: which episodes are held out, as Diffusion Policy draws them (its yaml has 0.02 and 42); validation=True gives
+        those instead. `statistics` and the normalised form are of both sides, as there.
+    normalize: items as its LinearNormalizer makes them: pictures and positions to -1..1, quaternions and actions as they are.
+    images: robomimic's pictures are upright.
+    selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    """
+    for name, value in (("horizon", horizon), ("n_obs_steps", n_obs_steps), ("n_action_steps", n_action_steps)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise OptionError(f"{name} is a whole number of at least 1", found=repr(value)[:100])
+    if n_obs_steps > horizon or n_action_steps > horizon:
+        raise OptionError(
+            "a window holds its observations and its executed actions",
+            horizon=horizon,
+            n_obs_steps=n_obs_steps,
+            n_action_steps=n_action_steps,
+        )
+    if not 0 <= val_ratio < 1 or (validation and val_ratio == 0):
+        raise OptionError(
+            "val_ratio is from 0 to below 1, and above 0 for validation=True",
+            val_ratio=val_ratio,
+            validation=validation,
+        )
+    for name in low_dim:
+        _rule(name)
+    before = n_obs_steps - 1
+    seen = range(-before, 1)
+    taken = {name: (each, None, None) if isinstance(each, str) else each for name, each in low_dim.items()}
+    windows: dict[str, range] = dict.fromkeys([*cameras.values(), *(field for field, _, _ in taken.values())], seen)
+    if "actions" in windows:
+        raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
+    return DiffusionPolicyDataset(
+        store,
+        windows={**windows, "actions": range(-before, horizon - before)},
+        cameras=dict(cameras),
+        low_dim=taken,
+        tail=horizon - n_action_steps - before,
+        held_out=(float(val_ratio), int(seed), bool(validation)),
+        normalize=normalize,
+        alignment=alignment,
+        images=images,
+        transform=transform,
+        **selection,
+    )
+
+
+class DiffusionPolicyDataset(NumericRecipe):
+    """What `diffusion_policy` gives."""
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        cameras: dict[str, str],
+        low_dim: Mapping[str, tuple[str, int | None, int | None]],
+        tail: int,
+        held_out: tuple[float, int, bool],
+        **options: Any,
+    ) -> None:
+        self._cameras, self._low_dim = cameras, low_dim
+        self._tail, self._held_out = tail, held_out
+        super().__init__(store, keep=self._keeps, **options)
+        if held_out[0]:
+            side = "validation" if held_out[2] else "training"
+            self.notes += (f"the {side} side of val_ratio {held_out[0]}, seed {held_out[1]}",)
+
+    def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
+        made = {
+            name: fields[field][..., start:stop].astype(np.float32)
+            for name, (field, start, stop) in self._low_dim.items()
+        }
+        return {**made, "action": fields["actions"].astype(np.float32)}
+
+    def item(self, sample: Sample) -> dict[str, Any]:
+        numbers = self.item_numbers(sample)
+        action = numbers.pop("action")
+        pictures = {name: _floats(sample[camera]) for name, camera in self._cameras.items()}
+        if self.normalized_by is not None:
+            pictures = {name: picture * 2 - 1 for name, picture in pictures.items()}
+        return {"obs": {**pictures, **numbers}, "action": action}
+
+    def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
+        scale, offset = _scale_of(key, by)
+        return values * scale + offset
+
+    def check_scale(self, key: str, by: FieldStatistics) -> None:
+        if _rule(key) == "range":
+            warn_of(key, by.max - by.min < MIN_RANGE, "it never changes; its normalised form is 0")
+
+    def normalizer(self) -> dict[str, dict[str, Any]]:
+        """What to make Diffusion Policy's LinearNormalizer of: {key: {"scale", "offset", "input_stats_dict"}}, float32 arrays.
+
+        For `SingleFieldLinearNormalizer.create_manual(**each)`; input_stats_dict has min, max, mean, std.
+        """
+        made: dict[str, dict[str, Any]] = {}
+        for key, each in (self.normalized_by or self.statistics()).items():
+            self.check_scale(key, each)
+            scale, offset = _scale_of(key, each)
+            made[key] = _parameters(
+                scale, offset, {name: getattr(each, name) for name in ("min", "max", "mean", "std")}
+            )
+        uniform = {"min": 0, "max": 1, "mean": 0.5, "std": np.sqrt(1 / 12)}
+        for key in self._cameras:
+            made[key] = _parameters([2], [-1], {name: [value] for name, value in uniform.items()})
+        return made
+
+    @lazily
+    def held_out(self) -> npt.NDArray[np.int64]:
+        """Numbers of the episodes held out: round(n * ratio) of the selection's n, at least 1 and at most n - 1."""
+        ratio, seed, _ = self._held_out
+        episodes = self.selected_episodes
+        count = min(max(1, round(len(episodes) * ratio)), len(episodes) - 1)
+        return episodes[np.random.default_rng(seed).choice(len(episodes), size=count, replace=False)]
+
+    def _keeps(self, at: Steps) -> Mask:
+        kept: Mask = at.step < at.length - self._tail
+        ratio, _, validation = self._held_out
+        return kept & (np.isin(at.episode, self.held_out) == validation) if ratio else kept
+
+
+def _floats(frames: Array) -> Array:
+    """(K, H, W, C) uint8 to (K, C, H, W) float32 in 0..1."""
+    return np.divide(np.moveaxis(frames, -1, 1), 255.0, dtype=np.float32, order="C")
+
+
+def _scale_of(key: str, by: FieldStatistics) -> tuple[Array, Array]:
+    if _rule(key) == "identity":
+        return np.ones_like(by.min), np.zeros_like(by.min)
+    spread = by.max - by.min
+    constant = spread < MIN_RANGE
+    scale = 2 / np.where(constant, 2.0, spread)
+    return scale, np.where(constant, -by.min, -1 - scale * by.min)
+
+
+def _rule(key: str) -> str:
+    if key == "action" or key.endswith("quat"):
+        return "identity"
+    if key.endswith("pos"):  # "qpos" too
+        return "range"
+    raise OptionError(
+        "Diffusion Policy knows how to normalise an observation by the end of its name",
+        name=key,
+        expected="... pos, ... qpos or ... quat",
+        hint="name it so in low_dim",
+    )
+
+
+def _parameters(scale: Any, offset: Any, stats: Mapping[str, Any]) -> dict[str, Any]:
+    def as_float32(value: Any) -> Array:
+        return np.asarray(value, np.float32)
+
+    return {
+        "scale": as_float32(scale),
+        "offset": as_float32(offset),
+        "input_stats_dict": {name: as_float32(value) for name, value in stats.items()},
+    }
