@@ -1,10 +1,15 @@
 """One small module per trainer: what its own dataset yields, from a store.
 
-    from vla_store.recipes import rdt
+    dataset = vla_store.recipes.openvla_oft("libero.vla", suites=["libero_spatial"])
+    loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2)
 
-    dataset = rdt("libero.vla", mapping="rdt_libero_finetune")
+An item is what the trainer takes from its *dataset*, before its own resize, JPEG, normalising, augmentation and tokeniser.
 """
 
+from vla_store.recipes.act import act
+from vla_store.recipes.diffusion_policy import diffusion_policy
+from vla_store.recipes.openpi import openpi
+from vla_store.recipes.openvla import openvla, openvla_oft, rlds_batch
 from vla_store.recipes.rdt import rdt
 
-__all__ = ["rdt"]
+__all__ = ["act", "diffusion_policy", "openpi", "openvla", "openvla_oft", "rdt", "rlds_batch"]

@@ -139,9 +139,9 @@ class RecipeDataset(Samples):
             "by the recipe's rule": self._aligned - len(self),
         }
         why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
-        first = f"{type(self).__name__}({len(self):,} anchors" + (
-            f" of {total:,} steps ({why} are none)" if why else ""
-        )
+        first = f"{type(self).__name__}({len(self):,} anchors"
+        if why:
+            first += f" of {total:,} steps (left out: {why})"
         # What Samples says of its numbers is of the fields, not of items.
         lines = [line for line in super().__repr__().split("\n")[1:] if not line.startswith("  numbers ")]
         return "\n".join([first, *lines, *(f"  {name:<9}  {text}" for name, text in self.facts())]) + ")"
