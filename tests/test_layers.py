@@ -30,14 +30,15 @@ LAYERS = {
     "builder": {"rules", *BELOW_READER},
     "reader": BELOW_READER,
     "loader": {"reader", *BELOW_READER},
-    "package": {"reader", "errors"},
+    "package": {"reader", "format", "errors"},
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", "rules", *BELOW_TORCH},
     "audit": BOTH_SIDES,
     "manage": {"audit", "rules", *BOTH_SIDES},
     "figures": BOTH_SIDES,
+    "look": {"figures", "rules", "reader", *BELOW_READER},
     "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},
-    "cli": {"package", "demo", "audit", "manage", "figures", "progress", "recipes", *BOTH_SIDES},
+    "cli": {"package", "demo", "audit", "look", "manage", "figures", "progress", "recipes", *BOTH_SIDES},
 }
 
 # Third-party packages that may be loaded once everything in a folder or module is imported, and nothing is called yet.

@@ -23,6 +23,7 @@ from vla_store.errors import (
     UsageError,
     VlaStoreError,
 )
+from vla_store.format.views import View
 from vla_store.reader.batch import Batch
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Episodes, Store, open_store
@@ -67,6 +68,7 @@ __all__ = [
     "UnknownName",
     "UnsupportedStore",
     "UsageError",
+    "View",
     "VlaStoreError",
     "__version__",
     "open_store",

@@ -19,6 +19,7 @@ from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
 from vla_store.reader.fetch import keep
 from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
+from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part, Places
 from vla_store.reader.selection import anchors_of, choose
@@ -40,8 +41,10 @@ class Samples:
     windows: {field: offset or offsets}; names the fields returned. Offset d of anchor step s is step s + d of the same episode;
         outside it the nearest step is repeated (pad="edge") or zeros stand (pad="zero"), and `<field>_is_pad` is true.
         A list of offsets adds an axis, an int does not. Default: every fixed field at 0.
-    suites, tasks, episodes, rows, split: the selection; several of them together select what all of them do.
-        split: "train", "val", or what `store.split(...)` gave.
+    suites, tasks, episodes, rows, split, view: the selection; several of them together select what all of them do.
+        split: "train", "val", or what `store.split(...)` gave. view: the name of one of `store.views`, or several. One of kind
+        "anchors" says which steps are anchors. One of kind "steps" also says which steps there are: offset d then counts kept
+        steps, and the others are not there, except that causally an observation stays with the step that follows it.
     alignment: "causal" or "as_stored"; must be given where windows mix observations and actions of a source that recorded
         observations after the action of the same row. "causal" reads those observations one row earlier; step 0 then has none,
         and is an anchor only with keep_first=True.
@@ -65,6 +68,7 @@ class Samples:
         episodes: Any = None,
         rows: npt.ArrayLike | None = None,
         split: Any = None,
+        view: str | Sequence[str] | None = None,
         alignment: str | None = None,
         keep_first: bool = False,
         images: str = "as_stored",
@@ -94,12 +98,12 @@ class Samples:
         for document in self.store._documents:
             for window in self.windows:
                 document.fields[window.field].check_supported()
-        chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split)
+        chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split, view=view)
         roles = {fields[window.field].role for window in self.windows}
         if alignment is None and len(roles) > 1 and chosen.has_after:
             raise _must_align(self.store, self.windows)
         self.alignment = alignment or "as_stored"
-        self._anchors = anchors_of(chosen, leave_out_first=self.alignment == "causal" and not keep_first)
+        self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
         self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
         self._plans: dict[int, _PartPlan] = {}
 
@@ -132,6 +136,9 @@ class Samples:
             raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
         part, place = self._anchors.one(number, self.store)
         plan = self._plans.get(part.number) or self._plan(part)
+        if plan.kept is not None:
+            made: Sample = Batch(self.batch_or_lists([number]))[0]
+            return made
         sample: Sample = {}
         for name, pad_name, one in plan.ones:
             sample[name], sample[pad_name] = one(place)
@@ -169,14 +176,14 @@ class Samples:
 
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
-        left_out = len(chosen.rows) if chosen.rows is not None else sum(each.stop - each.start for each in chosen.spans)
-        left_out -= len(self)
+        left_out = chosen.count(store) - len(self)
         first = f" ({left_out:,} steps without a recorded observation are no anchors)" if left_out else ""
         stored = store.conventions.orientation or "of several orientations"
         lines = [
             f"{type(self).__name__}({len(self):,} anchors{first}",
             f"  store      {store.url}",
             f"  selection  {chosen.text}",
+            *(f"  view       {line}" for line in (chosen.kept.lines if chosen.kept else ())),
             f"  windows    {', '.join(f'{window.field} {window}' for window in self.windows)}",
             f"  alignment  {self.alignment}{', keep_first' if self._keep_first else ''}; pad {self._pad}",
             f"  images     {self._images} (stored {stored})",
@@ -264,7 +271,9 @@ class Samples:
         return self.store.fields[window.field]
 
     def _plan(self, part: Part) -> _PartPlan:
-        plan = _PartPlan(part, self.windows, self.store.fields, self.alignment, self._images, self._pad, self._dtype)
+        kept = self._chosen.kept.of(part) if self._chosen.kept is not None else None
+        fields = self.store.fields
+        plan = _PartPlan(part, self.windows, fields, self.alignment, self._images, self._pad, self._dtype, kept)
         keep(self._plans, part.number, plan, MAX_OPEN_PARTS)
         return plan
 
@@ -289,10 +298,11 @@ class Samples:
             numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
             parts = [store._part(number) for number in np.unique(numbers).tolist()]
             return [(part, rows[numbers == part.number] - part.row_start) for part in parts]
-        numbered: dict[int, list[Int64]] = {}
-        for span in chosen.spans:
-            numbered.setdefault(span.part, []).append(np.arange(span.start, span.stop))
-        return [(store._part(number), np.concatenate(spans)) for number, spans in numbered.items()]
+        return [
+            (part, np.concatenate([np.arange(start, stop) for start, stop in runs.tolist()]))
+            for part, runs, _ in chosen.runs(store)
+            if len(runs)
+        ]
 
 
 _ALIGNMENT = 64
@@ -310,7 +320,9 @@ class _PartPlan:
         images: str,
         pad: str,
         dtype: np.dtype[Any] | None,
+        kept: KeptSteps | None,
     ) -> None:
+        self.kept = kept
         sources = part.document.sources
         self.texts = [task.text for task in part.document.tasks]
         self.episode_start = part.episode_start
@@ -358,8 +370,12 @@ class _PartPlan:
             name = window.field
             if times[number] is None:
                 offsets, earlier = self._times[number]
-                steps = places.step if earlier is None else places.step - earlier[places.source]
-                times[number] = window_times(steps, places.length, offsets)
+                shifts = None if earlier is None else earlier[places.source]
+                if self.kept is not None:
+                    times[number] = self.kept.times(places, offsets, shifts)
+                else:
+                    steps = places.step if shifts is None else places.step - shifts
+                    times[number] = window_times(steps, places.length, offsets)
             clipped, is_pad = times[number]
             arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
             if isinstance(reader, CameraWindow):

@@ -8,6 +8,7 @@ index alone, so that a whole store of any size costs a few numbers.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
+from vla_store.format.views import Runs, overlaps, rows_in
+from vla_store.reader.kept import Kept, kept_of, within
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part, Place, Places
 from vla_store.reader.store import SPLITS, Store
@@ -45,7 +48,7 @@ class Span:
 class Chosen:
     """What a selection names, before alignment: spans, or `rows` of the store in the order given, with `is_after` of each.
 
-    text: for people.
+    kept: what its views keep of the spans; `rows` are kept by them. text: for people.
     """
 
     text: str
@@ -53,6 +56,7 @@ class Chosen:
     rows: Int64 | None = None
     is_after: Mask | None = None
     is_first: Mask | None = None
+    kept: Kept | None = None
 
     @property
     def has_after(self) -> bool:
@@ -61,31 +65,60 @@ class Chosen:
             return bool(self.is_after.any())
         return any(span.is_after for span in self.spans)
 
+    def runs(self, store: Store) -> Iterator[tuple[Part, Runs, Mask]]:
+        """The selected rows that are not given one by one, part by part: as stretches of the part's own rows, and whether
+        each is of sources that observe after the action."""
+        for number, group in itertools.groupby(self.spans, key=lambda span: span.part):
+            spans, part = list(group), store._part(number)
+            runs = np.array([(each.start, each.stop) for each in spans], np.int64)
+            after = np.array([each.is_after for each in spans], bool)
+            if self.kept is not None:
+                runs, at = overlaps(runs, within(self.kept.anchors, part))
+                after = after[at]
+            yield part, runs, after
+
+    def count(self, store: Store) -> int:
+        """How many rows are selected."""
+        if self.rows is not None:
+            return len(self.rows)
+        return sum(rows_in(runs) for _, runs, _ in self.runs(store))
+
 
 def choose(
-    store: Store, *, suites: Any = None, tasks: Any = None, episodes: Any = None, rows: Any = None, split: Any = None
+    store: Store,
+    *,
+    suites: Any = None,
+    tasks: Any = None,
+    episodes: Any = None,
+    rows: Any = None,
+    split: Any = None,
+    view: Any = None,
 ) -> Chosen:
     """What all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
     suites, tasks, episodes, rows = (each if each is None else _kept(each) for each in (suites, tasks, episodes, rows))
-    given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split}
+    given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
     text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items() if value is not None) or "whole store"
     masks = _episode_masks(store, suites, tasks, episodes, split)
     if rows is None:
         chosen = Chosen(text, spans=tuple(_spans(store, masks)))
     else:
         chosen = _chosen_rows(store, store.check_rows(rows), masks, text)
+    if view is not None:
+        chosen = _viewed(chosen, kept_of(store, view))
     if not chosen.spans and not (chosen.rows is not None and len(chosen.rows)):
         raise _empty(text)
     return chosen
 
 
-def anchors_of(chosen: Chosen, *, leave_out_first: bool) -> Anchors:
+def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchors:
     """The anchors of a selection; `leave_out_first` leaves out step 0 of sources that observe after the action."""
     if chosen.rows is not None:
         assert chosen.is_after is not None
         assert chosen.is_first is not None
         kept = ~(chosen.is_after & chosen.is_first) if leave_out_first else np.ones(len(chosen.rows), bool)
         anchors = Anchors((), chosen.rows if kept.all() else chosen.rows[kept], ())
+    elif chosen.kept is not None:
+        anchors = Anchors(_kept_table(chosen, store, leave_out_first), None, ())
     else:
         skips = tuple(leave_out_first and span.is_after for span in chosen.spans)
         anchors = Anchors(chosen.spans, None, skips)
@@ -95,16 +128,20 @@ def anchors_of(chosen: Chosen, *, leave_out_first: bool) -> Anchors:
 
 
 class Anchors:
-    """Anchor numbers 0 ... len - 1 to rows. Pickles to its spans, or its rows."""
+    """Anchor numbers 0 ... len - 1 to rows. Pickles to its spans, or its rows.
 
-    def __init__(self, spans: tuple[Span, ...], rows: Int64 | None, skips: tuple[bool, ...]) -> None:
+    spans: with, in `skips`, whether the first steps in each are left out; or a table of all that, (n, 6): part, start, stop,
+    first_episode, episodes, skip.
+    """
+
+    def __init__(self, spans: tuple[Span, ...] | Int64, rows: Int64 | None, skips: tuple[bool, ...]) -> None:
         self._rows = rows
-        table = [
-            (each.part, each.start, each.stop, each.first_episode, skip, each.stop - each.start - skip * each.episodes)
-            for each, skip in zip(spans, skips)
-        ]
-        kept = np.array([row for row in table if row[-1] > 0], np.int64).reshape(-1, 6)
-        self._part, self._start, self._stop, self._base, self._skips, counts = (kept[:, i].copy() for i in range(6))
+        if not isinstance(spans, np.ndarray):
+            listed = [(*dataclasses.astuple(each)[:5], skip) for each, skip in zip(spans, skips)]
+            spans = np.array(listed, np.int64).reshape(-1, 6)
+        counts = spans[:, 2] - spans[:, 1] - spans[:, 5] * spans[:, 4]
+        kept, counts = spans[counts > 0], counts[counts > 0]
+        self._part, self._start, self._stop, self._base, self._skips = (kept[:, i].copy() for i in (0, 1, 2, 3, 5))
         # First steps per anchor, for a first guess.
         self._slopes = self._skips * (self._stop - self._start - counts) / counts
         self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -266,6 +303,37 @@ def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str)
         is_after[at] = _is_after(part)[places.source]
         is_first[at] = places.step == 0
     return Chosen(text, rows=rows[kept], is_after=is_after[kept], is_first=is_first[kept])
+
+
+def _viewed(chosen: Chosen, kept: Kept) -> Chosen:
+    """The same, without what views leave out."""
+    if chosen.rows is None:
+        made = dataclasses.replace(chosen, kept=kept)
+        return made if len(kept.anchors) else dataclasses.replace(made, spans=())
+    has = kept.has(chosen.rows)
+    assert chosen.is_after is not None
+    assert chosen.is_first is not None
+    return dataclasses.replace(
+        chosen, rows=chosen.rows[has], is_after=chosen.is_after[has], is_first=chosen.is_first[has], kept=kept
+    )
+
+
+def _kept_table(chosen: Chosen, store: Store, leave_out_first: bool) -> Int64:
+    """What `Anchors` is made of, where views keep some rows."""
+    tables = []
+    for part, runs, after in chosen.runs(store):
+        starts = part.entries(0, part.episodes)[:, 0]
+        first, stop = (np.searchsorted(starts, runs[:, side]) for side in (0, 1))
+        columns = [
+            np.full(len(runs), part.number),
+            runs[:, 0],
+            runs[:, 1],
+            first,
+            stop - first,
+            after & leave_out_first,
+        ]
+        tables.append(np.stack(columns, axis=1).astype(np.int64))
+    return np.concatenate(tables)
 
 
 def _is_after(part: Part) -> Mask:

@@ -18,6 +18,7 @@ from vla_store.format import canonical, digests, layout
 from vla_store.format.listing import parse_listing
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import FieldStatistics
+from vla_store.format.views import View, views_of
 from vla_store.reader import opening
 from vla_store.reader.columns import Column
 from vla_store.reader.fetch import Fetcher, Location, keep, locate, read_document
@@ -209,6 +210,14 @@ class Store:
         except (AttributeError, KeyError, TypeError) as error:
             raise StoreDamaged("statistics are not as the format says", object=key, found=repr(error)[:200]) from None
         return Statistics(whole, suites)
+
+    @lazily
+    def views(self) -> Mapping[str, View]:
+        """Named choices of steps that were recorded in the store, by name: `Samples(store, view=name)`."""
+        if self._root.meta.views is None:
+            return MappingProxyType({})
+        document = self._meta(self._root.meta.views)
+        return MappingProxyType(views_of(document, self.rows, layout.meta_key(self._root.meta.views)))
 
     @lazily
     def skipped(self) -> tuple[Skipped, ...]:

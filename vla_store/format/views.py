@@ -1,0 +1,243 @@
+"""The document of views: named choices of a store's rows, which live beside the arrays and never change them.
+
+A view keeps some rows of those it *covers*. kind "anchors": which steps may be sampled; windows around them see every step.
+kind "steps": which steps exist; windows go over these alone. Rows are written as run lengths, left out and kept in turn, so that
+a view of a million steps takes a few bytes per stretch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, StoreDamaged, UnsupportedStore
+from vla_store.format import canonical
+
+ANCHORS = "anchors"
+STEPS = "steps"
+KINDS = (ANCHORS, STEPS)
+MAX_VIEWS = 256
+
+Int64 = npt.NDArray[np.int64]
+Runs = npt.NDArray[np.int64]  # (n, 2): half-open stretches of rows, ascending, none touching the next
+Options = Mapping[str, Any]  # numbers are integers, or text where they have a fraction
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}\Z")
+_COUNT_KEYS = ("episodes", "steps", "kept_episodes", "kept_steps")
+_VIEW_KEYS = ("counts", "covered", "description", "kept", "kind", "options", "rule")
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """What a view keeps of one task: of its covered episodes and steps, those of which something is kept."""
+
+    suite: str
+    task: str
+    episodes: int
+    steps: int
+    kept_episodes: int
+    kept_steps: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"suite": self.suite, "task": self.task, **{key: getattr(self, key) for key in _COUNT_KEYS}}
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A view of a store.
+
+    kind: "anchors" (which steps may be sampled) or "steps" (which steps exist for windows). rule and options: how it was made;
+    "predicate" is a function of the user's, which `description` tells of and nothing can compute again.
+    covered, kept: (n, 2) int64 half-open stretches of the store's rows, ascending; rows that are not covered are not kept.
+    counts: per task, of the covered rows.
+    """
+
+    name: str
+    kind: str
+    rule: str
+    options: Options
+    description: str
+    covered: Runs
+    kept: Runs
+    counts: tuple[TaskCount, ...]
+
+    @property
+    def steps(self) -> int:
+        """How many steps it keeps."""
+        return rows_in(self.kept)
+
+    @property
+    def covered_steps(self) -> int:
+        """Of how many steps it tells."""
+        return rows_in(self.covered)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this version knows its kind."""
+        return self.kind in KINDS
+
+    def check_known(self) -> None:
+        """Raises UnsupportedStore for a kind of a newer version."""
+        if not self.is_known:
+            raise UnsupportedStore(
+                f"view {self.name!r} is of a kind {self.kind!r} that this version does not know",
+                hint="upgrade vla_store, or use another view",
+            )
+
+    def __repr__(self) -> str:
+        return f"View({self.name!r}, {self.text}: {self.steps:,} of {self.covered_steps:,} steps)"
+
+    @property
+    def text(self) -> str:
+        """Kind and rule, for people."""
+        options = ", ".join(f"{key}={_shown(value)}" for key, value in sorted(self.options.items()))
+        return f"{self.kind}: {self.rule}{f'({options})' if options else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "counts": [each.to_json() for each in self.counts],
+            "covered": run_lengths(self.covered),
+            "description": self.description,
+            "kept": run_lengths(self.kept),
+            "kind": self.kind,
+            "options": dict(self.options),
+            "rule": self.rule,
+        }
+
+
+Views = Mapping[str, View]
+
+
+def check_view_name(name: str) -> str:
+    """The name, if a view can have it. Raises OptionError."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise OptionError(
+            "a view cannot have this name",
+            found=repr(name)[:100],
+            expected="1 to 64 of A-Z a-z 0-9 _ - . and no dot in front",
+        )
+    return name
+
+
+def document_of(views: Views) -> dict[str, Any] | None:
+    """The document that a root names for these views; None for none. Raises OptionError for too many."""
+    if len(views) > MAX_VIEWS:
+        raise OptionError("too many views for one store", expected=f"at most {MAX_VIEWS}", found=len(views))
+    return {"views": {name: each.to_json() for name, each in views.items()}} if views else None
+
+
+def views_of(document: Any, rows: int, key: str) -> dict[str, View]:
+    """The views in such a document, of a root with so many rows; by name, in order. Raises StoreDamaged."""
+    views = document.get("views") if isinstance(document, dict) and len(document) == 1 else None
+    if not isinstance(views, dict) or not 0 < len(views) <= MAX_VIEWS:
+        raise _bad("it holds 1 to 256 views, and nothing else", document, key)
+    return {name: _view(name, views[name], rows, key) for name in sorted(views)}
+
+
+# Runs
+
+
+def rows_in(runs: Runs) -> int:
+    """How many rows lie in these stretches."""
+    return int((runs[:, 1] - runs[:, 0]).sum())
+
+
+def runs_of(mask: npt.NDArray[np.bool_], start: int = 0) -> Runs:
+    """The stretches of a mask; its first entry is row `start`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).view(np.int8)))
+    return edges.reshape(-1, 2).astype(np.int64) + start
+
+
+def joined(runs: Runs) -> Runs:
+    """Ascending stretches, those that touch made one, and empty ones left out."""
+    some = runs[runs[:, 0] < runs[:, 1]]
+    begins = np.ones(len(some), bool)
+    begins[1:] = some[1:, 0] != some[:-1, 1]
+    return np.stack([some[begins, 0], some[np.append(begins[1:], True), 1]], axis=1) if len(some) else some
+
+
+def overlaps(one: Runs, other: Runs) -> tuple[Runs, Int64]:
+    """The stretches of rows that are in both, (n, 2), and which of `one` each lies in, (n,). Those of `one` may touch."""
+    first = np.searchsorted(other[:, 1], one[:, 0], side="right")
+    counts = np.maximum(np.searchsorted(other[:, 0], one[:, 1], side="left") - first, 0)
+    at = np.repeat(np.arange(len(one)), counts)
+    those = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + first[at]
+    found = np.stack([np.maximum(one[at, 0], other[those, 0]), np.minimum(one[at, 1], other[those, 1])], axis=1)
+    return found.astype(np.int64), at.astype(np.int64)
+
+
+def run_lengths(runs: Runs) -> list[int]:
+    """Rows left out and rows kept, in turn, up to the last row kept."""
+    return [int(each) for each in np.diff(runs.reshape(-1), prepend=0)]
+
+
+def from_run_lengths(lengths: Any, rows: int) -> Runs:
+    """The stretches of such a list, of a store with so many rows. Raises ValueError."""
+    if not isinstance(lengths, list) or len(lengths) % 2 or any(type(each) is not int for each in lengths):
+        raise ValueError("run lengths are an even number of integers")
+    made = np.array(lengths, np.int64)
+    if (made[1:] < 1).any() or (made[:1] < 0).any():
+        raise ValueError("run lengths are at least 1, and the first at least 0")
+    if made.astype(np.float64).sum() > rows:  # as floats, because sums of what a document claims may wrap around
+        raise ValueError(f"run lengths go beyond the {rows} rows there are")
+    ends: Int64 = np.cumsum(made)
+    return ends.reshape(-1, 2)
+
+
+# Reading
+
+
+def _view(name: str, value: Any, rows: int, key: str) -> View:
+    if not _NAME.match(name):
+        raise _bad("a view cannot have this name", name, key)
+    if not isinstance(value, dict) or sorted(value) != list(_VIEW_KEYS):
+        raise _bad(f"view {name!r} has the keys {', '.join(_VIEW_KEYS)}", value, key)
+    texts = [value["kind"], value["rule"], value["description"]]
+    if not all(isinstance(each, str) for each in texts) or not isinstance(value["options"], dict):
+        raise _bad(f"kind, rule and description of view {name!r} are texts, its options an object", value, key)
+    try:
+        covered, kept = (from_run_lengths(value[each], rows) for each in ("covered", "kept"))
+        if rows_in(overlaps(covered, kept)[0]) != rows_in(kept):
+            raise ValueError("it keeps rows that it does not cover")
+        counts = tuple(_count(each) for each in value["counts"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _bad(f"view {name!r}: {error}", None, key) from None
+    if len({(each.suite, each.task) for each in counts}) != len(counts):
+        raise _bad(f"view {name!r} counts a task twice", None, key)
+    told = (sum(each.steps for each in counts), sum(each.kept_steps for each in counts))
+    if told != (rows_in(covered), rows_in(kept)):
+        raise _bad(f"view {name!r}: its counts are not those of its rows", told, key)
+    return View(name, value["kind"], value["rule"], value["options"], value["description"], covered, kept, counts)
+
+
+def _count(value: Any) -> TaskCount:
+    if sorted(value) != sorted(("suite", "task", *_COUNT_KEYS)):
+        raise ValueError("counts have other keys than they should")
+    numbers = [value[key] for key in _COUNT_KEYS]
+    if any(type(each) is not int or not 0 <= each <= canonical.MAX_INTEGER for each in numbers):
+        raise ValueError("counts are no numbers")
+    episodes, steps, kept_episodes, kept_steps = numbers
+    if not (0 < episodes <= steps and kept_episodes <= min(episodes, kept_steps) and kept_steps <= steps):
+        raise ValueError("counts contradict each other")
+    if (kept_episodes == 0) != (kept_steps == 0) or not all(isinstance(value[key], str) for key in ("suite", "task")):
+        raise ValueError("counts contradict each other")
+    return TaskCount(value["suite"], value["task"], *numbers)
+
+
+def _bad(what: str, found: Any, key: str) -> StoreDamaged:
+    return StoreDamaged(
+        "the views are not as the format says",
+        object=key,
+        expected=what,
+        found=None if found is None else repr(found)[:200],
+        hint="`vla-store views remove STORE --all` drops them; no sample is touched",
+    )
+
+
+def _shown(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

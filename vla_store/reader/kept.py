@@ -1,0 +1,122 @@
+"""What views keep, as the reader uses it: rows to take as anchors, and steps for windows to go over."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, UnknownName
+from vla_store.format.views import STEPS, Runs, View, joined, overlaps
+from vla_store.reader.part import Part, Places
+from vla_store.reader.store import Store
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What one or more views keep together.
+
+    anchors: rows of the store that may be sampled. steps: those that exist for windows; None where all do. lines: for people.
+    """
+
+    anchors: Runs
+    steps: Runs | None
+    lines: tuple[str, ...]
+
+    def has(self, rows: Int64) -> Bool:
+        """Which of (n,) rows may be sampled."""
+        at = np.searchsorted(self.anchors[:, 0], rows, side="right") - 1
+        return (at >= 0) & (rows < self.anchors[at, 1]) if len(self.anchors) else np.zeros(len(rows), bool)
+
+    def of(self, part: Part) -> KeptSteps | None:
+        """The steps that exist for windows in one part."""
+        return None if self.steps is None else KeptSteps(within(self.steps, part))
+
+
+def kept_of(store: Store, names: Any) -> Kept:
+    """What the views of these names keep together. Raises UnknownName, OptionError, UnsupportedStore."""
+    listed = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
+    views = [_named(store, each) for each in listed]
+    if not views:
+        raise OptionError("view names no view", hint="leave it out, or give a name or a list of names")
+    partial = [each for each in views if each.covered_steps < store.rows]
+    for each in partial:
+        warnings.warn(
+            f"view {each.name!r} tells of {each.covered_steps:,} of the store's {store.rows:,} steps; "
+            "the others are left out",
+            UserWarning,
+            stacklevel=4,
+        )
+    anchors, steps = views[0].kept, None
+    for each in views[1:]:
+        anchors = joined(overlaps(anchors, each.kept)[0])
+    for each in views:
+        if each.kind == STEPS:
+            steps = each.kept if steps is None else joined(overlaps(steps, each.kept)[0])
+    lines = tuple(
+        f"{each.name} ({each.text}; {each.steps:,} of {each.covered_steps:,} steps"
+        f"{f', {store.rows - each.covered_steps:,} it does not tell of' if each in partial else ''})"
+        for each in views
+    )
+    return Kept(anchors, steps, lines)
+
+
+def within(runs: Runs, part: Part) -> Runs:
+    """Those stretches of the store's rows that lie in a part, as its own numbers."""
+    whole = np.array([[part.row_start, part.row_start + part.rows]], np.int64)
+    return overlaps(whole, runs)[0] - part.row_start
+
+
+class KeptSteps:
+    """The steps of one part that exist for windows: from an anchor and offsets to the steps that are read.
+
+    A step that is kept keeps what belongs to it: its action, and the observation made before it, wherever that was recorded.
+    """
+
+    def __init__(self, runs: Runs) -> None:
+        self._starts, self._stops = runs[:, 0].copy(), runs[:, 1].copy()
+        counts = self._stops - self._starts
+        # How many steps are kept before each stretch; a rank is a step's number among all that are kept.
+        self._ranks = np.cumsum(counts) - counts
+
+    def times(self, places: Places, offsets: Int64, earlier: Int64 | None) -> tuple[Int64, Bool]:
+        """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
+
+        places: of B anchors that are kept. earlier: per anchor, 1 where its source recorded the field after the action of the
+        same row; None where it is never read one row earlier.
+        """
+        first = self._rank(places.start)
+        count = self._rank(places.start + places.length) - first
+        times = (self._rank(places.start + places.step) - first)[:, None] + offsets
+        shift: Any = 0 if earlier is None else earlier[:, None]
+        # What was recorded after the last kept step is of the time after it.
+        clipped = np.minimum(np.maximum(times, 0), count[:, None] - 1 + shift)
+        kept = np.minimum(clipped, count[:, None] - 1)
+        steps = self._row(first[:, None] + kept) - places.start[:, None] - shift + (clipped - kept)
+        return np.maximum(steps, 0), (clipped != times) | (steps < 0)
+
+    def _rank(self, rows: Int64) -> Int64:
+        """How many kept steps lie before each row."""
+        at = np.searchsorted(self._starts, rows, side="right") - 1
+        ranks = self._ranks[at] + np.minimum(rows, self._stops[at]) - self._starts[at]
+        return np.where(at < 0, 0, ranks)
+
+    def _row(self, ranks: Int64) -> Int64:
+        at = np.searchsorted(self._ranks, ranks, side="right") - 1
+        rows: Int64 = self._starts[at] + ranks - self._ranks[at]
+        return rows
+
+
+def _named(store: Store, name: Any) -> View:
+    view = store.views.get(name) if isinstance(name, str) else None
+    if view is None:
+        raise UnknownName.among("view", name, list(store.views), store=store.url)
+    view.check_known()
+    return view
