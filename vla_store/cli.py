@@ -229,6 +229,27 @@ def _show_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) 
     return 0
 
 
+def _show(arguments: argparse.Namespace) -> int:
+    from vla_store.look.episodes import find_episode
+    from vla_store.look.sheet import write_sheet
+    from vla_store.reader import open_store
+
+    store = open_store(arguments.store)
+    episode = find_episode(store, arguments.episode)
+    written = write_sheet(store, episode, arguments.output, steps=arguments.steps, images=arguments.images)
+    print(json.dumps(written.to_json()) if arguments.json else written.text())
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from vla_store.look.page import write_page
+    from vla_store.reader import open_store
+
+    written = write_page(open_store(arguments.store), arguments.output)
+    print(json.dumps(written.to_json()) if arguments.json else written.text())
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from vla_store.demo import run_demo
 
@@ -382,6 +403,41 @@ def _parser() -> argparse.ArgumentParser:
         help="what the store was built from (may be repeated)",
     )
     _add_output(repair)
+
+    show = _command(
+        commands,
+        "show",
+        _show,
+        "draw one episode: its cameras, actions and where it comes from",
+        "vla-store show libero.vla --episode 7 -o episode.png",
+    )
+    show.add_argument("store", metavar="STORE", help="a path or a URL")
+    show.add_argument(
+        "--episode",
+        default="0",
+        metavar="EPISODE",
+        help="its number in the store (-1: the last), or suite/file/demo (default: 0)",
+    )
+    show.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture to write, or to replace")
+    show.add_argument("--steps", type=int, default=8, metavar="N", help="pictures of each camera, 1 to 24 (default: 8)")
+    show.add_argument(
+        "--images",
+        choices=("upright", "as_stored", "rot180"),
+        default="upright",
+        help="how pictures are turned (default: upright)",
+    )
+    _add_output(show)
+
+    report = _command(
+        commands,
+        "report",
+        _report,
+        "write one HTML page about a store: decisions, tasks, distributions, sizes",
+        "vla-store report libero.vla -o report.html",
+    )
+    report.add_argument("store", metavar="STORE", help="a path or a URL")
+    report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the page to write, or to replace")
+    _add_output(report)
 
     demo = _command(
         commands, "demo", _demo, "draw, build, verify and read a small store in under a minute", "vla-store demo"

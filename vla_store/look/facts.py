@@ -1,0 +1,406 @@
+"""What a report says of a store, as values: counts, distributions and bytes, from its tables and statistics.
+
+No more than a bounded number of steps and frames is read, however large the store is: `MAX_ACTION_STEPS` for no-ops,
+`MAX_SAMPLED_ROWS` of each numeric field, `MAX_SAMPLED_FRAMES` of each camera, and one frame of each task that is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.format.statistics import FieldStatistics
+from vla_store.look.pictures import Pictures, to_rgb, value_range
+from vla_store.reader import Samples, Store
+from vla_store.reader.values import StoreField, StoreTask
+from vla_store.rules import NOOP_THRESHOLD, noops
+
+Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
+
+ACTIONS = "actions"
+ACTION_WIDTH = 7  # the no-op rule's: six of motion and the gripper
+
+MAX_ACTION_STEPS = 1 << 21
+MAX_SAMPLED_ROWS = 1 << 16
+MAX_SAMPLED_NBYTES = 32 << 20
+MAX_SAMPLED_FRAMES = 48
+MAX_COMPONENTS = 16
+MAX_PICTURES = 320
+MAX_CAMERAS_OF_A_TASK = 4
+RUN_ROWS = 256
+BINS = 40
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of values in equal bins from low to high."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some episodes: those of the store, of a suite or of a task.
+
+    noops: of `counted` steps, None where none was counted. failed, unknown: episodes without success, and without rewards.
+    """
+
+    suite: str
+    episodes: int
+    steps: int
+    lengths: tuple[int, int, int]  # shortest, median (the lower one), longest
+    succeeded: int
+    failed: int
+    unknown: int
+    noops: int | None
+    counted: int
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How so many files were recorded."""
+
+    orientation: str
+    observation: str
+    files: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    suite: str
+    file: str
+    orientation: str
+    observation: str
+    episodes: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """pictures: (camera, (H, W, 3) upright) of the middle step of its first episode, `shown_row`; none where too many tasks are."""
+
+    task: StoreTask
+    group: Group
+    shown_row: int
+    pictures: tuple[tuple[str, Pictures], ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One number of a field. index: its place, "" for a field of one number. statistics: min, q01, mean, q99, max, std."""
+
+    index: str
+    histogram: Histogram | None
+    statistics: dict[str, float] | None
+    nan: int
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    field: StoreField
+    components: tuple[Component, ...]
+    left_out: int  # components beyond MAX_COMPONENTS
+    sampled_rows: int
+
+
+@dataclass(frozen=True)
+class RaggedFacts:
+    """A field of several widths: {width: episodes}."""
+
+    field: StoreField
+    widths: dict[int, int]
+
+
+@dataclass(frozen=True)
+class CameraFacts:
+    """coded: (prediction, codec) of its parts. channels: the histogram of each, over `sampled_frames`."""
+
+    field: StoreField
+    coded: tuple[tuple[str, str], ...]
+    nbytes: int
+    raw_nbytes: int
+    channels: tuple[Histogram, ...]
+    sampled_frames: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of a report. stated: (option, value) of conventions that were given at build."""
+
+    name: str
+    store: Store
+    whole: Group
+    suites: tuple[Group, ...]
+    tasks: tuple[TaskFacts, ...]
+    conventions: tuple[Convention, ...]
+    stated: tuple[tuple[str, str], ...]
+    presets: tuple[str, ...]
+    sources: tuple[SourceFacts, ...]
+    cameras: tuple[CameraFacts, ...]
+    fields: tuple[FieldFacts, ...]
+    ragged: tuple[RaggedFacts, ...]
+    lengths: Int64
+    noop_episodes: int | None  # whose actions were read; None: the store has no actions of that kind
+    array_nbytes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A row per episode of the store: (n,) arrays. task and source: places in the lists of the store, not of its parts."""
+
+    start: Int64
+    length: Int64
+    success: Int64
+    task: Int64
+    source: Int64
+    suite: Int64
+
+
+def gather(store: Store, name: str) -> Facts:
+    """All facts of a store that a report calls `name`. Raises what reading raises."""
+    table = _table(store)
+    counted, found = _noops(store, table)
+
+    def group(suite: str, chosen: npt.NDArray[np.bool_]) -> Group:
+        lengths = np.sort(table.length[chosen])
+        success = table.success[chosen]
+        steps_counted = int(table.length[chosen & counted].sum())
+        return Group(
+            suite=suite,
+            episodes=len(lengths),
+            steps=int(lengths.sum()),
+            lengths=(int(lengths[0]), int(lengths[(len(lengths) - 1) // 2]), int(lengths[-1]))
+            if len(lengths)
+            else (0, 0, 0),
+            succeeded=int((success > 0).sum()),
+            failed=int((success == 0).sum()),
+            unknown=int((success < 0).sum()),
+            noops=None if found is None or not steps_counted else int(found[chosen].sum()),
+            counted=steps_counted,
+        )
+
+    everything = np.ones(len(table.length), bool)
+    sources = store.conventions.sources
+    per_source = np.bincount(table.source, minlength=len(sources)), _sums(table.source, table.length, len(sources))
+    return Facts(
+        name=name,
+        store=store,
+        whole=group("", everything),
+        suites=tuple(group(suite, table.suite == at) for at, suite in enumerate(store.suites)),
+        tasks=tuple(_tasks(store, table, group)),
+        conventions=_conventions(store, per_source[0]),
+        stated=_stated(store),
+        presets=tuple(sorted({str(each.plan.get("options", {}).get("preset", "?")) for _, each in store.parts})),
+        sources=tuple(
+            SourceFacts(each.suite, each.file, each.orientation, each.observation, int(episodes), int(steps))
+            for each, episodes, steps in zip(sources, *per_source)
+        ),
+        cameras=tuple(_camera(store, each) for each in store.fields.values() if each.is_camera),
+        fields=tuple(
+            _field(store, each) for each in store.fields.values() if not each.is_camera and not each.is_ragged
+        ),
+        ragged=tuple(_ragged(store, each) for each in store.fields.values() if each.is_ragged),
+        lengths=table.length,
+        noop_episodes=None if found is None else int(counted.sum()),
+        array_nbytes=tuple(sorted(store.array_nbytes.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def runs_of(rows: int, at_most: int) -> list[tuple[int, int]]:
+    """[start, stop) runs of rows, evenly spread over all `rows`, no more than `at_most` rows in all; all of them where they are fewer."""
+    if rows <= at_most:
+        return [(0, rows)]
+    run = min(RUN_ROWS, at_most)
+    count = at_most // run
+    starts = [(2 * k + 1) * (rows - run) // (2 * count) for k in range(count)]
+    return [(start, start + run) for start in starts]
+
+
+def spread(count: int, at_most: int) -> list[int]:
+    """No more than `at_most` numbers below `count`, evenly spread, the middle one of each stretch."""
+    taken = min(count, at_most)
+    return [(2 * k + 1) * count // (2 * taken) for k in range(taken)]
+
+
+def histogram(values: npt.NDArray[np.float64], low: float, high: float, bins: int = BINS) -> Histogram | None:
+    """Of the finite values; None where there is none. All in one bin where low is high."""
+    kept = values[np.isfinite(values)]
+    if not kept.size:
+        return None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low, high = float(kept.min()), float(kept.max())
+    if low == high:
+        return Histogram(low, high, (len(kept),))
+    counts, _ = np.histogram(np.clip(kept, low, high), bins=bins, range=(low, high))
+    return Histogram(low, high, tuple(counts.tolist()))
+
+
+def _table(store: Store) -> _Table:
+    tasks = {(each.suite, each.name): at for at, each in enumerate(store.tasks)}
+    suites = {each: at for at, each in enumerate(store.suites)}
+    columns: list[list[Int64]] = []
+    sources = 0
+    for part in store._all_parts():
+        entries = part.entries(0, part.episodes)
+        task, source = entries[:, 2], entries[:, 3]
+        of_task = np.array([tasks[each.suite, each.name] for each in part.document.tasks])
+        of_suite = np.array([suites[each.suite] for each in part.document.sources])
+        columns.append(
+            [
+                entries[:, 0] + part.row_start,
+                entries[:, 1],
+                entries[:, 5],
+                of_task[task],
+                source + sources,
+                of_suite[source],
+            ]
+        )
+        sources += len(part.document.sources)
+    return _Table(*(np.concatenate(each) for each in zip(*columns)))
+
+
+def _noops(store: Store, table: _Table) -> tuple[npt.NDArray[np.bool_], Int64 | None]:
+    """Which episodes were counted, and the no-ops of every episode; None where the rule does not apply to this store."""
+    chosen = np.zeros(len(table.length), bool)
+    field = store.fields.get(ACTIONS)
+    if field is None or field.kind != "fixed" or field.shape != (ACTION_WIDTH,):
+        return chosen, None
+    chosen[:: -(-store.rows // MAX_ACTION_STEPS)] = True
+    found = np.zeros(len(table.length), np.int64)
+    for episodes in _blocks(np.flatnonzero(chosen).tolist(), table.length):
+        first, last = episodes[0], episodes[-1]
+        start = int(table.start[first])
+        actions = store.read(ACTIONS, range(start, int(table.start[last] + table.length[last])))
+        for episode in episodes:
+            at = int(table.start[episode]) - start
+            found[episode] = noops(actions[at : at + int(table.length[episode])], NOOP_THRESHOLD).sum()
+    return chosen, found
+
+
+def _blocks(episodes: Sequence[int], lengths: Int64) -> Iterator[list[int]]:
+    """Episodes that follow one another, as many at once as one read may fetch."""
+    block: list[int] = []
+    steps = 0
+    for episode in episodes:
+        if block and (episode != block[-1] + 1 or steps + int(lengths[episode]) > MAX_SAMPLED_ROWS):
+            yield block
+            block, steps = [], 0
+        block.append(episode)
+        steps += int(lengths[episode])
+    if block:
+        yield block
+
+
+def _sums(places: Int64, values: Int64, count: int) -> Int64:
+    made = np.zeros(count, np.int64)
+    np.add.at(made, places, values)
+    return made
+
+
+def _conventions(store: Store, episodes: Int64) -> tuple[Convention, ...]:
+    found: dict[tuple[str, str], list[int]] = {}
+    for each, count in zip(store.conventions.sources, episodes.tolist()):
+        both = found.setdefault((each.orientation, each.observation), [0, 0])
+        both[0] += 1
+        both[1] += count
+    return tuple(Convention(*key, *counts) for key, counts in sorted(found.items()))
+
+
+def _stated(store: Store) -> tuple[tuple[str, str], ...]:
+    given = {
+        (name, str(document.plan.get("options", {}).get(name)))
+        for _, document in store.parts
+        for name in ("orientation", "observation")
+        if document.plan.get("options", {}).get(name)
+    }
+    return tuple(sorted(given))
+
+
+def _tasks(store: Store, table: _Table, group: Any) -> Iterator[TaskFacts]:
+    """Every task, with pictures of as many as the page has room for."""
+    cameras = sorted(store.cameras, key=lambda name: store.fields[name].dtype != "uint8")  # colour before depth
+    each_has = min(MAX_CAMERAS_OF_A_TASK, max(1, MAX_PICTURES // len(store.tasks)))
+    shown = cameras[:each_has]
+    for number, task in enumerate(store.tasks):
+        chosen = table.task == number
+        first = int(chosen.argmax())
+        row = int(table.start[first] + table.length[first] // 2)
+        pictures = _upright(store, shown, row) if number < MAX_PICTURES else ()
+        yield TaskFacts(task, group(task.suite, chosen), row, tuple(pictures))
+
+
+def _upright(store: Store, cameras: Sequence[str], row: int) -> Iterator[tuple[str, Pictures]]:
+    if not cameras:
+        return
+    samples = Samples(store, windows=dict.fromkeys(cameras, 0), rows=[row], images="upright")
+    sample = samples[0]
+    for name in cameras:
+        frames = sample[name][None]
+        yield name, to_rgb(frames, value_range(frames))[0]
+
+
+def _camera(store: Store, field: StoreField) -> CameraFacts:
+    documents = [document.fields[field.name] for _, document in store.parts]
+    frame_nbytes = documents[0].step_nbytes
+    rows = spread(store.rows, max(1, min(MAX_SAMPLED_FRAMES, MAX_SAMPLED_NBYTES // frame_nbytes)))
+    frames = store.read(field.name, rows)
+    low, high = (0.0, 255.0) if field.dtype == "uint8" else value_range(frames) or (0.0, 0.0)
+    made = [histogram(frames[..., c].astype(np.float64).reshape(-1), low, high, 32) for c in range(frames.shape[3])]
+    folders = ("frames", "residuals", "backgrounds")
+    return CameraFacts(
+        field=field,
+        coded=tuple(sorted({("+".join(each.prediction) or "none", str(each.codec)) for each in documents})),
+        nbytes=sum(store.array_nbytes.get(f"{folder}/{field.name}", 0) for folder in folders),
+        raw_nbytes=frame_nbytes * store.rows,
+        channels=tuple(each for each in made if each is not None),
+        sampled_frames=len(rows),
+    )
+
+
+def _field(store: Store, field: StoreField) -> FieldFacts:
+    shape = tuple(n for n in field.shape if n is not None)
+    row_nbytes = math.prod(shape) * np.dtype(field.dtype).itemsize
+    at_most = max(1, min(MAX_SAMPLED_ROWS, MAX_SAMPLED_NBYTES // max(1, row_nbytes)))
+    runs = runs_of(store.rows, at_most)
+    shown = min(MAX_COMPONENTS, math.prod(shape))
+    values = np.concatenate(
+        [store.read(field.name, range(*run)).reshape(run[1] - run[0], -1)[:, :shown].astype(np.float64) for run in runs]
+    )
+    known = store.statistics.all.get(field.name)
+    components = []
+    for at, place in zip(range(shown), np.ndindex(shape)):
+        statistics = None if known is None else _statistics(known, place)
+        bounds = (statistics["min"], statistics["max"]) if statistics else (math.nan, math.nan)
+        index = "".join(f"[{n}]" for n in place)
+        nan = int(known.nan[place]) if known is not None else int(np.isnan(values[:, at]).sum())
+        components.append(Component(index, histogram(values[:, at], *bounds), statistics, nan))
+    return FieldFacts(field, tuple(components), math.prod(shape) - shown, len(values))
+
+
+def _statistics(known: FieldStatistics, place: tuple[int, ...]) -> dict[str, float]:
+    """q01 and q99 are NaN where the store has none."""
+    arrays = {key: getattr(known, key) for key in ("min", "q01", "mean", "q99", "max", "std")}
+    return {key: math.nan if each is None else float(each[place]) for key, each in arrays.items()}
+
+
+def _ragged(store: Store, field: StoreField) -> RaggedFacts:
+    widths: dict[int, int] = {}
+    for part in store._all_parts():
+        described = part.document.fields[field.name]
+        if described.is_ragged:
+            column = part.document.columns.index(f"{field.name}_width")
+            found, counts = np.unique(part.entries(0, part.episodes)[:, column], return_counts=True)
+        else:  # of one width in this part
+            found, counts = np.array(described.fixed_shape), np.array([part.episodes])
+        for width, count in zip(found.tolist(), counts.tolist()):
+            widths[width] = widths.get(width, 0) + count
+    return RaggedFacts(field, dict(sorted(widths.items())))

@@ -1,0 +1,104 @@
+"""From a camera's frames, of any kind, to pictures that a screen can show. Pure functions over arrays, and PNG bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = np.ndarray[Any, Any]
+Pictures = npt.NDArray[np.uint8]
+
+# Depth, from near (dark) to far (light): even steps in lightness, told apart without red and green.
+_RAMP = np.array(
+    [[20, 16, 60], [52, 50, 130], [40, 104, 156], [36, 152, 150], [94, 196, 118], [190, 224, 90], [252, 250, 190]]
+)
+_NOT_A_NUMBER = (255, 0, 160)
+# Of the pixels that count, so many at each end may be outside of the range that is shown: a few far pixels flatten the rest.
+_CLIPPED_PERCENT = 1.0
+
+
+def value_range(frames: Array) -> tuple[float, float] | None:
+    """The range in which numbers of these frames are shown as colours; None where they are colours already.
+
+    frames: (n, H, W, C). One channel of uint16 or float32 has a range (depth); without one finite number it is (0, 0).
+    """
+    if frames.dtype == np.uint8:
+        return None
+    finite = frames[np.isfinite(frames)].astype(np.float64)
+    if not finite.size:
+        return 0.0, 0.0
+    low, high = np.percentile(finite, [_CLIPPED_PERCENT, 100 - _CLIPPED_PERCENT])
+    if low == high:
+        low, high = finite.min(), finite.max()
+    return float(low), float(high)
+
+
+def to_rgb(frames: Array, shown: tuple[float, float] | None) -> Pictures:
+    """(n, H, W, 3) uint8 of (n, H, W, C) frames.
+
+    uint8: three channels are red, green, blue; a fourth is left out; one or two are a grey picture of the first.
+    uint16 and float32: numbers from shown[0] to shown[1] as colours if there is one channel, else as the brightness of each;
+    what is no number, or infinite, is pink.
+    """
+    if shown is None:
+        first = frames[..., :3] if frames.shape[3] >= 3 else np.repeat(frames[..., :1], 3, axis=3)
+        return np.ascontiguousarray(first, np.uint8)
+    low, high = shown
+    values = frames[..., : 3 if frames.shape[3] >= 3 else 1].astype(np.float64)
+    known = np.isfinite(values)
+    share = np.clip((np.where(known, values, low) - low) / ((high - low) or 1.0), 0, 1)
+    if share.shape[3] == 3:
+        made = np.rint(share * 255).astype(np.uint8)
+    else:
+        stops = np.linspace(0, 1, len(_RAMP))
+        made = np.stack([np.rint(np.interp(share[..., 0], stops, channel)) for channel in _RAMP.T], axis=3).astype(
+            np.uint8
+        )
+    made[~known.all(axis=3)] = _NOT_A_NUMBER
+    return made
+
+
+def shrunk(picture: Pictures, max_side: int) -> Pictures:
+    """(H, W, 3) with the mean of squares of pixels, so that no side is longer than `max_side`; as it is where none is."""
+    height, width = picture.shape[:2]
+    factor = -(-max(height, width) // max_side)
+    if factor == 1:
+        return picture
+    rows, columns = max(1, height // factor), max(1, width // factor)
+    cut = picture[: rows * factor, : columns * factor].astype(np.float64)
+    blocks = cut.reshape(rows, cut.shape[0] // rows, columns, cut.shape[1] // columns, 3)
+    made: Pictures = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    return made
+
+
+def png_bytes(picture: Pictures) -> bytes:
+    """A PNG file of an (H, W, 3) picture: the same picture gives the same bytes.
+
+    Every row has PNG's filter 4 (Paeth): rendered pictures get about a quarter smaller than with none. Source: the PNG
+    specification (third edition), 9.4 and 11.2.
+    """
+    height, width, _ = picture.shape
+    padded = np.zeros((height + 1, width + 1, 3), np.int16)
+    padded[1:, 1:] = picture
+    left, above, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    guess = left + above - corner
+    far_left, far_above, far_corner = np.abs(guess - left), np.abs(guess - above), np.abs(guess - corner)
+    nearest = np.where(
+        (far_left <= far_above) & (far_left <= far_corner), left, np.where(far_above <= far_corner, above, corner)
+    )
+    lines = np.empty((height, 1 + width * 3), np.uint8)
+    lines[:, 0] = 4
+    lines[:, 1:] = (padded[1:, 1:] - nearest).astype(np.uint8).reshape(height, -1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(lines.tobytes(), 9)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(kind, body) for kind, body in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
+    )
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
