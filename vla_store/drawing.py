@@ -69,13 +69,13 @@ def draw_suites(
                 arrays = draw_demo(np.random.default_rng([seed, number, demo]), task.objects, size)
                 steps = len(arrays["actions"])
                 group = data.create_group(f"demo_{demo}")
-                group.attrs.update(_demo_attributes(task, arrays))
+                group.attrs.update(demo_attributes(task, arrays))
                 for name, array in arrays.items():
                     group.create_dataset(name, data=array)
                 total += steps
                 if drawn:
                     drawn(steps)
-            data.attrs.update(_data_attributes(task, total, size))
+            data.attrs.update(data_attributes(task, total, size))
     return folder
 
 
@@ -341,7 +341,7 @@ def _window(
 # Attributes, as published files have them.
 
 
-def _data_attributes(task: DrawnTask, total: int, size: int) -> dict[str, Any]:
+def data_attributes(task: DrawnTask, total: int, size: int) -> dict[str, Any]:
     text = task.name.replace("_", " ")
     problem = {
         "problem_name": "libero_tabletop_manipulation",
@@ -369,7 +369,7 @@ def _data_attributes(task: DrawnTask, total: int, size: int) -> dict[str, Any]:
     }
 
 
-def _demo_attributes(task: DrawnTask, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def demo_attributes(task: DrawnTask, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     bodies = "".join(
         f'    <body name="link{i}" pos="0 0 {i / 10:.3f}"><geom type="mesh" mesh="link{i}_vis" rgba="1 1 1 1"/></body>\n'
         for i in range(9 + 150 * task.objects)
