@@ -12,7 +12,7 @@ import numpy as np
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader.batch import Sample
-from vla_store.recipes.dataset import Array, RecipeDataset
+from vla_store.recipes.dataset import Array, Int64, RecipeDataset
 
 TINY_RANGE = 1e-4  # of metres, radians or a controller's units: less is noise
 
@@ -29,9 +29,7 @@ class NumericRecipe(RecipeDataset):
         self._counted: dict[str, FieldStatistics] | None = None
         self.normalized_by: dict[str, FieldStatistics] | None = None
         if normalize is not False:
-            self.normalized_by = (
-                self.statistics() if normalize is True else _checked(normalize, list(self.statistics()))
-            )
+            self.normalized_by = self.statistics() if normalize is True else self._given(normalize)
             for key, each in self.normalized_by.items():
                 self.check_scale(key, each)
 
@@ -55,10 +53,8 @@ class NumericRecipe(RecipeDataset):
         if self._counted is None:
             pieces: dict[str, list[Array]] = {}
             episodes, count = [], 0
-            numeric = [window.field for window in self.windows if not self.store.fields[window.field].is_camera]
             for part, rows in self._selected_rows():
-                fields = {name: self.store.read(name, rows + part.row_start) for name in dict.fromkeys(numeric)}
-                for key, values in self.numbers(fields).items():
+                for key, values in self.numbers(self._fields(rows + part.row_start)).items():
                     pieces.setdefault(key, []).append(values)
                 bounds = [0, *(np.flatnonzero(np.diff(part.pairs(rows)[:, 0])) + 1).tolist(), len(rows)]
                 episodes += [(count + start, count + stop) for start, stop in itertools.pairwise(bounds)]
@@ -80,6 +76,31 @@ class NumericRecipe(RecipeDataset):
             for key, values in made.items()
         }
 
+    def _given(self, given: Any) -> dict[str, FieldStatistics]:
+        """Statistics that another dataset gave, if they are of the same numbers. Raises OptionError, UnknownName."""
+        if not isinstance(given, Mapping) or not all(isinstance(each, FieldStatistics) for each in given.values()):
+            raise OptionError(
+                "normalize is True, False, or statistics as another dataset's `statistics()` gives them",
+                found=type(given).__name__,
+            )
+        made = {}
+        for key, values in self.numbers(self._fields(np.zeros(1, np.int64))).items():
+            if key not in given:
+                raise UnknownName.among("statistics of", key, list(given))
+            if given[key].min.shape != values.shape[1:]:
+                raise OptionError(
+                    f"the statistics of {key!r} are of other numbers",
+                    expected=values.shape[1:],
+                    found=given[key].min.shape,
+                )
+            made[key] = given[key]
+        return made
+
+    def _fields(self, rows: Int64) -> dict[str, Array]:
+        """Rows of the store, of all fields that `numbers` may use."""
+        numeric = [window.field for window in self.windows if not self.store.fields[window.field].is_camera]
+        return {name: self.store.read(name, rows) for name in numeric}
+
 
 def warn_of(key: str, components: Array, what: str) -> None:
     """One warning, at the line that made the dataset, that names the components for which this (n,) mask is true."""
@@ -93,15 +114,3 @@ def quantiles(by: FieldStatistics) -> tuple[Array, Array]:
     if by.q01 is None or by.q99 is None:
         raise OptionError("this trainer normalises by quantiles, and above 10^8 steps none are computed")
     return by.q01, by.q99
-
-
-def _checked(given: Any, keys: list[str]) -> dict[str, FieldStatistics]:
-    if not isinstance(given, Mapping) or not all(isinstance(each, FieldStatistics) for each in given.values()):
-        raise OptionError(
-            "normalize is True, False, or statistics as another dataset's `statistics()` gives them",
-            found=type(given).__name__,
-        )
-    for key in keys:
-        if key not in given:
-            raise UnknownName.among("statistics of", key, list(given))
-    return {key: given[key] for key in keys}

@@ -1,0 +1,61 @@
+"""Stores, and the same demonstrations as h5py reads them: published ones, regenerated ones, and tiny ones with short demos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOME = (3, 5, 9, 11)  # one demo of four suites
+
+
+@dataclass(frozen=True)
+class Both:
+    """A store; the numbers of some of its episodes; those, as the other implementation reads them."""
+
+    store: Path
+    episodes: list[int]
+    demos: list[Any]
+
+
+def both(store: Path, source: Path, episodes: tuple[int, ...] = (), *, is_after: bool) -> Both:
+    pytest.importorskip("h5py", reason="the other implementation reads HDF5")
+    from recipes.oracle import demos_below
+
+    demos = list(demos_below(source, is_after=is_after))
+    numbers = list(episodes or range(len(demos)))
+    return Both(store, numbers, [demos[number] for number in numbers])
+
+
+@pytest.fixture(scope="session")
+def published(demo_store: Path, demos: Path) -> Both:
+    """Four demos of LIBERO as published: observations after the action, 128 px."""
+    return both(demo_store, demos / "libero", SOME, is_after=True)
+
+
+@pytest.fixture(scope="session")
+def regenerated(kept: Path, demos: Path) -> Both:
+    """Two demos of OpenVLA's regenerated LIBERO: observations before the action, 256 px, no attributes."""
+    store, source = kept / "no-noops-256.vla", demos / "variants/no_noops_256"
+    if not store.exists():
+        for module in ("h5py", "zarr", "dask"):
+            pytest.importorskip(module, reason=f"building needs {module}")
+        from vla_store.builder import build_store
+
+        build_store([source], store, orientation="bottom_up")
+    return both(store, source, is_after=False)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_store: Path, tiny_source: Path) -> Both:
+    """Nine demos of 1 to 33 steps: shorter than windows, chunks and tails."""
+    return both(tiny_store, tiny_source, is_after=True)
+
+
+@pytest.fixture(params=["published", "regenerated", "tiny"])
+def any_both(request: pytest.FixtureRequest) -> Both:
+    """Each of the three in turn."""
+    made: Both = request.getfixturevalue(request.param)
+    return made
