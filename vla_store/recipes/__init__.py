@@ -8,8 +8,10 @@ An item is what the trainer takes from its *dataset*, before its own resize, JPE
 
 from vla_store.recipes.act import act
 from vla_store.recipes.diffusion_policy import diffusion_policy
+from vla_store.recipes.libero import libero
 from vla_store.recipes.openpi import openpi
 from vla_store.recipes.openvla import openvla, openvla_oft, rlds_batch
 from vla_store.recipes.rdt import rdt
+from vla_store.recipes.siglip import SiglipImages
 
-__all__ = ["act", "diffusion_policy", "openpi", "openvla", "openvla_oft", "rdt", "rlds_batch"]
+__all__ = ["SiglipImages", "act", "diffusion_policy", "libero", "openpi", "openvla", "openvla_oft", "rdt", "rlds_batch"]
