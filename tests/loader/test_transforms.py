@@ -285,6 +285,28 @@ def test_texts_are_sent_once() -> None:
     assert packing.unpack(second, slot, ["a", "b", "c"], copy=False) == {"t": ["b", "c"], "u": ["c"]}
 
 
+def test_a_batch_like_the_one_before_is_packed_as_if_it_were_the_first() -> None:
+    slot, texts = np.zeros(4_096, np.uint8), {}
+    carved = packing.carve(slot, {"x": ((3,), np.dtype("f4")), "n": ((), np.dtype("i8"))}, 2)
+    assert carved is not None
+    first = {"x": carved.arrays["x"], "t": ["a", "b"], "n": carved.arrays["n"], "u": ["b", "b"]}
+    before = packing.pack(first, slot, texts, carved)
+    second = first | {"t": ["b", "b"], "u": ["a", "a"]}
+    alike = packing.pack_alike(second, carved, before, texts)
+    assert alike == packing.pack(second, slot, texts, carved)
+    assert alike is not None
+    assert alike.tree is before.tree
+    for other in (
+        first | {"t": ["a", "new"]},
+        first | {"x": carved.arrays["x"].copy()},
+        first | {"t": ("a", "b")},
+        first | {"n": ["a", "b"]},
+        first | {"more": 1},
+        {"x": first["x"]},
+    ):
+        assert packing.pack_alike(other, carved, before, texts) is None
+
+
 def test_a_batch_that_fails_to_pickle_teaches_no_texts() -> None:
     texts: dict[str, int] = {}
     with pytest.raises(Exception, match="pickle"):

@@ -93,7 +93,8 @@ class Crew:
         self._out[self._number] = _Out(job, self._ring, slot, worker)
         self._loads[worker] += 1
         self._queue.append(self._number)
-        self._pool.send(worker, Ticket.of(self._number, slot, job))
+        self._ring.write(slot, job.indices.tobytes())
+        self._pool.send(worker, Ticket(self._number, slot, job.seed, job.epoch, job.position, len(job.indices)))
         return True
 
     def collect(self, timeout_s: float) -> bool:

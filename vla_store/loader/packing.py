@@ -105,6 +105,26 @@ def pack(batch: Any, slot: Array, texts: dict[str, int], carved: Carved | None =
     return Packed(tree, tuple(packer.carried), packer.end, packer.needed, tuple(packer.new))
 
 
+def pack_alike(batch: Any, carved: Carved, before: Packed, texts: dict[str, int]) -> Packed | None:
+    """As `pack`, in a few microseconds, for a batch of carved arrays and lists of known strings like the one `before`, of as many
+    rows; None for any other."""
+    arrays = carved.arrays
+    if batch.keys() != before.tree.keys():
+        return None
+    carried = list(before.carried)
+    for key, value in batch.items():
+        if arrays.get(key) is value:
+            continue
+        there = before.tree[key]
+        if type(value) is not list or type(there) is not Carried:
+            return None
+        try:
+            carried[there.number] = tuple([texts[each] for each in value])
+        except (KeyError, TypeError):
+            return None
+    return before._replace(carried=tuple(carried), new=())
+
+
 def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any:
     """The batch in a slot: views of the lease, or copies. texts: the parent's side of the worker's table."""
     # Not a function inside this one: one that calls itself is a cycle, which would keep the lease until the collector comes by.

@@ -72,6 +72,11 @@ class Ring:
         self._busy -= 1
         self._free.append(slot)
 
+    def write(self, slot: int, data: bytes) -> None:
+        """Put bytes at the start of an acquired slot, for who will fill it."""
+        start = slot * self.slot_nbytes
+        self._map[start : start + len(data)] = data
+
     def lease(self, slot: int, nbytes: int) -> Bytes:
         """The first bytes of an acquired slot as an array; the slot is free again when it and every view of it are gone.
 

@@ -65,6 +65,11 @@ class Work:
         """Shapes and dtypes of a batch's arrays, where they can be filled in place."""
         return self.samples.columns if self._is_plain else None
 
+    @property
+    def keeps_arrays(self) -> bool:
+        """Whether nobody but the reader sees a batch's arrays in the worker."""
+        return self._is_plain and self._batch_transform is None
+
     def run(self, job: Job, out: dict[str, Array] | None = None) -> Any:
         """The batch of a job. Raises TransformError, or the store's own error, naming the sample."""
         if self._is_plain:

@@ -1,14 +1,14 @@
 """A worker process: tickets in, filled slots out. Started as `python -m vla_store.loader.worker FD PARENT`.
 
 The caller's script is not run again, and torch is not imported, unless a transform needs them. A worker ends when its parent
-does, in the middle of a batch if need be: a thread watches the socket, and whose child this is.
+does, in the middle of a batch if need be: a thread watches whether the socket is closed, and whose child this is. It does not
+read: it would take the interpreter from the decoding thread for every ticket.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import queue
 import select
 import signal
 import socket
@@ -23,11 +23,12 @@ import numpy as np
 
 from vla_store.errors import VlaStoreError
 from vla_store.loader.channel import Channel, Closed
-from vla_store.loader.packing import Packed, carve, pack
+from vla_store.loader.packing import Carved, Packed, carve, pack, pack_alike
 from vla_store.loader.ring import RingView
 from vla_store.loader.work import Job, TransformError, Work
 
 WATCH_S = 1.0
+MAX_CARVED = 64
 
 # Ctrl-C, a scheduler's warning and a closed terminal reach the whole process group, and are the parent's to answer: it may want
 # to train on until it has saved. A worker ends with its parent.
@@ -54,26 +55,19 @@ class NewRing:
     slot_nbytes: int
 
 
-# Those that come with every batch are tuples, and hold bytes instead of arrays: they pickle in a few microseconds.
+# Those that come with every batch are tuples: they pickle in a few microseconds. A ticket is small whatever its batch, so that all
+# that a worker may have at a time fit into a socket's buffer: the parent never waits for a worker to read.
 
 
 class Ticket(NamedTuple):
-    """Fill a slot with the batch of a job. indices: as bytes of int64."""
+    """Fill a slot with the batch of a job; its first bytes are the job's indices, `rows` int64."""
 
     number: int
     slot: int
     seed: int
     epoch: int
     position: int
-    indices: bytes
-
-    @classmethod
-    def of(cls, number: int, slot: int, job: Job) -> Ticket:
-        return cls(number, slot, job.seed, job.epoch, job.position, job.indices.tobytes())
-
-    @property
-    def job(self) -> Job:
-        return Job(self.seed, self.epoch, self.position, np.frombuffer(self.indices, np.int64))
+    rows: int
 
 
 class Filled(NamedTuple):
@@ -98,35 +92,16 @@ class Ready:
     error: VlaStoreError | None
 
 
-Inbox = queue.SimpleQueue[tuple[Any, "int | None"]]
-
-
 def main(fd: int, parent: int) -> None:
     """Serve one parent until it goes away."""
     for each in IGNORED:
         signal.signal(each, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
-    inbox: Inbox = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(channel, inbox, parent), daemon=True).start()
+    threading.Thread(target=_watch, args=(fd, parent), daemon=True).start()
     try:
-        work = _start(channel, inbox)
+        work = _start(channel)
         if work is not None:
-            _serve(channel, inbox, work)
-    except Closed:
-        pass
-    os._exit(0)
-
-
-def _listen(channel: Channel, inbox: Inbox, parent: int) -> None:
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    try:
-        while True:
-            # A process that the parent forked may hold the other end of the socket open after it.
-            while not poll.poll(WATCH_S * 1000):
-                if os.getppid() != parent:
-                    os._exit(0)
-            inbox.put(channel.receive())
+            _serve(channel, work)
     except Closed:
         pass
     except BaseException:
@@ -134,9 +109,19 @@ def _listen(channel: Channel, inbox: Inbox, parent: int) -> None:
     os._exit(0)
 
 
-def _start(channel: Channel, inbox: Inbox) -> Work | None:
+def _watch(fd: int, parent: int) -> None:
+    poll = select.poll()
+    poll.register(fd, 0)  # nothing but the end of the connection, which is always told
+    # A process that the parent forked may hold the other end of the socket open after it.
+    while not poll.poll(WATCH_S * 1000):
+        if os.getppid() != parent:
+            break
+    os._exit(0)
+
+
+def _start(channel: Channel) -> Work | None:
     global is_loading_main
-    message: Start = inbox.get()[0]
+    message: Start = channel.receive()[0]
     sys.path[:] = message.path
     try:
         if message.main:
@@ -157,35 +142,77 @@ def _start(channel: Channel, inbox: Inbox) -> Work | None:
     return None
 
 
-def _serve(channel: Channel, inbox: Inbox, work: Work) -> None:
+def _serve(channel: Channel, work: Work) -> None:
     ring: RingView | None = None
     texts: dict[str, int] = {}
     tree: Any = None
-    columns = work.columns
+    carver = _Carver(work)
     while True:
-        message, fd = inbox.get()
+        message, fd = channel.receive()
         if isinstance(message, NewRing):
             assert fd is not None
             ring = RingView(fd, message.slots, message.slot_nbytes)
+            carver = _Carver(work)
             continue
         ticket: Ticket = message
         assert ring is not None
         began = time.perf_counter()
-        slot, carved = ring.slot(ticket.slot), None
+        slot = ring.slot(ticket.slot)
+        indices = slot[: 8 * ticket.rows].view(np.int64).copy()
+        carved = carver.carve(slot, ticket)
+        batch: Any = None
         try:
-            job = ticket.job
-            carved = carve(slot, columns, len(job.indices)) if columns else None
-            packed = pack(work.run(job, carved.arrays if carved else None), slot, texts, carved)
+            batch = work.run(
+                Job(ticket.seed, ticket.epoch, ticket.position, indices), carved.arrays if carved else None
+            )
+            packed = carver.pack(batch, slot, ticket, texts, carved)
         except VlaStoreError as error:
             channel.send(Failed(ticket.number, error))
         except Exception as error:
             channel.send(Failed(ticket.number, TransformError("a batch could not be made", found=repr(error)[:500])))
         else:
-            tree, is_same = packed.tree, packed.tree == tree
+            is_same, tree = packed.tree == tree, packed.tree
             filled = packed._replace(tree=None) if is_same else packed
             channel.send(Filled(ticket.number, filled, time.perf_counter() - began))
-        # Nothing may refer to the memory of a slot that is another's now.
-        del slot, carved
+        # Nothing may refer to the memory of a slot that is another's now, but what nobody else has seen.
+        del batch, slot, carved
+
+
+class _Carver:
+    """Batches lie in their slots one like the other: what was worked out for one is kept for the next of so many rows.
+
+    Only where nobody but the reader sees a batch's arrays: a transform might change their shapes, or keep them.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._columns = work.columns
+        self._keeps = work.keeps_arrays
+        self._carved: dict[tuple[int, int], Carved | None] = {}
+        self._packed: dict[int, Packed] = {}
+
+    def carve(self, slot: Any, ticket: Ticket) -> Carved | None:
+        """Arrays in the slot to fill; None where they cannot be told beforehand, or do not fit."""
+        if not self._columns:
+            return None
+        place = ticket.slot, ticket.rows
+        if place in self._carved:
+            return self._carved[place]
+        made = carve(slot, self._columns, ticket.rows)
+        if self._keeps and len(self._carved) < MAX_CARVED:
+            self._carved[place] = made
+        return made
+
+    def pack(self, batch: Any, slot: Any, ticket: Ticket, texts: dict[str, int], carved: Carved | None) -> Packed:
+        """As `packing.pack`."""
+        before = self._packed.get(ticket.rows)
+        if before is not None and carved is not None:
+            alike = pack_alike(batch, carved, before, texts)
+            if alike is not None:
+                return alike
+        packed = pack(batch, slot, texts, carved)
+        if self._keeps and len(self._packed) < MAX_CARVED:
+            self._packed[ticket.rows] = packed
+        return packed
 
 
 if __name__ == "__main__":
