@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import view_tools
 from comparing import assert_same
 from hypothesis import given
 from hypothesis import strategies as st
@@ -284,6 +288,33 @@ def test_short_episodes_are_left_out_on_request(demo_store: Path, originals: dic
     dataset = made(demo_store, "L", shortest=128)
     assert len(dataset) == sum(demo.steps for demo in originals.values() if demo.steps >= 128) < 389
     assert "139 anchors of 389 steps" in repr(dataset)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_under_a_view_of_steps_an_episode_is_what_the_view_keeps(
+    skip: bool, demo_store: Path, originals: dict[int, oracle.Demo], tmp_path: Path
+) -> None:
+    """As if the other rows had never been in the file; the last rows kept are those of no stretch of its own."""
+    store = Path(shutil.copytree(demo_store, tmp_path / "viewed.vla", copy_function=os.link))
+    opened = vla_store.open_store(store)
+    masks = [[step % 7 != 3 and step < each.length - 4 for step in range(each.length)] for each in opened.episodes]
+    tasks = [(each.suite, each.file.removesuffix("_demo.hdf5")) for each in opened.episodes]
+    view_tools.put_views(store, {"some": view_tools.view_json("steps", masks, tasks)})
+    dataset = made(store, "S1", view="some", skip_still_start=skip, tail=2)
+    at = 0
+    episodes = []
+    for number, demo in originals.items():
+        kept = np.flatnonzero(masks[number])
+        arrays = {name: array[kept] for name, array in demo.arrays.items()}
+        episodes.append(oracle.Episode(dataclasses.replace(demo, arrays=arrays), "S1", skip=skip))
+        for t in range(episodes[-1].first, len(kept) - 2):
+            assert dataset.place(at)["step"] == kept[t]
+            expected = episodes[-1].item(t, "libero", oracle.text_of(demo.path))
+            assert_item(dataset[at], expected, f"episode {number}, kept step {t}")
+            at += 1
+    assert at == len(dataset)
+    expected = oracle.dataset_stat(episodes, "libero")
+    assert np.abs(np.array(dataset.dataset_stat()["state_std"]) - expected["state_std"]).max() < 1e-10
 
 
 # --- training ------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ CAMERAS: Mapping[str, str | None] = {
 }
 ROTATIONS: Mapping[str, Callable[[Array], Array]] = {"axis_angle": six_of_axis_angle, "euler_xyz": six_of_euler_xyz}
 NORMS = ("state_rms", "action_std")
+SELECTION = ("suites", "tasks", "episodes", "rows", "split", "view", "keep_first")
 
 
 def as_it_is(values: Array) -> Array:
@@ -206,7 +207,8 @@ def rdt(
         episode are no anchors (S3: 63). All off by default.
     state_norm: (128,) numbers to give instead of the mapping's own.
     chunk_size, img_history_size: action_chunk_size and img_history_size of RDT's configs/base.yaml.
-    transform: called with each item. selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    transform: called with each item. selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has
+        them. Under a view of kind "steps" an episode is made of the steps that it keeps: in #steps, step_id and all statistics.
 
     An item, with K chunk_size, H img_history_size, all numbers float64 and every array fresh:
         meta {dataset_name, "#steps": steps of the episode, step_id, instruction}; state (1, 128); state_mean, state_std,
@@ -239,10 +241,14 @@ def rdt(
 
 @dataclass(frozen=True)
 class _Episode:
-    """What all samples of an episode share. start: its first row in the store. begins: the first row, from 0, whose frame is
-    valid. shift: the row of a step's observation, less the step. moments: mean, std and norm of the state's slots, (3, n)."""
+    """What all samples of an episode share.
 
-    start: int
+    steps: its steps that there are, under a view of kind "steps"; None where there are all of them. length: how many. Among them,
+    begins: the first whose frame is valid; shift: the number of a step's observation, less that of the step. moments: mean, std
+    and norm of the state's slots, (3, n).
+    """
+
+    steps: Int64 | None
     length: int
     begins: int
     shift: int
@@ -289,13 +295,15 @@ class RdtDataset(RecipeDataset):
         self._skips = bool(skip_still_start)
         self._shortest = shortest
         self._tail = tail
-        self._causal = alignment
         self._offsets = np.arange(1 - history, 1)
         self._slots = _slots(self.mapping.state, opened)
         self._episodes: dict[int, _Episode] = {}
         windows: dict[str, Iterable[int]] = {each.field: [0] for each in self.mapping.state}
         windows |= {each.field: range(chunk) for each in self.mapping.action}
         windows |= {field: self._offsets.tolist() for field in self._cameras.values() if field is not None}
+        for name in selection:
+            if name not in SELECTION:
+                raise UnknownName.among("option", name, list(SELECTION))
         has_rule = self._skips or shortest is not None or tail
         super().__init__(
             opened,
@@ -340,11 +348,12 @@ class RdtDataset(RecipeDataset):
     def item(self, sample: Sample) -> dict[str, Any]:
         """The item of a sample; see `rdt`."""
         episode = self._episode(sample["episode"])
+        step = sample["step"] if episode.steps is None else int(np.searchsorted(episode.steps, sample["step"]))
         made: dict[str, Any] = {
             "meta": {
                 "dataset_name": self._name,
                 "#steps": episode.length,
-                "step_id": sample["step"],
+                "step_id": step,
                 "instruction": episode.instruction,
             },
             "state": _vectors(self.mapping.state, sample, self._six),
@@ -357,7 +366,7 @@ class RdtDataset(RecipeDataset):
         made["actions"] = _vectors(self.mapping.action, sample, self._six)
         made["state_indicator"] = np.zeros(STATE_SIZE)
         made["state_indicator"][self._slots] = 1
-        rows = sample["step"] + episode.shift + self._offsets
+        frames = step + episode.shift + self._offsets
         seen = set[str]()
         for camera, field in self._cameras.items():
             if field is None:
@@ -366,7 +375,7 @@ class RdtDataset(RecipeDataset):
             else:
                 made[camera] = sample[field].copy() if field in seen else sample[field]
                 # Where no step is skipped this is min(t + 1, 2), as S3 has it; else min(t - (first_moving - 1) + 1, 2).
-                made[f"{camera}_mask"] = (rows >= episode.begins) & ~sample[f"{field}_is_pad"]
+                made[f"{camera}_mask"] = (frames >= episode.begins) & ~sample[f"{field}_is_pad"]
                 seen.add(field)
         return made
 
@@ -429,44 +438,50 @@ class RdtDataset(RecipeDataset):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_episodes": {}}
 
-    def _keep(self, steps: Steps) -> Mask:
+    def _keep(self, anchors: Steps) -> Mask:
         """Which anchors the rules keep."""
-        numbers, first, inverse = np.unique(steps.episode, return_index=True, return_inverse=True)
-        lengths = steps.length[first]
-        is_long = has_length(lengths, self._shortest)
-        begins, ends = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
-        for at, (number, length) in enumerate(zip(numbers.tolist(), lengths.tolist())):
-            if is_long[at]:
-                _, _, _, shift = self._located(number)
-                begins[at] = self._begins(number) - shift if self._skips else 0
-                ends[at] = drop_tail(length, self._tail)
-        kept: Mask = (steps.step >= begins[inverse]) & (steps.step < ends[inverse])
+        numbers, inverse = np.unique(anchors.episode, return_inverse=True)
+        ranges = np.array([self._range(number) for number in numbers.tolist()], np.int64)[inverse]
+        kept: Mask = (anchors.step >= ranges[:, 0]) & (anchors.step < ranges[:, 1])
         return kept
 
-    def _located(self, number: int) -> tuple[int, int, Any, int]:
-        """First row, length, task and shift of an episode of the store."""
+    def _range(self, number: int) -> tuple[int, int]:
+        """The steps [start, stop) of an episode between which the rules have anchors."""
+        rows, _, shift = self._located(number)
+        if not has_length(len(rows), self._shortest):
+            return 0, 0
+        steps = rows - self.store.episodes[number].start
+        begins = self._begins(rows) - shift if self._skips else 0
+        ends = drop_tail(len(rows), self._tail)
+        return (int(steps[begins]), int(steps[ends - 1]) + 1) if begins < ends else (0, 0)
+
+    def _located(self, number: int) -> tuple[Int64, Any, int]:
+        """Of an episode: the store's rows that there are, its task, and its shift."""
         part, at = self.store._episode_place(number)
         start, length, task, source = part.entries(at, at + 1)[0, :4].tolist()
-        shift = shift_of("observation", part.document.sources[source].observation, self._causal)
-        return part.row_start + start, length, part.document.tasks[task], shift
+        shift = shift_of("observation", part.document.sources[source].observation, self.alignment)
+        rows = np.arange(part.row_start + start, part.row_start + start + length)
+        kept = self._chosen.kept
+        if kept is not None and kept.steps is not None:
+            at_or_before = np.searchsorted(kept.steps[:, 0], rows, side="right") - 1
+            rows = rows[(at_or_before >= 0) & (rows < kept.steps[at_or_before, 1])]
+        return rows, part.document.tasks[task], shift
 
-    def _begins(self, number: int) -> int:
-        """The row from which RDT uses an episode: the one before the first that moved [RDT-L data/hdf5_libero_dataset.py:175]."""
-        start, length, _, _ = self._located(number)
-        rows = np.arange(start, start + length)
+    def _begins(self, rows: Int64) -> int:
+        """From which of an episode's steps RDT uses it: the one before the first that moved [RDT-L data/hdf5_libero_dataset.py:175]."""
         qpos = np.concatenate([self.store.read(field, rows) for field in self.mapping.moves_by], axis=1)
         moving = first_moving(qpos)
         if moving is not None:
             return moving - 1
         if not self.mapping.must_move:
             return 0
-        place = self.store.provenance(start)
+        place = self.store.provenance(int(rows[0]))
         raise SourceError(
             "this episode never moves, so RDT's rule says nowhere to begin",
             store=self.store.url,
             file=place.file,
             demo=place.demo,
-            episode=number,
+            episode=place.episode,
             expected=f"any of {', '.join(self.mapping.moves_by)} more than {MOVING_THRESHOLD} from its first value",
             hint="leave it out with `episodes=`, or do without skip_still_start",
         )
@@ -474,30 +489,29 @@ class RdtDataset(RecipeDataset):
     def _episode(self, number: int) -> _Episode:
         episode = self._episodes.get(number)
         if episode is None:
-            start, length, task, shift = self._located(number)
-            states = self._vectors_of(self.mapping.state, start, length)
+            rows, task, shift = self._located(number)
+            states = self._vectors_of(self.mapping.state, rows)
             # Over all 128 columns, as the trainer has them: NumPy sums a single column in another order.
             moments = (states.mean(axis=0), states.std(axis=0), np.sqrt((states**2).mean(axis=0)))
+            each = self.store.episodes[number]
             episode = _Episode(
-                start,
-                length,
-                self._begins(number) if self._skips else 0,
+                rows - each.start if len(rows) < each.length else None,
+                len(rows),
+                self._begins(rows) if self._skips else 0,
                 shift,
                 self._instruction_of(task, number),
-                np.stack([each[self._slots] for each in moments]),
+                np.stack([moment[self._slots] for moment in moments]),
             )
             keep_at_most(self._episodes, number, episode, MAX_EPISODES)
         return episode
 
     def _trajectory(self, number: int) -> tuple[Array, Array]:
         """(T, 128) states and actions of an episode, from where it begins."""
-        start, length, _, _ = self._located(number)
-        begins = self._begins(number) if self._skips else 0
-        state = self._vectors_of(self.mapping.state, start + begins, length - begins)
-        return state, self._vectors_of(self.mapping.action, start + begins, length - begins)
+        rows, _, _ = self._located(number)
+        rows = rows[self._begins(rows) if self._skips else 0 :]
+        return self._vectors_of(self.mapping.state, rows), self._vectors_of(self.mapping.action, rows)
 
-    def _vectors_of(self, takes: Sequence[Take], start: int, count: int) -> Array:
-        rows = np.arange(start, start + count)
+    def _vectors_of(self, takes: Sequence[Take], rows: Int64) -> Array:
         values = {field: self.store.read(field, rows) for field in dict.fromkeys(each.field for each in takes)}
         return _vectors(takes, values, self._six)
 
@@ -525,8 +539,7 @@ class RdtDataset(RecipeDataset):
         for part, rows in self._selected_rows():
             for start in range(0, len(rows), BLOCK_ROWS):
                 block = rows[start : start + BLOCK_ROWS] + part.row_start
-                values = {each.field: self.store.read(each.field, block) for each in self.mapping.action}
-                actions = _vectors(self.mapping.action, values, self._six)
+                actions = self._vectors_of(self.mapping.action, block)
                 new = actions.mean(axis=0)
                 share = len(actions) / (count + len(actions))
                 deviation += ((actions - new) ** 2).sum(axis=0) + (new - mean) ** 2 * count * share
@@ -557,7 +570,7 @@ class RdtDataset(RecipeDataset):
         if self._instruction != "file_name":
             tasks = dict[Any, int]()
             for number in self._episodes_with_anchors():
-                tasks.setdefault(self._located(number)[2], number)
+                tasks.setdefault(self._located(number)[1], number)
             for task, number in tasks.items():
                 self._instruction_of(task, number)
 
