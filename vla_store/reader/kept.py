@@ -93,14 +93,19 @@ class KeptSteps:
         same row; None where it is never read one row earlier.
         """
         first = self._rank(places.start)
-        count = self._rank(places.start + places.length) - first
-        times = (self._rank(places.start + places.step) - first)[:, None] + offsets
+        step, count = self.counted(places)
+        times = step[:, None] + offsets
         shift: Any = 0 if earlier is None else earlier[:, None]
         # What was recorded after the last kept step is of the time after it.
         clipped = np.minimum(np.maximum(times, 0), count[:, None] - 1 + shift)
         kept = np.minimum(clipped, count[:, None] - 1)
         steps = self._row(first[:, None] + kept) - places.start[:, None] - shift + (clipped - kept)
         return np.maximum(steps, 0), (clipped != times) | (steps < 0)
+
+    def counted(self, places: Places) -> tuple[Int64, Int64]:
+        """Of (n,) places: the step, and the length of the episode, counted in kept steps."""
+        first, here, behind = (self._rank(places.start + each) for each in (0, places.step, places.length))
+        return here - first, behind - first
 
     def _rank(self, rows: Int64) -> Int64:
         """How many kept steps lie before each row."""

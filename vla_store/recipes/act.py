@@ -51,7 +51,7 @@ def act(
     qpos: fields that are put together, here the seven joints and the two fingers.
     normalize: qpos and action less their mean, by their standard deviation (of a sample, n - 1), which is kept from 1e-2 to 10.
     images: upright, or "rot180", on which LeRobot trains LIBERO.
-    selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
     """
     if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
         raise OptionError("chunk is a whole number of at least 1", found=repr(chunk)[:100])

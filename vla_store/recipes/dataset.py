@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, UnknownName, VlaStoreError
 from vla_store.loader.work import TransformError
 from vla_store.reader.batch import Batch, Sample
+from vla_store.reader.kept import Kept, KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import Anchors, Span
@@ -33,12 +34,17 @@ OPTIONS = tuple(name for name in inspect.signature(Samples).parameters if name n
 
 @dataclass(frozen=True)
 class Steps:
-    """Where anchors lie: (n,) int64 each. row and episode: the store's numbers; step: within its episode, of this length."""
+    """Where anchors lie: (n,) int64 each. row and episode: the store's numbers; step: within its episode, of this length.
+
+    kept_step, kept_length: the same two, counted in the steps that exist for windows; others only under a view of kind "steps".
+    """
 
     row: Int64
     episode: Int64
     step: Int64
     length: Int64
+    kept_step: Int64
+    kept_length: Int64
 
 
 class RecipeDataset(Samples):
@@ -74,7 +80,7 @@ class RecipeDataset(Samples):
         self.notes = tuple(notes)
         self._aligned = len(self._anchors)
         if keep is not None:
-            self._anchors = kept_anchors(self._anchors, self.store, keep)
+            self._anchors = kept_anchors(self._anchors, self.store, keep, self._chosen.kept)
 
     def item(self, sample: Sample) -> Any:
         """The trainer's item of a sample, which has fresh arrays: `<field>` and `<field>_is_pad` of every window, `task`,
@@ -132,8 +138,7 @@ class RecipeDataset(Samples):
         )
 
     def __repr__(self) -> str:
-        chosen = self._chosen
-        total = len(chosen.rows) if chosen.rows is not None else sum(each.stop - each.start for each in chosen.spans)
+        total = self._chosen.count(self.store)
         left_out = {
             "without a recorded observation": total - self._aligned,
             "by the recipe's rule": self._aligned - len(self),
@@ -166,18 +171,24 @@ class RecipeDataset(Samples):
         return TransformError("a sample could not be made", **where, found=f"{type(error).__name__}: {error}")
 
 
-def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask]) -> Anchors:
-    """Those of `anchors` that `keep` says, in the same order. Raises OptionError where none is left."""
+def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask], view: Kept | None = None) -> Anchors:
+    """Those of `anchors` that `keep` says, in the same order. view: what their views keep. Raises OptionError where none is left."""
     rows, numbers = [], []
+    existing: dict[int, KeptSteps | None] = {}
     for start in range(0, len(anchors), BLOCK_ANCHORS):
         block = np.arange(start, min(start + BLOCK_ANCHORS, len(anchors)))
-        row, episode, step, length, number = (np.empty(len(block), np.int64) for _ in range(5))
+        row, episode, step, length, kept_step, kept_length, number = (np.empty(len(block), np.int64) for _ in range(7))
         for part, at, places in anchors.many(block, store):
             where: Any = slice(None) if at is None else at
             row[where] = part.row_start + places.start + places.step
             episode[where] = part.episode_start + places.episode
             step[where], length[where], number[where] = places.step, places.length, part.number
-        mask = np.asarray(keep(Steps(row, episode, step, length)), bool)
+            if part.number not in existing:
+                existing[part.number] = view.of(part) if view is not None else None
+            steps = existing[part.number]
+            counted = (places.step, places.length) if steps is None else steps.counted(places)
+            kept_step[where], kept_length[where] = counted
+        mask = np.asarray(keep(Steps(row, episode, step, length, kept_step, kept_length)), bool)
         rows.append(row[mask])
         numbers.append(number[mask])
     kept, parts = np.concatenate(rows), np.concatenate(numbers)

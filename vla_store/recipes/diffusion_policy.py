@@ -66,7 +66,7 @@ def diffusion_policy(
         those instead. `statistics` and the normalised form are of both sides, as there.
     normalize: items as its LinearNormalizer makes them: pictures and positions to -1..1, quaternions and actions as they are.
     images: robomimic's pictures are upright.
-    selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
     """
     for name, value in (("horizon", horizon), ("n_obs_steps", n_obs_steps), ("n_action_steps", n_action_steps)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -176,7 +176,7 @@ class DiffusionPolicyDataset(NumericRecipe):
         return episodes[np.random.default_rng(seed).choice(len(episodes), size=count, replace=False)]
 
     def _keeps(self, at: Steps) -> Mask:
-        kept: Mask = at.step < at.length - self._tail
+        kept: Mask = at.kept_step < at.kept_length - self._tail
         ratio, _, validation = self._held_out
         return kept & (np.isin(at.episode, self.held_out) == validation) if ratio else kept
 

@@ -65,7 +65,7 @@ def openpi(
     normalize: for pi05_libero: state and actions by their 1 % and 99 % quantiles, not clipped. openpi computes these from
         windows, in which tails count again, and from histograms; here they are exact, each step once. For the configurations
         that subtract the state first it is refused: let openpi do it.
-    selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
     Where the store is not of the kind that openpi trains on, a warning and the dataset's `repr` say in what it differs.
     """
     if config not in CONFIGS:

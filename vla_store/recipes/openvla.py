@@ -53,7 +53,7 @@ def openvla(
     Every row is an anchor (under "causal" alignment, the default, the first of an episode that was recorded after the action is
     none). normalize: True, or the `statistics()` of a training set: numbers 0 to 5 of the action by its 1 % and 99 % quantiles.
     transform: called with each item, e.g. `lambda item: batch_transform(rlds_batch(item))`.
-    selection: suites, tasks, episodes, rows, split, keep_first, as `vla_store.Samples` has them.
+    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
     Where the store is not of the kind that OpenVLA trains on, a warning and the dataset's `repr` say in what it differs.
     """
     windows = {camera: 0, "actions": 0}
@@ -90,7 +90,7 @@ def openvla_oft(
         windows=windows,
         cameras=cameras,
         state=state,
-        keep=lambda at: at.step <= at.length - chunk,
+        keep=lambda at: at.kept_step <= at.kept_length - chunk,
         **shared,
     )
 
