@@ -483,6 +483,9 @@ def cli_page() -> str:
     ]
     for name, command in commands.items():
         parts += ["", f"## vla-store {name}", "", "```text", help_of(command), "```"]
+        inner = command._subparsers._group_actions[0].choices if command._subparsers else {}
+        for second, each in inner.items():
+            parts += ["", f"### vla-store {name} {second}", "", "```text", help_of(each), "```"]
     return "\n".join(parts) + "\n"
 
 

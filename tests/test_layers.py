@@ -24,6 +24,7 @@ BOTH_SIDES = {"reader", "builder", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "rules": set[str](),
+    "view_rules": {"rules", *BELOW_READER},
     "progress": set[str](),
     "drawing": {"errors"},
     "format": {"errors"},
@@ -33,8 +34,8 @@ LAYERS = {
     "package": {"reader", "format", "errors"},
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", "rules", *BELOW_TORCH},
-    "audit": BOTH_SIDES,
-    "manage": {"audit", "rules", *BOTH_SIDES},
+    "audit": {"view_rules", *BOTH_SIDES},
+    "manage": {"audit", "rules", "view_rules", *BOTH_SIDES},
     "figures": BOTH_SIDES,
     "look": {"figures", "rules", "reader", *BELOW_READER},
     "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},

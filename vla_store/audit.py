@@ -27,7 +27,9 @@ from vla_store.format.listing import ObjectEntry, parse_listing
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, MAX_FRAME_BYTES, Field, PartDocument, PartEntry, Root
 from vla_store.format.shard_index import index_nbytes, parse_index
 from vla_store.format.statistics import store_statistics
+from vla_store.format.views import views_of
 from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, locate
+from vla_store.view_rules import EpisodeFacts, Rule, rule_of
 
 if TYPE_CHECKING:
     from vla_store.builder.sources import EpisodeSource
@@ -335,8 +337,11 @@ def _check_meta(objects: _Objects, root: Root) -> None:
         if digest is not None:
             key = layout.meta_key(digest)
             try:
-                if canonical.sha256_hex(objects.read(key)) != digest:
+                data = objects.read(key)
+                if canonical.sha256_hex(data) != digest:
                     objects.problem(key, "its content is not the one it is named by")
+                elif digest == root.meta.views:
+                    views_of(canonical.loads(data, key), root.rows, key)
             except DataError as error:
                 objects.error(key, error)
 
@@ -715,6 +720,7 @@ def _check_content(objects: _Objects, root: Root, parts: list[_Part]) -> None:
     if objects.report.fingerprint != root.fingerprint:
         objects.problem(layout.ROOT_KEY, "its fingerprint is not that of the data")
     _check_statistics(objects, root, parts)
+    _check_views(objects, root, parts)
 
 
 def _episode_digest(part: _Part, number: int, source_digests: list[str]) -> bytes:
@@ -760,6 +766,70 @@ def _check_statistics(objects: _Objects, root: Root, parts: list[_Part]) -> None
 
 
 # Against the source
+
+
+def _check_views(objects: _Objects, root: Root, parts: list[_Part]) -> None:
+    """Views cover whole episodes, count what they keep, and keep what their rule does, where this version knows it."""
+    if root.meta.views is None:
+        return
+    key = layout.meta_key(root.meta.views)
+    views = views_of(canonical.loads(objects.read(key), key), root.rows, key)
+    for name, view in views.items():
+        covered, kept = (_mask_of(runs, root.rows) for runs in (view.covered, view.kept))
+        rule = rule_of(view)
+        counts: dict[tuple[str, str], list[int]] = {}
+        row = 0
+        for part in parts:
+            for number, (length, task) in enumerate(zip(part.column("length").tolist(), part.column("task").tolist())):
+                told, left = covered[row : row + length], kept[row : row + length]
+                row += length
+                if not told.any():
+                    continue
+                if not told.all():
+                    objects.problem(key, f"view {name!r} covers a part of an episode, up to row {row}")
+                    break
+                described = part.document.tasks[task]
+                each = counts.setdefault((described.suite, described.name), [0, 0, 0, 0])
+                for at, more in enumerate((1, length, bool(left.any()), int(left.sum()))):
+                    each[at] += more
+                if rule is not None and not _agrees(rule, part, number, left):
+                    objects.problem(key, f"view {name!r} does not keep what its rule keeps, up to row {row}")
+                    break
+        said = {
+            (each.suite, each.task): [each.episodes, each.steps, each.kept_episodes, each.kept_steps]
+            for each in view.counts
+        }
+        if said != counts:
+            objects.problem(key, f"view {name!r} counts its tasks wrongly")
+
+
+def _mask_of(runs: Array, rows: int) -> Array:
+    mask = np.zeros(rows, bool)
+    for start, stop in runs.tolist():
+        mask[start:stop] = True
+    return mask
+
+
+def _agrees(rule: Rule, part: _Part, number: int, kept: Array) -> bool:
+    """Whether a rule keeps these steps of an episode. A rule whose fields cannot be read is not asked."""
+    start, length = int(part.column("start")[number]), int(part.column("length")[number])
+    values = {}
+    for name in rule.fields:
+        each = part.document.fields.get(name)
+        if each is None or name not in part.columns:
+            return True
+        if each.is_ragged:
+            first, width = int(part.column(f"{name}_start")[number]), int(part.column(f"{name}_width")[number])
+            values[name] = part.columns[name][first : first + length * width].reshape(length, width)
+        else:
+            values[name] = part.columns[name][start : start + length]
+    facts = EpisodeFacts(length, int(part.column("success")[number]), part.digests[number].tobytes(), values)
+    try:
+        return bool((rule.keeps(facts) == kept).all())
+    except DataError:
+        raise
+    except Exception:
+        return False  # it cannot be applied to such fields, so nobody could have made the view by it
 
 
 def _compare(objects: _Objects, root: Root, parts: list[_Part], found: Sequence[EpisodeSource]) -> None:

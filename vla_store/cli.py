@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,8 @@ from vla_store.errors import MachineError, OptionError, VlaStoreError, machine_e
 if TYPE_CHECKING:
     from vla_store.builder import Skipped
     from vla_store.format.schema import Root
+    from vla_store.format.views import View
+    from vla_store.reader import Store
 
 INTERRUPTED = 130
 MAX_LINES = 20
@@ -91,8 +94,10 @@ def parse_size(text: str) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from vla_store.builder import build_store
+    from vla_store.manage.views import add_views, parse_view
     from vla_store.progress import ProgressBar
 
+    views = [parse_view(text) for text in arguments.view or ()]
     max_memory = None if arguments.max_memory is None else parse_size(arguments.max_memory)
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = build_store(
@@ -110,8 +115,13 @@ def _build(arguments: argparse.Namespace) -> int:
             dry_run=arguments.dry_run,
             progress=bar,
         )
+        added = None
+        if views and report.root:
+            added = add_views(report.store, views, allow_empty=arguments.allow_empty, talk=bar.talk)
+            report = replace(report, root=added.root)
     _tell("warning", report.warnings)
     _tell("left out", [f"{_place(each)}: {each.reason}" for each in report.skipped])
+    _tell("note", added.notes if added else ())
     from vla_store import figures
 
     if arguments.json:
@@ -162,6 +172,7 @@ def _append(arguments: argparse.Namespace) -> int:
         )
     _tell("warning", report.build.warnings)
     _tell("left out", [f"{_place(each)}: {each.reason}" for each in report.build.skipped])
+    _tell("note", report.notes)
     if not report.added:
         _tell("note", ["the store has these demonstrations already; nothing was added"])
     return _show_root(arguments, report.root, {"added": report.part.to_json() if report.added else None})
@@ -173,6 +184,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = merge_stores(arguments.part, arguments.store, talk=bar.talk)
+    _tell("note", report.notes)
     return _show_root(arguments, report.root, {"copied_nbytes": report.copied_nbytes})
 
 
@@ -219,6 +231,53 @@ def _repair(arguments: argparse.Namespace) -> int:
             lines.append(f"               ... and {len(report.repaired) - MAX_LINES} more (--json lists all)")
         print("\n".join([*lines, f"{'sound' if report.sound else 'DAMAGED':<13}  {report.url}"]))
     return 0 if report.sound else 1
+
+
+def _views_add(arguments: argparse.Namespace) -> int:
+    from vla_store.manage.views import add_views, parse_view
+    from vla_store.progress import ProgressBar
+
+    wanted = [parse_view(text) for text in arguments.rule]
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = add_views(arguments.store, wanted, allow_empty=arguments.allow_empty, talk=bar.talk)
+    _tell("note", report.notes)
+    if not report.changed:
+        _tell("note", ["the store has these views already; nothing was added"])
+    return _show_views(arguments, report.views, report.root, by_task=True)
+
+
+def _views_list(arguments: argparse.Namespace) -> int:
+    from vla_store.errors import UnknownName
+    from vla_store.reader import open_store
+
+    store = open_store(arguments.store)
+    for name in arguments.name:
+        if name not in store.views:
+            raise UnknownName.among("view", name, list(store.views), store=store.url)
+    chosen = [each for name, each in store.views.items() if name in (arguments.name or store.views)]
+    return _show_views(arguments, chosen, store, by_task=bool(arguments.name))
+
+
+def _views_remove(arguments: argparse.Namespace) -> int:
+    from vla_store.manage.views import remove_views
+
+    if arguments.all == bool(arguments.name):
+        raise OptionError("name the views to remove, or give --all")
+    report = remove_views(arguments.store, None if arguments.all else arguments.name)
+    if not report.changed:
+        _tell("note", ["the store has no views"])
+    return _show_root(arguments, report.root, {"removed": [each.name for each in report.views]})
+
+
+def _show_views(arguments: argparse.Namespace, views: Sequence[View], of: Root | Store, *, by_task: bool) -> int:
+    from vla_store import figures
+
+    described = figures.views_json(views)
+    if arguments.json:
+        print(json.dumps({"digest": of.digest, "generation": of.generation, "rows": of.rows, "views": described}))
+    else:
+        print(figures.views_text(described, of.rows, by_task=by_task) if described else "no views")
+    return 0
 
 
 def _show_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> int:
@@ -309,6 +368,10 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which and why"
     )
+    build.add_argument(
+        "--view", action="append", metavar="RULE", help="record a view at once, as `views add` does (may be repeated)"
+    )
+    build.add_argument("--allow-empty", action="store_true", help="views may leave nothing of a task")
     build.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory; write nothing")
     build.set_defaults(resume_hint="; the same command resumes the build")
     _add_output(build)
@@ -439,6 +502,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the page to write, or to replace")
     _add_output(report)
 
+    _add_views(commands)
+
     demo = _command(
         commands, "demo", _demo, "draw, build, verify and read a small store in under a minute", "vla-store demo"
     )
@@ -452,6 +517,43 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_views(commands: Any) -> None:
+    said = "name which steps may be sampled, or which there are, without touching the data"
+    example = "example: vla-store views add libero.vla no_noops"
+    views = commands.add_parser("views", help=said, description=said[0].upper() + said[1:] + ".", epilog=example)
+    inside = views.add_subparsers(dest="views_command", required=True, metavar="COMMAND")
+
+    add = _command(
+        inside, "add", _views_add, "add views to a store", "vla-store views add libero.vla no_noops length:shortest=128"
+    )
+    add.add_argument("store", metavar="STORE", help="a path, or a URL that can be written")
+    add.add_argument(
+        "rule",
+        nargs="+",
+        metavar="RULE",
+        help="no_noops (options threshold, field), success, length (shortest, longest, at_most, seed), still_start "
+        "(threshold, fields) or drop_tail (steps); all take kind and name, as in "
+        "no_noops:threshold=1e-3,kind=anchors,name=moving",
+    )
+    add.add_argument("--allow-empty", action="store_true", help="also where nothing is left of a task")
+    _add_output(add)
+
+    listed = _command(
+        inside, "list", _views_list, "list the views of a store", "vla-store views list libero.vla no_noops"
+    )
+    listed.add_argument("store", metavar="STORE", help="a path or a URL")
+    listed.add_argument("name", nargs="*", metavar="NAME", help="only these, with what they keep of every task")
+    listed.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    remove = _command(
+        inside, "remove", _views_remove, "remove views from a store", "vla-store views remove libero.vla no_noops"
+    )
+    remove.add_argument("store", metavar="STORE", help="a path, or a URL that can be written")
+    remove.add_argument("name", nargs="*", metavar="NAME", help="views to remove")
+    remove.add_argument("--all", action="store_true", help="all of them, also where their document is damaged")
+    remove.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_conventions(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vla_store.format.schema import FORMAT_VERSION
@@ -10,7 +11,11 @@ from vla_store.format.schema import FORMAT_VERSION
 if TYPE_CHECKING:
     from vla_store.builder import BuildReport
     from vla_store.format.schema import Root
+    from vla_store.format.views import View
     from vla_store.reader import Store
+
+TEXT_WIDTH = 88
+MAX_TASKS = 20
 
 
 def size_text(nbytes: float) -> str:
@@ -173,8 +178,89 @@ def store_json(store: Store) -> dict[str, Any]:
         "suites": counts,
         "tasks": [{"name": each.name, "suite": each.suite, "text": each.text} for each in store.tasks],
         "url": store.url,
+        "views": views_json(store.views.values()),
         "warnings": list(store.warnings),
     }
+
+
+def views_json(views: Iterable[View]) -> dict[str, Any]:
+    """Views by name, for programs; without their rows."""
+    return {
+        each.name: {
+            "counts": [count.to_json() for count in each.counts],
+            "covered_steps": each.covered_steps,
+            "description": each.description,
+            "kind": each.kind,
+            "kept_steps": each.steps,
+            "options": dict(each.options),
+            "rule": each.rule,
+        }
+        for each in views
+    }
+
+
+def views_text(described: dict[str, Any], rows: int, *, by_task: bool) -> str:
+    """Views of a store of so many rows, for people. by_task: with what each keeps of every task."""
+    lines = [
+        table(
+            ["view", "kind", "rule", "kept", "of steps", "share", "episodes", "of"],
+            [
+                [
+                    name,
+                    each["kind"],
+                    rule_text(each["rule"], each["options"]),
+                    f"{each['kept_steps']:,}",
+                    f"{each['covered_steps']:,}",
+                    f"{each['kept_steps'] / max(1, each['covered_steps']):.1%}",
+                    f"{sum(count['kept_episodes'] for count in each['counts']):,}",
+                    f"{sum(count['episodes'] for count in each['counts']):,}",
+                ]
+                for name, each in described.items()
+            ],
+        )
+    ]
+    for name, each in described.items() if by_task else ():
+        lines += ["", *textwrap.wrap(f"{name}: {each['description']}", TEXT_WIDTH, break_on_hyphens=False)]
+        losing = [count for count in each["counts"] if count["kept_steps"] < count["steps"]]
+        losing.sort(key=lambda count: count["kept_steps"] / count["steps"])
+        if losing:
+            lines += ["", *_losses(losing[:MAX_TASKS])]
+        if len(losing) > MAX_TASKS:
+            lines.append(f"... and {len(losing) - MAX_TASKS} more that lose steps (--json lists all)")
+        if len(losing) < len(each["counts"]):
+            lines += ["", f"{len(each['counts']) - len(losing)} of {len(each['counts'])} tasks lose no step"]
+    for name, each in described.items():
+        if each["covered_steps"] < rows:
+            lines += [
+                "",
+                f"{name} tells of {each['covered_steps']:,} of the store's {rows:,} steps; no others are in it.",
+            ]
+    return "\n".join(lines)
+
+
+def _losses(counts: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each task that loses steps. Names of tasks are long: they stand last."""
+    numbers = [
+        [
+            f"{count['steps'] - count['kept_steps']:,}",
+            f"{count['steps']:,}",
+            f"{1 - count['kept_steps'] / count['steps']:.1%}",
+            f"{count['episodes'] - count['kept_episodes']:,}",
+            f"{count['episodes']:,}",
+        ]
+        for count in counts
+    ]
+    names = ["task", *(f"{count['suite']}/{count['task']}" for count in counts)]
+    shown = table(["steps lost", "of", "share", "episodes lost", "of"], numbers).split("\n")
+    return [f"{line}  {name}" for line, name in zip(shown, names)]
+
+
+def rule_text(rule: str, options: dict[str, Any]) -> str:
+    """("length", {"shortest": 128}) -> "length(shortest=128)"."""
+    said = [
+        f"{key}={'+'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in options.items()
+    ]
+    return f"{rule}({', '.join(said)})" if said else rule
 
 
 def store_text(described: dict[str, Any]) -> str:
@@ -205,6 +291,8 @@ def store_text(described: dict[str, Any]) -> str:
         for name, each in sorted(described["fields"].items(), key=lambda item: (not item[1]["camera"], item[0]))
     ]
     lines.append(table(["field", "shape", "dtype", "role", "codec, prediction"], fields))
+    if described["views"]:
+        lines += ["", views_text(described["views"], described["rows"], by_task=False)]
     skipped, warnings = described["skipped"], described["warnings"]
     if skipped or warnings:
         lines += ["", f"{len(skipped)} left out, {len(warnings)} warnings when it was built:"]

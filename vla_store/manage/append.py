@@ -16,26 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_store.builder.build import BuildReport, Progress, build_store
+from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
 from vla_store.builder.destination import is_store
 from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
 from vla_store.format.schema import PartEntry, Root
+from vla_store.format.views import document_of
 from vla_store.manage import roots
 from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive
 from vla_store.manage.transfer import copy_part
+from vla_store.manage.views import carried, views_in
 
 
 @dataclass(frozen=True)
 class AppendReport:
     """root: the one that is current now. part: what was added. build: how it was built; a plan only, where an earlier call had
-    built it. added: False where the store had the part already: the reply of a commit was lost, or it was called twice."""
+    built it. added: False where the store had the part already: the reply of a commit was lost, or it was called twice.
+    notes: on views that do not cover the new part, a line each."""
 
     root: Root
     part: PartEntry
     build: BuildReport
     added: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def append_store(
@@ -49,6 +53,7 @@ def append_store(
     workers: int | None = None,
     scheduler: str | None = None,
     max_memory: int | None = None,
+    rehash: bool = False,
     skip_bad: bool = False,
     staging: str | Path | None = None,
     progress: Progress | None = None,
@@ -73,32 +78,32 @@ def append_store(
         if stage.exists() and not is_store(stage):  # it was being removed
             shutil.rmtree(stage)
 
-        def build(**options: Any) -> BuildReport:
-            # What lies there is of this command: of other sources than today's it is worth nothing.
-            return build_store(
-                sources,
-                stage,
-                preset=preset,
-                executor=executor,
-                workers=workers,
-                scheduler=scheduler,
-                max_memory=max_memory,
-                overwrite=True,
-                **conventions,
-                **options,
-            )
-
-        plan = build(dry_run=True)
+        # What lies on the stage is of this command: of other sources than today's it is worth nothing.
+        plan = plan_build(
+            sources,
+            stage,
+            preset=preset,
+            executor=executor,
+            workers=workers,
+            scheduler=scheduler,
+            max_memory=max_memory,
+            overwrite=True,
+            rehash=rehash,
+            talk=talk,
+            **conventions,
+        )
+        document = plan.plan.document
         for there in current.parts:
-            if there.path == layout.part_path(plan.part_id):
+            if there.path == layout.part_path(plan.plan.part_id):
                 shutil.rmtree(stage, ignore_errors=True)
-                return AppendReport(roots.heal(place, current), there, plan, added=False)
+                return AppendReport(roots.heal(place, current), there, plan.report(), added=False)
         documents = [(part.path, part.document) for part in parts]
-        roots.check_names([*documents, ("the new part", plan.document)])
-        roots.combined_fields([*documents, ("the new part", plan.document)])
+        roots.check_names([*documents, ("the new part", document)])
+        roots.combined_fields([*documents, ("the new part", document)])
         require_exclusive(place)
-        staged = _finished(stage, plan, place)
-        report = plan if staged else build(progress=progress)
+        place.sweep()
+        staged = _finished(stage, plan.plan.part_id, place)
+        report = plan.report() if staged else run_build(plan, progress)
         staged = staged or report.root
         assert staged is not None
         entry = staged.parts[0]
@@ -106,6 +111,7 @@ def append_store(
         talk("moving the new part into the store")
         _move(stage, entry, place)
         sound: set[PartEntry] = set()
+        notes: list[str] = []
 
         def make(newest: Root) -> roots.NewRoot | None:
             if roots.has_part(newest, entry):
@@ -116,7 +122,9 @@ def append_store(
                     roots.check_columns(place, each)
                     sound.add(each)
             told = roots.combined_skipped([roots.read_document(place, newest.meta.skipped), skipped])
-            return roots.root_over(roots.open_parts(place.url, entries), entries, newest, told)
+            parts = roots.open_parts(place.url, entries)
+            views, notes[:] = carried(views_in(place, newest), parts)
+            return roots.root_over(parts, entries, newest, told, document_of(views))
 
         talk("committing the next root")
         root = roots.commit(place, make)
@@ -125,10 +133,10 @@ def append_store(
         raise
     except (OSError, MemoryError) as error:
         raise machine_error(error, f"appending to {place.url}") from error
-    return AppendReport(root, entry, report)
+    return AppendReport(root, entry, report, notes=tuple(notes))
 
 
-def _finished(stage: Path, plan: BuildReport, place: Place) -> Root | None:
+def _finished(stage: Path, part_id: str, place: Place) -> Root | None:
     """The store of the new part alone, where an append that was killed later had finished it."""
     try:
         root = Root.from_bytes((stage / layout.ROOT_KEY).read_bytes(), layout.ROOT_KEY)
@@ -140,7 +148,7 @@ def _finished(stage: Path, plan: BuildReport, place: Place) -> Root | None:
         (data := each.read(key)) is not None and canonical.sha256_hex(data) == entry.listing
         for each in (LocalPlace(stage), place)
     )
-    return root if is_somewhere and entry.path == layout.part_path(plan.part_id) else None
+    return root if is_somewhere and entry.path == layout.part_path(part_id) else None
 
 
 def _move(stage: Path, entry: PartEntry, place: Place) -> None:

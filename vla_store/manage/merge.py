@@ -9,18 +9,21 @@ from dataclasses import dataclass, replace
 from vla_store.errors import DestinationExists, OptionError, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.format.schema import PartEntry, Root, check_key
+from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
 from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
+from vla_store.manage.views import carried, merged, views_in
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """copied_nbytes: of parts that did not lie below the new root."""
+    """copied_nbytes: of parts that did not lie below the new root. notes: on views that do not cover all of it, a line each."""
 
     root: Root
     url: str
     copied_nbytes: int
+    notes: tuple[str, ...] = ()
 
 
 def merge_stores(
@@ -32,7 +35,9 @@ def merge_stores(
     """One root over the parts of several stores, in the order given.
 
     target: a new store; or a folder that holds all the stores (a common parent), whose parts are then named where they lie.
-    Raises OptionError where the stores do not fit together (a file twice, cameras or fields that differ), DestinationExists.
+    Views go along: one by a rule that is known covers all stores, another one those that have it.
+    Raises OptionError where the stores do not fit together (a file twice, cameras or fields that differ, views of one name that do
+    not say the same), DestinationExists.
     """
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")
@@ -50,6 +55,7 @@ def merge_stores(
         ]
         roots.check_names(documents)
         roots.combined_fields(documents)
+        viewed = merged([(origin.url, views_in(origin, root), root.rows) for origin, root in zip(origins, found)])
         inside = all(prefix is not None for prefix in prefixes)
         growing = place if inside else partial.begin(place)
         entries: list[PartEntry] = []
@@ -68,7 +74,9 @@ def merge_stores(
             [roots.read_document(origin, root.meta.skipped) for origin, root in zip(origins, found)]
         )
         talk("writing the root")
-        made = roots.root_over(roots.open_parts(growing.url, tuple(entries)), tuple(entries), None, told)
+        parts = roots.open_parts(growing.url, tuple(entries))
+        views, notes = carried(viewed, parts)
+        made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
         groups = roots.group_keys(made.root)
         for key in groups:
             if growing.read(key) is None:  # where a store is merged in place, its own root is the group
@@ -83,7 +91,7 @@ def merge_stores(
         raise
     except (OSError, MemoryError) as error:
         raise machine_error(error, f"merging into {place.url}") from error
-    return MergeReport(made.root, place.url, copied)
+    return MergeReport(made.root, place.url, copied, tuple(notes))
 
 
 def _commit(growing: Place, data: bytes, *, is_alone: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, So
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
+from vla_store.manage.views import translate_views
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store, open_store
 
@@ -32,7 +33,8 @@ def recode_store(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build `target` from a store instead of its sources. The content fingerprint stays if its episodes are in order.
+    """Build `target` from a store instead of its sources. The content fingerprint stays if its episodes are in order. Views keep
+    the same steps.
 
     The other options, and what is raised: as for `build_store`.
     """
@@ -45,7 +47,7 @@ def recode_store(
         for number, (_, document) in enumerate(opened.parts)
         for source in range(len(document.sources))
     ]
-    return build_store(
+    report = build_store(
         sources,
         target,
         preset=preset,
@@ -59,6 +61,8 @@ def recode_store(
         overwrite=overwrite,
         dry_run=dry_run,
     )
+    # Another root: who is stopped between the two has the store without its views.
+    return replace(report, root=translate_views(opened, report.store)) if report.root and opened.views else report
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged, StoreNotFound
@@ -86,19 +86,30 @@ def group_keys(root: Root) -> list[str]:
     return list(found)
 
 
-def check_columns(place: Place, entry: PartEntry) -> None:
+COLUMNS = ("steps/", "episodes/", "zarr.json")
+
+
+def check_columns(place: Place, entry: PartEntry, prefixes: tuple[str, ...] = COLUMNS) -> None:
     """Hash what a root is made of: a part's document, tables, digests and numeric fields. Their arrays carry no checksum of
     their own, and damage would go into statistics and fingerprint for ever. Raises StoreDamaged."""
     _, objects = part_listing(place, entry)
     for each in objects:
         key = f"{entry.path}/{each.key}"
-        if each.key.startswith(("steps/", "episodes/", "zarr.json")) and not is_whole(place, key, each):
+        if each.key.startswith(prefixes) and not is_whole(place, key, each):
             raise StoreDamaged(
                 "an object of the store is damaged, and no root can be made over it",
                 object=key,
                 store=place.url,
                 hint="`vla-store verify` names all of them, `vla-store repair` rewrites them from the source",
             )
+
+
+def root_with_views(before: Root, views: dict[str, Any] | None) -> NewRoot:
+    """The root after `before`, of which only the views differ."""
+    documents: dict[str, bytes] = {}
+    meta = replace(before.meta, views=_document(documents, views))
+    root = replace(before, generation=before.generation + 1, parent=before.digest, meta=meta)
+    return NewRoot(root.sealed(), documents)
 
 
 def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
@@ -115,15 +126,20 @@ def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
 
 
 def root_over(
-    parts: list[Part], entries: tuple[PartEntry, ...], before: Root | None, skipped: dict[str, Any] | None
+    parts: list[Part],
+    entries: tuple[PartEntry, ...],
+    before: Root | None,
+    skipped: dict[str, Any] | None,
+    views: dict[str, Any] | None = None,
 ) -> NewRoot:
-    """The root over these parts in this order, after `before`. Raises OptionError where they do not fit together."""
+    """The root over these parts in this order, after `before`. skipped, views: its documents. Raises OptionError where the parts
+    do not fit together."""
     documents_of = [(part.path, part.document) for part in parts]
     check_names(documents_of)
     fields = combined_fields(documents_of)
     found = statistics_over(parts, fields)
     documents: dict[str, bytes] = {}
-    meta = Meta(_document(documents, found), _document(documents, skipped), before.meta.views if before else None)
+    meta = Meta(_document(documents, found), _document(documents, skipped), _document(documents, views))
     episodes = (row.tobytes() for part in parts for row in part.digests.span(0, part.episodes))
     root = Root(
         generation=before.generation + 1 if before else 1,

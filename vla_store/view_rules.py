@@ -1,0 +1,272 @@
+"""The rules that a view can be made by: from the numbers of one episode to which of its steps are kept.
+
+All but `predicate` are recorded with their options, so that they can be computed again when a store grows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store import rules
+from vla_store.errors import OptionError, UnknownName
+from vla_store.format.canonical import MAX_INTEGER, float_text
+from vla_store.format.views import ANCHORS, KINDS, STEPS, View
+
+Array = np.ndarray[Any, Any]
+Mask = npt.NDArray[np.bool_]
+
+PREDICATE = "predicate"
+MAX_DESCRIPTION = 1_000
+
+
+@dataclass(frozen=True)
+class EpisodeFacts:
+    """What a rule may look at. success: 1 or 0, -1 where nothing was rewarded or said. digest: of the episode's content.
+
+    values: {field: (T, ...)} of the rule's fields, read-only.
+    """
+
+    length: int
+    success: int
+    digest: bytes
+    values: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a view chooses. options: as documents hold them: text for a number with a fraction. fields: what it looks at.
+
+    kinds: those it makes sense for, its usual one first. said: for people, one or two sentences.
+    keeps: of an episode's facts, a (T,) mask of the steps that are kept.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    fields: tuple[str, ...]
+    kinds: tuple[str, ...]
+    said: str
+    keeps: Callable[[EpisodeFacts], Mask]
+
+
+def no_noops(threshold: float = rules.NOOP_THRESHOLD, field: str = "actions") -> Rule:
+    """Leave out the steps that OpenVLA calls no-ops: see `vla_store.rules.noops`. threshold: of the norm of the action without
+    its last number, the gripper's. field: the actions, at least two numbers a step."""
+    limit = _positive("threshold", threshold)
+    return Rule(
+        "no_noops",
+        {"field": str(field), "threshold": float_text(limit)},
+        (str(field),),
+        (STEPS, ANCHORS),
+        "Steps whose action OpenVLA's rule calls a no-op are left out. This is not OpenVLA's data: they replay the kept actions in "
+        "the simulator, where other pictures follow, and drop what fails then; here the pictures are those of the recording.",
+        lambda facts: ~_noops(facts.values[field], limit, field),
+    )
+
+
+def success() -> Rule:
+    """Keep the episodes that succeeded: whose last reward is at least 1."""
+    return Rule(
+        "success",
+        {},
+        (),
+        (ANCHORS, STEPS),
+        "Episodes that did not succeed are left out: those whose last reward is below 1, or that have no rewards.",
+        lambda facts: np.full(facts.length, facts.success == 1),
+    )
+
+
+def length(shortest: int | None = None, longest: int | None = None, at_most: int | None = None, seed: int = 0) -> Rule:
+    """Keep the episodes of shortest to longest steps; of those with more than `at_most`, as many steps drawn by `seed`.
+
+    RDT's pre-training: shortest=32, at_most=2048, where RDT draws anew whenever it loads an episode. Its fine-tuning: shortest=128.
+    """
+    given = {"shortest": shortest, "longest": longest, "at_most": at_most}
+    options = {name: _whole(name, each, 1) for name, each in given.items() if each is not None}
+    if not options:
+        raise OptionError("a rule of length needs a bound", exists=", ".join(given))
+    if at_most is not None:
+        options["seed"] = _whole("seed", seed, -MAX_INTEGER)
+
+    def keeps(facts: EpisodeFacts) -> Mask:
+        if not rules.has_length([facts.length], shortest, longest)[0]:
+            return np.zeros(facts.length, bool)
+        if at_most is None:
+            return np.ones(facts.length, bool)
+        # Of the episode's own content, so that the draw stays whatever the store grows by.
+        return rules.drawn_steps(facts.length, at_most, seed + int.from_bytes(facts.digest[:8], "big"))
+
+    bounds = [f"fewer than {shortest} steps"] * (shortest is not None) + [f"more than {longest}"] * (
+        longest is not None
+    )
+    said = f"Episodes of {' or '.join(bounds)} are left out." if bounds else ""
+    if at_most is not None:
+        said += f" Of longer ones than {at_most} steps, {at_most} are kept, drawn once (RDT draws them anew each time)."
+    return Rule("length", options, (), (ANCHORS,) if at_most is not None else (ANCHORS, STEPS), said.strip(), keeps)
+
+
+def still_start(
+    threshold: float = rules.MOVING_THRESHOLD, fields: Sequence[str] = ("joint_states", "gripper_states")
+) -> Rule:
+    """Leave out the beginning of each episode in which the robot stands still, but for its last step: RDT's rule, see
+    `vla_store.rules.first_moving`. fields: the positions, side by side. An episode that never moves is left out."""
+    limit, names = _positive("threshold", threshold), _texts("fields", fields)
+
+    def keeps(facts: EpisodeFacts) -> Mask:
+        flat = [facts.values[name].reshape(facts.length, -1) for name in names]
+        first = rules.first_moving(np.concatenate(flat, axis=1), limit)
+        return np.arange(facts.length) >= (facts.length if first is None else first - 1)
+
+    return Rule(
+        "still_start",
+        {"fields": list(names), "threshold": float_text(limit)},
+        names,
+        (ANCHORS, STEPS),
+        f"Steps before the robot moves are left out: before the last one at which no number of {', '.join(names)} has gone more "
+        f"than {limit:g} from its first value. RDT refuses an episode that never moves; here it is left out.",
+        keeps,
+    )
+
+
+def drop_tail(steps: int = rules.TAIL_AS_CODED) -> Rule:
+    """Leave out the last `steps` steps of each episode, as the LIBERO port of RDT does: 63 as it is coded, 64 as it is told of.
+    See `vla_store.rules.drop_tail`. For comparing, not for training."""
+    tail = _whole("steps", steps, 0)
+    return Rule(
+        "drop_tail",
+        {"steps": tail},
+        (),
+        (ANCHORS, STEPS),
+        f"The last {tail} steps of each episode are left out, among them the moment of success.",
+        lambda facts: np.arange(facts.length) < rules.drop_tail(facts.length, tail),
+    )
+
+
+def predicate(function: Callable[[dict[str, Array]], Any], fields: Sequence[str], description: str) -> Rule:
+    """Keep what a function of your own says.
+
+    function: called once an episode with {field: (T, ...)} of `fields`, which are numeric; gives a (T,) mask of bool, or one bool
+    for the whole episode. description: what it does; recorded, because the function itself is not: when the store grows, the
+    view covers the old steps only.
+    """
+    names = _texts("fields", fields)
+    if not callable(function):
+        raise OptionError("a predicate is a function", found=type(function).__name__)
+    if not isinstance(description, str) or not description.strip() or len(description) > MAX_DESCRIPTION:
+        raise OptionError(
+            f"a predicate needs a description of 1 to {MAX_DESCRIPTION} characters",
+            hint="say what it keeps: the function itself cannot be recorded",
+        )
+
+    def keeps(facts: EpisodeFacts) -> Mask:
+        made = np.asarray(function(dict(facts.values)))
+        if made.dtype != bool or made.shape not in ((), (facts.length,)):
+            raise OptionError(
+                "a predicate gives a mask, or one bool",
+                expected=f"bool of shape ({facts.length},) or ()",
+                found=f"{made.dtype} of shape {made.shape}",
+            )
+        return np.broadcast_to(made, (facts.length,)).copy()
+
+    return Rule(PREDICATE, {"fields": list(names)}, names, (ANCHORS, STEPS), description.strip(), keeps)
+
+
+RULES: Mapping[str, Callable[..., Rule]] = {
+    "drop_tail": drop_tail,
+    "length": length,
+    "no_noops": no_noops,
+    "still_start": still_start,
+    "success": success,
+}
+
+
+def rule_of(view: View) -> Rule | None:
+    """The rule that a view was made by, to compute it again; None for a predicate, and what this version does not know."""
+    made = RULES.get(view.rule)
+    if made is None:
+        return None
+    options = {name: value if name == "field" else _number(value) for name, value in view.options.items()}
+    try:
+        rule = made(**options)
+    except (OptionError, TypeError):
+        return None
+    return rule if dict(rule.options) == dict(view.options) and view.kind in rule.kinds else None
+
+
+def parse_rule(text: str) -> tuple[str, Rule, str | None]:
+    """Name, rule and kind of RULE[:option=value,...], as in "length:shortest=128,name=rdt"; kind None is the rule's usual one.
+
+    Options are those of the functions here, `name` (default: the rule's) and `kind`; several fields are joined by "+".
+    Raises UnknownName, OptionError.
+    """
+    word, _, rest = text.partition(":")
+    if word not in RULES:
+        raise UnknownName.among("rule for a view", word, [*RULES], hint="predicates of your own: from Python, add_view")
+    known = [*inspect.signature(RULES[word]).parameters, "kind", "name"]
+    options: dict[str, Any] = {}
+    for each in filter(None, rest.split(",")):
+        key, has_value, value = each.partition("=")
+        if key not in known:
+            raise UnknownName.among(f"option of {word}", key, known)
+        if not has_value or not value or key in options:
+            raise OptionError(f"option {key!r} needs one value", found=text, hint=f"as in {word}:{key}=VALUE")
+        options[key] = (
+            value.split("+") if key == "fields" else value if key in ("name", "kind", "field") else _number(value)
+        )
+    name, kind = options.pop("name", word), options.pop("kind", None)
+    return name, RULES[word](**options), kind
+
+
+def kind_of(rule: Rule, kind: str | None) -> str:
+    """The kind of a view by this rule. Raises UnknownName, OptionError."""
+    if kind is None:
+        return rule.kinds[0]
+    if kind not in KINDS:
+        raise UnknownName.among("kind of view", kind, list(KINDS))
+    if kind not in rule.kinds:
+        raise OptionError(f"{rule.name} with these options is of kind {rule.kinds[0]!r}", found=kind)
+    return kind
+
+
+def _noops(actions: Array, threshold: float, field: str) -> Mask:
+    try:
+        return rules.noops(actions, threshold)
+    except ValueError as error:
+        raise OptionError(f"{field!r} are no actions: {error}") from None
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise OptionError(f"{name} is a number", found=repr(value)[:100])
+    if not 0 <= value < float("inf"):
+        raise OptionError(f"{name} is a finite number of at least 0", found=value)
+    return float(value)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= MAX_INTEGER:
+        raise OptionError(f"{name} is a whole number of at least {least}", found=repr(value)[:100])
+    return int(value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
+    if not listed or not all(isinstance(each, str) for each in listed):
+        raise OptionError(f"{name} is a list of names of numeric fields", found=repr(value)[:100])
+    return listed
+
+
+def _number(value: Any) -> Any:
+    """A number that was written as text, as that number; anything else as it is."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value
