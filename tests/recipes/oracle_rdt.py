@@ -199,4 +199,4 @@ def libero_item(demo: Demo, t: int) -> dict[str, Any]:
         for name in ("agentview_rgb", "eye_in_hand_rgb")
     }
     obs |= {name: demo.arrays[name][window].astype(np.float32) for name in ("gripper_states", "joint_states")}
-    return {"actions": demo.arrays["actions"][window].astype(np.float32), "obs": obs, "task": text_of(demo.path)}
+    return {"actions": demo.arrays["actions"][window].astype(np.float32), "obs": obs}

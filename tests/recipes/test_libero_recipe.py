@@ -39,7 +39,7 @@ def test_an_embedding_stands_in_place_of_the_text(demo_store: Path) -> None:
     dataset = libero(demo_store, task_emb=embeddings, episodes=[11])
     item = dataset[4]
     assert list(item) == ["actions", "obs", "task_emb"]
-    text = libero(demo_store, episodes=[11])[4]["task"]
+    text = next(task.text for task in tasks if task.name == dataset.store.episodes[11].task)
     assert_same(item["task_emb"], embeddings[text])
     item["task_emb"][...] = -1
     assert_same(dataset[5]["task_emb"], embeddings[text])
@@ -86,6 +86,22 @@ def test_a_dataloader_and_the_loader_collate_it(demo_store: Path) -> None:
 def test_what_cannot_be_is_refused_when_it_is_made(options: dict[str, Any], message: str, demo_store: Path) -> None:
     with pytest.raises(vla_store.UsageError, match=message):
         libero(demo_store, **options)
+
+
+def test_liberos_training_finds_what_it_asks_its_datasets_for(demo_store: Path) -> None:
+    dataset = libero(demo_store, suites="libero_goal", tasks="put_the_bowl_on_the_plate")
+    assert (dataset.n_demos, dataset.total_num_sequences) == (3, 427) == (3, len(dataset))
+    assert dataset.shape_meta == {
+        "ac_dim": 7,
+        "all_shapes": {
+            "agentview_rgb": [3, 128, 128],
+            "eye_in_hand_rgb": [3, 128, 128],
+            "gripper_states": [2],
+            "joint_states": [7],
+        },
+        "all_obs_keys": ["agentview_rgb", "eye_in_hand_rgb", "gripper_states", "joint_states"],
+        "use_images": True,
+    }
 
 
 def test_it_says_that_an_action_comes_with_its_own_result(demo_store: Path) -> None:

@@ -1,7 +1,8 @@
 """LIBERO's own baselines: what its sequence dataset yields, from a store.
 
 Sources, at Lifelong-Robot-Learning/LIBERO 8f1084e: the item and its windows, libero/lifelong/datasets.py:43-58 (robomimic's
-SequenceDataset with seq_length 10, frame_stack 1, padding on, no mask); the keys and the length, libero/configs/data/default.yaml.
+SequenceDataset with seq_length 10, frame_stack 1, padding on, no mask; it casts to float32); the keys and the length,
+libero/configs/data/default.yaml.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def libero(
     An item, with L sequence_length: {"actions": (L, 7), "obs": {camera: (L, 3, H, W) in 0..1, low-dim: (L, n)}}, all float32.
     Observations *and* actions are of steps t .. t + L - 1; past the end the last step is repeated, and no mask says so.
 
-    task_emb: {text of a task: its embedding}, given as "task_emb", a fresh array, as LIBERO does; without it items have the text
-        as "task". LIBERO interleaves tasks (GroupedTaskDataset): the order of a shuffling loader takes the place of that.
+    task_emb: {text of a task: its embedding}, given as "task_emb", a fresh array, as LIBERO's SequenceVLDataset gives it; without
+        it items have none, and that class can still put one around the dataset of a task. LIBERO interleaves tasks
+        (GroupedTaskDataset): the order of a shuffling loader takes the place of that.
     alignment: "as_stored", LIBERO's own: an action with the observation of its row, which its files recorded *after* it.
         images: "as_stored", LIBERO's own: upside down, in training and in evaluation alike.
     selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
@@ -109,6 +111,28 @@ class LiberoDataset(RecipeDataset):
             obs[name] = pixels
         obs |= {name: sample[name].astype(np.float32) for name in self._low_dim}
         item = {"actions": sample["actions"].astype(np.float32), "obs": obs}
-        if self._task_emb is None:
-            return item | {"task": sample["task"]}
-        return item | {"task_emb": self._task_emb[sample["task"]].copy()}
+        return item if self._task_emb is None else item | {"task_emb": self._task_emb[sample["task"]].copy()}
+
+    @property
+    def n_demos(self) -> int:
+        """Episodes of the selection; what LIBERO asks its datasets for, as the two that follow."""
+        return len(self.selected_episodes)
+
+    @property
+    def total_num_sequences(self) -> int:
+        """Anchors."""
+        return len(self)
+
+    @property
+    def shape_meta(self) -> dict[str, Any]:
+        """What robomimic's get_shape_metadata_from_dataset says, from which LIBERO's policies are built."""
+        shapes: dict[str, list[int | None]] = {}
+        for name in sorted((*self._cameras, *self._low_dim)):
+            shape = list(self.store.fields[name].shape)
+            shapes[name] = [shape[-1], *shape[:-1]] if name in self._cameras else shape
+        return {
+            "ac_dim": self.store.fields["actions"].shape[0],
+            "all_shapes": shapes,
+            "all_obs_keys": [*self._cameras, *self._low_dim],
+            "use_images": bool(self._cameras),
+        }
