@@ -175,6 +175,16 @@ def _decisions(facts: Facts) -> str:
             f"without loss, every pixel comes back; preset {escaped(' / '.join(facts.presets))}. The prediction was chosen by a probe of the data",
         ],
         [
+            "Views",
+            _list(
+                f"{_code(each.name)} {escaped(each.text)}: {_of(each.steps, each.covered_steps, 'steps')}"
+                for each in store.views.values()
+            )
+            or "none",
+            _list(f"{_code(each.name)} {_text(each.description)}" for each in store.views.values())
+            or "named choices of steps (<code>vla-store views</code>); the arrays hold every step all the same",
+        ],
+        [
             "Instruction",
             _instructions(facts),
             "<code>task</code> is the text of the file's name, which evaluations use; the file's own stands beside it",
@@ -239,6 +249,8 @@ def _instructions(facts: Facts) -> str:
 
 
 def _success_text(whole: Group) -> str:
+    if whole.unknown == whole.episodes:
+        return "not known"
     parts = [f"{whole.succeeded:,} of {counted(whole.episodes, 'episode')}"]
     if whole.failed:
         parts.append(f"{whole.failed:,} without")
@@ -249,7 +261,7 @@ def _success_text(whole: Group) -> str:
 
 def _success_meaning(whole: Group) -> str:
     if whole.unknown == whole.episodes:
-        return "no rewards were recorded: success is not known"
+        return "no rewards were recorded"
     constant = whole.episodes in (whole.succeeded, whole.failed)
     return "the last reward is 1 or more" + (". The same for all, so it tells no episodes apart" if constant else "")
 

@@ -167,36 +167,41 @@ def draw(sheet: Sheet) -> tuple[bytes, tuple[int, int]]:
 
     Raises MachineError where matplotlib is not installed.
     """
-    try:
+    with _plain_style():
+        file = io.BytesIO()
+        canvas_of(sheet).print_png(file, metadata={"Software": None})
+    data = file.getvalue()
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    return data, (width, height)
+
+
+def canvas_of(sheet: Sheet) -> Any:
+    """The drawn figure, on a canvas of matplotlib that can be printed or looked at."""
+    with _plain_style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+
+        drawing = _Drawing(sheet)
+        canvas = FigureCanvasAgg(Figure(figsize=(WIDTH, drawing.height), dpi=drawing.dpi, facecolor="white"))
+        drawing.on(canvas.figure, canvas.get_renderer())
+    return canvas
+
+
+@contextlib.contextmanager
+def _plain_style() -> Iterator[None]:
+    """matplotlib's own defaults, whatever the user's settings say. Raises MachineError where it is not installed."""
+    try:
+        import matplotlib
     except ImportError as error:
         raise MachineError(
             "drawing needs matplotlib, which is not installed here",
             found=str(error),
             hint='pip install "vla-store[plots]"; `vla-store report` needs no matplotlib',
         ) from None
-    drawing = _Drawing(sheet)
-    figure = Figure(figsize=(WIDTH, drawing.height), dpi=drawing.dpi, facecolor="white")
-    with _plain_style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn for it
-        canvas = FigureCanvasAgg(figure)
-        drawing.on(figure, canvas.get_renderer())
-        file = io.BytesIO()
-        canvas.print_png(file, metadata={"Software": None})
-    data = file.getvalue()
-    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    return data, (width, height)
-
-
-@contextlib.contextmanager
-def _plain_style() -> Iterator[None]:
-    """matplotlib's own defaults, whatever the user's settings say."""
-    import matplotlib
-
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"text.parse_math": False, "font.size": SMALL, "axes.unicode_minus": False})
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn for it
         yield
 
 

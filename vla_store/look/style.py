@@ -49,8 +49,9 @@ td .chart{display:block}
 .ends{display:flex;justify-content:space-between;color:var(--soft);font-size:12px}
 .tasks{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));gap:16px}
 .task{margin:0;padding:12px;background:var(--band);border-radius:6px;min-width:0}
-.pictures{display:flex;flex-wrap:wrap;gap:6px;margin-bottom:8px}
-.pictures img{display:block;border-radius:3px;width:calc(50% - 3px);height:auto}
+.pictures{display:flex;flex-wrap:wrap;align-items:flex-start;gap:6px;margin-bottom:8px}
+.pictures img{display:block;border-radius:3px;width:calc(50% - 3px);height:auto;max-height:240px;
+object-fit:contain;object-position:0 0}
 .pictures .tiny{image-rendering:pixelated}
 figcaption{overflow-wrap:anywhere}
 figcaption p{margin:2px 0;color:var(--soft);font-size:13px}

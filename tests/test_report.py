@@ -1,0 +1,570 @@
+"""`vla-store report`: its numbers are the store's, its page needs nothing else and runs nothing, and a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import store_tools
+import tiny_libero
+from hypothesis import given
+from hypothesis import strategies as st
+from own_looks import Halves, Odd
+from own_sources import Own
+
+from vla_store import open_store
+from vla_store.builder import build_store
+from vla_store.builder.sources import FieldSpec
+from vla_store.cli import main
+from vla_store.look import charts, facts
+from vla_store.look.facts import Histogram, gather, histogram, runs_of, spread
+from vla_store.look.page import html_page, write_page
+from vla_store.reader.frames import Frames
+
+VOID = {"meta", "img", "br", "path"}  # of what the page uses, these have no end
+
+
+class Page(HTMLParser):
+    """A page taken apart; `wrong` is what a browser would have to guess, fetch or run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.wrong: list[str] = []
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        self.wrong += [f"{tag} does not end" for tag in self.open]
+        ids = [values["id"] for _, values in self.tags if "id" in values]
+        self.wrong += [f"two of id {each}" for each in set(ids) if ids.count(each) > 1]
+        links = [values["href"] for tag, values in self.tags if tag == "a"]
+        self.wrong += [f"{each} leads nowhere" for each in links if each.removeprefix("#") not in ids]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.append((tag, values))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+        if tag in ("script", "link", "iframe", "object", "embed", "base", "form"):
+            self.wrong.append(f"<{tag}>")
+        for name, value in values.items():
+            if name.startswith("on") or (name in ("src", "href", "action", "data", "srcset") and not _inside(value)):
+                self.wrong.append(f"{tag} {name}={value[:60]}")
+            if "url(" in value or "javascript:" in value:
+                self.wrong.append(f"{tag} {name}={value[:60]}")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(f"</{tag}> out of place")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            if re.search(r"url\(|@import|expression", data):
+                self.wrong.append("the style sheet fetches something")
+            return
+        self.text += data
+        if "td" in self.open and self.cells:
+            self.cells[-1] += data
+
+
+def _inside(link: str) -> bool:
+    return link.startswith(("#", "data:image/png;base64,"))
+
+
+def page_of(store: Path) -> str:
+    opened = open_store(store)
+    return html_page(gather(opened, store.name))
+
+
+@pytest.fixture(scope="module")
+def odd_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("odd") / "odd.vla"
+    build_store([Odd(lengths={0: 1, 1: 2, 5: 40})], store)
+    return store
+
+
+# What it says
+
+
+def test_counts_are_those_of_the_source(tiny_store: Path) -> None:
+    made = gather(open_store(tiny_store), "tiny.vla")
+    episodes = tiny_libero.episodes()
+
+    assert (made.whole.episodes, made.whole.steps) == (len(episodes), sum(each.steps for each in episodes))
+    for suite in made.suites:
+        lengths = sorted(each.steps for each in episodes if each.file.suite == suite.suite)
+        assert (suite.episodes, suite.steps) == (len(lengths), sum(lengths))
+        assert suite.lengths == (lengths[0], lengths[(len(lengths) - 1) // 2], lengths[-1])
+        assert (suite.succeeded, suite.failed, suite.unknown) == (len(lengths), 0, 0)
+    for task in made.tasks:
+        lengths = [each.steps for each in episodes if each.file.task == task.task.name]
+        assert (task.group.episodes, task.group.steps) == (len(lengths), sum(lengths))
+    widths = {each.field.name: each.widths for each in made.ragged}
+    assert widths == {
+        "states": {
+            width: sum(each.file.states_width == width for each in episodes)
+            for width in sorted({each.file.states_width for each in episodes})
+        }
+    }
+    assert sum(nbytes for _, nbytes in made.array_nbytes) == open_store(tiny_store).nbytes
+
+
+def test_no_ops_are_counted_as_openvla_does_step_by_step(demos: Path, demo_store: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    expected: dict[str, int] = {}
+    for path in sorted((demos / "libero").glob("*/*.hdf5")):
+        with h5py.File(path) as file:
+            for demo in file["data"].values():
+                gripper = None  # of the last action that was kept
+                for action in demo["actions"][:]:
+                    idle = np.linalg.norm(action[:-1]) < 1e-4 and (gripper is None or action[-1] == gripper)
+                    expected[path.parent.name] = expected.get(path.parent.name, 0) + bool(idle)
+                    gripper = gripper if idle else action[-1]
+    made = gather(open_store(demo_store), "demos.vla")
+
+    assert {each.suite: each.noops for each in made.suites} == expected
+    assert made.whole.noops == sum(expected.values()) > 0
+    assert made.whole.counted == 2_058
+
+
+def test_the_page_says_every_decision(demo_store: Path) -> None:
+    page = Page(page_of(demo_store))
+
+    assert not page.wrong
+    for said in (
+        "bottom_up: 6 files, 13 episodes",
+        "after: 6 files, 13 episodes",
+        "of 2,058 steps",
+        "13 of 13 episodes",
+        "128 × 128 × 3 uint8",
+        "of its pixels: background, lz4hc 9",
+        "of its pixels: no prediction, lz4hc 9",
+        "differs from it for 1 of 6 tasks",
+        "pick the alphabet soup and place it in the basket",
+        "preset fast",
+        "nothing; no warnings",
+        "Histograms of numbers are of all 2,058 steps",
+        "No-ops were counted over all 2,058 steps",
+        "Histograms of pixels are of 48 of 2,058 frames",
+    ):
+        assert said in page.text.replace("\N{NO-BREAK SPACE}", " "), said
+
+
+def test_conventions_said_at_build_and_unlike_ones_are_told_apart(tmp_path: Path) -> None:
+    sources = [
+        Halves(suite="a", orientation="bottom_up", observation="before"),
+        Halves(suite="b", orientation="rot180", observation="after", lengths={0: 4}),
+    ]
+    build_store(sources, tmp_path / "mixed.vla")
+    page = Page(page_of(tmp_path / "mixed.vla"))
+
+    for said in (
+        "bottom_up: 1 file, 2 episodes",
+        "rot180: 1 file, 1 episode",
+        "before: 1 file, 2 episodes",
+        "after: 1 file, 1",
+    ):
+        assert said in page.text, said
+
+
+def test_what_was_left_out_and_warned_of_is_listed_with_its_reason(tiny_source: Path, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    shutil.copytree(tiny_source, tmp_path / "source")
+    spoiled = next((tmp_path / "source" / "libero_goal").glob("*.hdf5"))
+    with h5py.File(spoiled, "r+") as file:
+        del file["data/demo_2/actions"]
+    build_store([tmp_path / "source"], tmp_path / "s.vla", skip_bad=True)
+    store = open_store(tmp_path / "s.vla")
+    (skipped,) = store.skipped
+    page = Page(page_of(tmp_path / "s.vla"))
+
+    assert "1 demonstration or file" in page.text
+    assert {skipped.file, "demo_2", skipped.reason} <= set(page.cells)
+
+
+def test_numbers_are_the_statistics_of_the_store(demo_store: Path) -> None:
+    store = open_store(demo_store)
+    made = {each.field.name: each for each in gather(store, "demos.vla").fields}
+
+    assert set(made) == {name for name, each in store.fields.items() if not each.is_camera and not each.is_ragged}
+    for name, each in made.items():
+        known = store.statistics.all[name]
+        values = store.read(name, range(store.rows)).reshape(store.rows, -1)
+        for at, component in enumerate(each.components):
+            assert component.statistics is not None
+            assert component.statistics["mean"] == known.mean.reshape(-1)[at]
+            assert component.histogram is not None
+            assert sum(component.histogram.counts) == store.rows
+            expected = np.histogram(
+                values[:, at].astype(float), bins=40, range=(known.min.flat[at], known.max.flat[at])
+            )[0]
+            assert component.histogram.counts == tuple(expected)
+
+
+def test_the_picture_of_a_task_is_the_true_one(demos: Path, demo_store: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    image = pytest.importorskip("PIL.Image", reason="reading a PNG needs Pillow")
+    page = Page(page_of(demo_store))
+    pictures = [
+        np.asarray(image.open(io.BytesIO(base64.b64decode(values["src"].partition(",")[2]))))
+        for tag, values in page.tags
+        if tag == "img"
+    ]
+
+    assert len(pictures) == 2 * 6
+    (path,) = (demos / "libero" / "libero_goal").glob("*.hdf5")
+    with h5py.File(path) as file:
+        first = file["data/demo_0"]
+        middle = len(first["actions"]) // 2
+        expected = [first[f"obs/{camera}"][middle][::-1] for camera in ("agentview_rgb", "eye_in_hand_rgb")]
+    assert all((found == true).all() for found, true in zip(pictures[6:8], expected, strict=True))
+
+
+def test_odd_stores_have_a_page_too(odd_store: Path, tmp_path: Path) -> None:
+    page = Page(page_of(odd_store))
+    assert not page.wrong
+    assert "not counted" in page.text
+    assert "no finite value 43 NaN" in page.text
+    assert "… 29 more" in page.text  # of the 45 numbers of `wide`
+
+    build_store([Own(fields={"joints": FieldSpec("float64", (6,), "observation")})], tmp_path / "bare.vla")
+    bare = Page(page_of(tmp_path / "bare.vla"))
+    assert not bare.wrong
+    assert "This store has no cameras." in bare.text
+
+
+def test_a_store_of_several_parts_is_told_of_as_one(tiny_source: Path, tmp_path: Path, tiny_store: Path) -> None:
+    from vla_store.manage.append import append_store
+
+    build_store([tiny_source / "libero_10", tiny_source / "libero_goal"], tmp_path / "grown.vla")
+    append_store([tiny_source / "libero_spatial"], tmp_path / "grown.vla", preset="raw")
+    grown, whole = gather(open_store(tmp_path / "grown.vla"), "x"), gather(open_store(tiny_store), "x")
+
+    assert grown.suites == whole.suites
+    assert [each.group for each in grown.tasks] == [each.group for each in whole.tasks]
+    assert all(
+        (a[1] == b[1]).all()
+        for g, w in zip(grown.tasks, whole.tasks, strict=True)
+        for a, b in zip(g.pictures, w.pictures, strict=True)
+    )
+    assert grown.presets == ("fast", "raw")
+    assert "background, lz4hc 9 or no prediction, no codec" in Page(page_of(tmp_path / "grown.vla")).text
+
+
+# What it reads
+
+
+def test_of_a_large_store_no_more_is_read_than_it_says(
+    demo_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "MAX_SAMPLED_ROWS", 512)
+    monkeypatch.setattr(facts, "MAX_ACTION_STEPS", 700)
+    monkeypatch.setattr(facts, "MAX_SAMPLED_FRAMES", 5)
+    monkeypatch.setattr(facts, "MAX_PICTURES", 3)
+    decoded = 0
+    fill: Callable[..., Any] = Frames.fill
+
+    def counting(self: Frames, rows: list[int], *rest: Any) -> Any:
+        nonlocal decoded
+        decoded += len(rows)
+        return fill(self, rows, *rest)
+
+    monkeypatch.setattr(Frames, "fill", counting)
+    store = open_store(demo_store)
+    made = gather(store, "demos.vla")
+    page = Page(html_page(made))
+
+    assert decoded <= 5 * 2 + 3
+    assert made.noop_episodes == 5  # every third of thirteen
+    counted = sum(store.episodes[n].length for n in (0, 3, 6, 9, 12))
+    assert made.whole.counted == counted
+    for said in (
+        "Histograms of numbers are of 512 of 2,058 steps, in runs evenly spread",
+        f"No-ops were counted over {counted:,} of 2,058 steps: 5 whole episodes, evenly spread, of 13",
+        "Histograms of pixels are of 5 of 2,058 frames",
+        "3 more tasks, without pictures",
+        "of 1 of 2 cameras",
+    ):
+        assert said in page.text, said
+
+
+def test_pixels_are_read_as_rarely_as_the_page_says(demo_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    fill: Callable[..., Any] = Frames.fill
+
+    def noting(self: Frames, wanted: list[int], *rest: Any) -> Any:
+        rows.extend(wanted)
+        return fill(self, wanted, *rest)
+
+    monkeypatch.setattr(Frames, "fill", noting)
+    Page(page_of(demo_store))
+
+    assert 0 < len(rows) <= 2 * (48 + 6)
+
+
+@given(rows=st.integers(1, 10**9), at_most=st.integers(1, 70_000))
+def test_runs_are_apart_inside_and_evenly_spread(rows: int, at_most: int) -> None:
+    runs = runs_of(rows, at_most)
+    starts = [start for start, _ in runs]
+
+    assert sum(stop - start for start, stop in runs) == min(rows, at_most) or (
+        rows > at_most and at_most - 256 < sum(stop - start for start, stop in runs) <= at_most
+    )
+    assert runs[0][0] >= 0
+    assert runs[-1][1] <= rows
+    assert all(stop <= after for (_, stop), after in zip(runs, starts[1:]))
+    gaps = np.diff(starts)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+@given(count=st.integers(1, 10**9), at_most=st.integers(1, 300))
+def test_spread_numbers_are_distinct_and_below_the_count(count: int, at_most: int) -> None:
+    found = spread(count, at_most)
+
+    assert len(found) == min(count, at_most)
+    assert all(0 <= a < b for a, b in itertools.pairwise(found))
+    assert found[-1] < count
+
+
+# What it is made of
+
+
+def test_the_same_store_gives_the_same_bytes_wherever_it_lies(tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "elsewhere" / tiny_store.name)
+    first = write_page(open_store(tiny_store), tmp_path / "a.html")
+    ran = store_tools.run(
+        "report", tmp_path / "elsewhere" / tiny_store.name, "-o", "b.html", cwd=tmp_path, PYTHONHASHSEED="7"
+    )
+    assert ran.code == 0, ran.err
+
+    text = (tmp_path / "b.html").read_text(encoding="utf-8")
+    assert first.path.read_text(encoding="utf-8") == text
+    assert str(tmp_path) not in text, "a page that is handed around names no folder of this machine"
+
+
+def test_hostile_text_is_text(odd_store: Path) -> None:
+    text = page_of(odd_store)
+    page = Page(text)
+
+    assert not page.wrong
+    assert "<script" not in text
+    assert "<script>document.title='owned'</script>" in page.text
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_the_reader_of_pages_finds_what_must_not_be_there() -> None:
+    for text in (
+        "<p>",
+        "<b><i></b></i>",
+        "<script></script>",
+        "<img src='https://example.org/a.png'>",
+        "<img src='data:image/png;base64,x' onerror='x'>",
+        "<a href='#nowhere'></a>",
+        "<a href='javascript:x'></a>",
+        "<style>@import 'x'</style>",
+        "<p style='background:url(x)'></p>",
+        "<i id='a'></i><i id='a'></i>",
+    ):
+        assert Page(text).wrong, text
+
+
+def test_the_command_writes_the_page_and_says_so(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(tiny_store), "-o", "r.html", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"nbytes": (tmp_path / "r.html").stat().st_size, "path": "r.html"}
+
+    for wrong, code in (("r.pdf", 2), ("none/r.html", 2)):
+        assert main(["report", str(tiny_store), "-o", wrong]) == code
+        store_tools.assert_one_screen(capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_a_histogram_counts_every_finite_value_once() -> None:
+    values = np.array([0.0, 1.0, 1.0, 4.0, np.nan, np.inf, -np.inf])
+    made = histogram(values, 0, 4, 4)
+
+    assert made == Histogram(0, 4, (1, 2, 0, 1))
+    assert histogram(values[:1], 0, 0) == Histogram(0, 0, (1,))
+    assert histogram(values[4:], 0, 4) is None
+    assert histogram(values, float("nan"), float("nan"), 2) == Histogram(0, 4, (3, 1))
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), at_most=st.integers(1, 12))
+def test_ticks_are_round_numbers_within_the_range(low: float, span: float, at_most: int) -> None:
+    found = charts.ticks(low, low + span, at_most)
+
+    assert len(found) <= at_most + 1
+    assert all(low - 1e-6 * span <= each <= low + span * (1 + 1e-6) for each in found)
+
+
+# In a browser
+
+
+def browser() -> str | None:
+    """Chromium, by one of its names."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+# Of a page: texts that lie on other texts, or outside of the page; pictures that did not load; addresses that were fetched.
+LOOK = """
+<script>addEventListener('load', () => {
+  const seen = {title: document.title, wrong: [], pictures: 0, scripts: 0, fetched: []};
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const boxes = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.data.trim() || node.parentElement.closest('script')) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const wide = node.parentElement.closest('.wide');
+    for (const box of range.getClientRects()) if (box.width > 1) {
+      boxes.push([node.data.trim().slice(0, 30), box]);
+      if (!wide && box.right > document.documentElement.clientWidth + 1) seen.wrong.push('outside: ' + node.data.slice(0, 60));
+      if (box.left < -1) seen.wrong.push('cut at the left: ' + node.data.slice(0, 60));
+    }
+  }
+  for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
+    const [a, b] = [boxes[i][1], boxes[j][1]];
+    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const along = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (across > 2 && along > 5) seen.wrong.push(boxes[i][0] + ' on ' + boxes[j][0]);
+  }
+  for (const each of document.images) { seen.pictures++; if (!each.naturalWidth) seen.wrong.push('a picture does not load'); }
+  for (const each of document.querySelectorAll('svg')) {
+    const frame = each.getBoundingClientRect();
+    for (const part of each.querySelectorAll('text')) {
+      const box = part.getBoundingClientRect();
+      if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1) seen.wrong.push('cut: ' + part.textContent);
+    }
+  }
+  if (document.documentElement.scrollWidth > document.documentElement.clientWidth) seen.wrong.push('the page scrolls sideways');
+  seen.fetched = performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'));
+  seen.scripts = document.scripts.length - 1;
+  document.documentElement.textContent = 'SEEN' + JSON.stringify(seen) + 'END';
+});</script>
+"""
+
+
+def in_browser(page: Path, *options: str) -> str:
+    """What headless Chromium prints of a page, without a network."""
+    found = browser()
+    if found is None:
+        pytest.skip("there is no Chromium here")
+    command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+    command += [
+        "--disable-dev-shm-usage",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={page.parent / 'profile'}",
+    ]
+    done = subprocess.run([*command, *options, page.as_uri()], capture_output=True, timeout=120)
+    if done.returncode:
+        pytest.skip(f"Chromium does not start here: {done.stderr[-300:].decode(errors='replace')}")
+    return done.stdout.decode()
+
+
+def looked_at(page: Path, width: int) -> dict[str, Any]:
+    """What LOOK sees of a page that is opened in a window so wide."""
+    text = page.read_text(encoding="utf-8")
+    watched = page.with_name(f"watched-{page.name}")
+    policy = re.search("<meta http-equiv=[^>]*>", text)
+    assert policy, "the page allows what it does not need"
+    watched.write_text(text.replace(policy[0], "").replace("</body>", f"{LOOK}</body>"), encoding="utf-8")
+    printed = in_browser(watched, f"--window-size={width},1000", "--dump-dom")
+    found = re.search("SEEN(.*)END", printed)
+    assert found, printed[:500]
+    seen: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return seen
+
+
+@pytest.mark.parametrize("width", [1200, 600])
+def test_a_browser_shows_the_page_without_overlaps_cuts_or_requests(
+    demo_store: Path, tmp_path: Path, width: int
+) -> None:
+    page = write_page(open_store(demo_store), tmp_path / "demos.html").path
+    seen = looked_at(page, width)
+
+    assert seen["wrong"] == []
+    assert seen["fetched"] == []
+    assert (seen["scripts"], seen["pictures"]) == (0, 12)
+    assert seen["title"].endswith("what it holds")
+
+
+def test_a_browser_runs_nothing_that_hostile_text_says(odd_store: Path, tmp_path: Path) -> None:
+    """Even where the page's own policy, which forbids all scripts, is taken away."""
+    page = write_page(open_store(odd_store), tmp_path / "odd.html").path
+    seen = looked_at(page, 1200)
+
+    assert seen["title"] == "odd.vla: what it holds"
+    assert (seen["scripts"], seen["pictures"], seen["fetched"]) == (0, 4, [])
+    assert [each for each in seen["wrong"] if "WWW" not in each] == []
+
+
+def test_the_look_of_a_browser_finds_what_is_wrong(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(
+        '<!DOCTYPE html><html><head><meta http-equiv="x" content="y"><title>t</title></head><body style="margin:0">'
+        '<p style="position:absolute;top:9px">one</p><p style="position:absolute;top:9px">two</p>'
+        '<p style="position:absolute;left:5000px">far</p><img src="gone.png">'
+        '<svg width="10" height="10"><text x="0" y="8">long text</text></svg></body></html>',
+        encoding="utf-8",
+    )
+    wrong = " ".join(looked_at(page, 600)["wrong"])
+
+    for said in ("one on two", "outside: far", "a picture does not load", "cut: long text", "scrolls sideways"):
+        assert said in wrong, (said, wrong)
+
+
+def shot(page: Path, *options: str) -> np.ndarray[Any, Any]:
+    """The pixels of a page, 1,200 wide."""
+    image = pytest.importorskip("PIL.Image", reason="reading a PNG needs Pillow")
+    picture = page.with_suffix(".png")
+    in_browser(page, "--window-size=1200,2600", f"--screenshot={picture}", *options)
+    return np.asarray(image.open(picture).convert("RGB")).astype(int)
+
+
+def test_a_browser_shows_the_pictures_in_light_and_in_dark(demo_store: Path, tmp_path: Path) -> None:
+    page = write_page(open_store(demo_store), tmp_path / "demos.html").path
+    light = shot(page)
+    dark = shot(page, "--blink-settings=preferredColorScheme=0")
+
+    assert np.median(light) > 240
+    assert np.median(dark) < 50
+    assert brown_pixels(light) > 20_000, "the wooden tables of the tasks' pictures"
+    assert brown_pixels(dark) > 20_000
+
+
+def brown_pixels(pixels: np.ndarray[Any, Any]) -> int:
+    return int(((pixels[..., 0] > pixels[..., 2] + 30) & (pixels[..., 1] > pixels[..., 2])).sum())
+
+
+def test_a_browser_prints_the_page(demo_store: Path, tmp_path: Path) -> None:
+    page = write_page(open_store(demo_store), tmp_path / "demos.html").path
+    in_browser(page, f"--print-to-pdf={tmp_path / 'demos.pdf'}", "--no-pdf-header-footer")
+    data = (tmp_path / "demos.pdf").read_bytes()
+
+    assert data.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 12
