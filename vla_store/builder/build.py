@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from vla_store.builder.commit import write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
-from vla_store.builder.encode import Receipt, make_tasks
+from vla_store.builder.encode import Receipt, Task, make_tasks
 from vla_store.builder.executors import EXECUTORS, default_workers, run_tasks
 from vla_store.builder.journal import Journal
 from vla_store.builder.libero import close_files
@@ -20,7 +20,7 @@ from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, find_sources, scan_sources
-from vla_store.builder.shards import sync_folder
+from vla_store.builder.shards import remove_temporaries, sync_folder
 from vla_store.builder.sources import EpisodeSource, Skipped
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
@@ -76,6 +76,63 @@ class BuildReport:
     resumed: bool
 
 
+@dataclass(frozen=True)
+class PlannedBuild:
+    """A build that is known in every detail, and of which nothing is written yet."""
+
+    target: Path
+    partial: Path
+    preset: str
+    executor: str
+    scheduler: str | None
+    overwrite: bool
+    rehash: bool
+    scan: Scan
+    probe: Probe
+    plan: Plan
+    memory: MemoryPlan
+    tasks: tuple[Task, ...]
+    started: float
+
+    def report(
+        self, root: Root | None = None, receipts: dict[str, Receipt] | None = None, *, resumed: bool = False
+    ) -> BuildReport:
+        """What was built; without a root, what would be."""
+        cameras, projected = [], 0
+        for field in self.plan.document.fields.values():
+            if not field.is_camera and not field.is_ragged:
+                projected += self.plan.rows * field.step_nbytes
+        for field in self.plan.cameras:
+            raw = self.plan.rows * field.step_nbytes
+            trial = next(each for each in self.probe.trials[field.name] if each.prediction == field.prediction)
+            nbytes = trial.nbytes if receipts is None else _camera_nbytes(field.name, receipts)
+            projected += trial.nbytes
+            cameras.append(
+                CameraReport(field.name, field.fixed_shape, field.prediction, str(field.codec), nbytes / raw)
+            )
+        if root is not None:
+            projected = sum(path.stat().st_size for path in self.target.rglob("*") if path.is_file())
+        warnings = [f"{each.info.file}: {text}" for each in self.scan.sources for text in each.info.warnings]
+        return BuildReport(
+            store=self.target,
+            root=root,
+            part_id=self.plan.part_id,
+            document=self.plan.document,
+            preset=self.preset,
+            rows=self.plan.rows,
+            episodes=len(self.plan.episodes),
+            tasks=len(self.tasks),
+            cameras=tuple(cameras),
+            nbytes=projected,
+            source_nbytes=self.plan.source_nbytes,
+            memory=self.memory,
+            skipped=self.scan.skipped,
+            warnings=tuple(warnings),
+            seconds=time.monotonic() - self.started,
+            resumed=resumed,
+        )
+
+
 def build_store(
     sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
     store: str | Path,
@@ -88,6 +145,7 @@ def build_store(
     scheduler: str | None = None,
     max_memory: int | None = None,
     overwrite: bool = False,
+    rehash: bool = False,
     skip_bad: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -99,16 +157,51 @@ def build_store(
     preset: "raw", "fast" or "small". orientation ("bottom_up", "top_down", "rot180"), observation ("before", "after"):
     what the sources do not say themselves. executor: "threads" or "processes"; scheduler: address of a dask cluster instead.
     max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
-    unfinished build of other sources or options. skip_bad: leave out demonstrations that are bad and record them.
-    dry_run: plan only, write nothing.
+    unfinished build of other sources or options. rehash: tell sources that changed since an unfinished build began by their
+    sha256, which costs reading them once more; else by size and time of change. skip_bad: leave out demonstrations that are
+    bad and record them. dry_run: plan only, write nothing.
     Raises SourceError, UsageError, MachineError; the message names file and demonstration.
     """
+    planned = plan_build(
+        sources,
+        store,
+        preset=preset,
+        orientation=orientation,
+        observation=observation,
+        executor=executor,
+        workers=workers,
+        scheduler=scheduler,
+        max_memory=max_memory,
+        overwrite=overwrite,
+        rehash=rehash,
+        skip_bad=skip_bad,
+        talk=progress.talk if progress else lambda text: None,
+    )
+    return planned.report() if dry_run else run_build(planned, progress)
+
+
+def plan_build(
+    sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
+    store: str | Path,
+    *,
+    preset: str,
+    orientation: str | None,
+    observation: str | None,
+    executor: str,
+    workers: int | None,
+    scheduler: str | None,
+    max_memory: int | None,
+    overwrite: bool,
+    rehash: bool,
+    skip_bad: bool,
+    talk: Callable[[str], None],
+) -> PlannedBuild:
+    """Everything that a build does before it writes. Parameters and errors: as for `build_store`."""
     started = time.monotonic()
     _check_options(preset, executor, workers, scheduler, max_memory)
     target, partial = destination_of(store)
     if isinstance(sources, (str, Path, EpisodeSource)):
         sources = [sources]
-    talk: Callable[[str], None] = progress.talk if progress else lambda text: None
     paths = [Path(each) for each in sources if isinstance(each, (str, Path))]
     check_destination(str(store), target, partial, paths, overwrite=overwrite)
     try:
@@ -116,51 +209,68 @@ def build_store(
         scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
         talk(f"probing the cameras of {scan.episodes} episodes")
         probe = _probe(scan, preset, 1 if max_memory is not None or executor != "threads" else workers)
-        plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
-        memory = plan_memory(plan, executor, workers, max_memory)
-        tasks = make_tasks(plan, partial / "parts" / plan.part_id)
-        if dry_run:
-            return _report(target, None, plan, scan, probe, preset, len(tasks), memory, started, False, None)
-        try:
-            journal = Journal(partial, plan)
-            committed = None
-            try:
-                receipts = journal.open(discard=overwrite)
-                resumed = bool(receipts)
-                metadata = write_metadata(plan, journal.part)
-                missing = journal.missing(tasks, receipts)
-                total = sum(task.raw_nbytes for task in tasks)
-                size_of = {task.name: task.raw_nbytes for task in tasks}
-
-                def done(receipt: Receipt) -> None:
-                    journal.record(receipt)
-                    receipts[receipt.task] = receipt
-                    if progress:
-                        progress.advance(size_of[receipt.task])
-
-                if progress:
-                    progress.begin(plan.rows, total, total - sum(task.raw_nbytes for task in missing))
-                try:
-                    run_tasks(missing, done, executor=executor, workers=memory.workers, scheduler=scheduler)
-                finally:
-                    if progress:
-                        progress.end()
-                talk("writing tables, statistics and the root")
-                entry, episodes = write_part(plan, journal.part, metadata, receipts)
-                root = write_first_root(partial, plan, scan, entry, episodes)
-                journal.remove()
-                sync_folder(partial)
-                replace_store(partial, target, overwrite=overwrite)
-                committed = target
-            finally:
-                journal.close(committed)
-        except VlaStoreError:
-            raise
-        except (OSError, MemoryError) as error:
-            raise machine_error(error, f"building {target.name}") from error
-        return _report(target, root, plan, scan, probe, preset, len(tasks), memory, started, resumed, receipts)
     finally:
         close_files()
+    plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
+    memory = plan_memory(plan, executor, workers, max_memory)
+    tasks = tuple(make_tasks(plan, partial / "parts" / plan.part_id))
+    return PlannedBuild(
+        target, partial, preset, executor, scheduler, overwrite, rehash, scan, probe, plan, memory, tasks, started
+    )
+
+
+def run_build(planned: PlannedBuild, progress: Progress | None = None) -> BuildReport:
+    """Do, or go on with, what was planned."""
+    talk: Callable[[str], None] = progress.talk if progress else lambda text: None
+    plan, partial = planned.plan, planned.partial
+    journal = Journal(partial, plan)
+    committed = None
+    try:
+        try:
+            receipts = journal.open(discard=planned.overwrite, rehash=planned.rehash, talk=talk)
+            resumed = bool(receipts)
+            metadata = write_metadata(plan, journal.part)
+            missing = journal.missing(planned.tasks, receipts)
+            total = sum(task.raw_nbytes for task in planned.tasks)
+            size_of = {task.name: task.raw_nbytes for task in planned.tasks}
+
+            def done(receipt: Receipt) -> None:
+                journal.record(receipt)
+                receipts[receipt.task] = receipt
+                if progress:
+                    progress.advance(size_of[receipt.task])
+
+            if progress:
+                progress.begin(plan.rows, total, total - sum(task.raw_nbytes for task in missing))
+            try:
+                run_tasks(
+                    missing,
+                    done,
+                    executor=planned.executor,
+                    workers=planned.memory.workers,
+                    scheduler=planned.scheduler,
+                )
+            finally:
+                if progress:
+                    progress.end()
+            talk("writing tables, statistics and the root")
+            entry, episodes = write_part(plan, journal.part, metadata, receipts)
+            root = write_first_root(partial, plan, planned.scan, entry, episodes)
+            journal.remove()
+            # Of a cluster's worker that died, whose task another one did.
+            remove_temporaries(partial)
+            sync_folder(partial)
+            replace_store(partial, planned.target, overwrite=planned.overwrite)
+            committed = planned.target
+        finally:
+            journal.close(committed)
+    except VlaStoreError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise machine_error(error, f"building {planned.target.name}") from error
+    finally:
+        close_files()
+    return planned.report(root, receipts, resumed=resumed)
 
 
 def _probe(scan: Scan, preset: str, workers: int | None) -> Probe:
@@ -186,51 +296,6 @@ def _check_options(
             scheduler=scheduler,
             hint=f"dask worker {scheduler} --nworkers N --memory-limit SIZE",
         )
-
-
-def _report(
-    target: Path,
-    root: Root | None,
-    plan: Plan,
-    scan: Scan,
-    probe: Probe,
-    preset: str,
-    tasks: int,
-    memory: MemoryPlan,
-    started: float,
-    resumed: bool,
-    receipts: dict[str, Receipt] | None,
-) -> BuildReport:
-    cameras = []
-    projected = sum(
-        plan.rows * each.step_nbytes
-        for each in plan.document.fields.values()
-        if not each.is_camera and not each.is_ragged
-    )
-    for field in plan.cameras:
-        raw = plan.rows * field.step_nbytes
-        trial = next(each for each in probe.trials[field.name] if each.prediction == field.prediction)
-        nbytes = trial.nbytes if receipts is None else _camera_nbytes(field.name, receipts)
-        projected += trial.nbytes
-        cameras.append(CameraReport(field.name, field.fixed_shape, field.prediction, str(field.codec), nbytes / raw))
-    return BuildReport(
-        store=target,
-        root=root,
-        part_id=plan.part_id,
-        document=plan.document,
-        preset=preset,
-        rows=plan.rows,
-        episodes=len(plan.episodes),
-        tasks=tasks,
-        cameras=tuple(cameras),
-        nbytes=projected if root is None else sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
-        source_nbytes=plan.source_nbytes,
-        memory=memory,
-        skipped=scan.skipped,
-        warnings=tuple(f"{each.info.file}: {text}" for each in scan.sources for text in each.info.warnings),
-        seconds=time.monotonic() - started,
-        resumed=resumed,
-    )
 
 
 def _camera_nbytes(name: str, receipts: dict[str, Any]) -> int:

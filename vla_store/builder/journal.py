@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,19 +39,25 @@ class Journal:
         self._plan = plan
         self._lock: IO[str] | None = None
 
-    def open(self, *, discard: bool = False) -> dict[str, Receipt]:
+    def open(
+        self, *, discard: bool = False, rehash: bool = False, talk: Callable[[str], None] = lambda text: None
+    ) -> dict[str, Receipt]:
         """Start or resume: take the lock, check that this is the same build of unchanged sources; receipts that still hold.
 
-        discard: what another build left is removed instead of refused.
+        discard: what another build left is removed instead of refused. rehash: compare, and note, the sha256 of every source.
         """
         self._lock = self._take_lock()
         try:
-            self._check_same_build()
+            now = self._sources(rehash, talk)
+            self._check_same_build(now)
         except (DestinationExists, SourceError):
             if not discard:
                 self.close()
                 raise
             self._clear()
+        except BaseException:
+            self.close()
+            raise
         # Of a build that was stopped while it committed: a root is written again, and last.
         for name in ("roots", "meta"):
             shutil.rmtree(self.partial / name, ignore_errors=True)
@@ -57,9 +65,11 @@ class Journal:
         remove_temporaries(self.partial)
         self._folder.mkdir(parents=True, exist_ok=True)
         self.part.mkdir(parents=True, exist_ok=True)
-        state = self._folder / SOURCES
-        if not state.exists():
-            write_object(self._folder, SOURCES, canonical.dumps(self._sources()))
+        before = _read_json(self._folder / SOURCES)
+        # Times are those of the first run; what that one did not hash is noted now.
+        noted = [{**new, **old} for old, new in zip(before, now)] if before else now
+        if noted != before:
+            write_object(self._folder, SOURCES, canonical.dumps(noted))
         return self._receipts()
 
     def record(self, receipt: Receipt) -> None:
@@ -86,7 +96,7 @@ class Journal:
             self._lock.close()
             self._lock = None
 
-    def missing(self, tasks: list[Task], receipts: dict[str, Receipt]) -> list[Task]:
+    def missing(self, tasks: Sequence[Task], receipts: dict[str, Receipt]) -> list[Task]:
         return [task for task in tasks if task.name not in receipts]
 
     def _take_lock(self) -> IO[str]:
@@ -115,7 +125,7 @@ class Journal:
                     return lock
             lock.close()
 
-    def _check_same_build(self) -> None:
+    def _check_same_build(self, now: list[dict[str, Any]]) -> None:
         """Raises DestinationExists if something else lies there, SourceError if a source is not as it was."""
         own = {self.part.name, self._folder.name, layout.ROOT_KEY}
         parts = self.partial / "parts"
@@ -127,14 +137,15 @@ class Journal:
                 hint="give the same sources and options to resume it, or --overwrite to discard it",
             )
         before = _read_json(self._folder / SOURCES) or []
-        for source, old, new in zip(self._plan.scanned, before, self._sources()):
-            if old != new:
+        for source, old, new in zip(self._plan.scanned, before, now):
+            differ = _difference(old, new)
+            if differ:
                 raise SourceError(
                     "a source changed since the unfinished build began",
                     file=describe(source.source)["path"],
                     partial=self.partial,
-                    expected=f"size {old.get('size')}, changed at {old.get('mtime_ns')} ns",
-                    found=f"size {new.get('size')}, changed at {new.get('mtime_ns')} ns",
+                    expected=differ[0],
+                    found=differ[1],
                     hint="--overwrite discards the unfinished build and starts again",
                 )
 
@@ -154,8 +165,13 @@ class Journal:
                     found[receipt.task] = receipt
         return found
 
-    def _sources(self) -> list[dict[str, Any]]:
-        return [_state(describe(each.source)) for each in self._plan.scanned]
+    def _sources(self, rehash: bool, talk: Callable[[str], None]) -> list[dict[str, Any]]:
+        found = []
+        for number, each in enumerate(self._plan.scanned):
+            if rehash:
+                talk(f"hashing source {number + 1} of {len(self._plan.scanned)}")
+            found.append(_state(describe(each.source), rehash))
+        return found
 
 
 def _size(path: Path) -> int:
@@ -172,11 +188,28 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _state(described: dict[str, Any]) -> dict[str, Any]:
+def _state(described: dict[str, Any], rehash: bool) -> dict[str, Any]:
     """What must not change between the runs of one build. The path may: a disk can be mounted elsewhere."""
     path = described["path"]
     if path is None or not os.path.exists(path):
         return {"type": described["type"]}
     stat = os.stat(path)
     # A time of change in nanoseconds does not fit in the 53 bits of a canonical integer.
-    return {"mtime_ns": str(stat.st_mtime_ns), "size": stat.st_size, "type": described["type"]}
+    state = {"mtime_ns": str(stat.st_mtime_ns), "size": stat.st_size, "type": described["type"]}
+    if rehash and os.path.isfile(path):
+        with open(path, "rb") as file:
+            state["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return state
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str] | None:
+    """What was expected and what was found, where a source is not the one that the build began with."""
+    if "sha256" in old and "sha256" in new:  # decides alone: a file that was copied anew is the same file
+        if old["sha256"] == new["sha256"]:
+            return None
+        return f"sha256 {old['sha256']}", f"sha256 {new['sha256']}"
+    kept = ("mtime_ns", "size", "type")
+    if [old.get(name) for name in kept] == [new.get(name) for name in kept]:
+        return None
+    said = [f"size {each.get('size')}, changed at {each.get('mtime_ns')} ns" for each in (old, new)]
+    return said[0], said[1]

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import random
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
+from vla_store.format import layout
 from vla_store.reader.fetch import is_url
 
 PIECE_NBYTES = 8 << 20
+TEMPORARY = ".tmp"
+CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
 
@@ -45,6 +51,12 @@ class Place(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Put an object only if there is none; whether it was put. Raises OptionError where the storage cannot say."""
 
+    def tells_second_writers(self) -> bool:
+        """Whether `create` refuses to replace an object. Raises OptionError as `create` does."""
+
+    def sweep(self) -> None:
+        """Remove half-written objects of writers that are no more."""
+
     def keys(self, prefix: str = "") -> list[str]:
         """Keys of all objects below a prefix."""
 
@@ -65,14 +77,8 @@ def place_at(url: str | os.PathLike[str]) -> Place:
 
 def require_exclusive(place: Place) -> None:
     """Try now whether `create` tells a second writer, which decides about a commit later. Raises OptionError."""
-    key = f"roots/probe-{uuid.uuid4().hex}"
-    try:
-        if place.create(key, b"first") and not place.create(key, b"second"):
-            return
-    finally:
-        with contextlib.suppress(OSError, VlaStoreError):  # a left-over, where nothing may be removed
-            place.remove(key)
-    raise _not_exclusive(place.url, "it replaces an object that it was told only to create")
+    if not place.tells_second_writers():
+        raise _not_exclusive(place.url, "it replaces an object that it was told only to create")
 
 
 def _not_exclusive(store: str, found: object) -> OptionError:
@@ -119,24 +125,15 @@ class LocalPlace:
 
     @contextlib.contextmanager
     def stream(self, key: str) -> Iterator[IO[bytes]]:
-        temporary = self._temporary(key)
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+        with self._temporary(key) as (file, temporary):
+            yield file
+            _flush(file)
             os.replace(temporary, self.folder / key)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def create(self, key: str, data: bytes) -> bool:
-        temporary = self._temporary(key)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with self._temporary(key) as (file, temporary):
+            file.write(data)
+            _flush(file)
             try:
                 os.link(temporary, self.folder / key)
             except FileExistsError:
@@ -145,10 +142,22 @@ class LocalPlace:
                 if error.errno not in WITHOUT_LINKS:
                     raise
                 raise _not_exclusive(self.url, f"no hard links: {error.strerror}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
         self.settle()
         return True
+
+    def tells_second_writers(self) -> bool:
+        # Both names end as temporary files do: were this process killed here, `sweep` would remove them.
+        probe = f"roots/probe-{uuid.uuid4().hex}{TEMPORARY}"
+        try:
+            return self.create(probe, b"first") and not self.create(probe, b"second")
+        finally:
+            with contextlib.suppress(OSError):
+                self.remove(probe)
+
+    def sweep(self) -> None:
+        for key in self.keys():
+            if key.endswith(TEMPORARY):
+                _remove_if_nobody_holds(self.folder / key)
 
     def adopt(self, folder: Path, key: str) -> None:
         """Give a folder that lies elsewhere on this disk its place here. Raises OSError where that is taken, or not possible."""
@@ -175,11 +184,21 @@ class LocalPlace:
                     os.close(descriptor)
         self._touched.clear()
 
-    def _temporary(self, key: str) -> Path:
+    @contextlib.contextmanager
+    def _temporary(self, key: str) -> Iterator[tuple[IO[bytes], Path]]:
+        """A file of its own for each of two writers that may be at the same object at once; gone when the context ends."""
         path = self.folder / key
         self._make_folder(path.parent)
-        # Two writers may be at the same object at once: each has a temporary file of its own.
-        return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        while True:
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+            with open(temporary, "xb") as file:
+                if not _hold(file, temporary):
+                    continue  # it was swept before it was held
+                try:
+                    yield file, temporary
+                finally:
+                    temporary.unlink(missing_ok=True)
+                return
 
     def _make_folder(self, folder: Path) -> None:
         if folder not in self._touched:
@@ -187,6 +206,28 @@ class LocalPlace:
             # A new folder's own name lies in the one above it.
             self._touched.update(each for each in (folder, *folder.parents) if each.is_relative_to(self.folder))
             self._touched.add(self.folder.parent)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _hold(file: IO[bytes], path: Path) -> bool:
+    """Lock a file that is being written: the lock ends with its writer, however that ends. Whether it is still there."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks, where nothing is swept
+    return path.exists()
+
+
+def _remove_if_nobody_holds(path: Path) -> None:
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # OSError: held, gone, or without locks
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 class RemotePlace:
@@ -241,12 +282,33 @@ class RemotePlace:
     def create(self, key: str, data: bytes) -> bool:
         if not _creates_itself(self._fs):
             raise _not_exclusive(self.url, f"{type(self._fs).__name__} looks first and writes then")
-        try:
-            with self._asking(key):
-                self._fs.pipe_file(self._path(key), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        for wait_s in (*CONFLICT_WAITS_S, None):
+            try:
+                with self._asking(key):
+                    self._fs.pipe_file(self._path(key), data, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except FetchError as error:
+                status = _status_of(error)
+                if status == 412:  # storage that does not say which condition failed: there was only one
+                    return False
+                if status != 409 or wait_s is None:
+                    raise
+                # ConditionalRequestConflict: another writer's request for this object is under way, and nobody's has won yet.
+                time.sleep(wait_s * random.uniform(0.5, 1.5))
+        raise AssertionError("the last try has no wait")
+
+    def tells_second_writers(self) -> bool:
+        # With the bytes of an object that is there: whatever the storage does with them, it leaves nothing behind.
+        key = layout.root_key(1)
+        data = self.read(key)
+        if data is None:
+            raise StoreDamaged("the first root is missing", object=key, store=self.url, hint="vla-store repair")
+        return not self.create(key, data)
+
+    def sweep(self) -> None:
+        """A put shows an object whole or not at all."""
 
     def keys(self, prefix: str = "") -> list[str]:
         self._fs.invalidate_cache()
@@ -288,6 +350,17 @@ class RemotePlace:
                 found=f"{type(error).__name__}: {error}"[:300],
                 hint="try again; then the network",
             ) from error
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that storage answered with, from the error of botocore's that lies below; None where there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status if isinstance(status, int) else None
+        error = error.__cause__
+    return None
 
 
 def _creates_itself(fs: Any) -> bool:
