@@ -166,6 +166,8 @@ class RecipeDataset(Samples):
         where: dict[str, Any] = {"store": self.store.url, "sample": index}
         with contextlib.suppress(VlaStoreError):  # then the index itself is damaged
             where |= self.place(index)
+            if isinstance(error, VlaStoreError) and "row" in error.places:
+                where["anchor row"] = where.pop("row")  # theirs is that of the damage, which a window reads
         if isinstance(error, VlaStoreError):
             return error.at(**where)
         return TransformError("a sample could not be made", **where, found=f"{type(error).__name__}: {error}")
