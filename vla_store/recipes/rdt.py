@@ -36,7 +36,7 @@ IMAGE_HISTORY_SIZE = 2
 NONZERO = 1e-8  # what dataset_stat.json counts as a non-zero number
 NORM_FLOOR = 1e-8
 MAX_EPISODES = 16_384  # held, about 1 kB each
-BLOCK_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 14
 
 # Where quantities of a single arm stand in RDT's vector [RDT configs/state_vec.py].
 JOINTS, GRIPPER, EEF_POSITION, EEF_ROTATION, EEF_VELOCITY, EEF_ANGULAR_VELOCITY = 0, 10, 30, 33, 39, 42
