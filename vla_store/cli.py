@@ -111,6 +111,7 @@ def _build(arguments: argparse.Namespace) -> int:
             scheduler=arguments.scheduler,
             max_memory=max_memory,
             overwrite=arguments.overwrite,
+            rehash=arguments.rehash,
             skip_bad=arguments.skip_bad,
             dry_run=arguments.dry_run,
             progress=bar,
@@ -168,6 +169,7 @@ def _append(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             scheduler=arguments.scheduler,
             max_memory=None if arguments.max_memory is None else parse_size(arguments.max_memory),
+            rehash=arguments.rehash,
             skip_bad=arguments.skip_bad,
         )
     _tell("warning", report.build.warnings)
@@ -365,6 +367,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--overwrite", action="store_true", help="replace STORE, and discard an unfinished build of other sources"
     )
+    _add_rehash(build)
     build.add_argument(
         "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which and why"
     )
@@ -406,6 +409,7 @@ def _parser() -> argparse.ArgumentParser:
     append.add_argument("--preset", choices=("raw", "fast", "small"), help="default: that of the store's last part")
     _add_conventions(append)
     _add_executor(append)
+    _add_rehash(append)
     append.add_argument(
         "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which"
     )
@@ -566,6 +570,14 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
         "--observation",
         choices=("before", "after"),
         help="whether observations are recorded before or after the action of their row, where the files do not say",
+    )
+
+
+def _add_rehash(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rehash",
+        action="store_true",
+        help="tell a source that changed since an unfinished build began by its sha256 (default: size and time of change)",
     )
 
 
