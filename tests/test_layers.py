@@ -38,8 +38,22 @@ LAYERS = {
     "manage": {"audit", "rules", "view_rules", *BOTH_SIDES},
     "figures": BOTH_SIDES,
     "look": {"figures", "rules", "reader", *BELOW_READER},
+    "coverage": {"package", "figures", "rules", "reader", *BELOW_READER},
     "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},
-    "cli": {"package", "demo", "audit", "look", "manage", "figures", "progress", "recipes", *BOTH_SIDES},
+    "bench": {"package", "loader", "reader", *BELOW_READER},
+    "cli": {
+        "package",
+        "demo",
+        "bench",
+        "audit",
+        "coverage",
+        "look",
+        "manage",
+        "figures",
+        "progress",
+        "recipes",
+        *BOTH_SIDES,
+    },
 }
 
 # Third-party packages that may be loaded once everything in a folder or module is imported, and nothing is called yet.

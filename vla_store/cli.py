@@ -311,6 +311,46 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from vla_store.bench import bench_store
+    from vla_store.progress import ProgressBar
+
+    with ProgressBar(quiet=arguments.quiet) as bar:
+        report = bench_store(
+            arguments.store,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            images=arguments.images,
+            talk=bar.talk,
+        )
+    print(json.dumps(report.to_json()) if arguments.json else report.text())
+    return 0
+
+
+def _coverage(arguments: argparse.Namespace) -> int:
+    from vla_store import coverage
+
+    if (arguments.store is None) == (arguments.lengths is None):
+        raise OptionError("give either a STORE or --lengths FILE", hint="vla-store coverage libero.vla")
+    if arguments.lengths is not None and arguments.k is not None:
+        raise OptionError("--k counts steps around changes of the gripper, and lengths do not tell of those")
+    if arguments.lengths is not None:
+        demos = coverage.read_lengths(arguments.lengths)
+    else:
+        demos = coverage.demos_of_store(arguments.store, 5 if arguments.k is None else arguments.k)
+    if arguments.plot is not None:  # what is wrong with it is said before the work
+        coverage.plot_report(demos, arguments.plot, seed=arguments.seed)
+    report = coverage.measure(
+        demos, horizon=arguments.horizon, draws=arguments.draws, runs=arguments.runs, seed=arguments.seed
+    )
+    judged = coverage.judge(report, demos)
+    if arguments.json:
+        print(json.dumps(report | {"quoted": judged}))
+    else:
+        print(coverage.judged_text(judged) if arguments.quoted else coverage.report_text(report))
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from vla_store.demo import run_demo
 
@@ -507,6 +547,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(report)
 
     _add_views(commands)
+
+    bench = _command(
+        commands,
+        "bench",
+        _bench,
+        "measure how fast this machine serves samples of a store, and say whether a GPU would wait",
+        "vla-store bench libero.vla --workers 1 2 4",
+    )
+    bench.add_argument("store", metavar="STORE", help="a path or a URL")
+    bench.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a batch (default: 64)")
+    bench.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="numbers of workers to try (default: 1, 2, 4 up to the cores)",
+    )
+    bench.add_argument(
+        "--images", default="as_stored", choices=("as_stored", "upright", "rot180"), help="how pictures are turned"
+    )
+    _add_output(bench)
 
     demo = _command(
         commands, "demo", _demo, "draw, build, verify and read a small store in under a minute", "vla-store demo"

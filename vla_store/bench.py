@@ -1,0 +1,471 @@
+"""`vla-store bench STORE`: how fast this machine serves samples of this store, and whether a GPU would wait for it.
+
+The short form of benchmarks/ in the checkout, for a store and a machine of one's own. What is read is hashed, and everybody must
+have read the same. Needs no torch: what is measured is the core of `vla_store.torch.Loader`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import statistics
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vla_store
+from vla_store.errors import OptionError, StoreDamaged
+from vla_store.loader.batches import Batches
+from vla_store.loader.order import Order
+from vla_store.reader.frames import Frames
+from vla_store.reader.samples import Samples
+from vla_store.reader.store import open_store
+
+Array = np.ndarray[Any, Any]
+Talk = Callable[[str], None]
+
+ROUNDS = 5
+TURN_S = 0.25  # of one contender in one round
+LOADER_S = 1.5
+SHARE = 0.8  # of the best rate, which the consumer takes
+CHECKED = 2  # batches that are hashed
+ACTIONS = 16
+LINE_WIDTH = 88
+COLD_SHARE = 0.05  # of what was read: from storage, above which the store counts as cold
+
+
+@dataclass(frozen=True)
+class LoaderRate:
+    """A Loader with so many workers. first_batch_s: from its making, with the start of its workers."""
+
+    workers: int
+    samples_per_s: float
+    first_batch_s: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was seen. Rates are samples per second, medians of rounds; waits are milliseconds a batch.
+
+    storage_nbytes: what the first pass made the system fetch from storage, None where it does not tell. needed_nbytes: of that pass.
+    roof: nothing but decoding into reused memory, everything located before. busy_cores_of_others: what other programs took
+    meanwhile.
+    """
+
+    store: str
+    rows: int
+    anchors: int
+    preset: str
+    windows: str
+    batch_size: int
+    sample_nbytes: int
+    open_ms: float
+    is_cold: bool | None
+    first_pass_samples_per_s: float
+    storage_nbytes: int | None
+    needed_nbytes: int
+    roof_samples_per_s: float
+    batch_samples_per_s: float
+    single_samples_per_s: float
+    single_p50_us: float
+    single_p99_us: float
+    loaders: tuple[LoaderRate, ...]
+    consumer_ms: float
+    wait_p50_ms: float
+    wait_p99_ms: float
+    digest: str
+    cores: int
+    busy_cores_of_others: float | None
+    seconds: float
+    version: str
+
+    @property
+    def best(self) -> LoaderRate:
+        """The fewest workers that come within a twentieth of the best rate."""
+        most = max(each.samples_per_s for each in self.loaders)
+        return next(each for each in self.loaders if each.samples_per_s >= 0.95 * most)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "verdict": self.verdict(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "system": platform.system(),
+        }
+
+    def verdict(self) -> list[str]:
+        """What it means, in plain words."""
+        best = self.best
+        batch_ms = self.batch_size / best.samples_per_s * 1e3
+        lines = [
+            f"A training step on {self.batch_size} samples that takes longer than {batch_ms:.1f} ms does not wait for this loader "
+            f"({best.workers} worker{'s' * (best.workers != 1)}, {best.samples_per_s:,.0f} samples/s on {self.cores} cores).",
+        ]
+        share = self.batch_samples_per_s / self.roof_samples_per_s
+        if share >= 0.75:
+            lines.append(
+                f"Decoding is {min(share, 1):.0%} of the work of a batch: faster means more cores, or another preset."
+            )
+        else:
+            lines.append(
+                f"Decoding is only {share:.0%} of the work of a batch; the rest is many small values or many windows."
+            )
+        most = max(each.workers for each in self.loaders)
+        if best.workers == most and most >= self.cores:
+            lines.append("Workers still help at as many as there are cores: more cores would help.")
+        elif best.workers < most:
+            lines.append(f"More workers than {best.workers} gain nothing here.")
+        if self.is_cold:
+            lines.append(
+                "The store came from storage, not from memory: the first epoch runs at the speed of the disk "
+                f"({self.first_pass_samples_per_s:,.0f} samples/s in one process). What fits in memory stays there; otherwise try "
+                'open_store(..., fetcher="pread").'
+            )
+        elif self.is_cold is False:
+            lines.append("The store was in memory already; right after a boot the first epoch is as slow as the disk.")
+        if self.busy_cores_of_others is not None and self.busy_cores_of_others > 0.1 * self.cores:
+            lines.append(
+                f"Other programs kept {self.busy_cores_of_others:.1f} of {self.cores} cores busy meanwhile: measure again when "
+                "they do not."
+            )
+        elif self.wait_p99_ms > 2 * batch_ms:
+            lines.append(
+                "Some batches came late, and not because of other programs: look at the memory, and at the disk."
+            )
+        return lines
+
+    def text(self) -> str:
+        loaders = [
+            f"  {f'Loader, {each.workers} worker' + 's' * (each.workers != 1):<28}{each.samples_per_s:>10,.0f}"
+            f"{each.samples_per_s / self.roof_samples_per_s:>9.2f} x   first batch after {each.first_batch_s * 1e3:,.0f} ms"
+            for each in self.loaders
+        ]
+
+        def line(name: str, rate: float, more: str = "") -> str:
+            return f"  {name:<28}{rate:>10,.0f}{rate / self.roof_samples_per_s:>9.2f} x{more}"
+
+        if self.storage_nbytes is None:
+            warmth = "unknown whether from memory"
+        else:
+            warmth = f"{'cold' if self.is_cold else 'warm'}: {self.storage_nbytes / 1e6:,.1f} MB from storage"
+        verdict = "\n".join(
+            textwrap.fill(each, LINE_WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+            for each in self.verdict()
+        )
+        return "\n".join(
+            [
+                f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}",
+                *textwrap.wrap(
+                    f"a sample: {self.windows}; {self.sample_nbytes:,} bytes; batches of {self.batch_size}",
+                    LINE_WIDTH,
+                    initial_indent="  ",
+                    subsequent_indent="    ",
+                    break_on_hyphens=False,
+                ),
+                f"  opened in {self.open_ms:.1f} ms; first pass {warmth}",
+                "",
+                f"  {'':<28}{'samples/s':>10}{'of roof':>11}",
+                line("roof (decoding alone)", self.roof_samples_per_s),
+                line("batches, one process", self.batch_samples_per_s),
+                line(
+                    "ds[i], one by one",
+                    self.single_samples_per_s,
+                    f"   p50 {self.single_p50_us:,.0f} us, p99 {self.single_p99_us:,.0f} us",
+                ),
+                *loaders,
+                "",
+                f"  a consumer that works {self.consumer_ms:.1f} ms on a batch waits {self.wait_p50_ms:.2f} ms for the next (p50), "
+                f"{self.wait_p99_ms:.2f} ms (p99)",
+                f"  all read the same: sha256 {self.digest[:16]}; {self.seconds:.0f} s",
+                "",
+                verdict,
+            ]
+        )
+
+
+def bench_store(
+    url: str | os.PathLike[str],
+    *,
+    batch_size: int = 64,
+    workers: Sequence[int] | None = None,
+    images: str = "as_stored",
+    windows: Mapping[str, Any] | None = None,
+    talk: Talk = lambda _: None,
+) -> BenchReport:
+    """Measure a store on this machine; some ten seconds, and two more for each number of workers.
+
+    windows: of a sample; default: every camera at [-1, 0], actions at range(16), every other fixed field at 0.
+    workers: numbers to try; default: 1, 2, 4 ... up to the cores. talk: told what is being done.
+    Raises what opening and reading raise; StoreDamaged where two ways to read disagree; OptionError.
+    """
+    began = time.perf_counter()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    tried = tuple(workers) if workers is not None else _doubling(cores)
+    if batch_size < 1:
+        raise OptionError("batch_size is at least 1", found=batch_size)
+    if not tried or any(each < 1 for each in tried):
+        raise OptionError("the numbers of workers to try are at least 1", found=", ".join(map(str, tried)) or "none")
+    store = open_store(url)
+    samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images)
+    open_ms = (time.perf_counter() - began) * 1e3
+    size = min(batch_size, len(samples))
+
+    talk("reading for the first time")
+    order = Order(len(samples), 0, 0).take(0, min(len(samples), 64 * size))
+    batches = [order[at : at + size] for at in range(0, len(order) - size + 1, size)]
+    out = samples.allocate(size)
+    for array in out.values():
+        array.fill(1)  # touched: a page's first write is not what is measured
+    busy = _busy_cores_s(), time.monotonic()
+    before, start = _storage_nbytes(), time.perf_counter()
+    batches = _until(batches, lambda each: samples.batch(each, out), 4 * TURN_S)
+    first_rate = len(batches) * size / (time.perf_counter() - start)
+    after = _storage_nbytes()
+    fetched = None if before is None or after is None else after - before
+    needed = round(store.nbytes / store.rows * len(batches) * size)
+
+    talk("one process: the roof, batches, single samples")
+    roof = _Roof(samples, batches, out)
+    digest = _digest([samples.batch(each, out) for each in batches[:1]])
+    for at in range(min(CHECKED, len(batches))):
+        expected = _digest([samples.batch(batches[at], out)])
+        roof.run(at)
+        if _digest([out]) != expected:
+            raise _disagree("the roof", store.url)
+        if _digest([_stacked([samples.sample(index) for index in batches[at].tolist()])]) != expected:
+            raise _disagree("ds[i]", store.url)
+    singles = batches[0][: min(64, size)].tolist()
+    rates: dict[str, list[float]] = {"roof": [], "batch": []}
+    single_us: list[float] = []
+    for _ in range(ROUNDS):
+        rates["roof"].append(_rate(range(len(batches)), roof.run, size))
+        rates["batch"].append(_rate(batches, lambda each: samples.batch(each, out), size))
+        stop = time.perf_counter() + TURN_S
+        while time.perf_counter() < stop:
+            for index in singles:
+                asked = time.perf_counter()
+                samples.sample(index)
+                single_us.append((time.perf_counter() - asked) * 1e6)
+
+    loaders = []
+    for count in tried:
+        talk(f"Loader with {count} worker{'s' * (count != 1)}")
+        loaders.append(_loader_rate(samples, size, count, digest))
+    most = max(each.samples_per_s for each in loaders)
+    best = next(each for each in loaders if each.samples_per_s >= 0.95 * most)
+    talk(f"a consumer at {SHARE:.0%} of that rate")
+    period = size / best.samples_per_s / SHARE
+    waits = _waits(samples, size, best.workers, period)
+    others = _busy_cores_s()
+    others_cores = None
+    if others is not None and busy[0] is not None:
+        others_cores = round(max(0.0, others - busy[0]) / (time.monotonic() - busy[1]), 2)
+    presets = {str(document.plan.get("options", {}).get("preset", "unknown")) for _, document in store.parts}
+    return BenchReport(
+        store=store.url,
+        rows=store.rows,
+        anchors=len(samples),
+        preset=" and ".join(sorted(presets)),
+        windows=", ".join(f"{each.field} {each}" for each in samples.windows),
+        batch_size=size,
+        sample_nbytes=sum(array[0].nbytes for array in out.values()),
+        open_ms=open_ms,
+        is_cold=None if fetched is None else fetched > COLD_SHARE * needed,
+        first_pass_samples_per_s=first_rate,
+        storage_nbytes=fetched,
+        needed_nbytes=needed,
+        roof_samples_per_s=statistics.median(rates["roof"]),
+        batch_samples_per_s=statistics.median(rates["batch"]),
+        single_samples_per_s=1e6 / statistics.fmean(single_us),
+        single_p50_us=float(np.quantile(single_us, 0.5)),
+        single_p99_us=float(np.quantile(single_us, 0.99)),
+        loaders=tuple(loaders),
+        consumer_ms=period * 1e3,
+        wait_p50_ms=float(np.quantile(waits, 0.5)) * 1e3,
+        wait_p99_ms=float(np.quantile(waits, 0.99)) * 1e3,
+        digest=digest,
+        cores=cores,
+        busy_cores_of_others=others_cores,
+        seconds=time.perf_counter() - began,
+        version=vla_store.__version__,
+    )
+
+
+class _Roof:
+    """The unavoidable work of each batch: its distinct frames decoded into `out`, and its numbers copied there."""
+
+    def __init__(self, samples: Samples, batches: Sequence[Array], out: dict[str, Array]) -> None:
+        fields = samples.store.fields
+        numbers = [name for name in out if name not in fields or not fields[name].is_camera]
+        self._works: list[list[Callable[[], Any]]] = []
+        for indices in batches:
+            works = _decoding(samples, indices, out)
+            self._works.append([*works, *(_copy(out[name], out[name].copy()) for name in numbers)])
+
+    def run(self, at: int) -> None:
+        for work in self._works[at]:
+            work()
+
+
+def _decoding(samples: Samples, indices: Array, out: dict[str, Array]) -> list[Callable[[], Any]]:
+    """What is left of reading a batch's pictures once they are located: listens to what `batch` asks the cameras for."""
+    works: list[Callable[[], Any]] = []
+
+    def listen(frames: Frames) -> None:
+        def fill(*arguments: Any) -> None:
+            works.append(frames.located(*arguments))
+
+        frames.fill = fill  # type: ignore[assignment,method-assign]
+
+    cameras = [
+        part.frames(part.document.fields[window.field])
+        for part in samples.store._all_parts()
+        for window in samples.windows
+        if samples.store.fields[window.field].is_camera
+    ]
+    for each in cameras:
+        listen(each)
+    try:
+        samples.batch(indices, out)
+    finally:
+        for each in cameras:
+            del each.fill
+    return works
+
+
+def _copy(target: Array, values: Array) -> Callable[[], None]:
+    return lambda: np.copyto(target, values)
+
+
+def _windows(store: Any) -> dict[str, Any]:
+    fixed = {name: each for name, each in store.fields.items() if each.kind == "fixed"}
+    made: dict[str, Any] = {name: [-1, 0] if each.is_camera else 0 for name, each in fixed.items()}
+    if "actions" in made:
+        made["actions"] = range(ACTIONS)
+    return made
+
+
+def _doubling(cores: int) -> tuple[int, ...]:
+    numbers = []
+    count = 1
+    while count < min(cores, 8):
+        numbers.append(count)
+        count *= 2
+    return (*numbers, min(cores, 8))
+
+
+def _until(batches: Sequence[Array], work: Callable[[Array], object], seconds: float) -> list[Array]:
+    """Works on batches for so long; those that it came to, at least one."""
+    stop, done = time.perf_counter() + seconds, []
+    for each in batches:
+        work(each)
+        done.append(each)
+        if time.perf_counter() > stop:
+            break
+    return done
+
+
+def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> float:
+    """Samples a second of one turn."""
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < TURN_S:
+        for each in units:
+            work(each)
+            count += size
+            if time.perf_counter() - start > TURN_S:
+                break
+    return count / (time.perf_counter() - start)
+
+
+def _epochs(batches: Batches) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> LoaderRate:
+    start = time.perf_counter()
+    batches = Batches(samples, batch_size=size, workers=workers, seed=0)
+    try:
+        stream = _epochs(batches)
+        first = next(stream)
+        first_s = time.perf_counter() - start
+        if _digest([first]) != expected:
+            raise _disagree(f"a Loader with {workers} workers", samples.store.url)
+        del first
+        for _ in range(2 * workers):
+            next(stream)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < LOADER_S:
+            count += len(next(stream)["step"])
+        return LoaderRate(workers, count / (time.perf_counter() - start), first_s)
+    finally:
+        batches.close()
+
+
+def _waits(samples: Samples, size: int, workers: int, period_s: float) -> list[float]:
+    """Of a consumer that works so long on each batch; asleep, as one is whose work is a GPU's."""
+    batches = Batches(samples, batch_size=size, workers=workers, seed=0)
+    try:
+        stream = _epochs(batches)
+        for _ in range(2 * workers):
+            next(stream)
+        waits: list[float] = []
+        stop = time.perf_counter() + 2 * LOADER_S
+        while time.perf_counter() < stop or len(waits) < 10:
+            asked = time.perf_counter()
+            batch = next(stream)
+            waits.append(time.perf_counter() - asked)
+            time.sleep(period_s)
+            del batch
+        return waits
+    finally:
+        batches.close()
+
+
+def _digest(batches: Sequence[Mapping[str, Any]]) -> str:
+    total = hashlib.sha256()
+    for batch in batches:
+        for name in sorted(batch):
+            if name != "task":
+                array = np.ascontiguousarray(batch[name])
+                total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+                total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _stacked(samples: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    return {name: np.stack([np.asarray(each[name]) for each in samples]) for name in samples[0] if name != "task"}
+
+
+def _disagree(name: str, url: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{name} reads other bytes than a batch does",
+        store=url,
+        hint="run `vla-store verify`; if the store is sound this is a bug of vla_store, please report it",
+    )
+
+
+def _busy_cores_s() -> float | None:
+    """Core seconds since the start of the system that were not this process's, nor of its children that have ended."""
+    try:
+        ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    own = os.times()
+    busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for disks
+    return busy - (own.user + own.system + own.children_user + own.children_system)
+
+
+def _storage_nbytes() -> int | None:
+    """Bytes that this process has made the system fetch from storage."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.partition(":")[2]) for line in lines if line.startswith("read_bytes:")), None)
