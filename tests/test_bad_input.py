@@ -819,8 +819,8 @@ REFUSED: dict[str, tuple[Callable[[h5py.File], object], tuple[str, ...]]] = {
         ("the same field name", "demo_1"),
     ),
     "another group": (
-        lambda file: file.create_group("mask"),
-        ("holds more than demonstrations", "/mask", "EpisodeSource"),
+        lambda file: file.create_group("notes"),
+        ("holds more than demonstrations", "/notes", "EpisodeSource"),
     ),
     "a demo called otherwise": (
         lambda file: file.move("data/demo_1", "data/demo_one"),

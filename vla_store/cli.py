@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vla_store import __version__
 from vla_store.errors import MachineError, OptionError, VlaStoreError, machine_error
+from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
 
 if TYPE_CHECKING:
     from vla_store.builder import Skipped
@@ -104,8 +106,7 @@ def _build(arguments: argparse.Namespace) -> int:
             arguments.source,
             arguments.store,
             preset=arguments.preset,
-            orientation=arguments.orientation,
-            observation=arguments.observation,
+            **_conventions(arguments),
             executor=arguments.executor,
             workers=arguments.workers,
             scheduler=arguments.scheduler,
@@ -163,8 +164,7 @@ def _append(arguments: argparse.Namespace) -> int:
             preset=arguments.preset,
             staging=arguments.staging,
             progress=bar,
-            orientation=arguments.orientation,
-            observation=arguments.observation,
+            **_conventions(arguments),
             executor=arguments.executor,
             workers=arguments.workers,
             scheduler=arguments.scheduler,
@@ -185,7 +185,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from vla_store.progress import ProgressBar
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = merge_stores(arguments.part, arguments.store, talk=bar.talk)
+        report = merge_stores(arguments.part, arguments.store, mixed=arguments.mixed, talk=bar.talk)
     _tell("note", report.notes)
     return _show_root(arguments, report.root, {"copied_nbytes": report.copied_nbytes})
 
@@ -464,6 +464,11 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument(
         "store", metavar="NEW", help="a new store, or the folder that holds all of them: nothing is copied then"
     )
+    merge.add_argument(
+        "--mixed",
+        action="store_true",
+        help="let stores differ in orientation and observation; each source keeps its own",
+    )
     merge.set_defaults(resume_hint="; the same command goes on")
     _add_output(merge)
 
@@ -622,16 +627,48 @@ def _add_views(commands: Any) -> None:
 
 
 def _add_conventions(parser: argparse.ArgumentParser) -> None:
+    for name, allowed, what in (
+        ("orientation", ORIENTATIONS, "how pictures are stored"),
+        ("observation", OBSERVATIONS, "whether observations are recorded before or after the action of their row"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            action="append",
+            type=functools.partial(_said, allowed),
+            metavar="[PATH=]{" + ",".join(allowed) + "}",
+            help=f"{what}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
+        )
     parser.add_argument(
-        "--orientation",
-        choices=("bottom_up", "top_down", "rot180"),
-        help="how pictures are stored, where the files do not say",
+        "--mixed",
+        action="store_true",
+        help="let sources differ in these two; each keeps its own, and the store records it",
     )
-    parser.add_argument(
-        "--observation",
-        choices=("before", "after"),
-        help="whether observations are recorded before or after the action of their row, where the files do not say",
-    )
+
+
+def _said(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
+    """ "rot180" or "regenerated=rot180" -> (path or None, value)."""
+    path, _, value = text.rpartition("=")
+    if value not in allowed:
+        raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from {', '.join(allowed)})")
+    return path or None, value
+
+
+def _conventions(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of orientation and observation, as `build_store` takes it."""
+    made: dict[str, Any] = {"mixed": arguments.mixed}
+    for name in ("orientation", "observation"):
+        by_path: dict[str | None, str] = {}
+        for path, value in getattr(arguments, name) or ():
+            if by_path.setdefault(path, value) != value:
+                raise OptionError(
+                    f"--{name} is given twice",
+                    first=by_path[path],
+                    second=value,
+                    of=path or "all sources",
+                    hint=f"--{name} PATH=VALUE says it of one file or folder",
+                )
+        made[name] = by_path if set(by_path) - {None} else by_path.get(None)
+    return made
 
 
 def _add_rehash(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,8 @@ def build_table(report: BuildReport) -> str:
             f"fingerprint    {report.root.fingerprint[:16]}  (content; the same for every preset)",
             f"time           {report.seconds:.1f} s{', resumed' if report.resumed else ''}",
         ]
+    decoders = {each.decoder for each in report.document.sources} - {""}
+    lines += [f"decoded        from JPEG by {each}; the store keeps the pixels" for each in sorted(decoders)]
     if report.skipped:
         lines.append(f"left out       {len(report.skipped)} (see above; recorded in the store)")
     return "\n".join(lines)
@@ -149,7 +152,14 @@ def store_json(store: Store) -> dict[str, Any]:
         counts[episode.suite]["steps"] += episode.length
     return {
         "conventions": [
-            {"file": each.file, "observation": each.observation, "orientation": each.orientation, "suite": each.suite}
+            {
+                "codec": each.codec,
+                "decoder": each.decoder,
+                "file": each.file,
+                "observation": each.observation,
+                "orientation": each.orientation,
+                "suite": each.suite,
+            }
             for each in store.conventions.sources
         ],
         "digest": store.digest,
@@ -265,7 +275,9 @@ def rule_text(rule: str, options: dict[str, Any]) -> str:
 
 def store_text(described: dict[str, Any]) -> str:
     """What a store holds, for people."""
-    conventions = {(each["orientation"], each["observation"]) for each in described["conventions"]}
+    conventions = Counter(
+        (each["orientation"], each["observation"], each["decoder"]) for each in described["conventions"]
+    )
     lines = [
         f"store          {described['url']}",
         f"rows           {described['rows']:,} steps of {described['episodes']:,} episodes in {len(described['parts'])} part(s)",
@@ -273,8 +285,11 @@ def store_text(described: dict[str, Any]) -> str:
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
     ]
-    for orientation, observation in sorted(conventions):
-        lines.append(f"conventions    pictures {orientation}, observations recorded {observation} the action")
+    for (orientation, observation, decoder), count in sorted(conventions.items()):
+        line = f"conventions    pictures {orientation}, observations recorded {observation} the action"
+        lines.append(line + (f" ({count} of {len(described['conventions'])} sources)" if len(conventions) > 1 else ""))
+        if decoder:
+            lines.append(f"               pictures were JPEG, decoded by {decoder}")
     suites = [
         [name, str(each["tasks"]), str(each["episodes"]), f"{each['steps']:,}"]
         for name, each in described["suites"].items()

@@ -91,7 +91,7 @@ def mixed_store(kept: Path) -> Path:
             for folder, (observation, orientation) in zip(folders, CONVENTIONS)
             for path in folder.glob("*/*.hdf5")
         ]
-        build_store(sources, store)
+        build_store(sources, store, mixed=True)
     return store
 
 

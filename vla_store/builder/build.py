@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,17 +13,18 @@ from vla_store.builder.commit import write_first_root, write_metadata, write_par
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.encode import Receipt, Task, make_tasks
 from vla_store.builder.executors import EXECUTORS, default_workers, run_tasks
+from vla_store.builder.hdf5 import close_files
 from vla_store.builder.journal import Journal
-from vla_store.builder.libero import close_files
 from vla_store.builder.memory import MemoryPlan, plan_memory
 from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
-from vla_store.builder.scan import Scan, find_sources, scan_sources
+from vla_store.builder.scan import Said, Scan, find_sources, scan_sources
 from vla_store.builder.shards import remove_temporaries, sync_folder
-from vla_store.builder.sources import EpisodeSource, Skipped
+from vla_store.builder.sources import EpisodeSource, Skipped, name_of
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
+from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartDocument, Root
 
 
@@ -138,8 +139,9 @@ def build_store(
     store: str | Path,
     *,
     preset: str = "fast",
-    orientation: str | None = None,
-    observation: str | None = None,
+    orientation: Said = None,
+    observation: Said = None,
+    mixed: bool = False,
     executor: str = "threads",
     workers: int | None = None,
     scheduler: str | None = None,
@@ -155,7 +157,9 @@ def build_store(
     sources: HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several.
     store: a local path that does not exist yet. The build happens in STORE.partial; renaming it is the commit.
     preset: "raw", "fast" or "small". orientation ("bottom_up", "top_down", "rot180"), observation ("before", "after"):
-    what the sources do not say themselves. executor: "threads" or "processes"; scheduler: address of a dask cluster instead.
+    what the sources do not say themselves; for all of them, or by path of a file or folder (None: for the others).
+    mixed: let sources differ in these; each keeps its own. executor: "threads" or "processes"; scheduler: address of a dask
+    cluster instead.
     max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
     unfinished build of other sources or options. rehash: tell sources that changed since an unfinished build began by their
     sha256, which costs reading them once more; else by size and time of change. skip_bad: leave out demonstrations that are
@@ -168,6 +172,7 @@ def build_store(
         preset=preset,
         orientation=orientation,
         observation=observation,
+        mixed=mixed,
         executor=executor,
         workers=workers,
         scheduler=scheduler,
@@ -185,8 +190,9 @@ def plan_build(
     store: str | Path,
     *,
     preset: str,
-    orientation: str | None,
-    observation: str | None,
+    orientation: Said,
+    observation: Said,
+    mixed: bool,
     executor: str,
     workers: int | None,
     scheduler: str | None,
@@ -207,11 +213,18 @@ def plan_build(
     try:
         found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
         scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
+        if not mixed:
+            check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
         talk(f"probing the cameras of {scan.episodes} episodes")
         probe = _probe(scan, preset, 1 if max_memory is not None or executor != "threads" else workers)
     finally:
         close_files()
-    plan = make_plan(scan, probe, {"observation": observation, "orientation": orientation, "preset": preset})
+    # Paths do not belong into a plan; what they said of each source is there, with the source.
+    said = {
+        name: given.get(None) if isinstance(given, Mapping) else given
+        for name, given in (("observation", observation), ("orientation", orientation))
+    }
+    plan = make_plan(scan, probe, {**said, "preset": preset})
     memory = plan_memory(plan, executor, workers, max_memory)
     tasks = tuple(make_tasks(plan, partial / "parts" / plan.part_id))
     return PlannedBuild(

@@ -108,6 +108,8 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
                 "suite": each.info.suite,
                 "task": each.info.task,
             }
+            # Another decoder may give other pixels.
+            | ({"codec": each.info.codec, "decoder": each.info.decoder} if each.info.codec else {})
             for each in scan.sources
         ],
     }
@@ -172,7 +174,9 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
     sources: list[Source] = []
     for each in scan.sources:  # the sources' own attributes follow all the episodes'
         info, blob = each.info, each.source_attributes
-        sources.append(Source(info.suite, info.file, info.orientation, info.observation, (attributes_at, blob.nbytes)))
+        span_of = (attributes_at, blob.nbytes)
+        decoded = (info.codec, info.decoder)
+        sources.append(Source(info.suite, info.file, info.orientation, info.observation, span_of, *decoded))
         attributes_at += blob.nbytes
     return sources, task_list, episodes
 

@@ -5,19 +5,22 @@ Headers, attributes and `actions` are read, no pictures. What is wrong is refuse
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_store.builder.libero import EXTENSIONS, LiberoFile
+from vla_store.builder.cosmos import CosmosFile, is_cosmos, suite_of
+from vla_store.builder.hdf5 import EXTENSIONS, opened
+from vla_store.builder.libero import LiberoFile
 from vla_store.builder.sources import (
     EpisodeInfo,
     EpisodeSource,
@@ -40,6 +43,9 @@ from vla_store.format.schema import (
     ORIENTATIONS,
     check_field_names,
 )
+
+# A convention that the caller states: for all sources, or by path (None: for the others).
+Said = str | Mapping[str | Path | None, str] | None
 
 DIFFERENT = "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad"
 
@@ -84,17 +90,13 @@ class Scan:
 def find_sources(
     paths: Sequence[str | Path | EpisodeSource],
     *,
-    orientation: str | None = None,
-    observation: str | None = None,
+    orientation: Said = None,
+    observation: Said = None,
     skip_bad: bool = False,
 ) -> list[EpisodeSource]:
     """The sources that paths stand for: HDF5 files, folders of them (suites) and folders of suites; objects as they are."""
-    for name, value, allowed in (
-        ("orientation", orientation, ORIENTATIONS),
-        ("observation", observation, OBSERVATIONS),
-    ):
-        if value is not None and value not in allowed:
-            raise OptionError(f"{name} cannot be {value!r}", allowed=", ".join(allowed))
+    orientations = _Convention("orientation", orientation, ORIENTATIONS)
+    observations = _Convention("observation", observation, OBSERVATIONS)
     if not paths:
         raise OptionError("nothing to build from", expected="at least one SOURCE")
     found: list[EpisodeSource] = []
@@ -119,10 +121,50 @@ def find_sources(
         except OSError as error:
             raise machine_error(error, "looking for sources", error.filename or path) from error
         for file in files:
-            # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
-            suite = Path(os.path.abspath(file)).parent.name
-            found.append(LiberoFile(os.path.abspath(file), suite, orientation, observation, skip_bad))
+            place = os.path.abspath(file)
+            found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad))
+    orientations.check_used()
+    observations.check_used()
     return found
+
+
+class _Convention:
+    """What the caller says of sources: one value for all of them, or one by path of a file or a folder; None for the others."""
+
+    def __init__(self, name: str, given: Said, allowed: Sequence[str]) -> None:
+        self._name = name
+        by_path = given if isinstance(given, Mapping) else {None: given}
+        for value in by_path.values():
+            if value is not None and value not in allowed:
+                raise OptionError(f"{name} cannot be {value!r}", allowed=", ".join(allowed))
+        self._others = by_path.get(None)
+        self._by_path = {os.path.abspath(path): value for path, value in by_path.items() if path is not None}
+        self._used: set[str] = set()
+
+    def of(self, place: str) -> str | None:
+        """Of the file at an absolute path; the nearest folder above it counts."""
+        above = [path for path in self._by_path if place == path or place.startswith(path.rstrip(os.sep) + os.sep)]
+        self._used.update(above)
+        return self._by_path[max(above, key=len)] if above else self._others
+
+    def check_used(self) -> None:
+        for path in self._by_path:
+            if path not in self._used:
+                raise OptionError(
+                    f"{self._name} is said of a path that is no source and holds none",
+                    path=path,
+                    hint=f"--{self._name} PATH=VALUE takes the path of a SOURCE, or of a file or folder in one",
+                )
+
+
+def _file_source(place: str, orientation: str | None, observation: str | None, skip_bad: bool) -> EpisodeSource:
+    """The source that an HDF5 file is, by its layout. One that cannot be opened says why when it is scanned."""
+    # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
+    suite = Path(place).parent.name
+    with contextlib.suppress(VlaStoreError), opened(place) as file:
+        if is_cosmos(file):
+            return CosmosFile(place, suite_of(Path(place).name) or suite, orientation, observation, skip_bad)
+    return LiberoFile(place, suite, orientation, observation, skip_bad)
 
 
 def scan_sources(
@@ -201,6 +243,12 @@ def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
             raise SourceError(
                 f"a source's {name} cannot be {value!r}", file=name_of(source), expected=", ".join(allowed)
             )
+    if bool(info.codec) != bool(info.decoder) or not all(isinstance(each, str) for each in (info.codec, info.decoder)):
+        raise SourceError(
+            "a source's codec and decoder are two texts, or both empty",
+            file=name_of(source),
+            found=(info.codec, info.decoder),
+        )
     for name in ("suite", "file", "task", "text", "instruction"):
         text = getattr(info, name)
         if name == "instruction" and text is None:

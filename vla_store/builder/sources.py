@@ -84,6 +84,7 @@ class SourceInfo:
     evaluations use. instruction: the source's own, or None.
     orientation: of its pictures as stored: "bottom_up", "top_down" or "rot180".
     observation: whether observations are recorded "before" or "after" the action of the same row.
+    codec, decoder: "jpeg" and what decoded it, where the source's pictures were decoded; else "".
     nbytes: size of the source. warnings: oddities worth recording that do not make it wrong.
     """
 
@@ -98,6 +99,8 @@ class SourceInfo:
     episodes: tuple[EpisodeInfo, ...]
     warnings: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    codec: str = ""
+    decoder: str = ""
 
 
 @runtime_checkable

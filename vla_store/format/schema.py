@@ -29,6 +29,7 @@ MAX_FIELDS = 256
 MAX_ROWS = 1 << 40
 MAX_PART_ROWS = 2**31 - 1
 MAX_KEY_BYTES = 1024
+MAX_TEXT = 200
 
 NUMERIC_DTYPES = (
     "bool",
@@ -164,6 +165,7 @@ class Source:
 
     orientation: of its stored pictures. observation: recorded "before" or "after" the action of the same row.
     attributes: (start, bytes) of its own attributes in episodes/attributes.
+    codec, decoder: "jpeg" and what decoded it, where its pictures were decoded when the store was built; else "".
     """
 
     suite: str
@@ -171,6 +173,8 @@ class Source:
     orientation: str
     observation: str
     attributes: tuple[int, int]
+    codec: str = ""
+    decoder: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -179,7 +183,7 @@ class Source:
             "observation": self.observation,
             "orientation": self.orientation,
             "suite": self.suite,
-        }
+        } | ({"codec": self.codec, "decoder": self.decoder} if self.codec else {})
 
 
 @dataclass(frozen=True)
@@ -427,6 +431,14 @@ class _Reader:
         self.check(bool(_WORD.match(value)), f"{key}: 1 to 64 of A-Z a-z 0-9 . _ -", repr(value)[:100])
         return value
 
+    def text(self, key: str) -> str:
+        """A short text, safe to print."""
+        value: str = self.get(key, str)
+        self.check(
+            0 < len(value) <= MAX_TEXT and value.isprintable(), f"{key}: 1 to {MAX_TEXT} printable", repr(value)[:100]
+        )
+        return value
+
     def words(self, key: str) -> tuple[str, ...]:
         values = self.get(key, list)
         sound = len(values) <= 16 and all(type(each) is str and _WORD.match(each) for each in values)
@@ -469,6 +481,7 @@ def _source(read: _Reader) -> Source:
         read.choice("orientation", ORIENTATIONS),
         read.choice("observation", OBSERVATIONS),
         (span[0], span[1]),
+        *((read.word("codec"), read.text("decoder")) if "codec" in read.value else ()),
     )
 
 

@@ -18,9 +18,11 @@ from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
 from vla_store.builder.destination import is_store
+from vla_store.builder.scan import Said
 from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
+from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import roots
@@ -47,8 +49,9 @@ def append_store(
     store: str | os.PathLike[str],
     *,
     preset: str | None = None,
-    orientation: str | None = None,
-    observation: str | None = None,
+    orientation: Said = None,
+    observation: Said = None,
+    mixed: bool = False,
     executor: str = "threads",
     workers: int | None = None,
     scheduler: str | None = None,
@@ -61,7 +64,8 @@ def append_store(
     """Add every step of `sources` to a store, as one more part.
 
     preset: default that of the store's last part. staging: a local folder for the part while it is built; default beside a
-    local store, else in the folder for temporary files. The others: as for `build_store`.
+    local store, else in the folder for temporary files. mixed: the new sources may differ from the store's, and among
+    themselves, in orientation and observation; each keeps its own. The others: as for `build_store`.
     Readers that hold the old root go on to see the old store. Raises what `build_store` raises; OptionError where the sources
     do not fit the store, or its storage cannot create an object exclusively; StoreDamaged where no root can be made over it.
     """
@@ -89,6 +93,7 @@ def append_store(
             max_memory=max_memory,
             overwrite=True,
             rehash=rehash,
+            mixed=mixed,
             talk=talk,
             **conventions,
         )
@@ -98,6 +103,8 @@ def append_store(
                 shutil.rmtree(stage, ignore_errors=True)
                 return AppendReport(roots.heal(place, current), there, plan.report(), added=False)
         documents = [(part.path, part.document) for part in parts]
+        if not mixed:
+            check_alike(roots.conventions_of([("the new part", document)]), roots.conventions_of(documents))
         roots.check_names([*documents, ("the new part", document)])
         roots.combined_fields([*documents, ("the new part", document)])
         require_exclusive(place)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from vla_store.errors import DestinationExists, OptionError, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
+from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root, check_key
 from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
@@ -30,11 +31,13 @@ def merge_stores(
     stores: Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     *,
+    mixed: bool = False,
     talk: Callable[[str], None] = lambda text: None,
 ) -> MergeReport:
     """One root over the parts of several stores, in the order given.
 
     target: a new store; or a folder that holds all the stores (a common parent), whose parts are then named where they lie.
+    mixed: let stores differ in orientation and observation; each source keeps its own.
     Views go along: one by a rule that is known covers all stores, another one those that have it.
     Raises OptionError where the stores do not fit together (a file twice, cameras or fields that differ, views of one name that do
     not say the same), DestinationExists.
@@ -53,6 +56,8 @@ def merge_stores(
             for origin, root in zip(origins, found)
             for part in roots.open_parts(origin.url, root.parts)
         ]
+        if not mixed:
+            check_alike(roots.conventions_of(documents))
         roots.check_names(documents)
         roots.combined_fields(documents)
         viewed = merged([(origin.url, views_in(origin, root), root.rows) for origin, root in zip(origins, found)])

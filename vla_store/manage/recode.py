@@ -54,6 +54,7 @@ def recode_store(
         progress=progress,
         orientation=said_alike.get("orientation"),
         observation=said_alike.get("observation"),
+        mixed=True,
         executor=executor,
         workers=workers,
         scheduler=scheduler,
@@ -109,6 +110,8 @@ class StoreSource:
             orientation=source.orientation,
             observation=source.observation,
             nbytes=planned["size"],
+            codec=source.codec,
+            decoder=source.decoder,
             episodes=tuple(episodes),
             warnings=tuple(
                 each["warning"]

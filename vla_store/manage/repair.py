@@ -22,7 +22,7 @@ from vla_store.audit import verify_store
 from vla_store.builder.commit import skipped_document, write_metadata, write_part, write_tables
 from vla_store.builder.encode import Receipt, make_tasks
 from vla_store.builder.executors import default_workers, run_tasks
-from vla_store.builder.libero import LiberoFile
+from vla_store.builder.hdf5 import Hdf5Source
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import find_sources, scan_sources
@@ -228,7 +228,7 @@ def _skipped_documents(parts: list[PartDocument], sources: Sources) -> Iterator[
     def scanned(number: int, with_odd: bool) -> dict[str, Any] | None:
         if (number, with_odd) not in scans:
             chosen = [each for each in given if _name(each) in files[number]] + (odd if with_odd else [])
-            told = [_told(each, parts[number].plan["options"]) for each in chosen]
+            told = [_told(each, parts[number].plan["options"], _recorded(parts[number].plan)) for each in chosen]
             scans[number, with_odd] = skipped_document(scan_sources(told, skip_bad=True)) if told else None
         return scans[number, with_odd]
 
@@ -333,9 +333,10 @@ def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEnt
 def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Plan:
     """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
     part_id = entry.path.rpartition("/")[2]
+    recorded = _recorded(_stored_plan(place, entry))
     for given, options in _candidates(place, root, entry, sources):
         try:
-            scan = scan_sources([_told(each, options) for each in given], skip_bad=True)
+            scan = scan_sources([_told(each, options, recorded) for each in given], skip_bad=True)
         except SourceError:
             continue  # conventions that do not fit these files
         plan = make_plan(scan, probe_cameras(scan, options["preset"]), options)
@@ -392,16 +393,25 @@ def _stored_plan(place: Place, entry: PartEntry) -> dict[str, Any] | None:
     return plan if plan is not None and sha256_hex(dumps(plan))[:16] == entry.path.rpartition("/")[2] else None
 
 
-def _told(source: EpisodeSource, options: dict[str, Any]) -> EpisodeSource:
-    """A file, read by the conventions that its part was built with."""
-    if not isinstance(source, LiberoFile):
+Recorded = dict[tuple[str, str], dict[str, Any]]
+
+
+def _recorded(plan: dict[str, Any] | None) -> Recorded:
+    """What a part's plan says of each source."""
+    return {(each["suite"], each["file"]): each for each in (plan["sources"] if plan else ())}
+
+
+def _told(source: EpisodeSource, options: dict[str, Any], recorded: Recorded) -> EpisodeSource:
+    """A file, read by the conventions that its part was built with: its own, or where those are lost, what all were told."""
+    if not isinstance(source, Hdf5Source):
         return source
-    return replace(source, orientation=options.get("orientation"), observation=options.get("observation"))
+    said = recorded.get((source.suite, source.file), options)
+    return replace(source, orientation=said.get("orientation"), observation=said.get("observation"))
 
 
 def _name(source: EpisodeSource) -> tuple[str, str]:
     """Suite and file of a source."""
-    if isinstance(source, LiberoFile):
+    if isinstance(source, Hdf5Source):
         return source.suite, source.file
     info = source.scan()
     return info.suite, info.file

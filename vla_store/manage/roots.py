@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -191,6 +191,13 @@ def check_names(documents: Named) -> None:
             said = (task.text, task.instruction)
             if tasks.setdefault((task.suite, task.name), said) != said:
                 raise OptionError("two parts call different tasks by one name", suite=task.suite, task=task.name)
+
+
+def conventions_of(documents: Named) -> Iterator[tuple[str, str, str]]:
+    """Name, orientation and observation of every source, as `check_alike` takes them."""
+    for name, document in documents:
+        for source in document.sources:
+            yield f"{source.suite}/{source.file} in {name}", source.orientation, source.observation
 
 
 def statistics_over(parts: list[Part], fields: dict[str, RootField]) -> dict[str, Any] | None:

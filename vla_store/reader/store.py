@@ -187,7 +187,7 @@ class Store:
         """Orientation of pictures, and order of observation and action, of every source."""
         return Conventions(
             tuple(
-                SourceConvention(each.suite, each.file, each.orientation, each.observation)
+                SourceConvention(each.suite, each.file, each.orientation, each.observation, each.codec, each.decoder)
                 for document in self._documents
                 for each in document.sources
             )

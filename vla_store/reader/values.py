@@ -64,12 +64,15 @@ class SourceConvention:
 
     orientation: of its pictures: bottom_up, top_down or rot180.
     observation: recorded "before" or "after" the action of the same row.
+    codec, decoder: "jpeg" and what decoded it, where its pictures were decoded when the store was built; else "".
     """
 
     suite: str
     file: str
     orientation: str
     observation: str
+    codec: str = ""
+    decoder: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""How a file's pictures lie, and whether its observations come before or after the action: read, measured, or asked for.
+
+Never guessed: two files that differ in nothing else may differ in this, and a wrong choice goes unnoticed in training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vla_store.builder.sources import Array
+from vla_store.errors import SourceError
+
+IMAGE_CONVENTIONS = {"opengl": "bottom_up", "opencv": "top_down"}  # robosuite's macros.IMAGE_CONVENTION
+
+LIKE_COSMOS = "Cosmos-Policy's data, which is --orientation top_down --observation before"
+LIKE_ROBOMIMIC = "robomimic's data, which is --orientation top_down --observation before"
+LIKE_REGENERATED = "regenerated LIBERO: bottom_up if by OpenVLA's script, rot180 if by any4lerobot's"
+
+ASK_ORIENTATION = (
+    "say it with --orientation bottom_up (LIBERO, OpenVLA's no_noops files), top_down (robomimic, Cosmos-Policy) "
+    "or rot180 (any4lerobot)"
+)
+ASK_OBSERVATION = (
+    "say it with --observation after (LIBERO's published files) or before (regenerated files, robomimic, Cosmos-Policy)"
+)
+
+
+def told(name: str, given: str | None, read: Callable[[], str], warnings: list[str]) -> str:
+    """A convention as the caller gives it, else as the file has it. Who contradicts a file is heard, and the store says so."""
+    if given is None:
+        return read()
+    with contextlib.suppress(SourceError):
+        if (found := read()) != given:
+            warnings.append(f"--{name} {given} was given, but the file says {found}")
+    return given
+
+
+def orientation_of(attributes: Mapping[str, Any], path: str, like: str | None = None) -> str:
+    """What the attribute macros_image_convention says. Raises SourceError that asks, where there is none.
+
+    like: what the file looks like, for the message: a help to whoever is asked, and no answer.
+    """
+    convention = attributes.get("macros_image_convention")
+    name = convention.decode(errors="replace") if isinstance(convention, bytes) else convention
+    if isinstance(name, str) and name in IMAGE_CONVENTIONS:
+        return IMAGE_CONVENTIONS[name]
+    raise SourceError(
+        "the orientation of the pictures cannot be known",
+        file=path,
+        expected="attribute macros_image_convention of /data: opengl or opencv",
+        found="no such attribute" if convention is None else repr(convention),
+        **{"looks like": like},
+        hint=ASK_ORIENTATION,
+    )
+
+
+def observation_of(pairs: Iterable[tuple[Array, Array]], path: str, like: str | None = None) -> str:
+    """Compare the arm's joints in the simulator's states with the observed ones: equal at t+1 where observations come after
+    the action, else at t. Raises SourceError that asks, where that does not decide it.
+
+    pairs: per episode, the joints in its states and the observed ones, both (T, 7). The smaller of the two medians decides if
+    it is five times smaller; it is never exactly zero in rendered files.
+    """
+    after, before = [], []
+    for states, joints in pairs:
+        after.append(np.abs(joints[:-1] - states[1:]).ravel())
+        before.append(np.abs(joints[:-1] - states[:-1]).ravel())
+    if after:
+        late, early = float(np.median(np.concatenate(after))), float(np.median(np.concatenate(before)))
+        if late * 5 <= early and early > 0:
+            return "after"
+        if early * 5 <= late and late > 0:
+            return "before"
+    raise SourceError(
+        "nothing says whether observations were recorded before or after the action",
+        file=path,
+        expected="states and obs/joint_states (or obs/robot0_joint_pos) that decide it",
+        found="no such datasets" if not after else f"median differences {late:.3g} (after) and {early:.3g} (before)",
+        **{"looks like": like},
+        hint=ASK_OBSERVATION,
+    )

@@ -1,0 +1,106 @@
+"""Cosmos-Policy's "all episodes" as an `EpisodeSource`: one episode a file, arrays at the top, pictures as JPEG or as they are.
+
+Facts from NVIDIA's cosmos-policy: the data set's card, and experiments/robot/libero/regenerate_libero_dataset.py, which
+writes primary_images(_jpeg), wrist_images(_jpeg), proprio (fingers, position, quaternion), actions, and the attributes
+success and task_description. It flips the rows of both cameras and records before it steps; no attribute says either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vla_store.builder import jpeg
+from vla_store.builder.conventions import LIKE_COSMOS, observation_of, orientation_of, told
+from vla_store.builder.hdf5 import Hdf5Source, attributes_of, fields_of, opened, walk
+from vla_store.builder.sources import EpisodeInfo, SourceInfo
+from vla_store.errors import SourceError
+from vla_store.format.attributes import Attributes
+
+NUMBER = 0  # of the one episode of a file
+
+_SUITE = re.compile(r"--suite=([A-Za-z0-9_]+)--")
+_CAMERAS = ("primary_images_jpeg", "wrist_images_jpeg", "primary_images", "wrist_images")
+
+
+def is_cosmos(file: h5py.File) -> bool:
+    """Whether the file is of this layout: actions and a known camera at the top."""
+    return "data" not in file and "actions" in file and any(name in file for name in _CAMERAS)
+
+
+def suite_of(file: str) -> str | None:
+    """The suite that a file's name names; all suites lie in one folder."""
+    found = _SUITE.search(file)
+    return found[1] if found else None
+
+
+@dataclass(frozen=True)
+class CosmosFile(Hdf5Source):
+    """One HDF5 file that holds one episode."""
+
+    def scan(self) -> SourceInfo:
+        with opened(self.path) as file:
+            steps, fields, encoded = fields_of(file, _role)
+            text = _text(file, self.path)
+            warnings: list[str] = []
+            return SourceInfo(
+                suite=self.suite,
+                file=self.file,
+                task=re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "task",
+                text=text,
+                instruction=text,
+                orientation=told(
+                    "orientation",
+                    self.orientation,
+                    lambda: orientation_of(file.attrs, self.path, LIKE_COSMOS),
+                    warnings,
+                ),
+                observation=told(
+                    "observation", self.observation, lambda: observation_of([], self.path, LIKE_COSMOS), warnings
+                ),
+                nbytes=os.stat(self.path).st_size,
+                episodes=(EpisodeInfo(NUMBER, steps, fields, _success(file)),),
+                warnings=tuple(warnings),
+                codec=jpeg.CODEC if encoded else "",
+                decoder=jpeg.decoder() if encoded else "",
+            )
+
+    def group(self, number: int) -> str:
+        return "/"
+
+    def attributes(self, number: int | None) -> Attributes:
+        """The file's own attributes are the source's; its datasets', the episode's."""
+        with opened(self.path) as file:
+            if number is None:
+                return {"/": attributes_of(file, "/", self.path)}
+            return {f"/{path}": attributes_of(node, f"/{path}", self.path) for path, node in walk(file) if path}
+
+
+def _role(path: str) -> str:
+    return "observation" if path == "proprio" or "images" in path else "step"
+
+
+def _text(file: h5py.File, path: str) -> str:
+    text: Any = file.attrs.get("task_description")
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    if not isinstance(text, str) or not text.strip():
+        raise SourceError(
+            "the file does not say its task",
+            file=path,
+            expected="attribute task_description, a text",
+            found="no such attribute" if text is None else repr(text)[:120],
+        )
+    return text.strip()
+
+
+def _success(file: h5py.File) -> int:
+    try:
+        return int(bool(np.asarray(file.attrs["success"]).item()))
+    except (KeyError, ValueError):
+        return -1

@@ -1,0 +1,378 @@
+"""HDF5 files as sources: opening, reading, attributes, and failures turned into errors that name the file.
+
+What a file's groups mean is its layout's affair: libero.py and cosmos.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vla_store.builder import jpeg
+from vla_store.builder.sources import Array, FieldSpec
+from vla_store.errors import SourceError, VlaStoreError, machine_error
+from vla_store.format.attributes import empty_value, encode_value
+from vla_store.format.schema import NUMERIC_DTYPES, check_field_names
+
+EXTENSIONS = (".hdf5", ".h5")
+MAX_DEPTH = 32
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Hdf5Source:
+    """One HDF5 file of demonstrations of one task.
+
+    orientation, observation: what the caller says of it, None to read it from the file.
+    skip_bad: leave out demonstrations that are not as they should be, instead of raising.
+    """
+
+    path: str
+    suite: str
+    orientation: str | None = None
+    observation: str | None = None
+    skip_bad: bool = False
+
+    @property
+    def file(self) -> str:
+        return Path(self.path).name
+
+    def group(self, number: int) -> str:
+        """The HDF5 path of an episode."""
+        raise NotImplementedError
+
+    def read(self, number: int, field: str, start: int, stop: int) -> Array:
+        group = self.group(number)
+        with naming(self.path, group.rpartition("/")[2] or None, dataset=field):
+            return _handle(self.path).read(group, field, start, stop)
+
+
+def field_name(path: str, encoded: bool = False) -> str:
+    """The field of a dataset path below its demonstration: obs/ is stripped, other slashes become __. Of encoded pictures
+    the pixels are kept, so _jpeg is stripped as well."""
+    name = path.removeprefix("obs/").replace("/", "__")
+    return name.removesuffix("_jpeg") if encoded else name
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a dataset lies. offset: of its rows in the file, None unless they lie there as NumPy has them."""
+
+    path: str
+    offset: int | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    is_encoded: bool
+
+
+class _Handle:
+    """One open file: h5py for its structure, a plain descriptor for contiguous data."""
+
+    def __init__(self, path: str) -> None:
+        self.file = h5py.File(path, "r")
+        self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._places: dict[tuple[str, str], _Place] = {}
+
+    def place(self, group: str, field: str) -> _Place:
+        if (group, field) not in self._places:
+            for path, node in walk(self.file[group]):
+                if isinstance(node, h5py.Dataset):
+                    encoded = is_encoded(node)
+                    at = f"{group.rstrip('/')}/{path}"
+                    place = _Place(at, _plain_offset(node), node.dtype, node.shape, encoded)
+                    self._places[group, field_name(path, encoded)] = place
+        return self._places[group, field]
+
+    def read(self, group: str, field: str, start: int, stop: int) -> Array:
+        place = self.place(group, field)
+        if place.is_encoded:
+            return _decoded(self.file[place.path][start:stop], start)
+        if place.offset is None:
+            rows: Array = self.file[place.path][start:stop]
+            return rows
+        # Contiguous datasets are read past h5py, which holds one lock for the whole process.
+        rows = np.empty((stop - start, *place.shape[1:]), place.dtype)
+        _read_into(self.raw, rows.data.cast("B"), place.offset + start * (rows.nbytes // len(rows)))
+        return rows
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            os.close(self.raw)
+            self.file.close()
+
+
+def is_encoded(node: h5py.Dataset) -> bool:
+    """Whether a dataset holds an encoded picture a row: (T,) of byte strings of variable length."""
+    return bool(node.ndim == 1 and h5py.check_vlen_dtype(node.dtype) == np.uint8)
+
+
+def _decoded(rows: Array, start: int) -> Array:
+    """Encoded pictures, (n,) of bytes, as pixels (n, H, W, C)."""
+    out: Array | None = None
+    for number, data in enumerate(rows):
+        try:
+            if out is None:
+                out = np.empty((len(rows), *jpeg.shape_of(data)), np.uint8)
+            jpeg.decode(data, out[number])
+        except SourceError as error:
+            raise error.at(row=start + number) from None
+    assert out is not None
+    return out
+
+
+def _plain_offset(node: h5py.Dataset) -> int | None:
+    plain = node.chunks is None and not node.external and not node.is_virtual and not is_encoded(node)
+    # A type that NumPy has no equal of (integers of 24 bits, say) is converted by HDF5.
+    same = plain and h5py.h5t.py_create(node.dtype, logical=True).equal(node.id.get_type())
+    return node.id.get_offset() if same else None
+
+
+def _read_into(descriptor: int, out: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(out):
+        got = os.preadv(descriptor, [out[done:]], offset + done)
+        if not got:
+            raise SourceError("the file ends early", expected=f"{len(out)} bytes", found=done)
+        done += got
+
+
+@functools.lru_cache(maxsize=8)
+def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
+    return _Handle(path)
+
+
+def close_files() -> None:
+    """Let go of the files that were read: HDF5 does not let anybody write to one that is open."""
+    _handle_at.cache_clear()
+
+
+def _handle(path: str) -> _Handle:
+    stat = os.stat(path)
+    return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[h5py.File]:
+    """The file, every failure of h5py turned into an error that names it."""
+    with naming(path), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]:
+    """Every failure of h5py and of the system turned into an error that names the file and the demonstration."""
+    try:
+        yield
+    except VlaStoreError as error:
+        raise error.at(file=path, demo=demo, **places) from None
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise _unreadable(error, path, demo=demo, **places) from error
+
+
+def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        failed = machine_error(OSError(error.errno, os.strerror(error.errno)), "reading a source", path)
+        if error.errno == errno.EAGAIN:
+            failed.hint = "another program is writing the file; where the file system cannot lock, set HDF5_USE_FILE_LOCKING=FALSE"
+        return failed
+    if not os.path.exists(path):
+        return SourceError("a source is gone", file=path, **places)
+    with open(path, "rb") as raw:
+        head = raw.read(len(_SIGNATURE))
+    size = os.path.getsize(path)
+    stored = re.search(r"stored_eof = ([0-9]+)", str(error))
+    if stored:
+        return SourceError(
+            "the HDF5 file is truncated",
+            file=path,
+            **places,
+            expected=f"{stored[1]} bytes",
+            found=f"{size} bytes",
+            hint="download or copy it again",
+        )
+    if head != _SIGNATURE and "file signature not found" in str(error):
+        return SourceError(
+            "not an HDF5 file",
+            file=path,
+            expected="an HDF5 signature",
+            found=f"{size} bytes that begin with {head!r}" if size else "an empty file",
+            hint="download or copy it again",
+        )
+    return SourceError("the HDF5 file cannot be read", file=path, **places, found=str(error)[:300])
+
+
+def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """The group, as "", and everything below it by path. Every name counts: h5py's own `visit` passes over second names and links."""
+    yield path, group
+    if path.count("/") >= MAX_DEPTH:
+        raise SourceError("groups are nested too deeply", dataset=path, expected=f"at most {MAX_DEPTH} levels")
+    for name in sorted(group):
+        below = f"{path}/{name}" if path else name
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise SourceError(
+                "a dataset is a link to another file",
+                dataset=below,
+                found=f"{link.filename}:{link.path}",
+                hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
+            )
+        node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
+        if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
+            raise SourceError("a link that leads to no dataset", dataset=below, found=link.path)
+        if isinstance(node, h5py.Group):
+            yield from walk(node, below)
+        else:
+            yield below, node
+
+
+# What is in it
+
+
+def fields_of(group: h5py.Group, role_of: Callable[[str], str]) -> tuple[int, dict[str, FieldSpec], list[str]]:
+    """Steps and fields of an episode's group, and the names of the fields whose pictures are encoded. Raises SourceError.
+
+    role_of: "observation" or "step" of a dataset's path below the group; encoded pictures are observations anyway.
+    """
+    datasets = {path: node for path, node in walk(group) if isinstance(node, h5py.Dataset)}
+    actions = datasets["actions"]
+    if dtype_of(actions).kind != "f" or actions.ndim != 2:
+        raise SourceError(
+            "actions have the wrong dtype or shape",
+            dataset="actions",
+            expected="(T, n) of a float type",
+            found=f"{actions.shape} of {dtype_of(actions)}",
+        )
+    steps = actions.shape[0]
+    if steps == 0:
+        raise SourceError(
+            "a demonstration without steps", dataset="actions", expected="at least one row", found=actions.shape
+        )
+    encoded = {path for path, node in datasets.items() if dtype_of(node).kind == "O" and is_encoded(node)}
+    names = {path: field_name(path, path in encoded) for path in datasets}
+    check_field_names(list(names.values()))
+    if len(set(names.values())) < len(names):
+        raise SourceError("two datasets would have the same field name", found=", ".join(sorted(datasets)))
+    fields = {
+        names[path]: _encoded_spec(path, node, steps) if path in encoded else _spec(path, node, steps, role_of(path))
+        for path, node in datasets.items()
+    }
+    if not any(spec.is_camera for spec in fields.values()):
+        raise SourceError(
+            "a demonstration without a camera",
+            expected="images (T, H, W, C) of uint8 below obs/",
+            found=", ".join(sorted(datasets)),
+            hint="robomimic's low_dim files hold none: its dataset_states_to_obs.py renders them"
+            if is_robomimic(names)
+            else "",
+        )
+    finite = np.isfinite(actions[()]).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise SourceError("actions are not all finite numbers", dataset="actions", row=row, found=actions[row])
+    return steps, fields, sorted(names[path] for path in encoded)
+
+
+def is_robomimic(names: Iterable[str]) -> bool:
+    """Whether fields are called as robomimic calls them."""
+    return any("robot0_" in name for name in names)
+
+
+def _encoded_spec(path: str, node: h5py.Dataset, steps: int) -> FieldSpec:
+    _check_length(path, node, steps)
+    try:
+        return FieldSpec("uint8", jpeg.shape_of(node[0]), "observation")
+    except SourceError as error:
+        raise error.at(dataset=path, row=0) from None
+
+
+def _check_length(path: str, node: h5py.Dataset, steps: int) -> None:
+    if node.shape[0] != steps:
+        raise SourceError(
+            "datasets of one demonstration have different lengths",
+            dataset=path,
+            expected=f"{steps} rows, as actions has",
+            found=f"{node.shape[0]} rows",
+        )
+
+
+def _spec(path: str, node: h5py.Dataset, steps: int, role: str) -> FieldSpec:
+    dtype = dtype_of(node)
+    if node.shape is None or node.ndim == 0 or dtype.name not in NUMERIC_DTYPES:
+        raise SourceError(
+            "a dataset has the wrong dtype or shape",
+            dataset=path,
+            expected="an array of numbers with one row a step",
+            found=f"{node.shape} of {dtype}",
+        )
+    _check_length(path, node, steps)
+    if 0 in node.shape:
+        raise SourceError(
+            "a dataset of zero width", dataset=path, expected="at least one number a step", found=node.shape
+        )
+    spec = FieldSpec(dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
+    if (role == "observation" and node.ndim == 4 and not spec.is_camera) or (
+        node.ndim == 3 and path.endswith(("_rgb", "_image"))
+    ):
+        raise SourceError(
+            "images have the wrong dtype or shape",
+            dataset=path,
+            expected="(T, H, W, at most 4) of uint8, uint16 or float32",
+            found=f"{node.shape} of {dtype}",
+        )
+    return spec
+
+
+def count_of(node: h5py.Group, name: str) -> int | str | None:
+    """A count that an attribute declares; None where it declares none, what it says where that is no count."""
+    value = node.attrs.get(name)
+    if value is None:
+        return None
+    try:
+        return operator.index(np.asarray(value).item())
+    except (TypeError, ValueError):
+        return repr(value)[:60]
+
+
+def dtype_of(node: h5py.Dataset) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = node.dtype
+    except TypeError as error:  # HDF5 has types that NumPy has not
+        raise SourceError("a dataset has a type that NumPy does not have", dataset=node.name, found=error) from None
+    return dtype
+
+
+def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[str, Any]:
+    result = {}
+    for name in sorted(node.attrs):
+        try:
+            result[name] = _attribute(node, name)
+        except (TypeError, ValueError, OSError) as error:
+            raise SourceError(
+                "an attribute cannot be kept",
+                file=path,
+                on=on,
+                attribute=name,
+                expected="numbers or text",
+                found=str(error)[:200],
+            ) from None
+    return result
+
+
+def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> dict[str, Any]:
+    dtype = node.attrs.get_id(name).dtype
+    if dtype.names or h5py.check_ref_dtype(dtype) or (dtype.kind == "O" and not h5py.check_string_dtype(dtype)):
+        raise TypeError(f"a value of type {dtype}")
+    value = node.attrs[name]
+    return empty_value(str(dtype)) if isinstance(value, h5py.Empty) else encode_value(value)
