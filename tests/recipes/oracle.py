@@ -109,10 +109,10 @@ def all_states(demos: list[Demo], names: tuple[str, ...] = ("ee_states", "grippe
     return np.concatenate(rows).astype(np.float64)
 
 
-def bounds_q99(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """OpenVLA's normalised form of (..., n) values, by the rows (N, n) of the data set."""
+def bounds_q99(values: np.ndarray, rows: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """OpenVLA's normalised form of (..., n) values, by the rows (N, n) of the data set. masked: (n,), what stays as it is."""
     low, high = np.quantile(rows, 0.01, axis=0), np.quantile(rows, 0.99, axis=0)
-    made = np.clip(2 * (values - low) / (high - low + 1e-8) - 1, -1, 1)
+    made = np.where(masked, values, np.clip(2 * (values - low) / (high - low + 1e-8) - 1, -1, 1))
     return np.where(rows.min(axis=0) == rows.max(axis=0), 0, made)
 
 

@@ -50,10 +50,8 @@ def test_as_stored_alignment_has_every_row_as_an_anchor(published: Both) -> None
 def normalized(items: Any, rows: dict[str, np.ndarray]) -> Any:
     for item in items:
         for key in set(item) & set(rows):
-            made = oracle.bounds_q99(item[key], rows[key])
-            if key != "proprio":
-                made[..., 6] = item[key][..., 6]
-            item[key] = made.astype(np.float32)
+            is_gripper = np.arange(rows[key].shape[1]) == (6 if key != "proprio" else -1)
+            item[key] = oracle.bounds_q99(item[key], rows[key], is_gripper).astype(np.float32)
         yield item
 
 
@@ -75,8 +73,8 @@ def test_a_validation_set_is_normalised_by_the_training_set(published: Both) -> 
 
 
 def test_dataset_statistics_are_written_as_openvla_reads_them(published: Both, tmp_path: Path) -> None:
-    dataset = openvla_oft(published.store, episodes=published.episodes)
-    path = dataset.write_statistics(tmp_path / "run", "libero_some")
+    dataset = openvla_oft(published.store, episodes=published.episodes, name="libero_some")
+    path = dataset.write_statistics(tmp_path / "run")
     assert path == tmp_path / "run" / "dataset_statistics.json"
     written = json.loads(path.read_text())["libero_some"]
     assert written["num_transitions"] == sum(map(len, published.demos))
@@ -133,11 +131,12 @@ def test_openvlas_own_data_needs_no_warning(regenerated: Both) -> None:
 def test_a_component_that_never_changes_becomes_zero_with_a_warning(published: Both) -> None:
     # The first two steps of a demo: nothing of the pose has changed by much yet, and the gripper not at all.
     rows = range(2)
-    with pytest.warns(UserWarning, match=r"component .*it never changes"):
+    with pytest.warns(UserWarning, match=r"component .*it never changes.*which closes the gripper"):
         dataset = openvla(published.store, rows=rows, alignment="as_stored", normalize=True)
     constant = dataset.statistics()["action"].min == dataset.statistics()["action"].max
-    assert constant[:6].any()
-    assert (dataset[1]["action"][:6][constant[:6]] == 0).all()
+    assert constant[6]  # OpenVLA's rule has no exception for a gripper that stays open, and 0 closes it
+    assert dataset.statistics()["action"].min[6] == 1
+    assert (dataset[1]["action"][constant] == 0).all()
     assert np.isfinite(dataset[1]["action"]).all()
 
 

@@ -35,11 +35,14 @@ PIXELS = 256
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 STATE = ("ee_states", "gripper_states")
 FILE = "dataset_statistics.json"
+NAME = "libero"
+KEPT = ("mean", "std", "max", "min", "q01", "q99")
 
 
 def openvla(
     store: Store | str | os.PathLike[str],
     *,
+    name: str = NAME,
     camera: str = CAMERAS[0],
     normalize: bool | Mapping[str, FieldStatistics] = False,
     alignment: str = "causal",
@@ -52,18 +55,20 @@ def openvla(
 
     Every row is an anchor (under "causal" alignment, the default, the first of an episode that was recorded after the action is
     none). normalize: True, or the `statistics()` of a training set: numbers 0 to 5 of the action by its 1 % and 99 % quantiles.
+    name: of these statistics in `dataset_statistics`: the unnorm_key of the model.
     transform: called with each item, e.g. `lambda item: batch_transform(rlds_batch(item))`.
     selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
     Where the store is not of the kind that OpenVLA trains on, a warning and the dataset's `repr` say in what it differs.
     """
     windows = {camera: 0, "actions": 0}
     shared = {"alignment": alignment, "images": images, "transform": transform, "normalize": normalize, **selection}
-    return OpenVLADataset(store, windows=windows, cameras=(camera,), state=(), **shared)
+    return OpenVLADataset(store, name=name, windows=windows, cameras=(camera,), state=(), **shared)
 
 
 def openvla_oft(
     store: Store | str | os.PathLike[str],
     *,
+    name: str = NAME,
     chunk: int = OFT_CHUNK,
     cameras: tuple[str, str] = CAMERAS,
     state: tuple[str, ...] = STATE,
@@ -87,6 +92,7 @@ def openvla_oft(
     shared = {"alignment": alignment, "images": images, "transform": transform, "normalize": normalize, **selection}
     return OpenVLADataset(
         store,
+        name=name,
         windows=windows,
         cameras=cameras,
         state=state,
@@ -95,7 +101,7 @@ def openvla_oft(
     )
 
 
-def rlds_batch(item: Mapping[str, Any], dataset_name: str = "libero") -> dict[str, Any]:
+def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, Any]:
     """An item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it, with the leading axis of a window of one."""
     observation = {"image_primary": item["image"][None]}
     if "wrist_image" in item:
@@ -111,8 +117,10 @@ def rlds_batch(item: Mapping[str, Any], dataset_name: str = "libero") -> dict[st
 class OpenVLADataset(NumericRecipe):
     """What `openvla` and `openvla_oft` give."""
 
-    def __init__(self, store: Any, *, cameras: tuple[str, ...], state: tuple[str, ...], **options: Any) -> None:
-        self._cameras, self._state = cameras, state
+    def __init__(
+        self, store: Any, *, name: str, cameras: tuple[str, ...], state: tuple[str, ...], **options: Any
+    ) -> None:
+        self.name, self._cameras, self._state = name, cameras, state
         store = store if isinstance(store, Store) else open_store(store)
         notes = differences(store, cameras, "OpenVLA")
         super().__init__(store, notes=notes, **options)
@@ -137,48 +145,47 @@ class OpenVLADataset(NumericRecipe):
         low, high = quantiles(by)
         span = np.where(high - low < TINY_RANGE, np.maximum(high - low, TINY_RANGE), high - low)
         made = np.clip(2 * (values - low) / (span + 1e-8) - 1, -1, 1)
-        made = np.where(by.min == by.max, 0.0, made)
         if key != "proprio":
             made[..., -1] = values[..., -1]  # the gripper is masked
-        return made
+        return np.where(by.min == by.max, 0.0, made)  # also where it is the gripper
 
     def check_scale(self, key: str, by: FieldStatistics) -> None:
         low, high = quantiles(by)
-        counts = np.ones(len(low), bool)
-        counts[-1] = key == "proprio"
         constant = by.min == by.max
-        warn_of(key, counts & constant, "it never changes; its normalised form is 0")
-        tiny = counts & ~constant & (high - low < TINY_RANGE)
+        closed = " (which closes the gripper)" if key != "proprio" and constant[-1] else ""
+        warn_of(key, constant, f"it never changes, and its normalised form is 0{closed}")
+        tiny = ~constant & (high - low < TINY_RANGE)
+        tiny[-1] &= key == "proprio"
         warn_of(key, tiny, f"from 1 % to 99 % it changes by less than {TINY_RANGE}, which stands in for that range")
 
-    def dataset_statistics(self, name: str) -> dict[str, Any]:
-        """What OpenVLA keeps beside a checkpoint to undo the normalising, {name: ...}; `name` is its unnorm_key.
+    @property
+    def dataset_statistics(self) -> dict[str, Any]:
+        """What OpenVLA keeps beside a checkpoint to undo the normalising, {name: ...}.
 
-        "action" (and "proprio"): mean, std, max, min, q01, q99, and the mask of what is normalised; num_transitions and
-        num_trajectories. Of the selection, by whose statistics items are normalised, if they are.
+        "action" (and "proprio"): mean, std, max, min, q01, q99; of the action also the mask of what is normalised;
+        num_transitions and num_trajectories. Those that items are normalised by, else of the selection.
         """
         chosen = self.normalized_by or self.statistics()
         made: dict[str, Any] = {}
         for key, each in sorted(chosen.items()):
-            names = ("mean", "std", "max", "min", "q01", "q99")
-            values = {name: np.asarray(getattr(each, name)).tolist() for name in names}
+            values = {what: np.asarray(getattr(each, what)).tolist() for what in KEPT}
             if key == "proprio":
                 made["proprio"] = values
             else:
                 made["action"] = values | {"mask": [True] * (len(values["mean"]) - 1) + [False]}
         made["num_transitions"] = sum(len(rows) for _, rows in self._selected_rows())
         made["num_trajectories"] = len(self.selected_episodes)
-        return {name: made}
+        return {self.name: made}
 
-    def write_statistics(self, folder: str | os.PathLike[str], name: str) -> Path:
-        """Writes `dataset_statistics.json` into `folder`, as OpenVLA's `save_dataset_statistics` does; its path.
+    def write_statistics(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes them as `dataset_statistics.json` into `folder`, as OpenVLA's `save_dataset_statistics` does; its path.
 
         Raises MachineError.
         """
         path = Path(folder) / FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.dataset_statistics(name), indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(self.dataset_statistics, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise machine_error(error, "writing the statistics", path) from None
         return path
