@@ -395,10 +395,6 @@ def test_the_mapping_must_be_named(demo_store: Path) -> None:
     assert all(name in str(raised.value) for name in MAPPINGS)
 
 
-def no_numbers(values: np.ndarray) -> np.ndarray:
-    raise ValueError("no numbers today")
-
-
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mapping": ({"mapping": "RDT"}, "no mapping 'RDT'"),
     "rotation": ({"rotation": "quaternion"}, "no rotation 'quaternion'"),
@@ -458,18 +454,31 @@ def test_a_mapping_of_ones_own(demo_store: Path) -> None:
 
 
 def test_an_error_names_the_sample(demo_store: Path) -> None:
-    mapping = RdtMapping("mine", (Take("ee_pos", 0, 3, 0),), (Take("actions", 0, 7, 0),), ())
-    dataset = rdt(
-        demo_store, mapping=mapping, episodes=[3, 11], transform=lambda item: 1 / (140 - item["meta"]["step_id"])
-    )
-    dataset.transform = _fail_at_2
-    for read in (lambda: dataset[141], lambda: dataset.get_item(141), lambda: dataset.__getitems__([140, 141])):
+    dataset = made(demo_store, "L", episodes=[3, 11], transform=_fail_at_2)
+    reads: list[Callable[[], Any]] = [
+        lambda: dataset[141],
+        lambda: dataset.get_item(141),
+        lambda: dataset.__getitems__([140, 141]),
+    ]
+    for read in reads:
         with pytest.raises(vla_store.VlaStoreError, match="could not be made") as raised:
             read()
         places = raised.value.places
         assert (places["sample"], places["episode"], places["step"]) == ("141", "11", "2")
         assert places["row"] == str(dataset.store.episodes[11].start + 2)
         assert str(demo_store) in places["store"]
+    mapping = RdtMapping("mine", (Take("ee_pos", 0, 3, 0, _few_at_once),), (Take("actions", 0, 7, 0),), ())
+    spoilt = rdt(demo_store, mapping=mapping, episodes=[3, 11])
+    for read in (lambda: spoilt[141], lambda: spoilt.get_item(141, state_only=True)):
+        with pytest.raises(vla_store.VlaStoreError, match="could not be made") as raised:
+            read()
+        assert (raised.value.places["sample"], raised.value.places["step"]) == ("141", "2")
+
+
+def _few_at_once(values: np.ndarray) -> np.ndarray:
+    if values.size > 3:
+        raise ValueError("that many")
+    return values
 
 
 def _fail_at_2(item: dict[str, Any]) -> Any:

@@ -342,7 +342,10 @@ class RdtDataset(RecipeDataset):
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        state, action = self._trajectory(self.place(number)["episode"])
+        try:
+            state, action = self._trajectory(self.place(number)["episode"])
+        except Exception as error:
+            raise self._named(error, number) from error
         return {"state": state, "action": action}
 
     def item(self, sample: Sample) -> dict[str, Any]:
