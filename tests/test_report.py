@@ -161,7 +161,7 @@ def test_the_page_says_every_decision(demo_store: Path) -> None:
         "of its pixels: no prediction, lz4hc 9",
         "differs from it for 1 of 6 tasks",
         "pick the alphabet soup and place it in the basket",
-        "preset fast",
+        "(preset fast)",
         "nothing; no warnings",
         "Histograms of numbers are of all 2,058 steps",
         "No-ops were counted over all 2,058 steps",

@@ -172,7 +172,13 @@ def _decisions(facts: Facts) -> str:
                 for each in facts.cameras
             )
             or "no cameras",
-            f"without loss, every pixel comes back; preset {escaped(' / '.join(facts.presets))}. The prediction was chosen by a probe of the data",
+            "every pixel comes back; "
+            + (
+                "nothing is compressed"
+                if facts.presets == ("raw",)
+                else "the prediction was chosen by a probe of the data"
+            )
+            + f" (preset {escaped(' and '.join(facts.presets))})",
         ],
         [
             "Views",
@@ -187,7 +193,7 @@ def _decisions(facts: Facts) -> str:
         [
             "Instruction",
             _instructions(facts),
-            "<code>task</code> is the text of the file's name, which evaluations use; the file's own stands beside it",
+            "<code>task</code> is the text of the file's name, which evaluations use",
         ],
         [
             "Left out",
