@@ -196,8 +196,8 @@ def differences(store: Store, cameras: tuple[str, ...], trainer: str) -> tuple[s
     notes = []
     if any(each.observation == "after" for each in store.conventions.sources):
         notes.append(
-            "the demonstrations are as published (observation after the action), with their no-ops and failures; "
-            f"{trainer} trains on regenerated ones"
+            "the demonstrations are as published (observation after the action); "
+            f"{trainer} trains on regenerated ones, without no-ops and failures"
         )
     sizes = {store.fields[name].shape[:2] for name in cameras if name in store.cameras} - {(PIXELS, PIXELS)}
     if sizes:
