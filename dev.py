@@ -33,6 +33,7 @@ READING_TESTS = [
     "tests/format",
     "tests/reader",
     "tests/loader",
+    "tests/recipes",
     "tests/test_golden.py",
     "tests/test_tiny_reader.py",
     "tests/test_layers.py",
