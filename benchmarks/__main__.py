@@ -1,4 +1,4 @@
-"""All benchmarks, saved, and the page made of them: python -m benchmarks [--demos FOLDER] [--work FOLDER]. Some ten minutes."""
+"""All benchmarks, saved, and the page made of them: python -m benchmarks [--demos FOLDER] [--work FOLDER]. Some fifteen minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import CHECKOUT, find_demos, work_folder
 
-NAMES = ("codec_levels", "reading", "sampling", "build_speed")
+NAMES = ("codec_levels", "reading", "sampling", "micro", "loader", "size", "scale", "build_speed")
 
 
 def main() -> None:

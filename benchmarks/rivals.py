@@ -82,14 +82,15 @@ def hdf5_slices_only(demos: tuple[Demo, ...]) -> Read:
 class KeptHandles:
     """h5py with every dataset opened once and kept: the honest rival while all fits in memory."""
 
-    def __init__(self, demos: tuple[Demo, ...]) -> None:
+    def __init__(self, demos: tuple[Demo, ...], **options: Any) -> None:
+        """options: of h5py.File."""
         import h5py
 
         self._files: dict[Path, Any] = {}
         self._demos = []
         for demo in demos:
             if demo.path not in self._files:
-                self._files[demo.path] = h5py.File(demo.path, "r")
+                self._files[demo.path] = h5py.File(demo.path, "r", **options)
             group = self._files[demo.path]["data"][f"demo_{demo.number}"]
             names = [f"obs/{camera}" for camera in CAMERAS] + ["robot_states", "actions"]
             self._demos.append({name: group[name] for name in names})
