@@ -175,7 +175,7 @@ def test_conventions_said_at_build_and_unlike_ones_are_told_apart(tmp_path: Path
         Halves(suite="a", orientation="bottom_up", observation="before"),
         Halves(suite="b", orientation="rot180", observation="after", lengths={0: 4}),
     ]
-    build_store(sources, tmp_path / "mixed.vla")
+    build_store(sources, tmp_path / "mixed.vla", mixed=True)
     page = Page(page_of(tmp_path / "mixed.vla"))
 
     for said in (
@@ -272,6 +272,27 @@ def test_a_store_of_several_parts_is_told_of_as_one(tiny_source: Path, tmp_path:
 
 
 # What it reads
+
+
+@pytest.mark.parametrize("fetcher", ["pread", "fsspec"])
+def test_the_page_does_not_depend_on_how_the_store_is_reached(tiny_store: Path, fetcher: str) -> None:
+    opened = open_store(tiny_store, fetcher=fetcher)
+
+    assert html_page(gather(opened, tiny_store.name)) == page_of(tiny_store)
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_damage_is_an_error_and_leaves_no_page(
+    command: str, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_store, tmp_path / "s.vla")
+    (shard,) = [path for path in (tmp_path / "s.vla").rglob("eye_in_hand_rgb/c/**/*") if path.is_file()]
+    shard.unlink()
+    output = tmp_path / {"show": "e.png", "report": "r.html"}[command]
+
+    assert main([command, str(tmp_path / "s.vla"), "-o", str(output)]) == 1
+    store_tools.assert_one_screen(capsys.readouterr().err, "eye_in_hand_rgb")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.vla"]
 
 
 def test_of_a_large_store_no_more_is_read_than_it_says(

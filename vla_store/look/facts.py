@@ -7,7 +7,7 @@ No more than a bounded number of steps and frames is read, however large the sto
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.statistics import FieldStatistics
-from vla_store.look.pictures import Pictures, to_rgb, value_range
+from vla_store.look.pictures import Pictures, shrunk, to_rgb, value_range
 from vla_store.reader import Samples, Store
 from vla_store.reader.values import StoreField, StoreTask
 from vla_store.rules import NOOP_THRESHOLD, noops
@@ -33,6 +33,7 @@ MAX_SAMPLED_FRAMES = 48
 MAX_COMPONENTS = 16
 MAX_PICTURES = 320
 MAX_CAMERAS_OF_A_TASK = 4
+PICTURE_SIDE = 160  # pixels; larger frames are shrunk by a whole factor
 RUN_ROWS = 256
 BINS = 40
 
@@ -86,7 +87,8 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """pictures: (camera, (H, W, 3) upright) of the middle step of its first episode, `shown_row`; none where too many tasks are."""
+    """pictures: (camera, (H, W, 3), upright, no side above PICTURE_SIDE) of the middle step of its first episode, `shown_row`;
+    none where there are too many tasks."""
 
     task: StoreTask
     group: Group
@@ -149,6 +151,7 @@ class Facts:
     fields: tuple[FieldFacts, ...]
     ragged: tuple[RaggedFacts, ...]
     lengths: Int64
+    suite_lengths: tuple[Int64, ...]
     noop_episodes: int | None  # whose actions were read; None: the store has no actions of that kind
     array_nbytes: tuple[tuple[str, int], ...]
 
@@ -170,10 +173,10 @@ def gather(store: Store, name: str) -> Facts:
     table = _table(store)
     counted, found = _noops(store, table)
 
-    def group(suite: str, chosen: npt.NDArray[np.bool_]) -> Group:
+    def group(suite: str, chosen: Int64) -> Group:
         lengths = np.sort(table.length[chosen])
         success = table.success[chosen]
-        steps_counted = int(table.length[chosen & counted].sum())
+        steps_counted = int((table.length[chosen] * counted[chosen]).sum())
         return Group(
             suite=suite,
             episodes=len(lengths),
@@ -188,14 +191,13 @@ def gather(store: Store, name: str) -> Facts:
             counted=steps_counted,
         )
 
-    everything = np.ones(len(table.length), bool)
     sources = store.conventions.sources
     per_source = np.bincount(table.source, minlength=len(sources)), _sums(table.source, table.length, len(sources))
     return Facts(
         name=name,
         store=store,
-        whole=group("", everything),
-        suites=tuple(group(suite, table.suite == at) for at, suite in enumerate(store.suites)),
+        whole=group("", np.arange(len(table.length))),
+        suites=tuple(map(group, store.suites, _places_of(table.suite, len(store.suites)))),
         tasks=tuple(_tasks(store, table, group)),
         conventions=_conventions(store, per_source[0]),
         stated=_stated(store),
@@ -210,6 +212,7 @@ def gather(store: Store, name: str) -> Facts:
         ),
         ragged=tuple(_ragged(store, each) for each in store.fields.values() if each.is_ragged),
         lengths=table.length,
+        suite_lengths=tuple(table.length[each] for each in _places_of(table.suite, len(store.suites))),
         noop_episodes=None if found is None else int(counted.sum()),
         array_nbytes=tuple(sorted(store.array_nbytes.items(), key=lambda item: (-item[1], item[0]))),
     )
@@ -221,7 +224,8 @@ def runs_of(rows: int, at_most: int) -> list[tuple[int, int]]:
         return [(0, rows)]
     run = min(RUN_ROWS, at_most)
     count = at_most // run
-    starts = [(2 * k + 1) * (rows - run) // (2 * count) for k in range(count)]
+    between = rows - count * run
+    starts = [k * run + (2 * k + 1) * between // (2 * count) for k in range(count)]
     return [(start, start + run) for start in starts]
 
 
@@ -325,27 +329,32 @@ def _stated(store: Store) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(given))
 
 
-def _tasks(store: Store, table: _Table, group: Any) -> Iterator[TaskFacts]:
+def _places_of(numbers: Int64, count: int) -> list[Int64]:
+    """For each number below `count`: where it stands in `numbers`, ascending."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(numbers, minlength=count))[:-1])
+
+
+def _tasks(store: Store, table: _Table, group: Callable[[str, Int64], Group]) -> Iterator[TaskFacts]:
     """Every task, with pictures of as many as the page has room for."""
+    places = _places_of(table.task, len(store.tasks))
+    rows = [int(table.start[each[0]] + table.length[each[0]] // 2) for each in places]
     cameras = sorted(store.cameras, key=lambda name: store.fields[name].dtype != "uint8")  # colour before depth
     each_has = min(MAX_CAMERAS_OF_A_TASK, max(1, MAX_PICTURES // len(store.tasks)))
-    shown = cameras[:each_has]
-    for number, task in enumerate(store.tasks):
-        chosen = table.task == number
-        first = int(chosen.argmax())
-        row = int(table.start[first] + table.length[first] // 2)
-        pictures = _upright(store, shown, row) if number < MAX_PICTURES else ()
-        yield TaskFacts(task, group(task.suite, chosen), row, tuple(pictures))
+    pictures = {name: list(_upright(store, name, rows[:MAX_PICTURES])) for name in cameras[:each_has]}
+    for number, (task, chosen, row) in enumerate(zip(store.tasks, places, rows)):
+        shown = ((name, found[number]) for name, found in pictures.items() if number < MAX_PICTURES)
+        yield TaskFacts(task, group(task.suite, chosen), row, tuple(shown))
 
 
-def _upright(store: Store, cameras: Sequence[str], row: int) -> Iterator[tuple[str, Pictures]]:
-    if not cameras:
-        return
-    samples = Samples(store, windows=dict.fromkeys(cameras, 0), rows=[row], images="upright")
-    sample = samples[0]
-    for name in cameras:
-        frames = sample[name][None]
-        yield name, to_rgb(frames, value_range(frames))[0]
+def _upright(store: Store, camera: str, rows: Sequence[int]) -> Iterator[Pictures]:
+    """The pictures of these rows, shrunk to what a page has room for; many are read at once."""
+    nbytes = math.prod(n or 1 for n in store.fields[camera].shape) * np.dtype(store.fields[camera].dtype).itemsize
+    at_once = max(1, MAX_SAMPLED_NBYTES // nbytes)
+    for start in range(0, len(rows), at_once):
+        samples = Samples(store, windows={camera: 0}, rows=rows[start : start + at_once], images="upright")
+        for frame in samples.batch(range(len(samples)))[camera]:
+            yield shrunk(to_rgb(frame[None], value_range(frame[None]))[0], PICTURE_SIDE)
 
 
 def _camera(store: Store, field: StoreField) -> CameraFacts:

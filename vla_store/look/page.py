@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vla_store.figures import size_text
 from vla_store.look import charts
@@ -20,6 +21,7 @@ from vla_store.look.facts import (
     ACTION_WIDTH,
     ACTIONS,
     BINS,
+    PICTURE_SIDE,
     CameraFacts,
     Component,
     Convention,
@@ -31,7 +33,7 @@ from vla_store.look.facts import (
     gather,
     histogram,
 )
-from vla_store.look.pictures import Pictures, png_bytes, shrunk
+from vla_store.look.pictures import Pictures, png_bytes
 from vla_store.look.style import STYLE
 from vla_store.look.text import counted, escaped, number_text, percent_text
 from vla_store.look.writing import name_of, write_file
@@ -40,7 +42,6 @@ from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST
 
 MAX_LISTED = 200
 MAX_WIDTHS = 24
-PICTURE_SIDE = 160  # pixels; larger frames are shrunk by a whole factor
 COLOURS = ("red", "green", "blue")
 ORIENTATIONS = {
     "bottom_up": "rows from the bottom, as MuJoCo renders: upside down",
@@ -337,10 +338,9 @@ def _task(facts: TaskFacts) -> str:
 
 
 def _picture(camera: str, picture: Pictures) -> str:
-    small = shrunk(picture, PICTURE_SIDE)
-    height, width = small.shape[:2]
+    height, width = picture.shape[:2]
     tiny = ' class="tiny"' if max(height, width) < PICTURE_SIDE // 2 else ""
-    data = base64.b64encode(png_bytes(small)).decode("ascii")
+    data = base64.b64encode(png_bytes(picture)).decode("ascii")
     name = escaped(camera)
     return (
         f'<img{tiny} src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{name}" title="{name}">'
@@ -351,17 +351,27 @@ def _lengths(facts: Facts) -> str:
     low, span = int(facts.lengths.min()), int(np.ptp(facts.lengths)) + 1
     width = -(-span // min(BINS, max(5, len(facts.lengths))))  # of a bin, in whole steps
     bins = -(-span // width)
-    drawn = histogram(facts.lengths.astype(np.float64), low, low + bins * width, bins)
-    assert drawn is not None
+
+    def drawn(lengths: npt.NDArray[np.int64]) -> Histogram:
+        found = histogram(lengths.astype(np.float64), low, low + bins * width, bins)
+        assert found is not None
+        return found
+
     shortest, median, longest = facts.whole.lengths
     label = f"episodes by length, from {shortest} to {longest} steps"
     below = [
-        f"{counted(int((facts.lengths < bound).sum()), 'episode has', 'episodes have')} fewer than {bound}, which RDT's {what} leaves out"
+        f"{counted(int((facts.lengths < bound).sum()), 'episode has', 'episodes have')} fewer than {bound}, "
+        f"which RDT's {what} leaves out"
         for bound, what in ((RDT_SHORTEST, "pre-training"), (RDT_FINETUNE_SHORTEST, "fine-tuning"))
     ]
+    suites = [
+        [_text(group.suite), f"{group.episodes:,}", charts.sparkline(drawn(lengths), f"lengths in {group.suite}", 300)]
+        for group, lengths in zip(facts.suites, facts.suite_lengths)
+    ]
     return (
-        f"{charts.with_axes(drawn, label, 'steps', 'episodes')}"
+        f"{charts.with_axes(drawn(facts.lengths), label, 'steps', 'episodes')}"
         f"<p>Shortest {shortest:,}, median {median:,}, longest {longest:,} steps. {'; '.join(below)}.</p>"
+        + (_table(["suite", "episodes", "lengths, on the same axis"], suites, "lengths") if len(suites) > 1 else "")
     )
 
 

@@ -34,7 +34,8 @@ table.numbers td{vertical-align:middle;padding-top:1px;padding-bottom:1px}
 table.numbers th:nth-child(-n+3),table.numbers td:nth-child(-n+3){text-align:left}
 table.numbers small{display:inline-block}
 table.sizes td:nth-child(2),table.sizes th:nth-child(2){text-align:left}
-table.sizes td{vertical-align:middle}
+table.sizes td,table.lengths td{vertical-align:middle}
+table.lengths th:nth-child(3){text-align:left}
 td .chart{display:block}
 .chart{fill:var(--bar)}
 .chart text{fill:var(--soft);font-size:12px}
