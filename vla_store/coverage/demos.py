@@ -1,0 +1,218 @@
+"""What samplers draw from: demonstrations as lengths, files, still starts and critical steps. No pictures are read."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store import open_store
+from vla_store.errors import OptionError, SourceError, SourceNotFound
+from vla_store.reader.store import Store
+from vla_store.rules import first_moving
+
+Int64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+TAIL_SHARE = 10  # the last 1/10 of a demo's steps, rounded up, is its tail
+ACTIONS, JOINTS, FINGERS = "actions", "joint_states", "gripper_states"
+MOST_STEPS = 2**40  # as the format's
+
+
+@dataclass(frozen=True)
+class Demos:
+    """E demos of N steps in all, in the order of their rows.
+
+    lengths: (E,) steps of each, all positive. files: (E,) the number, from 0, of the file of each.
+    is_first_key: (E,) is it what a reader of its HDF5 file finds first? Keys sort as text there: demo_10 before demo_3.
+    moving, moving_joints: (E,) the first step at which the arm has moved, with and without the fingers; -1 where it never does;
+        None where the numbers that tell are not there.
+    near_gripper: (N,) is a change of the gripper's action at most k steps away? None where actions are not there.
+    has_late_observation: (E,) is each observation recorded after the action of its row? Causal alignment then has no step 0.
+    k: that number of steps. name: what to call them.
+    """
+
+    lengths: Int64
+    files: Int64
+    is_first_key: Mask
+    moving: Int64 | None
+    moving_joints: Int64 | None
+    near_gripper: Mask | None
+    has_late_observation: Mask
+    k: int
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return int(self.lengths.sum())
+
+    @property
+    def starts(self) -> Int64:
+        """(E,) the first row of each."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def demo_of_step(self) -> Int64:
+        """(N,) which demo each step is of."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def step_in_demo(self) -> Int64:
+        """(N,) the number of each step in its demo."""
+        return np.arange(self.steps) - np.repeat(self.starts, self.lengths)
+
+    @property
+    def is_tail(self) -> Mask:
+        """(N,) is it in the last tenth of its demo?"""
+        tails = -(-self.lengths // TAIL_SHARE)
+        return self.step_in_demo >= np.repeat(self.lengths - tails, self.lengths)
+
+
+def demos_of_store(store: Store | str | os.PathLike[str], k: int = 5) -> Demos:
+    """The demos of a store. k: how near to a change of the gripper's action, the last number of `actions`, is critical.
+
+    Raises OptionError, and what reading raises.
+    """
+    if k < 0:
+        raise OptionError("k is a number of steps", expected="0 or more", found=k)
+    if not isinstance(store, Store):
+        store = open_store(store)
+    lengths = store.episodes.lengths
+    episodes = list(store.episodes)
+    names: dict[tuple[str, str], int] = {}
+    files = np.array([names.setdefault((each.suite, each.file), len(names)) for each in episodes], np.int64)
+    keys = [f"demo_{each.number}" for each in episodes]
+    late = {(each.suite, each.file): each.observation == "after" for each in store.conventions.sources}
+    joints = _rows(store, JOINTS)
+    fingers = _rows(store, FINGERS)
+    return Demos(
+        lengths=lengths,
+        files=files,
+        is_first_key=_first_keys(files, keys),
+        moving=None if joints is None or fingers is None else _moving(lengths, np.hstack([joints, fingers])),
+        moving_joints=None if joints is None else _moving(lengths, joints),
+        near_gripper=near_gripper_changes(_rows(store, ACTIONS), lengths, k),
+        has_late_observation=np.array([late[each.suite, each.file] for each in episodes]),
+        k=k,
+        name=os.path.basename(store.url.rstrip("/")),
+    )
+
+
+def demos_of_lengths(lengths: npt.ArrayLike, tasks: Sequence[object] | None = None, name: str = "lengths") -> Demos:
+    """Demos of which only the lengths are known. tasks: of each, any values; the demos of one task are in one file.
+
+    The first one listed of a task counts as the first of its file. Raises OptionError.
+    """
+    given = np.asarray(lengths)
+    if given.ndim != 1 or given.dtype.kind not in "iu" or not given.size or given.min() < 1:
+        raise OptionError("lengths are positive whole numbers, at least one")
+    if given.max() > MOST_STEPS or given.sum(dtype=np.float64) > MOST_STEPS:
+        raise OptionError("too many steps", expected=f"at most {MOST_STEPS:,}", found=f"{given.sum(dtype=float):,.0f}")
+    if tasks is not None and len(tasks) != len(given):
+        raise OptionError("every demo has a task", expected=len(given), found=len(tasks))
+    numbers: dict[object, int] = {}
+    files = np.array([numbers.setdefault(each, len(numbers)) for each in (tasks or [None] * len(given))], np.int64)
+    return Demos(
+        lengths=given.astype(np.int64),
+        files=files,
+        is_first_key=_first_keys(files, range(len(given))),
+        moving=None,
+        moving_joints=None,
+        near_gripper=None,
+        has_late_observation=np.zeros(len(given), bool),
+        k=0,
+        name=name,
+    )
+
+
+def read_lengths(path: str | os.PathLike[str]) -> Demos:
+    """Demos from a CSV file with a heading: a column `length`, and one named `task` if there is more than one file.
+
+    Raises SourceNotFound, SourceError.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise SourceNotFound("there is no such file", path=place)
+    try:
+        with place.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = [str(each).strip() for each in rows.fieldnames or ()]
+            rows.fieldnames = columns
+            if "length" not in columns:
+                raise SourceError(
+                    "the file has no column of lengths",
+                    path=place,
+                    expected="a first line that names the columns, `length` among them (and `task`)",
+                    found=", ".join(columns[:8]) or "an empty file",
+                )
+            read = [(rows.line_num, each["length"], each.get("task")) for each in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError("this is not a CSV file", path=place, found=error) from None
+    if not read:
+        raise SourceError("the file names no demonstration", path=place, expected="a line for each")
+    lengths = [_length(text, place, line) for line, text, _ in read]
+    tasks = [task for _, _, task in read] if "task" in columns else None
+    try:
+        return demos_of_lengths(lengths, tasks, place.name)
+    except OptionError as error:
+        raise SourceError(error.what, path=place, **error.places) from None
+
+
+def near_gripper_changes(actions: npt.NDArray[Any] | None, lengths: Int64, k: int) -> Mask | None:
+    """(N,) is a step at most k away from a change of the gripper, in the same demo? None without actions.
+
+    actions: (N, D); the last number is the gripper's. A change is where it crosses the middle of its range: for LIBERO, 0.
+    """
+    if actions is None or actions.ndim != 2 or not actions.shape[1]:
+        return None
+    gripper = actions[:, -1].astype(np.float64)
+    is_closed = gripper > (np.nanmin(gripper) + np.nanmax(gripper)) / 2
+    near = np.zeros(len(gripper), bool)
+    start = 0
+    for length in lengths.tolist():
+        for change in (np.flatnonzero(np.diff(is_closed[start : start + length])) + 1).tolist():
+            near[start + max(change - k, 0) : start + min(change + k + 1, length)] = True
+        start += length
+    return near
+
+
+def _rows(store: Store, field: str) -> npt.NDArray[Any] | None:
+    """All rows of a field of numbers per step, (N, D); None where the store has no such."""
+    described = store.fields.get(field)
+    if described is None or described.kind != "fixed" or described.is_camera or len(described.shape) != 1:
+        return None
+    return store.read(field, range(store.rows))
+
+
+def _moving(lengths: Int64, numbers: npt.NDArray[Any]) -> Int64:
+    cuts = np.split(numbers, np.cumsum(lengths)[:-1])
+    return np.array([-1 if found is None else found for found in map(first_moving, cuts)], np.int64)
+
+
+def _first_keys(files: Int64, keys: Sequence[Any]) -> Mask:
+    first: dict[int, int] = {}
+    for demo, file in enumerate(files.tolist()):
+        if file not in first or keys[demo] < keys[first[file]]:
+            first[file] = demo
+    made = np.zeros(len(files), bool)
+    made[list(first.values())] = True
+    return made
+
+
+def _length(text: str | None, path: Path, line: int) -> int:
+    value = (text or "").strip()
+    if not (value.isascii() and value.isdigit()) or not 0 < len(value) < 14 or int(value) < 1:
+        raise SourceError(
+            "not a length", path=path, line=line, expected="a positive whole number of steps", found=repr(value[:40])
+        )
+    return int(value)

@@ -1,0 +1,219 @@
+"""Formulas and simulation side by side: the figures as a JSON document, and as text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from vla_store.coverage import formulas, simulation
+from vla_store.coverage.demos import TAIL_SHARE, Demos
+from vla_store.coverage.samplers import BufferSampler, Sampler, all_samplers
+from vla_store.errors import OptionError
+from vla_store.figures import table
+
+HORIZON = 64  # RDT's action chunk
+RUNS = 20
+FEWEST_RUNS = 8  # of fewer, the standard error says little
+MOST_DRAWS = 2_500_000  # of all runs together, where the number of runs is not given
+MOST_BUFFER_DRAWS = 1_000_000  # the buffer is simulated sample by sample
+FIGURES = ("anchors", "targets", "tail", "gripper", "variance")
+CLOSE = 5.0  # standard deviations of a normal distribution; among some 50 figures, beyond this is a mistake, not chance
+
+
+def measure(
+    demos: Demos, *, horizon: int = HORIZON, draws: int | None = None, runs: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """All figures of all samplers, as a JSON document.
+
+    horizon: actions in a window. draws: in an epoch; default: as many as there are steps. runs: of the simulation; default: 20, or
+    down to 8 where draws are many (the buffer, which is slow, makes fewer still). Raises OptionError.
+    """
+    draws = demos.steps if draws is None else draws
+    if runs is None:
+        runs = max(FEWEST_RUNS, min(RUNS, MOST_DRAWS // max(1, draws)))
+    for name, value in (("horizon", horizon), ("draws", draws), ("runs", runs)):
+        if value < 1:
+            raise OptionError(f"{name} must be at least 1", found=value)
+    if seed < 0:
+        raise OptionError("the seed must not be negative", found=seed)
+    samplers = all_samplers(demos, seed)
+    described = [_describe(each, horizon, draws, runs, seed) for each in samplers]
+    compared = [
+        (_distance(each["expected"][name], each["simulated"][name]), each["runs"], f"{name} of {each['title']}")
+        for each in described
+        if each["expected"] is not None
+        for name in FIGURES
+        if each["expected"][name] is not None
+    ]
+    furthest, _, which = max(compared)
+    return {
+        "agreement": {
+            "agrees": all(_as_normal(away, count) <= CLOSE for away, count, _ in compared),
+            "figures": len(compared),
+            "furthest": which,
+            "standard_errors": furthest if math.isfinite(furthest) else None,
+        },
+        "critical": {
+            "gripper": None if demos.near_gripper is None else int(demos.near_gripper.sum()),
+            "tail": int(demos.is_tail.sum()),
+        },
+        "demos": {
+            "demos": len(demos),
+            "files": len(np.unique(demos.files)),
+            "k": demos.k,
+            "knows_motion": demos.moving is not None,
+            "longest": int(demos.lengths.max()),
+            "name": demos.name,
+            "shortest": int(demos.lengths.min()),
+            "steps": demos.steps,
+        },
+        "draws": draws,
+        "horizon": horizon,
+        "runs": runs,
+        "samplers": described,
+        "seed": seed,
+    }
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """The report for people: two tables and what their columns are."""
+    demos, critical, draws = report["demos"], report["critical"], report["draws"]
+    steps = demos["steps"]
+
+    def share(value: float | None, of: int | None) -> str:
+        return "-" if value is None or not of else f"{100 * value / of:.1f}"
+
+    ever, epoch = [], []
+    for each in report["samplers"]:
+        found, simulated, exact = each["ever"], each["simulated"], each["expected"]
+        reached = exact or {name: value and value["mean"] for name, value in simulated.items()}
+        ever.append(
+            [
+                each["title"],
+                str(each["demos_used"]),
+                share(found["anchors"], steps),
+                _span(each["lost_anchors"]),
+                share(found["targets"], steps),
+                share(found["tail"], critical["tail"]),
+                share(found["gripper"], critical["gripper"]),
+            ]
+        )
+        mean, error = (100 * simulated["anchors"][name] / steps for name in ("mean", "error"))
+        until = each["draws_until_99"]
+        epoch.append(
+            [
+                each["title"],
+                share(exact and exact["anchors"], steps),
+                f"{mean:.1f} ±{error:.2f}",
+                share(reached["targets"], steps),
+                share(reached["tail"], critical["tail"]),
+                share(reached["gripper"], critical["gripper"]),
+                f"{math.sqrt(reached['variance']):.2f}",
+                "-" if until is None else f"{until / steps:.1f}",
+            ]
+        )
+    agreement = report["agreement"]
+    near = "not known from lengths"
+    if critical["gripper"] is not None:
+        near = f"of the {critical['gripper']:,} steps at most {demos['k']} from a change of the gripper, the same"
+    lines = [
+        f"{demos['name']}: {many(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps in {many(demos['files'], 'file')}, "
+        f"{steps:,} steps; windows of {report['horizon']} actions",
+        "",
+        "EVER, however long it trains; % of steps",
+        table(["sampler", "demos", "anchors", "lost a demo", "targets", "tail", "gripper"], ever),
+        "",
+        f"IN {draws:,} DRAWS; % of steps",
+        table(["sampler", "anchors", "simulated", "targets", "tail", "gripper", "sd", "99 %"], epoch),
+        "",
+        "anchors      steps at which a sample is drawn; exact, and simulated with its",
+        "             standard error; a row without exact figures is simulated only",
+        "lost a demo  steps of a demo that are never an anchor, least to most",
+        "targets      steps whose action stands in the window of such a sample",
+        f"tail         of the last {100 // TAIL_SHARE} % of each demo ({critical['tail']:,} steps), those that are anchors",
+        f"gripper      {near}",
+        "sd           standard deviation of how often each step was an anchor",
+        "99 %         epochs, of as many draws as steps, to 99 % of all that it can reach",
+        "",
+        _agreement_text(agreement, report["runs"]),
+    ]
+    if not demos["knows_motion"]:
+        lines.append("no joints are known here, so no still start is skipped")
+    return "\n".join(lines)
+
+
+def many(count: int, name: str) -> str:
+    """1 -> "1 file", 1234 -> "1,234 files"."""
+    return f"{count:,} {name}" + ("" if count == 1 else "s")
+
+
+def _agreement_text(agreement: dict[str, Any], runs: int) -> str:
+    if not agreement["agrees"]:
+        return f"EXACT AND SIMULATED DISAGREE: {agreement['furthest']}; please report this"
+    return (
+        f"exact and simulated agree: of {agreement['figures']} figures from {runs} runs the furthest apart\n"
+        f"is {agreement['standard_errors']:.1f} standard errors ({agreement['furthest']})"
+    )
+
+
+def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) -> dict[str, Any]:
+    demos = sampler.demos
+    ever_targets = formulas.ever_targets(sampler, horizon)
+    exact = formulas.expected(sampler, draws, horizon)
+    if isinstance(sampler, BufferSampler):
+        runs = max(1, min(runs, MOST_BUFFER_DRAWS // draws))
+    drawn = simulation.simulate(sampler, draws, horizon, runs, seed)
+    near = demos.near_gripper
+    return {
+        "demos_used": int((sampler.high > sampler.low).sum()),
+        "draws_until_99": formulas.draws_until(sampler, 0.99),
+        "end_lost": _end_lost(sampler),
+        "epoch": sampler.epoch,
+        "ever": {
+            "anchors": int(sampler.is_anchor.sum()),
+            "gripper": None if near is None else int(sampler.is_anchor[near].sum()),
+            "tail": int(sampler.is_anchor[demos.is_tail].sum()),
+            "targets": int(ever_targets.sum()),
+        },
+        "expected": None if exact is None else {name: getattr(exact, name) for name in FIGURES},
+        "lost_anchors": sampler.lost.tolist(),
+        "name": sampler.name,
+        "rule": sampler.rule,
+        "runs": drawn.runs,
+        "simulated": {
+            name: None if (each := getattr(drawn, name)) is None else {"error": each.error, "mean": each.mean}
+            for name in FIGURES
+        },
+        "title": sampler.title,
+    }
+
+
+def _end_lost(sampler: Sampler) -> int:
+    """Steps after the last anchor of a demo, at most, over the demos that have anchors."""
+    used = sampler.high > sampler.low
+    return int((sampler.demos.lengths - sampler.high)[used].max(initial=0))
+
+
+def _distance(exact: float, simulated: dict[str, float]) -> float:
+    """In standard errors; a figure that is the same in all runs must be the exact one, but for rounding."""
+    away = abs(exact - simulated["mean"])
+    if away <= 1e-9 * max(1.0, abs(exact)):
+        return 0.0
+    return away / simulated["error"] if simulated["error"] else math.inf
+
+
+def _as_normal(distance: float, runs: int) -> float:
+    """A distance in standard errors that were estimated from few runs (Student's t) as one of a normal distribution.
+
+    Wallace's approximation (Annals of Mathematical Statistics 30, 1959).
+    """
+    if runs < 2 or not math.isfinite(distance):
+        return distance
+    free = runs - 1
+    return (8 * free + 1) / (8 * free + 3) * math.sqrt(free * math.log1p(distance**2 / free))
+
+
+def _span(counts: list[int]) -> str:
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
