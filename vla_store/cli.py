@@ -574,6 +574,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_output(bench)
 
+    coverage = _command(
+        commands,
+        "coverage",
+        _coverage,
+        "say which steps RDT's samplers, a LIBERO port's and full enumeration reach",
+        "vla-store coverage libero.vla --plot coverage.png",
+    )
+    coverage.add_argument("store", nargs="?", metavar="STORE", help="a path or a URL; no pictures are read")
+    coverage.add_argument(
+        "--lengths",
+        metavar="FILE.csv",
+        help="instead of a store: a table with a column `length`, and `task` (one a file)",
+    )
+    coverage.add_argument(
+        "--horizon", type=int, default=64, metavar="H", help="actions in a window (default: 64, RDT's)"
+    )
+    coverage.add_argument(
+        "--draws", type=int, metavar="N", help="draws in an epoch (default: as many as there are steps)"
+    )
+    coverage.add_argument(
+        "--k",
+        type=int,
+        metavar="K",
+        help="a step is critical at most K steps from a change of the gripper (default: 5)",
+    )
+    coverage.add_argument("--seed", type=int, default=0, metavar="SEED", help="of what is drawn (default: 0)")
+    coverage.add_argument(
+        "--runs", type=int, metavar="R", help="runs of the simulation (default: 20; 8 where draws are many)"
+    )
+    coverage.add_argument(
+        "--quoted",
+        action="store_true",
+        help="instead of the tables: what was said of these samplers, and whether it holds",
+    )
+    coverage.add_argument("--plot", metavar="FILE.png", help="draw it as well (needs matplotlib)")
+    _add_output(coverage)
+
     demo = _command(
         commands, "demo", _demo, "draw, build, verify and read a small store in under a minute", "vla-store demo"
     )
