@@ -42,6 +42,7 @@ from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST
 
 MAX_LISTED = 200
 MAX_WIDTHS = 24
+NBSP = "\N{NO-BREAK SPACE}"
 COLOURS = ("red", "green", "blue")
 ORIENTATIONS = {
     "bottom_up": "rows from the bottom, as MuJoCo renders: upside down",
@@ -234,7 +235,8 @@ def _observations(facts: Facts) -> Iterator[list[str]]:
 def _coded(camera: CameraFacts) -> str:
     """background, lz4hc 9; what parts differ in stands side by side."""
     return " or ".join(
-        escaped(f"{'no prediction' if p == 'none' else p}, {'no codec' if c == 'none' else c}") for p, c in camera.coded
+        escaped(f"{'no prediction' if p == 'none' else p}, {'no codec' if c == 'none' else c.replace(' ', NBSP)}")
+        for p, c in camera.coded
     )
 
 
@@ -248,7 +250,7 @@ def _instructions(facts: Facts) -> str:
     if not given:
         return "the files have none of their own"
     own = (
-        "each file's own"
+        "the file's own"
         if len(given) == len(facts.tasks)
         else f"the file's own, where it has one ({len(given):,} of {len(facts.tasks):,} tasks),"
     )
@@ -475,7 +477,7 @@ def _sources(facts: Facts) -> str:
         ]
         for e in facts.sources
     ]
-    return _table(["suite", "file", "episodes", "steps", "pictures", "observations"], rows, "words")
+    return _table(["suite", "file", "episodes", "steps", "pictures", "observations"], rows, "files")
 
 
 def _method(facts: Facts) -> str:

@@ -12,8 +12,8 @@ h1{font-size:28px;margin:0 0 8px;overflow-wrap:anywhere}
 h2{font-size:20px;margin:40px 0 12px;padding-bottom:4px;border-bottom:1px solid var(--line)}
 h3{font-size:16px;margin:20px 0 8px}
 a{color:var(--bar)}
-code{font:13px/1.4 ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace}
-small{color:var(--soft);font-size:12px}
+code{font:.87em/1.4 ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace}
+small{color:var(--soft);font-size:.8em}
 nav{margin:16px 0 0;color:var(--soft)}
 footer{margin-top:40px;color:var(--soft);border-top:1px solid var(--line);padding-top:12px}
 .tiles{display:flex;flex-wrap:wrap;gap:12px;list-style:none;margin:16px 0;padding:0}
@@ -29,7 +29,11 @@ tbody tr+tr td{border-top:1px solid var(--band)}
 table.prose th,table.prose td,table.words th,table.words td{text-align:left;white-space:normal;overflow-wrap:anywhere}
 table.prose td:first-child{font-weight:600;white-space:nowrap}
 table.prose td:nth-child(2){min-width:320px}
-table.words td{min-width:70px}
+table.words td{min-width:80px}
+table.words td:first-child{min-width:125px}
+table.words th{white-space:nowrap;overflow-wrap:normal}
+table.files td:nth-child(2){white-space:normal;overflow-wrap:anywhere;text-align:left;min-width:260px}
+table.files th:nth-child(2),table.files :is(th,td):nth-child(n+5){text-align:left}
 table.numbers td{vertical-align:middle;padding-top:1px;padding-bottom:1px}
 table.numbers th:nth-child(-n+3),table.numbers td:nth-child(-n+3){text-align:left}
 table.numbers small{display:inline-block}
@@ -55,15 +59,16 @@ td .chart{display:block}
 object-fit:contain;object-position:0 0}
 .pictures .tiny{image-rendering:pixelated}
 figcaption{overflow-wrap:anywhere}
-figcaption p{margin:2px 0;color:var(--soft);font-size:13px}
+figcaption p{margin:2px 0;color:var(--soft);font-size:.87em}
 bdi{unicode-bidi:isolate}
-@media (max-width:760px){body{padding:12px}.tasks{grid-template-columns:1fr}table.words{min-width:640px}
+@media screen and (max-width:760px){body{padding:12px}.tasks{grid-template-columns:1fr}table.words{min-width:640px}
 table.prose thead{display:none}table.prose tr{display:block;padding:8px 0;border-top:1px solid var(--line)}
 table.prose td,table.prose tbody tr+tr td{display:block;padding:0;border:0}table.prose td:nth-child(2){min-width:0}
 table.prose td:nth-child(3){color:var(--soft)}}
 @media print{:root{--ink:#000;--soft:#444;--paper:#fff;--band:#f6f6f6;--line:#bbb;--bar:#3465a4;--empty:#eee;
 --red:#c0392b;--green:#2e8b57;--blue:#2f6db5}
-html{font-size:11px}body{max-width:none;padding:0}nav{display:none}.wide{overflow:visible}
+html{font-size:10px}table.prose td:nth-child(2){min-width:200px}.tasks{grid-template-columns:repeat(3,1fr)}h2{margin-top:24px}
+body{max-width:none;padding:0}nav{display:none}.wide{overflow:visible}
 th,td{padding-right:8px}.chart,.task,.tiles li{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 tr,figure,svg{break-inside:avoid}h2,h3{break-after:avoid}thead{display:table-header-group}}
 """.strip().replace("\n", "")
