@@ -1,4 +1,4 @@
-"""Appenders in processes of their own, which a test moves step by step: each waits before each call to storage for its turn."""
+"""Writers in processes of their own, which a test moves step by step: each waits before each call to storage for its turn."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ STEPS = ("read", "write", "create", "adopt", "settle")
 LIMIT_S = 120
 
 
-def append_in_turns(sources: Sequence[Path], store: Path, seed: int) -> list[dict[str, Any]]:
-    """Append each source by a process of its own; after both have built their part, who goes next is drawn with `seed`."""
+def append_in_turns(sources: Sequence[Path | str], store: Path, seed: int) -> list[dict[str, Any]]:
+    """Append each source by a process of its own; after both have built their part, who goes next is drawn with `seed`.
+
+    A source that is a text is a view to add: RULE[:option=value,...].
+    """
     context = multiprocessing.get_context("spawn")
     draw = random.Random(seed)
     pipes, processes = [], []
     try:
         for source in sources:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_append, args=(theirs, source, store))
+            work = _add_view if isinstance(source, str) else _append
+            process = context.Process(target=work, args=(theirs, source, store))
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -65,6 +69,19 @@ def _append(pipe: Any, source: Path, store: Path) -> None:
     append._move = move
     try:
         append.append_store([source], store, workers=1)
+        pipe.send({"error": ""})
+    except BaseException as error:
+        pipe.send({"error": repr(error)})
+
+
+def _add_view(pipe: Any, rule: str, store: Path) -> None:
+    from vla_store.manage.place import LocalPlace
+    from vla_store.manage.views import add_views, parse_view
+
+    for name in STEPS:
+        setattr(LocalPlace, name, _in_turn(pipe, getattr(LocalPlace, name)))
+    try:
+        add_views(store, [parse_view(rule)])
         pipe.send({"error": ""})
     except BaseException as error:
         pipe.send({"error": repr(error)})

@@ -16,8 +16,8 @@ import sys
 import textwrap
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vla_store import __version__
@@ -100,6 +100,13 @@ def _build(arguments: argparse.Namespace) -> int:
     from vla_store.progress import ProgressBar
 
     views = [parse_view(text) for text in arguments.view or ()]
+    notes: list[str] = []
+
+    def record(folder: Path) -> Root:  # before the store has its name: nobody finds it without its views
+        added = add_views(folder, views, allow_empty=arguments.allow_empty, talk=bar.talk)
+        notes.extend(added.notes)
+        return added.root
+
     max_memory = None if arguments.max_memory is None else parse_size(arguments.max_memory)
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = build_store(
@@ -115,15 +122,12 @@ def _build(arguments: argparse.Namespace) -> int:
             rehash=arguments.rehash,
             skip_bad=arguments.skip_bad,
             dry_run=arguments.dry_run,
+            finish=record if views else None,
             progress=bar,
         )
-        added = None
-        if views and report.root:
-            added = add_views(report.store, views, allow_empty=arguments.allow_empty, talk=bar.talk)
-            report = replace(report, root=added.root)
     _tell("warning", report.warnings)
     _tell("left out", [f"{_place(each)}: {each.reason}" for each in report.skipped])
-    _tell("note", added.notes if added else ())
+    _tell("note", notes)
     from vla_store import figures
 
     if arguments.json:

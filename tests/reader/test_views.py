@@ -78,6 +78,7 @@ def check(samples: Samples, expected: list[dict[str, Any]], indices: list[int]) 
             assert np.array_equal(np.asarray(batch[key]), np.stack([np.asarray(each[key]) for each in expected])), key
 
 
+@settings(max_examples=40)
 @given(masks, windows, options, st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
 def test_windows_over_kept_steps_are_those_of_lists_of_them(
     store: Path, kept: Any, windows: Any, options: dict[str, Any], drawn: list[int]
@@ -94,6 +95,7 @@ def test_windows_over_kept_steps_are_those_of_lists_of_them(
     check(samples, [steps_sample(PLAIN, *anchors[at], kept[anchors[at][0]], windows, **options) for at in indices], indices)  # fmt: skip
 
 
+@settings(max_examples=25)
 @given(masks, windows, options, st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.booleans())
 def test_windows_around_kept_anchors_see_every_step(
     store: Path, kept: Any, windows: Any, options: dict[str, Any], drawn: list[int], keep_first: bool
@@ -111,7 +113,7 @@ def test_windows_around_kept_anchors_see_every_step(
     check(samples, [PLAIN.sample(*anchors[at], windows, **options) for at in indices], indices)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(masks, windows, options)
 def test_where_rows_hold_what_belongs_together_it_is_as_if_the_other_rows_were_deleted(
     store: Path, kept: Any, windows: Any, options: dict[str, Any]
@@ -144,7 +146,7 @@ def test_where_rows_hold_what_belongs_together_it_is_as_if_the_other_rows_were_d
 
 @pytest.mark.parametrize("kind", ["anchors", "steps"])
 @given(windows, options, st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.booleans())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_a_view_that_keeps_every_step_changes_nothing(
     store: Path, kind: str, windows: Any, options: dict[str, Any], drawn: list[int], keep_first: bool
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ def build_store(
     rehash: bool = False,
     skip_bad: bool = False,
     dry_run: bool = False,
+    finish: Callable[[Path], Root] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Convert every step of every demonstration of `sources` into a new store.
@@ -163,7 +165,8 @@ def build_store(
     max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
     unfinished build of other sources or options. rehash: tell sources that changed since an unfinished build began by their
     sha256, which costs reading them once more; else by size and time of change. skip_bad: leave out demonstrations that are
-    bad and record them. dry_run: plan only, write nothing.
+    bad and record them. dry_run: plan only, write nothing. finish: called with the folder of the store before it gets its
+    name, to commit one more root, which it returns.
     Raises SourceError, UsageError, MachineError; the message names file and demonstration.
     """
     planned = plan_build(
@@ -182,7 +185,7 @@ def build_store(
         skip_bad=skip_bad,
         talk=progress.talk if progress else lambda text: None,
     )
-    return planned.report() if dry_run else run_build(planned, progress)
+    return planned.report() if dry_run else run_build(planned, progress, finish)
 
 
 def plan_build(
@@ -232,8 +235,10 @@ def plan_build(
     )
 
 
-def run_build(planned: PlannedBuild, progress: Progress | None = None) -> BuildReport:
-    """Do, or go on with, what was planned."""
+def run_build(
+    planned: PlannedBuild, progress: Progress | None = None, finish: Callable[[Path], Root] | None = None
+) -> BuildReport:
+    """Do, or go on with, what was planned. finish: as for `build_store`."""
     talk: Callable[[str], None] = progress.talk if progress else lambda text: None
     plan, partial = planned.plan, planned.partial
     journal = Journal(partial, plan)
@@ -268,7 +273,11 @@ def run_build(planned: PlannedBuild, progress: Progress | None = None) -> BuildR
                     progress.end()
             talk("writing tables, statistics and the root")
             entry, episodes = write_part(plan, journal.part, metadata, receipts)
+            for folder in ("roots", "meta"):  # of an attempt that came as far as here
+                shutil.rmtree(partial / folder, ignore_errors=True)
             root = write_first_root(partial, plan, planned.scan, entry, episodes)
+            if finish:
+                root = finish(partial)
             journal.remove()
             # Of a cluster's worker that died, whose task another one did.
             remove_temporaries(partial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def recode_store(
         for number, (_, document) in enumerate(opened.parts)
         for source in range(len(document.sources))
     ]
-    report = build_store(
+    return build_store(
         sources,
         target,
         preset=preset,
@@ -61,9 +61,8 @@ def recode_store(
         max_memory=max_memory,
         overwrite=overwrite,
         dry_run=dry_run,
+        finish=(lambda folder: translate_views(opened, folder)) if opened.views else None,
     )
-    # Another root: who is stopped between the two has the store without its views.
-    return replace(report, root=translate_views(opened, report.store)) if report.root and opened.views else report
 
 
 @dataclass(frozen=True)

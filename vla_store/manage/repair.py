@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vla_store.audit import verify_store
 from vla_store.builder.commit import skipped_document, write_metadata, write_part, write_tables
 from vla_store.builder.encode import Receipt, make_tasks
@@ -32,9 +34,11 @@ from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
-from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
+from vla_store.format.schema import MAX_ROWS, OBSERVATIONS, ORIENTATIONS, Meta, PartDocument, PartEntry, Root
+from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
 from vla_store.manage.place import Place, place_at
+from vla_store.manage.views import carried
 
 MAX_GUESSES = 10_000
 
@@ -155,23 +159,24 @@ def _restore_superseded(place: Place, root: Root, key: str) -> list[str]:
         last += 1
     after = root if last + 1 == root.generation else _read_root(place, last + 1)
     assert after is not None
-    told = [each for each in place.keys("meta") if b'"skipped"' in (place.read(each) or b"")]
-    documents = [None, *(each.removeprefix("meta/").removesuffix(".json") for each in told)]
-    made: list[Root] = []
-    for number in range(first, after.generation):
-        entries = after.parts[: number - after.generation]  # an append adds one part
-        if entries:
-            made.append(roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root)
     before = _read_root(place, first - 1)
-    # What a generation left out is one of the documents that are there; which one, the next root's `parent` tells.
-    for chosen in itertools.islice(itertools.product(documents, repeat=len(made)), MAX_GUESSES):
-        parent = before.digest if before else None
+    least = len(before.parts) if before else 1
+    made: dict[int, Root] = {}  # by number of parts
+    parent = before.digest if before else None
+    # What changed with a generation is known of none that are lost: the digest that the next root names tells.
+    guesses = _superseded(after, last + 1 - first, _documents(place, "skipped"), _documents(place, "views"))
+    for guess in itertools.islice(guesses, MAX_GUESSES):
+        if before and guess[0][0] - least not in (0, 1):
+            continue
         chain: list[Root] = []
-        for number, (each, skipped) in enumerate(zip(made, chosen), first):
-            meta = replace(each.meta, skipped=skipped, views=after.meta.views)
-            chain.append(replace(each, generation=number, parent=parent, meta=meta).sealed())
-            parent = chain[-1].digest
-        if parent == after.parent:
+        for number, (parts, skipped, views) in enumerate(guess, first):
+            if parts not in made:
+                entries = after.parts[:parts]
+                made[parts] = roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
+            meta = replace(made[parts].meta, skipped=skipped, views=views)
+            above = chain[-1].digest if chain else parent
+            chain.append(replace(made[parts], generation=number, parent=above, meta=meta).sealed())
+        if chain[-1].digest == after.parent:
             for each in chain:
                 place.write(layout.root_key(each.generation), each.to_bytes())
             return [layout.root_key(each.generation) for each in chain]
@@ -181,6 +186,33 @@ def _restore_superseded(place: Place, root: Root, key: str) -> list[str]:
         store=place.url,
         hint="it is needed only by handles and digests of that generation; the store itself is whole without it",
     )
+
+
+def _superseded(
+    after: Root, count: int, told: list[str | None], viewed: list[str | None]
+) -> Iterator[list[tuple[int, str | None, str | None]]]:
+    """What `count` roots before `after` may have been, oldest first: how many of its parts, and their small documents.
+
+    An append adds a part; views that are added or removed change their document alone.
+    """
+    if not count:
+        yield []
+        return
+    for parts in (len(after.parts) - 1, len(after.parts)):
+        is_appended = parts < len(after.parts)
+        for skipped in told if is_appended else [after.meta.skipped]:
+            for views in viewed:
+                if parts and (is_appended or views != after.meta.views):
+                    this = replace(after, parts=after.parts[:parts], meta=Meta(None, skipped, views))
+                    for earlier in _superseded(this, count - 1, told, viewed):
+                        yield [*earlier, (parts, skipped, views)]
+
+
+def _documents(place: Place, name: str) -> list[str | None]:
+    """Digests of the small documents of this sort that are there, and None for none."""
+    mark = f'"{name}"'.encode()
+    keys = [each for each in place.keys("meta") if mark in (place.read(each) or b"")]
+    return [None, *(each.removeprefix("meta/").removesuffix(".json") for each in keys)]
 
 
 def _read_root(place: Place, generation: int) -> Root | None:
@@ -193,7 +225,8 @@ def _read_root(place: Place, generation: int) -> Root | None:
 
 
 def _restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[str]:
-    """Statistics from the stored columns, what was left out from a new scan; for the root that names them."""
+    """Statistics from the stored columns, what was left out from a new scan, views from those of other roots; for the root that
+    names them."""
     for generation in range(root.generation, 0, -1):
         each = _read_root(place, generation)
         if each is None:
@@ -209,12 +242,45 @@ def _restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[
                 if sha256_hex(data) == each.meta.skipped:
                     place.write(key, data)
                     return [key]
+        if each.meta.views and key == layout.meta_key(each.meta.views):
+            for data in _views_documents(place, each):
+                if sha256_hex(data) == each.meta.views:
+                    place.write(key, data)
+                    return [key]
+            raise StoreDamaged(
+                "a document of views cannot be restored: what they were is written nowhere else",
+                object=key,
+                store=place.url,
+                hint="restore it from a copy of the store; else `vla-store views remove STORE --all`, and add them again",
+            )
     raise StoreDamaged(
         "a document cannot be restored from this source",
         object=key,
         store=place.url,
         hint="give --from all the sources that the store was built from, also those of which nothing was kept",
     )
+
+
+def _views_documents(place: Place, root: Root) -> Iterator[bytes]:
+    """What the views of a root may have been, from those of other roots: the same, all but one of them, or one alone."""
+    parts = roots.open_parts(place.url, root.parts)
+    below = np.array([[0, root.rows]], np.int64)
+    for digest in _documents(place, "views"):
+        if digest is None or digest == root.meta.views:
+            continue
+        try:
+            found = views_of(roots.read_document(place, digest), MAX_ROWS, layout.meta_key(digest))
+        except DataError:
+            continue
+        views = {
+            name: replace(each, covered=overlaps(below, each.covered)[0], kept=overlaps(below, each.kept)[0])
+            for name, each in found.items()
+        }
+        carried_on, _ = carried(views, parts)
+        for size in dict.fromkeys((len(views), len(views) - 1, 1)):
+            for chosen in itertools.combinations(carried_on, size):
+                if chosen:
+                    yield dumps(document_of({name: carried_on[name] for name in chosen}))
 
 
 def _skipped_documents(parts: list[PartDocument], sources: Sources) -> Iterator[bytes]:
