@@ -148,7 +148,8 @@ class TorchLoaded:
 
         start = time.perf_counter()
         # A few more than are timed, so that the pipeline is full to the end.
-        self._indices = loader_order(len(dataset), batches + SKIPPED + 4, batch_size).tolist()
+        count = min(batches + SKIPPED + 4, len(dataset) // batch_size)
+        self._indices = loader_order(len(dataset), count, batch_size).tolist()
         self._size = batch_size
         self._loader = DataLoader(
             dataset,
@@ -377,10 +378,10 @@ VARIANTS = (
 )
 
 
-def measure_variants(setting: Setting, rounds: int, rows: int) -> dict[str, Any]:
+def measure_variants(setting: Setting, variants: tuple[Variant, ...], rounds: int, rows: int) -> dict[str, Any]:
     """Passes by variant. rows: samples of a pass where nothing transforms them, a fourth of it where something does."""
     passes: dict[str, list[Pass]] = {}
-    for variant in VARIANTS:
+    for variant in variants:
         if variant.transform is not None and not _has_pillow():
             continue
         batches = max(4, rows // (4 if variant.transform else 1) // variant.batch_size)
@@ -460,8 +461,8 @@ def _first_epoch(samples: Any) -> tuple[float, float]:
     return seconds, nbytes / (rows + BATCH)
 
 
-def measure_memory(setting: Setting, epochs: int, batches: int) -> dict[str, Any]:
-    """Memory of each worker after every epoch; of a DataLoader's; and of 8 ranks with 2 workers each."""
+def measure_memory(setting: Setting, epochs: int, batches: int, ranks: int = 8) -> dict[str, Any]:
+    """Memory of each worker after every epoch; of a DataLoader's; and of so many ranks with 2 workers each."""
     from vla_store.torch import Loader
 
     samples = setting.samples()
@@ -480,14 +481,14 @@ def measure_memory(setting: Setting, epochs: int, batches: int) -> dict[str, Any
     torch_loader.turn(batches)
     theirs = torch_loader.memory()
     torch_loader.close()
-    ranks = [Loader(samples, batch_size=BATCH, seed=0, workers=2, rank=at, world_size=8) for at in range(8)]
-    streams = [iter(each) for each in ranks]
-    for _ in range(10):
+    everyones = [Loader(samples, batch_size=BATCH, seed=0, workers=2, rank=at, world_size=ranks) for at in range(ranks)]
+    streams = [iter(each) for each in everyones]
+    for _ in range(3):
         for stream in streams:
             next(stream)
-    everyone = [processes.memory(pid) for each in ranks for pid in each._batches.pids()]
-    rings = sum(map(_ring_nbytes, ranks))
-    for each in ranks:
+    everyone = [processes.memory(pid) for each in everyones for pid in each._batches.pids()]
+    rings = sum(map(_ring_nbytes, everyones))
+    for each in everyones:
         each.close()
     privates = [max(each.private for each in workers) for workers in after]
     return {
@@ -503,7 +504,8 @@ def measure_memory(setting: Setting, epochs: int, batches: int) -> dict[str, Any
             "pss_nbytes": max(each.pss for each in theirs),
             "rss_peak_nbytes": max(each.peak for each in theirs),
         },
-        "eight_ranks": {
+        "ranks": {
+            "ranks": ranks,
             "workers": len(everyone),
             "private_nbytes": sum(each.private for each in everyone),
             "pss_nbytes": sum(each.pss for each in everyone),
@@ -602,7 +604,16 @@ def _inverse(value: float, name: str) -> float:
 
 
 def measure(
-    demos: Path, work: Path, *, rounds: int, batches: int, copies: int, epochs: int, variant_rows: int
+    demos: Path,
+    work: Path,
+    *,
+    rounds: int,
+    batches: int,
+    copies: int,
+    epochs: int,
+    variant_rows: int,
+    variants: tuple[Variant, ...] = VARIANTS,
+    ranks: int = 8,
 ) -> dict[str, Any]:
     """Everything that benchmarks/results/loader.json holds."""
     blosc.use_threads = False
@@ -610,7 +621,7 @@ def measure(
     setting = Setting(make_stores(demos, work), demos, copies)
     rate = measure_rate(setting, rounds, batches)
     passes: dict[str, list[Pass]] = rate["passes"]
-    passes |= measure_variants(setting, max(2, rounds // 2), variant_rows)
+    passes |= measure_variants(setting, variants, max(2, rounds // 2), variant_rows)
     pairs = [(mine, other) for mine, other in RATIOS if mine in passes and other in passes]
     result: dict[str, Any] = {
         "batch_size": BATCH,
@@ -629,7 +640,7 @@ def measure(
         "ratios": {f"{mine} / {other}": speed_ratio(passes[mine], passes[other]).to_json() for mine, other in pairs},
         "cpu_ratios": {f"{mine} / {other}": cpu_ratio(passes[mine], passes[other]).to_json() for mine, other in pairs},
         "start": measure_start(setting, max(2, rounds // 2)),
-        "memory": measure_memory(setting, epochs, batches),
+        "memory": measure_memory(setting, epochs, batches, ranks),
     }
     result["rows"] = rows_of_the_design(result)
     result["environment"] = environment() | {"busy_cores_of_others": neighbours.cores()}
@@ -669,8 +680,8 @@ def summary(result: dict[str, Any]) -> str:
             table(["seconds to", ""], starts),
             f"waits in batches' time: {waits}; of a replayed batch: {shown(result['consumer']['of_a_replayed_batch'])}",
             f"private MB of a worker by epoch: {', '.join(f'{each / 1e6:.1f}' for each in memory['private_nbytes'])}; "
-            f"8 ranks x 2 workers: {memory['eight_ranks']['private_nbytes'] / 1e6:.0f} MB private, "
-            f"{memory['eight_ranks']['pss_nbytes'] / 1e6:.0f} MB shared fairly",
+            f"8 ranks x 2 workers: {memory['ranks']['private_nbytes'] / 1e6:.0f} MB private, "
+            f"{memory['ranks']['pss_nbytes'] / 1e6:.0f} MB shared fairly",
             table(["design, section 8", "to reach", "measured", ""], rows),
             f"all read the same bytes; others kept {result['environment']['busy_cores_of_others']} cores busy meanwhile",
         ]

@@ -308,7 +308,7 @@ def _loader(result: Result) -> list[str]:
     waits = result["consumer"]["wait_in_batches"]
     consumer = result["consumer"]
     memory = result["memory"]
-    eight = memory["eight_ranks"]
+    eight = memory["ranks"]
     mb = [
         [
             "a worker's private memory after each epoch, MB",
@@ -325,7 +325,7 @@ def _loader(result: Result) -> list[str]:
             ),
         ],
         [
-            f"8 ranks x 2 workers on one machine: private of all {eight['workers']}, PSS of all, rings, MB",
+            f"{eight['ranks']} ranks x 2 workers on one machine: private of all {eight['workers']}, PSS of all, rings, MB",
             f"{eight['private_nbytes'] / 1e6:,.0f}, {eight['pss_nbytes'] / 1e6:,.0f}, {eight['rings_nbytes'] / 1e6:,.0f}",
         ],
     ]

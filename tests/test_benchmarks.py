@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,20 @@ pytest.importorskip("tensorstore", reason="the benchmarks read with tensorstore"
 if not (Path(__file__).resolve().parents[1] / "benchmarks").exists():
     pytest.skip("the tests of an installed wheel run without the checkout", allow_module_level=True)
 
-from benchmarks import build_speed, codec_levels, measure, reading, report, roof, sampling, workload
+from benchmarks import (
+    build_speed,
+    codec_levels,
+    loader,
+    measure,
+    micro,
+    reading,
+    report,
+    roof,
+    sampling,
+    scale,
+    size,
+    workload,
+)
 from vla_store.format.codecs import Codec
 from vla_store.reader.store import open_store
 
@@ -113,6 +128,116 @@ def test_sampling_attributes_all_of_the_time(tiny_source: Path, tmp_path: Path) 
         assert each["interruptions"] > 0
         assert sum(each["kinds"].values()) == pytest.approx(each["us_per_sample"], rel=0.01)
     assert sampling.kind_of("codecs.py", "    decompress(data, out)") == "decode"
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One quick run of the Loader's benchmark."""
+    if sys.platform != "linux":
+        pytest.skip("it reads /proc")
+    pytest.importorskip("torch")
+    rows = 64 * (loader.SKIPPED + 10)
+    return loader.measure(
+        tiny_source,
+        tmp_path_factory.mktemp("loader"),
+        rounds=1,
+        batches=4,
+        copies=-(-rows // 40),
+        epochs=2,
+        variant_rows=64,
+        variants=(loader.VARIANTS[0],),
+        ranks=2,
+    )
+
+
+def test_the_loaders_benchmark_has_every_row_of_the_design(loaded: dict[str, Any]) -> None:
+    # `measure` compares the bytes that all read itself.
+    whats = [row["what"] for row in loaded["rows"]]
+    assert any("two bare processes" in each for each in whats)
+    assert any("torch DataLoader" in each for each in whats)
+    assert any("CPU time per sample" in each for each in whats)
+    assert any("p99" in each for each in whats)
+    assert any("private memory" in each for each in whats)
+    assert all(row["met"] in (True, False) for row in loaded["rows"])
+    assert loaded["memory"]["ranks"]["workers"] == 4
+    assert min(loaded["memory"]["private_nbytes"]) > 1e6
+
+
+def test_an_inverted_spread_is_that_of_the_inverse_ratios() -> None:
+    ratios = [0.5, 0.8, 1.0, 2.0, 4.0]
+    spread = measure.Spread.of(ratios).to_json()
+    found = {name: loader._inverse(value, name) for name, value in loader._turned(spread).items()}
+    assert found == measure.Spread.of([1 / each for each in ratios]).to_json()
+
+
+def test_a_consumer_that_is_never_late_waits_for_nothing_and_a_slow_stream_is_waited_for() -> None:
+    took, waits = loader.consume(iter(range(5)), 5, 0.002)
+    assert len(waits) == 5
+    assert took >= 0.009
+
+    def slow() -> Any:
+        while True:
+            time.sleep(0.005)
+            yield None
+
+    _, waits = loader.consume(slow(), 3, 0.001)
+    assert min(waits) >= 0.004
+
+
+@pytest.fixture(scope="module")
+def sized(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return size.measure(tiny_source, tmp_path_factory.mktemp("size"), rounds=1, batches=2, slow=1)
+
+
+def test_every_layout_is_read_and_weighed(sized: dict[str, Any]) -> None:
+    layouts = sized["layouts"]
+    assert {*(f"vla_store {preset}" for preset in size.PRESETS), size.SOURCE} < set(layouts)
+    buffer = layouts["RDT's buffer: npz and json a step"]
+    assert buffer["files"] == 2 * sized["steps"]
+    assert layouts[size.SOURCE]["share"] == 1
+    assert all(each["us_per_sample"]["median"] > 0 for each in layouts.values())
+
+
+def test_the_chart_is_a_picture_with_every_layout(sized: dict[str, Any]) -> None:
+    root = xml.etree.ElementTree.fromstring(report.chart(sized))
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert set(sized["layouts"]) <= set(texts)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == len(sized["layouts"])
+
+
+def test_the_pieces_are_measured(tiny_source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    result = micro.measure(tiny_source, tmp_path, rounds=1, batches=2)
+    assert all(each["us"]["median"] > 0 for each in result["pieces"].values())
+    assert set(result["single"]) == set(micro.PRESETS)
+    assert "## The pieces" in report.page({"micro": result})
+
+
+def test_stores_of_any_size_are_read_right(tmp_path: Path) -> None:
+    result = scale.measure(tmp_path, rounds=1, sizes=(1_000, 20_000))
+    assert set(result["sizes"]) == {"1000", "20000"}
+    assert {row["what"].split(",")[0] for row in result["rows"]} >= {"`ds[i]`", "bytes of a pickled dataset"}
+    assert not (tmp_path / "scale").exists()
+    assert "10^3 to 2*10^4" in result["rows"][0]["what"]
+
+
+def test_a_synthetic_store_that_gives_other_samples_is_found(tmp_path: Path) -> None:
+    samples = scale.samples_of(scale.make_store(tmp_path / "a.vla", 5_000))
+    scale.check(samples, 5_000)
+    path = next((tmp_path / "a.vla").glob("parts/*/steps/actions/c/0/0"))
+    data = np.memmap(path, np.float64, "r+", shape=(5_000, 7))
+    data[:, 6] += 1
+    data.flush()
+    with pytest.raises(AssertionError, match="other samples"):
+        scale.check(samples, 5_000)
+
+
+def test_the_page_has_a_part_for_every_benchmark(loaded: dict[str, Any], sized: dict[str, Any]) -> None:
+    text = report.page({"loader": loaded, "size": sized})
+    for title in ("## The Loader", "### A consumer that takes 80 %", "### Memory", "## Size and speed"):
+        assert title in text
+    assert "from 10^3 to 5*10^8 rows | flat" in text  # of `scale`, which has no result here
+    assert text.count("not measured yet") == len(report.EXPECTED["scale"])
 
 
 def test_ratios_compare_the_batches_that_both_read() -> None:
