@@ -62,7 +62,9 @@ class Odd(Own):
 @dataclass(frozen=True)
 class Halves(Own):
     """Actions of seven numbers; a camera whose picture is red in its upper half and blue below, green at its left edge,
-    stored as `orientation` says."""
+    stored as `orientation` says. decoder: what its pictures were decoded by, if they were JPEG."""
+
+    decoder: str = ""
 
     fields: Mapping[str, FieldSpec] = field(
         default_factory=lambda: {
@@ -70,6 +72,9 @@ class Halves(Own):
             "front": FieldSpec("uint8", (32, 48, 3), "observation"),
         }
     )
+
+    def scan(self) -> SourceInfo:
+        return dataclasses.replace(super().scan(), codec="jpeg" if self.decoder else "", decoder=self.decoder)
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         if field == "actions":

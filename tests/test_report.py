@@ -30,6 +30,7 @@ from vla_store.cli import main
 from vla_store.look import charts, facts
 from vla_store.look.facts import Histogram, gather, histogram, runs_of, spread
 from vla_store.look.page import html_page, write_page
+from vla_store.look.sheet import describe
 from vla_store.reader.frames import Frames
 
 VOID = {"meta", "img", "br", "path"}  # of what the page uses, these have no end
@@ -174,7 +175,7 @@ def test_the_page_says_every_decision(demo_store: Path) -> None:
 def test_conventions_said_at_build_and_unlike_ones_are_told_apart(tmp_path: Path) -> None:
     sources = [
         Halves(suite="a", orientation="bottom_up", observation="before"),
-        Halves(suite="b", orientation="rot180", observation="after", lengths={0: 4}),
+        Halves(suite="b", orientation="rot180", observation="after", lengths={0: 4}, decoder="Pillow 11.3.0"),
     ]
     build_store(sources, tmp_path / "mixed.vla", mixed=True)
     page = Page(page_of(tmp_path / "mixed.vla"))
@@ -183,9 +184,24 @@ def test_conventions_said_at_build_and_unlike_ones_are_told_apart(tmp_path: Path
         "bottom_up: 1 file, 2 episodes",
         "rot180: 1 file, 1 episode",
         "before: 1 file, 2 episodes",
-        "after: 1 file, 1",
+        "after: 1 file, 1 episode",
+        "JPEG in 1 file, decoded when the store was built, by Pillow 11.3.0",
     ):
         assert said in page.text, said
+    assert "said at build" not in page.text
+    store = open_store(tmp_path / "mixed.vla")
+    recorded = [dict(describe(store, episode).notes)["recorded"] for episode in store.episodes]
+    assert [each.partition(";")[0] for each in recorded] == [
+        "pictures bottom_up, shown upright",
+        "pictures bottom_up, shown upright",
+        "pictures rot180, decoded from JPEG by Pillow 11.3.0, shown upright",
+    ]
+
+
+def test_a_convention_that_was_said_at_build_is_told_as_such(tiny_source: Path, tmp_path: Path) -> None:
+    build_store([tiny_source], tmp_path / "said.vla", orientation="bottom_up")
+
+    assert "bottom_up: 4 files, 10 episodes; said at build" in Page(page_of(tmp_path / "said.vla")).text
 
 
 def test_what_was_left_out_and_warned_of_is_listed_with_its_reason(tiny_source: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ No more than a bounded number of steps and frames is read, however large the sto
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,8 @@ class CameraFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of a report. stated: (option, value) of conventions that were given at build."""
+    """All of a report. stated: (option, value) of conventions that were given at build. decoders: (what decoded, files) of pictures
+    that the files hold as JPEG."""
 
     name: str
     store: Store
@@ -145,6 +147,7 @@ class Facts:
     tasks: tuple[TaskFacts, ...]
     conventions: tuple[Convention, ...]
     stated: tuple[tuple[str, str], ...]
+    decoders: tuple[tuple[str, int], ...]
     presets: tuple[str, ...]
     sources: tuple[SourceFacts, ...]
     cameras: tuple[CameraFacts, ...]
@@ -201,6 +204,7 @@ def gather(store: Store, name: str) -> Facts:
         tasks=tuple(_tasks(store, table, group)),
         conventions=_conventions(store, per_source[0]),
         stated=_stated(store),
+        decoders=tuple(sorted(Counter(each.decoder for each in sources if each.decoder).items())),
         presets=tuple(sorted({str(each.plan.get("options", {}).get("preset", "?")) for _, each in store.parts})),
         sources=tuple(
             SourceFacts(each.suite, each.file, each.orientation, each.observation, int(episodes), int(steps))

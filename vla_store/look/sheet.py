@@ -26,7 +26,7 @@ from vla_store.look.pictures import Pictures, to_rgb, value_range
 from vla_store.look.text import number_text, shown
 from vla_store.look.writing import checked_path, name_of, write_file
 from vla_store.reader import Samples, Store
-from vla_store.reader.values import Episode, StoreField, StoreTask
+from vla_store.reader.values import Episode, SourceConvention, StoreField, StoreTask
 from vla_store.rules import noops
 
 Array = np.ndarray[Any, Any]
@@ -152,7 +152,7 @@ def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str 
         strips=tuple(_strips(store, episode, chosen, images, convention.orientation)),
         panels=tuple(_panels(store, episode, actions)),
         idle=idle,
-        notes=tuple(_notes(store, episode, convention.orientation, convention.observation, images, actions, idle)),
+        notes=tuple(_notes(store, episode, convention, images, actions, idle)),
     )
 
 
@@ -268,8 +268,7 @@ def _own_instruction(task: StoreTask) -> str:
 def _notes(
     store: Store,
     episode: Episode,
-    orientation: str,
-    observation: str,
+    convention: SourceConvention,
     images: str,
     actions: Array | None,
     idle: npt.NDArray[np.bool_] | None,
@@ -283,10 +282,12 @@ def _notes(
         f"{shown(name_of(store))}, episode {episode.episode:,} of {len(store.episodes):,}, rows {episode.start:,} to {last:,}; "
         f"content {store.fingerprint[:16]}, root {store.digest[:16]}",
     )
-    seen = ": the picture of a step shows what its action did" if observation == "after" else ""
+    seen = ": the picture of a step shows what its action did" if convention.observation == "after" else ""
+    decoded = f", decoded from JPEG by {shown(convention.decoder)}" if convention.decoder else ""
     yield (
         "recorded",
-        f"pictures {orientation}, shown {images.replace('_', ' ')}; observations {observation} the action of the same step{seen}",
+        f"pictures {convention.orientation}{decoded}, shown {images.replace('_', ' ')}; "
+        f"observations {convention.observation} the action of the same step{seen}",
     )
     if idle is not None:
         yield (
