@@ -50,8 +50,9 @@ def _cut(source: Path, target: Path, *, steps: int = STEPS, turn: Any = None, at
 
 
 def _small(rows: np.ndarray) -> np.ndarray:
-    """Pictures of 256 pixels as ones of 64; everything else as it is."""
-    return rows[:, ::4, ::4] if rows.ndim == 4 and rows.shape[1] == 256 else rows
+    """Pictures of 256 or 128 pixels as ones of 64; everything else as it is."""
+    every = rows.shape[1] // 64 if rows.ndim == 4 else 1
+    return rows[:, ::every, ::every] if every > 1 else rows
 
 
 def _datasets(demo: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
@@ -173,3 +174,20 @@ def robomimic(demos: Path, folder: Path, **storage: Any) -> Path:
         new["mask/train"] = np.array([b"demo_0"])
         new["mask/valid"] = np.array([b"demo_1"])
     return target
+
+
+def turned_twin(demos: Path, folder: Path) -> tuple[Path, Path]:
+    """One recording in two files that agree in nothing: a published one (observation after the action, bottom up, it says
+    so), and what a regeneration would have made of its steps 1, 2, ... (observation before the action, turned by 180 degrees, no
+    attributes). So step s + 1 of the first and step s of the second are the same moment."""
+    first = _cut(published(demos), folder / "libero_goal" / published(demos).name, steps=12)
+    second = folder / "regenerated_goal" / published(demos).name
+    second.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(first) as old, h5py.File(second, "w") as new:
+        for name, demo in old["data"].items():
+            group = new.create_group(f"data/{name}")
+            for path, dataset in _datasets(demo):
+                seen = path.startswith("obs/") or path == "robot_states"
+                rows = dataset[:-1] if seen else dataset[1:]
+                group[path] = rows[:, ::-1, ::-1] if rows.ndim == 4 else rows
+    return first, second

@@ -286,8 +286,12 @@ def store_text(described: dict[str, Any]) -> str:
         f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
     ]
     for (orientation, observation, decoder), count in sorted(conventions.items()):
-        line = f"conventions    pictures {orientation}, observations recorded {observation} the action"
-        lines.append(line + (f" ({count} of {len(described['conventions'])} sources)" if len(conventions) > 1 else ""))
+        if len(conventions) == 1:
+            line = f"conventions    pictures {orientation}, observations recorded {observation} the action"
+        else:
+            of = f"{count} of {len(described['conventions'])} files"
+            line = f"conventions    {of}: pictures {orientation}, observations {observation} the action"
+        lines.append(line)
         if decoder:
             lines.append(f"               pictures were JPEG, decoded by {decoder}")
     suites = [

@@ -18,7 +18,7 @@ IMAGE_CONVENTIONS = {"opengl": "bottom_up", "opencv": "top_down"}  # robosuite's
 
 LIKE_COSMOS = "Cosmos-Policy's data, which is --orientation top_down --observation before"
 LIKE_ROBOMIMIC = "robomimic's data, which is --orientation top_down --observation before"
-LIKE_REGENERATED = "regenerated LIBERO: bottom_up if by OpenVLA's script, rot180 if by any4lerobot's"
+LIKE_REGENERATED = "regenerated LIBERO: OpenVLA's is bottom_up, any4lerobot's rot180"
 
 ASK_ORIENTATION = (
     "say it with --orientation bottom_up (LIBERO, OpenVLA's no_noops files), top_down (robomimic, Cosmos-Policy) "

@@ -68,7 +68,8 @@ def field_name(path: str, encoded: bool = False) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a dataset lies. offset: of its rows in the file, None unless they lie there as NumPy has them."""
+    """Where a dataset lies. offset: of its rows in the file, None unless they lie there as NumPy has them. shape: of the
+    pixels, where it holds encoded pictures."""
 
     path: str
     offset: int | None
@@ -91,14 +92,15 @@ class _Handle:
                 if isinstance(node, h5py.Dataset):
                     encoded = is_encoded(node)
                     at = f"{group.rstrip('/')}/{path}"
-                    place = _Place(at, _plain_offset(node), node.dtype, node.shape, encoded)
+                    shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
+                    place = _Place(at, _plain_offset(node), node.dtype, shape, encoded)
                     self._places[group, field_name(path, encoded)] = place
         return self._places[group, field]
 
     def read(self, group: str, field: str, start: int, stop: int) -> Array:
         place = self.place(group, field)
         if place.is_encoded:
-            return _decoded(self.file[place.path][start:stop], start)
+            return _decoded(self.file[place.path], place.shape[1:], start, stop)
         if place.offset is None:
             rows: Array = self.file[place.path][start:stop]
             return rows
@@ -118,17 +120,14 @@ def is_encoded(node: h5py.Dataset) -> bool:
     return bool(node.ndim == 1 and h5py.check_vlen_dtype(node.dtype) == np.uint8)
 
 
-def _decoded(rows: Array, start: int) -> Array:
-    """Encoded pictures, (n,) of bytes, as pixels (n, H, W, C)."""
-    out: Array | None = None
-    for number, data in enumerate(rows):
+def _decoded(node: h5py.Dataset, shape: tuple[int, ...], start: int, stop: int) -> Array:
+    """Encoded pictures [start, stop) as pixels (n, *shape)."""
+    out = np.empty((stop - start, *shape), np.uint8)
+    for row, data in enumerate(node[start:stop], start):
         try:
-            if out is None:
-                out = np.empty((len(rows), *jpeg.shape_of(data)), np.uint8)
-            jpeg.decode(data, out[number])
+            jpeg.decode(data, out[row - start])
         except SourceError as error:
-            raise error.at(row=start + number) from None
-    assert out is not None
+            raise error.at(row=row) from None
     return out
 
 
