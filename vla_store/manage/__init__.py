@@ -1,1 +1,1 @@
-"""What needs both sides, the builder and the reader: append, merge, copy, recode, repair."""
+"""What needs both sides, the builder and the reader: append, merge, copy, recode, repair, views."""
