@@ -153,7 +153,8 @@ def test_a_tiny_range_does_not_blow_up(regenerated: Both) -> None:
     assert ", ".join(map(str, np.flatnonzero(tiny))) in str(said[0].message)
     assert said[0].filename == __file__
     first, second = (dataset[number]["proprio"][0] for number in range(2))
-    assert (np.abs(second - first)[tiny] < 2).all()  # by the range itself it would be 2, from end to end
+    expected = np.clip(2 * (by.max - by.q01) / (1e-4 + 1e-8) - 1, -1, 1)
+    np.testing.assert_allclose(np.maximum(first, second)[tiny], expected[tiny], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -175,3 +176,10 @@ def test_a_wrong_option_is_refused_with_what_there_is(
 ) -> None:
     with pytest.raises(error, match=match):
         openvla_oft(tiny.store, **options)
+
+
+def test_the_language_is_in_lower_case(tiny: Both) -> None:
+    dataset = openvla(tiny.store)
+    assert dataset.item(dataset.sample(0) | {"task": "Put the Mug of SCENE 1 on the Plate"})["language"] == (
+        "put the mug of scene 1 on the plate"
+    )
