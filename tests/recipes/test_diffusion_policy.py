@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from recipes.conftest import Both
 
-from vla_store import OptionError, UnknownName
+from vla_store import OptionError, UnknownName, open_store
 from vla_store.recipes import diffusion_policy
 
 oracle = pytest.importorskip("recipes.oracle")
@@ -111,6 +112,28 @@ def test_a_number_that_never_changes_is_centred_with_a_warning(published: Both) 
         )
     assert caught[0].filename == __file__
     assert (dataset[0]["obs"]["robot0_gripper_qpos"] == 0).all()
+
+
+def test_a_store_of_a_robomimic_file_needs_no_names(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="building needs zarr")
+    from own_sources import Own
+
+    from vla_store.builder import FieldSpec, build_store
+
+    widths = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+    fields = {name: FieldSpec("float64", (width,), "observation") for name, width in widths.items()}
+    fields |= {name: FieldSpec("uint8", (8, 12, 3), "observation") for name in oracle.DIFFUSION_CAMERAS}
+    build_store([Own(fields=fields | {"actions": FieldSpec("float64", (7,), "step")})], tmp_path / "own.vla")
+    dataset = diffusion_policy(tmp_path / "own.vla")  # a source that is upright, and observes before the action
+    assert len(dataset) == 20 - 7  # of the episodes of 20 and of 7 steps
+    store, item = open_store(tmp_path / "own.vla"), dataset[4]
+    assert list(item["obs"]) == [*oracle.DIFFUSION_CAMERAS, *widths]
+    for name in widths:
+        assert np.array_equal(item["obs"][name], store.read(name, [3, 4]).astype(np.float32))
+    for name in oracle.DIFFUSION_CAMERAS:
+        frames = store.read(name, [3, 4]).astype(np.float32) / np.float32(255)
+        assert np.array_equal(item["obs"][name], frames.transpose(0, 3, 1, 2))
+    assert np.array_equal(item["action"], store.read("actions", range(3, 19)).astype(np.float32))
 
 
 def test_cameras_and_numbers_of_ones_own_choice(tiny: Both) -> None:

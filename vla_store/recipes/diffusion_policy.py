@@ -22,7 +22,7 @@ from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.batch import Sample
 from vla_store.reader.lazily import lazily
-from vla_store.reader.store import Store
+from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Mask, Steps
 from vla_store.recipes.normalize import NumericRecipe, warn_of
 
@@ -42,8 +42,8 @@ def diffusion_policy(
     horizon: int = 16,
     n_obs_steps: int = 2,
     n_action_steps: int = 8,
-    cameras: Mapping[str, str] = CAMERAS,
-    low_dim: Mapping[str, str | tuple[str, int, int]] = LOW_DIM,
+    cameras: Mapping[str, str] | None = None,
+    low_dim: Mapping[str, str | tuple[str, int, int]] | None = None,
     val_ratio: float = 0.0,
     seed: int = 42,
     validation: bool = False,
@@ -57,6 +57,7 @@ def diffusion_policy(
     "action": (horizon, 7) float32}, under robomimic's names.
 
     cameras: {name in the item: camera of the store}. low_dim: {name: field, or (field, start, stop) for some of its numbers}.
+        By default robomimic's names, of the store's fields of the same names, or else of LIBERO's that hold the same.
     A window of `horizon` steps begins n_obs_steps - 1 before the anchor. Anchors are 0 .. T - horizon + n_action_steps +
     n_obs_steps - 2 (T - 8, by default): the window reaches at most n_obs_steps - 1 steps before its episode and n_action_steps - 1
     past it. There the first or last step is repeated, without a mark. Shorter episodes have no anchor.
@@ -84,6 +85,9 @@ def diffusion_policy(
             val_ratio=val_ratio,
             validation=validation,
         )
+    store = store if isinstance(store, Store) else open_store(store)
+    cameras = _present(CAMERAS, store) if cameras is None else cameras
+    low_dim = _present(LOW_DIM, store) if low_dim is None else low_dim
     for name in low_dim:
         _rule(name)
     before = n_obs_steps - 1
@@ -179,6 +183,10 @@ class DiffusionPolicyDataset(NumericRecipe):
         kept: Mask = at.kept_step < at.kept_length - self._tail
         ratio, _, validation = self._held_out
         return kept & (np.isin(at.episode, self.held_out) == validation) if ratio else kept
+
+
+def _present(named: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    return {name: name if name in store.fields else field for name, field in named.items()}
 
 
 def _floats(frames: Array) -> Array:
