@@ -441,57 +441,6 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert digests(store) == reference
 
 
-@contextlib.contextmanager
-def cluster(folder: Path, workers: int) -> Iterator[str]:
-    """A dask scheduler and its worker processes, bound to 127.0.0.1; the scheduler's address."""
-    file = folder / "scheduler.json"
-    quiet = {"DASK_DISTRIBUTED__ADMIN__LOG_FORMAT": "%(message)s"}
-    common = ["--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(file)]
-    module = [sys.executable, "-m", "distributed.cli"]
-    processes = [start_dask([*module[:2], "distributed.cli.dask_scheduler", *common, "--port", "0"], folder, quiet)]
-    try:
-        while not file.exists():
-            assert processes[0].poll() is None, (folder / "dask.log").read_text()
-            time.sleep(0.05)
-        for number in range(workers):
-            options = ["--nthreads", "1", "--no-nanny", "--local-directory", str(folder / f"worker{number}")]
-            processes.append(start_dask([*module[:2], "distributed.cli.dask_worker", *common, *options], folder, quiet))
-        yield json.loads(file.read_text())["address"]
-    finally:
-        for process in reversed(processes):
-            process.kill()  # they hold nothing; asked to end, a worker may wait for the scheduler
-            process.wait(LIMIT_S)
-
-
-def start_dask(command: list[str], folder: Path, quiet: dict[str, str]) -> subprocess.Popen[bytes]:
-    env = environment(**quiet)
-    env["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)  # own_sources, which a user's workers would have
-    with open(folder / "dask.log", "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=folder)
-
-
-def test_a_dask_cluster_gives_the_same_bytes(tiny_source: Path, tmp_path: Path, reference: dict[str, str]) -> None:
-    with cluster(tmp_path, 2) as address:
-        ran = run("build", tiny_source, tmp_path / "x.vla", "--scheduler", address, "--json")
-        assert ran.code == 0, ran.err
-        assert digests(tmp_path / "x.vla") == reference
-        # A task that fails on a worker says what it would say here.
-        broken = Own(faulty="front", fault="raise", flag=str(tmp_path / "odd"))
-        with pytest.raises(Exception, match="the gripper's log is odd"):
-            build_store([broken], tmp_path / "y.vla", scheduler=address, progress=Marking(tmp_path / "odd"))
-
-
-def test_a_cluster_without_workers_is_not_waited_for_without_end(
-    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vla_store.builder import executors
-
-    monkeypatch.setattr(executors, "ANSWER_S", 2)
-    with cluster(tmp_path, 0) as address, pytest.raises(MachineError) as caught:
-        build_store([tiny_source], tmp_path / "x.vla", scheduler=address)
-    assert_one_screen(cli.error_text(caught.value), "the scheduler has no workers", f"dask worker {address}")
-
-
 def test_a_worker_process_that_dies_is_said_and_the_same_build_resumes(tmp_path: Path) -> None:
     store = tmp_path / "x.vla"
     source = Own(faulty="front", fault="die", flag=str(tmp_path / "deadly"), lengths={0: 30, 1: 30})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import secrets
 import signal
 import threading
@@ -22,6 +23,7 @@ from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
 ANSWER_S = 20
+LOST_S = 60
 WATCH_S = 1.0
 
 
@@ -142,7 +144,7 @@ def _pickle(error: BaseException, dumps: Callable[[Any], bytes]) -> bytes:
 
 
 def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None], address: str) -> None:
-    from distributed import CancelledError, Client, KilledWorker, as_completed
+    from distributed import CancelledError, Client, KilledWorker
     from distributed.comm import CommClosedError
 
     try:
@@ -161,8 +163,27 @@ def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None]
             for task in tasks
         ]
         try:
-            for future in as_completed(futures, loop=client.loop):
-                on_receipt(future.result())
+            ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            for future in futures:
+                future.add_done_callback(ended.put)
+            left, watch = len(futures), _Watch(client, address)
+            while left:
+                try:
+                    future = ended.get(timeout=WATCH_S)
+                except queue.Empty:
+                    watch.look()
+                    continue
+                try:
+                    receipt = future.result(timeout=WATCH_S)
+                except TimeoutError:
+                    if future.status == "error":  # the task's own
+                        raise
+                    # The worker that had the receipt is gone, and the task is to be done again.
+                    future.add_done_callback(ended.put)
+                    watch.look()
+                    continue
+                on_receipt(receipt)
+                left -= 1
         except (CancelledError, CommClosedError, KilledWorker, ImportError) as error:
             raise MachineError(
                 "the cluster failed to run a task",
@@ -175,3 +196,24 @@ def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None]
             # Also after an error, and Ctrl-C: what has not begun shall not begin.
             with contextlib.suppress(Exception):
                 client.cancel(futures)
+
+
+class _Watch:
+    """Looks whether anybody works on a cluster: tasks of which no worker is left would be waited for without end."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        self._client, self._address = client, address
+        self._last_seen = time.monotonic()
+
+    def look(self) -> None:
+        """Raises MachineError once there has been no worker, or no scheduler, for a while: who restarts them has some time."""
+        with contextlib.suppress(OSError, TimeoutError):
+            if self._client.nthreads():
+                self._last_seen = time.monotonic()
+        if time.monotonic() - self._last_seen > LOST_S:
+            raise MachineError(
+                "nobody is left in the cluster",
+                scheduler=self._address,
+                found=f"no worker for {LOST_S} s",
+                hint="start the scheduler and workers again, then run the same command again: it resumes",
+            )
