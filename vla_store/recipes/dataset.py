@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from vla_store.reader.batch import Batch, Sample
 from vla_store.reader.kept import Kept, KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.samples import Samples
-from vla_store.reader.selection import Anchors, Span
+from vla_store.reader.selection import Anchors
 from vla_store.reader.store import Store
 
 Array = np.ndarray[Any, Any]
@@ -206,10 +205,8 @@ def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask], 
     edges = np.flatnonzero((np.diff(kept) != 1) | (np.diff(parts) != 0)) + 1
     if anchors.rows is not None or len(edges) > len(kept) // 8:
         return Anchors((), kept, ())
-    bounds = [0, *edges.tolist(), len(kept)]
-    spans = []
-    for first, stop in itertools.pairwise(bounds):
-        part_number = int(parts[first])
-        base = store._part(part_number).row_start
-        spans.append(Span(part_number, int(kept[first]) - base, int(kept[stop - 1]) + 1 - base, 0, 0, False))
-    return Anchors(tuple(spans), None, (False,) * len(spans))
+    firsts, lasts = np.concatenate([[0], edges]), np.concatenate([edges, [len(kept)]]) - 1
+    bases = np.array(store._row_starts, np.int64)[parts[firsts]]
+    table = np.zeros((len(firsts), 6), np.int64)  # part, start, stop; and no first steps to be left out
+    table[:, :3] = np.stack([parts[firsts], kept[firsts] - bases, kept[lasts] + 1 - bases], axis=1)
+    return Anchors(table, None, ())
