@@ -215,6 +215,24 @@ def test_an_anchor_left_out_of_each_episode_costs_few_bytes(demo_store: Path) ->
     assert len(pickle.dumps(dataset)) - len(pickle.dumps(whole)) < 13 * 100
 
 
+def test_a_store_of_several_parts_has_the_same_items(tiny: Both, tiny_source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="building needs zarr")
+    from vla_store.builder import build_store
+    from vla_store.manage.append import append_store
+
+    store = tmp_path / "grown.vla"
+    build_store([tiny_source / "libero_10"], store)
+    for suite in ("libero_goal", "libero_spatial"):
+        append_store([tiny_source / suite], store)
+    grown, whole = (openvla_oft(each, normalize=True) for each in (store, tiny.store))
+    assert len(open_store(store).parts) == 3
+    assert len(grown) == len(whole)
+    assert [grown.place(at) for at in range(len(grown))] == [whole.place(at) for at in range(len(whole))]
+    assert_same(grown.__getitems__(range(len(grown))), whole.__getitems__(range(len(whole))))
+    assert_same(grown[-1], whole[-1])
+    assert len(pickle.dumps(grown)) < 8_000
+
+
 def test_what_is_left_out_is_said_with_the_reason(tiny: Both) -> None:
     said = repr(openvla_oft(tiny.store))
     steps, demos = sum(map(len, tiny.demos)), len(tiny.demos)
