@@ -240,8 +240,11 @@ def loader_order(rows: int, batches: int, batch_size: int = BATCH) -> Array:
 # --- the rows of the design ---------------------------------------------------------------------------------------------
 
 
-def measure_rate(setting: Setting, rounds: int, batches: int) -> dict[str, Any]:
-    """Samples a second and CPU time a sample of the contenders, and the waits of a consumer slower than the Loader."""
+def measure_rate(setting: Setting, stack: contextlib.ExitStack, rounds: int, batches: int) -> dict[str, Any]:
+    """Samples a second and CPU time a sample of the contenders, and the waits of a consumer slower than the Loader.
+
+    stack: closes them, should one of them fail.
+    """
     samples = setting.samples()
     anchors = len(samples) // setting.copies
     indices = loader_order(len(samples), max(batches, CHECKED)) % anchors
@@ -268,6 +271,8 @@ def measure_rate(setting: Setting, rounds: int, batches: int) -> dict[str, Any]:
     torch_loader = TorchLoaded(setting.dataset(), slow)
     bare = Bare("samples", fast, setting.sources, indices, 2)
     roofs = Bare("roof", fast, setting.sources, indices[:CORE_BATCHES], 2)
+    for each in (*loaders.values(), torch_loader, bare, roofs):
+        stack.callback(each.close)
     everyone = {name: each.digests for name, each in loaders.items()} | {
         "DataLoader": torch_loader.digests,
         "bare": lambda: bare.digests(CHECKED),
@@ -384,7 +389,9 @@ VARIANTS = (
 )
 
 
-def measure_variants(setting: Setting, variants: tuple[Variant, ...], rounds: int, rows: int) -> dict[str, Any]:
+def measure_variants(
+    setting: Setting, stack: contextlib.ExitStack, variants: tuple[Variant, ...], rounds: int, rows: int
+) -> dict[str, Any]:
     """Passes by variant. rows: samples of a pass."""
     passes: dict[str, list[Pass]] = {}
     for variant in variants:
@@ -394,6 +401,7 @@ def measure_variants(setting: Setting, variants: tuple[Variant, ...], rounds: in
         options = {"workers": 2, "batch_size": variant.batch_size}
         dataset = dict(variant.dataset)
         loaded = Loaded(setting.samples(variant.preset, **dataset), transform=variant.transform, **options)
+        stack.callback(loaded.close)
         contenders: dict[str, Callable[[], Pass]] = {variant.name: lambda: loaded.turn(batches)}  # noqa: B023
         other = None
         if variant.with_torch:
@@ -401,6 +409,7 @@ def measure_variants(setting: Setting, variants: tuple[Variant, ...], rounds: in
             other = TorchLoaded(
                 setting.dataset(variant.preset, transform=wrapped, **dataset), batches, variant.batch_size
             )
+            stack.callback(other.close)
             if other.digests() != loaded.digests():
                 raise AssertionError(f"{variant.name}: Loader and DataLoader give other bytes")
             contenders[f"{variant.name}, DataLoader"] = lambda: other.turn(batches)  # type: ignore[union-attr]  # noqa: B023
@@ -609,7 +618,14 @@ def _inverse(value: float, name: str) -> float:
     return value if name == "count" else float(f"{1 / value:.5g}")
 
 
-def measure(
+def measure(demos: Path, work: Path, **options: Any) -> dict[str, Any]:
+    """Everything that benchmarks/results/loader.json holds."""
+    with contextlib.ExitStack() as stack:
+        return _measure(stack, demos, work, **options)
+
+
+def _measure(
+    stack: contextlib.ExitStack,
     demos: Path,
     work: Path,
     *,
@@ -621,13 +637,12 @@ def measure(
     variants: tuple[Variant, ...] = VARIANTS,
     ranks: int = 8,
 ) -> dict[str, Any]:
-    """Everything that benchmarks/results/loader.json holds."""
     blosc.use_threads = False
     neighbours = Neighbours()
     setting = Setting(make_stores(demos, work), demos, copies)
-    rate = measure_rate(setting, rounds, batches)
+    rate = measure_rate(setting, stack, rounds, batches)
     passes: dict[str, list[Pass]] = rate["passes"]
-    passes |= measure_variants(setting, variants, max(2, rounds // 2), variant_rows)
+    passes |= measure_variants(setting, stack, variants, max(2, rounds // 2), variant_rows)
     pairs = [(mine, other) for mine, other in RATIOS if mine in passes and other in passes]
     result: dict[str, Any] = {
         "batch_size": BATCH,
