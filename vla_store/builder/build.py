@@ -16,7 +16,7 @@ from vla_store.builder.encode import Receipt, Task, make_tasks
 from vla_store.builder.executors import EXECUTORS, default_workers, run_tasks
 from vla_store.builder.hdf5 import close_files
 from vla_store.builder.journal import Journal
-from vla_store.builder.memory import MemoryPlan, plan_memory
+from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
 from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
@@ -207,6 +207,7 @@ def plan_build(
 ) -> PlannedBuild:
     """Everything that a build does before it writes. Parameters and errors: as for `build_store`."""
     started = time.monotonic()
+    share_one_heap()
     _check_options(preset, executor, workers, scheduler, max_memory)
     target, partial = destination_of(store)
     if isinstance(sources, (str, Path, EpisodeSource)):
