@@ -272,7 +272,8 @@ def _views_remove(arguments: argparse.Namespace) -> int:
     report = remove_views(arguments.store, None if arguments.all else arguments.name)
     if not report.changed:
         _tell("note", ["the store has no views"])
-    return _show_root(arguments, report.root, {"removed": [each.name for each in report.views]})
+    removed = ["all"] if arguments.all and report.changed else [each.name for each in report.views]
+    return _show_root(arguments, report.root, {"removed": removed})
 
 
 def _show_views(arguments: argparse.Namespace, views: Sequence[View], of: Root | Store, *, by_task: bool) -> int:

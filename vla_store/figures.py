@@ -134,6 +134,8 @@ def root_text(described: dict[str, Any]) -> str:
         lines.append(
             f"added          {described['added']['episodes']:,} episodes ({described['added']['rows']:,} steps)"
         )
+    if "removed" in described:
+        lines.append(f"removed        {', '.join(described['removed']) or 'no view'}")
     if "copied_nbytes" in described:
         lines.append(f"copied         {size_text(described['copied_nbytes'])}")
     if "sent_nbytes" in described:

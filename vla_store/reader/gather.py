@@ -79,15 +79,23 @@ class NumericWindow:
                 value[high:] = self._span(start + length - 1, start + length)
         return value
 
+    def at(self, place: Place, steps: Int64, is_pad: Bool) -> tuple[Array, Array]:
+        """As `one`, of (K,) steps that are known."""
+        value = self._taken(steps + place[2], is_pad)
+        return (value, is_pad) if self._has_axis else (value.reshape(self.shape), is_pad.reshape(()))
+
     def _scattered(self, step: int, start: int, length: int) -> tuple[Array, Array]:
         times = self._offsets + step
         clipped = np.minimum(np.maximum(times, 0), length - 1)
         is_pad = clipped != times
+        return self._taken(clipped + start, is_pad), is_pad
+
+    def _taken(self, rows: Int64, is_pad: Bool) -> Array:
         taken = np.empty((self._count, *self._column.shape), self._column.dtype)
-        self._column.take(clipped + start, taken)
+        self._column.take(rows, taken)
         if self._zero:
             taken[is_pad] = 0
-        return taken.astype(self.dtype, copy=False), is_pad
+        return taken.astype(self.dtype, copy=False)
 
 
 class RaggedWindow:
@@ -105,11 +113,14 @@ class RaggedWindow:
 
     def one(self, place: Place) -> tuple[Array, Array]:
         """The window's rows (K, width) and is_pad (K,); without the axis where the window has none."""
-        episode, step, _, length, _, source = place
+        _, step, _, length, _, source = place
         times = self._offsets + (step - (self._earlier[source] if self._earlier is not None else 0))
         clipped = np.minimum(np.maximum(times, 0), length - 1)
-        is_pad = clipped != times
-        value = self.many(np.array([episode]), clipped[None], is_pad[None])[0]
+        return self.at(place, clipped, clipped != times)
+
+    def at(self, place: Place, steps: Int64, is_pad: Bool) -> tuple[Array, Array]:
+        """As `one`, of (K,) steps that are known."""
+        value = self.many(np.array([place[0]]), steps[None], is_pad[None])[0]
         return value, is_pad.reshape(self._axes)
 
     def many(self, episodes: Int64, clipped: Int64, is_pad: Bool) -> list[Array]:
@@ -180,6 +191,17 @@ class CameraWindow:
             rows.append(start + time)
             positions.append(at)
         self._frames.fill(rows, [episode] * count, [self._flips[source]] * count, value, positions)
+        return (value, is_pad) if self._has_axis else (value.reshape(self._step), is_pad.reshape(()))
+
+    def at(self, place: Place, steps: Int64, is_pad: Bool) -> tuple[Array, Array]:
+        """As `one`, of (K,) steps that are known."""
+        value = np.empty(self._shape, self._dtype)
+        positions = list(range(len(steps)))
+        if self._zero and is_pad.any():
+            value[is_pad] = 0
+            positions = np.flatnonzero(~is_pad).tolist()
+        count, flip = len(positions), self._flips[place[5]]
+        self._frames.fill((steps[positions] + place[2]).tolist(), [place[0]] * count, [flip] * count, value, positions)
         return (value, is_pad) if self._has_axis else (value.reshape(self._step), is_pad.reshape(()))
 
     def list_frames(self, places: Places, clipped: Int64, is_pad: Bool, at: Int64 | None) -> FrameList:

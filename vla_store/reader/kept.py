@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
-from vla_store.reader.part import Part, Places
+from vla_store.reader.part import Part, Place, Places
 from vla_store.reader.store import Store
 
 Int64 = npt.NDArray[np.int64]
@@ -85,6 +86,10 @@ class KeptSteps:
         counts = self._stops - self._starts
         # How many steps are kept before each stretch; a rank is a step's number among all that are kept.
         self._ranks = np.cumsum(counts) - counts
+        # For one at a time: a memoryview gives Python's numbers.
+        self._starts_view, self._stops_view, self._ranks_view = (
+            each.data for each in (self._starts, self._stops, self._ranks)
+        )
 
     def times(self, places: Places, offsets: Int64, earlier: Int64 | None) -> tuple[Int64, Bool]:
         """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
@@ -106,6 +111,24 @@ class KeptSteps:
         """Of (n,) places: the step, and the length of the episode, counted in kept steps."""
         first, here, behind = (self._rank(places.start + each) for each in (0, places.step, places.length))
         return here - first, behind - first
+
+    def times_of(self, place: Place, offsets: Int64, earlier: int) -> tuple[Int64, Bool]:
+        """The same for one anchor: (K,)."""
+        _, step, start, length, _, _ = place
+        first = self._rank_of(start)
+        last = self._rank_of(start + length) - first - 1
+        times = offsets + (self._rank_of(start + step) - first)
+        if not earlier:
+            kept = np.minimum(np.maximum(times, 0), last)
+            return self._row(kept + first) - start, kept != times
+        clipped = np.minimum(np.maximum(times, 0), last + 1)
+        kept = np.minimum(clipped, last)
+        steps = self._row(kept + first) - (start + 1) + (clipped - kept)
+        return np.maximum(steps, 0), (clipped != times) | (steps < 0)
+
+    def _rank_of(self, row: int) -> int:
+        at = bisect.bisect_right(self._starts_view, row) - 1
+        return self._ranks_view[at] + min(row, self._stops_view[at]) - self._starts_view[at] if at >= 0 else 0
 
     def _rank(self, rows: Int64) -> Int64:
         """How many kept steps lie before each row."""

@@ -21,7 +21,7 @@ from vla_store.reader.fetch import keep
 from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
 from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily
-from vla_store.reader.part import Part, Places
+from vla_store.reader.part import Part, Place, Places
 from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.store import MAX_OPEN_PARTS, Store, open_store
 from vla_store.reader.values import StoreField
@@ -136,12 +136,12 @@ class Samples:
             raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
         part, place = self._anchors.one(number, self.store)
         plan = self._plans.get(part.number) or self._plan(part)
-        if plan.kept is not None:
-            made: Sample = Batch(self.batch_or_lists([number]))[0]
-            return made
         sample: Sample = {}
-        for name, pad_name, one in plan.ones:
-            sample[name], sample[pad_name] = one(place)
+        if plan.kept is not None:
+            plan.fill_kept(plan.kept, place, sample)
+        else:
+            for name, pad_name, one in plan.ones:
+                sample[name], sample[pad_name] = one(place)
         sample["task"] = plan.texts[place[4]]
         sample["episode"] = plan.episode_start + place[0]
         sample["step"] = place[1]
@@ -358,6 +358,16 @@ class _PartPlan:
         self.ones = [
             (window.field, f"{window.field}_is_pad", reader.one) for window, reader in zip(windows, self._readers)
         ]
+
+    def fill_kept(self, kept: KeptSteps, place: Place, sample: Sample) -> None:
+        """Puts the fields of one sample, whose windows go over kept steps, into it."""
+        times: list[Any] = [None] * len(self._times)
+        for (name, pad_name, _), number, reader in zip(self.ones, self._numbers, self._readers):
+            if times[number] is None:
+                offsets, earlier = self._times[number]
+                times[number] = kept.times_of(place, offsets, 0 if earlier is None else int(earlier[place[5]]))
+            steps, is_pad = times[number]
+            sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
 
     def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
         """Writes the samples at `places` into rows `at` of the batch's arrays (None: all of them, in order)."""
