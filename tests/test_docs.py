@@ -1,7 +1,8 @@
 """The code of README.md and docs/ runs, prints what it shows, and no link leads nowhere.
 
 Every fenced block of code is run in order, one process and one folder a page. The folder holds what the pages speak of:
-`LIBERO` (the demonstrations, a folder of suites), `libero.vla` (its `fast` store, unless the page builds it), and an S3 bucket
+`LIBERO` (the demonstrations, a folder of suites), `libero_human_lengths.csv` (of docs/data),
+`libero.vla` (its `fast` store, unless the page builds it), and an S3 bucket
 `my-bucket` and a web server `https://data.example.org` that both hold libero.vla. Pages are read like this:
 
     python            run; the blocks of a page share their names
@@ -48,6 +49,7 @@ CLI_PAGE = CHECKOUT / "docs/reference/cli.md"
 README = CHECKOUT / "README.md"
 MEASURED = CHECKOUT / "benchmarks/results/reading.json"
 PERFORMANCE = CHECKOUT / "docs/performance.md"
+HUMAN_LENGTHS = CHECKOUT / "docs/data/libero_human_lengths.csv"
 
 CODE = {"python", "console", "sh"}
 NO_CODE = {"text", "json", "toml", "yaml", "diff"}
@@ -168,6 +170,7 @@ def run_page(page: Path, folder: Path, world: World | None) -> str:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, environment.get("PYTHONPATH")]))
     if world:
         (folder / "LIBERO").symlink_to(world.source, target_is_directory=True)
+        (folder / HUMAN_LENGTHS.name).symlink_to(HUMAN_LENGTHS)
         if not re.search(r"vla-store build[^\n]* libero\.vla|\"libero\.vla\"\)?,? *#? *built", text):
             shutil.copytree(world.store, folder / "libero.vla")
         environment |= {

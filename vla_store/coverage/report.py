@@ -119,8 +119,8 @@ def report_text(report: dict[str, Any]) -> str:
     if critical["gripper"] is not None:
         near = f"of the {critical['gripper']:,} steps at most {demos['k']} from a change of the gripper, the same"
     lines = [
-        f"{demos['name']}: {many(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps in {many(demos['files'], 'file')}, "
-        f"{steps:,} steps; windows of {report['horizon']} actions",
+        f"{demos['name']}: {many(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps",
+        f"{many(steps, 'step')} in {many(demos['files'], 'file')}; windows of {many(report['horizon'], 'action')}",
         "",
         "EVER, however long it trains; % of steps",
         table(["sampler", "demos", "anchors", "lost a demo", "targets", "tail", "gripper"], ever),
