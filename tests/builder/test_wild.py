@@ -23,6 +23,7 @@ from vla_store import OptionError, Samples, SourceError, open_store
 from vla_store.audit import verify_store
 from vla_store.builder import build_store, jpeg
 from vla_store.builder.cosmos import CosmosFile
+from vla_store.builder.hdf5 import close_files
 from vla_store.builder.libero import LiberoFile
 from vla_store.builder.scan import find_sources
 from vla_store.cli import main
@@ -343,6 +344,20 @@ def test_a_bad_picture_is_refused_by_its_place(demos: Path, tmp_path: Path, what
     assert not (tmp_path / "x.vla").exists()
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (5, 6), (3, 17), (STEPS - 1, STEPS), (0, STEPS)])
+def test_any_span_of_encoded_pictures_reads_as_it_decodes(built: Callable[[str], Built], start: int, stop: int) -> None:
+    for name, number, path in (
+        ("cosmos demos", 10, "data/demo_10/obs/agentview_rgb_jpeg"),
+        ("cosmos episodes", 0, "wrist_images_jpeg"),
+    ):
+        source = find_sources([built(name).source], **BOTH)[-1]
+        with h5py.File(source.path) as file:  # type: ignore[attr-defined]
+            expected = np.stack([wild_sources.decoded(data) for data in file[path][start:stop]])
+        field = path.rpartition("/")[2].removesuffix("_jpeg")
+        assert np.array_equal(source.read(number, field, start, stop), expected)
+    close_files()
+
+
 def test_grey_jpeg_pictures_have_one_channel(demos: Path, tmp_path: Path) -> None:
     path = wild_sources.cosmos_episodes(demos, tmp_path)[0]
     with h5py.File(path, "r+") as file:
@@ -374,6 +389,26 @@ def test_recoding_a_decoded_store_keeps_its_pixels_and_names_its_decoder(
     recoded = open_store(tmp_path / "x.vla")
     assert recoded.fingerprint == open_store(made.store).fingerprint
     assert {each.decoder for each in recoded.conventions.sources} == {decoder}
+
+
+def test_a_damaged_store_that_another_decoder_made_says_which(
+    built: Callable[[str], Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = built("cosmos episodes")
+    store = Path(shutil.copytree(made.store, tmp_path / "x.vla"))
+    shard = next(path for path in store.rglob("residuals/primary_images/c/**/0") if path.is_file())
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    decoder = jpeg.decoder()
+    monkeypatch.setattr(jpeg, "decoder", lambda: "another decoder 1.0")
+    with pytest.raises(OptionError, match="not built from these sources") as caught:
+        repair_store(store, made.source)
+    assert (
+        caught.value.places["decoded by"] == f"{decoder}; here another decoder 1.0 decodes, and may give other pixels"
+    )
+    monkeypatch.undo()
+    assert repair_store(store, made.source).sound
+    assert shard.read_bytes() == whole
 
 
 # robomimic

@@ -400,6 +400,7 @@ def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Pl
     """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
     part_id = entry.path.rpartition("/")[2]
     recorded = _recorded(_stored_plan(place, entry))
+    decoders: set[str] = set()
     for given, options in _candidates(place, root, entry, sources):
         try:
             scan = scan_sources([_told(each, options, recorded) for each in given], skip_bad=True)
@@ -408,10 +409,14 @@ def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Pl
         plan = make_plan(scan, probe_cameras(scan, options["preset"]), options)
         if plan.part_id == part_id:
             return plan
+        decoders |= {each.info.decoder for each in scan.sources} - {""}
+    before = {each["decoder"] for each in recorded.values() if "decoder" in each}
+    others = f"{', '.join(sorted(before))}; here {', '.join(sorted(decoders))} decodes, and may give other pixels"
     raise OptionError(
         "the part was not built from these sources",
         part=entry.path,
         sources=", ".join(str(getattr(each, "path", each)) for each in sources[:4]),
+        **{"decoded by": others if decoders and before != decoders else None},
         hint="give --from all files that the part was built from, unchanged",
     )
 
