@@ -397,7 +397,11 @@ HOSTILE: dict[str, Any] = {
     "kept holds true": lambda view, document: view.update(kept=[True, 3]),
     "kept goes beyond the rows": lambda view, document: view.update(kept=[0, ROWS + 1]),
     "kept sums to more than 64 bits": lambda view, document: view.update(kept=[2**53 - 1] * 4096),
-    "kept is not covered": lambda view, document: view.update(covered=[0, 3]),
+    "kept is not covered": lambda view, document: (
+        view.update(covered=[1, ROWS - 1], kept=[0, sum(view["kept"][1::2])]),
+        view["counts"][0].update(steps=view["counts"][0]["steps"] - 1),
+    ),
+    "covered is less than what is counted": lambda view, document: view.update(covered=[0, 3]),
     "covered goes beyond the rows": lambda view, document: view.update(covered=[0, 2**52]),
     "counts are no list": lambda view, document: view.update(counts=5),
     "counts are texts": lambda view, document: view.update(counts=["x"]),
