@@ -34,7 +34,8 @@ def test_all_arms_start_alike_and_make_as_many_updates(result: dict[str, Any]) -
 def test_enumeration_has_had_every_step_evenly_and_the_port_has_not(result: dict[str, Any]) -> None:
     # 24 x 64 draws of some 1,300 training steps: a little more than one epoch (whose last, short batch is left out).
     runs = {name: arm["runs"][0] for name, arm in result["arms"].items()}
-    assert runs["every step"]["anchors"] > 0.98
+    assert runs["every step"]["anchors"] > 0.95
+    assert runs["port_s2"]["anchors"] < 0.75
     assert runs["every step"]["counts"][2] <= 2
     assert runs["port"]["anchors"] < 0.62
     assert runs["port_s2"]["counts"][2] > 3
@@ -112,7 +113,7 @@ def test_the_figures_of_a_run_become_a_table_a_picture_and_a_summary(result: dic
     pytest.importorskip("matplotlib")
     again = json.loads(json.dumps(result, allow_nan=False))
     text = training.page_part(again)
-    assert text.count("| every step |") == 1
+    assert text.count("\n| every step |") == 1
     assert "Against port, as quoted" in text
     assert str(tmp_path.home()) not in json.dumps(result)
     training.draw(again, tmp_path / "x.png")
