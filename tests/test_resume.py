@@ -26,6 +26,7 @@ from store_tools import COMMAND, assert_one_screen, differences, digests, enviro
 from vla_store import DestinationExists, MachineError, SourceError, StoreUnfinished, cli, open_store
 from vla_store.builder import build_store
 from vla_store.builder.executors import run_tasks
+from vla_store.format import predictions
 
 LIMIT_S = 120
 
@@ -354,6 +355,47 @@ def test_a_source_only_touched_is_refused_by_name(tiny_source: Path, tmp_path: P
     assert_one_screen(ran.err, "a source changed since the unfinished build began", path, "expected", "found")
     os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
     assert run("build", source, store).code == 0
+
+
+def unseen_pixel(source: Path) -> tuple[Path, int]:
+    """A file with 300 steps below `source`, and the place in it of a pixel that neither probe nor background looks at."""
+    import h5py
+
+    file = tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 150, 4: 150})
+    (path,) = tiny_libero.write_suites(source, suites=[file]).rglob("*.hdf5")
+    seen = {row - 150 for row in predictions.probe_rows(300)} | set(predictions.background_rows(150))
+    unseen = next(row for row in range(1, 150) if row not in seen)
+    with h5py.File(path) as hdf5:
+        dataset = hdf5["data/demo_4/obs/agentview_rgb"]
+        return path, dataset.id.get_offset() + unseen * dataset[0].nbytes + 7
+
+
+def test_rehash_refuses_a_source_that_changed_without_another_size_or_time(tmp_path: Path) -> None:
+    path, pixel = unseen_pixel(tmp_path / "LIBERO")
+    store = tmp_path / "x.vla"
+    with pytest.raises(Stop):
+        build_store([path], store, workers=1, rehash=True, progress=Stopping(2))
+    stat = path.stat()
+    store_tools.flip(path, pixel)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    ran = run("build", path, store, "--rehash")
+    assert ran.code == 1
+    assert_one_screen(ran.err, "a source changed since the unfinished build began", path, "sha256", "--overwrite")
+    assert Path(f"{store}.partial").exists()
+    store_tools.flip(path, pixel)
+    assert run("build", path, store, "--rehash", "--json").code == 0
+    assert run("verify", store, "--against", path).code == 0
+
+
+def test_rehash_knows_a_file_that_was_only_copied_anew(tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "LIBERO"))
+    store = tmp_path / "x.vla"
+    with pytest.raises(Stop):
+        build_store([source], store, workers=1, rehash=True, progress=Stopping(5))
+    os.utime(tiny_libero.victim(source), ns=(0, 1_000_000_000))
+    with pytest.raises(SourceError, match="changed"):
+        build_store([source], store)
+    assert build_store([source], store, rehash=True).resumed
 
 
 def test_a_source_at_another_place_resumes(tiny_source: Path, tmp_path: Path, reference: dict[str, str]) -> None:

@@ -26,6 +26,9 @@ WAITING_COPIES = BLOCKS_PER_WORKER  # on threads: blocks that are encoded and wa
 SLOT_NBYTES = 2 << 20  # what is buffered of the file of the task that writes while others wait for the disk
 BACKGROUND_COPIES = 3 * BACKGROUND_FRAMES  # its frames, sorted, and the counts of the mode
 ATTRIBUTE_COPIES = 7
+# What allocator and HDF5 keep for themselves of all that went through a process: more at first, no more after a few gigabytes.
+KEPT_SHARE = 32
+KEPT_MOST_NBYTES = 96 << 20
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
@@ -74,8 +77,9 @@ def _projected(plan: Plan, executor: str, workers: int) -> int:
     # Statistics map one numeric field at a time, whole.
     rows = plan.rows * (ROW_NBYTES + DIGEST_NBYTES * len(plan.cameras) + number)
     driver = PROCESS_NBYTES + rows + len(plan.episodes) * EPISODE_NBYTES
+    kept = min(KEPT_MOST_NBYTES, plan.source_nbytes // KEPT_SHARE)
     if executor == "threads":
         waiting = WAITING_COPIES * max(BLOCK_NBYTES, frame) + SLOT_NBYTES
-        return driver + workers * (work + waiting)
+        return driver + kept + workers * (work + waiting)
     # The driver reads backgrounds too, for the probe.
-    return driver + work + TRACKER_NBYTES + workers * (WORKER_PROCESS_NBYTES + work)
+    return driver + work + TRACKER_NBYTES + workers * (WORKER_PROCESS_NBYTES + work + kept)

@@ -153,8 +153,12 @@ class RowWriter:
 def write_array(folder: Path, array: str, grid: Grid, rows: np.ndarray[Any, Any]) -> list[ObjectEntry]:
     """A small numeric array that is at hand whole."""
     writer = RowWriter(folder, array, grid)
-    writer.add(rows)
-    return writer.finish()
+    try:
+        writer.add(rows)
+        return writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
 
 
 def remove_temporaries(folder: Path) -> None:

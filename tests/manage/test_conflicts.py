@@ -1,0 +1,185 @@
+"""Committing to S3 while others do: a conflict is waited out, a lost race is seen, whatever words the storage has for it."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import store_tools
+import tiny_libero
+from store_tools import digests, environment, root_of
+
+import vla_store
+from vla_store import FetchError
+from vla_store.audit import verify_store
+from vla_store.manage import place as place_module
+from vla_store.manage.append import append_store
+from vla_store.manage.place import LocalPlace, place_at
+
+Copy = Callable[[str], Path]
+
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"
+PRECONDITION = (
+    b"<Error><Code>PreconditionFailed</Code><Message>No.</Message></Error>"  # without <Condition>, as some say it
+)
+
+
+class Between(http.server.ThreadingHTTPServer):
+    """Passes requests on to an S3 server; the next ones that may only create an object it answers itself, with `answers`."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behind = behind.removeprefix("http://")
+        self.answers: list[tuple[int, bytes]] = []
+        self.asked = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Between
+    protocol_version = "HTTP/1.1"
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.command == "PUT" and self.headers.get("If-None-Match") == "*":
+            self.server.asked += 1
+            if self.server.answers:
+                self._answer(*self.server.answers.pop(0), {})
+                return
+        behind = http.client.HTTPConnection(self.server.behind, timeout=60)
+        behind.request(self.command, self.path, body, dict(self.headers))
+        got = behind.getresponse()
+        self._answer(got.status, got.read(), dict(got.headers))
+        behind.close()
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
+
+    def log_message(self, *arguments: Any) -> None: ...
+
+
+@pytest.fixture
+def between(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    from s3fs import S3FileSystem
+
+    with Between(bucket.endpoint) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        S3FileSystem.clear_instance_cache()
+        yield server
+        S3FileSystem.clear_instance_cache()
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place_module, "CONFLICT_WAITS_S", (0.001,) * 7)
+
+
+def test_a_conflict_on_exclusive_creation_is_tried_again(between: Between) -> None:
+    place = place_at("s3://robots/conflict")
+    between.answers = [(409, CONFLICT)] * 3
+    assert place.create("roots/00000002.json", b"ours")
+    assert between.asked == 4
+    between.answers = [(409, CONFLICT)]
+    assert not place.create("roots/00000002.json", b"theirs")
+    assert place.read("roots/00000002.json") == b"ours"
+
+
+def test_a_conflict_that_does_not_end_is_an_error_and_no_commit(between: Between) -> None:
+    between.answers = [(409, CONFLICT)] * 100
+    with pytest.raises(FetchError):
+        place_at("s3://robots/endless").create("roots/00000002.json", b"ours")
+    assert between.asked == 8
+
+
+def test_a_lost_race_is_seen_where_storage_does_not_say_which_condition_failed(between: Between) -> None:
+    between.answers = [(412, PRECONDITION)]
+    assert not place_at("s3://robots/terse").create("roots/00000002.json", b"ours")
+
+
+def test_an_append_goes_on_through_conflicts(
+    halves: Any, made: Path, bucket: Any, between: Between, tmp_path: Path
+) -> None:
+    url = bucket.upload(made / "first.vla", "conflicts.vla")
+    between.answers = [(409, CONFLICT)] * 5
+    append_store([halves.second], url, staging=tmp_path / "stage")
+    assert vla_store.open_store(url).digest == root_of(made / "two.vla").digest
+
+
+def test_of_two_commands_that_append_to_a_bucket_at_once_both_parts_are_in_the_store(
+    halves: Any, made: Path, bucket: Any, tmp_path: Path
+) -> None:
+    url = bucket.upload(made / "first.vla", "two-commands.vla")
+    more = tiny_libero.TinyFile("libero_z", "push_the_plate", 17, {0: 6})
+    sources = [halves.second, tiny_libero.write_suites(tmp_path / "more", suites=[more]) / "libero_z"]
+    processes = [
+        subprocess.Popen(
+            [*store_tools.COMMAND, "append", str(source), url, "--quiet", "--staging", str(tmp_path / "stage")],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for source in sources
+    ]
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    store = vla_store.open_store(url)
+    assert (store.generation, store.rows) == (3, 17 + 10 + 6)
+    checked = verify_store(url, against=[halves.source, tmp_path / "more"])
+    assert checked.problems == []
+    assert all(key.startswith("meta/") for key in checked.leftovers)  # the statistics of a root that came second
+
+
+# What dead writers leave
+
+
+def test_half_written_objects_of_dead_writers_are_swept_and_those_of_living_ones_stay(
+    halves: Any, made: Path, copy_of: Copy
+) -> None:
+    store = copy_of("first")
+    dead = [store / "roots/.00000002.json.0123456789ab.tmp", store / "parts/.zarr.json.ba9876543210.tmp"]
+    for path in dead:
+        path.write_bytes(b"half")
+    with LocalPlace(store).stream("meta/alive.json") as file:
+        file.write(b"still being written")
+        LocalPlace(store).sweep()
+        assert not any(path.exists() for path in dead)
+        assert len(list((store / "meta").glob("*.tmp"))) == 1
+    (store / "meta/alive.json").unlink()
+    dead[0].write_bytes(b"half")
+    append_store([halves.second], store)
+    assert digests(store) == digests(made / "two.vla")
+
+
+def test_trying_whether_storage_is_exclusive_leaves_nothing(
+    halves: Any, made: Path, bucket: Any, tmp_path: Path
+) -> None:
+    url = bucket.upload(made / "two.vla", "tried.vla")
+    for place in (place_at(url), LocalPlace(made / "two.vla")):
+        before = list(place.keys())
+        place_module.require_exclusive(place)
+        assert list(place.keys()) == before
