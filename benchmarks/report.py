@@ -275,7 +275,9 @@ def _why_the_loader(other: str, result: Result) -> str:
 
 def _why_it_grows(name: str, result: Result) -> str:
     medians = {int(size): each[name]["median"] for size, each in result["sizes"].items()}
-    shown = ", ".join(f"{_power(size)}: {_number(value)}" for size, value in medians.items())
+    shown = ", ".join(f"{_power(size)}: {_number(value)}" for size, value in sorted(medians.items()))
+    if name not in ("sample_us", "batch_us"):
+        return f"{shown}."
     return (
         f"{shown}. The same lines run at every size. What differs is where their memory lies: of a small store all is in the "
         "processor's caches, of a large one every index row, table row and number is on a page of its own."
@@ -464,7 +466,7 @@ def _scale(result: Result) -> list[str]:
                 for name in found
             ),
         ]
-        for size, each in result["sizes"].items()
+        for size, each in sorted(result["sizes"].items(), key=lambda item: int(item[0]))
     ]
     return [
         "## What grows with a store",
