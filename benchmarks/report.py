@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import big_build
 from benchmarks.measure import CHECKOUT, RESULTS
 
 PAGE = CHECKOUT / "docs" / "performance.md"
@@ -57,6 +58,7 @@ def page(results: dict[str, Result]) -> str:
         ("size", _size),
         ("scale", _scale),
         ("build_speed", _build_speed),
+        ("big_build", lambda result: [*big_build.page(result), _machine(result)]),
         ("codec_levels", _codec_levels),
     ]
     parts += _targets(results)
@@ -86,9 +88,8 @@ def _number(value: float) -> str:
 
 
 def _rows(results: dict[str, Result]) -> list[dict[str, Any]]:
-    return [
-        row for name in ("reading", "loader", "scale", "build_speed") for row in results.get(name, {}).get("rows", [])
-    ]
+    names = ("reading", "loader", "scale", "build_speed", "big_build")
+    return [row for name in names for row in results.get(name, {}).get("rows", [])]
 
 
 def _targets(results: dict[str, Result]) -> list[str]:
