@@ -156,12 +156,28 @@ def test_a_rule_keeps_what_its_source_says_of_every_episode(world: World, copy_o
     assert [(each["episode"], each["step"]) for each in samples] == places
 
 
+def drawn_by_hand(digest: bytes, steps: int, at_most: int, seed: int) -> list[bool]:
+    """As docs/reference/format.md says it."""
+    start = int.from_bytes(digest[:8], "big") + seed
+    keys = []
+    for step in range(steps):
+        x = (step + start) * 0x9E3779B97F4A7C15 % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        keys.append((x ^ (x >> 31), step))
+    chosen = {step for _, step in sorted(keys)[:at_most]}
+    return [step in chosen for step in range(steps)]
+
+
 def test_steps_that_are_drawn_stay_the_same_and_are_as_many_as_asked_for(copy_of: Copy) -> None:
     one, other = copy_of("both"), copy_of("spatial")
     for store in (one, other):
         add_view(store, "drawn", rules.length(at_most=7, seed=3))
     assert [sum(mask) for mask in kept_by(one, "drawn")] == [min(7, each.steps) for each in EPISODES]
     assert kept_by(one, "drawn")[4:] == kept_by(other, "drawn")  # wherever the episode lies
+    (part,) = open_store(one)._all_parts()
+    digest = part.digests.span(0, len(EPISODES))
+    assert kept_by(one, "drawn") == [drawn_by_hand(digest[n].tobytes(), each.steps, 7, 3) for n, each in enumerate(EPISODES)]  # fmt: skip
     add_view(other, "again", rules.length(at_most=7, seed=4))
     assert kept_by(other, "again") != kept_by(other, "drawn")
     with pytest.raises(OptionError, match="of kind 'anchors'"):
