@@ -512,6 +512,15 @@ def test_the_command_prints_tables_that_fit_a_terminal(demo_store: Path, capsys:
     out = capsys.readouterr().out
     assert out.count("port, as quoted      13     59.6           64     99.4    0.0     53.6") == 1
     assert out.count("\nevery step ") == 2
+    assert [line.split()[-1] for line in out.splitlines()[5:16]] == [
+        *["no"] * 5,
+        "yes",
+        "no",
+        "yes",
+        "no",
+        "yes",
+        "yes",
+    ]
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vla_store.coverage import formulas, simulation
 from vla_store.coverage.demos import TAIL_SHARE, Demos
-from vla_store.coverage.samplers import BufferSampler, Sampler, all_samplers
+from vla_store.coverage.samplers import BufferSampler, ListSampler, Sampler, all_samplers
 from vla_store.errors import OptionError
 from vla_store.figures import table
 
@@ -98,6 +98,7 @@ def report_text(report: dict[str, Any]) -> str:
                 share(found["targets"], steps),
                 share(found["tail"], critical["tail"]),
                 share(found["gripper"], critical["gripper"]),
+                "yes" if each["by_index"] else "no",
             ]
         )
         mean, error = (100 * simulated["anchors"][name] / steps for name in ("mean", "error"))
@@ -123,7 +124,7 @@ def report_text(report: dict[str, Any]) -> str:
         f"{many(steps, 'step')} in {many(demos['files'], 'file')}; windows of {many(report['horizon'], 'action')}",
         "",
         "EVER, however long it trains; % of steps",
-        table(["sampler", "demos", "anchors", "lost a demo", "targets", "tail", "gripper"], ever),
+        table(["sampler", "demos", "anchors", "lost a demo", "targets", "tail", "gripper", "by index"], ever),
         "",
         f"IN {draws:,} DRAWS; % of steps",
         table(["sampler", "anchors", "simulated", "targets", "tail", "gripper", "sd", "99 %"], epoch),
@@ -134,6 +135,8 @@ def report_text(report: dict[str, Any]) -> str:
         "targets      steps whose action stands in the window of such a sample",
         f"tail         of the last {100 // TAIL_SHARE} % of each demo ({critical['tail']:,} steps), those that are anchors",
         f"gripper      {near}",
+        "by index     each sample has a number: a pass can be resumed and repeated, and",
+        "             ranks get different steps; where not, all ranks draw from all",
         "sd           standard deviation of how often each step was an anchor",
         "99 %         epochs, of as many draws as steps, to 99 % of all that it can reach",
         "",
@@ -167,6 +170,7 @@ def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) 
     drawn = simulation.simulate(sampler, draws, horizon, runs, seed)
     near = demos.near_gripper
     return {
+        "by_index": isinstance(sampler, ListSampler),
         "demos_used": int((sampler.high > sampler.low).sum()),
         "draws_until_99": formulas.draws_until(sampler, 0.99),
         "end_lost": _end_lost(sampler),
