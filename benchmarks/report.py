@@ -88,8 +88,11 @@ def _number(value: float) -> str:
 
 
 def _rows(results: dict[str, Result]) -> list[dict[str, Any]]:
-    names = ("reading", "loader", "scale", "build_speed", "big_build")
-    return [row for name in names for row in results.get(name, {}).get("rows", [])]
+    return [
+        row
+        for name in ("reading", "loader", "scale", "build_speed", "big_build")
+        for row in results.get(name, {}).get("rows", [])
+    ]
 
 
 def _targets(results: dict[str, Result]) -> list[str]:
@@ -432,17 +435,32 @@ def chart(result: Result) -> str:
         f'<text x="16" y="{(top + height - bottom) / 2}" text-anchor="middle" '
         f'transform="rotate(-90 16 {(top + height - bottom) / 2})">samples a second</text>'
     )
+    taken = [(at_x(x) - 5, at_y(y) - 5, at_x(x) + 5, at_y(y) + 5) for _, x, y in points]
     for name, x, y in points:
         beaten = any(other != name and ox <= x and oy >= y for other, ox, oy in points)
         colour = "#1a66b3" if name.startswith("vla_store") else "#888" if beaten else "#b35a1a"
-        # To the left of the point where the text would leave the picture.
-        is_right = at_x(x) + 8 + 6.2 * len(name) > width
-        place = f'x="{at_x(x) + (-8 if is_right else 8):.1f}" text-anchor="{"end" if is_right else "start"}"'
+        anchor, text_x, text_y = _place_label(at_x(x), at_y(y), 6.4 * len(name), taken, width)
         lines.append(
             f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="4" fill="{colour}"/>'
-            f'<text {place} y="{at_y(y) - 6:.1f}" fill="{colour}">{html.escape(name)}</text>'
+            f'<text x="{text_x:.1f}" y="{text_y:.1f}" text-anchor="{anchor}" fill="{colour}">{html.escape(name)}</text>'
         )
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _place_label(
+    x: float, y: float, length: float, taken: list[tuple[float, float, float, float]], width: float
+) -> tuple[str, float, float]:
+    """Where the text beside a point covers no other; its box is added to those taken."""
+    for rise in (-6, 14, -20, 28, -34, 42):
+        for anchor, left in (("start", x + 8), ("end", x - 8 - length)):
+            box = (left, y + rise - 11, left + length, y + rise + 3)
+            inside = box[0] > 0 and box[2] < width
+            if inside and not any(
+                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+            ):
+                taken.append(box)
+                return anchor, left if anchor == "start" else left + length, y + rise
+    return "start", x + 8, y - 6
 
 
 def _scale(result: Result) -> list[str]:

@@ -266,6 +266,8 @@ def test_the_page_is_what_the_committed_results_make_it() -> None:
     if not results:
         pytest.skip("no results are committed")
     assert report.PAGE.read_text() == report.page(results), "run `python -m benchmarks.report`"
+    if "size" in results:
+        assert report.CHART.read_text() == report.chart(results["size"]), "run `python -m benchmarks.report`"
 
 
 def test_the_page_names_what_is_missed_and_why(read: dict[str, Any]) -> None:

@@ -126,3 +126,19 @@ def test_a_store_that_is_read_over_a_network_is_served_the_same(tiny_store: Path
             for number, batch in enumerate(loader):
                 indices = range(number * 32, min(number * 32 + 32, len(samples)))
                 assert_same_batch(batch, expected.batch(indices))
+
+
+def test_a_batch_whose_indices_fill_more_than_a_sockets_buffer_does_not_stop_parent_and_worker(
+    tiny_store: Path,
+) -> None:
+    store = vla_store.open_store(tiny_store)
+    rows = np.resize(np.arange(store.rows), 100_000)
+    dataset = StepDataset(store, windows={"rewards": 0}, alignment="as_stored", rows=rows)
+    with Loader(dataset, batch_size=40_000, workers=1) as loader:
+        found = [
+            (
+                store.episodes.starts[batch["episode"].numpy()] + batch["step"].numpy()
+            ).copy()  # and the texts are carried
+            for batch in loader
+        ]
+    assert np.array_equal(np.concatenate(found), rows[Order(len(rows), 0, 0).take(0, len(rows))])
