@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.measure import CHECKOUT, find_demos, work_folder
@@ -20,7 +21,9 @@ def main() -> None:
     with work_folder(options.work) as work:
         shared = ["--demos", find_demos(options.demos, work), "--work", work, "--save"]
         for name in NAMES:  # a process each: none inherits another's heap, threads or maps
+            start = time.monotonic()
             subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *map(str, shared)], check=True, cwd=CHECKOUT)
+            print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "benchmarks.report"], check=True, cwd=CHECKOUT)
 
 
