@@ -262,7 +262,15 @@ def train(
 
 def measure(url: str | Path, options: Options) -> dict[str, Any]:
     """All arms and seeds on one store."""
-    torch.set_num_threads(1)  # the same sums in the same order on every machine with these cores
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a policy this small gets slower with more, and its sums keep their order
+    try:
+        return _measure(url, options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(url: str | Path, options: Options) -> dict[str, Any]:
     store = vla_store.open_store(url)
     demos = demos_of_store(store)
     tasks = sorted({each.text for each in store.tasks})
