@@ -36,7 +36,7 @@ LOADER_S = 1.5
 SHARE = 0.8  # of the best rate, which the consumer takes
 CHECKED = 2  # batches that are hashed
 ACTIONS = 16
-LINE_WIDTH = 88
+LINE_WIDTH = 79
 COLD_SHARE = 0.05  # of what was read: from storage, above which the store counts as cold
 
 
