@@ -101,6 +101,7 @@ def append_store(
         for there in current.parts:
             if there.path == layout.part_path(plan.plan.part_id):
                 shutil.rmtree(stage, ignore_errors=True)
+                place.sweep()  # an append that was killed right after its commit may have left something half-written
                 return AppendReport(roots.heal(place, current), there, plan.report(), added=False)
         documents = [(part.path, part.document) for part in parts]
         if not mixed:
