@@ -712,7 +712,7 @@ def summary(result: dict[str, Any]) -> str:
 def main() -> None:
     if sys.platform != "linux":
         raise SystemExit("this benchmark reads the CPU time and memory of other processes from /proc: it needs Linux")
-    options = arguments(__doc__.splitlines()[0], rounds=9).parse_args()
+    options = arguments(__doc__.splitlines()[0], rounds=7).parse_args()
     with work_folder(options.work) as work:
         result = measure(
             find_demos(options.demos, work),

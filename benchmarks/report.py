@@ -265,6 +265,8 @@ def _sampling(result: Result) -> list[str]:
 
 
 def _why_the_loader(other: str, result: Result) -> str:
+    if other in ("consumer", "memory"):
+        return f"Other processes kept {_busy(result)} cores busy meanwhile; the figures of all rounds are below."
     times = {name: each["cpu_us_per_sample"]["median"] for name, each in result["contenders"].items()}
     alone, busy = times["Loader, 0 workers"], times["two bare processes"]
     text = (
