@@ -76,6 +76,7 @@ def append_store(
     conventions: dict[str, Any] = {"orientation": orientation, "observation": observation, "skip_bad": skip_bad}
     try:
         current = roots.newest_root(place)
+        place.sweep()  # also after a commit that was killed before it had tidied up
         parts = roots.open_parts(place.url, current.parts)
         preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
         stage = _staging(place, sources, preset, conventions, staging)
@@ -109,7 +110,6 @@ def append_store(
         roots.check_names([*documents, ("the new part", document)])
         roots.combined_fields([*documents, ("the new part", document)])
         require_exclusive(place)
-        place.sweep()
         staged = _finished(stage, plan.plan.part_id, place)
         report = plan.report() if staged else run_build(plan, progress)
         staged = staged or report.root
