@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vla_store.format.views import View
     from vla_store.reader import Store
 
-TEXT_WIDTH = 88
+TEXT_WIDTH = 80
 MAX_TASKS = 20
 
 
@@ -215,12 +215,11 @@ def views_text(described: dict[str, Any], rows: int, *, by_task: bool) -> str:
     """Views of a store of so many rows, for people. by_task: with what each keeps of every task."""
     lines = [
         table(
-            ["view", "kind", "rule", "kept", "of steps", "share", "episodes", "of"],
+            ["view", "kind", "kept", "of steps", "share", "episodes", "of"],
             [
                 [
                     name,
                     each["kind"],
-                    rule_text(each["rule"], each["options"]),
                     f"{each['kept_steps']:,}",
                     f"{each['covered_steps']:,}",
                     f"{each['kept_steps'] / max(1, each['covered_steps']):.1%}",
@@ -231,6 +230,8 @@ def views_text(described: dict[str, Any], rows: int, *, by_task: bool) -> str:
             ],
         )
     ]
+    width = max(map(len, described))
+    lines += ["", *(f"{name:<{width}}  {rule_text(each['rule'], each['options'])}" for name, each in described.items())]
     for name, each in described.items() if by_task else ():
         lines += ["", *textwrap.wrap(f"{name}: {each['description']}", TEXT_WIDTH, break_on_hyphens=False)]
         losing = [count for count in each["counts"] if count["kept_steps"] < count["steps"]]
