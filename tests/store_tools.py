@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import vla_store
 from vla_store.format import canonical
@@ -135,3 +138,11 @@ def built(store: Path, sources: Sequence[Any], **options: Any) -> Path:
 def differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
     """Keys that two stores do not have alike; empty when they are the same."""
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def skip_unless_it_creates() -> None:
+    """Skips where fsspec is older than 2024.12, which gave its storages a way to create; such storages are refused then."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    if "mode" not in inspect.signature(MemoryFileSystem.pipe_file).parameters:
+        pytest.skip("this fsspec cannot create an object exclusively")

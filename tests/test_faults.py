@@ -5,7 +5,6 @@ Each writer is run once for every number of a write (in a campaign), or for some
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import faults
 import pytest
 from own_sources import Own
-from store_tools import differences, digests
+from store_tools import differences, digests, skip_unless_it_creates
 
 import vla_store
 from vla_store.audit import verify_store
@@ -178,8 +177,7 @@ class Bucket:
 def bucket() -> Any:
     from fsspec.implementations.memory import MemoryFileSystem
 
-    if "mode" not in inspect.signature(MemoryFileSystem.pipe_file).parameters:
-        pytest.skip("this fsspec cannot create an object exclusively")
+    skip_unless_it_creates()
     made = Bucket(MemoryFileSystem)
     made.clear()
     yield made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import pickle
@@ -22,7 +21,7 @@ import store_tools
 import tiny_libero
 from kills import kills
 from manage_processes import append_in_turns
-from store_tools import assert_one_screen, digests, environment, root_of, run
+from store_tools import assert_one_screen, digests, environment, root_of, run, skip_unless_it_creates
 
 import vla_store
 from vla_store import DestinationExists, FetchError, OptionError, StoreDamaged, StoreNotFound, cli
@@ -507,14 +506,6 @@ def test_another_part_where_the_new_one_belongs_stops_the_writer(halves: Any, ma
     before = digests(store)
     refused(DestinationExists, [halves.second], store, "another part lies where the new one belongs", part)
     assert digests(store) == before
-
-
-def skip_unless_it_creates() -> None:
-    """Skips where fsspec is older than 2024.12, which gave its storages a way to create; such storages are refused then."""
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    if "mode" not in inspect.signature(MemoryFileSystem.pipe_file).parameters:
-        pytest.skip("this fsspec cannot create an object exclusively")
 
 
 def in_memory(store: Path) -> str:

@@ -18,7 +18,7 @@ import store_tools
 import tiny_libero
 import view_tools
 from manage_processes import append_in_turns
-from store_tools import assert_one_screen, digests, root_of, run
+from store_tools import assert_one_screen, digests, root_of, run, skip_unless_it_creates
 
 import vla_store
 from vla_store import OptionError, Samples, StoreDamaged, StoreNotFound, UnknownName, cli, open_store
@@ -542,11 +542,8 @@ def test_a_commit_whose_reply_was_lost_is_recognised(copy_of: Copy, monkeypatch:
 
 def test_a_store_in_memory_takes_views(copy_of: Copy) -> None:
     fsspec = pytest.importorskip("fsspec")
-    from vla_store.manage.place import _creates_itself
-
+    skip_unless_it_creates()
     memory = fsspec.filesystem("memory")
-    if not _creates_itself(memory):
-        pytest.skip("this fsspec's memory cannot create exclusively")
     store = copy_of("both")
     for key, data in store_tools.objects(store).items():
         memory.pipe_file(f"/views.vla/{key}", data)
