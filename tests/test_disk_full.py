@@ -40,7 +40,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield sized
     if mounted:
-        subprocess.run(["umount", point], check=True)
+        # Lazy: a map that waits for the garbage collector still holds it.
+        subprocess.run(["umount", "--lazy", point], check=True)
 
 
 def blocks(folder: Path) -> int:
