@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_reader
+import tiny_views
 from against_hdf5 import assert_is_the_source
 from tiny_reader import TinyStore
 
@@ -21,6 +22,16 @@ GOLDEN = Path(__file__).parent / "golden"
 FOLDERS = sorted(GOLDEN.glob("version-*"))
 PRESETS = ("raw", "fast", "small")
 EPISODES, STEPS = 4, 71
+# Of the store with views: kind, and how many steps each keeps of every episode. They stay as they are for ever.
+VIEWS = {
+    "drawn": ("anchors", 12, 12, 0, 9),
+    "moving": ("steps", 27, 20, 0, 0),
+    "positive": ("anchors", 14, 0, 0, 0),
+    "started": ("steps", 28, 30, 0, 8),
+    "succeeded": ("anchors", 31, 30, 1, 9),
+    "without.tail": ("steps", 28, 27, 0, 6),
+}
+RULES = {"drop_tail", "length", "no_noops", "predicate", "still_start", "success"}
 # Content fingerprints. They stay as they are for ever, also when the stores of an unreleased version are made anew.
 FINGERPRINTS = {"version-1": "23922c4090f86413dbfa3229b8f6f9a7a1816b1e4b368d83daec2727e30c0a6e"}
 
@@ -44,7 +55,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def test_there_are_golden_stores(folder: Path) -> None:
     assert GOLDEN / "version-1" in FOLDERS
-    assert all((folder / f"{preset}.vla/zarr.json").exists() for preset in PRESETS)
+    assert all((folder / f"{name}.vla/zarr.json").exists() for name in (*PRESETS, "views"))
 
 
 def test_every_file_is_listed_and_every_listed_file_is_there_unchanged(folder: Path, make_golden: ModuleType) -> None:
@@ -135,6 +146,74 @@ def test_it_has_what_a_format_must_keep(folder: Path, preset: str) -> None:
     assert {tuple(field["prediction"]) for field in cameras} == expected[preset]
     cnames = {"raw": None, "fast": "lz4hc", "small": "zstd"}
     assert {field["codec"].get("cname") for field in cameras} == {cnames[preset]}
+
+
+def test_the_second_reader_reads_the_views_of_every_root(folder: Path) -> None:
+    store = TinyStore(folder / "views.vla")
+    assert (store.root["generation"], len(store.root["parts"])) == (3, 2)
+    assert tiny_reader.fingerprint(store.episodes()) == store.root["fingerprint"]
+    lengths = [each["row"]["length"] for each in store.episodes()]
+    ends = np.cumsum(lengths).tolist()
+    found = {
+        name: (view["kind"], *(int(view["kept"][stop - length : stop].sum()) for length, stop in zip(lengths, ends)))
+        for name, view in tiny_views.views_of(store).items()
+    }
+    assert found == VIEWS
+    assert {view["rule"] for view in tiny_views.views_of(store).values()} == RULES
+    assert [name for name, view in tiny_views.views_of(store).items() if not view["covered"].all()] == ["positive"]
+    roots = [json.loads((folder / f"views.vla/roots/{n:08d}.json").read_bytes()) for n in (1, 2, 3)]
+    named = [root["attributes"]["vla_store"]["meta"]["views"] for root in roots]
+    assert named[0] is None
+    assert len({*named}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:view 'positive' tells of 31")
+def test_vla_store_reads_the_views_to_the_same_steps(folder: Path) -> None:
+    import vla_store
+
+    tiny = TinyStore(folder / "views.vla")
+    store = vla_store.open_store(folder / "views.vla")
+    assert list(store.views) == sorted(VIEWS)
+    actions = np.concatenate([each["fields"]["actions"] for each in tiny.episodes()])
+    episode_of = np.repeat(np.arange(EPISODES), store.episodes.lengths)
+    for name, expected in tiny_views.views_of(tiny).items():
+        view = store.views[name]
+        assert (view.kind, view.rule, view.options, view.description) == tuple(
+            expected[key] for key in ("kind", "rule", "options", "description")
+        )
+        assert (view.steps, view.covered_steps) == (expected["kept"].sum(), expected["covered"].sum())
+        samples = vla_store.Samples(store, windows={"actions": [-1, 0, 1]}, view=name)
+        rows = np.flatnonzero(expected["kept"])
+        assert len(samples) == len(rows)
+        places = [store.episodes[each["episode"]].start + each["step"] for each in samples]
+        assert places == rows.tolist()
+        for at, row in enumerate(rows.tolist()):
+            # The rows that exist for windows, of this row's episode.
+            there = [r for r in range(STEPS) if episode_of[r] == episode_of[row]]
+            there = [r for r in there if view.kind == "anchors" or expected["kept"][r]]
+            here = there.index(row)
+            wanted = [there[min(max(here + offset, 0), len(there) - 1)] for offset in (-1, 0, 1)]
+            assert samples[at]["actions"].tobytes() == actions[wanted].tobytes()
+
+
+def test_samples_of_a_store_with_views_that_name_none_are_all_of_it(folder: Path) -> None:
+    import vla_store
+
+    assert len(vla_store.Samples(folder / "views.vla", windows={"actions": 0})) == STEPS
+
+
+def test_views_made_today_are_the_same_store(folder: Path, make_golden: ModuleType, tmp_path: Path) -> None:
+    for module in ("h5py", "zarr", "dask"):
+        pytest.importorskip(module)
+    golden, today = folder / "views.vla", tmp_path / "views.vla"
+    make_golden.build_views(folder / "source", today)
+    from vla_store.format.codecs import blosc_version
+
+    meta = [path.relative_to(golden) for path in (golden / "meta").iterdir()]
+    assert {path.name for path in (today / "meta").iterdir()} == {path.name for path in meta}
+    if manifest_of(folder)["blosc"] != blosc_version():
+        pytest.skip(f"the bytes are those of Blosc {manifest_of(folder)['blosc']}, here is {blosc_version()}")
+    assert files(today) == files(golden)
 
 
 def test_the_script_that_made_it_is_run_by_name(folder: Path) -> None:

@@ -27,6 +27,7 @@ FILES = (
     ("suite_b", "put_the_cup_on_the_plate_demo.hdf5", 7, {1: 31}),
 )
 OPTIONS = {"observation": "after"}  # what the source does not say
+VIEWS = "views.vla"  # one of two parts, with views of every rule, each kind, and a predicate that covers the first part alone
 
 
 def main() -> None:
@@ -42,6 +43,10 @@ def main() -> None:
             shutil.rmtree(store)
         if not store.exists():
             build(source, store, preset)
+    if replace and (FOLDER / VIEWS).exists():
+        shutil.rmtree(FOLDER / VIEWS)
+    if not (FOLDER / VIEWS).exists():
+        build_views(source, FOLDER / VIEWS)
     (FOLDER / "manifest.json").write_text(json.dumps(manifest(FOLDER), indent=1, sort_keys=True) + "\n")
     print(f"{FOLDER}: {sum(path.stat().st_size for path in files_of(FOLDER)):,} bytes")
 
@@ -50,6 +55,27 @@ def build(source: Path, store: Path, preset: str) -> None:
     from vla_store.builder import build_store
 
     build_store([source], store, preset=preset, **OPTIONS)
+
+
+def build_views(source: Path, store: Path) -> None:
+    """The second suite, views of it, then the first suite appended: views by known rules follow, the predicate cannot."""
+    from vla_store import view_rules as rules
+    from vla_store.builder import build_store
+    from vla_store.manage.append import append_store
+    from vla_store.manage.views import NewView, add_views
+
+    build_store([source / "suite_b"], store, preset="fast", **OPTIONS)
+    half = rules.predicate(lambda values: values["actions"][:, 0] > 0, ["actions"], "the first action is positive")
+    views = [
+        NewView("drawn", rules.length(shortest=2, at_most=12, seed=7)),
+        NewView("moving", rules.no_noops(threshold=1.8), "steps"),
+        NewView("positive", half, "anchors"),
+        NewView("started", rules.still_start(threshold=2.5, fields=["robot_states", "single"]), "steps"),
+        NewView("succeeded", rules.success()),
+        NewView("without.tail", rules.drop_tail(3), "steps"),
+    ]
+    add_views(store, views)
+    append_store([source / "suite_a"], store, **OPTIONS)
 
 
 def files_of(folder: Path) -> list[Path]:
