@@ -115,24 +115,25 @@ class FrameShard:
         with _abandoned_on_error(writer):
             # Closed before the writer: what is still being encoded is waited for, and given up.
             with contextlib.closing(in_order(self._blocks())) as blocks:
-                for hashed, encoded in blocks:
+                for hashed, encoded, sizes in blocks:
                     digests += hashed
-                    for chunk in encoded:
-                        writer.add(chunk)
+                    writer.add(encoded, sizes)
             return Receipt(self.name, tuple(writer.finish()), bytes(digests))
 
-    def _blocks(self) -> Iterator[Callable[[], tuple[bytes, list[bytes]]]]:
+    def _blocks(self) -> Iterator[Callable[[], tuple[bytes, bytes, list[int]]]]:
         for piece in self.pieces:
             background = piece.background(self.field) if "background" in self.field.prediction else None
             for block in piece.cut(self.field):
                 yield functools.partial(self._encode, block, background)
 
-    def _encode(self, block: Piece, background: Array | None) -> tuple[bytes, list[bytes]]:
-        """Of every frame of a block its digest, and what is stored."""
+    def _encode(self, block: Piece, background: Array | None) -> tuple[bytes, bytes, list[int]]:
+        """Of every frame of a block its digest, what is stored, and the size of that."""
         frames = block.read(self.field)
         hashed = b"".join(hashlib.sha256(frame.data).digest() for frame in frames)
         residuals = predictions.apply(frames, self.field.prediction, background)
-        return hashed, [encode(residual, self.field.codec) for residual in residuals]
+        encoded = [encode(residual, self.field.codec) for residual in residuals]
+        # As one: every call that hashes or writes gives other threads their turn, and waits for the next one.
+        return hashed, b"".join(encoded), [len(each) for each in encoded]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,8 +66,8 @@ class ArrayWriter:
         self._written = 0
         self.objects: list[ObjectEntry] = []
 
-    def add(self, encoded: bytes | memoryview, chunks: int = 1) -> None:
-        """The next `chunks` inner chunks, all of one size, which must not pass the end of a shard."""
+    def add(self, encoded: bytes | memoryview, sizes: Sequence[int] | None = None) -> None:
+        """The next inner chunks, end to end, of so many bytes each (default: one chunk); they must not pass a shard's end."""
         if len(self._sizes) == self._grid.chunks_per_shard:
             self._close()
         if self._file is None:
@@ -77,7 +77,7 @@ class ArrayWriter:
             self._file = open(self._temporary, "wb", buffering=1 << 20)  # noqa: SIM115
             self._hash, self._written = hashlib.sha256(), 0
         self._put(encoded)
-        self._sizes += [len(encoded) // chunks] * chunks
+        self._sizes += [len(encoded)] if sizes is None else sizes
 
     def finish(self) -> list[ObjectEntry]:
         """Close the last shard; all objects written."""
@@ -144,7 +144,7 @@ class RowWriter:
         while chunks:
             here = min(chunks, self._grid.chunks_per_shard - self._chunks % self._grid.chunks_per_shard)
             nbytes = here * self._grid.chunk_nbytes
-            self._out.add(bytes(self._pending[:nbytes]), here)
+            self._out.add(bytes(self._pending[:nbytes]), [self._grid.chunk_nbytes] * here)
             del self._pending[:nbytes]
             self._chunks += here
             chunks -= here
