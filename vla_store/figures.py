@@ -62,6 +62,7 @@ def build_json(report: BuildReport) -> dict[str, Any]:
         "digest": report.root.digest if report.root else None,
         "episodes": report.episodes,
         "fingerprint": report.root.fingerprint if report.root else None,
+        "executor": report.memory.executor,
         "memory_nbytes": report.memory.nbytes,
         "nbytes": report.nbytes,
         "part": report.part_id,
@@ -92,7 +93,7 @@ def build_table(report: BuildReport) -> str:
             f"would write    {report.store}",
             f"episodes       {report.episodes:,} ({report.rows:,} steps) in {report.tasks} tasks",
             f"size           about {size_text(report.nbytes)}, {ratio:.2f} of the source's {size_text(report.source_nbytes)}",
-            f"memory         at most {report.memory.nbytes >> 20} MiB with {report.memory.workers} workers",
+            f"memory         at most {report.memory.nbytes >> 20} MiB with {_workers(report)}",
         ]
     else:
         lines += [
@@ -107,6 +108,13 @@ def build_table(report: BuildReport) -> str:
     if report.skipped:
         lines.append(f"left out       {len(report.skipped)} (see above; recorded in the store)")
     return "\n".join(lines)
+
+
+def _workers(report: BuildReport) -> str:
+    """As in "2 threads"."""
+    count = report.memory.workers
+    one, several = ("thread", "threads") if report.memory.executor == "threads" else ("process", "processes")
+    return f"{count} {several if count > 1 else one}"
 
 
 def root_json(url: str, root: Root) -> dict[str, Any]:

@@ -67,6 +67,21 @@ def test_a_limit_that_cannot_be_met_says_which_number_to_change(plan: Plan) -> N
     assert plan_memory(plan, "threads", None, least).workers == 1
 
 
+def test_auto_is_processes_where_the_source_is_large_and_they_fit(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vla_store.builder import executors, memory
+
+    monkeypatch.setattr(memory, "default_workers", lambda: 2)
+    monkeypatch.setattr(executors, "default_workers", lambda: 2)
+    assert plan_memory(plan, "auto", None, None).executor == "threads"
+    monkeypatch.setattr(executors, "PROCESSES_FROM_NBYTES", plan.source_nbytes // 2)
+    assert plan_memory(plan, "auto", None, None) == plan_memory(plan, "processes", None, None)
+    assert plan_memory(plan, "auto", 1, None).executor == "threads"
+    assert plan_memory(plan, "auto", 4, None).executor == "threads"  # too little for each
+    limit = plan_memory(plan, "processes", 2, None).nbytes
+    assert plan_memory(plan, "auto", None, limit).executor == "processes"
+    assert plan_memory(plan, "auto", None, limit - 1) == plan_memory(plan, "threads", 2, None)
+
+
 def test_the_command_refuses_it_as_wrong_use_and_writes_nothing(tiny_source: Path, tmp_path: Path) -> None:
     ran = run("build", tiny_source, tmp_path / "x.vla", "--max-memory", "64MiB")
     assert ran.code == 2

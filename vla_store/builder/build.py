@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from vla_store.builder.commit import write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.encode import Receipt, Task, make_tasks
-from vla_store.builder.executors import EXECUTORS, default_workers, run_tasks
+from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
 from vla_store.builder.hdf5 import close_files
 from vla_store.builder.journal import Journal
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
@@ -85,7 +85,6 @@ class PlannedBuild:
     target: Path
     partial: Path
     preset: str
-    executor: str
     scheduler: str | None
     overwrite: bool
     rehash: bool
@@ -160,8 +159,9 @@ def build_store(
     store: a local path that does not exist yet. The build happens in STORE.partial; renaming it is the commit.
     preset: "raw", "fast" or "small". orientation ("bottom_up", "top_down", "rot180"), observation ("before", "after"):
     what the sources do not say themselves; for all of them, or by path of a file or folder (None: for the others).
-    mixed: let sources differ in these; each keeps its own. executor: "threads" or "processes"; scheduler: address of a dask
-    cluster instead.
+    mixed: let sources differ in these; each keeps its own. executor: "threads", "processes" (a script must then call this below
+    `if __name__ == "__main__":`), or "auto": processes where the source is large enough; scheduler: address of a dask cluster
+    instead.
     max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
     unfinished build of other sources or options. rehash: tell sources that changed since an unfinished build began by their
     sha256, which costs reading them once more; else by size and time of change. skip_bad: leave out demonstrations that are
@@ -220,7 +220,8 @@ def plan_build(
         if not mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
         talk(f"probing the cameras of {scan.episodes} episodes")
-        probe = _probe(scan, preset, 1 if max_memory is not None or executor != "threads" else workers)
+        likely = chosen_executor(executor, workers, sum(each.info.nbytes for each in scan.sources))
+        probe = _probe(scan, preset, 1 if max_memory is not None or likely != "threads" else workers)
     finally:
         close_files()
     # Paths do not belong into a plan; what they said of each source is there, with the source.
@@ -232,7 +233,7 @@ def plan_build(
     memory = plan_memory(plan, executor, workers, max_memory)
     tasks = tuple(make_tasks(plan, partial / "parts" / plan.part_id))
     return PlannedBuild(
-        target, partial, preset, executor, scheduler, overwrite, rehash, scan, probe, plan, memory, tasks, started
+        target, partial, preset, scheduler, overwrite, rehash, scan, probe, plan, memory, tasks, started
     )
 
 
@@ -265,7 +266,7 @@ def run_build(
                 run_tasks(
                     missing,
                     done,
-                    executor=planned.executor,
+                    executor=planned.memory.executor,
                     workers=planned.memory.workers,
                     scheduler=planned.scheduler,
                 )
@@ -309,8 +310,8 @@ def _check_options(
 ) -> None:
     if preset not in PRESETS:
         raise OptionError(f"there is no preset {preset!r}", exists=", ".join(PRESETS))
-    if executor not in EXECUTORS:
-        raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join(EXECUTORS))
+    if executor not in (AUTO, *EXECUTORS):
+        raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join((AUTO, *EXECUTORS)))
     if workers is not None and workers < 1:
         raise OptionError(f"workers cannot be {workers}", expected="at least 1")
     if scheduler is not None and (workers is not None or max_memory is not None):

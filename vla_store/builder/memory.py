@@ -7,7 +7,7 @@ import ctypes
 from dataclasses import dataclass
 
 from vla_store.builder.encode import BLOCK_NBYTES
-from vla_store.builder.executors import default_workers
+from vla_store.builder.executors import AUTO, chosen_executor, default_workers
 from vla_store.builder.overlap import BLOCKS_PER_WORKER
 from vla_store.builder.plan import Plan
 from vla_store.errors import OptionError
@@ -34,17 +34,25 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """workers: how many run at once. nbytes: projected peak of all processes together."""
+    """executor: "threads" or "processes". workers: how many run at once. nbytes: projected peak of all processes together."""
 
+    executor: str
     workers: int
     nbytes: int
 
 
 def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int | None) -> MemoryPlan:
-    """The number of workers that fits in `max_memory`, or an OptionError that says which number to change."""
+    """The number of workers that fits in `max_memory`, or an OptionError that says which number to change.
+
+    executor: "auto" becomes processes where these pay, and all of them fit; else threads.
+    """
     if workers is not None and workers < 1:
         raise OptionError(f"workers cannot be {workers}", expected="at least 1")
     wanted = workers or default_workers()
+    chosen = chosen_executor(executor, workers, plan.source_nbytes)
+    if executor == AUTO and max_memory is not None and _projected(plan, chosen, wanted) > max_memory:
+        chosen = "threads"
+    executor = chosen
     while wanted > 1 and workers is None and max_memory is not None and _projected(plan, executor, wanted) > max_memory:
         wanted -= 1
     need = _projected(plan, executor, wanted)
@@ -55,7 +63,7 @@ def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int 
             allowed=f"{max_memory >> 20} MiB (--max-memory)",
             hint="raise --max-memory" + (", or lower --workers" if wanted > 1 else ""),
         )
-    return MemoryPlan(wanted, need)
+    return MemoryPlan(executor, wanted, need)
 
 
 def share_one_heap() -> None:
