@@ -1,0 +1,76 @@
+"""The objects of a store: their bytes, and what was found wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from vla_store.audit.report import Problem, VerifyReport
+from vla_store.errors import DataError, StoreDamaged
+from vla_store.format.schema import MAX_DOCUMENT_BYTES
+from vla_store.reader.fetch import Fetcher, Location
+
+PIECE_NBYTES = 8 << 20
+
+
+class Objects:
+    """The objects of a store: their bytes, which of them a root names, and what was found wrong with them."""
+
+    def __init__(self, fetcher: Fetcher, report: VerifyReport) -> None:
+        self._fetcher = fetcher
+        self.report = report
+        self.named: dict[str, int] = {}  # with their sizes
+        self.damaged: set[str] = set()
+        self.unchecked: set[str] = set()  # parts of whose objects nothing is known
+        self.stores: set[str] = set()  # stores below this one, merged where they lie
+
+    def problem(self, key: str, what: str) -> None:
+        """Record a problem; the first of an object says it all, what else is wrong with it follows from that."""
+        if not key or key not in self.damaged:
+            self.damaged.add(key)
+            self.report.problems.append(Problem(key, what))
+
+    def is_damaged(self, place: str) -> bool:
+        """Whether something was found wrong with an object at or below this place."""
+        return any(key == place or key.startswith(place + "/") for key in self.damaged)
+
+    def is_unchecked(self, key: str) -> bool:
+        return any(key.startswith(place + "/") for place in (*self.unchecked, *self.stores))
+
+    def error(self, key: str, error: DataError) -> None:
+        """Record an error that names its object, or else `key`."""
+        said = "; ".join(f"{label} {value}" for label, value in error.places.items() if label != "object")
+        self.problem(error.places.get("object", key), error.what + (f" ({said})" if said else ""))
+
+    def read(self, key: str) -> bytes:
+        """A small object whole. Raises StoreDamaged for one that is larger than any document may be."""
+        self.named[key] = 0
+        size = self.named[key] = self._fetcher.size(key)
+        if size > MAX_DOCUMENT_BYTES:
+            raise StoreDamaged(f"has {size} bytes; a document has at most {MAX_DOCUMENT_BYTES}", object=key)
+        return b"".join(self.pieces(key))
+
+    def pieces(self, key: str) -> Iterator[memoryview]:
+        size = self._fetcher.size(key)
+        for start in range(0, size, PIECE_NBYTES):
+            yield self._fetcher.read([(key, start, min(start + PIECE_NBYTES, size))])[0]
+
+    def size(self, key: str) -> int:
+        return self._fetcher.size(key)
+
+    def ranges(self, key: str, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        return self._fetcher.read([(key, start, stop) for start, stop in ranges])
+
+
+def list_keys(location: Location) -> list[str]:
+    """Every object below a store; empty where its storage cannot say (plain HTTP)."""
+    if location.is_local:
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(location.url) for name in names)
+        return [os.path.relpath(path, location.url).replace(os.sep, "/") for path in found]
+    import fsspec
+
+    fs, root = fsspec.core.url_to_fs(location.url, **dict(location.options))
+    try:
+        return [str(path)[len(root.rstrip("/")) + 1 :] for path in fs.find(root)]
+    except (OSError, NotImplementedError, ValueError):
+        return []

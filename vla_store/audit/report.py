@@ -1,0 +1,77 @@
+"""What an audit found, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong. object: the key it was found in, below the store; "" where it is not one object."""
+
+    object: str
+    what: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"object": self.object, "what": self.what}
+
+
+@dataclass
+class VerifyReport:
+    """What an audit found. A store is sound when there are no problems; left-overs are no damage."""
+
+    url: str
+    problems: list[Problem] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    objects: int = 0
+    nbytes: int = 0
+    rows: int = 0
+    episodes: int = 0
+    fingerprint: str = ""
+    compared_episodes: int | None = None
+    decoded_episodes: int = (
+        0  # of those: whose source holds pictures in a codec that loses, so that pixels were compared
+    )
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "compared_episodes": self.compared_episodes,
+            "decoded_episodes": self.decoded_episodes,
+            "episodes": self.episodes,
+            "fingerprint": self.fingerprint,
+            "leftovers": self.leftovers,
+            "nbytes": self.nbytes,
+            "objects": self.objects,
+            "problems": [each.to_json() for each in self.problems],
+            "rows": self.rows,
+            "sound": self.sound,
+            "url": self.url,
+        }
+
+    def text(self) -> str:
+        """For people: at most a screen."""
+        lines = [f"{'sound' if self.sound else 'DAMAGED':<13}  {self.url}"]
+        lines.append(f"checked        {self.objects:,} objects, {self.nbytes:,} bytes")
+        lines.append(f"content        {self.episodes:,} episodes, {self.rows:,} steps")
+        if self.fingerprint:
+            lines.append(f"fingerprint    {self.fingerprint}")
+        if self.compared_episodes is not None:
+            lines.append(f"against        {self.compared_episodes:,} episodes compared with their source, bit for bit")
+        if self.decoded_episodes:
+            lines.append(
+                f"               {self.decoded_episodes:,} of them with the pixels that their JPEG pictures decode to"
+            )
+        for title, items in (
+            ("problems", [f"{each.object or '(store)'}: {each.what}" for each in self.problems]),
+            ("left-overs, named by no root (not damage)", self.leftovers),
+        ):
+            if items:
+                lines += ["", f"{title}:", *(f"  {item}" for item in items[:20])]
+                if len(items) > 20:
+                    lines.append(f"  ... and {len(items) - 20} more (--json lists all)")
+        return "\n".join(lines)

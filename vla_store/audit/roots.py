@@ -1,0 +1,114 @@
+"""zarr.json, every root ever committed, and the small documents that they name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath
+
+from vla_store.audit.objects import Objects
+from vla_store.errors import DataError, StoreDamaged, StoreNotFound, UnsupportedStore
+from vla_store.format import arrays, canonical, layout
+from vla_store.format.schema import Root
+from vla_store.format.views import views_of
+from vla_store.reader.fetch import ObjectMissing
+
+MAX_MISSING_ROOTS = 20
+
+
+def check_roots(objects: Objects) -> Root | None:
+    """Check zarr.json, every root ever committed, and the small documents; the current root if one can be read."""
+    newest: Root | None = None
+    current: Root | None = None
+    try:
+        data = objects.read(layout.ROOT_KEY)
+        current = Root.from_bytes(data, layout.ROOT_KEY)
+    except UnsupportedStore:
+        raise
+    except DataError as error:
+        objects.error(layout.ROOT_KEY, error)
+        data = b""
+        if isinstance(error, ObjectMissing) and _is_missing(objects, layout.root_key(1)):
+            raise StoreNotFound(
+                "there is no store here", store=objects.report.url, hint=_unfinished_hint(objects.report.url)
+            ) from None
+    generation, parent, missing = 1, None, 0
+    while True:
+        key = layout.root_key(generation)
+        try:
+            objects.size(key)
+        except ObjectMissing:
+            if current is None or generation > current.generation:
+                break
+            objects.problem(key, "a root is missing")
+            generation, parent, missing = generation + 1, None, missing + 1
+            if missing > MAX_MISSING_ROOTS:
+                break  # a root can claim any generation
+            continue
+        try:
+            raw = objects.read(key)
+            root = Root.from_bytes(raw, key)
+            if root.generation != generation:
+                objects.problem(key, f"names generation {root.generation}")
+            if (parent is not None and root.parent != parent) or (generation == 1 and root.parent is not None):
+                objects.problem(key, "its parent is not the root before it")
+            if current is not None and generation == current.generation and raw != data:
+                objects.problem(key, f"differs from {layout.ROOT_KEY}")
+            newest, parent = root, root.digest
+            _check_meta(objects, root)
+        except DataError as error:
+            objects.error(key, error)
+            parent = None
+        generation += 1
+    if newest is None and current is None:
+        objects.problem(layout.root_key(1), "no root can be read; nothing below it was checked")
+    chosen = current or newest
+    if current and newest and newest.generation > current.generation:
+        chosen = newest  # committed by a writer that was killed before it could say so in zarr.json
+    if chosen:
+        _check_groups(objects, chosen)
+    return chosen
+
+
+def _check_groups(objects: Objects, root: Root) -> None:
+    """The groups between a root and its parts. Where stores were merged in place, their own roots are among them."""
+    folders = {above.as_posix() for part in root.parts for above in PurePosixPath(part.path).parents}
+    for folder in sorted(folders - {"."}):
+        key = f"{folder}/{layout.ROOT_KEY}"
+        try:
+            data = objects.read(key)
+            if data != canonical.dumps(arrays.GROUP):
+                if folder == "parts" or b'"vla_store"' not in data:
+                    raise StoreDamaged("is not the constant that the format gives", object=key)
+                Root.from_bytes(data, key)
+                objects.stores.add(folder)
+        except UnsupportedStore:
+            continue  # another store's affair
+        except DataError as error:
+            objects.error(key, error)
+
+
+def _check_meta(objects: Objects, root: Root) -> None:
+    for digest in (root.meta.statistics, root.meta.skipped, root.meta.views):
+        if digest is not None:
+            key = layout.meta_key(digest)
+            try:
+                data = objects.read(key)
+                if canonical.sha256_hex(data) != digest:
+                    objects.problem(key, "its content is not the one it is named by")
+                elif digest == root.meta.views:
+                    views_of(canonical.loads(data, key), root.rows, key)
+            except DataError as error:
+                objects.error(key, error)
+
+
+def _is_missing(objects: Objects, key: str) -> bool:
+    try:
+        objects.size(key)
+    except ObjectMissing:
+        return True
+    return False
+
+
+def _unfinished_hint(url: str) -> str:
+    partial = layout.partial_path(url)
+    return f"{partial} is an unfinished build; the command that began it resumes it" if os.path.isdir(partial) else ""
