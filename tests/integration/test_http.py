@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comparing import assert_same, drawn_options
 from range_server import RangeServer, Request
+from store_tools import assert_one_screen
 
 import vla_store
+from vla_store import cli
+from vla_store import view_rules as rules
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
+from vla_store.manage.views import add_view
 from vla_store.reader.fetch import MERGE_GAP_BYTES
 
 CAMERA = "eye_in_hand_rgb"
@@ -290,3 +295,62 @@ def test_another_store_at_the_url_is_said_to_whoever_held_the_first(
         shutil.copytree(tiny_store, tmp_path / "served")
         with pytest.raises(StoreDamaged, match="another store"):
             pickle.loads(held)[0]
+
+
+# --- read-only ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_views(wide_store: Path, tmp_path: Path) -> Iterator[RangeServer]:
+    """The store with a view, behind a web server."""
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
+    folder = Path(shutil.copytree(wide_store, tmp_path / "wide.vla"))
+    add_view(folder, "whole", rules.drop_tail(40))
+    with RangeServer(folder, prefix="/stores/wide.vla") as server:
+        yield server
+
+
+def test_views_are_listed_and_used_over_http(with_views: RangeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["views", "list", with_views.url, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["views"]
+    assert {name: each["kept_steps"] for name, each in listed.items()} == {"whole": 60}
+    found, expected = both(with_views, windows={"actions": [0, 1]}, view="whole")
+    assert len(found) == len(expected) == 60
+    assert_same(found[40], expected[40])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["views", "add", "URL", "success"],
+        [
+            "views",
+            "add",
+            "URL",
+            "drop_tail:steps=40,name=whole",
+        ],  # there already: what is read-only says so all the same
+        ["views", "remove", "URL", "whole"],
+        ["views", "remove", "URL", "--all"],
+        ["append", "SOURCE", "URL"],
+        ["repair", "URL", "--from", "SOURCE"],
+        ["copy", "FOLDER", "URL/copy.vla"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_written_over_http_and_the_error_says_where_to_write(
+    with_views: RangeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    before = files_of(with_views.folder)
+    given = {"URL": with_views.url, "SOURCE": str(tmp_path), "FOLDER": str(with_views.folder)}
+    for name, value in given.items():
+        command = [each.replace(name, value) for each in command]
+    assert cli.main(command) == 2
+    captured = capsys.readouterr()
+    assert_one_screen(captured.err, "a store at an HTTP URL is read-only", with_views.url, "s3://")
+    assert captured.out == ""
+    assert {request.method for request in with_views.requests} <= {"GET", "HEAD"}
+    assert files_of(with_views.folder) == before
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

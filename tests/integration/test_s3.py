@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comparing import assert_same, drawn_options
 from s3_server import BUCKET, S3Server
 
 import vla_store
+from vla_store import cli
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, StoreDamaged, StoreNotFound
 
@@ -134,3 +138,62 @@ def test_a_bucket_that_is_gone_is_a_fetch_error_that_names_the_object(wide_store
             store.read("actions", [100])
     assert caught.value.exit_code == 3
     assert caught.value.places["object"].endswith("steps/actions/c/0/0")
+
+
+def test_views_are_added_listed_used_and_removed_in_a_bucket(
+    surroundings: S3Server, wide_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = surroundings.upload(wide_store, "lab/viewed.vla")
+
+    def ran(*command: str) -> dict[str, Any]:
+        assert cli.main([*command, "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    before = vla_store.open_store(url)
+    added = ran("views", "add", url, "drop_tail:steps=40,kind=steps,name=early", "length:shortest=55")
+    assert (added["generation"], [each["kept_steps"] for each in added["views"].values()]) == (2, [60, 130])
+    listed = ran("views", "list", url)
+    assert list(listed["views"]) == ["early", "length"]
+    store = vla_store.open_store(url, storage_options=surroundings.options)
+    assert store.generation == 2
+    samples = vla_store.Samples(store, windows={"actions": [0, 1]}, view="early")
+    expected = vla_store.Samples(wide_store, windows={"actions": [0, 0]})
+    assert len(samples) == 60
+    # The last step that the view has of the first episode: the one after it does not exist.
+    assert_same(samples[19]["actions"], expected[19]["actions"])
+    assert len(before.views) == 0
+    report = verify_store(url)
+    assert (report.sound, report.leftovers) == (True, [])
+
+    assert cli.main(["views", "add", url, "length:shortest=2"]) == 2  # another view of this name
+    assert "length" in capsys.readouterr().err
+    assert ran("views", "remove", url, "early")["removed"] == ["early"]
+    assert ran("views", "remove", url, "--all")["generation"] == 4
+    assert cli.main(["views", "list", url]) == 0
+    assert capsys.readouterr().out == "no views\n"
+    assert (
+        len(vla_store.Samples(vla_store.open_store(url, digest=store.digest), windows={"actions": 0}, view="early"))
+        == 60
+    )
+    assert verify_store(url).sound
+
+
+def test_of_views_that_several_add_to_a_bucket_at_once_none_is_lost(surroundings: S3Server, wide_store: Path) -> None:
+    url = surroundings.upload(wide_store, "lab/together.vla")
+    codes: list[int] = []
+    together = threading.Barrier(4)
+
+    def add(number: int) -> None:
+        together.wait()
+        codes.append(cli.main(["views", "add", url, f"drop_tail:steps={number},name=tail-{number}", "--quiet"]))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [0] * 4
+    store = vla_store.open_store(url, storage_options=surroundings.options)
+    assert list(store.views) == [f"tail-{number}" for number in range(4)]
+    assert store.generation == 5
+    assert verify_store(url).sound

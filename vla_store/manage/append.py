@@ -26,7 +26,7 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import roots
-from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive
+from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive, require_writable
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
 
@@ -75,6 +75,7 @@ def append_store(
         sources = [sources]
     conventions: dict[str, Any] = {"orientation": orientation, "observation": observation, "skip_bad": skip_bad}
     try:
+        require_writable(place)
         current = roots.newest_root(place)
         place.sweep()  # also after a commit that was killed before it had tidied up
         parts = roots.open_parts(place.url, current.parts)

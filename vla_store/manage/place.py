@@ -81,6 +81,12 @@ def require_exclusive(place: Place) -> None:
         raise _not_exclusive(place.url, "it replaces an object that it was told only to create")
 
 
+def require_writable(place: Place) -> None:
+    """Say now what a first write would say later, after work. Raises OptionError for storage that is read-only by its nature."""
+    if isinstance(place, RemotePlace):
+        place.check_writable()
+
+
 def _not_exclusive(store: str, found: object) -> OptionError:
     return OptionError(
         "this storage cannot create an object exclusively, so it cannot be appended to",
@@ -242,6 +248,15 @@ class RemotePlace:
         except (ImportError, ValueError) as error:
             raise OptionError(f"fsspec cannot open this URL: {error}", url=url) from error
 
+    def check_writable(self) -> None:
+        """Raises OptionError for HTTP: a server may take a PUT, but of two writers it tells none that the other was first."""
+        if _is_http(self._fs):
+            raise OptionError(
+                "a store at an HTTP URL is read-only",
+                store=self.url,
+                hint="give the place that the server shows: a folder there, or the URL of the bucket (s3://, gs://)",
+            )
+
     def read(self, key: str) -> bytes | None:
         try:
             with self._asking(key):
@@ -267,11 +282,13 @@ class RemotePlace:
             yield piece
 
     def write(self, key: str, data: bytes) -> None:
+        self.check_writable()
         with self._asking(key):
             self._fs.pipe_file(self._path(key), data)
 
     @contextlib.contextmanager
     def stream(self, key: str) -> Iterator[Any]:
+        self.check_writable()
         # Not written to the URL as it comes: many of fsspec's storages show a file from its first byte on.
         with tempfile.NamedTemporaryFile(prefix="vla_store-") as file:
             yield file
@@ -280,6 +297,7 @@ class RemotePlace:
                 self._fs.put_file(file.name, self._path(key))
 
     def create(self, key: str, data: bytes) -> bool:
+        self.check_writable()
         if not _creates_itself(self._fs):
             raise _not_exclusive(self.url, f"{type(self._fs).__name__} looks first and writes then")
         for wait_s in (*CONFLICT_WAITS_S, None):
@@ -320,6 +338,7 @@ class RemotePlace:
             return []
 
     def remove(self, key: str) -> None:
+        self.check_writable()
         with contextlib.suppress(FileNotFoundError), self._asking(key):
             self._fs.rm_file(self._path(key))
 
@@ -369,8 +388,21 @@ def _creates_itself(fs: Any) -> bool:
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
 
-    while isinstance(inner := getattr(fs, "fs", None), AbstractFileSystem):
-        fs = inner
+    fs = _innermost(fs)
     if isinstance(fs, AsyncFileSystem):
         return type(fs)._pipe_file is not AsyncFileSystem._pipe_file
     return type(fs).pipe_file is not AbstractFileSystem.pipe_file
+
+
+def _is_http(fs: Any) -> bool:
+    protocol = _innermost(fs).protocol
+    return "http" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _innermost(fs: Any) -> Any:
+    """The filesystem that caches and the like of fsspec's stand before."""
+    from fsspec import AbstractFileSystem
+
+    while isinstance(inner := getattr(fs, "fs", None), AbstractFileSystem):
+        fs = inner
+    return fs

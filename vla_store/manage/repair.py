@@ -37,7 +37,7 @@ from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import MAX_ROWS, OBSERVATIONS, ORIENTATIONS, Meta, PartDocument, PartEntry, Root
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
-from vla_store.manage.place import Place, place_at
+from vla_store.manage.place import Place, place_at, require_writable
 from vla_store.manage.views import carried
 
 MAX_GUESSES = 10_000
@@ -69,6 +69,7 @@ def repair_store(
         sources = [sources]
     repaired: list[str] = []
     try:
+        require_writable(place)
         # Damage can hide damage: with a listing restored, its objects can be checked.
         for _ in range(4):
             report = verify_store(place.url)

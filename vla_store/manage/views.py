@@ -33,7 +33,7 @@ from vla_store.format.views import (
     views_of,
 )
 from vla_store.manage import roots
-from vla_store.manage.place import Place, place_at, require_exclusive
+from vla_store.manage.place import Place, place_at, require_exclusive, require_writable
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.view_rules import EpisodeFacts, Rule, kind_of, parse_rule, rule_of
@@ -331,6 +331,7 @@ def _commit(place: Place, make: Callable[[Root], roots.NewRoot | None], doing: s
         return new
 
     try:
+        require_writable(place)
         return roots.commit(place, propose), bool(proposed)
     except VlaStoreError:
         raise
