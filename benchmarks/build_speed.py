@@ -1,6 +1,6 @@
 """Building: how fast, against the same bytes read, encoded and hashed with nothing around.
 
-    python -m benchmarks.build_speed [--quick] [--save] [--copies 3]
+    python -m benchmarks.build_speed [--quick] [--save] [--copies 6]
 
 The demonstrations, several times over under other suite names, so that there are shards enough to share out. Bare: every
 frame and number read with h5py, predicted and encoded by the format's own functions, raw and encoded bytes hashed as a build
@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import resource
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,14 +143,13 @@ def measure(demos: Path, work: Path, *, rounds: int, copies: int, preset: str = 
     store = work / "built.vla"
     reports: list[Any] = []
 
-    def build(threads: int) -> Callable[[], Pass]:
+    def build(workers: int, executor: str = "threads") -> Callable[[], Pass]:
         def turn() -> Pass:
-            def once(_: None) -> None:
-                reports.append(build_store([sources], store, preset=preset, workers=threads))
-
-            made = timed([None], once)
+            busy, start = _cpu_seconds(), time.perf_counter()
+            reports.append(build_store([sources], store, preset=preset, workers=workers, executor=executor))
+            stop, done = time.perf_counter(), _cpu_seconds()
             shutil.rmtree(store)
-            return made
+            return Pass((stop - start,), (done - busy,))
 
         return turn
 
@@ -162,12 +163,16 @@ def measure(demos: Path, work: Path, *, rounds: int, copies: int, preset: str = 
         contenders[f"bare, {_threads(threads)}"] = lambda threads=threads: timed(  # type: ignore[misc]
             [None], lambda _: bare(pieces, threads, preset)
         )
+    contenders["build, 2 processes"] = build(2, "processes")
     passes = interleave(contenders, rounds)
     if len({each.root.fingerprint for each in reports}) != 1 or len({each.root.digest for each in reports}) != 1:
         raise AssertionError("builds of the same source differ")
     one, two = _threads(1), _threads(2)
     ratios = {f"build, {each} / bare, {each}": (f"build, {each}", f"bare, {each}") for each in (one, two)}
     ratios |= {f"{what}, {two} / {what}, {one}": (f"{what}, {two}", f"{what}, {one}") for what in ("build", "bare")}
+    ratios |= {
+        f"build, 2 processes / {other}": ("build, 2 processes", other) for other in (f"bare, {two}", f"build, {one}")
+    }
     spreads = {name: speed_ratio(passes[mine], passes[other]).to_json() for name, (mine, other) in ratios.items()}
     return {
         "contenders": {
@@ -192,12 +197,20 @@ def measure(demos: Path, work: Path, *, rounds: int, copies: int, preset: str = 
                 spreads[f"build, {one} / bare, {one}"],
             ),
             _row("the same, two threads", 0.5, spreads[f"build, {two} / bare, {two}"]),
-            _row("build over two cores (near-linear)", 1.8, spreads[f"build, {two} / build, {one}"]),
+            _row("the same, two processes", 0.5, spreads[f"build, 2 processes / bare, {two}"]),
+            _row("build over two cores (near-linear), threads", 1.8, spreads[f"build, {two} / build, {one}"]),
+            _row("the same, processes (with their start)", 1.8, spreads[f"build, 2 processes / build, {one}"]),
         ],
         "source_nbytes": report.source_nbytes,
         "steps": report.rows,
         "store_nbytes": report.nbytes,
     }
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _threads(count: int) -> str:
@@ -232,8 +245,8 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], rounds=5)
-    parser.add_argument("--copies", type=int, default=3, help="the demonstrations so many times (default: 3)")
+    parser = arguments(__doc__.splitlines()[0], rounds=3)
+    parser.add_argument("--copies", type=int, default=6, help="the demonstrations so many times (default: 6)")
     options = parser.parse_args()
     with work_folder(options.work) as work:
         result = measure(
