@@ -14,10 +14,12 @@ import store_tools
 from store_tools import COMMAND, environment, run
 
 from vla_store import MachineError, OptionError, __version__, cli
+from vla_store.cli import look
+from vla_store.cli.parser import make_parser
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    (found,) = [action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(found.choices)
 
 
@@ -41,7 +43,7 @@ def test_the_help_of_a_command_ends_with_an_example_that_parses(
     example = text.strip().split("\n\n")[-1].replace("\n", " ")
     assert example.startswith(f"example: vla-store {name}")
     assert all(len(line) <= 80 for line in text.splitlines())
-    parsed = cli._parser().parse_args(example.removeprefix("example: vla-store ").split())
+    parsed = make_parser().parse_args(example.removeprefix("example: vla-store ").split())
     assert parsed.command == name
     assert callable(parsed.run)
 
@@ -137,8 +139,6 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_store: Path) -> None:
 def test_an_unexpected_system_error_is_the_machines_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import vla_store.reader
-
     for error, says in (
         (OSError(24, "Too many open files"), "ulimit -n"),
         (MemoryError(), "out of memory"),
@@ -148,7 +148,7 @@ def test_an_unexpected_system_error_is_the_machines_failure(
         def fail(*arguments: object, error: BaseException = error) -> None:
             raise error
 
-        monkeypatch.setattr(vla_store.reader, "open_store", fail, raising=False)
+        monkeypatch.setattr(look, "open_store", fail)
         assert cli.main(["info", "x.vla"]) == 3
         err = capsys.readouterr().err
         store_tools.assert_one_screen(err, says)

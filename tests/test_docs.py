@@ -468,14 +468,14 @@ def anchors(page: Path) -> set[str]:
 
 def cli_page() -> str:
     """docs/reference/cli.md, from --help."""
-    from vla_store.cli import _parser
+    from vla_store.cli.parser import make_parser
 
-    parser = _parser()
+    parser = make_parser()
     commands: dict[str, Any] = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr, assignment]
     parts = [
         "# Command line",
         "",
-        "<!-- Written by `python tests/test_docs.py` from --help; a test holds it current. Change vla_store/cli.py instead. -->",
+        "<!-- Written by `python tests/test_docs.py` from --help; a test holds it current. Change vla_store/cli/ instead. -->",
         "",
         "Results go to stdout, progress and messages to stderr. Exit codes and errors: [errors](errors.md).",
         "How-to guides: [convert](../how-to/convert.md), [inspect](../how-to/inspect.md), [bad files](../how-to/bad-files.md).",

@@ -1,0 +1,8 @@
+"""`python -m vla_store.cli`: the same as `vla-store`."""
+
+import sys
+
+from vla_store.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

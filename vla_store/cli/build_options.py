@@ -1,0 +1,92 @@
+"""What `build`, `append` and `recode` have in common: their sources, and who encodes."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from vla_store.cli.options import parse_size
+from vla_store.errors import OptionError
+from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites"
+    )
+
+
+def add_conventions(parser: argparse.ArgumentParser) -> None:
+    for name, allowed, what in (
+        ("orientation", ORIENTATIONS, "how pictures are stored"),
+        ("observation", OBSERVATIONS, "whether observations are recorded before or after the action of their row"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            action="append",
+            type=functools.partial(_said, allowed),
+            metavar="[PATH=]{" + ",".join(allowed) + "}",
+            help=f"{what}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
+        )
+    parser.add_argument(
+        "--mixed",
+        action="store_true",
+        help="let sources differ in these two; each keeps its own, and the store records it",
+    )
+
+
+def _said(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
+    """ "rot180" or "regenerated=rot180" -> (path or None, value)."""
+    path, _, value = text.rpartition("=")
+    if value not in allowed:
+        raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from {', '.join(allowed)})")
+    return path or None, value
+
+
+def told_conventions(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of orientation and observation, as `build_store` takes it."""
+    made: dict[str, Any] = {"mixed": arguments.mixed}
+    for name in ("orientation", "observation"):
+        by_path: dict[str | None, str] = {}
+        for path, value in getattr(arguments, name) or ():
+            if by_path.setdefault(path, value) != value:
+                raise OptionError(
+                    f"--{name} is given twice",
+                    first=by_path[path],
+                    second=value,
+                    of=path or "all sources",
+                    hint=f"--{name} PATH=VALUE says it of one file or folder",
+                )
+        made[name] = by_path if set(by_path) - {None} else by_path.get(None)
+    return made
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor", choices=("threads", "processes"), default="threads", help="who encodes (default: threads)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786")
+    parser.add_argument(
+        "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
+    )
+
+
+def told_executor(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of who encodes, as `build_store` takes it."""
+    return {
+        "executor": arguments.executor,
+        "workers": arguments.workers,
+        "scheduler": arguments.scheduler,
+        "max_memory": None if arguments.max_memory is None else parse_size(arguments.max_memory),
+    }
+
+
+def add_rehash(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rehash",
+        action="store_true",
+        help="tell a source that changed since an unfinished build began by its sha256 (default: size and time of change)",
+    )

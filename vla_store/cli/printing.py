@@ -1,0 +1,52 @@
+"""What the commands print: results to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vla_store import figures
+from vla_store.errors import VlaStoreError
+
+if TYPE_CHECKING:
+    from vla_store.format.schema import Root
+
+MAX_LINES = 20
+LINE_WIDTH = 88
+
+
+def error_text(error: VlaStoreError) -> str:
+    """What is printed for an error: a screen at most, its hint in lines that a terminal need not wrap."""
+    what, hint, advice = str(error).rpartition("\nhint: ")
+    if hint:  # the other lines hold paths, and what a file said
+        advice = textwrap.fill(advice, LINE_WIDTH, subsequent_indent="      ", break_on_hyphens=False)
+    return f"vla-store: error: {what}{hint}{advice}"
+
+
+def tell(kind: str, items: Sequence[str]) -> None:
+    """Lines of one kind on stderr, a screen at most."""
+    for item in items[:MAX_LINES]:
+        print(f"{kind}: {item}", file=sys.stderr)
+    if len(items) > MAX_LINES:
+        print(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)", file=sys.stderr)
+
+
+def print_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> None:
+    """The state of a store after a change. more: what only programs are told."""
+    described = figures.root_json(arguments.store, root) | more
+    print(json.dumps(described) if arguments.json else figures.root_text(described))
+
+
+class Report(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+    def text(self) -> str: ...
+
+
+def print_report(arguments: argparse.Namespace, report: Report) -> None:
+    """A report for programs with --json, else for people."""
+    print(json.dumps(report.to_json()) if arguments.json else report.text())
