@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from vla_store.errors import VlaStoreError
-from vla_store.loader.packing import slot_nbytes, unpack
+from vla_store.loader.packing import unpack
 from vla_store.loader.pool import Pool
 from vla_store.loader.ring import Ring
 from vla_store.loader.work import Job, Work
@@ -62,7 +62,7 @@ class Crew:
         self._waited_s = 0.0
         self._warned = False
         try:
-            self._grow(slot_nbytes(work.columns or work.samples.columns, rows))
+            self._grow(work.slot_nbytes(rows))
         except BaseException:
             self.close()
             raise

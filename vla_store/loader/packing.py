@@ -15,6 +15,7 @@ PLAIN = frozenset({str, bytes, int, float, bool, type(None)})  # what a list may
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+Empty = Callable[[Shape, Any], Array]  # as np.empty
 
 
 class Placed(NamedTuple):
@@ -78,6 +79,23 @@ class Carved(NamedTuple):
 
     arrays: dict[str, Array]
     offsets: dict[int, int]
+
+
+class Room:
+    """A slot as memory for new arrays: one after another while they fit, and anywhere else after that."""
+
+    def __init__(self, slot: Array) -> None:
+        self._slot = slot
+        self._end = 0
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        """As np.empty."""
+        start = aligned(self._end)
+        end = start + _nbytes(shape, np.dtype(dtype))
+        if end > self._slot.nbytes:
+            return np.empty(shape, dtype)
+        self._end = end
+        return np.ndarray(shape, dtype, self._slot, start)
 
 
 def walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
@@ -152,6 +170,18 @@ def array_nbytes(batch: Any) -> int:
     def leaf(each: Any) -> None:
         nonlocal total
         total += int(getattr(each, "nbytes", 0))
+
+    walk(batch, leaf)
+    return total
+
+
+def tree_nbytes(batch: Any, rows: int) -> int:
+    """Bytes in a slot of a batch of so many rows, of which `batch` is one of a single row."""
+    total = 0
+
+    def leaf(each: Any) -> None:
+        nonlocal total
+        total += aligned(rows * int(getattr(each, "nbytes", 0)))
 
     walk(batch, leaf)
     return total

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vla_store.errors import OptionError, VlaStoreError
-from vla_store.loader.packing import as_numpy
+from vla_store.loader.packing import Empty, as_numpy, slot_nbytes, tree_nbytes
 from vla_store.reader.batch import ragged_error
 from vla_store.reader.samples import Samples
 
@@ -38,7 +39,8 @@ class Job:
 
 
 class Work:
-    """samples: where batches come from. dataset: indexed one by one instead, where it changes its samples itself.
+    """samples: where batches come from. dataset: what to ask instead, where it changes its samples itself. It is indexed one by one,
+    unless it has `each(indices)`, the same of many in turn, or `makes_batches`: then `batch(indices, empty=)` is the batch.
 
     transform: called with each sample, a dict of arrays; batch_transform: with the whole batch. One that takes an argument
     named `generator` gets a NumPy Generator that depends on (seed, epoch, position) alone.
@@ -59,6 +61,7 @@ class Work:
         self._batch_wants = takes_generator(batch_transform)
         # Whether nothing changes the samples one by one, so that a batch is decoded at once and in place.
         self._is_plain = dataset is None and transform is None
+        self._makes_batches = transform is None and getattr(dataset, "makes_batches", False)
 
     @property
     def columns(self) -> Mapping[str, tuple[tuple[int, ...], Any]] | None:
@@ -70,19 +73,27 @@ class Work:
         """Whether nobody but the reader sees a batch's arrays in the worker."""
         return self._is_plain and self._batch_transform is None
 
-    def run(self, job: Job, out: dict[str, Array] | None = None) -> Any:
-        """The batch of a job. Raises TransformError, or the store's own error, naming the sample."""
+    def slot_nbytes(self, rows: int) -> int:
+        """Bytes of a batch of so many rows, as far as they can be told before there is one."""
+        if self._makes_batches:
+            with contextlib.suppress(Exception):  # then whoever is given that sample hears of it
+                return tree_nbytes(self._dataset.batch([0]), rows)
+        return slot_nbytes(self.samples.columns, rows)
+
+    def run(self, job: Job, out: dict[str, Array] | None = None, empty: Empty = np.empty) -> Any:
+        """The batch of a job. out: arrays of `columns` to fill; empty: makes others.
+
+        Raises TransformError, or the store's own error, naming the sample.
+        """
         if self._is_plain:
             try:
                 batch: Any = self.samples.batch(job.indices, out)
             except Exception as error:
                 raise self._failed(error, job, self._culprit(job)) from None
         else:
-            made = [self._sample(job, number) for number in range(len(job.indices))]
-            try:
-                batch = collate(made)
-            except Exception as error:
-                raise self._failed(error, job, None) from None
+            batch = self._made_at_once(job, empty) if self._makes_batches else None
+            if batch is None:
+                batch = self._made_one_by_one(job)
         if self._batch_transform is not None:
             try:
                 batch = apply_to_batch(self._batch_transform, batch, job, self._batch_wants)
@@ -90,17 +101,37 @@ class Work:
                 raise self._failed(error, job, None) from None
         return batch
 
-    def _sample(self, job: Job, number: int) -> Any:
-        index = int(job.indices[number])
+    def _made_at_once(self, job: Job, empty: Empty) -> Any:
+        """The dataset's batch; None where it cannot be made: the sample that is to blame says so, one by one."""
         try:
-            sample = self.samples[index] if self._dataset is None else self._dataset[index]
-            if self._transform is not None:
-                if self._wants:
-                    return self._transform(sample, generator=_generator(job, job.position + number, OF_A_SAMPLE))
-                return self._transform(sample)
-            return sample
+            return self._dataset.batch(job.indices, empty=empty)
+        except Exception:
+            return None
+
+    def _made_one_by_one(self, job: Job) -> Any:
+        samples, made = self._in_turn(job), []
+        for number, index in enumerate(job.indices.tolist()):
+            try:
+                sample = next(samples)
+                if self._transform is not None:
+                    if self._wants:
+                        sample = self._transform(sample, generator=_generator(job, job.position + number, OF_A_SAMPLE))
+                    else:
+                        sample = self._transform(sample)
+            except Exception as error:
+                raise self._failed(error, job, index) from None
+            made.append(sample)
+        try:
+            return collate(made)
         except Exception as error:
-            raise self._failed(error, job, index) from None
+            raise self._failed(error, job, None) from None
+
+    def _in_turn(self, job: Job) -> Iterator[Any]:
+        """The samples of a job before `transform`, one after another."""
+        source = self.samples if self._dataset is None else self._dataset
+        each = getattr(source, "each", None)
+        indices = job.indices.tolist()
+        return each(indices) if each else map(source.__getitem__, indices)
 
     def _culprit(self, job: Job) -> int | None:
         """Which sample of a batch cannot be read, where it is one of them."""

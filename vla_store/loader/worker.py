@@ -23,7 +23,7 @@ import numpy as np
 
 from vla_store.errors import VlaStoreError
 from vla_store.loader.channel import Channel, Closed
-from vla_store.loader.packing import Carved, Packed, carve, pack, pack_alike
+from vla_store.loader.packing import Carved, Packed, Room, carve, pack, pack_alike
 from vla_store.loader.ring import RingView
 from vla_store.loader.work import Job, TransformError, Work
 
@@ -162,9 +162,8 @@ def _serve(channel: Channel, work: Work) -> None:
         carved = carver.carve(slot, ticket)
         batch: Any = None
         try:
-            batch = work.run(
-                Job(ticket.seed, ticket.epoch, ticket.position, indices), carved.arrays if carved else None
-            )
+            job = Job(ticket.seed, ticket.epoch, ticket.position, indices)
+            batch = work.run(job, carved.arrays if carved else None, Room(slot).empty)
             packed = carver.pack(batch, slot, ticket, texts, carved)
         except VlaStoreError as error:
             channel.send(Failed(ticket.number, error))

@@ -18,11 +18,11 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.batch import Sample
 from vla_store.reader.samples import PADS
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array
+from vla_store.recipes.dataset import Array, Empty
 from vla_store.recipes.normalize import NumericRecipe, warn_of
+from vla_store.recipes.pictures import fill_channels_first
 
 MIN_STD, MAX_STD = 1e-2, 10.0
 
@@ -90,15 +90,15 @@ class ActDataset(NumericRecipe):
             "action": fields["actions"].astype(np.float32),
         }
 
-    def item(self, sample: Sample) -> Item:
-        is_pad = sample["actions_is_pad"]
+    def items(self, batch: dict[str, Any], empty: Empty) -> Item:
+        is_pad = batch["actions_is_pad"]
         if self._zeros:
-            sample["actions"][is_pad] = 0
-        numbers = self.item_numbers(sample)
-        first = sample[self._cameras[0]]
-        image = np.empty((len(self._cameras), first.shape[-1], *first.shape[:-1]), np.float32)
-        for place, camera in zip(image, self._cameras):
-            np.divide(np.moveaxis(sample[camera], -1, 0), 255.0, out=place, dtype=np.float32)
+            batch["actions"][is_pad] = 0
+        numbers = self.item_numbers(batch)
+        count, *shape = batch[self._cameras[0]].shape
+        image = empty((count, len(self._cameras), shape[-1], *shape[:-1]), np.float32)
+        for at, camera in enumerate(self._cameras):
+            fill_channels_first(batch[camera], image[:, at])
         return image, numbers["qpos"], numbers["action"], is_pad
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:

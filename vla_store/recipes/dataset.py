@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, VlaStoreError
-from vla_store.loader.work import TransformError
-from vla_store.reader.batch import Batch, Sample
+from vla_store.loader.work import TransformError, collate
+from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.kept import Kept, KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.samples import Samples
@@ -25,6 +25,7 @@ from vla_store.reader.store import Store
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Empty = Callable[[tuple[int, ...], Any], Array]  # as np.empty
 
 BLOCK_ANCHORS = 1 << 18
 # What a recipe hands on to Samples.
@@ -47,7 +48,8 @@ class Steps:
 
 
 class RecipeDataset(Samples):
-    """`vla_store.Samples` whose samples are a trainer's items: a subclass says in `item` what one is made of.
+    """`vla_store.Samples` whose samples are a trainer's items. A subclass says in `items` what many are made of, at once, or,
+    simpler and slower, in `item` what one is.
 
     store, windows, and options: as `vla_store.Samples` has them.
     keep: which of the selection's anchors are anchors of the recipe: asked once, with `Steps`, for a mask (n,). What it leaves
@@ -81,41 +83,78 @@ class RecipeDataset(Samples):
         if keep is not None:
             self._anchors = kept_anchors(self._anchors, self.store, keep, self._chosen.kept)
 
-    def item(self, sample: Sample) -> Any:
-        """The trainer's item of a sample, which has fresh arrays: `<field>` and `<field>_is_pad` of every window, `task`,
-        `episode` and `step`."""
+    unchanged: tuple[str, ...] = ()
+    """Fields that `items` gives as they are read. The Loader lets them be read where its batch lies."""
+
+    def items(self, batch: dict[str, Any], empty: Empty) -> Any:
+        """The trainer's items of a batch, as a tree of dicts and tuples of what has a leading axis B: arrays, or lists of B values.
+
+        batch: fresh arrays (B, ...), as `vla_store.Samples.batch` gives them: `<field>` and `<field>_is_pad` of every window,
+        `episode` and `step` int64; `task` is a list. empty: makes the large arrays of the items; in the Loader, where the batch lies.
+        """
         raise NotImplementedError
+
+    def item(self, sample: Sample) -> Any:
+        """The trainer's item of one sample, which has the same without the axis."""
+        batch = {key: [each] if isinstance(each, str) else np.asarray(each)[None] for key, each in sample.items()}
+        return _part(self.items(batch, np.empty), 0)
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether a batch of items is made at once: nobody says what becomes of a single one."""
+        return self._has_items and self.transform is None
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         """One item. Negative numbers count from the end; IndexError past it."""
         try:
-            return self._made(self.sample(index))
+            made = self.item(self.sample(index))
+            return made if self.transform is None else self.transform(made)
         except Exception as error:
             raise self._named(error, operator.index(index)) from error
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: Any = None) -> list[Any]:
-        """Many items, whose samples are read at once; a DataLoader calls this. `out` cannot be given."""
+        """Many items, which are read and made at once; a DataLoader calls this. `out` cannot be given."""
         if out is not None:
             raise OptionError("items of a recipe are made one by one: there is nothing to fill", recipe=self)
+        return list(self.each(indices))
+
+    def each(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
+        """As `self[index]` of one index after the other, but read at once."""
         numbers = list(indices)
-        try:
-            samples: Any = Batch(self.batch_or_lists(numbers))
-        except Exception:
-            return [self[index] for index in numbers]  # the one that cannot be read says so
-        items = []
-        for index, sample in zip(numbers, samples):
+        made = self._read(numbers)
+        if made is None:
+            yield from map(self.__getitem__, numbers)  # one that cannot be read says so in its turn
+            return
+        for index in numbers:
             try:
-                items.append(self._made(sample))
+                item = next(made)
+                if self.transform is not None:
+                    item = self.transform(item)
             except Exception as error:
                 raise self._named(error, operator.index(index)) from error
-        return items
+            yield item
 
-    def batch(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
-        """Not for recipes: an item need not be a dict of arrays."""
-        raise OptionError(
-            f"{type(self).__name__} makes its items one by one",
-            hint="dataset.__getitems__(indices), which reads them at once and gives a list",
-        )
+    def batch(
+        self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None, *, empty: Empty | None = None
+    ) -> Any:
+        """B items as one, as the Loader gives them: dicts and lists of arrays (B, ...), and lists of texts.
+
+        empty: makes the large arrays, as np.empty. Raises OptionError where items are made one by one: `item` was written anew,
+        or there is a transform.
+        """
+        if out is not None or not self.makes_batches:
+            raise OptionError(
+                f"{type(self).__name__} makes its items one by one"
+                if out is None
+                else "items of a recipe are not the arrays that are read: there is nothing to fill",
+                hint="dataset.__getitems__(indices), which reads them at once and gives a list",
+            )
+        try:
+            return _collated(self._made(indices, empty))
+        except Exception:
+            for index in indices:
+                self[index]  # the one that cannot be made says so
+            raise
 
     def place(self, index: SupportsIndex) -> dict[str, Any]:
         """Of item `index`: {"row", "episode", "step"}, as `store.provenance(row)` and the store's other methods number them."""
@@ -154,9 +193,36 @@ class RecipeDataset(Samples):
         """What `repr` says beside selection, windows and conventions: (name, text) a line."""
         return [("note", note) for note in self.notes]
 
-    def _made(self, sample: Sample) -> Any:
-        made = self.item(sample)
-        return made if self.transform is None else self.transform(made)
+    @property
+    def _has_items(self) -> bool:
+        """Whether `items` says what becomes of samples, and nobody has said otherwise since."""
+        kind = type(self)
+        return (
+            kind.items is not RecipeDataset.items
+            and kind.item is RecipeDataset.item
+            and kind.__getitem__ is RecipeDataset.__getitem__
+        )
+
+    def _read(self, indices: Sequence[int] | Int64) -> Iterator[Any] | None:
+        """Items without the transform, all of which are read; None where that cannot be done at once."""
+        if type(self).__getitem__ is not RecipeDataset.__getitem__:
+            return None
+        try:
+            if not self._has_items:
+                return map(self.item, Batch(self.batch_or_lists(indices)))
+            tree = self._made(indices, None)
+        except Exception:
+            return None
+        return (_part(tree, at) for at in range(len(indices)))
+
+    def _made(self, indices: Sequence[int] | Int64, empty: Empty | None) -> Any:
+        out = None
+        if empty is not None:
+            columns = {name: self.columns[name] for name in self.unchanged if name in self.columns}
+            out = {name: empty((len(indices), *shape), dtype) for name, (shape, dtype) in columns.items()}
+        fields = self.batch_or_lists(indices, out)
+        same_width(fields)
+        return self.items(fields, empty or np.empty)
 
     def _named(self, error: Exception, index: int) -> Exception:
         """The error, with the sample that it is of."""
@@ -170,6 +236,24 @@ class RecipeDataset(Samples):
         if isinstance(error, VlaStoreError):
             return error.at(**where)
         return TransformError("a sample could not be made", **where, found=f"{type(error).__name__}: {error}")
+
+
+def _part(tree: Any, at: int) -> Any:
+    """One item of a tree of many."""
+    if isinstance(tree, dict):
+        return {key: _part(each, at) for key, each in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_part(each, at) for each in tree)
+    return tree[at] if isinstance(tree, list) else tree[at, ...]  # with the ellipsis it is an array, also without axes
+
+
+def _collated(tree: Any) -> Any:
+    """A tree of many items as `collate` makes it of a list of them."""
+    if isinstance(tree, dict):
+        return {key: _collated(each) for key, each in tree.items()}
+    if isinstance(tree, tuple):
+        return [_collated(each) for each in tree]
+    return collate(tree) if isinstance(tree, list) and tree else tree
 
 
 def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask], view: Kept | None = None) -> Anchors:

@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.batch import Sample
 from vla_store.reader.lazily import lazily
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Mask, Steps
+from vla_store.recipes.dataset import Array, Empty, Mask, Steps
 from vla_store.recipes.normalize import NumericRecipe, warn_of
+from vla_store.recipes.pictures import channels_first
 
 CAMERAS = {"agentview_image": "agentview_rgb", "robot0_eye_in_hand_image": "eye_in_hand_rgb"}
 # robomimic's names, which decide how each is normalised; the quaternion is xyzw.
@@ -138,12 +138,14 @@ class DiffusionPolicyDataset(NumericRecipe):
         }
         return {**made, "action": fields["actions"].astype(np.float32)}
 
-    def item(self, sample: Sample) -> dict[str, Any]:
-        numbers = self.item_numbers(sample)
+    def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
+        numbers = self.item_numbers(batch)
         action = numbers.pop("action")
-        pictures = {name: _floats(sample[camera]) for name, camera in self._cameras.items()}
+        pictures = {name: channels_first(batch[camera], empty) for name, camera in self._cameras.items()}
         if self.normalized_by is not None:
-            pictures = {name: picture * 2 - 1 for name, picture in pictures.items()}
+            for picture in pictures.values():
+                picture *= 2
+                picture -= 1
         return {"obs": {**pictures, **numbers}, "action": action}
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
@@ -187,11 +189,6 @@ class DiffusionPolicyDataset(NumericRecipe):
 
 def _present(named: Mapping[str, Any], store: Store) -> dict[str, Any]:
     return {name: name if name in store.fields else field for name, field in named.items()}
-
-
-def _floats(frames: Array) -> Array:
-    """(K, H, W, C) uint8 to (K, C, H, W) float32 in 0..1."""
-    return np.divide(np.moveaxis(frames, -1, 1), 255.0, dtype=np.float32, order="C")
 
 
 def _scale_of(key: str, by: FieldStatistics) -> tuple[Array, Array]:

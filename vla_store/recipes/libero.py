@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
-from vla_store.reader.batch import Sample
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import RecipeDataset
+from vla_store.recipes.dataset import Empty, RecipeDataset
+from vla_store.recipes.pictures import channels_first
 
 SEQUENCE_LENGTH = 10
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
@@ -102,16 +102,13 @@ class LiberoDataset(RecipeDataset):
                     known = list(self._task_emb)
                     raise UnknownName.among("embedding of task", task.text, known, store=opened.url)
 
-    def item(self, sample: Sample) -> dict[str, Any]:
-        """The item of a sample; see `libero`."""
-        obs = {}
-        for name in self._cameras:
-            pixels = np.ascontiguousarray(np.moveaxis(sample[name], -1, -3)).astype(np.float32)
-            pixels /= 255
-            obs[name] = pixels
-        obs |= {name: sample[name].astype(np.float32) for name in self._low_dim}
-        item = {"actions": sample["actions"].astype(np.float32), "obs": obs}
-        return item if self._task_emb is None else item | {"task_emb": self._task_emb[sample["task"]].copy()}
+    def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
+        obs = {name: channels_first(batch[name], empty) for name in self._cameras}
+        obs |= {name: batch[name].astype(np.float32) for name in self._low_dim}
+        items = {"actions": batch["actions"].astype(np.float32), "obs": obs}
+        if self._task_emb is None:
+            return items
+        return items | {"task_emb": [self._task_emb[text].copy() for text in batch["task"]]}
 
     @property
     def n_demos(self) -> int:

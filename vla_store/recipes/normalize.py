@@ -11,7 +11,6 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics, field_statistics
-from vla_store.reader.batch import Sample
 from vla_store.recipes.dataset import Array, Int64, RecipeDataset
 
 TINY_RANGE = 1e-4  # of metres, radians or a controller's units: less is noise
@@ -66,9 +65,9 @@ class NumericRecipe(RecipeDataset):
         form = "as recorded" if self.normalized_by is None else "normalised"
         return [("numbers", f"{form}, float32"), *super().facts()]
 
-    def item_numbers(self, sample: Sample) -> dict[str, Array]:
-        """The numbers of one item, normalised if so asked, in the dtype that `numbers` gives."""
-        made = self.numbers(sample)
+    def item_numbers(self, batch: Mapping[str, Any]) -> dict[str, Array]:
+        """The numbers of items, normalised if so asked, in the dtype that `numbers` gives."""
+        made = self.numbers(batch)
         if self.normalized_by is None:
             return made
         return {

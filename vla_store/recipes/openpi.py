@@ -21,9 +21,8 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.batch import Sample
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array
+from vla_store.recipes.dataset import Array, Empty
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
 from vla_store.recipes.openvla import CAMERAS, STATE, differences
 
@@ -98,6 +97,7 @@ class OpenPiDataset(NumericRecipe):
 
     def __init__(self, store: Any, *, cameras: tuple[str, str], state: tuple[str, ...], **options: Any) -> None:
         self._cameras, self._state = cameras, state
+        self.unchanged = cameras
         store = store if isinstance(store, Store) else open_store(store)
         notes = differences(store, cameras, "openpi")
         super().__init__(store, notes=notes, **options)
@@ -110,13 +110,13 @@ class OpenPiDataset(NumericRecipe):
             "actions": fields["actions"].astype(np.float32),
         }
 
-    def item(self, sample: Sample) -> dict[str, Any]:
+    def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
         outside, wrist = self._cameras
         return {
-            "image": sample[outside],
-            "wrist_image": sample[wrist],
-            **self.item_numbers(sample),
-            "prompt": sample["task"],
+            "image": batch[outside],
+            "wrist_image": batch[wrist],
+            **self.item_numbers(batch),
+            "prompt": batch["task"],
         }
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:

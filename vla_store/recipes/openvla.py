@@ -24,9 +24,8 @@ import numpy as np
 
 from vla_store.errors import OptionError, machine_error
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.batch import Sample
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array
+from vla_store.recipes.dataset import Array, Empty
 from vla_store.recipes.gripper import opens_at_one
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
 
@@ -121,6 +120,7 @@ class OpenVLADataset(NumericRecipe):
         self, store: Any, *, name: str, cameras: tuple[str, ...], state: tuple[str, ...], **options: Any
     ) -> None:
         self.name, self._cameras, self._state = name, cameras, state
+        self.unchanged = cameras
         store = store if isinstance(store, Store) else open_store(store)
         notes = differences(store, cameras, "OpenVLA")
         super().__init__(store, notes=notes, **options)
@@ -137,9 +137,9 @@ class OpenVLADataset(NumericRecipe):
             "actions": actions,
         }
 
-    def item(self, sample: Sample) -> dict[str, Any]:
-        pictures = dict(zip(("image", "wrist_image"), (sample[name] for name in self._cameras)))
-        return {**pictures, **self.item_numbers(sample), "language": sample["task"].lower()}
+    def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
+        pictures = dict(zip(("image", "wrist_image"), (batch[name] for name in self._cameras)))
+        return {**pictures, **self.item_numbers(batch), "language": [text.lower() for text in batch["task"]]}
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
         low, high = quantiles(by)

@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, SourceError, UnknownName
-from vla_store.reader.batch import Sample
 from vla_store.reader.fetch import keep as keep_at_most
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store
 from vla_store.reader.windows import shift_of
-from vla_store.recipes.dataset import RecipeDataset, Steps
+from vla_store.recipes.dataset import Empty, RecipeDataset, Steps
 from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
 
@@ -296,6 +295,7 @@ class RdtDataset(RecipeDataset):
         self._shortest = shortest
         self._tail = tail
         self._offsets = np.arange(1 - history, 1)
+        self.unchanged = tuple(dict.fromkeys(field for field in self._cameras.values() if field is not None))
         self._slots = _slots(self.mapping.state, opened)
         self._episodes: dict[int, _Episode] = {}
         windows: dict[str, Iterable[int]] = {each.field: [0] for each in self.mapping.state}
@@ -348,37 +348,44 @@ class RdtDataset(RecipeDataset):
             raise self._named(error, number) from error
         return {"state": state, "action": action}
 
-    def item(self, sample: Sample) -> dict[str, Any]:
-        """The item of a sample; see `rdt`."""
-        episode = self._episode(sample["episode"])
-        step = sample["step"] if episode.steps is None else int(np.searchsorted(episode.steps, sample["step"]))
+    def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
+        """The items of a batch; see `rdt`."""
+        episodes = [self._episode(number) for number in batch["episode"].tolist()]
+        steps = [
+            step if each.steps is None else int(np.searchsorted(each.steps, step))
+            for each, step in zip(episodes, batch["step"].tolist())
+        ]
+        count = len(episodes)
         made: dict[str, Any] = {
             "meta": {
-                "dataset_name": self._name,
-                "#steps": episode.length,
-                "step_id": step,
-                "instruction": episode.instruction,
+                "dataset_name": [self._name] * count,
+                "#steps": [each.length for each in episodes],
+                "step_id": steps,
+                "instruction": [each.instruction for each in episodes],
             },
-            "state": _vectors(self.mapping.state, sample, self._six),
+            "state": _vectors(self.mapping.state, batch, self._six),
         }
-        for name, moment in zip(("state_mean", "state_std", "state_norm"), episode.moments):
-            made[name] = np.zeros(STATE_SIZE)
-            made[name][self._slots] = moment
+        moments = np.stack([each.moments for each in episodes], axis=1)
+        for name, values in zip(("state_mean", "state_std", "state_norm"), moments):
+            made[name] = np.zeros((count, STATE_SIZE))
+            made[name][:, self._slots] = values
         if self._norm is not None:
-            made["state_norm"] = self._norm.copy()
-        made["actions"] = _vectors(self.mapping.action, sample, self._six)
-        made["state_indicator"] = np.zeros(STATE_SIZE)
-        made["state_indicator"][self._slots] = 1
-        frames = step + episode.shift + self._offsets
+            made["state_norm"] = np.tile(self._norm, (count, 1))
+        made["actions"] = _vectors(self.mapping.action, batch, self._six, empty)
+        made["state_indicator"] = np.zeros((count, STATE_SIZE))
+        made["state_indicator"][:, self._slots] = 1
+        history = len(self._offsets)
+        frames = np.add.outer([step + each.shift for each, step in zip(episodes, steps)], self._offsets)
+        is_begun = frames >= np.array([[each.begins] for each in episodes])
         seen = set[str]()
         for camera, field in self._cameras.items():
             if field is None:
-                made[camera] = np.zeros((len(self._offsets), 0, 0, 0))
-                made[f"{camera}_mask"] = np.zeros(len(self._offsets), bool)
+                made[camera] = np.zeros((count, history, 0, 0, 0))
+                made[f"{camera}_mask"] = np.zeros((count, history), bool)
             else:
-                made[camera] = sample[field].copy() if field in seen else sample[field]
+                made[camera] = batch[field].copy() if field in seen else batch[field]
                 # Where no step is skipped this is min(t + 1, 2), as S3 has it; else min(t - (first_moving - 1) + 1, 2).
-                made[f"{camera}_mask"] = (frames >= episode.begins) & ~sample[f"{field}_is_pad"]
+                made[f"{camera}_mask"] = is_begun & ~batch[f"{field}_is_pad"]
                 seen.add(field)
         return made
 
@@ -578,9 +585,12 @@ class RdtDataset(RecipeDataset):
                 self._instruction_of(task, number)
 
 
-def _vectors(takes: Sequence[Take], values: Mapping[str, Array], six: Callable[[Array], Array]) -> Array:
+def _vectors(
+    takes: Sequence[Take], values: Mapping[str, Array], six: Callable[[Array], Array], empty: Empty = np.empty
+) -> Array:
     """(..., 128) float64: what is taken, zeros elsewhere."""
-    made = np.zeros((*values[takes[0].field].shape[:-1], STATE_SIZE))
+    made = empty((*values[takes[0].field].shape[:-1], STATE_SIZE), np.float64)
+    made[...] = 0
     for take in takes:
         taken = take.convert(values[take.field][..., take.start : take.stop])
         taken = six(taken) if take.is_rotation else taken
