@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vla_store.errors import DataError
 from vla_store.format.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -151,9 +152,20 @@ def root_text(described: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def damaged_views(store: Store) -> DataError | None:
+    """Why the views of a store cannot be read; None where they can."""
+    try:
+        _ = store.views
+    except DataError as error:
+        return error
+    return None
+
+
 def store_json(store: Store) -> dict[str, Any]:
     """What a store holds, for programs."""
     documents = [document for _, document in store.parts]
+    broken = damaged_views(store)
+    damage = None if broken is None else {"object": broken.places.get("object", ""), "what": broken.what}
     counts = {suite: {"episodes": 0, "steps": 0, "tasks": 0} for suite in store.suites}
     for task in store.tasks:
         counts[task.suite]["tasks"] += 1
@@ -198,7 +210,8 @@ def store_json(store: Store) -> dict[str, Any]:
         "suites": counts,
         "tasks": [{"name": each.name, "suite": each.suite, "text": each.text} for each in store.tasks],
         "url": store.url,
-        "views": views_json(store.views.values()),
+        "views": {} if damage else views_json(store.views.values()),
+        "views_damaged": damage,
         "warnings": list(store.warnings),
     }
 
@@ -321,6 +334,8 @@ def store_text(described: dict[str, Any]) -> str:
         for name, each in sorted(described["fields"].items(), key=lambda item: (not item[1]["camera"], item[0]))
     ]
     lines.append(table(["field", "shape", "dtype", "role", "codec, prediction"], fields))
+    if described["views_damaged"]:
+        lines += ["", f"views          DAMAGED: {described['views_damaged']['what']}"]
     if described["views"]:
         lines += ["", views_text(described["views"], described["rows"], by_task=False)]
     skipped, warnings = described["skipped"], described["warnings"]

@@ -33,14 +33,22 @@ class VerifyReport:
     decoded_episodes: int = (
         0  # of those: whose source holds pictures in a codec that loses, so that pixels were compared
     )
+    generation: int = 0  # of the root that was checked
+    damaged_views: dict[str, list[int]] = field(default_factory=dict)  # documents, and the generations that name each
 
     @property
     def sound(self) -> bool:
         return not self.problems
 
+    @property
+    def has_sound_samples(self) -> bool:
+        """Whether nothing is wrong but views, which no sample needs that names none."""
+        return all(each.object in self.damaged_views for each in self.problems)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "compared_episodes": self.compared_episodes,
+            "damaged_views": self.damaged_views,
             "decoded_episodes": self.decoded_episodes,
             "episodes": self.episodes,
             "fingerprint": self.fingerprint,
@@ -74,4 +82,19 @@ class VerifyReport:
                 lines += ["", f"{title}:", *(f"  {item}" for item in items[:20])]
                 if len(items) > 20:
                     lines.append(f"  ... and {len(items) - 20} more (--json lists all)")
+        current = any(self.generation in each for each in self.damaged_views.values())
+        older = sorted({n for each in self.damaged_views.values() for n in each} - {self.generation})
+        if self.damaged_views:
+            lines += ["", "views: samples that name no view are not touched by damaged views"]
+        if current:
+            lines += [
+                "  to mend them: vla-store repair STORE --from SOURCE, or a copy of the object;",
+                "  to drop them: vla-store views remove STORE --all",
+            ]
+        if older:
+            lines.append(
+                f"  of generation{'s' if len(older) > 1 else ''} {', '.join(map(str, older[:8]))}{' ...' if len(older) > 8 else ''}: "
+                + ("also missed by" if current else "missed only by")
+                + " handles and digests of older roots"
+            )
         return "\n".join(lines)

@@ -89,16 +89,19 @@ def _check_groups(objects: Objects, root: Root) -> None:
 
 def _check_meta(objects: Objects, root: Root) -> None:
     for digest in (root.meta.statistics, root.meta.skipped, root.meta.views):
-        if digest is not None:
-            key = layout.meta_key(digest)
-            try:
-                data = objects.read(key)
-                if canonical.sha256_hex(data) != digest:
-                    objects.problem(key, "its content is not the one it is named by")
-                elif digest == root.meta.views:
-                    views_of(canonical.loads(data, key), root.rows, key)
-            except DataError as error:
-                objects.error(key, error)
+        if digest is None:
+            continue
+        key = layout.meta_key(digest)
+        try:
+            data = objects.read(key)
+            if canonical.sha256_hex(data) != digest:
+                objects.problem(key, "its content is not the one it is named by")
+            elif digest == root.meta.views:
+                views_of(data, digest, root.rows)
+        except DataError as error:
+            objects.error(key, error)
+        if digest == root.meta.views and objects.is_damaged(key):
+            objects.report.damaged_views.setdefault(key, []).append(root.generation)
 
 
 def _is_missing(objects: Objects, key: str) -> bool:

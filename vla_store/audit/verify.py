@@ -61,7 +61,7 @@ def _check_below(
     progress: Progress | None,
 ) -> None:
     report = objects.report
-    report.rows, report.episodes = root.rows, root.episodes
+    report.rows, report.episodes, report.generation = root.rows, root.episodes, root.generation
     talk: Callable[[str], None] = progress.talk if progress else lambda text: None
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         parts = [
@@ -71,7 +71,7 @@ def _check_below(
         ]
     check_fields(objects, root, parts)
     # The content of a damaged object is known to be wrong: what follows from that is not worth a line of its own.
-    if len(parts) == len(root.parts) and all(part.complete for part in parts) and report.sound:
+    if len(parts) == len(root.parts) and all(part.complete for part in parts) and report.has_sound_samples:
         check_content(objects, root, parts)
     if sources:
         talk("comparing with the source")

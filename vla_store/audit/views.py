@@ -7,7 +7,7 @@ import numpy as np
 from vla_store.audit.objects import Objects
 from vla_store.audit.part import Array, Part
 from vla_store.errors import DataError
-from vla_store.format import canonical, layout
+from vla_store.format import layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.view_rules import EpisodeFacts, Rule, rule_of
@@ -18,7 +18,9 @@ def check_views(objects: Objects, root: Root, parts: list[Part]) -> None:
     if root.meta.views is None:
         return
     key = layout.meta_key(root.meta.views)
-    views = views_of(canonical.loads(objects.read(key), key), root.rows, key)
+    if objects.is_damaged(key):
+        return
+    views = views_of(objects.read(key), root.meta.views, root.rows)
     for name, view in views.items():
         covered, kept = (_mask_of(runs, root.rows) for runs in (view.covered, view.kept))
         rule = rule_of(view)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from vla_store import figures
 from vla_store.cli.options import add_command, add_output
 from vla_store.cli.printing import print_report
-from vla_store.reader import open_store
+from vla_store.reader import Store, open_store
 
 
 def add_info(commands: Any) -> None:
@@ -22,6 +23,15 @@ def _info(arguments: argparse.Namespace) -> int:
     store = open_store(arguments.store)
     described = figures.store_json(store)
     print(json.dumps(described) if arguments.json else figures.store_text(described))
+    return _said_of_views(store)
+
+
+def _said_of_views(store: Store) -> int:
+    """0. Raises StoreDamaged for views that cannot be read, which stop nothing else: after the rest was shown."""
+    damage = figures.damaged_views(store)
+    if damage is not None:
+        sys.stdout.flush()
+        raise damage
     return 0
 
 
@@ -78,9 +88,9 @@ def add_report(commands: Any) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from vla_store.look.page import write_page
 
-    written = write_page(open_store(arguments.store), arguments.output)
-    print_report(arguments, written)
-    return 0
+    store = open_store(arguments.store)
+    print_report(arguments, write_page(store, arguments.output))
+    return _said_of_views(store)
 
 
 def add_demo(commands: Any) -> None:

@@ -119,5 +119,6 @@ def _copy(arguments: argparse.Namespace) -> int:
 
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = copy_store(arguments.source, arguments.store, talk=bar.talk)
+    tell("note", report.notes)
     print_root(arguments, report.root, {"sent_nbytes": report.sent_nbytes})
     return 0

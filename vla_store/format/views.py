@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnsupportedStore
-from vla_store.format import canonical
+from vla_store.format import canonical, layout
 
 ANCHORS = "anchors"
 STEPS = "steps"
@@ -26,6 +26,16 @@ MAX_VIEWS = 256
 Int64 = npt.NDArray[np.int64]
 Runs = npt.NDArray[np.int64]  # (n, 2): half-open stretches of rows, ascending, none touching the next
 Options = Mapping[str, Any]  # numbers are integers, or text where they have a fraction
+
+# What can be done about a document that is lost, and about one that is as its writer meant it.
+_LOST = (
+    "samples that name no view are not touched. `vla-store repair STORE --from SOURCE` makes views again where the store tells "
+    "enough of them; else `vla-store views remove STORE --all` drops them, and `views add` makes new ones"
+)
+_WRITTEN_SO = (
+    "samples that name no view are not touched. If a newer vla_store wrote these views, upgrade; else "
+    "`vla-store views remove STORE --all` drops them, and `views add` makes new ones"
+)
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}\Z")
 _COUNT_KEYS = ("episodes", "steps", "kept_episodes", "kept_steps")
@@ -131,8 +141,27 @@ def document_of(views: Views) -> dict[str, Any] | None:
     return {"views": {name: each.to_json() for name, each in views.items()}} if views else None
 
 
-def views_of(document: Any, rows: int, key: str) -> dict[str, View]:
-    """The views in such a document, of a root with so many rows; by name, in order. Raises StoreDamaged."""
+def views_of(data: bytes | None, digest: str, rows: int) -> dict[str, View]:
+    """The views in the bytes of the document that a root of so many rows names; by name, in order.
+
+    data: None where there is no such object. Raises StoreDamaged, which says what is left and what to do.
+    """
+    key = layout.meta_key(digest)
+    if data is None:
+        raise StoreDamaged("the document of the views is missing", object=key, hint=_LOST)
+    if (found := canonical.sha256_hex(data)) != digest:
+        raise StoreDamaged(
+            "the document of the views has changed, or is cut short",
+            object=key,
+            found=f"{len(data):,} bytes with the sha256 {found}",
+            hint=_LOST,
+        )
+    try:
+        document = canonical.loads(data, key)
+    except StoreDamaged as error:
+        raise StoreDamaged(
+            "the views are not as the format says", object=key, found=error.places.get("found"), hint=_WRITTEN_SO
+        ) from None
     views = document.get("views") if isinstance(document, dict) and len(document) == 1 else None
     if not isinstance(views, dict) or not 0 < len(views) <= MAX_VIEWS:
         raise _bad("it holds 1 to 256 views, and nothing else", document, key)
@@ -235,7 +264,7 @@ def _bad(what: str, found: Any, key: str) -> StoreDamaged:
         object=key,
         expected=what,
         found=None if found is None else repr(found)[:200],
-        hint="`vla-store views remove STORE --all` drops them; no sample is touched",
+        hint=_WRITTEN_SO,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.figures import size_text
+from vla_store.figures import damaged_views, size_text
 from vla_store.look import charts
 from vla_store.look.facts import (
     ACTION_WIDTH,
@@ -186,16 +186,7 @@ def _decisions(facts: Facts) -> str:
             )
             + f" (preset {escaped(' and '.join(facts.presets))})",
         ],
-        [
-            "Views",
-            _list(
-                f"{_code(each.name)} {escaped(each.text)}: {_of(each.steps, each.covered_steps, 'steps')}"
-                for each in store.views.values()
-            )
-            or "none",
-            _list(f"{_code(each.name)} {_text(each.description)}" for each in store.views.values())
-            or "named choices of steps (<code>vla-store views</code>); the arrays hold every step all the same",
-        ],
+        _views(store),
         [
             "Instruction",
             _instructions(facts),
@@ -211,6 +202,23 @@ def _decisions(facts: Facts) -> str:
         ],
     ]
     return _table(["", "in this store", "what it means"], rows, "prose")
+
+
+def _views(store: Store) -> list[str]:
+    damage = damaged_views(store)
+    if damage is not None:
+        where = escaped(damage.places.get("object", ""))
+        return ["Views", f"<strong>damaged</strong>: {escaped(damage.what)} (<code>{where}</code>)", _text(damage.hint)]
+    return [
+        "Views",
+        _list(
+            f"{_code(each.name)} {escaped(each.text)}: {_of(each.steps, each.covered_steps, 'steps')}"
+            for each in store.views.values()
+        )
+        or "none",
+        _list(f"{_code(each.name)} {_text(each.description)}" for each in store.views.values())
+        or "named choices of steps (<code>vla-store views</code>); the arrays hold every step all the same",
+    ]
 
 
 def _orientations(facts: Facts) -> Iterator[list[str]]:

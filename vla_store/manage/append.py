@@ -110,6 +110,7 @@ def append_store(
             check_alike(roots.conventions_of([("the new part", document)]), roots.conventions_of(documents))
         roots.check_names([*documents, ("the new part", document)])
         roots.combined_fields([*documents, ("the new part", document)])
+        views_in(place, current)  # what is wrong with them is said before the work
         require_exclusive(place)
         staged = _finished(stage, plan.plan.part_id, place)
         report = plan.report() if staged else run_build(plan, progress)

@@ -7,20 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vla_store.errors import DestinationExists, VlaStoreError, machine_error
-from vla_store.format import layout
+from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
 from vla_store.manage import partial, roots
 from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
+from vla_store.manage.views import views_in
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """root: of both stores. sent_nbytes: of parts that were not there already."""
+    """root: of both stores. sent_nbytes: of parts that were not there already. notes: on damaged views, a line each."""
 
     root: Root
     url: str
     sent_nbytes: int
+    notes: tuple[str, ...] = ()
 
 
 def copy_store(
@@ -40,9 +42,9 @@ def copy_store(
             if there.digest == root.digest:
                 return CopyReport(root, place.url, 0)
             raise DestinationExists("another store is there", store=place.url, hint="choose another name for the copy")
+        documents, notes = _documents(origin, root)  # what is damaged of them is said before the work
         growing = partial.begin(place)
         sent = sum(copy_part(origin, entry, growing, entry.path, talk) for entry in root.parts)
-        documents = _documents(origin, root)
         for key, data in documents.items():
             growing.write(key, data)
         growing.settle()
@@ -52,21 +54,36 @@ def copy_store(
         raise
     except (OSError, MemoryError) as error:
         raise machine_error(error, f"copying to {place.url}") from error
-    return CopyReport(root, place.url, sent)
+    return CopyReport(root, place.url, sent, notes)
 
 
-def _documents(origin: Place, root: Root) -> dict[str, bytes]:
-    """Groups, small documents and roots, in the order in which they are written. Raises StoreDamaged."""
+def _documents(origin: Place, root: Root) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Groups, small documents and roots, in the order in which they are written; and notes. Raises StoreDamaged.
+
+    Views that only superseded roots name stop no copy where they are lost: as with such roots themselves, verify says so of both.
+    """
     found = dict.fromkeys(roots.group_keys(root), roots.GROUP_BYTES)
     committed = {}
+    notes: dict[str, str] = {}
     for generation in range(1, root.generation + 1):
         key = layout.root_key(generation)
         data = origin.read(key)
         if data is None:
             continue  # verify says so of both stores; the newest root, which is here, names all that is needed
         each = Root.from_bytes(data, key)
-        for digest in (each.meta.statistics, each.meta.skipped, each.meta.views):
+        for digest in (each.meta.statistics, each.meta.skipped):
             if digest is not None:
                 found[layout.meta_key(digest)] = roots.document_bytes(origin, digest)
+        if each.meta.views is not None and layout.meta_key(each.meta.views) not in found:
+            views = layout.meta_key(each.meta.views)
+            document = origin.read(views)
+            if document is not None and canonical.sha256_hex(document) == each.meta.views:
+                found[views] = document  # also views that this version cannot read: bytes are copied
+            elif each.meta.views != root.meta.views:
+                notes[views] = (
+                    f"{views} is damaged and was not copied: views of generation {generation}, which is superseded"
+                )
+            else:
+                views_in(origin, root)  # raises
         committed[key] = data
-    return found | committed
+    return found | committed, tuple(notes.values())

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from vla_store.errors import DestinationExists, OptionError, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
-from vla_store.format.schema import PartEntry, Root, check_key
+from vla_store.format.json_reader import check_key
+from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
 from vla_store.manage.place import Place, place_at

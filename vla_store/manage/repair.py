@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class RepairReport:
     sound: bool
 
 
+class _ViewsLost(StoreDamaged):
+    """Views that nothing tells of any more."""
+
+
 def repair_store(
     store: str | os.PathLike[str],
     sources: str | Path | EpisodeSource | Sources,
@@ -68,6 +72,7 @@ def repair_store(
     if isinstance(sources, (str, Path, EpisodeSource)):
         sources = [sources]
     repaired: list[str] = []
+    lost: StoreDamaged | None = None  # views, which stop nothing else
     try:
         require_writable(place)
         # Damage can hide damage: with a listing restored, its objects can be checked.
@@ -77,8 +82,13 @@ def repair_store(
             if not damaged:
                 break
             talk(f"{len(damaged)} objects to repair")
-            repaired += _repair(place, damaged, sources, talk)
+            done, lost = _repair(place, damaged, sources, talk)
+            repaired += done
+            if not done:
+                break
         place.settle()
+        if lost is not None:
+            raise lost.at(repaired=f"{len(repaired)} other objects" if repaired else None)
     except VlaStoreError:
         raise
     except (OSError, MemoryError) as error:
@@ -86,8 +96,11 @@ def repair_store(
     return RepairReport(place.url, tuple(repaired), verify_store(place.url).sound)
 
 
-def _repair(place: Place, damaged: list[str], sources: Sources, talk: Callable[[str], None]) -> Iterable[str]:
-    """Restore what can be restored now; the keys that were. What depends on other objects comes after them."""
+def _repair(
+    place: Place, damaged: list[str], sources: Sources, talk: Callable[[str], None]
+) -> tuple[list[str], StoreDamaged | None]:
+    """Restore what can be restored now; the keys that were, and an error on views that cannot be. What depends on other objects
+    comes after them."""
     root = _newest_sound_root(place)
     copies = {layout.ROOT_KEY, layout.root_key(root.generation)}
     done: list[str] = []
@@ -102,13 +115,17 @@ def _repair(place: Place, damaged: list[str], sources: Sources, talk: Callable[[
         keys = [key for key in damaged if key.startswith(f"{entry.path}/")]
         if keys:
             done += _repair_part(place, root, entry, keys, sources, talk)
+    lost = None
     for key in damaged:
         if key.startswith("meta/"):
-            done += _restore_meta(place, root, key, sources)
+            try:
+                done += _restore_meta(place, root, key, sources)
+            except _ViewsLost as error:
+                lost = error
     for key in sorted(damaged, reverse=True):  # the newest first: each names the one before it
         if key.startswith("roots/") and key not in copies:
             done += _restore_superseded(place, root, key)
-    return done
+    return done, lost
 
 
 # Roots and small documents
@@ -248,11 +265,17 @@ def _restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[
                 if sha256_hex(data) == each.meta.views:
                     place.write(key, data)
                     return [key]
-            raise StoreDamaged(
+            is_current = each.meta.views == root.meta.views
+            raise _ViewsLost(
                 "a document of views cannot be restored: what they were is written nowhere else",
                 object=key,
                 store=place.url,
-                hint="restore it from a copy of the store; else `vla-store views remove STORE --all`, and add them again",
+                hint="samples that name no view are not touched. Restore the object from a copy of the store; "
+                + (
+                    "else `vla-store views remove STORE --all`, and add them again"
+                    if is_current
+                    else f"only handles and digests of generation {generation} and before still miss it"
+                ),
             )
     raise StoreDamaged(
         "a document cannot be restored from this source",
@@ -270,7 +293,7 @@ def _views_documents(place: Place, root: Root) -> Iterator[bytes]:
         if digest is None or digest == root.meta.views:
             continue
         try:
-            found = views_of(roots.read_document(place, digest), MAX_ROWS, layout.meta_key(digest))
+            found = views_of(place.read(layout.meta_key(digest)), digest, MAX_ROWS)
         except DataError:
             continue
         views = {

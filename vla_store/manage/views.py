@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, VlaStoreError, machine_error
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import (
@@ -166,7 +166,10 @@ def views_in(place: Place, root: Root) -> dict[str, View]:
     """The views of a root. Raises StoreDamaged."""
     if root.meta.views is None:
         return {}
-    return views_of(roots.read_document(place, root.meta.views), root.rows, layout.meta_key(root.meta.views))
+    try:
+        return views_of(place.read(layout.meta_key(root.meta.views)), root.meta.views, root.rows)
+    except StoreDamaged as error:
+        raise error.at(store=place.url) from None
 
 
 # Computing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import operator
 import os
@@ -21,7 +22,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
 from vla_store.reader.columns import Column
-from vla_store.reader.fetch import Fetcher, Location, keep, locate, read_document
+from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, keep, locate, read_document
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part
 from vla_store.reader.shards import Opened
@@ -136,8 +137,11 @@ class Store:
     def array_nbytes(self) -> Mapping[str, int]:
         """The same by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
         meta = self._root.meta
-        keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
+        keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped) if each]
         found = {"": len(self._root.to_bytes()) + sum(self._fetcher.size(key) for key in keys)}
+        if meta.views:
+            with contextlib.suppress(ObjectMissing):  # no sample needs it, and `views` says that it is lost
+                found[""] += self._fetcher.size(layout.meta_key(meta.views))
         for entry in self._root.parts:
             key = f"{entry.path}/{layout.LISTING}"
             listing = read_document(self._fetcher, key, MAX_DOCUMENT_BYTES)
@@ -213,11 +217,20 @@ class Store:
 
     @lazily
     def views(self) -> Mapping[str, View]:
-        """Named choices of steps that were recorded in the store, by name: `Samples(store, view=name)`."""
+        """Named choices of steps that were recorded in the store, by name: `Samples(store, view=name)`.
+
+        Raises StoreDamaged where their document is: no sample without a view needs it."""
         if self._root.meta.views is None:
             return MappingProxyType({})
-        document = self._meta(self._root.meta.views)
-        return MappingProxyType(views_of(document, self.rows, layout.meta_key(self._root.meta.views)))
+        digest = self._root.meta.views
+        try:
+            data = read_document(self._fetcher, layout.meta_key(digest), MAX_DOCUMENT_BYTES)
+        except ObjectMissing:
+            data = None
+        try:
+            return MappingProxyType(views_of(data, digest, self.rows))
+        except StoreDamaged as error:
+            raise error.at(store=self.url) from None
 
     @lazily
     def skipped(self) -> tuple[Skipped, ...]:
