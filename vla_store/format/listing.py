@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
+from vla_store.format.json_reader import HEX_DIGEST, check_key
 from vla_store.format.layout import LISTING
-from vla_store.format.schema import HEX_DIGEST, check_key
 
 
 @dataclass(frozen=True)

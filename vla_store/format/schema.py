@@ -18,6 +18,7 @@ from vla_store.errors import SourceError, StoreDamaged, UnsupportedStore
 from vla_store.format import arrays, canonical, layout, predictions
 from vla_store.format.codecs import BLOSC_CNAMES, Codec
 from vla_store.format.digests import NO_DIGEST
+from vla_store.format.json_reader import JsonReader, check_key
 
 FORMAT_VERSION = 1
 
@@ -28,8 +29,6 @@ MAX_PARTS = 1 << 20
 MAX_FIELDS = 256
 MAX_ROWS = 1 << 40
 MAX_PART_ROWS = 2**31 - 1
-MAX_KEY_BYTES = 1024
-MAX_TEXT = 200
 
 NUMERIC_DTYPES = (
     "bool",
@@ -52,9 +51,6 @@ TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attr
 
 # `attributes`, were it ragged, would have the column attributes_start a second time.
 _FIELD_NAME = re.compile(r"(?!__|attributes\Z)[A-Za-z0-9_-]{1,64}\Z")
-_PATH_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,255}\Z")
-_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)
@@ -217,14 +213,14 @@ class PartDocument:
     @classmethod
     def from_zarr_json(cls, data: bytes, name: str) -> PartDocument:
         """The document in a part's zarr.json. Raises StoreDamaged, UnsupportedStore."""
-        read = _Reader(_vla_store_attribute(data, name, MAX_DOCUMENT_BYTES), name)
+        read = JsonReader(_vla_store_attribute(data, name, MAX_DOCUMENT_BYTES), name)
         fields = read.get("fields", dict)
         read.check(0 < len(fields) <= MAX_FIELDS, f"1 to {MAX_FIELDS} fields", f"{len(fields)}")
         made = cls(
             plan=read.get("plan", dict),
-            tasks=tuple(_task(_Reader(each, name)) for each in read.get("tasks", list)),
-            sources=tuple(_source(_Reader(each, name)) for each in read.get("sources", list)),
-            fields={key: _field(key, _Reader(each, name)) for key, each in fields.items()},
+            tasks=tuple(_task(JsonReader(each, name)) for each in read.get("tasks", list)),
+            sources=tuple(_source(JsonReader(each, name)) for each in read.get("sources", list)),
+            fields={key: _field(key, JsonReader(each, name)) for key, each in fields.items()},
         )
         tasks = {(each.suite, each.name) for each in made.tasks}
         sources = {(each.suite, each.file) for each in made.sources}
@@ -315,17 +311,17 @@ class Root:
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Root:
         """The root in such a file, its digest checked. Raises StoreDamaged, UnsupportedStore."""
-        read = _Reader(_vla_store_attribute(data, name, MAX_ROOT_BYTES), name)
+        read = JsonReader(_vla_store_attribute(data, name, MAX_ROOT_BYTES), name)
         parts = read.get("parts", list)
         read.check(0 < len(parts) <= MAX_PARTS, f"1 to {MAX_PARTS} parts", f"{len(parts)}")
-        fields, meta = read.get("fields", dict), _Reader(read.get("meta", dict), name)
+        fields, meta = read.get("fields", dict), JsonReader(read.get("meta", dict), name)
         read.check(0 < len(fields) <= MAX_FIELDS, f"1 to {MAX_FIELDS} fields", f"{len(fields)}")
         root = cls(
             generation=read.count("generation", 99_999_999, 1),
             parent=read.digest("parent", optional=True),
             fingerprint=read.digest("fingerprint") or "",
-            parts=tuple(_part_entry(_Reader(each, name)) for each in parts),
-            fields={key: _root_field(key, _Reader(each, name)) for key, each in fields.items()},
+            parts=tuple(_part_entry(JsonReader(each, name)) for each in parts),
+            fields={key: _root_field(key, JsonReader(each, name)) for key, each in fields.items()},
             meta=Meta(*(meta.digest(key, optional=True) for key in ("statistics", "skipped", "views"))),
             digest=read.digest("digest") or "",
         )
@@ -354,13 +350,6 @@ def check_field_names(names: list[str], **places: Any) -> None:
         other = seen.setdefault(name.lower(), name)
         if other != name:
             raise SourceError("two datasets would have the same field name", **places, found=f"{other} and {name}")
-
-
-def check_key(key: str, name: str) -> str:
-    """The key, if it is a relative path that stays below where it is used. Raises StoreDamaged."""
-    if len(key) > MAX_KEY_BYTES or not all(_PATH_SEGMENT.match(segment) for segment in key.split("/")):
-        raise StoreDamaged("a key leaves the store", object=name, found=repr(key)[:200])
-    return key
 
 
 def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, Any]:
@@ -396,81 +385,12 @@ def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, A
     return document
 
 
-class _Reader:
-    """Takes typed values out of one JSON object, or raises StoreDamaged naming the object and the key."""
-
-    def __init__(self, value: Any, name: str) -> None:
-        self.name = name
-        self.check(isinstance(value, dict), "an object", type(value).__name__)
-        self.value: dict[str, Any] = value
-
-    def check(self, holds: bool, expected: str, found: object) -> None:
-        if not holds:
-            raise StoreDamaged(
-                "a document of the store is not as the format says", object=self.name, expected=expected, found=found
-            )
-
-    def get(self, key: str, kind: type) -> Any:
-        value = self.value.get(key)
-        self.check(type(value) is kind, f"{key}: {kind.__name__}", repr(value)[:100])
-        return value
-
-    def count(self, key: str, most: int, least: int = 0) -> int:
-        value: int = self.get(key, int)
-        self.check(least <= value <= most, f"{key}: {least} to {most}", value)
-        return value
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value: str = self.get(key, str)
-        self.check(value in allowed, f"{key}: one of {', '.join(allowed)}", repr(value)[:100])
-        return value
-
-    def word(self, key: str) -> str:
-        """A name that a newer writer may have added to: short, and safe to print."""
-        value: str = self.get(key, str)
-        self.check(bool(_WORD.match(value)), f"{key}: 1 to 64 of A-Z a-z 0-9 . _ -", repr(value)[:100])
-        return value
-
-    def text(self, key: str) -> str:
-        """A short text, safe to print."""
-        value: str = self.get(key, str)
-        self.check(
-            0 < len(value) <= MAX_TEXT and value.isprintable(), f"{key}: 1 to {MAX_TEXT} printable", repr(value)[:100]
-        )
-        return value
-
-    def words(self, key: str) -> tuple[str, ...]:
-        values = self.get(key, list)
-        sound = len(values) <= 16 and all(type(each) is str and _WORD.match(each) for each in values)
-        self.check(sound, f"{key}: at most 16 names", repr(values)[:100])
-        return tuple(values)
-
-    def digest(self, key: str, optional: bool = False) -> str | None:
-        if optional and self.value.get(key, "") is None:
-            return None
-        value: str = self.get(key, str)
-        self.check(bool(HEX_DIGEST.match(value)), f"{key}: 64 hex digits", repr(value)[:100])
-        return value
-
-    def shape(self) -> tuple[int | None, ...]:
-        axes = self.get("shape", list)
-        sound = len(axes) <= 8 and all(
-            axis is None or (type(axis) is int and 0 < axis <= MAX_FRAME_BYTES) for axis in axes
-        )
-        self.check(
-            sound and math.prod(axis or 1 for axis in axes) <= MAX_FRAME_BYTES,
-            "shape: at most 8 axes and 256 MiB a step",
-            repr(axes)[:100],
-        )
-        return tuple(axes)
-
-
-def _task(read: _Reader) -> Task:
+def _task(read: JsonReader) -> Task:
     instruction = None if read.value.get("instruction") is None else read.get("instruction", str)
     return Task(read.get("suite", str), read.get("name", str), read.get("text", str), instruction)
 
 
-def _source(read: _Reader) -> Source:
+def _source(read: JsonReader) -> Source:
     span = read.get("attributes", list)
     read.check(
         len(span) == 2 and all(type(n) is int and n >= 0 for n in span), "attributes: [start, bytes]", repr(span)[:100]
@@ -485,9 +405,9 @@ def _source(read: _Reader) -> Source:
     )
 
 
-def _field(name: str, read: _Reader) -> Field:
+def _field(name: str, read: JsonReader) -> Field:
     read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
-    codec = _Reader(read.get("codec", dict), read.name)
+    codec = JsonReader(read.get("codec", dict), read.name)
     named = Codec(
         codec.word("name"),
         *((codec.word("cname"), codec.count("clevel", 9)) if codec.value.get("name") == "blosc" else ()),
@@ -496,7 +416,7 @@ def _field(name: str, read: _Reader) -> Field:
         name,
         read.word("kind"),
         read.word("dtype"),
-        read.shape(),
+        _shape(read),
         read.word("role"),
         named,
         read.words("prediction"),
@@ -544,12 +464,23 @@ def _field(name: str, read: _Reader) -> Field:
     return made
 
 
-def _part_entry(read: _Reader) -> PartEntry:
+def _shape(read: JsonReader) -> tuple[int | None, ...]:
+    axes = read.get("shape", list)
+    sound = len(axes) <= 8 and all(axis is None or (type(axis) is int and 0 < axis <= MAX_FRAME_BYTES) for axis in axes)
+    read.check(
+        sound and math.prod(axis or 1 for axis in axes) <= MAX_FRAME_BYTES,
+        "shape: at most 8 axes and 256 MiB a step",
+        repr(axes)[:100],
+    )
+    return tuple(axes)
+
+
+def _part_entry(read: JsonReader) -> PartEntry:
     path = check_key(read.get("path", str), read.name)
     rows = read.count("rows", MAX_PART_ROWS, 1)
     return PartEntry(path, rows, read.count("episodes", rows, 1), read.digest("listing") or "")
 
 
-def _root_field(name: str, read: _Reader) -> RootField:
+def _root_field(name: str, read: JsonReader) -> RootField:
     read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
-    return RootField(read.word("kind"), read.word("dtype"), read.shape())
+    return RootField(read.word("kind"), read.word("dtype"), _shape(read))
