@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loader.serving import memfds
+from loader.serving import memfds, rings_of
 
 from vla_store.errors import MachineError
 from vla_store.loader import ring as ring_module
@@ -72,10 +73,22 @@ def test_memory_of_a_lease_outlives_the_ring(ring: Ring) -> None:
     assert (lease == 7).all()
 
 
+def test_a_slot_comes_back_without_python_code_that_a_ctrl_c_could_find(ring: Ring) -> None:
+    """KeyboardInterrupt raised in a finalizer is printed and dropped: the training would go on."""
+    lease = ring.lease(ring.acquire(), 100)
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        del lease
+    finally:
+        sys.setprofile(None)
+    assert ring.unheld == 4
+    assert called == []
+
+
 def test_a_ring_has_no_name_in_any_folder_and_leaves_nothing() -> None:
-    before = set(Path("/dev/shm").iterdir())
     ring = Ring(3, 4_096)
-    assert set(Path("/dev/shm").iterdir()) == before
+    assert os.fstat(ring.fd).st_nlink == 0
     name = name_of(ring)
     assert name in memfds()
     ring.close()
@@ -101,6 +114,18 @@ def test_too_little_memory_is_an_error_with_numbers_and_what_to_change() -> None
     assert "needed     150994944 MiB: 9 batches of 16777216 MiB" in text
     assert "available  " in text
     assert "smaller batch_size or fewer workers" in text
+
+
+def test_a_ring_that_was_interrupted_in_its_making_leaves_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = rings_of(os.getpid())
+    monkeypatch.setattr(ring_module, "_touch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Ring(3, 4_096)
+    gc.collect()
+    assert rings_of(os.getpid()) <= before
 
 
 LIMITED = """

@@ -147,7 +147,11 @@ class Batches:
         self.wake()
         with self.lock:
             if self._crew is not None:
-                self._crew.cancel()
+                try:
+                    self._crew.cancel()
+                except BaseException:
+                    self.dismiss()  # a Ctrl-C in the middle: which slots are free is not known any more
+                    raise
         return BatchStream(self, current, convert)
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 from vla_store.errors import MachineError
 
 PAGE = mmap.PAGESIZE
+PIECE = 32 << 20
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -40,26 +41,32 @@ class Ring:
         self.fd = _anonymous_file(f"vla_store-{uuid.uuid4().hex}")
         try:
             os.ftruncate(self.fd, nbytes)
-            # Backed by memory now: a page that is missing later would be a SIGBUS in the middle of an epoch.
+            # Backed by memory now: a page that is missing later would be a SIGBUS in the middle of an epoch. In pieces, because
+            # a signal (of a profiler's timer) makes older kernels begin such a call again.
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.fd, 0, nbytes)
+                for start in range(0, nbytes, PIECE):
+                    os.posix_fallocate(self.fd, start, min(PIECE, nbytes - start))
             self._map = mmap.mmap(self.fd, nbytes)
+            _touch(self._map)
         except (OSError, ValueError, OverflowError, MemoryError) as error:
-            os.close(self.fd)
-            self.fd = -1
+            self.close()
             raise _too_little(nbytes, slots, found=getattr(error, "strerror", None) or error) from None
-        _touch(self._map)
-        self._pid = os.getpid()
+        except BaseException:  # Ctrl-C: all that memory would stay with the descriptor
+            self.close()
+            raise
         self._free: deque[int] = deque(range(slots))
         self._busy = 0
+        self._leased: dict[int, _Lease] = {}
+        self._returned: deque[_Lease] = deque()
 
     @property
     def unheld(self) -> int:
         """How many slots the consumer does not hold."""
-        return len(self._free) + self._busy
+        return len(self._free) + len(self._returned) + self._busy
 
     def acquire(self) -> int | None:
         """A free slot, or None."""
+        self._take_back()
         try:  # the one that came back last: it may still be in the processor's cache
             slot = self._free.pop()
         except IndexError:
@@ -69,6 +76,7 @@ class Ring:
 
     def release(self, slot: int) -> None:
         """Give back a slot that was acquired."""
+        self._take_back()
         self._busy -= 1
         self._free.append(slot)
 
@@ -81,12 +89,12 @@ class Ring:
         """The first bytes of an acquired slot as an array; the slot is free again when it and every view of it are gone.
 
         The base of this array is a memoryview, not an array: NumPy lets views of views refer to the last *array* of the chain,
-        so that every view keeps exactly this object alive, and its finalizer cannot fire early.
+        so that every view keeps exactly this object alive, and its callback cannot come early.
         """
         view = memoryview(self._map)[slot * self.slot_nbytes : slot * self.slot_nbytes + nbytes]
         lease = np.frombuffer(view, np.uint8)
-        finalizer = weakref.finalize(lease, _returned, self._free, slot, self._pid)
-        finalizer.atexit = False
+        made = self._leased[slot] = _Lease(lease, self._returned.append)
+        made.slot = slot
         self._busy -= 1
         return lease
 
@@ -94,11 +102,25 @@ class Ring:
         """The first bytes of a slot, for copying them out before it is released."""
         return np.frombuffer(self._map, np.uint8, nbytes, slot * self.slot_nbytes)
 
+    def _take_back(self) -> None:
+        while self._returned:
+            slot = self._returned.popleft().slot
+            del self._leased[slot]
+            self._free.append(slot)
+
     def close(self) -> None:
         """Close the descriptor. The memory stays as long as a lease does."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class _Lease(weakref.ref):  # type: ignore[type-arg]
+    """Of a slot. Its callback may come anywhere, in any thread, also inside garbage collection, and must run no Python code:
+    Python would drop a Ctrl-C that finds it there."""
+
+    __slots__ = ("slot",)
+    slot: int
 
 
 class RingView:
@@ -156,12 +178,6 @@ def _cgroups() -> list[tuple[Path, str, str, str]]:
         here = root / inside.strip("/")
         found += [(folder, *names) for folder in (here, *here.parents) if folder.is_relative_to(root)]
     return found
-
-
-def _returned(free: deque[int], slot: int, pid: int) -> None:
-    # Runs inside garbage collection, in any thread: no lock, no allocation to speak of. A forked child's copy is not a return.
-    if os.getpid() == pid:
-        free.append(slot)
 
 
 def _too_little(nbytes: int, slots: int, **found: Any) -> MachineError:
