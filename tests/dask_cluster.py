@@ -34,10 +34,10 @@ class Cluster:
         self.processes: list[subprocess.Popen[bytes]] = []
         self._file = self.folder / "scheduler.json"
         self._start("dask_scheduler", "--port", "0")
-        while not self._file.exists():
+        while not (said := self._said()):
             assert self.processes[0].poll() is None, self.log
             time.sleep(0.05)
-        self.address = json.loads(self._file.read_text())["address"]
+        self.address = said["address"]
         for _ in range(self.workers):
             self.add_worker()
         return self
@@ -51,6 +51,14 @@ class Cluster:
         """One more, with one thread and nobody who would start it again."""
         place = self.folder / f"worker{len(self.processes)}"
         return self._start("dask_worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(place))
+
+    def _said(self) -> dict[str, str]:
+        """What the scheduler wrote of itself; nothing until that is whole: it writes into the file that is looked for."""
+        try:
+            found: dict[str, str] = json.loads(self._file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
 
     @property
     def log(self) -> str:

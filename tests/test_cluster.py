@@ -157,7 +157,7 @@ def test_a_cluster_without_workers_is_not_waited_for_without_end(
 ) -> None:
     from vla_store.builder import executors
 
-    monkeypatch.setattr(executors, "ANSWER_S", 2)
+    monkeypatch.setattr(executors, "WORKERS_S", 0.5)
     with Cluster(tmp_path, workers=0) as cluster, pytest.raises(MachineError) as caught:
         build_store([tiny_source], tmp_path / "x.vla", scheduler=cluster.address)
     text = cli.error_text(caught.value)

@@ -26,6 +26,7 @@ AUTO = "auto"
 # Python's lock lets threads use 1.6 of two cores where processes use 1.8, which repays their start from about here on.
 PROCESSES_FROM_NBYTES = 1 << 30  # of the source, for each worker
 ANSWER_S = 20
+WORKERS_S = 20
 LOST_S = 60
 WATCH_S = 1.0
 
@@ -164,7 +165,7 @@ def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None]
         raise MachineError("the scheduler does not answer", scheduler=address, found=str(error)[:200]) from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=ANSWER_S)
+            client.wait_for_workers(1, timeout=WORKERS_S)
         except TimeoutError:
             raise MachineError(
                 "the scheduler has no workers", scheduler=address, hint=f"start some: dask worker {address}"
@@ -193,6 +194,7 @@ def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None]
                     future.add_done_callback(ended.put)
                     watch.look()
                     continue
+                watch.seen()
                 on_receipt(receipt)
                 left -= 1
         except (CancelledError, CommClosedError, KilledWorker, ImportError) as error:
@@ -214,13 +216,17 @@ class _Watch:
 
     def __init__(self, client: Any, address: str) -> None:
         self._client, self._address = client, address
+        self.seen()
+
+    def seen(self) -> None:
+        """Somebody works."""
         self._last_seen = time.monotonic()
 
     def look(self) -> None:
         """Raises MachineError once there has been no worker, or no scheduler, for a while: who restarts them has some time."""
         with contextlib.suppress(OSError, TimeoutError):
             if self._client.nthreads():
-                self._last_seen = time.monotonic()
+                self.seen()
         if time.monotonic() - self._last_seen > LOST_S:
             raise MachineError(
                 "nobody is left in the cluster",
