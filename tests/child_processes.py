@@ -19,7 +19,7 @@ import numpy as np
 METHODS = ("fork", "spawn", "forkserver")
 
 
-def in_processes(method: str, jobs: Sequence[tuple[Any, ...]], timeout_s: float = 60) -> list[Any]:
+def in_processes(method: str, jobs: Sequence[tuple[Any, ...]], timeout_s: float = 120) -> list[Any]:
     """What each (function, *arguments) gives, each run in a process of its own, all at once.
 
     A process that does not answer in time, or dies, fails the test; none is left behind.

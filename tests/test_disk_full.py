@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import subprocess
@@ -44,6 +45,14 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", point], check=True)
 
 
+def emptied(point: Path) -> Path:
+    """The file system without a file, and without what a map that waits for the collector still holds of it."""
+    for path in list(point.iterdir()):
+        shutil.rmtree(path)
+    gc.collect()
+    return point
+
+
 def blocks(folder: Path) -> int:
     """What a folder takes of a tmpfs, in kB."""
     return sum(-(-path.stat().st_size // 4096) * 4 for path in folder.rglob("*") if path.is_file())
@@ -54,9 +63,7 @@ def check_builds(disk: Callable[[str], Path], folder: Path, rounds: int) -> int:
     reference = digests(store_tools.built(folder / "reference.vla", [FIRST]))
     most, draw, full = blocks(folder / "reference.vla"), random.Random("disk full"), 0
     for number in range(rounds):
-        point = disk("64m")
-        for path in list(point.iterdir()):
-            shutil.rmtree(path)
+        point = emptied(disk("64m"))
         room = draw.randrange(4, most, 4)
         disk(f"{room}k")
         try:
@@ -80,9 +87,7 @@ def check_appends(disk: Callable[[str], Path], folder: Path, rounds: int) -> int
     least, most = blocks(first), 2 * blocks(folder / "two.vla")
     draw, full = random.Random("append"), 0
     for number in range(rounds):
-        point = disk("64m")
-        for path in list(point.iterdir()):
-            shutil.rmtree(path)
+        point = emptied(disk("64m"))
         store = Path(shutil.copytree(first, point / "x.vla"))
         room = draw.randrange(least, (least + most) // 2, 4)
         disk(f"{room}k")

@@ -175,6 +175,7 @@ def in_terminal(
         os.close(theirs)
         data = b""
         while True:
+            has_ended = process.poll() is not None  # before looking: what it wrote last is there then
             ready, _, _ = select.select([ours], [], [], 0.1)
             if ready:
                 try:
@@ -184,7 +185,7 @@ def in_terminal(
                 if not piece:
                     break
                 data += piece
-            elif process.poll() is not None:
+            elif has_ended:
                 break
         os.close(ours)
     return process.wait(), data.decode()

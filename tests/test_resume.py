@@ -81,24 +81,26 @@ def unfinished(source: Path, store: Path, after: int = 5) -> Path:
 
 # Killed
 
-# Runs builds in forks of one process, so that each costs no interpreter. A build kills itself just before its n-th call
-# that changes the disk; then the same build runs undisturbed. Prints a line of JSON for each n.
+# Runs builds in forks of one process, so that each costs no interpreter. A build kills itself just after its n-th call
+# that changed the disk; then the same build runs undisturbed. Prints a line of JSON for each n.
 CRASH = """
-import json, os, shutil, signal, sys
+import json, os, shutil, signal, sys, threading
 import distributed.client, dask.local, dask.callbacks, zarr  # what a build imports on its way
 from vla_store.builder import build_store
 source, store, *numbers = sys.argv[1:]
 CALLS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link")
 
 def build(crash_at):
-    count = 0
+    count, lock = 0, threading.Lock()
     def counted(real):
         def call(*arguments, **options):
             nonlocal count
-            count += 1
-            if count == crash_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
+            done = real(*arguments, **options)  # one that failed changed nothing: of two threads that make a folder, one does
+            with lock:
+                count += 1
+                if count == crash_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return done
         return call
     for name in CALLS:
         setattr(os, name, counted(getattr(os, name)))
@@ -227,7 +229,8 @@ def kill_and_resume(source: Path, store: Path, shares: list[float], *options: st
         process = start("build", source, store, *options)
         while process.poll() is None and nbytes_below(Path(f"{store}.partial")) < share * whole:
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it was faster
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if store.exists():
             break
@@ -268,6 +271,29 @@ def encodes_pictures(partial: Path) -> bool:
     )
 
 
+@contextlib.contextmanager
+def held_while_it_encodes(process: subprocess.Popen[str], partial: Path) -> Iterator[None]:
+    """The command stands still in the middle of its pictures, and then goes on: however fast it is, and whoever else is at work."""
+    while True:
+        assert process.poll() is None, process.communicate()
+        os.kill(process.pid, signal.SIGSTOP)
+        wait_until_stopped(process.pid)
+        if encodes_pictures(partial):
+            break
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def wait_until_stopped(pid: int) -> None:
+    """Until it stands still: a signal takes its time."""
+    while psutil.Process(pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+        time.sleep(0.001)
+
+
 def test_a_receipt_or_an_object_that_was_lost_is_made_again(
     tiny_source: Path, tmp_path: Path, reference: dict[str, str]
 ) -> None:
@@ -305,9 +331,8 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_the_same_command_does(
     arguments = ("build", demos / "libero/libero_goal", tmp_path / "x.vla", "--executor", executor, "--workers", "2")
     process = start(*arguments)
     partial = tmp_path / "x.vla.partial"
-    while process.poll() is None and not encodes_pictures(partial):
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+    with held_while_it_encodes(process, partial):
+        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
     out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130, err
     assert "interrupted; the same command resumes the build" in err
@@ -516,10 +541,9 @@ def test_a_worker_process_that_dies_is_said_and_the_same_build_resumes(tmp_path:
 
 def test_workers_end_when_their_parent_is_killed(demos: Path, tmp_path: Path) -> None:
     process = start("build", demos / "libero/libero_goal", tmp_path / "x.vla", "--executor", "processes")
-    while process.poll() is None and not encodes_pictures(tmp_path / "x.vla.partial"):
-        time.sleep(0.01)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
+    with held_while_it_encodes(process, tmp_path / "x.vla.partial"):
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
     process.communicate()
     assert workers
     assert psutil.wait_procs(workers, timeout=LIMIT_S)[1] == []

@@ -21,10 +21,11 @@ def threads() -> Iterator[Threads]:
 class Counting:
     """Jobs that say how many of them have been made, and how many were at work at once."""
 
-    def __init__(self, count: int, fails_at: int = -1) -> None:
-        self.count, self.fails_at = count, fails_at
+    def __init__(self, count: int, fails_at: int = -1, meets: bool = False) -> None:
+        self.count, self.fails_at, self.meets = count, fails_at, meets
         self.made = self.working = self.most = self.done = 0
         self.lock = threading.Lock()
+        self.first_two = threading.Barrier(2)  # they are at work at once, or this breaks
 
     def jobs(self) -> Iterator[Callable[[], int]]:
         for number in range(self.count):
@@ -35,6 +36,8 @@ class Counting:
         with self.lock:
             self.working += 1
             self.most = max(self.most, self.working)
+        if number < 2 and self.meets:
+            self.first_two.wait(60)
         time.sleep(0.001 * (number % 5))  # so that later ones end earlier
         with self.lock:
             self.working -= 1
@@ -45,7 +48,7 @@ class Counting:
 
 
 def test_results_come_in_the_order_of_the_jobs_whoever_runs_them(threads: Threads) -> None:
-    counting = Counting(60)
+    counting = Counting(60, meets=True)
     assert list(threads.in_order(counting.jobs())) == list(range(60))
     assert 1 < counting.most <= 3
     assert list(one_by_one(Counting(9).jobs())) == list(range(9))

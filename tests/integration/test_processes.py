@@ -141,7 +141,7 @@ def test_a_forked_process_does_not_wait_for_an_event_loop_that_stayed_with_its_p
     held = fsspec.asyn.iothread[0], fsspec.asyn.loop[0]
     assert held[0] is not None
     assert held[0].is_alive()
-    assert in_processes("fork", [(digest_as_old_fsspec, used, NUMBERS, *held)], timeout_s=20) == [expected]
+    assert in_processes("fork", [(digest_as_old_fsspec, used, NUMBERS, *held)]) == [expected]
 
 
 def test_many_threads_read_one_set_of_samples_at_once(make: Make, wide_store: Path) -> None:

@@ -552,9 +552,10 @@ def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_leaves_no_slot_in_
     batches = Batches(first_rows(store, 40), batch_size=8, workers=2)
     stream = iter(batches)
     next(stream)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(crew_module.Crew, "cancel", interrupted)
-        iter(batches)
+        with pytest.raises(KeyboardInterrupt):
+            iter(batches)
     assert not own_workers()
     assert [row for rows in served(iter(batches)) for row in rows] == order(40, 1)
     batches.close()

@@ -260,10 +260,10 @@ def test_a_create_that_fails_before_storage_did_it_is_an_error_and_the_store_as_
 
 # Killed
 
-# Appends in forks of one process; each kills itself before its n-th call that changes the disk. Then the old store must be
+# Appends in forks of one process; each kills itself after its n-th call that changed the disk. Then the old store must be
 # sound, and the same append must finish. Prints a line of JSON for each n.
 CRASH = """
-import json, os, shutil, signal, sys
+import json, os, shutil, signal, sys, threading
 import distributed.client, dask.local, dask.callbacks, zarr
 from vla_store.audit import verify_store
 from vla_store.manage.append import append_store
@@ -273,14 +273,16 @@ def forked(crash_at):
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        count = 0
+        count, lock = 0, threading.Lock()
         def counted(real):
             def call(*arguments, **options):
                 nonlocal count
-                count += 1
-                if count == crash_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*arguments, **options)
+                done = real(*arguments, **options)  # one that failed changed nothing: of two threads that make a folder, one does
+                with lock:
+                    count += 1
+                    if count == crash_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return done
             return call
         for name in ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link"):
             setattr(os, name, counted(getattr(os, name)))
