@@ -61,7 +61,8 @@ class Case:
 
 def residuals(demos: Path, frames: int | None) -> dict[str, np.ndarray]:
     """Camera -> (N, H, W, C) of what `fast` encodes; every n-th frame where not all are wanted."""
-    from vla_store.builder.scan import find_sources, scan_sources
+    from vla_store.builder.find import find_sources
+    from vla_store.builder.scan import scan_sources
     from vla_store.format import predictions
 
     scan = scan_sources(find_sources([demos]))

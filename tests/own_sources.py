@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder import EpisodeInfo, FieldSpec, SourceInfo
+from vla_store.builder.find import find_sources
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
-from vla_store.builder.scan import find_sources, scan_sources
+from vla_store.builder.scan import scan_sources
 from vla_store.builder.sources import Array
 from vla_store.format.attributes import Attributes
 

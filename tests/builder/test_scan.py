@@ -1,4 +1,4 @@
-"""The scan: which sources there are, in which order, and whether they fit together."""
+"""The scan: in which order the sources stand, and whether they fit together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import tiny_libero
 from own_sources import FIELDS, Own
 
 from vla_store.builder import FieldSpec, SourceInfo
-from vla_store.builder.scan import Scan, find_sources, scan_sources
-from vla_store.errors import OptionError, SourceError, SourceNotFound
+from vla_store.builder.find import find_sources
+from vla_store.builder.scan import Scan, scan_sources
+from vla_store.errors import SourceError
 from vla_store.format.attributes import encode_value
 
 
@@ -56,24 +57,6 @@ def test_a_field_is_ragged_only_where_widths_differ(tiny_source: Path) -> None:
     one = scan_sources(find_sources([tiny_source / "libero_goal"])).fields["states"]
     assert not one.ragged
     assert one.shape == (12,)
-
-
-def test_a_source_is_a_path_or_an_object() -> None:
-    with pytest.raises(SourceNotFound):
-        find_sources(["nowhere"])
-    with pytest.raises(OptionError, match="methods of EpisodeSource"):
-        find_sources([42])  # type: ignore[list-item]
-    with pytest.raises(OptionError, match="nothing to build from"):
-        find_sources([])
-    own = Own()
-    assert find_sources([own]) == [own]
-
-
-@pytest.mark.parametrize(("name", "value"), [("orientation", "upright"), ("observation", "during")])
-def test_an_option_that_cannot_be_lists_those_that_can(tiny_source: Path, name: str, value: str) -> None:
-    with pytest.raises(OptionError) as caught:
-        find_sources([tiny_source], **{name: value})  # type: ignore[arg-type]
-    assert "allowed" in caught.value.places
 
 
 def with_fields(**changes: FieldSpec | None) -> dict[str, FieldSpec]:

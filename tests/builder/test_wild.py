@@ -23,9 +23,9 @@ from vla_store import OptionError, Samples, SourceError, open_store
 from vla_store.audit import verify_store
 from vla_store.builder import build_store, jpeg
 from vla_store.builder.cosmos import CosmosFile
+from vla_store.builder.find import find_sources
 from vla_store.builder.hdf5 import close_files
 from vla_store.builder.libero import LiberoFile
-from vla_store.builder.scan import find_sources
 from vla_store.cli import main
 from vla_store.errors import MachineError
 from vla_store.format.schema import Source

@@ -90,7 +90,7 @@ def _about_part(number: int, talk: Callable[[str], None]) -> Callable[[str], Non
 def _sources(
     against: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
 ) -> list[EpisodeSource]:
-    from vla_store.builder.scan import find_sources
+    from vla_store.builder.find import find_sources
 
     several = isinstance(against, Sequence) and not isinstance(against, str)
     return find_sources(against if several else [against], skip_bad=True)  # type: ignore[list-item,arg-type]

@@ -14,13 +14,14 @@ from vla_store.builder.commit import write_first_root, write_metadata, write_par
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.encode import Receipt, Task, make_tasks
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
+from vla_store.builder.find import Said, find_sources
 from vla_store.builder.hdf5 import close_files
 from vla_store.builder.journal import Journal
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
 from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
-from vla_store.builder.scan import Said, Scan, find_sources, scan_sources
+from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.shards import remove_temporaries, sync_folder
 from vla_store.builder.sources import EpisodeSource, Skipped, name_of
 from vla_store.errors import OptionError, VlaStoreError, machine_error

@@ -1,26 +1,21 @@
-"""The first look at everything a build is given: which sources there are, in which order, and whether they fit together.
+"""The first look into everything a build is given: in which order the sources stand, and whether they fit together.
 
 Headers, attributes and `actions` are read, no pictures. What is wrong is refused here, before any work starts.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_store.builder.cosmos import CosmosFile, is_cosmos, suite_of
-from vla_store.builder.hdf5 import EXTENSIONS, opened
-from vla_store.builder.libero import LiberoFile
 from vla_store.builder.sources import (
     EpisodeInfo,
     EpisodeSource,
@@ -31,7 +26,7 @@ from vla_store.builder.sources import (
     read_rows,
     reason_of,
 )
-from vla_store.errors import OptionError, SourceError, SourceNotFound, VlaStoreError, machine_error
+from vla_store.errors import SourceError, VlaStoreError
 from vla_store.format import canonical
 from vla_store.format.attributes import encode_attributes
 from vla_store.format.digests import episode_name
@@ -43,9 +38,6 @@ from vla_store.format.schema import (
     ORIENTATIONS,
     check_field_names,
 )
-
-# A convention that the caller states: for all sources, or by path (None: for the others).
-Said = str | Mapping[str | Path | None, str] | None
 
 DIFFERENT = "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad"
 
@@ -87,86 +79,6 @@ class Scan:
         return sum(len(each.info.episodes) for each in self.sources)
 
 
-def find_sources(
-    paths: Sequence[str | Path | EpisodeSource],
-    *,
-    orientation: Said = None,
-    observation: Said = None,
-    skip_bad: bool = False,
-) -> list[EpisodeSource]:
-    """The sources that paths stand for: HDF5 files, folders of them (suites) and folders of suites; objects as they are."""
-    orientations = _Convention("orientation", orientation, ORIENTATIONS)
-    observations = _Convention("observation", observation, OBSERVATIONS)
-    if not paths:
-        raise OptionError("nothing to build from", expected="at least one SOURCE")
-    found: list[EpisodeSource] = []
-    for each in paths:
-        if isinstance(each, EpisodeSource):
-            found.append(each)
-            continue
-        if not isinstance(each, (str, Path)):
-            raise OptionError(
-                "a source is a path, or has the methods of EpisodeSource: scan, read and attributes",
-                found=type(each).__qualname__,
-            )
-        path = Path(each)
-        try:
-            if not path.exists():
-                raise SourceNotFound("there is no such source", path=path)
-            if not path.is_file() and not path.is_dir():
-                raise SourceNotFound("a source is neither a file nor a folder", path=path)
-            files = [path] if path.is_file() else _hdf5_below(path)
-        except VlaStoreError:
-            raise
-        except OSError as error:
-            raise machine_error(error, "looking for sources", error.filename or path) from error
-        for file in files:
-            place = os.path.abspath(file)
-            found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad))
-    orientations.check_used()
-    observations.check_used()
-    return found
-
-
-class _Convention:
-    """What the caller says of sources: one value for all of them, or one by path of a file or a folder; None for the others."""
-
-    def __init__(self, name: str, given: Said, allowed: Sequence[str]) -> None:
-        self._name = name
-        by_path = given if isinstance(given, Mapping) else {None: given}
-        for value in by_path.values():
-            if value is not None and value not in allowed:
-                raise OptionError(f"{name} cannot be {value!r}", allowed=", ".join(allowed))
-        self._others = by_path.get(None)
-        self._by_path = {os.path.abspath(path): value for path, value in by_path.items() if path is not None}
-        self._used: set[str] = set()
-
-    def of(self, place: str) -> str | None:
-        """Of the file at an absolute path; the nearest folder above it counts."""
-        above = [path for path in self._by_path if place == path or place.startswith(path.rstrip(os.sep) + os.sep)]
-        self._used.update(above)
-        return self._by_path[max(above, key=len)] if above else self._others
-
-    def check_used(self) -> None:
-        for path in self._by_path:
-            if path not in self._used:
-                raise OptionError(
-                    f"{self._name} is said of a path that is no source and holds none",
-                    path=path,
-                    hint=f"--{self._name} PATH=VALUE takes the path of a SOURCE, or of a file or folder in one",
-                )
-
-
-def _file_source(place: str, orientation: str | None, observation: str | None, skip_bad: bool) -> EpisodeSource:
-    """The source that an HDF5 file is, by its layout. One that cannot be opened says why when it is scanned."""
-    # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
-    suite = Path(place).parent.name
-    with contextlib.suppress(VlaStoreError), opened(place) as file:
-        if is_cosmos(file):
-            return CosmosFile(place, suite_of(Path(place).name) or suite, orientation, observation, skip_bad)
-    return LiberoFile(place, suite, orientation, observation, skip_bad)
-
-
 def scan_sources(
     sources: Sequence[EpisodeSource], *, skip_bad: bool = False, talk: Callable[[str], None] | None = None
 ) -> Scan:
@@ -204,34 +116,6 @@ def scan_sources(
         raise errors[0]
     skipped.sort(key=lambda each: (each.suite.encode(), each.file.encode()))
     return Scan(tuple(scanned), _settle_ragged(scanned, expected.fields), tuple(skipped))
-
-
-def _hdf5_below(folder: Path) -> list[Path]:
-    def files_of(place: Path) -> list[Path]:
-        named = [each for each in place.iterdir() if each.suffix.lower() in EXTENSIONS and each.name[0] != "."]
-        for each in named:
-            if not each.exists():
-                raise SourceError(
-                    "a link that leads nowhere",
-                    file=each,
-                    expected=os.path.realpath(each),
-                    hint="a download may be incomplete; remove the link to build without it",
-                )
-        return sorted(each for each in named if each.is_file())
-
-    files = files_of(folder)
-    for suite in sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."):
-        files += files_of(suite)
-    if not files:
-        there = sorted(entry.name for entry in folder.iterdir())
-        raise SourceError(
-            "no demonstrations in the folder",
-            folder=folder,
-            expected=f"files *{' or *'.join(EXTENSIONS)} in it, or in folders one level below",
-            found=(", ".join(there[:8]) + (", ..." if len(there) > 8 else "")) or "an empty folder",
-            hint="this is a store, not a source" if {"zarr.json", "parts"} <= set(there) else "",
-        )
-    return files
 
 
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:

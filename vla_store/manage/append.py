@@ -18,7 +18,7 @@ from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
 from vla_store.builder.destination import is_store
-from vla_store.builder.scan import Said
+from vla_store.builder.find import Said
 from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout

@@ -24,10 +24,11 @@ from vla_store.audit import verify_store
 from vla_store.builder.commit import skipped_document, write_metadata, write_part, write_tables
 from vla_store.builder.encode import Receipt, make_tasks
 from vla_store.builder.executors import default_workers, run_tasks
+from vla_store.builder.find import find_sources
 from vla_store.builder.hdf5 import Hdf5Source
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
-from vla_store.builder.scan import find_sources, scan_sources
+from vla_store.builder.scan import scan_sources
 from vla_store.builder.sources import EpisodeSource
 from vla_store.errors import DataError, OptionError, SourceError, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
