@@ -235,9 +235,9 @@ def _view(name: str, value: Any, rows: int, key: str) -> View:
             raise ValueError("it keeps rows that it does not cover")
         counts = tuple(_count(each) for each in value["counts"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _bad(f"view {name!r}: {error}", None, key) from None
+        raise _bad(None, f"view {name!r}: {error}", key) from None
     if len({(each.suite, each.task) for each in counts}) != len(counts):
-        raise _bad(f"view {name!r} counts a task twice", None, key)
+        raise _bad(None, f"view {name!r} counts a task twice", key)
     told = (sum(each.steps for each in counts), sum(each.kept_steps for each in counts))
     if told != (rows_in(covered), rows_in(kept)):
         raise _bad(f"view {name!r}: its counts are not those of its rows", told, key)
@@ -258,12 +258,12 @@ def _count(value: Any) -> TaskCount:
     return TaskCount(value["suite"], value["task"], *numbers)
 
 
-def _bad(what: str, found: Any, key: str) -> StoreDamaged:
+def _bad(expected: str | None, found: Any, key: str) -> StoreDamaged:
     return StoreDamaged(
         "the views are not as the format says",
         object=key,
-        expected=what,
-        found=None if found is None else repr(found)[:200],
+        expected=expected,
+        found=(found if isinstance(found, str) else repr(found))[:200],
         hint=_WRITTEN_SO,
     )
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vla_store.errors import DestinationExists, VlaStoreError, machine_error
+from vla_store.errors import DestinationExists, StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
+from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
 from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
@@ -78,7 +79,11 @@ def _documents(origin: Place, root: Root) -> tuple[dict[str, bytes], tuple[str, 
             views = layout.meta_key(each.meta.views)
             document = origin.read(views)
             if document is not None and canonical.sha256_hex(document) == each.meta.views:
-                found[views] = document  # also views that this version cannot read: bytes are copied
+                found[views] = document
+                try:
+                    views_of(document, each.meta.views, each.rows)
+                except StoreDamaged as error:  # its bytes are whole, so they are copied
+                    notes[views] = f"{views} was copied as it is, but: {error.what} ({error.places.get('found', '')})"
             elif each.meta.views != root.meta.views:
                 notes[views] = (
                     f"{views} is damaged and was not copied: views of generation {generation}, which is superseded"

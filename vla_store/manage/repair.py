@@ -266,6 +266,12 @@ def _restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[
                 if sha256_hex(data) == each.meta.views:
                     place.write(key, data)
                     return [key]
+            stored = place.read(key)
+            if stored is not None and sha256_hex(stored) == each.meta.views:
+                try:
+                    views_of(stored, each.meta.views, each.rows)
+                except StoreDamaged as error:  # they are as whoever wrote them meant them
+                    raise _ViewsLost(error.what, hint=error.hint, **error.places).at(store=place.url) from None
             is_current = each.meta.views == root.meta.views
             raise _ViewsLost(
                 "a document of views cannot be restored: what they were is written nowhere else",
