@@ -383,7 +383,10 @@ class RdtDataset(RecipeDataset):
                 made[camera] = np.zeros((count, history, 0, 0, 0))
                 made[f"{camera}_mask"] = np.zeros((count, history), bool)
             else:
-                made[camera] = batch[field].copy() if field in seen else batch[field]
+                made[camera] = batch[field]
+                if field in seen:
+                    made[camera] = empty(batch[field].shape, batch[field].dtype)
+                    made[camera][...] = batch[field]
                 # Where no step is skipped this is min(t + 1, 2), as S3 has it; else min(t - (first_moving - 1) + 1, 2).
                 made[f"{camera}_mask"] = is_begun & ~batch[f"{field}_is_pad"]
                 seen.add(field)
