@@ -514,7 +514,8 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
     yield mount
     for point in points:
-        subprocess.run(["umount", point], check=True)
+        # Lazy: a map that waits for the garbage collector still holds it.
+        subprocess.run(["umount", "--lazy", point], check=True)
 
 
 def test_a_read_only_file_system_is_the_machines_failure(

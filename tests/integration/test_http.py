@@ -260,12 +260,22 @@ def test_access_refused_is_not_called_damage(served: RangeServer) -> None:
         vla_store.open_store(served.url)
 
 
-def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(served: RangeServer) -> None:
+def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(
+    served: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import aiohttp
+    import fsspec
 
+    served.faults["zarr.json"] = "hangs"
     options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.5)}}
-    store = vla_store.open_store(served.url, storage_options=options)
+    with pytest.raises(FetchError, match="did not answer"):
+        vla_store.open_store(served.url, storage_options=options)
+    # A store that was opened while there was time, however much a busy machine needed.
+    served.faults.clear()
+    patient = {"timeout": aiohttp.ClientTimeout(total=240)}
+    store = vla_store.open_store(served.url, storage_options=patient)
     served.faults["*"] = "hangs"
+    monkeypatch.setitem(fsspec.filesystem("http", **patient).kwargs, "timeout", aiohttp.ClientTimeout(total=0.5))
     with pytest.raises(FetchError, match="did not answer"):
         store.read("actions", [5])
 
