@@ -374,7 +374,7 @@ def _until(batches: Sequence[Array], work: Callable[[Array], object], seconds: f
 def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> float:
     """Samples a second of one turn."""
     start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < TURN_S:
+    while not count or time.perf_counter() - start < TURN_S:  # a busy machine may take a turn's time before it begins
         for each in units:
             work(each)
             count += size
@@ -401,7 +401,7 @@ def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> Lo
         for _ in range(2 * workers):
             next(stream)
         start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < LOADER_S:
+        while not count or time.perf_counter() - start < LOADER_S:
             count += len(next(stream)["step"])
         return LoaderRate(workers, count / (time.perf_counter() - start), first_s)
     finally:
