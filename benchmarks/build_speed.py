@@ -22,19 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import (
-    RESULTS,
     Neighbours,
     Pass,
     Spread,
     arguments,
     environment,
-    find_demos,
     interleave,
+    run,
     speed_ratio,
     table,
     timed,
-    work_folder,
-    write_result,
 )
 from vla_store.format import predictions
 from vla_store.format.codecs import PRESETS, encode
@@ -247,16 +244,17 @@ def summary(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=3)
     parser.add_argument("--copies", type=int, default=6, help="the demonstrations so many times (default: 6)")
-    options = parser.parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "build_speed",
+        parser,
+        lambda options, demos, work: measure(
+            demos,
             work,
             rounds=3 if options.quick else options.rounds,
             copies=1 if options.quick else options.copies,
-        )
-    print(summary(result))
-    write_result("build_speed", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

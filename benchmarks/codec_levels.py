@@ -20,19 +20,16 @@ from google_crc32c import value as crc32c
 from numcodecs import blosc
 
 from benchmarks.measure import (
-    RESULTS,
     Neighbours,
     Pass,
     Spread,
     arguments,
     environment,
-    find_demos,
     interleave,
+    run,
     speed_ratio,
     table,
     timed,
-    work_folder,
-    write_result,
 )
 from vla_store.format.codecs import CRC_BYTES, PRESETS, Codec, encode
 
@@ -209,16 +206,17 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], rounds=21).parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "codec_levels",
+        arguments(__doc__.splitlines()[0], rounds=21),
+        lambda options, demos, work: measure(
+            demos,
             rounds=3 if options.quick else options.rounds,
             frames=100 if options.quick else None,
             encoded_frames=10 if options.quick else 100,
-        )
-    print(summary(result))
-    write_result("codec_levels", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

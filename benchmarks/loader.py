@@ -23,19 +23,16 @@ from numcodecs import blosc
 from benchmarks import cold, processes, roof, transforms
 from benchmarks.bare import Bare
 from benchmarks.measure import (
-    RESULTS,
     Neighbours,
     Pass,
     Spread,
     arguments,
     cpu_ratio,
     environment,
-    find_demos,
     interleave,
+    run,
     speed_ratio,
     table,
-    work_folder,
-    write_result,
 )
 from benchmarks.reading import make_stores
 from benchmarks.workload import BATCH, CAMERAS, WINDOWS, Array, buffers, digest, units_of
@@ -712,19 +709,20 @@ def summary(result: dict[str, Any]) -> str:
 def main() -> None:
     if sys.platform != "linux":
         raise SystemExit("this benchmark reads the CPU time and memory of other processes from /proc: it needs Linux")
-    options = arguments(__doc__.splitlines()[0], rounds=7).parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "loader",
+        arguments(__doc__.splitlines()[0], rounds=7),
+        lambda options, demos, work: measure(
+            demos,
             work,
             rounds=3 if options.quick else options.rounds,
             batches=30 if options.quick else 300,
             copies=8 if options.quick else 12,
             epochs=3 if options.quick else 8,
             variant_rows=2_000 if options.quick else 8_000,
-        )
-    print(summary(result))
-    write_result("loader", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ import numpy as np
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
-DEMO_STEPS = 2_058
 PACKAGES = ("numpy", "numcodecs", "google-crc32c", "h5py", "zarr", "tensorstore", "dask", "torch")
 
 
@@ -191,6 +190,23 @@ def write_result(name: str, result: dict[str, Any], folder: Path | None) -> Path
     path.write_text(json.dumps({"benchmark": name, **result}, indent=1, sort_keys=True) + "\n")
     print(f"wrote {path}", file=sys.stderr)
     return path
+
+
+def run(
+    name: str,
+    parser: argparse.ArgumentParser,
+    measured: Callable[[argparse.Namespace, Path, Path], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], str],
+) -> None:
+    """The command of a benchmark: measure as the options say, print the summary, write the result with --save.
+
+    parser: of `arguments`. measured: gets the options, the demonstrations, and a folder for stores.
+    """
+    options = parser.parse_args()
+    with work_folder(options.work) as work:
+        result = measured(options, find_demos(options.demos, work), work)
+    print(summary(result))
+    write_result(name, result, RESULTS if options.save else None)
 
 
 def arguments(description: str, rounds: int) -> argparse.ArgumentParser:

@@ -17,20 +17,7 @@ from typing import Any
 import numpy as np
 from numcodecs import blosc
 
-from benchmarks.measure import (
-    RESULTS,
-    Neighbours,
-    Pass,
-    Spread,
-    arguments,
-    environment,
-    find_demos,
-    interleave,
-    table,
-    timed,
-    work_folder,
-    write_result,
-)
+from benchmarks.measure import Neighbours, Pass, Spread, arguments, environment, interleave, run, table, timed
 from benchmarks.reading import make_stores
 from benchmarks.workload import ACTIONS, CAMERAS, WINDOWS, digest, make_workload, stacked
 
@@ -228,16 +215,17 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], rounds=15).parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "micro",
+        arguments(__doc__.splitlines()[0], rounds=15),
+        lambda options, demos, work: measure(
+            demos,
             work,
             rounds=2 if options.quick else options.rounds,
             batches=2 if options.quick else None,
-        )
-    print(summary(result))
-    write_result("micro", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,19 +50,3 @@ def _numbers(path: str) -> dict[str, int]:
         if value and value[0].isdigit():
             made[name] = int(value[0])
     return made
-
-
-def children() -> list[int]:
-    """Processes whose parent this one is."""
-    found = []
-    for thread in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(each) for each in thread.read_text().split()]
-    if found:
-        return found
-    for process in Path("/proc").glob("[0-9]*"):  # a system that keeps no list of children
-        with contextlib.suppress(OSError):
-            fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(fields[1]) == os.getpid():
-                found.append(int(process.name))
-    return found

@@ -10,20 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import (
-    RESULTS,
-    Neighbours,
-    Spread,
-    arguments,
-    cpu_ratio,
-    environment,
-    find_demos,
-    interleave,
-    table,
-    timed,
-    work_folder,
-    write_result,
-)
+from benchmarks.measure import Neighbours, Spread, arguments, cpu_ratio, environment, interleave, run, table, timed
 from vla_store.builder import build_store
 from vla_store.recipes import rdt
 from vla_store.recipes.siglip import CAMERAS, MEAN, SIZE, STD
@@ -90,12 +77,14 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], rounds=11).parse_args()
-    with work_folder(options.work) as work:
-        rounds, samples = (3, 8) if options.quick else (options.rounds, SAMPLES)
-        result = measure(find_demos(options.demos, work), work, rounds=rounds, samples=samples)
-    print(summary(result))
-    write_result("rdt_pictures", result, RESULTS if options.save else None)
+    run(
+        "rdt_pictures",
+        arguments(__doc__.splitlines()[0], rounds=11),
+        lambda options, demos, work: measure(
+            demos, work, rounds=3 if options.quick else options.rounds, samples=8 if options.quick else SAMPLES
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

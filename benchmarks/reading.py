@@ -21,20 +21,17 @@ from numcodecs import blosc
 
 from benchmarks import cold, rivals, roof
 from benchmarks.measure import (
-    RESULTS,
     Neighbours,
     Pass,
     Spread,
     arguments,
     cpu_ratio,
     environment,
-    find_demos,
     interleave,
+    run,
     speed_ratio,
     table,
     timed,
-    work_folder,
-    write_result,
 )
 from benchmarks.workload import (
     BATCH,
@@ -481,19 +478,20 @@ def summary(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=21)
     parser.add_argument("--no-cold", action="store_true", help="leave out what drops the page cache")
-    options = parser.parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "reading",
+        parser,
+        lambda options, demos, work: measure(
+            demos,
             work,
             rounds=3 if options.quick else options.rounds,
             batches=4 if options.quick else None,
             slow_batches=1 if options.quick else 8,
             with_cold=not options.no_cold,
             pool=64 if options.quick else LIBERO_EPISODES,
-        )
-    print(summary(result))
-    write_result("reading", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

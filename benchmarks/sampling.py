@@ -20,17 +20,7 @@ from typing import Any
 from numcodecs import blosc
 
 from benchmarks import roof
-from benchmarks.measure import (
-    CHECKOUT,
-    RESULTS,
-    Neighbours,
-    arguments,
-    environment,
-    find_demos,
-    table,
-    work_folder,
-    write_result,
-)
+from benchmarks.measure import CHECKOUT, Neighbours, arguments, environment, run, table
 from benchmarks.reading import make_stores
 from benchmarks.workload import BATCH, CAMERAS, WINDOWS, buffers, make_workload
 
@@ -164,16 +154,17 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], rounds=1).parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "sampling",
+        arguments(__doc__.splitlines()[0], rounds=1),
+        lambda options, demos, work: measure(
+            demos,
             work,
             seconds=0.3 if options.quick else 8,
             batches=4 if options.quick else None,
-        )
-    print(summary(result))
-    write_result("sampling", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":

@@ -23,20 +23,7 @@ import numpy as np
 from numcodecs import blosc
 
 from benchmarks import cold
-from benchmarks.measure import (
-    RESULTS,
-    Neighbours,
-    Pass,
-    Spread,
-    arguments,
-    environment,
-    find_demos,
-    interleave,
-    table,
-    timed,
-    work_folder,
-    write_result,
-)
+from benchmarks.measure import Neighbours, Pass, Spread, arguments, environment, interleave, run, table, timed
 from benchmarks.rivals import KeptHandles
 from benchmarks.workload import (
     ACTIONS,
@@ -374,17 +361,18 @@ def summary(result: dict[str, Any]) -> str:
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    options = arguments(__doc__.splitlines()[0], rounds=7).parse_args()
-    with work_folder(options.work) as work:
-        result = measure(
-            find_demos(options.demos, work),
+    run(
+        "size",
+        arguments(__doc__.splitlines()[0], rounds=7),
+        lambda options, demos, work: measure(
+            demos,
             work,
             rounds=2 if options.quick else options.rounds,
             batches=4 if options.quick else None,
             slow=1 if options.quick else 4,
-        )
-    print(summary(result))
-    write_result("size", result, RESULTS if options.save else None)
+        ),
+        summary,
+    )
 
 
 if __name__ == "__main__":
