@@ -118,6 +118,8 @@ def test_a_ragged_field_is_collated_within_one_width_only(tiny_store: Path) -> N
 def test_shapes_that_do_not_stack_are_named() -> None:
     with pytest.raises(OptionError, match=r"(?s)'a' has several shapes.*\(1, 2\), \(2, 2\)"):
         collate([{"a": torch.zeros(1, 2)}, {"a": torch.zeros(2, 2)}])
+    with pytest.raises(OptionError, match=r"(?s)'a' has several shapes.*\(\), \(3,\)"):
+        collate([{"a": torch.zeros(3)}, {"a": torch.tensor(1.0)}])
 
 
 def test_out_is_filled(dataset: StepDataset) -> None:

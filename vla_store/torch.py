@@ -6,6 +6,7 @@ loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, colla
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -15,7 +16,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
@@ -91,10 +92,13 @@ class StepDataset(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
         """Many samples, as a sequence of dicts, which `collate` turns into a batch without copying; a DataLoader calls this.
 
+        In a DataLoader's worker the tensors lie in torch's shared memory from the start, so that sending them copies nothing.
         out: tensors to fill, as `allocate` makes them.
         """
         if type(self).__getitem__ is not StepDataset.__getitem__:  # what a subclass makes of a sample counts here too
             return [self[index] for index in indices]
+        if out is None and self.transform is None and get_worker_info() is not None:
+            out = _in_shared_memory(len(indices), self.samples.columns)
         made = Batch(self._filled(indices, out))
         return made if self.transform is None else [self.transform(sample) for sample in made]
 
@@ -310,7 +314,12 @@ class _Convert:
 
     def __call__(self, batch: Any, job: Job) -> Any:
         made = batch.settled() if isinstance(batch, _Copied) else walk(batch, _tensor)
-        return made if self._transform is None else apply_to_batch(self._transform, made, job, self._wants)
+        if self._transform is None:
+            return made
+        try:
+            return apply_to_batch(self._transform, made, job, self._wants)
+        except StopIteration as error:  # the pass would end here, as if the epoch were over
+            raise RuntimeError("batch_transform raised StopIteration") from error
 
 
 class _Copier:
@@ -388,12 +397,22 @@ def _indexed(dataset: StepDataset | Samples) -> Any:
     )
 
 
+def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, torch.Tensor]:
+    """Uninitialised tensors for a batch of `count`, each in shared memory of its own, as torch's default collate makes them."""
+    made = {}
+    for name, (shape, dtype) in columns.items():
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        storage = torch.UntypedStorage._new_shared(count * math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
+        made[name] = torch.empty(0, dtype=kind).set_(storage, 0, (count, *shape))  # type: ignore[arg-type]
+    return made
+
+
 def _stacked(key: str, values: list[Any]) -> Any:
     if isinstance(values[0], (torch.Tensor, np.ndarray)):
         tensors = [_tensor(value) for value in values]
         shapes = {tuple(each.shape) for each in tensors}
         if len(shapes) > 1:
-            if len({shape[:-1] for shape in shapes}) == 1:
+            if () not in shapes and len({shape[:-1] for shape in shapes}) == 1:
                 raise ragged_error(key, sorted({shape[-1] for shape in shapes}))
             raise OptionError(
                 f"{key!r} has several shapes in one batch", found=", ".join(map(str, sorted(shapes)[:10]))

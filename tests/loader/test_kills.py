@@ -295,6 +295,37 @@ def test_case_4_a_dead_worker_is_noticed_though_its_socket_stays_open(store: vla
         os.close(fd)
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_case_4_a_worker_killed_while_it_sends_is_noticed_though_it_forked(store: vla_store.Store) -> None:
+    """What a transform forks has the worker's descriptors; were its socket among them, the message would never end."""
+    transform = transforms.forks_and_then_sends_much
+    batches = Batches(first_rows(store, 100), batch_size=5, workers=1, batch_transform=transform)
+    stream = iter(batches)
+    child = next(stream)["child"]
+    pid, socket = batches.pids()[0], batches._crew._pool._channels[0]
+    errors: list[BaseException | None] = []
+    thread = threading.Thread(target=lambda: errors.append(error_of(lambda: list(stream))), daemon=True)
+    try:
+        assert wait_until(lambda: waiting_nbytes(socket.fileno()) > 10_000)  # the next batch is on its way
+        os.kill(pid, signal.SIGKILL)
+        thread.start()
+        thread.join(60)
+        assert errors, "it waits for what the worker forked"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        thread.join(60)
+    assert isinstance(errors[0], WorkerDied)
+
+
+def waiting_nbytes(fd: int) -> int:
+    """Bytes that have arrived at a socket and were not read."""
+    import fcntl
+    import struct
+    import termios
+
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+
+
 def copied_descriptor(pid: int, fd: int) -> int:
     """Another process's descriptor as one of ours, by pidfd_getfd; its number is the same on x86-64 and arm64."""
     import ctypes
@@ -561,6 +592,26 @@ def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_leaves_no_slot_in_
     batches.close()
 
 
+def test_case_7_ctrl_c_in_the_moment_a_worker_is_made_leaves_no_worker(
+    store: vla_store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    batches = Batches(first_rows(store, 10), batch_size=5, workers=2)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        next(iter(batches))
+    assert len(started) == 1
+    assert raised.traceback  # a notebook keeps it, and all that its frames refer to
+    assert wait_until(lambda: not Path(f"/proc/{started[0]}").exists())
+
+
 INTERRUPTED = """
 import os, random, signal, sys, threading
 import vla_store
@@ -741,6 +792,23 @@ def test_a_transform_that_lives_in_the_script_is_imported_from_it_under_another_
     assert "['__mp_main__', '__mp_main__', '__mp_main__', '__mp_main__']" in out
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_transform_of_the_script_is_found_by_the_workers_of_a_process_that_it_spawned(
+    tiny_store: Path, tmp_path: Path, method: str
+) -> None:
+    """As torch.multiprocessing.spawn starts ranks: there the script is not called __main__."""
+    guard = f"""if __name__ == "__main__":
+    import multiprocessing
+    process = multiprocessing.get_context({method!r}).Process(target=main)
+    process.start()
+    process.join()
+    raise SystemExit(process.exitcode)"""
+    text = MAIN.replace("TRANSFORM", "transform").replace("GUARD", guard)
+    code, out, errors = Script(tmp_path, text, tiny_store).end()
+    assert code == 0, errors
+    assert "['__mp_main__', '__mp_main__', '__mp_main__', '__mp_main__']" in out
+
+
 def test_the_script_is_not_run_again_where_no_transform_lives_in_it(tiny_store: Path, tmp_path: Path) -> None:
     text = MAIN.replace("TRANSFORM", "None").replace("GUARD", "main()")
     code, out, errors = Script(tmp_path, text, tiny_store).end()
@@ -776,6 +844,51 @@ def test_a_dataset_that_workers_cannot_load_is_an_error_that_says_why(store: vla
     with pytest.raises(TransformError, match=r"could not load(.|\n)*AttributeError(.|\n)*only_here"):
         next(iter(batches))
     assert not own_workers()
+
+
+def test_why_a_worker_could_not_start_is_said_though_it_has_gone_meanwhile(
+    store: vla_store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as soon as it has said why, and the parent may come with the ring only after that."""
+
+    class Late(crew_module.Ring):  # type: ignore[misc,name-defined]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            assert wait_until(lambda: not any(is_running(pid) for pid in own_workers()), 60)
+
+    monkeypatch.setattr(crew_module, "Ring", Late)
+    monkeypatch.setattr(transforms, "only_here", transforms.nothing, raising=False)
+    monkeypatch.setattr(transforms.nothing, "__qualname__", "only_here")
+    batches = Batches(first_rows(store, 10), batch_size=5, workers=2, transform=transforms.nothing)
+    with pytest.raises(TransformError, match=r"could not load(.|\n)*AttributeError(.|\n)*only_here"):
+        next(iter(batches))
+
+
+SILENT = """
+import signal, sys
+import vla_store
+from vla_store.loader.batches import Batches
+from vla_store.loader.pool import Pool, WorkerDied
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+samples = vla_store.Samples(sys.argv[1], windows={"actions": 0}, rows=range(100))
+batches = Batches(samples, batch_size=5, workers=1)
+next(iter(batches))
+pool = batches._crew._pool
+pool._processes[0].kill()
+pool._processes[0].wait()
+try:
+    pool.send(0, "a ticket")
+except WorkerDied as error:
+    print(error.what)
+"""
+
+
+def test_a_dead_worker_is_an_error_also_where_a_broken_pipe_would_end_the_script(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    code, out, errors = Script(tmp_path, SILENT, tiny_store).end()
+    assert (code, out.strip()) == (0, "loader worker 0 died"), errors
 
 
 def test_a_file_in_the_current_folder_is_not_taken_for_a_module_of_pythons(tiny_store: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -216,6 +218,31 @@ def test_closing_the_loader_ends_a_thread_that_waits_for_a_worker(store: vla_sto
     thread.join(30)
     assert found == ["over"]
     assert wait_until(lambda: not staging_threads())
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_hand_over_is_not_stuck(batches: Batches) -> None:
+    stream = staged(batches)
+    next(stream)
+    held, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:  # as the thread that copies does for a moment
+        with stream._changed:
+            held.set()
+            may_go.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # by default it ends the process
+        stream.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    may_go.set()
+    thread.join(60)
+    stream.close()
 
 
 def test_convert_comes_before_a_batch_counts_as_handed_out(batches: Batches, store: vla_store.Store) -> None:

@@ -64,6 +64,8 @@ def same(one: Any, other: Any) -> bool:
         {"transform": transforms.nothing, "batch_transform": transforms.batch_adds_drops_and_reshapes},
         {"batch_transform": transforms.two_views_of_one_array},
         {"batch_transform": transforms.only_strided_views},
+        {"batch_transform": transforms.by_turns_a_tuple_and_a_namedtuple},
+        {"batch_transform": transforms.keys_in_one_order_and_in_the_other},
         {"transform": transforms.grows},
         {"batch_transform": transforms.things_that_no_slot_holds},
         {"transform": transforms.as_a_tuple},
@@ -216,6 +218,12 @@ def test_ragged_fields_of_several_widths_are_refused_as_elsewhere(store: vla_sto
         batches.close()
 
 
+@pytest.mark.parametrize("values", [(np.zeros(3), None), (np.array(1.0), np.zeros(2))])
+def test_an_array_beside_what_has_no_axes_is_said_to_have_another_shape(values: tuple[Any, ...]) -> None:
+    with pytest.raises(vla_store.VlaStoreError, match="'x' has several shapes in one batch"):
+        collate([{"x": each} for each in values])
+
+
 # --- packing, without processes -----------------------------------------------------------------------------------------
 
 
@@ -252,6 +260,15 @@ def test_nothing_is_copied_over_memory_that_is_still_to_be_copied() -> None:
         found = through_a_slot({name: views[name](inside) for name in names}, slot)
         for name in names:
             assert np.array_equal(found[name], views[name](numbers)), (first, name)
+
+
+def test_what_a_value_refers_to_out_of_sight_is_not_copied_over() -> None:
+    slot, held = np.zeros(1_000, np.uint8), np.empty(1, object)
+    held[0] = slot[:600]
+    held[0][...] = 5
+    found = through_a_slot({"new": np.full(600, 7, np.uint8), "held": held}, slot)
+    assert (found["new"] == 7).all()
+    assert (found["held"][0] == 5).all()
 
 
 def test_what_does_not_fit_is_pickled_and_the_need_is_told() -> None:
@@ -323,6 +340,7 @@ def test_collating_agrees_with_torchs() -> None:
             "float": number / 2,
             "bool": number > 0,
             "text": str(number),
+            "text of numpy": np.str_(number),
             "scalar": np.float64(number),
             "tuple": (number, np.arange(3)),
             "list": [number, [number]],

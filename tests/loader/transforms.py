@@ -150,6 +150,26 @@ def as_a_namedtuple(sample: Sample) -> Any:
     return Point(sample["step"], sample["actions"])
 
 
+def by_turns_a_tuple_and_a_namedtuple(batch: Batch) -> Any:
+    is_early = batch["step"][0] % 2 == 0
+    return Point(batch["step"], batch["actions"]) if is_early else (batch["step"], batch["actions"])
+
+
+def keys_in_one_order_and_in_the_other(batch: Batch) -> Batch:
+    names = ["step", "actions"] if batch["step"][0] % 2 == 0 else ["actions", "step"]
+    return {name: batch[name] for name in names}
+
+
+def forks_and_then_sends_much(batch: Batch) -> Batch:
+    """Its first batch leaves a process behind, whose number all batches have."""
+    if not hasattr(forks_and_then_sends_much, "child"):
+        forks_and_then_sends_much.child = os.fork()
+        if forks_and_then_sends_much.child == 0:
+            time.sleep(200)
+            os._exit(0)
+    return {"step": batch["step"], "much": b"x" * 20_000_000, "child": forks_and_then_sends_much.child}
+
+
 def as_a_tuple(sample: Sample) -> Any:
     return sample["step"], sample["actions"], sample["task"]
 

@@ -9,6 +9,8 @@ import struct
 from typing import Any
 
 LENGTH = struct.Struct("<Q")
+# A script that lets SIGPIPE end it, as `| head` wants, is to get the error all the same.
+QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Closed(Exception):
@@ -31,10 +33,10 @@ class Channel:
         try:
             if fd is not None:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-                sent = self.socket.sendmsg([head], rights)
-                self.socket.sendall(head[sent:] + data)
+                sent = self.socket.sendmsg([head], rights, QUIET)
+                self.socket.sendall(head[sent:] + data, QUIET)
             else:
-                self.socket.sendall(head + data)
+                self.socket.sendall(head + data, QUIET)
         except OSError as error:
             raise Closed(str(error)) from None
 

@@ -143,6 +143,15 @@ def pack_alike(batch: Any, carved: Carved, before: Packed, texts: dict[str, int]
     return before._replace(carried=tuple(carried), new=())
 
 
+def is_same(tree: Any, other: Any) -> bool:
+    """Whether two trees are equal, also in what `==` passes over: the order of keys, and a namedtuple that is no plain tuple."""
+    if tree is other or type(tree) is not type(other) or tree != other:
+        return tree is other
+    if type(tree) is dict:
+        return list(tree) == list(other) and all(map(is_same, tree.values(), other.values()))
+    return type(tree) in (Placed, Carried) or all(map(is_same, tree, other))
+
+
 def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any:
     """The batch in a slot: views of the lease, or copies. texts: the parent's side of the worker's table."""
     # Not a function inside this one: one that calls itself is a cycle, which would keep the lease until the collector comes by.
@@ -208,34 +217,39 @@ class _Packer:
         self.end = self.needed = 0
 
     def look(self, value: Any) -> Any:
-        """Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself."""
+        """Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself.
+
+        What is more than its bytes (masked arrays, strings, objects) is pickled here, before anything is copied: nobody can
+        see which memory such a value refers to.
+        """
         known = self._known.get(id(value))
         if known is not None:
             self.end = max(self.end, known + value.nbytes)
             return value
         value = as_numpy(value)
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
             start, stop = (edge - self._base for edge in _edges(value))
             if start < self._slot.nbytes and stop > 0:
                 self.end = max(self.end, min(stop, self._slot.nbytes))
-        return value
+            return value
+        numbers = self._numbers(value) if type(value) is list and set(map(type, value)) == {str} else None
+        return self._carry(pickle.dumps(value, protocol=5) if numbers is None else numbers)
 
     def put(self, value: Any) -> Placed | Carried:
+        """`value`: what `look` made of one."""
+        if type(value) is Carried:
+            return value
         known = self._known.get(id(value))
         if known is not None:
             return Placed(value.dtype.str, value.shape, known)
-        # What is more than its bytes (masked arrays, strings, objects) is pickled.
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
-            at = self._offset(value)
-            if at is None:
-                at, self.needed = aligned(self.end), aligned(self.needed) + value.nbytes
-                if at + value.nbytes > self._slot.nbytes:
-                    return self._carry(pickle.dumps(value, protocol=5))
-                np.ndarray(value.shape, value.dtype, self._slot, at)[...] = value
-                self.end = at + value.nbytes
-            return Placed(value.dtype.str, value.shape, at)
-        numbers = self._numbers(value) if type(value) is list and set(map(type, value)) == {str} else None
-        return self._carry(pickle.dumps(value, protocol=5) if numbers is None else numbers)
+        at = self._offset(value)
+        if at is None:
+            at, self.needed = aligned(self.end), aligned(self.needed) + value.nbytes
+            if at + value.nbytes > self._slot.nbytes:
+                return self._carry(pickle.dumps(value, protocol=5))
+            np.ndarray(value.shape, value.dtype, self._slot, at)[...] = value
+            self.end = at + value.nbytes
+        return Placed(value.dtype.str, value.shape, at)
 
     def _carry(self, value: bytes | tuple[int, ...]) -> Carried:
         self.carried.append(value)

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from vla_store.errors import MachineError, OptionError
+from vla_store.errors import MachineError, OptionError, VlaStoreError
 from vla_store.loader import worker
 from vla_store.loader.channel import Channel, Closed
 from vla_store.loader.work import Work
@@ -63,11 +63,11 @@ class Pool:
         return self._processes[number].pid
 
     def send(self, number: int, message: Any, fd: int | None = None) -> None:
-        """Raises WorkerDied."""
+        """Raises WorkerDied, or what a worker could not start for."""
         try:
             self._channels[number].send(message, fd)
         except Closed:
-            raise self._died(number) from None
+            raise self._why_not_started(number) or self._died(number) from None
 
     def receive(self, timeout_s: float) -> list[tuple[int, Any]]:
         """Messages that have arrived, at most one a worker, waiting for one at most so long, or until `wake`: (worker, message).
@@ -140,16 +140,26 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **one, "PYTHONPATH": os.pathsep.join(_absolute_path())},
             )
+            self._numbers[ours.fileno()] = len(self._processes)
+            self._processes.append(process)
+            self._channels.append(Channel(ours))
+            self._poll.register(ours.fileno(), select.POLLIN)
         except BaseException:
             ours.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        self._numbers[ours.fileno()] = len(self._processes)
-        self._processes.append(process)
-        self._channels.append(Channel(ours))
-        self._poll.register(ours.fileno(), select.POLLIN)
+            # Last: a Ctrl-C that came meanwhile is raised here, and `close` must know of the worker.
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _why_not_started(self, number: int) -> VlaStoreError | None:
+        """What a worker that has ended said of its start, where nobody has read it yet."""
+        with contextlib.suppress(Closed):
+            while True:
+                message, _ = self._channels[number].receive()
+                if isinstance(message, Ready) and message.error is not None:
+                    return message.error
+        return None
 
     def _died(self, number: int) -> WorkerDied:
         process = self._processes[number]
@@ -199,7 +209,8 @@ def _main_of(work: bytes) -> dict[str, Any]:
 
 
 def _names_main(work: bytes) -> bool:
-    return b"__main__" in work
+    # In a process that multiprocessing has spawned (torch's mp.spawn does), the script goes by its other name.
+    return b"__main__" in work or b"__mp_main__" in work
 
 
 def _absolute_path() -> list[str]:

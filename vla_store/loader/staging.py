@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ class Staged:
         self._copies: deque[tuple[Handout, Any] | BaseException] = deque()
         # Reentrant, because a finalizer may call `close` wherever this thread is.
         self._changed = threading.Condition(threading.RLock())
+        self._pid = os.getpid()
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -65,6 +67,8 @@ class Staged:
 
     def close(self) -> None:
         """Stop the thread and wait for it; where the pass stands does not change."""
+        if os.getpid() != self._pid:  # a forked copy: the thread is not here, and its lock may be held for ever
+            return
         with self._changed:
             self._stopped = True
             self._copies.clear()

@@ -206,7 +206,7 @@ def _stack(key: Any, values: Sequence[Any]) -> Any:
         if len(shapes) > 1:
             raise _uneven(key, shapes)
         return np.stack(values)
-    if isinstance(first, (bool, int, float, np.generic)):
+    if isinstance(first, (bool, int, float, np.generic)) and not isinstance(first, (str, bytes)):
         return np.array(values)
     if isinstance(first, (list, tuple)):
         if len({len(each) for each in values}) > 1:
@@ -217,7 +217,7 @@ def _stack(key: Any, values: Sequence[Any]) -> Any:
 
 
 def _uneven(key: Any, shapes: set[tuple[int, ...]]) -> OptionError:
-    if len({shape[:-1] for shape in shapes}) == 1:
+    if () not in shapes and len({shape[:-1] for shape in shapes}) == 1:
         return ragged_error(key, sorted({shape[-1] for shape in shapes}))
     return OptionError(f"{key!r} has several shapes in one batch", found=", ".join(map(str, sorted(shapes)[:10])))
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from vla_store.errors import VlaStoreError
 from vla_store.loader.channel import Channel, Closed
-from vla_store.loader.packing import Carved, Packed, Room, carve, pack, pack_alike
+from vla_store.loader.packing import Carved, Packed, Room, carve, is_same, pack, pack_alike
 from vla_store.loader.ring import RingView
 from vla_store.loader.work import Job, TransformError, Work
 
@@ -97,6 +97,8 @@ def main(fd: int, parent: int) -> None:
     for each in IGNORED:
         signal.signal(each, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
+    # A process that a transform forks must not keep the parent waiting for a worker that is gone, nor answer in its place.
+    os.register_at_fork(after_in_child=channel.close)
     threading.Thread(target=_watch, args=(fd, parent), daemon=True).start()
     try:
         work = _start(channel)
@@ -170,8 +172,8 @@ def _serve(channel: Channel, work: Work) -> None:
         except Exception as error:
             channel.send(Failed(ticket.number, TransformError("a batch could not be made", found=repr(error)[:500])))
         else:
-            is_same, tree = packed.tree == tree, packed.tree
-            filled = packed._replace(tree=None) if is_same else packed
+            filled = packed._replace(tree=None) if is_same(packed.tree, tree) else packed
+            tree = packed.tree
             channel.send(Filled(ticket.number, filled, time.perf_counter() - began))
         # Nothing may refer to the memory of a slot that is another's now, but what nobody else has seen.
         del batch, slot, carved
