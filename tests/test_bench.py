@@ -140,3 +140,14 @@ def test_numbers_of_workers_double_up_to_the_cores() -> None:
         (1, 2, 4, 6),
         (1, 2, 4, 8),
     ]
+
+
+def test_a_view_is_served_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    golden = Path(__file__).parent / "golden/version-1/views.vla"
+    store = vla_store.open_store(golden)
+    samples = Samples(store, windows=bench._windows(store), alignment="causal", view=["moving", "drawn"])
+    report = bench.bench_store(golden, batch_size=4, workers=(1,), view=["moving", "drawn"])
+    assert (report.anchors, report.views) == (len(samples), ("moving", "drawn"))
+    assert "view moving and drawn" in report.text()
+    assert cli.main(["bench", str(golden), "--view", "nope", "--quiet"]) == 2
+    assert "no view 'nope'" in capsys.readouterr().err

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_store import cli, coverage, open_store
+from vla_store import Samples, Store, cli, coverage, open_store
 from vla_store.coverage import formulas, report, simulation
 from vla_store.coverage.demos import Demos, near_gripper_changes
 from vla_store.coverage.samplers import BufferSampler, ListSampler, RandomSampler, Sampler, all_samplers
-from vla_store.errors import MachineError, OptionError, SourceError, SourceNotFound
+from vla_store.errors import MachineError, OptionError, SourceError, SourceNotFound, UnknownName
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 HUMAN = CHECKOUT / "docs/data/libero_human_lengths.csv"
@@ -593,3 +593,92 @@ def test_a_plot_without_matplotlib_says_what_to_install(
 def test_a_plot_of_an_unknown_kind_is_refused(libero: Demos, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"\.png"):
         coverage.plot_report(libero, tmp_path / "x.jpg")
+
+
+# Views
+
+VIEWED = Path(__file__).parent / "golden/version-1/views.vla"
+
+
+def rows_of(demos: Demos) -> dict[str, dict[str, Any]]:
+    report = coverage.measure(demos, horizon=3, runs=8)
+    assert report["agreement"]["agrees"]
+    return {each["name"]: each for each in report["samplers"]}
+
+
+@pytest.mark.filterwarnings("ignore:view 'positive' tells of 31")
+@pytest.mark.parametrize(
+    "view", ["drawn", "moving", "positive", "started", "without.tail", ["moving", "drawn"]], ids=str
+)
+def test_under_a_view_enumeration_reaches_the_anchors_that_samples_have(view: Any) -> None:
+    found = rows_of(coverage.demos_of_store(VIEWED, view=view))
+    windows = {"ee_states": 0, "actions": range(3)}
+    for alignment in ("as_stored", "causal"):
+        samples = Samples(VIEWED, windows=windows, alignment=alignment, view=view)
+        # Where no kept step is the first that was recorded, none lacks its observation, and there is no row of its own.
+        names = ("view", "view_causal") if "view" in found else ("every_step", "causal")
+        enumerated = found.get(names[alignment == "causal"], found[names[0]])
+        assert enumerated["ever"]["anchors"] == len(samples)
+        # The actions that stand in some window, each by its bytes; padding repeats one that is there anyway.
+        actions = np.concatenate([samples[at]["actions"][~samples[at]["actions_is_pad"]] for at in range(len(samples))])
+        assert enumerated["ever"]["targets"] == len(np.unique(actions, axis=0))
+
+
+@pytest.mark.parametrize("view", ["moving", "started", "without.tail"])
+def test_under_a_view_of_steps_all_is_as_if_the_others_had_never_been_recorded(view: str) -> None:
+    store = open_store(VIEWED)
+    kept = np.zeros(store.rows, bool)
+    for start, stop in store.views[view].kept.tolist():
+        kept[start:stop] = True
+    lengths = [int(kept[each.start : each.start + each.length].sum()) for each in store.episodes]
+    files = [each.file for each, length in zip(store.episodes, lengths) if length]
+    found = coverage.demos_of_store(store, 1, view=view)
+    alone = coverage.demos_of_lengths([each for each in lengths if each], files)
+    assert found.lengths.tolist() == alone.lengths.tolist()
+    assert found.files.tolist() == alone.files.tolist()
+    assert found.in_view is None
+    changes: list[bool] = []
+    for each in store.episodes:
+        rows = [row for row in range(each.start, each.start + each.length) if kept[row]]
+        grip = (
+            [bool(closed) for closed in store.read("actions", rows)[:, -1] > grip_middle(store, kept)] if rows else []
+        )
+        flips = [at for at in range(1, len(grip)) if grip[at] != grip[at - 1]]
+        changes += [any(abs(at - flip) <= 1 for flip in flips) for at in range(len(grip))]
+    assert found.near_gripper is not None
+    assert found.near_gripper.tolist() == changes
+
+
+def grip_middle(store: Store, kept: np.ndarray) -> float:
+    grip = store.read("actions", np.flatnonzero(kept))[:, -1]
+    return float(grip.min() + grip.max()) / 2
+
+
+def test_a_view_of_anchors_takes_nothing_from_the_other_samplers() -> None:
+    plain, viewed = (coverage.measure(coverage.demos_of_store(VIEWED, view=view), runs=8) for view in (None, "drawn"))
+    assert viewed["samplers"][: len(plain["samplers"])] == plain["samplers"]
+    assert [each["name"] for each in viewed["samplers"][len(plain["samplers"]) :]] == ["view", "view_causal"]
+    assert (plain["demos"].pop("views"), len(viewed["demos"].pop("views"))) == ([], 1)
+    assert plain["demos"] == viewed["demos"]
+
+
+def test_a_view_that_keeps_every_step_says_which_it_is_and_adds_no_row() -> None:
+    report = coverage.measure(coverage.demos_of_store(VIEWED, view="succeeded"), runs=8)
+    assert not [each for each in report["samplers"] if each["name"].startswith("view")]
+    assert "view succeeded (anchors: success" in coverage.report_text(report)
+
+
+def test_views_that_keep_nothing_together_and_names_that_no_view_has_are_refused() -> None:
+    with pytest.raises(UnknownName, match="no view 'nope'"):
+        coverage.demos_of_store(VIEWED, view="nope")
+    with pytest.raises(OptionError, match="names no view"):
+        coverage.demos_of_store(VIEWED, view=[])
+
+
+def test_the_command_takes_views_and_tells_what_they_do_not_tell_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["coverage", str(VIEWED), "--view", "moving", "--view", "positive", "--runs", "8"]) == 0
+    captured = capsys.readouterr()
+    assert "view moving (steps: no_noops" in captured.out
+    assert captured.err == "warning: view 'positive' tells of 31 of the store's 71 steps; the others are left out\n"
+    assert cli.main(["coverage", "--lengths", "x.csv", "--view", "moving"]) == 2
+    assert "lengths have none" in capsys.readouterr().err

@@ -84,6 +84,7 @@ class BenchReport:
     busy_cores_of_others: float | None
     seconds: float
     version: str
+    views: tuple[str, ...] = ()
 
     @property
     def best(self) -> LoaderRate:
@@ -160,7 +161,8 @@ class BenchReport:
         )
         return "\n".join(
             [
-                f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}",
+                f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}"
+                + (f", view {' and '.join(self.views)}" if self.views else ""),
                 *textwrap.wrap(
                     f"a sample: {self.windows}; {self.sample_nbytes:,} bytes; batches of {self.batch_size}",
                     LINE_WIDTH,
@@ -196,12 +198,13 @@ def bench_store(
     workers: Sequence[int] | None = None,
     images: str = "as_stored",
     windows: Mapping[str, Any] | None = None,
+    view: str | Sequence[str] | None = None,
     talk: Talk = lambda _: None,
 ) -> BenchReport:
     """Measure a store on this machine; some ten seconds, and two more for each number of workers.
 
     windows: of a sample; default: every camera at [-1, 0], actions at range(16), every other fixed field at 0.
-    workers: numbers to try; default: 1, 2, 4 ... up to the cores. talk: told what is being done.
+    view: names of views whose samples are served; default: all samples. workers: numbers to try; default: 1, 2, 4 ... up to the cores. talk: told what is being done.
     Raises what opening and reading raise; StoreDamaged where two ways to read disagree; OptionError.
     """
     began = time.perf_counter()
@@ -212,7 +215,7 @@ def bench_store(
     if not tried or any(each < 1 for each in tried):
         raise OptionError("the numbers of workers to try are at least 1", found=", ".join(map(str, tried)) or "none")
     store = open_store(url)
-    samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images)
+    samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images, view=view)
     open_ms = (time.perf_counter() - began) * 1e3
     size = min(batch_size, len(samples))
 
@@ -271,6 +274,7 @@ def bench_store(
         store=store.url,
         rows=store.rows,
         anchors=len(samples),
+        views=() if view is None else (view,) if isinstance(view, str) else tuple(view),
         preset=" and ".join(sorted(presets)),
         windows=", ".join(f"{each.field} {each}" for each in samples.windows),
         batch_size=size,

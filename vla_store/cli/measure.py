@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from vla_store.cli.options import add_command, add_output
-from vla_store.cli.printing import print_report
+from vla_store.cli.options import add_command, add_output, add_view
+from vla_store.cli.printing import print_report, telling_warnings
 from vla_store.errors import OptionError
 from vla_store.progress import ProgressBar
 
@@ -32,18 +32,20 @@ def add_bench(commands: Any) -> None:
     bench.add_argument(
         "--images", default="as_stored", choices=("as_stored", "upright", "rot180"), help="how pictures are turned"
     )
+    add_view(bench, "serve the samples of these views")
     add_output(bench)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     from vla_store.bench import bench_store
 
-    with ProgressBar(quiet=arguments.quiet) as bar:
+    with ProgressBar(quiet=arguments.quiet) as bar, telling_warnings():
         report = bench_store(
             arguments.store,
             batch_size=arguments.batch_size,
             workers=arguments.workers,
             images=arguments.images,
+            view=arguments.view,
             talk=bar.talk,
         )
     print_report(arguments, report)
@@ -76,6 +78,7 @@ def add_coverage(commands: Any) -> None:
         metavar="K",
         help="a step is critical at most K steps from a change of the gripper (default: 5)",
     )
+    add_view(coverage, "what these views keep, as training with view=NAME sees it")
     coverage.add_argument("--seed", type=int, default=0, metavar="SEED", help="of what is drawn (default: 0)")
     coverage.add_argument(
         "--runs", type=int, metavar="R", help="runs of the simulation (default: 20; 8 where draws are many)"
@@ -96,10 +99,15 @@ def _coverage(arguments: argparse.Namespace) -> int:
         raise OptionError("give either a STORE or --lengths FILE", hint="vla-store coverage libero.vla")
     if arguments.lengths is not None and arguments.k is not None:
         raise OptionError("--k counts steps around changes of the gripper, and lengths do not tell of those")
+    if arguments.lengths is not None and arguments.view:
+        raise OptionError("--view names views of a store, and lengths have none")
     if arguments.lengths is not None:
         demos = coverage.read_lengths(arguments.lengths)
     else:
-        demos = coverage.demos_of_store(arguments.store, 5 if arguments.k is None else arguments.k)
+        with telling_warnings():
+            demos = coverage.demos_of_store(
+                arguments.store, 5 if arguments.k is None else arguments.k, view=arguments.view
+            )
     if arguments.plot is not None:  # what is wrong with it is said before the work
         coverage.plot_report(demos, arguments.plot, seed=arguments.seed)
     report = coverage.measure(

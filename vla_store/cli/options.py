@@ -30,6 +30,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress, only results and errors")
 
 
+def add_view(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--view",
+        action="append",
+        metavar="NAME",
+        help=f"{what} (may be repeated; `vla-store views list` has their names)",
+    )
+
+
 def parse_size(text: str) -> int:
     """Bytes of "1GiB", "500 MB", "2g". Raises OptionError."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vla_store import figures
@@ -33,6 +35,15 @@ def tell(kind: str, items: Sequence[str]) -> None:
         print(f"{kind}: {item}", file=sys.stderr)
     if len(items) > MAX_LINES:
         print(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def telling_warnings() -> Iterator[None]:
+    """What the library warns of, as lines for people."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    tell("warning", [str(each.message) for each in caught if issubclass(each.category, UserWarning)])
 
 
 def print_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from vla_store import open_store
 from vla_store.errors import OptionError, SourceError, SourceNotFound
+from vla_store.format.views import Runs
+from vla_store.reader.kept import kept_of
 from vla_store.reader.store import Store
 from vla_store.rules import first_moving
 
@@ -36,6 +38,7 @@ class Demos:
     near_gripper: (N,) is a change of the gripper's action at most k steps away? None where actions are not there.
     has_late_observation: (E,) is each observation recorded after the action of its row? Causal alignment then has no step 0.
     k: that number of steps. name: what to call them.
+    in_view: (N,) which steps the chosen views let be sampled; None where all of them. views: what these views are, for people.
     """
 
     lengths: Int64
@@ -47,6 +50,8 @@ class Demos:
     has_late_observation: Mask
     k: int
     name: str
+    in_view: Mask | None = None
+    views: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -78,33 +83,54 @@ class Demos:
         return self.step_in_demo >= np.repeat(self.lengths - tails, self.lengths)
 
 
-def demos_of_store(store: Store | str | os.PathLike[str], k: int = 5) -> Demos:
+def demos_of_store(
+    store: Store | str | os.PathLike[str], k: int = 5, *, view: str | Sequence[str] | None = None
+) -> Demos:
     """The demos of a store. k: how near to a change of the gripper's action, the last number of `actions`, is critical.
 
-    Raises OptionError, and what reading raises.
+    view: the name of one of `store.views`, or several, as for `Samples`. Under one of kind "steps" the demos are what it keeps,
+    as if the other steps had never been recorded; demos of which nothing is kept are none. One of kind "anchors" takes no step
+    away: `in_view` then says which may be sampled.
+    Raises OptionError, UnknownName, and what reading raises.
     """
     if k < 0:
         raise OptionError("k is a number of steps", expected="0 or more", found=k)
     if not isinstance(store, Store):
         store = open_store(store)
-    lengths = store.episodes.lengths
+    kept = None if view is None else kept_of(store, view)
+    exists = None if kept is None or kept.steps is None else _mask(kept.steps, store.rows)
     episodes = list(store.episodes)
+    lengths = store.episodes.lengths
+    starts_kept = np.ones(len(lengths), bool)  # is the first step that was recorded one of the demo's?
+    if exists is not None:
+        starts_kept = exists[store.episodes.starts]
+        lengths = np.add.reduceat(exists, store.episodes.starts, dtype=np.int64)
+        episodes = [each for each, length in zip(episodes, lengths.tolist()) if length]
+        starts_kept, lengths = starts_kept[lengths > 0], lengths[lengths > 0]
+    if not episodes:
+        raise OptionError("the views keep no step together", view=view, store=store.url)
     names: dict[tuple[str, str], int] = {}
     files = np.array([names.setdefault((each.suite, each.file), len(names)) for each in episodes], np.int64)
     keys = [f"demo_{each.number}" for each in episodes]
     late = {(each.suite, each.file): each.observation == "after" for each in store.conventions.sources}
-    joints = _rows(store, JOINTS)
-    fingers = _rows(store, FINGERS)
+    joints, fingers, actions = (_rows(store, each, exists) for each in (JOINTS, FINGERS, ACTIONS))
+    in_view = None
+    if kept is not None:
+        in_view = _mask(kept.anchors, store.rows)
+        in_view = in_view if exists is None else in_view[exists]
     return Demos(
         lengths=lengths,
         files=files,
         is_first_key=_first_keys(files, keys),
         moving=None if joints is None or fingers is None else _moving(lengths, np.hstack([joints, fingers])),
         moving_joints=None if joints is None else _moving(lengths, joints),
-        near_gripper=near_gripper_changes(_rows(store, ACTIONS), lengths, k),
-        has_late_observation=np.array([late[each.suite, each.file] for each in episodes]),
+        near_gripper=near_gripper_changes(actions, lengths, k),
+        # What was recorded before the first step that is kept stands in the row before it.
+        has_late_observation=np.array([late[each.suite, each.file] for each in episodes]) & starts_kept,
         k=k,
         name=os.path.basename(store.url.rstrip("/")),
+        in_view=None if in_view is None or in_view.all() else in_view,
+        views=() if kept is None else kept.lines,
     )
 
 
@@ -186,12 +212,19 @@ def near_gripper_changes(actions: npt.NDArray[Any] | None, lengths: Int64, k: in
     return near
 
 
-def _rows(store: Store, field: str) -> npt.NDArray[Any] | None:
-    """All rows of a field of numbers per step, (N, D); None where the store has no such."""
+def _mask(runs: Runs, rows: int) -> Mask:
+    made = np.zeros(rows, bool)
+    for start, stop in runs.tolist():
+        made[start:stop] = True
+    return made
+
+
+def _rows(store: Store, field: str, exists: Mask | None) -> npt.NDArray[Any] | None:
+    """All rows of a field of numbers per step that exist, (N, D); None where the store has no such."""
     described = store.fields.get(field)
     if described is None or described.kind != "fixed" or described.is_camera or len(described.shape) != 1:
         return None
-    return store.read(field, range(store.rows))
+    return store.read(field, range(store.rows) if exists is None else np.flatnonzero(exists))
 
 
 def _moving(lengths: Int64, numbers: npt.NDArray[Any]) -> Int64:

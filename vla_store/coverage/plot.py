@@ -24,6 +24,7 @@ COLOURS = {
     "port_s2": "#edc948",
     "port_s3": "#9c755f",
     "rdt": "#4e79a7",
+    "view": "#59a14f",
 }
 
 
@@ -48,7 +49,8 @@ def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) ->
     _curves(over, samplers)
     _near_end(near, samplers)
     _spread(spread, samplers)
-    figure.suptitle(f"{demos.name}: {len(demos):,} demos, {demos.steps:,} steps", fontsize=11)
+    viewed = f", view {', '.join(each.partition(' (')[0] for each in demos.views)}" if demos.views else ""
+    figure.suptitle(f"{demos.name}: {len(demos):,} demos, {demos.steps:,} steps{viewed}", fontsize=11)
     figure.legend(
         *over.get_legend_handles_labels(), loc="outside lower center", ncols=len(samplers), frameon=False, fontsize=9
     )
@@ -100,5 +102,5 @@ def _spread(axes: Any, samplers: Sequence[Sampler]) -> None:
 
 
 def _style(sampler: Sampler) -> dict[str, Any]:
-    is_ours = sampler.name == "every_step"
+    is_ours = sampler.name in ("every_step", "view")
     return {"color": COLOURS[sampler.name], "linewidth": 2.4 if is_ours else 1.5, "zorder": 3 if is_ours else 2}

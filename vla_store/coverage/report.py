@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from vla_store.coverage import formulas, simulation
 from vla_store.coverage.demos import TAIL_SHARE, Demos
 from vla_store.coverage.samplers import BufferSampler, ListSampler, Sampler, all_samplers
 from vla_store.errors import OptionError
-from vla_store.figures import table
+from vla_store.figures import TEXT_WIDTH, table
 
 HORIZON = 64  # RDT's action chunk
 RUNS = 20
@@ -68,6 +69,7 @@ def measure(
             "name": demos.name,
             "shortest": int(demos.lengths.min()),
             "steps": demos.steps,
+            "views": list(demos.views),
         },
         "draws": draws,
         "horizon": horizon,
@@ -116,12 +118,18 @@ def report_text(report: dict[str, Any]) -> str:
             ]
         )
     agreement = report["agreement"]
+    viewed = any(each["name"] == "view" for each in report["samplers"])
     near = "not known from lengths"
     if critical["gripper"] is not None:
         near = f"of the {critical['gripper']:,} steps at most {demos['k']} from a change of the gripper, the same"
     lines = [
         f"{demos['name']}: {many(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps",
         f"{many(steps, 'step')} in {many(demos['files'], 'file')}; windows of {many(report['horizon'], 'action')}",
+        *(
+            line
+            for each in demos["views"]
+            for line in textwrap.wrap(f"view {each}", TEXT_WIDTH, subsequent_indent="     ")
+        ),
         "",
         "EVER, however long it trains; % of steps",
         table(["sampler", "demos", "anchors", "lost a demo", "targets", "tail", "gripper", "by index"], ever),
@@ -135,6 +143,7 @@ def report_text(report: dict[str, Any]) -> str:
         "targets      steps whose action stands in the window of such a sample",
         f"tail         of the last {100 // TAIL_SHARE} % of each demo ({critical['tail']:,} steps), those that are anchors",
         f"gripper      {near}",
+        *(["view         the steps that the view lets be sampled; the others are of all steps"] if viewed else []),
         "by index     each sample has a number: a pass can be resumed and repeated, and",
         "             ranks get different steps; where not, all ranks draw from all",
         "sd           standard deviation of how often each step was an anchor",

@@ -129,6 +129,21 @@ class ListSampler(Sampler):
 
 
 @dataclass(frozen=True, eq=False)
+class ViewSampler(ListSampler):
+    """The same list, of the steps in it that a view lets be sampled. low, high: around them."""
+
+    @cached_property
+    def is_anchor(self) -> Mask:
+        assert self.demos.in_view is not None
+        made: Mask = super().is_anchor & self.demos.in_view
+        return made
+
+    @property
+    def lost(self) -> Int64:
+        return self.demos.lengths - np.add.reduceat(self.is_anchor, self.demos.starts, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class BufferSampler(Sampler):
     """RDT's buffer on disk: a producer fills chunks of samples, a consumer reads one clean sample of a chunk and marks it dirty.
 
@@ -375,7 +390,31 @@ def all_samplers(demos: Demos, seed: int = 0) -> list[Sampler]:
             lengths,
         )
         made.append(causal)
+    if demos.in_view is not None:
+        made += [_viewed(each) for each in made if each.name in ("every_step", "causal")]
     return made
+
+
+def _viewed(sampler: Sampler) -> ViewSampler:
+    """What is left of an enumeration under the demos' views."""
+    demos = sampler.demos
+    assert demos.in_view is not None
+    step, demo = demos.step_in_demo, demos.demo_of_step
+    kept = demos.in_view & sampler.is_anchor
+    low, high = demos.lengths.copy(), np.zeros(len(demos), np.int64)
+    np.minimum.at(low, demo[kept], step[kept])
+    np.maximum.at(high, demo[kept], step[kept] + 1)
+    low, high = _where(high > 0, low, high)
+    causal = sampler.name == "causal"
+    return ViewSampler(
+        "view_causal" if causal else "view",
+        "view, causal" if causal else "view",
+        f"{sampler.rule.partition(' (')[0]}, of those that the view keeps (vla_store, view=)",
+        demos,
+        int(kept.sum()),
+        low,
+        high,
+    )
 
 
 def _where(usable: Mask, low: Int64, high: Int64) -> tuple[Int64, Int64]:
