@@ -401,9 +401,10 @@ def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], A
     """Uninitialised tensors for a batch of `count`, each in shared memory of its own, as torch's default collate makes them."""
     made = {}
     for name, (shape, dtype) in columns.items():
+        nbytes = count * math.prod(shape) * dtype.itemsize
+        storage = torch.UntypedStorage._new_shared(nbytes)  # type: ignore[no-untyped-call]
         kind = torch.from_numpy(np.empty(0, dtype)).dtype
-        storage = torch.UntypedStorage._new_shared(count * math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
-        made[name] = torch.empty(0, dtype=kind).set_(storage, 0, (count, *shape))  # type: ignore[arg-type]
+        made[name] = torch.empty(0, dtype=torch.uint8).set_(storage).view(kind).view(count, *shape)
     return made
 
 

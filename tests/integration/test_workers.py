@@ -124,6 +124,31 @@ def test_a_server_that_goes_away_reaches_the_training_loop_as_a_fetch_error(wide
     assert f"store   {server.url}" in str(caught.value)
 
 
+def shared_and_where(samples: Any) -> dict[str, Any]:
+    """Runs in a worker: the batch, which of its tensors lie in shared memory already, and which of them in one block of it."""
+    batch = collate(samples)
+    tensors = {name: each for name, each in batch.items() if isinstance(each, torch.Tensor)}
+    blocks = {name: each.untyped_storage().data_ptr() for name, each in tensors.items()}
+    return {"batch": batch, "shared": {name: each.is_shared() for name, each in tensors.items()}, "blocks": blocks}
+
+
+def test_a_worker_decodes_into_torchs_shared_memory_from_the_start(
+    wide_store: Path, expected: list[dict[str, Any]]
+) -> None:
+    dataset = dataset_of(wide_store)
+    assert not any(
+        each.is_shared() for each in collate(dataset.__getitems__([0, 1])).values() if hasattr(each, "numpy")
+    )
+    made = list(loader_of(dataset, collate_fn=shared_and_where))
+    assert all(all(each["shared"].values()) for each in made)
+    assert set(made[0]["shared"]) == set(expected[0]) - {"task"}
+    # A block each: who keeps the actions of a batch does not keep its pictures.
+    assert all(len(set(each["blocks"].values())) == len(each["blocks"]) for each in made)
+    assert len(made) == len(expected)
+    for each, right in zip(made, expected):
+        assert_same(each["batch"], right)
+
+
 def test_a_damaged_frame_reaches_the_training_loop_with_its_object(wide_store: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(wide_store, tmp_path / "copy.vla")
     (shard,) = (path for path in copy.glob("parts/*/frames/eye_in_hand_rgb/c/**/*") if path.is_file())
