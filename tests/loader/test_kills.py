@@ -471,6 +471,27 @@ def test_case_5_a_script_that_ends_without_closing_ends_clean(
     assert ("KeyError" in errors) if code == 1 else not errors
 
 
+def test_case_5_at_the_exit_of_the_interpreter_a_thread_that_takes_batches_ends_without_an_error(
+    store: vla_store.Store,
+) -> None:
+    """A daemon's thread, which nobody waits for: the finalizer ends the workers under it."""
+    batches = Batches(first_rows(store, 100), batch_size=5, workers=2, transform=transforms.sleeps_a_little)
+    errors: list[BaseException | None] = []
+
+    def take() -> None:
+        for _ in range(10_000):
+            if not served(iter(batches)):
+                return
+
+    thread = threading.Thread(target=lambda: errors.append(error_of(take)))
+    thread.start()
+    assert wait_until(lambda: batches.stats.batches > 10)
+    batches._finalizer()
+    thread.join(60)
+    assert errors == [None]
+    batches.close()
+
+
 # --- 6: the parent is killed --------------------------------------------------------------------------------------------
 
 

@@ -224,6 +224,16 @@ def test_blocks_are_read_once_and_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert asked[5:] == [("object", 0, 100)]
 
 
+def test_blocks_that_were_fetched_together_do_not_keep_each_other() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    nbytes = 2 * fetch.MAX_BLOCKS * fetch.BLOCK_BYTES
+    fsspec.filesystem("memory").pipe_file("/blocks/table", bytes(nbytes))
+    blocks = fetch.Blocks(fetch.FsspecFetcher("memory://blocks", {}))
+    assert len(blocks.read([("table", 0, nbytes)])[0]) == nbytes
+    kept = {id(view.obj): len(view.obj) for view in blocks._blocks.values()}
+    assert sum(kept.values()) <= fetch.MAX_BLOCKS * fetch.BLOCK_BYTES
+
+
 def test_a_place_is_local_or_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert locate("store.vla", None, None) == fetch.Location(str(tmp_path / "store.vla"), "mmap")

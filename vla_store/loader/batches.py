@@ -340,6 +340,7 @@ class BatchStream:
         return batch, Handout(made, self._advance(), False)
 
     def _from_workers(self, owner: Batches) -> tuple[Any, Handout]:
+        crew: Crew | None = None
         try:
             crew = owner.crew()
             while crew.collect(0.0):
@@ -357,7 +358,9 @@ class BatchStream:
             taken = crew.take()
         except (StopIteration, Stopped):
             raise
-        except BaseException:
+        except BaseException as error:
+            if crew is not None and crew.is_closed and isinstance(error, Exception):
+                raise Stopped from None  # the interpreter exits, and did not wait for the lock
             owner.dismiss()  # what workers were asked, and what they said, may be lost in the middle
             raise
         if isinstance(taken, VlaStoreError):

@@ -75,6 +75,10 @@ class Crew:
         return [self._pool.pid_of(number) for number in range(len(self._pool))]
 
     @property
+    def is_closed(self) -> bool:
+        return self._pool.is_closed
+
+    @property
     def is_ready(self) -> bool:
         """Whether the next batch can be taken."""
         return bool(self._queue) and self._queue[0] in self._done

@@ -37,6 +37,7 @@ class Pool:
                 hint='put what the script does under `if __name__ == "__main__":`, or the transform into a module',
             )
         self.pid = os.getpid()
+        self.is_closed = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[Channel] = []
         self._poll = select.poll()
@@ -72,8 +73,10 @@ class Pool:
     def receive(self, timeout_s: float) -> list[tuple[int, Any]]:
         """Messages that have arrived, at most one a worker, waiting for one at most so long, or until `wake`: (worker, message).
 
-        Raises WorkerDied, or what a worker could not start for.
+        Raises WorkerDied, what a worker could not start for, or Closed.
         """
+        if self.is_closed:
+            raise Closed("the workers were ended")
         found: list[tuple[int, Any]] = []
         ready = self._poll.poll(timeout_s * 1000)
         for fd, _ in ready:
@@ -104,6 +107,7 @@ class Pool:
 
     def close(self) -> None:
         """End all workers and wait for them. In a forked copy of the owner, do nothing to them."""
+        self.is_closed = True
         channels, self._channels = self._channels, []
         processes, self._processes = self._processes, []
         for channel in channels:

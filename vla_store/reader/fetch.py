@@ -317,7 +317,9 @@ class Blocks:
         ]
         for place, block in zip(absent, self._inner.read(bounds)):
             held[place] = block
-            keep(self._blocks, place, block, MAX_BLOCKS)
+            # Alone: blocks that were fetched in one request are views of all that it gave.
+            is_alone = len(block.obj) == block.nbytes  # type: ignore[arg-type]
+            keep(self._blocks, place, block if is_alone else memoryview(bytes(block)), MAX_BLOCKS)
         return [_from_blocks(held, key, start, stop) for key, start, stop in ranges]
 
 
