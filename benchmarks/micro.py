@@ -39,6 +39,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     import vla_store
     from vla_store.loader.packing import carve, pack, slot_nbytes, unpack
     from vla_store.loader.ring import Ring, RingView
+    from vla_store.reader.store import parts_of
     from vla_store.reader.windows import window_times
     from vla_store.torch import StepDataset, _Convert, collate
 
@@ -72,7 +73,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
             size,
         ),
     ]
-    part = next(iter(reader._all_parts()))
+    part = next(iter(parts_of(reader)))
     for camera in CAMERAS:
         frames = part.frames(part.document.fields[camera])
         rows = [each.frame_rows.reshape(-1).tolist() for each in units]
@@ -86,7 +87,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
         )
     for preset in PRESETS:
         opened = samples[preset].store
-        there = next(iter(opened._all_parts()))
+        there = next(iter(parts_of(opened)))
         for camera in CAMERAS:
             field = there.document.fields[camera]
             out = np.ones((2 * size, *field.fixed_shape), np.uint8)

@@ -25,7 +25,7 @@ from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
 from vla_store.reader.frames import Frames
 from vla_store.reader.samples import Samples
-from vla_store.reader.store import open_store
+from vla_store.reader.store import open_store, parts_of
 
 Array = np.ndarray[Any, Any]
 Talk = Callable[[str], None]
@@ -329,7 +329,7 @@ def _decoding(samples: Samples, indices: Array, out: dict[str, Array]) -> list[C
 
     cameras = [
         part.frames(part.document.fields[window.field])
-        for part in samples.store._all_parts()
+        for part in parts_of(samples.store)
         for window in samples.windows
         if samples.store.fields[window.field].is_camera
     ]

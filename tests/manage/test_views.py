@@ -33,6 +33,7 @@ from vla_store.manage.place import LocalPlace
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
 from vla_store.manage.views import NewView, add_view, add_views, parse_view, remove_views
+from vla_store.reader.store import parts_of
 
 FILES = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 12, 2: 5, 3: 30}),
@@ -175,7 +176,7 @@ def test_steps_that_are_drawn_stay_the_same_and_are_as_many_as_asked_for(copy_of
         add_view(store, "drawn", rules.length(at_most=7, seed=3))
     assert [sum(mask) for mask in kept_by(one, "drawn")] == [min(7, each.steps) for each in EPISODES]
     assert kept_by(one, "drawn")[4:] == kept_by(other, "drawn")  # wherever the episode lies
-    (part,) = open_store(one)._all_parts()
+    (part,) = parts_of(open_store(one))
     digest = part.digests.span(0, len(EPISODES))
     assert kept_by(one, "drawn") == [drawn_by_hand(digest[n].tobytes(), each.steps, 7, 3) for n, each in enumerate(EPISODES)]  # fmt: skip
     add_view(other, "again", rules.length(at_most=7, seed=4))

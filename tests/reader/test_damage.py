@@ -11,6 +11,7 @@ import pytest
 from vla_store import Samples, StoreDamaged, open_store
 from vla_store.format.shard_index import ABSENT, ENTRY_BYTES, encode_index, index_nbytes
 from vla_store.reader.part import Part
+from vla_store.reader.store import parts_of
 
 CAMERAS = {"agentview_rgb": "residuals", "eye_in_hand_rgb": "frames"}
 KINDS = ["mmap", "pread", "fsspec"]
@@ -203,7 +204,7 @@ def test_a_blosc_header_that_claims_gigabytes_is_refused(copied_store: Path) -> 
 
 
 def test_the_sizes_that_tests_rely_on_are_those_of_the_store(tiny_store: Path) -> None:
-    part = open_store(tiny_store)._part(0)
+    part = parts_of(open_store(tiny_store))[0]
     assert isinstance(part, Part)
     assert (part.rows, part.episodes, len(part.document.columns)) == (137, 10, 10)
     assert ENTRY_BYTES == 16

@@ -170,8 +170,7 @@ def selection_digest(samples: Samples) -> str:
     if anchors.rows is not None:
         digest.update(b"rows\n" + np.ascontiguousarray(anchors.rows, "<i8").tobytes())
         return digest.hexdigest()
-    starts = np.array(samples.store._row_starts, np.int64)[anchors._part]
-    spans = np.stack([anchors._start + starts, anchors._stop + starts, anchors._skips], axis=1)
+    spans = anchors.spans_of(samples.store)
     # A span that goes on where the one before ends, and leaves out the same steps, is the same span.
     begins = np.ones(len(spans), bool)
     begins[1:] = (spans[1:, 0] != spans[:-1, 1]) | (spans[1:, 2] != spans[:-1, 2])

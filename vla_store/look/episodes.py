@@ -9,6 +9,7 @@ import numpy as np
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.digests import episode_name
 from vla_store.reader import Store
+from vla_store.reader.store import parts_of
 from vla_store.reader.values import Episode
 
 SUFFIX = ".hdf5"
@@ -53,7 +54,7 @@ def find_episode(store: Store, text: str) -> Episode:
 def _numbers(store: Store, suite: str, file: str) -> dict[int, int]:
     """Of every demonstration of a file: its number there, and the store's."""
     found: dict[int, int] = {}
-    for part in store._all_parts():
+    for part in parts_of(store):
         wanted = [at for at, each in enumerate(part.document.sources) if (each.suite, each.file) == (suite, file)]
         entries = part.entries(0, part.episodes)
         for at in np.flatnonzero(np.isin(entries[:, 3], wanted)).tolist():

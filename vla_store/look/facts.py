@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from vla_store.format.statistics import FieldStatistics
 from vla_store.look.pictures import Pictures, shrunk, to_rgb, value_range
 from vla_store.reader import Samples, Store
+from vla_store.reader.store import parts_of
 from vla_store.reader.values import StoreField, StoreTask
 from vla_store.rules import NOOP_THRESHOLD, noops
 
@@ -137,8 +138,8 @@ class CameraFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of a report. stated: (option, value) of conventions that were given at build. decoders: (what decoded, files) of pictures
-    that the files hold as JPEG."""
+    """All of a report. stated: {(option, value): files} of conventions that were said at build. decoders: (what decoded, files) of
+    pictures that the files hold as JPEG."""
 
     name: str
     store: Store
@@ -146,7 +147,7 @@ class Facts:
     suites: tuple[Group, ...]
     tasks: tuple[TaskFacts, ...]
     conventions: tuple[Convention, ...]
-    stated: tuple[tuple[str, str], ...]
+    stated: Mapping[tuple[str, str], int]
     decoders: tuple[tuple[str, int], ...]
     presets: tuple[str, ...]
     sources: tuple[SourceFacts, ...]
@@ -257,7 +258,7 @@ def _table(store: Store) -> _Table:
     suites = {each: at for at, each in enumerate(store.suites)}
     columns: list[list[Int64]] = []
     sources = 0
-    for part in store._all_parts():
+    for part in parts_of(store):
         entries = part.entries(0, part.episodes)
         task, source = entries[:, 2], entries[:, 3]
         of_task = np.array([tasks[each.suite, each.name] for each in part.document.tasks])
@@ -323,14 +324,8 @@ def _conventions(store: Store, episodes: Int64) -> tuple[Convention, ...]:
     return tuple(Convention(*key, *counts) for key, counts in sorted(found.items()))
 
 
-def _stated(store: Store) -> tuple[tuple[str, str], ...]:
-    given = {
-        (name, str(document.plan.get("options", {}).get(name)))
-        for _, document in store.parts
-        for name in ("orientation", "observation")
-        if document.plan.get("options", {}).get(name)
-    }
-    return tuple(sorted(given))
+def _stated(store: Store) -> Mapping[tuple[str, str], int]:
+    return Counter((name, getattr(each, name)) for each in store.conventions.sources for name in each.said)
 
 
 def _places_of(numbers: Int64, count: int) -> list[Int64]:
@@ -407,7 +402,7 @@ def _statistics(known: FieldStatistics, place: tuple[int, ...]) -> dict[str, flo
 
 def _ragged(store: Store, field: StoreField) -> RaggedFacts:
     widths: dict[int, int] = {}
-    for part in store._all_parts():
+    for part in parts_of(store):
         described = part.document.fields[field.name]
         if described.is_ragged:
             column = part.document.columns.index(f"{field.name}_width")

@@ -17,7 +17,7 @@ from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
 from vla_store.manage.views import translate_views
 from vla_store.reader.part import Part
-from vla_store.reader.store import Store, open_store
+from vla_store.reader.store import Store, open_store, parts_of
 
 
 def recode_store(
@@ -111,6 +111,7 @@ class StoreSource:
             nbytes=planned["size"],
             codec=source.codec,
             decoder=source.decoder,
+            said=tuple(planned.get("said", ())),
             episodes=tuple(episodes),
             warnings=tuple(
                 each["warning"]
@@ -156,7 +157,7 @@ class StoreSource:
 
     def _open(self) -> tuple[Store, Part]:
         store = _opened(self.url, self.digest, os.getpid())
-        return store, store._part(self.part)
+        return store, parts_of(store)[self.part]
 
     def _entries(self) -> list[list[int]]:
         return [entry for entry, _ in self._by_number().values()]
@@ -177,6 +178,6 @@ def _opened(url: str, digest: str, pid: int) -> Store:
 @functools.lru_cache(maxsize=1024)
 def _episodes(url: str, digest: str, part: int, source: int, pid: int) -> dict[int, tuple[list[int], int]]:
     """Episode number in the source -> its entry in the table, and its number in the part."""
-    opened = _opened(url, digest, pid)._part(part)
+    opened = parts_of(_opened(url, digest, pid))[part]
     table = opened.entries(0, opened.episodes).tolist()
     return {entry[4]: (entry, episode) for episode, entry in enumerate(table) if entry[3] == source}

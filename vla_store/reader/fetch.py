@@ -91,7 +91,7 @@ def is_url(text: str) -> bool:
 
 def locate(url: str | os.PathLike[str], fetcher: str | None, options: dict[str, Any] | None) -> Location:
     """The location that `open_store` was asked for. Raises OptionError, UnknownName."""
-    text = os.fspath(url)
+    text = os.fspath(url) if isinstance(url, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         raise OptionError("a store is a path or a URL", found=repr(url))
     for scheme in ("file://", "local://"):
@@ -279,7 +279,7 @@ class FsspecFetcher:
             object=key,
             store=self._url,
             found=_text(error),
-            hint="try again; then the network",
+            hint=_WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network",
         )
 
 
@@ -470,11 +470,22 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     try:
         fs, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        raise OptionError(f"this URL needs another package: {error}", store=url) from error
+        protocol = url.partition("://")[0].rpartition("::")[2].lower()
+        extra = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}.get(protocol)
+        raise OptionError(
+            f"this URL needs another package: {error}",
+            store=url,
+            hint=f'pip install "vla-store[{extra}]"' if extra else "install the package that is named above with pip",
+        ) from error
     except ValueError as error:
         raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
     return fs, str(root).rstrip("/")
 
+
+_WITHOUT_CREDENTIALS = (
+    "give the storage's credentials (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile); a public bucket "
+    "needs none: FSSPEC_S3_ANON=true in the environment, or storage_options={'anon': True}"
+)
 
 # Instances of fsspec's, kept for good. A forked process that freed one of its parent's would close the connections in it,
 # and so take them out of the epoll that both processes share: the parent would wait for ever for its next answer.

@@ -22,8 +22,9 @@ from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
 from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part, Place, Places
+from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import anchors_of, choose
-from vla_store.reader.store import MAX_OPEN_PARTS, Store, open_store
+from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows, shift_of, window_times
 
@@ -95,7 +96,7 @@ class Samples:
         self._keep_first = bool(keep_first)
         self.transform = transform
         _check_names(self.windows)
-        for document in self.store._documents:
+        for document in parts_of(self.store).documents:
             for window in self.windows:
                 document.fields[window.field].check_supported()
         chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split, view=view)
@@ -295,8 +296,8 @@ class Samples:
         chosen, store = self._chosen, self.store
         if chosen.rows is not None:
             rows = np.unique(chosen.rows)
-            numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
-            parts = [store._part(number) for number in np.unique(numbers).tolist()]
+            numbers = parts_of(store).numbers_of(rows)
+            parts = [parts_of(store)[number] for number in np.unique(numbers).tolist()]
             return [(part, rows[numbers == part.number] - part.row_start) for part in parts]
         return [
             (part, np.concatenate([np.arange(start, stop) for start, stop in runs.tolist()]))

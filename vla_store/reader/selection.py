@@ -22,7 +22,7 @@ from vla_store.format.views import Runs, overlaps, rows_in
 from vla_store.reader.kept import Kept, kept_of, within
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part, Place, Places
-from vla_store.reader.store import SPLITS, Store
+from vla_store.reader.store import SPLITS, Store, parts_of
 from vla_store.reader.values import Split, StoreTask
 
 Int64 = npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ class Chosen:
         """The selected rows that are not given one by one, part by part: as stretches of the part's own rows, and whether
         each is of sources that observe after the action."""
         for number, group in itertools.groupby(self.spans, key=lambda span: span.part):
-            spans, part = list(group), store._part(number)
+            spans, part = list(group), parts_of(store)[number]
             runs = np.array([(each.start, each.stop) for each in spans], np.int64)
             after = np.array([each.is_after for each in spans], bool)
             if self.kept is not None:
@@ -158,14 +158,19 @@ class Anchors:
         """The rows, where they were given one by one."""
         return self._rows
 
+    def spans_of(self, store: Store) -> Int64:
+        """(n, 3), where they were not given one by one: rows [start, stop) of the store, and whether first steps are left out."""
+        starts = np.array(parts_of(store).row_starts, np.int64)[self._part]
+        return np.stack([self._start + starts, self._stop + starts, self._skips], axis=1)
+
     def one(self, anchor: int, store: Store) -> tuple[Part, Place]:
         """The part and the place in it of one anchor, 0 <= anchor < len. Raises StoreDamaged."""
         if self._rows is not None:
-            part, row = store._place(int(self._rows[anchor]))
+            part, row = parts_of(store).of_row(int(self._rows[anchor]))
             return part, part.locate(row)
         firsts, parts, starts, stops, bases, skips, slopes = self._fast
         span = bisect.bisect_right(firsts, anchor) - 1 if len(parts) > 1 else 0
-        part = store._part(parts[span])
+        part = parts_of(store)[parts[span]]
         start = starts[span]
         row = low = start + anchor - firsts[span]
         if not skips[span]:
@@ -189,12 +194,12 @@ class Anchors:
         """Part by part: the part, which of `anchors` are in it (None for all), and their places in it. Raises StoreDamaged."""
         if self._rows is not None:
             rows = self._rows[anchors]
-            numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
+            numbers = parts_of(store).numbers_of(rows)
             for part, at in _by_part(store, numbers):
                 yield part, at, part.locate_many((rows if at is None else rows[at]) - part.row_start)
         elif len(self._part) == 1:
             _, parts, starts, _, bases, skips, slopes = self._fast
-            part = store._part(parts[0])
+            part = parts_of(store)[parts[0]]
             yield part, None, _settled(part, anchors, starts[0], bases[0], bool(skips[0]), slopes[0])
         else:
             spans = np.searchsorted(self._firsts, anchors, side="right") - 1
@@ -214,10 +219,10 @@ class Anchors:
 def _by_part(store: Store, numbers: Int64) -> Iterator[tuple[Part, Int64 | None]]:
     """Each part among (n,) part numbers, and where it is; None for everywhere."""
     if len(numbers) and (numbers == numbers[0]).all():
-        yield store._part(int(numbers[0])), None
+        yield parts_of(store)[int(numbers[0])], None
     else:
         for number in np.unique(numbers).tolist():
-            yield store._part(number), np.flatnonzero(numbers == number)
+            yield parts_of(store)[number], np.flatnonzero(numbers == number)
 
 
 def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: Any) -> Places:
@@ -262,7 +267,7 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
         named[chosen] = True
         whole &= named
     masks = []
-    for part in store._all_parts():
+    for part in parts_of(store):
         mask = whole[part.episode_start : part.episode_start + part.episodes]
         entries = part.entries(0, part.episodes)
         if suite_names is not None:
@@ -276,7 +281,7 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
 
 
 def _spans(store: Store, masks: list[Mask] | None) -> Iterator[Span]:
-    for part in store._all_parts():
+    for part in parts_of(store):
         after = _is_after(part)
         if masks is None and (after.all() or not after.any()):
             yield Span(part.number, 0, part.rows, 0, part.episodes, bool(after[0]))
@@ -294,9 +299,9 @@ def _spans(store: Store, masks: list[Mask] | None) -> Iterator[Span]:
 
 def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str) -> Chosen:
     kept, is_after, is_first = (np.zeros(len(rows), bool) for _ in range(3))
-    numbers = np.searchsorted(store._row_starts, rows, side="right") - 1
+    numbers = parts_of(store).numbers_of(rows)
     for number in np.unique(numbers).tolist():
-        part = store._part(number)
+        part = parts_of(store)[number]
         at = np.flatnonzero(numbers == number)
         places = part.locate_many(rows[at] - part.row_start)
         kept[at] = True if masks is None else masks[number][places.episode]

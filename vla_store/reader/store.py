@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,18 +12,16 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError
+from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format import canonical, digests, layout
 from vla_store.format.listing import parse_listing
-from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, PartEntry, Root, RootField
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry, Root
 from vla_store.format.statistics import FieldStatistics
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
-from vla_store.reader.columns import Column
-from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, keep, locate, read_document
+from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, locate, read_document
 from vla_store.reader.lazily import lazily
-from vla_store.reader.part import Part
-from vla_store.reader.shards import Opened
+from vla_store.reader.parts import Parts
 from vla_store.reader.values import (
     Conventions,
     Episode,
@@ -36,12 +32,12 @@ from vla_store.reader.values import (
     Statistics,
     StoreField,
     StoreTask,
+    said_at_build,
 )
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
-MAX_OPEN_PARTS = 256
 SPLITS = ("train", "val")
 
 
@@ -78,13 +74,11 @@ class Store:
         self._location = location
         self._generation = generation
         self._digest = digest
-        self._opened: Opened = {}
-        self._parts: dict[int, Part] = {}
 
     def _adopt(self, fetcher: Fetcher, root: Root) -> None:
         self._fetcher = fetcher
         self._root = root
-        _ = self._documents  # what is wrong with them is said at opening
+        _ = self._parts.documents  # what is wrong with them is said at opening
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self._location, self._generation, self._digest)
@@ -121,12 +115,12 @@ class Store:
     @property
     def rows(self) -> int:
         """Steps of all episodes."""
-        return self._row_starts[-1]
+        return self._parts.row_starts[-1]
 
     @property
     def parts(self) -> tuple[tuple[PartEntry, PartDocument], ...]:
         """Every part: its line in the root, and what it says of itself (plan, tasks, sources, fields with codec and prediction)."""
-        return tuple(zip(self._root.parts, self._documents))
+        return tuple(zip(self._root.parts, self._parts.documents))
 
     @lazily
     def nbytes(self) -> int:
@@ -160,7 +154,7 @@ class Store:
     def tasks(self) -> tuple[StoreTask, ...]:
         """Every task, by suite and name; one that occurs in several parts is one."""
         named: dict[tuple[str, str], StoreTask] = {}
-        for document in self._documents:
+        for document in self._parts.documents:
             for each in document.tasks:
                 named.setdefault((each.suite, each.name), StoreTask(each.suite, each.name, each.text, each.instruction))
         return tuple(named[key] for key in sorted(named, key=lambda key: (key[0].encode(), key[1].encode())))
@@ -168,13 +162,13 @@ class Store:
     @lazily
     def suites(self) -> tuple[str, ...]:
         """Names of the suites."""
-        names = {each.suite for document in self._documents for each in document.sources}
+        names = {each.suite for document in self._parts.documents for each in document.sources}
         return tuple(sorted(names, key=str.encode))
 
     @lazily
     def fields(self) -> Mapping[str, StoreField]:
         """Every per-step quantity, by name."""
-        first = self._documents[0].fields
+        first = self._parts.documents[0].fields
         made = {
             name: StoreField(name, each.kind, each.dtype, each.shape, first[name].role, first[name].is_camera)
             for name, each in self._root.fields.items()
@@ -191,9 +185,11 @@ class Store:
         """Orientation of pictures, and order of observation and action, of every source."""
         return Conventions(
             tuple(
-                SourceConvention(each.suite, each.file, each.orientation, each.observation, each.codec, each.decoder)
-                for document in self._documents
-                for each in document.sources
+                SourceConvention(
+                    each.suite, each.file, each.orientation, each.observation, each.codec, each.decoder, said
+                )
+                for document in self._parts.documents
+                for each, said in zip(document.sources, said_at_build(document))
             )
         )
 
@@ -269,14 +265,14 @@ class Store:
             raise OptionError("fraction is a number from 0 to 1, seed a whole number", found=f"{fraction!r}, {seed!r}")
         sides = [
             digests.in_train(digest.tobytes(), fraction, int(seed)) == (name == "train")
-            for part in self._all_parts()
+            for part in self._parts
             for digest in part.digests.span(0, part.episodes)
         ]
         return Split(name, float(fraction), by, int(seed), np.flatnonzero(np.array(sides, bool)).astype(np.int64))
 
     def provenance(self, row: SupportsIndex) -> Provenance:
         """The source file, demo and step of a row."""
-        part, at = self._place(self._row(row))
+        part, at = self._parts.of_row(self._row(row))
         episode, step, *_ = part.locate(at)
         each = self.episodes[part.episode_start + episode]
         demo = digests.episode_name(each.number)
@@ -287,13 +283,13 @@ class Store:
 
         Strings are str (bytes where they are not UTF-8), numbers arrays, HDF5's Empty None.
         """
-        part, at = self._episode_place(self._episode(episode))
+        part, at = self._parts.of_episode(self._episode(episode))
         row = part.entries(at, at + 1)[0]
         return part.decoded_attributes(int(row[6]), int(row[7]))
 
     def source_attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
         """The same for the file that an episode comes from, without its episodes."""
-        part, at = self._episode_place(self._episode(episode))
+        part, at = self._parts.of_episode(self._episode(episode))
         return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)[0, 3])].attributes)
 
     def read(self, field: str, rows: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -318,9 +314,9 @@ class Store:
                 expected=f"{(len(wanted), *shape)} {self.fields[field].dtype}, C-contiguous",
                 found=f"{out.shape} {out.dtype}",
             )
-        numbers = np.searchsorted(self._row_starts, wanted, side="right") - 1
+        numbers = self._parts.numbers_of(wanted)
         for number in np.unique(numbers).tolist():
-            part = self._part(number)
+            part = self._parts[number]
             at = np.flatnonzero(numbers == number)
             local = wanted[at] - part.row_start
             described = part.document.fields[field]
@@ -352,61 +348,8 @@ class Store:
         return opening.pinned_root(self._location, self._fetcher, self._generation, self._digest)
 
     @lazily
-    def _documents(self) -> tuple[PartDocument, ...]:
-        try:
-            return tuple(self._document(each.path) for each in self._root.parts)
-        except VlaStoreError as error:
-            raise error.at(store=self.url) from None
-
-    def _document(self, path: str) -> PartDocument:
-        key = f"{path}/zarr.json"
-        document = PartDocument.from_zarr_json(read_document(self._fetcher, key, MAX_DOCUMENT_BYTES), key)
-        for name, each in self._root.fields.items():
-            if name not in document.fields:
-                raise StoreDamaged("a part lacks a field that the root names", object=key, field=name)
-            if not _agree(each, document.fields[name]):
-                raise StoreDamaged(
-                    "a part and the root disagree about a field",
-                    object=key,
-                    field=name,
-                    expected=f"{each.kind} {each.dtype} {each.shape}",
-                    found=f"{document.fields[name].kind} {document.fields[name].dtype} {document.fields[name].shape}",
-                )
-        return document
-
-    @lazily
-    def _row_starts(self) -> list[int]:
-        return [0, *itertools.accumulate(each.rows for each in self._root.parts)]
-
-    @lazily
-    def _episode_starts(self) -> list[int]:
-        return [0, *itertools.accumulate(each.episodes for each in self._root.parts)]
-
-    def _part(self, number: int) -> Part:
-        part = self._parts.get(number)
-        if part is None:
-            part = Part(
-                number,
-                self._root.parts[number],
-                self._documents[number],
-                self._fetcher,
-                self._opened,
-                self._row_starts[number],
-                self._episode_starts[number],
-            )
-            keep(self._parts, number, part, MAX_OPEN_PARTS)
-        return part
-
-    def _all_parts(self) -> Iterator[Part]:
-        return (self._part(number) for number in range(len(self._root.parts)))
-
-    def _place(self, row: int) -> tuple[Part, int]:
-        part = self._part(bisect.bisect_right(self._row_starts, row) - 1)
-        return part, row - part.row_start
-
-    def _episode_place(self, episode: int) -> tuple[Part, int]:
-        part = self._part(bisect.bisect_right(self._episode_starts, episode) - 1)
-        return part, episode - part.episode_start
+    def _parts(self) -> Parts:
+        return Parts(self._root, self._fetcher, self.url)
 
     def _row(self, row: SupportsIndex) -> int:
         return int(self.check_rows([operator.index(row)])[0])
@@ -428,6 +371,11 @@ class Store:
         return document
 
 
+def parts_of(store: Store) -> Parts:
+    """The parts of a store, for the rest of this package: they are no part of what users see."""
+    return store._parts
+
+
 class Episodes:
     """The episodes of a store, as a sequence of `Episode`. Nothing is held: each is looked up in the store's table."""
 
@@ -435,7 +383,7 @@ class Episodes:
         self._store = store
 
     def __len__(self) -> int:
-        return self._store._episode_starts[-1]
+        return parts_of(self._store).episode_starts[-1]
 
     def __getitem__(self, episode: SupportsIndex) -> Episode:
         number = operator.index(episode)
@@ -443,7 +391,7 @@ class Episodes:
             number += len(self)
         if not 0 <= number < len(self):
             raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
-        part, at = self._store._episode_place(number)
+        part, at = parts_of(self._store).of_episode(number)
         start, length, task, source, demo, success = (int(x) for x in part.entries(at, at + 1)[0, :6])
         described = part.document.sources[source]
         return Episode(
@@ -475,25 +423,12 @@ class Episodes:
 
     def _column(self, column: int) -> Int64:
         made = np.empty(len(self), np.int64)
-        for part in self._store._all_parts():
+        for part in parts_of(self._store):
             values = part.entries(0, part.episodes)[:, column]
             made[part.episode_start : part.episode_start + part.episodes] = values + (
                 part.row_start if not column else 0
             )
         return made
-
-
-def numeric_column(part: Part, field: str) -> Column:
-    """The array of a numeric field of a part."""
-    return part.column(part.document.fields[field])
-
-
-def _agree(whole: RootField, part: Field) -> bool:
-    if whole.dtype != part.dtype:
-        return False
-    if whole.kind == "ragged-episode" and part.kind == "fixed":  # widths that differ between parts only
-        return not part.is_camera and len(part.shape) == 1
-    return whole.kind == part.kind and whole.shape == part.shape
 
 
 def _numbers(kind: str, given: npt.ArrayLike, count: int) -> Int64:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.format.schema import PartDocument
 from vla_store.format.statistics import FieldStatistics
+
+CONVENTIONS = ("observation", "orientation")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class SourceConvention:
     orientation: of its pictures: bottom_up, top_down or rot180.
     observation: recorded "before" or "after" the action of the same row.
     codec, decoder: "jpeg" and what decoded it, where its pictures were decoded when the store was built; else "".
+    said: which of "orientation" and "observation" were said when the store was built; the others were read or measured.
     """
 
     suite: str
@@ -73,6 +78,21 @@ class SourceConvention:
     observation: str
     codec: str = ""
     decoder: str = ""
+    said: tuple[str, ...] = ()
+
+
+def said_at_build(document: PartDocument) -> list[tuple[str, ...]]:
+    """Of each source of a part, the conventions that its plan says the build was told: of all sources, or of that one. Another
+    writer may have a plan of another form."""
+    plan: Any = document.plan
+    options, listed = (plan.get(name) if isinstance(plan, dict) else None for name in ("options", "sources"))
+    told = {name for name in CONVENTIONS if isinstance(options, dict) and options.get(name)}
+    made = []
+    for number in range(len(document.sources)):
+        each = listed[number] if isinstance(listed, list) and number < len(listed) else None
+        own = each.get("said") if isinstance(each, dict) else None
+        made.append(tuple(sorted(told | {name for name in CONVENTIONS if isinstance(own, list) and name in own})))
+    return made
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, VlaStoreError
+from vla_store.loader.packing import slot_nbytes
 from vla_store.loader.work import TransformError, collate
 from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.kept import Kept, KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import Anchors
-from vla_store.reader.store import Store
+from vla_store.reader.store import Store, parts_of
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -28,6 +29,9 @@ Mask = npt.NDArray[np.bool_]
 Empty = Callable[[tuple[int, ...], Any], Array]  # as np.empty
 
 BLOCK_ANCHORS = 1 << 18
+# Of fields that are read at once for a list of items. Pictures become four times as large as floats, and arrays of more than
+# 32 MiB are never kept by the C library: the system would have to find fresh pages for each batch.
+BLOCK_NBYTES = 8 << 20
 # What a recipe hands on to Samples.
 OPTIONS = tuple(name for name in inspect.signature(Samples).parameters if name not in ("store", "windows", "transform"))
 
@@ -119,20 +123,11 @@ class RecipeDataset(Samples):
         return list(self.each(indices))
 
     def each(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
-        """As `self[index]` of one index after the other, but read at once."""
+        """As `self[index]` of one index after the other, but many are read at once."""
         numbers = list(indices)
-        made = self._read(numbers)
-        if made is None:
-            yield from map(self.__getitem__, numbers)  # one that cannot be read says so in its turn
-            return
-        for index in numbers:
-            try:
-                item = next(made)
-                if self.transform is not None:
-                    item = self.transform(item)
-            except Exception as error:
-                raise self._named(error, operator.index(index)) from error
-            yield item
+        count = max(1, BLOCK_NBYTES // slot_nbytes(self.columns, 1))
+        for start in range(0, len(numbers), count):
+            yield from self._block(numbers[start : start + count])
 
     def batch(
         self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None, *, empty: Empty | None = None
@@ -202,6 +197,20 @@ class RecipeDataset(Samples):
             and kind.item is RecipeDataset.item
             and kind.__getitem__ is RecipeDataset.__getitem__
         )
+
+    def _block(self, numbers: Sequence[Any]) -> Iterator[Any]:
+        made = self._read(numbers)
+        if made is None:
+            yield from map(self.__getitem__, numbers)  # one that cannot be read says so in its turn
+            return
+        for index in numbers:
+            try:
+                item = next(made)
+                if self.transform is not None:
+                    item = self.transform(item)
+            except Exception as error:
+                raise self._named(error, operator.index(index)) from error
+            yield item
 
     def _read(self, indices: Sequence[int] | Int64) -> Iterator[Any] | None:
         """Items without the transform, all of which are read; None where that cannot be done at once."""
@@ -290,7 +299,7 @@ def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask], 
     if anchors.rows is not None or len(edges) > len(kept) // 8:
         return Anchors((), kept, ())
     firsts, lasts = np.concatenate([[0], edges]), np.concatenate([edges, [len(kept)]]) - 1
-    bases = np.array(store._row_starts, np.int64)[parts[firsts]]
+    bases = np.array(parts_of(store).row_starts, np.int64)[parts[firsts]]
     table = np.zeros((len(firsts), 6), np.int64)  # part, start, stop; and no first steps to be left out
     table[:, :3] = np.stack([parts[firsts], kept[firsts] - bases, kept[lasts] + 1 - bases], axis=1)
     return Anchors(table, None, ())

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, SourceError, UnknownName
 from vla_store.reader.fetch import keep as keep_at_most
 from vla_store.reader.selection import choose
-from vla_store.reader.store import Store, open_store
+from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.windows import shift_of
 from vla_store.recipes.dataset import Empty, RecipeDataset, Steps
 from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
@@ -470,7 +470,7 @@ class RdtDataset(RecipeDataset):
 
     def _located(self, number: int) -> tuple[Int64, Any, int]:
         """Of an episode: the store's rows that there are, its task, and its shift."""
-        part, at = self.store._episode_place(number)
+        part, at = parts_of(self.store).of_episode(number)
         start, length, task, source = part.entries(at, at + 1)[0, :4].tolist()
         shift = shift_of("observation", part.document.sources[source].observation, self.alignment)
         rows = np.arange(part.row_start + start, part.row_start + start + length)
