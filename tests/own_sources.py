@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,30 @@ class Own:
 
     def attributes(self, number: int | None) -> Attributes:
         return {"/": {}}
+
+
+@dataclass(frozen=True)
+class Retold(Own):
+    """The same data, of which `scan` says something else. how: a name in `RETOLD`."""
+
+    how: str = ""
+
+    def scan(self) -> SourceInfo:
+        return RETOLD[self.how](super().scan())
+
+
+def _with_episodes(info: SourceInfo, **changes: Any) -> SourceInfo:
+    return replace(info, episodes=tuple(replace(each, **changes) for each in info.episodes))
+
+
+RETOLD: dict[str, Any] = {
+    "the text": lambda info: replace(info, text="put one cup into another"),
+    "an instruction": lambda info: replace(info, instruction="stack them"),
+    "the role of a field": lambda info: _with_episodes(
+        info, fields={**info.episodes[0].fields, "joints": FieldSpec("float64", (6,), "step")}
+    ),
+    "the success": lambda info: _with_episodes(info, success=1),
+}
 
 
 class OddError(Exception):

@@ -92,7 +92,7 @@ def build_table(report: BuildReport) -> str:
     if report.root is None:
         lines += [
             f"would write    {report.store}",
-            f"episodes       {report.episodes:,} ({report.rows:,} steps) in {report.tasks} tasks",
+            f"episodes       {report.episodes:,} ({report.rows:,} steps), encoded in {report.tasks} pieces",
             f"size           about {size_text(report.nbytes)}, {ratio:.2f} of the source's {size_text(report.source_nbytes)}",
             f"memory         at most {report.memory.nbytes >> 20} MiB with {_workers(report)}",
         ]
@@ -109,6 +109,10 @@ def build_table(report: BuildReport) -> str:
     if report.skipped:
         lines.append(f"left out       {len(report.skipped)} (see above; recorded in the store)")
     return "\n".join(lines)
+
+
+def _parts(count: int) -> str:
+    return f"{count} part{'s' * (count != 1)}"
 
 
 def _workers(report: BuildReport) -> str:
@@ -135,7 +139,7 @@ def root_text(described: dict[str, Any]) -> str:
     """The same for people, and what else the command tells of itself."""
     lines = [
         f"store          {described['store']}",
-        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {described['parts']} parts",
+        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {_parts(described['parts'])}",
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
     ]
@@ -180,6 +184,7 @@ def store_json(store: Store) -> dict[str, Any]:
                 "file": each.file,
                 "observation": each.observation,
                 "orientation": each.orientation,
+                "said": list(each.said),
                 "suite": each.suite,
             }
             for each in store.conventions.sources
@@ -300,22 +305,26 @@ def rule_text(rule: str, options: dict[str, Any]) -> str:
 def store_text(described: dict[str, Any]) -> str:
     """What a store holds, for people."""
     conventions = Counter(
-        (each["orientation"], each["observation"], each["decoder"]) for each in described["conventions"]
+        (each["orientation"], each["observation"], each["decoder"], tuple(each["said"]))
+        for each in described["conventions"]
     )
     lines = [
         f"store          {described['url']}",
-        f"rows           {described['rows']:,} steps of {described['episodes']:,} episodes in {len(described['parts'])} part(s)",
+        f"rows           {described['rows']:,} steps of {described['episodes']:,} episodes in {_parts(len(described['parts']))}",
         f"size           {size_text(described['nbytes'])}",
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
-        f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
+        f"digest         {described['digest']}",
+        f"               (this root, generation {described['generation']}: open_store(..., digest=) pins it)",
     ]
-    for (orientation, observation, decoder), count in sorted(conventions.items()):
+    for (orientation, observation, decoder, said), count in sorted(conventions.items()):
         if len(conventions) == 1:
             line = f"conventions    pictures {orientation}, observations recorded {observation} the action"
         else:
             of = f"{count} of {len(described['conventions'])} files"
             line = f"conventions    {of}: pictures {orientation}, observations {observation} the action"
         lines.append(line)
+        if said:
+            lines.append(f"               said at build: {' and '.join(reversed(said))}")
         if decoder:
             lines.append(f"               pictures were JPEG, decoded by {decoder}")
     suites = [

@@ -11,7 +11,7 @@ import pytest
 import tiny_libero
 from hypothesis import given
 from hypothesis import strategies as st
-from own_sources import OPTIONS, Own, plan_of
+from own_sources import OPTIONS, RETOLD, Own, Retold, plan_of
 
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
@@ -48,6 +48,13 @@ def test_another_part_has_another_name(plan: Plan, tiny_source: Path) -> None:
     }
     assert len(names) == 9
     assert plan_of([Own()]).part_id == plan_of([Own()]).part_id
+
+
+@pytest.mark.parametrize("how", RETOLD)
+def test_whatever_a_source_says_that_stands_in_the_part_is_of_its_name(how: str) -> None:
+    plain, retold = plan_of([Own()]), plan_of([Retold(how=how)])
+    assert plain.document.to_json() != retold.document.to_json() or plain.episodes != retold.episodes
+    assert plain.part_id != retold.part_id
 
 
 def test_episodes_tasks_and_sources_are_laid_out_in_the_stores_order(plan: Plan) -> None:

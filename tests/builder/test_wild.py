@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import store_tools
 import tiny_libero
 import wild_sources
 
@@ -579,6 +580,30 @@ def test_a_store_of_conventions_by_path_is_repaired(mixed: dict[str, Path], twin
     assert report.sound
     assert report.repaired == (shard.relative_to(store).as_posix(),)
     assert shard.read_bytes() == before
+
+
+def test_what_was_said_by_path_is_recorded_with_the_source_and_shown(
+    mixed: dict[str, Path], twins: Twins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {each.suite: each.said for each in open_store(mixed["built"]).conventions.sources}
+    assert said == {"libero_goal": (), "regenerated_goal": ("orientation",)}
+    assert main(["info", str(mixed["built"])]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    told = lines.index("said at build: orientation")
+    assert "pictures rot180" in lines[told - 1]
+    assert [line for line in lines if line.startswith("said")] == ["said at build: orientation"]
+    # Where a part was told of all its files, the options say it.
+    assert open_store(mixed["appended"]).conventions.sources[1].said == ("orientation",)
+    page = tmp_path / "page.html"
+    assert main(["report", str(mixed["built"]), "-o", str(page)]) == 0
+    assert page.read_text(encoding="utf-8").count("said at build") == 1
+
+
+def test_a_store_of_conventions_by_path_is_recoded_to_the_bytes_that_a_build_gives(
+    mixed: dict[str, Path], tmp_path: Path
+) -> None:
+    recode_store(mixed["built"], tmp_path / "again.vla", preset="fast")
+    assert store_tools.digests(tmp_path / "again.vla") == store_tools.digests(mixed["built"])
 
 
 def test_no_path_of_the_builder_gets_into_a_store(mixed: dict[str, Path], twins: Twins) -> None:

@@ -21,6 +21,7 @@ import store_tools
 import tiny_libero
 from kills import kills
 from manage_processes import append_in_turns
+from own_sources import RETOLD, Own, Retold
 from store_tools import assert_one_screen, digests, environment, root_of, run, skip_unless_it_creates
 
 import vla_store
@@ -623,3 +624,16 @@ def test_of_two_appenders_to_a_bucket_at_once_both_parts_are_in_the_store(
     assert failed == []
     assert sorted(part.rows for part in vla_store.open_store(url)._root.parts) == [6, 10, 17]
     assert verify_store(url, against=[halves.source, tmp_path / "more"]).sound
+
+
+@pytest.mark.parametrize("how", RETOLD)
+def test_a_source_that_says_something_else_of_the_same_data_is_not_taken_for_what_is_there(
+    tmp_path: Path, how: str
+) -> None:
+    store = store_tools.built(tmp_path / "own.vla", [Own()])
+    before = digests(store)
+    again = append_store(Own(), store)
+    assert not again.added
+    with pytest.raises(OptionError, match="a file is in the store already"):
+        append_store(Retold(how=how), store)
+    assert digests(store) == before

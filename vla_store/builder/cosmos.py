@@ -68,6 +68,7 @@ class CosmosFile(Hdf5Source):
                 warnings=tuple(warnings),
                 codec=jpeg.CODEC if encoded else "",
                 decoder=jpeg.decoder() if encoded else "",
+                said=self.said,
             )
 
     def group(self, number: int) -> str:

@@ -43,7 +43,15 @@ def find_sources(
         path = Path(each)
         try:
             if not path.exists():
-                raise SourceNotFound("there is no such source", path=path)
+                if "://" in str(each):
+                    raise SourceNotFound(
+                        "a source is a local path", found=each, hint="download or mount the demonstrations first"
+                    )
+                raise SourceNotFound(
+                    "there is no such source",
+                    path=path,
+                    hint="check the path: it is an HDF5 file, a suite folder or a folder of suites",
+                )
             if not path.is_file() and not path.is_dir():
                 raise SourceNotFound("a source is neither a file nor a folder", path=path)
             files = [path] if path.is_file() else _hdf5_below(path)
@@ -53,7 +61,8 @@ def find_sources(
             raise machine_error(error, "looking for sources", error.filename or path) from error
         for file in files:
             place = os.path.abspath(file)
-            found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad))
+            said = tuple(sorted(each.name for each in (orientations, observations) if each.is_by_path(place)))
+            found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad, said))
     orientations.check_used()
     observations.check_used()
     return found
@@ -63,7 +72,7 @@ class _Convention:
     """What the caller says of sources: one value for all of them, or one by path of a file or a folder; None for the others."""
 
     def __init__(self, name: str, given: Said, allowed: Sequence[str]) -> None:
-        self._name = name
+        self.name = name
         by_path = given if isinstance(given, Mapping) else {None: given}
         for value in by_path.values():
             if value is not None and value not in allowed:
@@ -74,28 +83,37 @@ class _Convention:
 
     def of(self, place: str) -> str | None:
         """Of the file at an absolute path; the nearest folder above it counts."""
-        above = [path for path in self._by_path if place == path or place.startswith(path.rstrip(os.sep) + os.sep)]
+        above = self._above(place)
         self._used.update(above)
         return self._by_path[max(above, key=len)] if above else self._others
+
+    def is_by_path(self, place: str) -> bool:
+        """Whether it is said of this file, or of a folder above it."""
+        return bool(self._above(place)) and self.of(place) is not None
+
+    def _above(self, place: str) -> list[str]:
+        return [path for path in self._by_path if place == path or place.startswith(path.rstrip(os.sep) + os.sep)]
 
     def check_used(self) -> None:
         for path in self._by_path:
             if path not in self._used:
                 raise OptionError(
-                    f"{self._name} is said of a path that is no source and holds none",
+                    f"{self.name} is said of a path that is no source and holds none",
                     path=path,
-                    hint=f"--{self._name} PATH=VALUE takes the path of a SOURCE, or of a file or folder in one",
+                    hint=f"--{self.name} PATH=VALUE takes the path of a SOURCE, or of a file or folder in one",
                 )
 
 
-def _file_source(place: str, orientation: str | None, observation: str | None, skip_bad: bool) -> EpisodeSource:
+def _file_source(
+    place: str, orientation: str | None, observation: str | None, skip_bad: bool, said: tuple[str, ...]
+) -> EpisodeSource:
     """The source that an HDF5 file is, by its layout. One that cannot be opened says why when it is scanned."""
     # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
     suite = Path(place).parent.name
     with contextlib.suppress(VlaStoreError), opened(place) as file:
         if is_cosmos(file):
-            return CosmosFile(place, suite_of(Path(place).name) or suite, orientation, observation, skip_bad)
-    return LiberoFile(place, suite, orientation, observation, skip_bad)
+            return CosmosFile(place, suite_of(Path(place).name) or suite, orientation, observation, skip_bad, said)
+    return LiberoFile(place, suite, orientation, observation, skip_bad, said)
 
 
 def _hdf5_below(folder: Path) -> list[Path]:

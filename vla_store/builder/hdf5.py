@@ -35,7 +35,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 class Hdf5Source:
     """One HDF5 file of demonstrations of one task.
 
-    orientation, observation: what the caller says of it, None to read it from the file.
+    orientation, observation: what the caller says of it, None to read it from the file. said: which of them by its path.
     skip_bad: leave out demonstrations that are not as they should be, instead of raising.
     """
 
@@ -44,6 +44,7 @@ class Hdf5Source:
     orientation: str | None = None
     observation: str | None = None
     skip_bad: bool = False
+    said: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:

@@ -94,6 +94,7 @@ class LiberoFile(Hdf5Source):
                 skipped=tuple(skipped),
                 codec=jpeg.CODEC if is_decoded else "",
                 decoder=jpeg.decoder() if is_decoded else "",
+                said=self.said,
             )
 
     def group(self, number: int) -> str:

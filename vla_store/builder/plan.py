@@ -13,7 +13,7 @@ import numpy as np
 
 from vla_store.builder.probe import Probe
 from vla_store.builder.scan import Scan, ScannedSource
-from vla_store.builder.sources import EpisodeInfo
+from vla_store.builder.sources import EpisodeInfo, SourceInfo
 from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
@@ -100,6 +100,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
         "sources": [
             {
                 "actions": each.actions,
+                "declared": _declared(each.info),
                 "file": each.info.file,
                 "layout": each.layout,
                 "observation": each.info.observation,
@@ -110,6 +111,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
             }
             # Another decoder may give other pixels.
             | ({"codec": each.info.codec, "decoder": each.info.decoder} if each.info.codec else {})
+            | ({"said": sorted(each.info.said)} if each.info.said else {})
             for each in scan.sources
         ],
     }
@@ -137,6 +139,14 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
         attributes_nbytes=last[0] + last[1],
         elements={name: sum(each.steps * each.ragged[name][1] for each in episodes) for name in ragged},
     )
+
+
+def _declared(info: SourceInfo) -> str:
+    """The digest of what a source says beside its data: texts, roles and successes stand in the part, so they are of its name."""
+    roles = {name: spec.role for episode in info.episodes for name, spec in episode.fields.items()}
+    success = [[int(each.number), int(each.success)] for each in info.episodes]
+    said = {"instruction": info.instruction, "roles": roles, "success": success, "text": info.text}
+    return canonical.sha256_hex(canonical.dumps(said))
 
 
 def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:

@@ -85,6 +85,7 @@ class SourceInfo:
     orientation: of its pictures as stored: "bottom_up", "top_down" or "rot180".
     observation: whether observations are recorded "before" or "after" the action of the same row.
     codec, decoder: "jpeg" and what decoded it, where the source's pictures were decoded; else "".
+    said: which of these two, "orientation" and "observation", the caller said of this very source.
     nbytes: size of the source. warnings: oddities worth recording that do not make it wrong.
     """
 
@@ -101,6 +102,7 @@ class SourceInfo:
     skipped: tuple[Skipped, ...] = ()
     codec: str = ""
     decoder: str = ""
+    said: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -223,7 +223,7 @@ def _views(store: Store) -> list[str]:
 
 def _orientations(facts: Facts) -> Iterator[list[str]]:
     for orientation in sorted({each.orientation for each in facts.conventions}):
-        said = "; said at build" if ("orientation", orientation) in facts.stated else ""
+        said = _said(facts, "orientation", orientation)
         yield [
             "Pictures",
             f"<code>{escaped(orientation)}</code>: {_files([c for c in facts.conventions if c.orientation == orientation])}{said}",
@@ -234,12 +234,18 @@ def _orientations(facts: Facts) -> Iterator[list[str]]:
 
 def _observations(facts: Facts) -> Iterator[list[str]]:
     for observation in sorted({each.observation for each in facts.conventions}):
-        said = "; said at build" if ("observation", observation) in facts.stated else ""
+        said = _said(facts, "observation", observation)
         yield [
             "Observations",
             f"<code>{escaped(observation)}</code>: {_files([c for c in facts.conventions if c.observation == observation])}{said}",
             OBSERVATIONS.get(observation, ""),
         ]
+
+
+def _said(facts: Facts, name: str, value: str) -> str:
+    """Whether this was said when the store was built; of how many files, where the others told it themselves."""
+    of, files = facts.stated.get((name, value), 0), sum(c.files for c in facts.conventions if getattr(c, name) == value)
+    return "" if not of else "; said at build" if of == files else f"; said at build of {of} of them"
 
 
 def _coded(camera: CameraFacts) -> str:

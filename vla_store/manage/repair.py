@@ -508,7 +508,12 @@ def _told(source: EpisodeSource, options: dict[str, Any], recorded: Recorded) ->
     if not isinstance(source, Hdf5Source):
         return source
     said = recorded.get((source.suite, source.file), options)
-    return replace(source, orientation=said.get("orientation"), observation=said.get("observation"))
+    return replace(
+        source,
+        orientation=said.get("orientation"),
+        observation=said.get("observation"),
+        said=tuple(said.get("said", ())),
+    )
 
 
 def _name(source: EpisodeSource) -> tuple[str, str]:
