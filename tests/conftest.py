@@ -9,6 +9,7 @@ VLA_STORE_TEST_STORES  folder in which the sources and stores made here are kept
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import make_stores
@@ -23,6 +24,12 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("vla_store")
+
+
+# A shell that starts something in the background lets it ignore Ctrl-C, and so would every process that a test starts and
+# interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
