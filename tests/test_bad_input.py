@@ -87,7 +87,16 @@ def assert_nothing_built(store: Path) -> None:
 
 
 def test_a_missing_path_is_wrong_use(command: Command, tmp_path: Path, store: Path) -> None:
-    refused(command, tmp_path / "LIBERRO", store, code=2, says=("no such source", tmp_path / "LIBERRO"))
+    refused(
+        command, tmp_path / "LIBERRO", store, code=2, says=("no such source", tmp_path / "LIBERRO", "check the path")
+    )
+
+
+def test_a_url_as_source_is_wrong_use_and_shown_as_it_was_given(command: Command, store: Path) -> None:
+    ran = command("build", "s3://bucket/LIBERO", store)
+    assert ran.code == 2
+    assert_one_screen(ran.err, "a source is a local path", "s3://bucket/LIBERO", "download or mount")
+    assert_nothing_built(store)
 
 
 def test_an_empty_folder_says_what_it_looked_for(command: Command, tmp_path: Path, store: Path) -> None:
@@ -447,7 +456,7 @@ def test_a_store_below_a_file_is_wrong_use(command: Command, source: Path) -> No
 def test_a_url_as_output_is_wrong_use(command: Command, source: Path) -> None:
     ran = command("build", source, "s3://bucket/libero.vla")
     assert ran.code == 2
-    assert_one_screen(ran.err, "built on a local path", "copy the folder")
+    assert_one_screen(ran.err, "built on a local path", "build it locally", "vla-store copy")
 
 
 def test_a_store_may_lie_inside_its_source(command: Command, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def check_destination(given: str, target: Path, partial: Path, sources: Sequence
         raise OptionError(
             "a store is built on a local path",
             found=given,
-            hint="build it locally, then copy the folder to its place: objects never change after the build",
+            hint=f"build it locally, then: vla-store copy LOCAL {given}",
         )
     for place, name in (
         (target, "STORE"),
