@@ -26,6 +26,7 @@ from benchmarks import (
     measure,
     micro,
     reading,
+    recipes,
     report,
     roof,
     sampling,
@@ -212,6 +213,18 @@ def test_the_pieces_are_measured(tiny_source: Path, tmp_path: Path) -> None:
     assert all(each["us"]["median"] > 0 for each in result["pieces"].values())
     assert set(result["single"]) == set(micro.PRESETS)
     assert "## The pieces" in report.page({"micro": result})
+
+
+def test_recipes_make_the_same_batches_at_once_as_one_by_one(tiny_source: Path, tmp_path: Path) -> None:
+    # `measure` compares them itself, and raises where they differ: here, that none was left out.
+    result = recipes.measure(tiny_source, tmp_path, rounds=1, batches=1)
+    assert set(result["recipes"]) == set(recipes.RECIPES)
+    for each in result["recipes"].values():
+        assert set(each["cpu_us_per_sample"]) == set(recipes.CONTENDERS)
+        assert set(each["saved"]) == {recipes.AT_ONCE, recipes.LIST}
+    text = report.page({"recipes": result})
+    assert "## Recipes" in text
+    assert "| `openvla_oft`, normalised | " in text
 
 
 def test_stores_of_any_size_are_read_right(tmp_path: Path) -> None:
