@@ -167,7 +167,8 @@ def fitted(store: str, folder: str) -> None:
     sampled = DataLoader(dataset, BATCH, sampler=ShuffleSampler(dataset, seed=SEED), collate_fn=collate)
     told["sampled"] = list(fit(sampled, None, 2).seen.values())
     write(folder, torch.distributed.get_rank(), told)
-    # Lightning leaves its process group to the interpreter's end, where gloo's threads may outlive what they use and abort.
+    # Lightning leaves its process group to the interpreter's end. There gloo's thread may still hold the tensors of the last
+    # exchange, and aborts the process when it wants Python's lock to free them (pytorch/pytorch#190489). This ends the thread.
     torch.distributed.destroy_process_group()
 
 
