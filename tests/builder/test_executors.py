@@ -10,8 +10,8 @@ import pytest
 from own_sources import OddError
 
 from vla_store.builder import executors
-from vla_store.builder.encode import Receipt
 from vla_store.builder.executors import default_workers, run_tasks
+from vla_store.builder.tasks import Receipt
 from vla_store.errors import OptionError, SourceError
 
 

@@ -12,9 +12,9 @@ import pytest
 from own_sources import Own, plan_of
 
 from vla_store.builder import journal as journals
-from vla_store.builder.encode import Receipt, make_tasks
 from vla_store.builder.journal import LOCK, Journal
 from vla_store.builder.plan import Plan
+from vla_store.builder.tasks import Receipt, make_tasks
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format.listing import ObjectEntry
 

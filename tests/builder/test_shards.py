@@ -18,7 +18,6 @@ from vla_store.builder.shards import (
     ArrayWriter,
     RowWriter,
     remove_temporaries,
-    total_nbytes,
     write_array,
     write_object,
 )
@@ -37,7 +36,7 @@ def assert_entries(folder: Path, entries: list[ObjectEntry]) -> None:
     assert {each.key: (each.size, each.sha256) for each in entries} == {
         key: (len(data), hashlib.sha256(data).hexdigest()) for key, data in found.items()
     }
-    assert total_nbytes(entries) == sum(map(len, found.values()))
+    assert sum(each.size for each in entries) == sum(map(len, found.values()))
 
 
 @given(

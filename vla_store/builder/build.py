@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from vla_store.builder.commit import write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
-from vla_store.builder.encode import Receipt, Task, make_tasks
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
 from vla_store.builder.find import Said, find_sources
 from vla_store.builder.hdf5 import close_files
@@ -24,6 +23,7 @@ from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.shards import remove_temporaries, sync_folder
 from vla_store.builder.sources import EpisodeSource, Skipped, name_of
+from vla_store.builder.tasks import Receipt, Task, make_tasks
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
 from vla_store.format.conventions import check_alike

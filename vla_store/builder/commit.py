@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.encode import Receipt
 from vla_store.builder.plan import Plan
 from vla_store.builder.scan import Scan
 from vla_store.builder.shards import sync_folder, write_array, write_object
+from vla_store.builder.tasks import Receipt
 from vla_store.errors import MachineError
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.codecs import NONE

@@ -17,8 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
-from vla_store.builder.encode import FrameShard, Receipt, Task
 from vla_store.builder.overlap import Threads
+from vla_store.builder.tasks import FrameShard, Receipt, Task
 from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vla_store.builder.encode import Receipt, Task
 from vla_store.builder.plan import Plan
 from vla_store.builder.shards import TEMPORARY, remove_temporaries, write_object
 from vla_store.builder.sources import describe
+from vla_store.builder.tasks import Receipt, Task
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
 

@@ -6,10 +6,10 @@ import contextlib
 import ctypes
 from dataclasses import dataclass
 
-from vla_store.builder.encode import BLOCK_NBYTES
 from vla_store.builder.executors import AUTO, chosen_executor, default_workers
 from vla_store.builder.overlap import BLOCKS_PER_WORKER
 from vla_store.builder.plan import Plan
+from vla_store.builder.tasks import BLOCK_NBYTES
 from vla_store.errors import OptionError
 from vla_store.format.predictions import BACKGROUND_FRAMES
 

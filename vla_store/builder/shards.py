@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -165,7 +165,3 @@ def remove_temporaries(folder: Path) -> None:
     """Sweep what a killed build left half-written."""
     for path in list(folder.rglob(f"*{TEMPORARY}")):
         path.unlink(missing_ok=True)
-
-
-def total_nbytes(objects: Iterable[ObjectEntry]) -> int:
-    return sum(each.size for each in objects)

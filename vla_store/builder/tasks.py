@@ -67,13 +67,13 @@ class Piece:
 
     def cut(self, field: Field) -> Iterator[Piece]:
         """The same steps, in pieces of which a field's rows are a few megabytes."""
-        rows = max(1, BLOCK_NBYTES // max(1, math.prod(self._shape(field)) * np.dtype(field.dtype).itemsize))
+        rows = max(1, BLOCK_NBYTES // max(1, math.prod(self.shape_of(field)) * np.dtype(field.dtype).itemsize))
         for start in range(self.start, self.stop, rows):
             yield replace(self, start=start, stop=min(start + rows, self.stop))
 
     def read(self, field: Field) -> Array:
         """The rows of a field, of all steps."""
-        shape = self._shape(field)
+        shape = self.shape_of(field)
         return read_rows(self.source, self.episode.number, field.name, field.dtype, shape, self.start, self.stop)
 
     def background(self, field: Field) -> Array:
@@ -81,7 +81,8 @@ class Piece:
         episode = self.episode
         return read_background(self.source, episode.number, episode.steps, field.name, field.dtype, field.fixed_shape)
 
-    def _shape(self, field: Field) -> tuple[int, ...]:
+    def shape_of(self, field: Field) -> tuple[int, ...]:
+        """Of one step of a field, in this episode."""
         return (self.episode.ragged[field.name][1],) if field.is_ragged else field.fixed_shape
 
 
@@ -163,9 +164,8 @@ class FieldArray:
         digests = bytearray()
         with _abandoned_on_error(writer):
             for piece in self.pieces:
-                episode, name = piece.episode, self.field.name
-                shape = (episode.ragged[name][1],) if self.field.is_ragged else self.field.fixed_shape
-                digest = FieldDigest(name, self.field.dtype, (episode.steps, *shape))
+                shape = (piece.episode.steps, *piece.shape_of(self.field))
+                digest = FieldDigest(self.field.name, self.field.dtype, shape)
                 for block in piece.cut(self.field):
                     rows = block.read(self.field)
                     digest.update(rows.tobytes())

@@ -1,0 +1,224 @@
+"""Objects of a part, made again from its sources, and put in place only where they are the very objects that were lost."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vla_store.builder.commit import write_metadata, write_part, write_tables
+from vla_store.builder.executors import default_workers, run_tasks
+from vla_store.builder.find import find_sources
+from vla_store.builder.hdf5 import Hdf5Source
+from vla_store.builder.plan import Plan, make_plan
+from vla_store.builder.probe import probe_cameras
+from vla_store.builder.scan import scan_sources
+from vla_store.builder.sources import EpisodeSource
+from vla_store.builder.tasks import Receipt, make_tasks
+from vla_store.errors import OptionError, SourceError, StoreDamaged, VlaStoreError
+from vla_store.format import layout
+from vla_store.format.canonical import dumps, sha256_hex
+from vla_store.format.codecs import PRESETS
+from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
+from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
+from vla_store.manage.place import Place
+
+Sources = Sequence[str | Path | EpisodeSource]
+
+
+def repair_part(
+    place: Place, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
+) -> list[str]:
+    listing_key = f"{entry.path}/{layout.LISTING}"
+    if listing_key in keys and _restore_listing(place, entry):
+        return [listing_key]
+    return _rebuild(place, root, entry, keys, sources, talk)
+
+
+def _restore_listing(place: Place, entry: PartEntry) -> bool:
+    """Hash every object of the part; if that is the listing that the root names, it is whole again."""
+    found = []
+    for key in place.keys(entry.path):
+        is_temporary = key.endswith(".tmp")  # of a writer that was killed; no object's name
+        if key != f"{entry.path}/{layout.LISTING}" and not is_temporary:
+            data = b"".join(place.pieces(key))
+            found.append(ObjectEntry(key[len(entry.path) + 1 :], sha256_hex(data), len(data)))
+    data = encode_listing(found)
+    if sha256_hex(data) != entry.listing:
+        return False
+    place.write(f"{entry.path}/{layout.LISTING}", data)
+    return True
+
+
+def _rebuild(
+    place: Place, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
+) -> list[str]:
+    """Make the objects again from the sources. Once all are what the listing says, they are put in place."""
+    talk(f"reading the sources of part {entry.path.rpartition('/')[2]}")
+    plan = _plan_of(place, root, entry, sources)
+    relative = sorted(key[len(entry.path) + 1 :] for key in keys)
+    with tempfile.TemporaryDirectory(prefix="vla_store-repair-") as folder:
+        part = Path(folder)
+        metadata = write_metadata(plan, part)
+        tasks = make_tasks(plan, part)
+        # The tables are of the plan alone; the episodes' digests are of every frame.
+        needs_all = layout.LISTING in relative or any(key.startswith(f"{layout.DIGEST_ARRAY}/c/") for key in relative)
+        chosen = [task for task in tasks if needs_all or any(key.startswith(task.writes) for key in relative)]
+        receipts: dict[str, Receipt] = {}
+
+        def done(receipt: Receipt) -> None:
+            receipts[receipt.task] = receipt
+
+        talk(f"encoding {len(chosen)} of {len(tasks)} tasks again")
+        run_tasks(chosen, done, executor="threads", workers=default_workers())
+        if needs_all:
+            write_part(plan, part, metadata, receipts)
+        else:
+            write_tables(plan, part)
+        expected = _expected(place, entry, part)
+        for key in relative:
+            _check_made(place, entry, part / key, key, expected)
+        for key in relative:
+            with place.stream(f"{entry.path}/{key}") as file, open(part / key, "rb") as source:
+                shutil.copyfileobj(source, file, 8 << 20)
+    return keys
+
+
+def _check_made(place: Place, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:
+    full = f"{entry.path}/{key}"
+    if not made.exists():
+        raise StoreDamaged("an object is of no array of its part", object=full, store=place.url, hint="remove it")
+    if key == layout.LISTING:
+        return  # `expected` was read from it
+    sha256, size = _hash(made), made.stat().st_size
+    if key not in expected or (expected[key].sha256, expected[key].size) != (sha256, size):
+        raise StoreDamaged(
+            "an object made again is not the one that was lost; nothing was written",
+            object=full,
+            store=place.url,
+            expected=expected[key].sha256 if key in expected else "an object of the listing",
+            found=sha256,
+            hint="give --from the very files that the store was built from, and the version of Blosc that the part's plan names",
+        )
+
+
+def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEntry]:
+    """The listing of the part that the root names: the stored one, or the one just made."""
+    key = f"{entry.path}/{layout.LISTING}"
+    again = made / layout.LISTING
+    for data in (place.read(key), again.read_bytes() if again.exists() else None):
+        if data is not None and sha256_hex(data) == entry.listing:
+            return {each.key: each for each in parse_listing(data, key)}
+    raise StoreDamaged(
+        "the listing made again is not the one that was lost; nothing was written",
+        object=key,
+        store=place.url,
+        hint="give --from the very files that the store was built from, and the version of Blosc that the part's plan names",
+    )
+
+
+def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Plan:
+    """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
+    part_id = entry.path.rpartition("/")[2]
+    recorded = recorded_sources(_stored_plan(place, entry))
+    decoders: set[str] = set()
+    for given, options in _candidates(place, root, entry, sources):
+        try:
+            scan = scan_sources([as_recorded(each, options, recorded) for each in given], skip_bad=True)
+        except SourceError:
+            continue  # conventions that do not fit these files
+        plan = make_plan(scan, probe_cameras(scan, options["preset"]), options)
+        if plan.part_id == part_id:
+            return plan
+        decoders |= {each.info.decoder for each in scan.sources} - {""}
+    before = {each["decoder"] for each in recorded.values() if "decoder" in each}
+    others = f"{', '.join(sorted(before))}; here {', '.join(sorted(decoders))} decodes, and may give other pixels"
+    raise OptionError(
+        "the part was not built from these sources",
+        part=entry.path,
+        sources=", ".join(str(getattr(each, "path", each)) for each in sources[:4]),
+        **{"decoded by": others if decoders and before != decoders else None},
+        hint="give --from all files that the part was built from, unchanged",
+    )
+
+
+def _candidates(
+    place: Place, root: Root, entry: PartEntry, sources: Sources
+) -> Iterator[tuple[list[EpisodeSource], dict[str, Any]]]:
+    """Sources and options of a part: those that its document records; without it, what may have been given."""
+    given = find_sources(sources, skip_bad=True)
+    plan = _stored_plan(place, entry)
+    if plan is not None:
+        wanted = {(each["suite"], each["file"]) for each in plan["sources"]}
+        missing = sorted(wanted - {suite_and_file(each) for each in given})
+        if missing:
+            raise OptionError(
+                "a source of the damaged part is not among those given",
+                missing="/".join(missing[0]) + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+                hint="give --from the folder of suites that the store was built from",
+            )
+        yield [each for each in given if suite_and_file(each) in wanted], plan["options"]
+        return
+    others = [_stored_plan(place, each) for each in root.parts if each != entry]
+    taken = {(each["suite"], each["file"]) for other in others if other for each in other["sources"]}
+    groups = [given, *(find_sources([each], skip_bad=True) for each in sources)]
+    tried: list[set[tuple[str, str]]] = []
+    for group in groups:
+        kept = [each for each in group if suite_and_file(each) not in taken]
+        names = {suite_and_file(each) for each in kept}
+        if not kept or names in tried:
+            continue
+        tried.append(names)
+        for orientation, observation in itertools.product((None, *ORIENTATIONS), (None, *OBSERVATIONS)):
+            for preset in PRESETS:
+                yield kept, {"observation": observation, "orientation": orientation, "preset": preset}
+
+
+def _stored_plan(place: Place, entry: PartEntry) -> dict[str, Any] | None:
+    """The plan that a part records, if it is whole: the part is named by its digest."""
+    key = f"{entry.path}/zarr.json"
+    data = place.read(key)
+    try:
+        plan = None if data is None else PartDocument.from_zarr_json(data, key).plan
+    except VlaStoreError:
+        return None
+    return plan if plan is not None and sha256_hex(dumps(plan))[:16] == entry.path.rpartition("/")[2] else None
+
+
+Recorded = dict[tuple[str, str], dict[str, Any]]
+
+
+def recorded_sources(plan: dict[str, Any] | None) -> Recorded:
+    """What a part's plan says of each source."""
+    return {(each["suite"], each["file"]): each for each in (plan["sources"] if plan else ())}
+
+
+def as_recorded(source: EpisodeSource, options: dict[str, Any], recorded: Recorded) -> EpisodeSource:
+    """A file, read by the conventions that its part was built with: its own, or where those are lost, what all were told."""
+    if not isinstance(source, Hdf5Source):
+        return source
+    said = recorded.get((source.suite, source.file), options)
+    return replace(
+        source,
+        orientation=said.get("orientation"),
+        observation=said.get("observation"),
+        said=tuple(said.get("said", ())),
+    )
+
+
+def suite_and_file(source: EpisodeSource) -> tuple[str, str]:
+    """Suite and file of a source."""
+    if isinstance(source, Hdf5Source):
+        return source.suite, source.file
+    info = source.scan()
+    return info.suite, info.file
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
