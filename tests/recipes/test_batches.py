@@ -23,6 +23,7 @@ from vla_store.loader.order import Order
 from vla_store.loader.packing import Room, walk
 from vla_store.loader.work import Job, TransformError, Work, collate
 from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt
+from vla_store.recipes import dataset as recipe_dataset
 
 Make = Callable[..., Any]
 
@@ -100,6 +101,23 @@ def test_an_item_of_a_batch_is_of_the_same_types_as_by_itself(tiny: Both, recipe
     indices = [5, 3, 3, -1]
     for found, index in zip(dataset.__getitems__(indices), indices, strict=True):
         assert_batch(found, dataset[index])
+
+
+@pytest.mark.parametrize("nbytes", [0, 10_000])
+def test_items_are_the_same_however_many_are_read_at_once(
+    tiny: Both, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    dataset = openvla_oft(tiny.store)
+    expected = dataset.__getitems__(range(20))
+    reads: list[int] = []
+    read = dataset.batch_or_lists
+    monkeypatch.setattr(
+        dataset, "batch_or_lists", lambda indices, out: reads.append(len(indices)) or read(indices, out)
+    )
+    monkeypatch.setattr(recipe_dataset, "BLOCK_NBYTES", nbytes)
+    assert_same(dataset.__getitems__(range(20)), expected)
+    assert sum(reads) == 20
+    assert 1 < len(reads) < 20 if nbytes else len(reads) == 20
 
 
 @of_every_recipe

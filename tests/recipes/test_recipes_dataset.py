@@ -251,6 +251,27 @@ def test_an_unknown_option_lists_what_there_is(tiny: Both) -> None:
         numbers(tiny, epsiodes=[1])
 
 
+RECIPES = {
+    "act": (act, {"dtype": "float16"}, "chunk, cameras, qpos, pad, "),
+    "diffusion_policy": (diffusion_policy, {"dtype": "float16"}, "horizon, n_obs_steps, "),
+    "libero": (libero, {"pad": "zero"}, "sequence_length, "),
+    "openpi": (openpi, {"pad": "zero"}, "config, horizon, "),
+    "openvla": (openvla, {"windows": {"actions": 0}}, "name, camera, "),
+    "openvla_oft": (openvla_oft, {"chunks": 8}, "name, chunk, "),
+    "rdt": (partial(rdt, mapping="hdf5_libero_s1"), {"dtype": "float16"}, "mapping, dataset_name, "),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_option_that_a_recipe_has_not_is_refused_also_where_samples_have_it_and_its_own_are_listed(
+    tiny: Both, name: str
+) -> None:
+    function, options, first = RECIPES[name]
+    wrong = next(iter(options))
+    with pytest.raises(UnknownName, match=rf"no option '{wrong}'\s+exists  {first}.*suites, .*split, view"):
+        function(tiny.store, **options)
+
+
 def test_there_is_no_batch_of_fields_behind_a_recipes_back(tiny: Both) -> None:
     for call in (lambda: numbers(tiny).batch([0]), lambda: numbers(tiny).__getitems__([0], out={})):
         with pytest.raises(OptionError, match="one by one"):

@@ -20,7 +20,7 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.samples import PADS
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array, Empty
+from vla_store.recipes.dataset import Array, Empty, recipe
 from vla_store.recipes.normalize import NumericRecipe, warn_of
 from vla_store.recipes.pictures import fill_channels_first
 
@@ -29,6 +29,7 @@ MIN_STD, MAX_STD = 1e-2, 10.0
 Item = tuple[Array, Array, Array, Array]
 
 
+@recipe
 def act(
     store: Store | str | os.PathLike[str],
     *,

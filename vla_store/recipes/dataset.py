@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,26 @@ BLOCK_ANCHORS = 1 << 18
 BLOCK_NBYTES = 8 << 20
 # What a recipe hands on to Samples.
 OPTIONS = tuple(name for name in inspect.signature(Samples).parameters if name not in ("store", "windows", "transform"))
+# What every recipe lets its caller choose. Not what a trainer's rule has settled: dtype, or how windows are padded.
+SELECTION = ("suites", "tasks", "episodes", "rows", "split", "view", "keep_first")
+
+Parameters = ParamSpec("Parameters")
+Made = TypeVar("Made")
+
+
+def recipe(function: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
+    """The function, with an error for an option that the recipe has not, which lists those that it has."""
+    own = [name for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY]
+    allowed = [*own, *SELECTION]
+
+    @functools.wraps(function)
+    def checked(*arguments: Parameters.args, **options: Parameters.kwargs) -> Made:
+        for name in options:
+            if name not in allowed and name != "store":
+                raise UnknownName.among("option", name, allowed)
+        return function(*arguments, **options)
+
+    return checked
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.lazily import lazily
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Empty, Mask, Steps
+from vla_store.recipes.dataset import Array, Empty, Mask, Steps, recipe
 from vla_store.recipes.normalize import NumericRecipe, warn_of
 from vla_store.recipes.pictures import channels_first
 
@@ -36,6 +36,7 @@ LOW_DIM: dict[str, str | tuple[str, int, int]] = {
 MIN_RANGE = 1e-7
 
 
+@recipe
 def diffusion_policy(
     store: Store | str | os.PathLike[str],
     *,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Empty, RecipeDataset
+from vla_store.recipes.dataset import Empty, RecipeDataset, recipe
 from vla_store.recipes.pictures import channels_first
 
 SEQUENCE_LENGTH = 10
@@ -24,6 +24,7 @@ CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 LOW_DIM = ("gripper_states", "joint_states")
 
 
+@recipe
 def libero(
     store: Store | str | os.PathLike[str],
     *,

@@ -105,7 +105,7 @@ def warn_of(key: str, components: Array, what: str) -> None:
     """One warning, at the line that made the dataset, that names the components for which this (n,) mask is true."""
     if components.any():
         numbers = ", ".join(map(str, np.flatnonzero(components).tolist()))
-        warnings.warn(f"{key!r}, component {numbers}: {what}", UserWarning, stacklevel=6)
+        warnings.warn(f"{key!r}, component {numbers}: {what}", UserWarning, stacklevel=7)
 
 
 def quantiles(by: FieldStatistics) -> tuple[Array, Array]:

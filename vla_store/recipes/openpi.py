@@ -22,7 +22,7 @@ import numpy as np
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Empty
+from vla_store.recipes.dataset import Array, Empty, recipe
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
 from vla_store.recipes.openvla import CAMERAS, STATE, differences
 
@@ -42,6 +42,7 @@ CONFIGS = {
 }
 
 
+@recipe
 def openpi(
     store: Store | str | os.PathLike[str],
     *,
@@ -102,7 +103,7 @@ class OpenPiDataset(NumericRecipe):
         notes = differences(store, cameras, "openpi")
         super().__init__(store, notes=notes, **options)
         if notes:
-            warnings.warn("this is not the data that openpi trains on: " + "; ".join(notes), UserWarning, stacklevel=3)
+            warnings.warn("this is not the data that openpi trains on: " + "; ".join(notes), UserWarning, stacklevel=4)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {

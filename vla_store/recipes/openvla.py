@@ -25,7 +25,7 @@ import numpy as np
 from vla_store.errors import OptionError, machine_error
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Empty
+from vla_store.recipes.dataset import Array, Empty, recipe
 from vla_store.recipes.gripper import opens_at_one
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
 
@@ -38,6 +38,7 @@ NAME = "libero"
 KEPT = ("mean", "std", "max", "min", "q01", "q99")
 
 
+@recipe
 def openvla(
     store: Store | str | os.PathLike[str],
     *,
@@ -64,6 +65,7 @@ def openvla(
     return OpenVLADataset(store, name=name, windows=windows, cameras=(camera,), state=(), **shared)
 
 
+@recipe
 def openvla_oft(
     store: Store | str | os.PathLike[str],
     *,
@@ -125,7 +127,7 @@ class OpenVLADataset(NumericRecipe):
         notes = differences(store, cameras, "OpenVLA")
         super().__init__(store, notes=notes, **options)
         if notes:
-            warnings.warn("this is not the data that OpenVLA trains on: " + "; ".join(notes), UserWarning, stacklevel=3)
+            warnings.warn("this is not the data that OpenVLA trains on: " + "; ".join(notes), UserWarning, stacklevel=4)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         actions = fields["actions"].astype(np.float32)

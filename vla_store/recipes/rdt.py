@@ -21,7 +21,7 @@ from vla_store.reader.fetch import keep as keep_at_most
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.windows import shift_of
-from vla_store.recipes.dataset import Empty, RecipeDataset, Steps
+from vla_store.recipes.dataset import SELECTION, Empty, RecipeDataset, Steps, recipe
 from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
 
@@ -47,7 +47,6 @@ CAMERAS: Mapping[str, str | None] = {
 }
 ROTATIONS: Mapping[str, Callable[[Array], Array]] = {"axis_angle": six_of_axis_angle, "euler_xyz": six_of_euler_xyz}
 NORMS = ("state_rms", "action_std")
-SELECTION = ("suites", "tasks", "episodes", "rows", "split", "view", "keep_first")
 
 
 def as_it_is(values: Array) -> Array:
@@ -170,6 +169,7 @@ _ABOUT = {
 }
 
 
+@recipe
 def rdt(
     store: Store | str | os.PathLike[str],
     *,
