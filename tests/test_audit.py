@@ -302,6 +302,16 @@ def test_a_file_too_few_and_one_too_many_are_found(store: Path, changed: Path) -
     ]
 
 
+def test_a_whole_store_of_other_sources_differs_and_is_not_called_damaged(store: Path, changed: Path) -> None:
+    first_file(changed).rename(first_file(changed).with_name("another_demo.hdf5"))
+    ran = run("verify", store, "--against", changed)
+    assert ran.code == 1
+    assert ran.out.startswith("DIFFERS ")
+    assert "the store itself is whole" in ran.out
+    flip(store / "parts/zarr.json", 3)
+    assert run("verify", store, "--against", changed).out.startswith("DAMAGED ")
+
+
 def test_a_field_of_another_dtype_or_a_dataset_more_is_found(store: Path, changed: Path) -> None:
     path = first_file(changed)
     rows = tiny_libero.read(path, "data/demo_0/obs/ee_pos")

@@ -567,6 +567,7 @@ def test_a_full_disk_in_worker_processes_is_said_the_same_way(mounted: Callable[
     ("options", "says"),
     [
         (("--preset", "fastest"), ("there is no preset 'fastest'", "raw, fast, small")),
+        (("--preset", "smal"), ("there is no preset 'smal'", "did you mean 'small'?")),
         (("--orientation", "upright"), ("invalid choice: 'upright'", "bottom_up")),
         (("--observation", "during"), ("invalid choice: 'during'", "before")),
         (("--executor", "gpu"), ("invalid choice: 'gpu'", "threads")),
@@ -576,7 +577,10 @@ def test_a_full_disk_in_worker_processes_is_said_the_same_way(mounted: Callable[
         (("--max-memory", "lots"), ("not a size: 'lots'", "1GiB")),
         (("--max-memory", "9" * 400), ()),
         (("--max-memory", "1MB"), ("does not fit in the memory", "1 MiB"[2:], "--max-memory")),
-        (("--presets", "fast"), ("unrecognized arguments: --presets",)),
+        (
+            ("--presets", "fast"),
+            ("unrecognized arguments: --presets", "did you mean --preset?", "usage: vla-store build"),
+        ),
         (("--scheduler", "tcp://127.0.0.1:1", "--workers", "2"), ("the cluster's own affair",)),
         (("--scheduler", "tcp://127.0.0.1:1", "--max-memory", "1GiB"), ("the cluster's own affair",)),
     ],

@@ -110,6 +110,17 @@ def test_the_verdict_follows_from_the_figures(report: bench.BenchReport) -> None
     assert "Some batches came late" in " ".join(late.verdict())
 
 
+def test_of_a_store_at_a_url_nothing_is_said_of_this_machines_disk(report: bench.BenchReport) -> None:
+    remote = dataclasses.replace(
+        report, store="s3://bucket/x.vla", is_cold=False, batch_samples_per_s=10.0, roof_samples_per_s=1000.0
+    )
+    verdict = " ".join(remote.verdict())
+    assert "Decoding is 1% of the work of a batch, the rest is fetching" in verdict
+    assert "vla-store copy" in verdict
+    assert "boot" not in verdict
+    assert "over the network" in remote.text()
+
+
 def test_the_command_prints_the_report_or_json(tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", str(tiny_store), "--batch-size", "8", "--workers", "1", "--json", "--quiet"]) == 0
     said = capsys.readouterr()

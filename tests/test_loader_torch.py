@@ -102,6 +102,7 @@ def test_it_takes_our_datasets_only(make: Any, dataset: StepDataset) -> None:
         ({"rank": 1}, "rank and world_size go together"),
         ({"rank": 2, "world_size": 2}, "rank lies outside the world"),
         ({"device": "cuda:0"}, "there is no such device here"),
+        ({"device": "cdua"}, "not the name of a device"),
     ],
 )
 def test_options_that_cannot_be_are_refused_when_it_is_made(make: Any, options: dict[str, Any], text: str) -> None:

@@ -23,6 +23,7 @@ import vla_store
 from vla_store.errors import OptionError, StoreDamaged
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
+from vla_store.reader.fetch import is_url
 from vla_store.reader.frames import Frames
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store, parts_of
@@ -109,7 +110,12 @@ class BenchReport:
             f"({best.workers} worker{'s' * (best.workers != 1)}, {best.samples_per_s:,.0f} samples/s on {self.cores} cores).",
         ]
         share = self.batch_samples_per_s / self.roof_samples_per_s
-        if share >= 0.75:
+        if is_url(self.store):
+            lines.append(
+                f"Decoding is {min(share, 1):.0%} of the work of a batch, the rest is fetching from the URL: `vla-store copy` the "
+                "store to a local disk and train from there."
+            )
+        elif share >= 0.75:
             lines.append(
                 f"Decoding is {min(share, 1):.0%} of the work of a batch: faster means more cores, or another preset."
             )
@@ -122,7 +128,9 @@ class BenchReport:
             lines.append("Workers still help at as many as there are cores: more cores would help.")
         elif best.workers < most:
             lines.append(f"More workers than {best.workers} gain nothing here.")
-        if self.is_cold:
+        if is_url(self.store):
+            pass  # what the disk and the memory of this machine did says nothing of it
+        elif self.is_cold:
             lines.append(
                 "The store came from storage, not from memory: the first epoch runs at the speed of the disk "
                 f"({self.first_pass_samples_per_s:,.0f} samples/s in one process). What fits in memory stays there; otherwise try "
@@ -137,7 +145,7 @@ class BenchReport:
             )
         elif self.wait_p99_ms > 2 * batch_ms:
             lines.append(
-                "Some batches came late, and not because of other programs: look at the memory, and at the disk."
+                "Some batches came late, and not because of other programs: look at the memory, and at the disk or the network."
             )
         return lines
 
@@ -151,7 +159,9 @@ class BenchReport:
         def line(name: str, rate: float, more: str = "") -> str:
             return f"  {name:<28}{rate:>10,.0f}{rate / self.roof_samples_per_s:>9.2f} x{more}"
 
-        if self.storage_nbytes is None:
+        if is_url(self.store):
+            warmth = "over the network"
+        elif self.storage_nbytes is None:
             warmth = "unknown whether from memory"
         else:
             warmth = f"{'cold' if self.is_cold else 'warm'}: {self.storage_nbytes / 1e6:,.1f} MB from storage"

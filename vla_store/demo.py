@@ -6,6 +6,7 @@ Everything is real but the demonstrations: the same build, audit and samples as 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -63,14 +64,19 @@ def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True,
     else:
         root = Path(folder)
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise DestinationExists("the demo wants a new or empty folder", path=root)
+            raise DestinationExists(
+                "the demo wants a new or empty folder",
+                path=root,
+                hint="choose another name, or remove what an earlier demo left",
+            )
         root.mkdir(parents=True, exist_ok=True)
         place = nullcontext(str(root)) if keep else tempfile.TemporaryDirectory(dir=root)
     with place as where:
         report = _run(Path(where), seed)
         if folder is not None and keep:
-            _say(f"\nfiles     {report.source}\n          {report.store}")
-            _say(f"go on     vla-store info {report.store}")
+            store = Path(where) / "demo.vla"  # as the folder was given: short, and where the reader stands
+            _say(f"\nfiles     {report.source}\n          {store}")
+            _say(f"go on     vla-store info {shlex.quote(str(store))}")
         else:
             _say("\nfiles     removed; `vla-store demo FOLDER` keeps them")
     return report

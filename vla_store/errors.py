@@ -20,6 +20,7 @@ A message fits one screen: what failed, where, what was expected and found, and 
 
 from __future__ import annotations
 
+import difflib
 import errno
 from typing import Any
 
@@ -80,9 +81,11 @@ class UnknownName(UsageError, KeyError):
 
     @classmethod
     def among(cls, kind: str, name: object, known: list[str], **places: Any) -> UnknownName:
-        """The error for `name`, listing at most twenty of the names that exist."""
+        """The error for `name`, listing at most twenty of the names that exist, and the one that is nearly it."""
         shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
-        return cls(f"there is no {kind} {name!r}", **places, exists=shown or "none")
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = "; ".join(filter(None, [f"did you mean {near[0]!r}?" if near else "", places.pop("hint", "")]))
+        return cls(f"there is no {kind} {name!r}", hint=hint, **places, exists=shown or "none")
 
 
 class SourceNotFound(UsageError, FileNotFoundError):

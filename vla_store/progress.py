@@ -55,8 +55,8 @@ class ProgressBar:
         if self._terminal and now - self._shown >= REDRAW_S:
             self._shown = now
             self._draw(self.line(now - self._began, self._room()))
-        elif not self._terminal and not self._quiet and now - self._shown >= LINE_S:
-            self._shown = now
+        elif not self._terminal and not self._quiet and now - self._shown >= LINE_S and self._done < self._nbytes:
+            self._shown = now  # the last line is end()'s
             self._print(self.line(now - self._began))
 
     def end(self) -> None:

@@ -188,7 +188,12 @@ class Loader:
         summary: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.device = None if device is None else torch.device(device)
+        try:
+            self.device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise OptionError(
+                "not the name of a device", found=repr(device), hint='as in "cuda", "cuda:1", "cpu"'
+            ) from error
         self._moves = self.device is not None and self.device.type != "cpu"
         if (pin_memory or self._moves) and not torch.cuda.is_available():
             if self._moves:

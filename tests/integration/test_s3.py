@@ -123,8 +123,9 @@ def test_no_credentials_is_a_fetch_error_that_says_so(s3: S3Server, url: str, mo
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", os.devnull)
     options = {"client_kwargs": s3.options["client_kwargs"]}
-    with pytest.raises(FetchError, match="NoCredentials"):
+    with pytest.raises(FetchError, match="NoCredentials") as caught:
         vla_store.open_store(url, storage_options=options)
+    assert "FSSPEC_S3_ANON" in caught.value.hint
 
 
 def test_a_bucket_that_is_gone_is_a_fetch_error_that_names_the_object(wide_store: Path) -> None:

@@ -290,3 +290,18 @@ def test_a_store_of_more_objects_than_open_files_are_allowed_is_read(tiny_store:
     run = _run(LIMITED, str(store))
     assert run.stderr == ""
     assert run.stdout.splitlines() == [f"{kind} {66 * 137} True" for kind in ("mmap", "pread")]
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"x.vla", ""])
+def test_what_is_no_path_is_no_store(wrong: object) -> None:
+    with pytest.raises(OptionError, match="a store is a path or a URL"):
+        vla_store.open_store(wrong)  # type: ignore[arg-type]
+
+
+def test_a_url_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("s3fs", "fsspec.implementations.http", "aiohttp", "gcsfs"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    for url, says in (("s3://b/x.vla", '"vla-store[s3]"'), ("gs://b/x.vla", "the package that is named above")):
+        with pytest.raises(OptionError, match="needs another package") as caught:
+            vla_store.open_store(url)
+        assert says in caught.value.hint

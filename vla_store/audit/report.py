@@ -23,6 +23,7 @@ class VerifyReport:
 
     url: str
     problems: list[Problem] = field(default_factory=list)
+    differences: int = 0  # of these: the store is not what the sources given are; nothing of it is damaged by that
     leftovers: list[str] = field(default_factory=list)
     objects: int = 0
     nbytes: int = 0
@@ -41,6 +42,13 @@ class VerifyReport:
         return not self.problems
 
     @property
+    def state(self) -> str:
+        """In one word: sound; DIFFERS, a whole store of other content than the sources given; DAMAGED."""
+        if self.sound:
+            return "sound"
+        return "DIFFERS" if self.differences == len(self.problems) else "DAMAGED"
+
+    @property
     def has_sound_samples(self) -> bool:
         """Whether nothing is wrong but views, which no sample needs that names none."""
         return all(each.object in self.damaged_views for each in self.problems)
@@ -50,6 +58,7 @@ class VerifyReport:
             "compared_episodes": self.compared_episodes,
             "damaged_views": self.damaged_views,
             "decoded_episodes": self.decoded_episodes,
+            "differences": self.differences,
             "episodes": self.episodes,
             "fingerprint": self.fingerprint,
             "leftovers": self.leftovers,
@@ -63,7 +72,7 @@ class VerifyReport:
 
     def text(self) -> str:
         """For people: at most a screen."""
-        lines = [f"{'sound' if self.sound else 'DAMAGED':<13}  {self.url}"]
+        lines = [f"{self.state:<13}  {self.url}"]
         lines.append(f"checked        {self.objects:,} objects, {self.nbytes:,} bytes")
         lines.append(f"content        {self.episodes:,} episodes, {self.rows:,} steps")
         if self.fingerprint:
@@ -82,6 +91,11 @@ class VerifyReport:
                 lines += ["", f"{title}:", *(f"  {item}" for item in items[:20])]
                 if len(items) > 20:
                     lines.append(f"  ... and {len(items) - 20} more (--json lists all)")
+        if self.state == "DIFFERS":
+            lines += [
+                "",
+                "the store itself is whole; it is not what these sources are. Were all sources given, and the same ones?",
+            ]
         current = any(self.generation in each for each in self.damaged_views.values())
         older = sorted({n for each in self.damaged_views.values() for n in each} - {self.generation})
         if self.damaged_views:

@@ -76,7 +76,9 @@ def _check_below(
     if sources:
         talk("comparing with the source")
         if len(parts) == len(root.parts):
+            before = len(report.problems)
             compare_with_sources(objects, root, parts, sources)
+            report.differences = len(report.problems) - before
         else:
             objects.problem("", "not compared with the source: too much of the store is damaged")
     there = set(list_keys(location)) - objects.named.keys()

@@ -60,7 +60,9 @@ def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int 
         raise OptionError(
             "the build does not fit in the memory it may use",
             needed=f"{-(-need >> 20)} MiB with {wanted} worker{'s' * (wanted > 1)} ({executor})",
-            allowed=f"{max_memory >> 20} MiB (--max-memory)",
+            allowed=f"{max_memory >> 20} MiB (--max-memory)"
+            if max_memory >> 20
+            else f"{max_memory} bytes (--max-memory)",
             hint="raise --max-memory" + (", or lower --workers" if wanted > 1 else ""),
         )
     return MemoryPlan(executor, wanted, need)

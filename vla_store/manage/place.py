@@ -20,7 +20,7 @@ from typing import IO, Any, Protocol
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
-from vla_store.reader.fetch import is_url
+from vla_store.reader.fetch import hint_for, is_url
 
 PIECE_NBYTES = 8 << 20
 TEMPORARY = ".tmp"
@@ -367,7 +367,7 @@ class RemotePlace:
                 object=key,
                 store=self.url,
                 found=f"{type(error).__name__}: {error}"[:300],
-                hint="try again; then the network",
+                hint=hint_for(error),
             ) from error
 
 

@@ -34,7 +34,9 @@ def newest_root(place: Place) -> Root:
     """The newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
     data = place.read(layout.ROOT_KEY)
     if data is None:
-        raise StoreNotFound("there is no store here", store=place.url)
+        raise StoreNotFound(
+            "there is no store here", store=place.url, hint="check the path; `vla-store build` makes one"
+        )
     return _newest_from(place, Root.from_bytes(data, layout.ROOT_KEY))
 
 

@@ -279,7 +279,7 @@ class FsspecFetcher:
             object=key,
             store=self._url,
             found=_text(error),
-            hint=_WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network",
+            hint=hint_for(error),
         )
 
 
@@ -480,6 +480,11 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     except ValueError as error:
         raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
     return fs, str(root).rstrip("/")
+
+
+def hint_for(error: BaseException) -> str:
+    """What to do where storage failed like this."""
+    return _WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network"
 
 
 _WITHOUT_CREDENTIALS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
@@ -90,7 +89,7 @@ def _no_store(location: Location) -> VlaStoreError:
             "not a vla_store",
             store=place,
             found="an HDF5 file" if is_hdf5 else "a file",
-            hint=f"build a store of it first: vla-store build {shlex.quote(place)} STORE"
+            hint="build a store of it first: vla-store build FILE STORE"
             if is_hdf5
             else "a store is a folder",
         )
