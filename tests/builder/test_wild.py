@@ -345,6 +345,72 @@ def test_a_bad_picture_is_refused_by_its_place(demos: Path, tmp_path: Path, what
     assert not (tmp_path / "x.vla").exists()
 
 
+SKIPPED_PICTURES = {name: BAD_PICTURES[name] for name in ("cut short", "another size", "another codec")}
+
+
+def spoilt_in_the_middle(demos: Path, folder: Path, what: str) -> Path:
+    """A file of two demos, of which the second one's wrist camera has one bad picture."""
+    path = wild_sources.cosmos_demos(demos, folder)
+    _, spoil, _ = SKIPPED_PICTURES[what]
+    with h5py.File(path, "r+") as file:
+        name = max(file["data"], key=lambda each: int(each[5:]))
+        pictures = file[f"data/{name}/obs/eye_in_hand_rgb_jpeg"]
+        pictures[len(pictures) // 2] = spoil(wild_sources.decoded(pictures[len(pictures) // 2]))
+    return path
+
+
+@pytest.mark.parametrize("what", SKIPPED_PICTURES)
+def test_a_demo_with_a_bad_picture_in_the_middle_is_left_out_and_recorded(
+    demos: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spoilt_in_the_middle(demos, tmp_path, what)
+    with h5py.File(path) as file:
+        numbers = sorted(int(name[5:]) for name in file["data"])
+        rows = len(file[f"data/demo_{numbers[-1]}/actions"]) // 2
+    store = tmp_path / "x.vla"
+    command = ["build", str(path), str(store), "--orientation", "top_down", "--quiet"]
+    assert main(command) == 1
+    assert "--skip-bad" in capsys.readouterr().err
+    assert main([*command, "--skip-bad", "--overwrite"]) == 0
+    assert f"left out: {path.parent.name}/{path.name} demo_{numbers[-1]}: " in capsys.readouterr().err
+    opened = open_store(store)
+    assert [each.number for each in opened.episodes] == numbers[:-1]
+    (skipped,) = opened.skipped
+    assert (skipped.file, skipped.demo) == (path.name, f"demo_{numbers[-1]}")
+    assert SKIPPED_PICTURES[what][2] in skipped.reason
+    assert f"row {rows}" in skipped.reason
+    assert "eye_in_hand_rgb" in skipped.reason
+    report = verify_store(store, against=path)
+    assert report.sound, report.text()
+
+
+def test_a_store_without_the_demo_of_a_bad_picture_is_the_same_by_every_executor_and_is_repaired(
+    demos: Path, tmp_path: Path
+) -> None:
+    path = spoilt_in_the_middle(demos, tmp_path, "cut short")
+    stores = [tmp_path / f"{executor}.vla" for executor in ("threads", "processes")]
+    for store in stores:
+        build_store(path, store, orientation="top_down", skip_bad=True, executor=store.stem, workers=2)
+    expected = store_tools.digests(stores[0])
+    assert store_tools.digests(stores[1]) == expected
+    next(each for each in stores[0].glob("parts/*/*/agentview_rgb/c/**/0") if each.is_file()).unlink()
+    next(stores[0].glob("meta/*.json")).unlink()
+    assert repair_store(stores[0], path).sound
+    assert store_tools.digests(stores[0]) == expected
+
+
+def test_a_file_all_of_whose_demos_have_bad_pictures_is_left_out_whole(demos: Path, tmp_path: Path) -> None:
+    good, bad = wild_sources.cosmos_episodes(demos, tmp_path)
+    with h5py.File(bad, "r+") as file:
+        pictures = file["primary_images_jpeg"]
+        pictures[5] = pictures[5][:-100]
+    build_store(good.parent, tmp_path / "x.vla", skip_bad=True, **BOTH)
+    opened = open_store(tmp_path / "x.vla")
+    assert [each.file for each in opened.episodes] == [good.name]
+    assert [(each.file, each.demo) for each in opened.skipped] == [(bad.name, "demo_0")]
+    assert verify_store(tmp_path / "x.vla", against=good.parent).sound
+
+
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (5, 6), (3, 17), (STEPS - 1, STEPS), (0, STEPS)])
 def test_any_span_of_encoded_pictures_reads_as_it_decodes(built: Callable[[str], Built], start: int, stop: int) -> None:
     for name, number, path in (

@@ -19,6 +19,10 @@ from vla_store.format.schema import MAX_FRAME_BYTES
 
 CODEC = "jpeg"
 
+_LEAVE_OUT = (
+    "mend the file, or leave such demonstrations out with --skip-bad, which decodes every picture before it builds anything "
+    "(add --overwrite to discard the unfinished build)"
+)
 _SIGNATURE = b"\xff\xd8\xff"
 _CHANNELS = {"RGB": 3, "L": 1}  # other modes (CMYK) would need a conversion that is nobody's but ours
 
@@ -43,12 +47,15 @@ def decode(data: Array, out: Array) -> None:
     found = (*image.size[::-1], _CHANNELS[image.mode])
     if found != out.shape:
         raise SourceError(
-            "pictures of different size in one camera", expected=f"{out.shape}, as the first", found=found
+            "pictures of different size in one camera",
+            expected=f"{out.shape}, as the first",
+            found=found,
+            hint=_LEAVE_OUT,
         )
     try:
         out[...] = np.asarray(image).reshape(out.shape)
     except (OSError, SyntaxError, ValueError) as error:
-        raise SourceError("a JPEG picture does not decode", found=str(error)[:200]) from None
+        raise SourceError("a JPEG picture does not decode", found=str(error)[:200], hint=_LEAVE_OUT) from None
 
 
 def _opened(data: Array) -> Any:
@@ -59,16 +66,18 @@ def _opened(data: Array) -> Any:
             "encoded pictures are not JPEG",
             expected=f"bytes that begin with {_SIGNATURE!r}",
             found=f"{len(encoded)} bytes that begin with {encoded[:4]!r}",
+            hint=_LEAVE_OUT,
         )
     try:
         image = Image.open(io.BytesIO(encoded), formats=("JPEG",))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SourceError("a JPEG picture does not decode", found=str(error)[:200]) from None
+        raise SourceError("a JPEG picture does not decode", found=str(error)[:200], hint=_LEAVE_OUT) from None
     if image.mode not in _CHANNELS or image.size[0] * image.size[1] * _CHANNELS[image.mode] > MAX_FRAME_BYTES:
         raise SourceError(
             "a JPEG picture of a kind that is not taken",
             expected=f"RGB or grey, at most {MAX_FRAME_BYTES} bytes",
             found=f"{image.mode}, {image.size[0]} x {image.size[1]}",
+            hint=_LEAVE_OUT,
         )
     return image
 

@@ -1,6 +1,8 @@
 """The first look into everything a build is given: in which order the sources stand, and whether they fit together.
 
-Headers, attributes and `actions` are read, no pictures. What is wrong is refused here, before any work starts.
+Headers, attributes and `actions` are read, and no pictures, but for one case: where bad demonstrations are to be left out and pictures
+are encoded, every one of them is decoded. A plan is made of what is kept, so no picture may turn out to be bad afterwards.
+What is wrong is refused here, before any work starts.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +42,7 @@ from vla_store.format.schema import (
     check_field_names,
 )
 
+PICTURES_NBYTES = 4 << 20  # that one thread decodes at a time, to check them
 DIFFERENT = "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad"
 
 
@@ -108,6 +112,8 @@ def scan_sources(
     if infos:
         expected = _expected_fields(infos)
         for source, info in infos:
+            if talk and skip_bad and info.codec:
+                talk(f"decoding the pictures of {info.suite}/{info.file}")
             made, left_out, bad = _identify(source, info, expected, skip_bad)
             scanned += [made] if made else []
             skipped += left_out
@@ -291,6 +297,8 @@ def _identify(
             _check_episode(episode, expected)
             blob = _blob(source, episode.number)
             numbers = _actions(source, episode)
+            if skip_bad and info.codec:
+                _check_pictures(source, episode)
         except SourceError as error:
             error.at(file=name_of(source), demo=episode_name(episode.number))
             if not skip_bad:
@@ -317,6 +325,24 @@ def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
     if spec is None:
         return b""
     return read_rows(source, episode.number, "actions", spec.dtype, spec.shape, 0, episode.steps).tobytes()
+
+
+def _check_pictures(source: EpisodeSource, episode: EpisodeInfo) -> None:
+    """Decode every picture of an episode, and keep none. Raises SourceError for the first that is bad."""
+    spans = []
+    for name, spec in sorted(episode.fields.items()):
+        if spec.is_camera:
+            at_once = max(1, PICTURES_NBYTES // max(1, _nbytes(spec)))
+            starts = range(0, episode.steps, at_once)
+            spans += [(name, spec, start, min(start + at_once, episode.steps)) for start in starts]
+
+    def read(span: tuple[str, FieldSpec, int, int]) -> None:
+        name, spec, start, stop = span
+        read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
+
+    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:
+        for _ in pool.map(read, spans):  # in their order: the same error, whatever the number of cores
+            pass
 
 
 def _blob(source: EpisodeSource, number: int | None) -> Blob:

@@ -45,7 +45,9 @@ def add_build(commands: Any) -> None:
     )
     add_rehash(build)
     build.add_argument(
-        "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which and why"
+        "--skip-bad",
+        action="store_true",
+        help="leave out demonstrations that are bad, and record which and why; JPEG pictures are all decoded beforehand to know",
     )
     build.add_argument(
         "--view", action="append", metavar="RULE", help="record a view at once, as `views add` does (may be repeated)"
@@ -100,7 +102,9 @@ def add_append(commands: Any) -> None:
     add_executor(append)
     add_rehash(append)
     append.add_argument(
-        "--skip-bad", action="store_true", help="leave out demonstrations that are bad, and record which"
+        "--skip-bad",
+        action="store_true",
+        help="leave out demonstrations that are bad, and record which; JPEG pictures are all decoded beforehand to know",
     )
     append.add_argument("--staging", metavar="FOLDER", help="where the new part is built (default: beside the store)")
     append.set_defaults(resume_hint="; the store is as it was, and the same command goes on")
