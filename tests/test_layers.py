@@ -1,4 +1,7 @@
-"""The import picture of the package: imports point one way, and nobody pays for what he does not use."""
+"""The import picture of the package: imports point one way, and nobody pays for what he does not use.
+
+What each folder is for, and the way of one step through them: CONTRIBUTING.md.
+"""
 
 from __future__ import annotations
 
@@ -113,6 +116,14 @@ def test_imports_point_one_way(path: Path) -> None:
             assert target == layer or target in LAYERS[layer], f"{path}:{line}: {layer} must not import {module}"
         else:
             assert layer in ONLY_IN.get(top, {layer}), f"{path}:{line}: only {ONLY_IN[top]} may import {top}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nobody_imports_what_another_module_keeps_to_itself(path: Path) -> None:
+    for line, module in imports_of(path):
+        name = module.rpartition(".")[2]
+        is_private = name.startswith("_") and not name.startswith("__")
+        assert not (module.startswith("vla_store.") and is_private), f"{path}:{line}: {module}"
 
 
 def test_builder_and_reader_never_import_each_other() -> None:
