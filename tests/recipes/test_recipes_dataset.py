@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from recipes.conftest import Both
 
 from vla_store import OptionError, StoreDamaged, UnknownName, open_store
 from vla_store.loader.work import TransformError
-from vla_store.recipes import act, diffusion_policy, openpi, openvla, openvla_oft
+from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt
 from vla_store.recipes.dataset import RecipeDataset, Steps
 
 RECIPES = [openvla, openvla_oft, openpi, diffusion_policy, act]
@@ -251,7 +252,7 @@ def test_an_unknown_option_lists_what_there_is(tiny: Both) -> None:
         numbers(tiny, epsiodes=[1])
 
 
-RECIPES = {
+WRONG_OPTIONS = {
     "act": (act, {"dtype": "float16"}, "chunk, cameras, qpos, pad, "),
     "diffusion_policy": (diffusion_policy, {"dtype": "float16"}, "horizon, n_obs_steps, "),
     "libero": (libero, {"pad": "zero"}, "sequence_length, "),
@@ -262,11 +263,11 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
 def test_an_option_that_a_recipe_has_not_is_refused_also_where_samples_have_it_and_its_own_are_listed(
     tiny: Both, name: str
 ) -> None:
-    function, options, first = RECIPES[name]
+    function, options, first = WRONG_OPTIONS[name]
     wrong = next(iter(options))
     with pytest.raises(UnknownName, match=rf"no option '{wrong}'\s+exists  {first}.*suites, .*split, view"):
         function(tiny.store, **options)

@@ -55,6 +55,7 @@ def add_repair(commands: Any) -> None:
         metavar="SOURCE",
         help="what the store was built from (may be repeated)",
     )
+    repair.set_defaults(resume_hint="; what was rewritten is whole, and the same command goes on")
     add_output(repair)
 
 
