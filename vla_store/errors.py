@@ -83,7 +83,7 @@ class UnknownName(UsageError, KeyError):
     def among(cls, kind: str, name: object, known: list[str], **places: Any) -> UnknownName:
         """The error for `name`, listing at most twenty of the names that exist, and the one that is nearly it."""
         shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
-        near = difflib.get_close_matches(str(name), known, 1)
+        near = difflib.get_close_matches(str(name), known, 1, cutoff=0.75)  # less is another word, not a slip
         hint = "; ".join(filter(None, [f"did you mean {near[0]!r}?" if near else "", places.pop("hint", "")]))
         return cls(f"there is no {kind} {name!r}", hint=hint, **places, exists=shown or "none")
 

@@ -44,6 +44,8 @@ MASKS = "mask"
 
 _DEMO = re.compile(r"demo_(0|[1-9][0-9]{0,14})\Z")
 _SCENE = re.compile(r"^.*SCENE[0-9]+_")
+_OTHER_LAYOUT = "another robot's layout is read by an EpisodeSource of forty lines (docs/how-to/own-robot.md)"
+_LEAVE_OUT = "mend it, or leave it out with --skip-bad (the store records which); " + _OTHER_LAYOUT
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class LiberoFile(Hdf5Source):
                         is_decoded |= encoded
                 except SourceError as error:
                     if not self.skip_bad:
+                        error.hint = error.hint or _LEAVE_OUT
                         raise
                     skipped.append(Skipped(self.suite, self.file, name, reason_of(error)))
             if not episodes:
@@ -133,6 +136,7 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
             file=path,
             expected="a group /data",
             found=", ".join(sorted(file)[:8]) or "nothing",
+            hint=f"{_OTHER_LAYOUT}; --skip-bad leaves the file out",
         )
     strange = [f"/{name}" for name in file if name not in ("data", MASKS)] + [
         f"/data/{name}" for name in data if not _DEMO.match(name)
@@ -143,7 +147,7 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
             file=path,
             expected="only groups /data/demo_<number>, and robomimic's /mask",
             found=", ".join(sorted(strange)[:8]),
-            hint="remove what is not LIBERO's, or write an EpisodeSource for this layout",
+            hint=f"remove what is not LIBERO's; {_OTHER_LAYOUT}",
         )
     names = sorted(data, key=lambda name: int(name[5:]))
     if not names:
