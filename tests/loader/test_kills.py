@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from loader import transforms
 from loader.serving import children_of, first_rows, is_running, memfds, rings_of, rows_of, served, wait_until
 
 import vla_store
-from vla_store.errors import MachineError, OptionError, UsageError
+from vla_store.errors import MachineError, OptionError, StoreNotFound, UsageError
 from vla_store.loader import crew as crew_module
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
@@ -293,6 +294,53 @@ def test_case_4_a_dead_worker_is_noticed_though_its_socket_stays_open(store: vla
     assert isinstance(errors[0], WorkerDied)
     for fd in copies:
         os.close(fd)
+
+
+def test_case_4_a_worker_that_reads_behind_the_end_of_a_file_is_said_so(tiny_store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_store, tmp_path / "cut.vla"))
+    batches = Batches(first_rows(copy, 100, windows={"agentview_rgb": 0}), batch_size=5, workers=1, drop_last=True)
+    assert sum(1 for _ in batches) == 20  # it has everything mapped now
+    for file in copy.glob("parts/*/*/agentview_rgb/c/**/*"):
+        if file.is_file():
+            os.truncate(file, 0)
+    with pytest.raises(WorkerDied, match=r"exit  SIGBUS(.|\n)*cut short") as raised:
+        sum(1 for _ in batches)
+    assert "vla-store verify" in raised.value.hint
+
+
+def test_a_store_that_is_gone_when_workers_start_is_that_error(tiny_store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_store, tmp_path / "gone.vla"))
+    batches = Batches(first_rows(copy, 10), batch_size=5, workers=2)
+    copy.rename(tmp_path / "elsewhere.vla")
+    with pytest.raises(StoreNotFound, match="no store at this path"):
+        next(iter(batches))
+    (tmp_path / "elsewhere.vla").rename(copy)
+    assert len(list(batches)) == 2
+    batches.close()
+
+
+class Unending(subprocess.Popen):  # type: ignore[type-arg]
+    """As a process in the middle of a read from a file server that is gone: it ends when the server says so."""
+
+    is_answered = False
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self.is_answered:
+            assert timeout is not None, "this would wait for ever"
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return super().wait(timeout)
+
+
+def test_case_5_close_does_not_wait_for_a_worker_that_cannot_end(
+    store: vla_store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Unending)
+    batches = Batches(first_rows(store, 10), batch_size=5, workers=1)
+    next(iter(batches))
+    worker = batches._crew._pool._processes[0]
+    batches.close()
+    worker.is_answered = True
+    worker.wait()
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

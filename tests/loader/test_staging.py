@@ -234,15 +234,17 @@ def test_a_fork_in_the_middle_of_a_hand_over_is_not_stuck(batches: Batches) -> N
     thread = threading.Thread(target=hold)
     thread.start()
     assert held.wait(60)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # by default it ends the process
+    try:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # by default it ends the process
+            stream.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        may_go.set()
+        thread.join(60)
         stream.close()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    may_go.set()
-    thread.join(60)
-    stream.close()
 
 
 def test_convert_comes_before_a_batch_counts_as_handed_out(batches: Batches, store: vla_store.Store) -> None:

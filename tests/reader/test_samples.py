@@ -180,6 +180,8 @@ def test_a_sample_past_either_end_is_an_index_error(tiny_store: Path, index: int
         samples[index]
     with pytest.raises(IndexError, match=f"sample {index} of 137"):
         samples.batch([0, index])
+    with pytest.raises(IndexError, match=f"sample {2**64 - 1} of 137"):
+        samples.batch(np.array([2**64 - 1], np.uint64))
 
 
 def test_an_index_that_is_no_whole_number_is_refused(tiny_store: Path) -> None:

@@ -185,15 +185,15 @@ class Crew:
         """A new ring; the workers map it before their next ticket. The old one goes with its last lease."""
         slots = (TICKETS_PER_WORKER + 1) * len(self._pool) + SPARE_SLOTS
         ring = Ring(slots, nbytes)
-        if self._ring is not None:
+        before, self._ring = self._ring, ring  # at once: a ring that nobody knows of would not be closed
+        if before is not None:
             log.info(
                 "vla_store loader: a batch takes %d bytes; the ring is now %d slots of %d",
                 nbytes,
                 slots,
                 ring.slot_nbytes,
             )
-            self._ring.close()
-        self._ring = ring
+            before.close()
         for worker in range(len(self._pool)):
             self._pool.send(worker, NewRing(slots, ring.slot_nbytes), ring.fd)
 

@@ -20,6 +20,10 @@ from vla_store.loader.work import Work
 from vla_store.loader.worker import Ready, Start
 
 CLOSE_S = 2.0
+HINTS: dict[int | None, str] = {
+    -signal.SIGKILL: "SIGKILL usually means that memory ran out: use fewer workers or smaller batches",
+    -signal.SIGBUS: "SIGBUS usually means that a file of the store was cut short while it was read: run `vla-store verify`",
+}
 
 
 class WorkerDied(MachineError):
@@ -124,7 +128,9 @@ class Pool:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                # A process that waits for a file server which does not answer cannot end, and nobody is to wait for it.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(CLOSE_S)
 
     def _spawn(self) -> None:
         from multiprocessing.spawn import get_executable
@@ -175,9 +181,7 @@ class Pool:
             f"loader worker {number} died",
             pid=process.pid,
             exit=signal.Signals(-code).name if code is not None and code < 0 else code,
-            hint="SIGKILL usually means that memory ran out: use fewer workers or smaller batches"
-            if code == -signal.SIGKILL
-            else "its own message is above, on stderr",
+            hint=HINTS.get(code, "its own message is above, on stderr"),
         )
 
 

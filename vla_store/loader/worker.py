@@ -133,6 +133,7 @@ def _start(channel: Channel) -> Work | None:
             prepare(message.main)
             is_loading_main = False
         work: Work = pickle.loads(message.work)
+        _ = work.columns  # opens the store: an error of it is told as such, and not as a death
     except VlaStoreError as error:
         channel.send(Ready(error))
     except BaseException as error:  # a script that calls sys.exit, too

@@ -219,7 +219,8 @@ class Samples:
             raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
         anchors = given.astype(np.int64, copy=False)
         if not (anchors.view(np.uint64) < len(self)).all():  # as unsigned, negative numbers are too large
-            anchors = np.where(anchors < 0, anchors + len(self), anchors)
+            if given.dtype.kind == "i":  # 2^64 - 1 is no -1
+                anchors = np.where(anchors < 0, anchors + len(self), anchors)
             wrong = (anchors < 0) | (anchors >= len(self))
             if wrong.any():
                 raise IndexError(f"sample {given[wrong.argmax()]} of {len(self)}")
