@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ OBSERVATIONS = {
     "after": 'row t holds what was seen <em>after</em> action t. Pair an action with what came before it: <code>alignment="causal"</code>',
     "before": "row t holds what was seen <em>before</em> action t: the pair that a policy learns",
 }
+_TURNED = '. Stored as recorded; this page, and <code>images="upright"</code>, turn them'
 PARTS_OF_A_STORE = {
     "frames": "pictures of a camera",
     "residuals": "pictures of a camera, less a prediction",
@@ -150,8 +151,8 @@ def _summary(facts: Facts) -> str:
 def _decisions(facts: Facts) -> str:
     store = facts.store
     rows = [
-        *_orientations(facts),
-        *_observations(facts),
+        *_conventions(facts, "orientation", "Pictures", ORIENTATIONS, _TURNED),
+        *_conventions(facts, "observation", "Observations", OBSERVATIONS),
         [
             "No-ops",
             "not counted" if facts.whole.noops is None else f"{_noops(facts.whole)} of {facts.whole.counted:,} steps",
@@ -221,24 +222,16 @@ def _views(store: Store) -> list[str]:
     ]
 
 
-def _orientations(facts: Facts) -> Iterator[list[str]]:
-    for orientation in sorted({each.orientation for each in facts.conventions}):
-        said = _said(facts, "orientation", orientation)
+def _conventions(
+    facts: Facts, name: str, title: str, meanings: Mapping[str, str], more: str = ""
+) -> Iterator[list[str]]:
+    """A row for each orientation, or each observation, that the sources have. more: what is true of all of them."""
+    for value in sorted({getattr(each, name) for each in facts.conventions}):
+        files = _files([each for each in facts.conventions if getattr(each, name) == value])
         yield [
-            "Pictures",
-            f"<code>{escaped(orientation)}</code>: {_files([c for c in facts.conventions if c.orientation == orientation])}{said}",
-            ORIENTATIONS.get(orientation, "")
-            + '. Stored as recorded; this page, and <code>images="upright"</code>, turn them',
-        ]
-
-
-def _observations(facts: Facts) -> Iterator[list[str]]:
-    for observation in sorted({each.observation for each in facts.conventions}):
-        said = _said(facts, "observation", observation)
-        yield [
-            "Observations",
-            f"<code>{escaped(observation)}</code>: {_files([c for c in facts.conventions if c.observation == observation])}{said}",
-            OBSERVATIONS.get(observation, ""),
+            title,
+            f"<code>{escaped(value)}</code>: {files}{_said(facts, name, value)}",
+            meanings.get(value, "") + more,
         ]
 
 
