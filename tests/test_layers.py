@@ -126,6 +126,23 @@ def test_nobody_imports_what_another_module_keeps_to_itself(path: Path) -> None:
         assert not (module.startswith("vla_store.") and is_private), f"{path}:{line}: {module}"
 
 
+def test_every_error_that_can_reach_a_caller_stands_in_the_tree() -> None:
+    tree = {
+        node.name
+        for node in ast.parse((PACKAGE / "errors.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    elsewhere = [
+        f"{path.relative_to(PACKAGE)}: {node.name}"
+        for path in FILES
+        if path.name != "errors.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and tree & {each.id for each in node.bases if isinstance(each, ast.Name)}
+    ]
+    assert elsewhere == []
+    assert tree <= set(dir(importlib.import_module("vla_store")))
+
+
 def test_builder_and_reader_never_import_each_other() -> None:
     assert "reader" not in LAYERS["builder"]
     assert "builder" not in LAYERS["reader"]

@@ -18,10 +18,12 @@ from vla_store.errors import (
     StoreDamaged,
     StoreNotFound,
     StoreUnfinished,
+    TransformError,
     UnknownName,
     UnsupportedStore,
     UsageError,
     VlaStoreError,
+    WorkerDied,
 )
 from vla_store.format.views import View
 from vla_store.reader.batch import Batch
@@ -65,11 +67,13 @@ __all__ = [
     "StoreNotFound",
     "StoreTask",
     "StoreUnfinished",
+    "TransformError",
     "UnknownName",
     "UnsupportedStore",
     "UsageError",
     "View",
     "VlaStoreError",
+    "WorkerDied",
     "__version__",
     "open_store",
 ]

@@ -14,6 +14,8 @@
         UnsupportedStore    upgrade vla_store, or leave that field out
       MachineError        (also an OSError) free, permit, retry        exit code 3
         FetchError          storage did not answer, or not with what was asked
+        WorkerDied          a Loader's worker is gone: look at the memory, and make a new pass
+      TransformError      mend the transform, or the class of the dataset  exit code 1
 
 A message fits one screen: what failed, where, what was expected and found, and the next move.
 """
@@ -130,6 +132,14 @@ class MachineError(VlaStoreError, OSError):
 
 class FetchError(MachineError):
     """Storage failed to give bytes that should be there."""
+
+
+class WorkerDied(MachineError):
+    """A worker process of a Loader is gone in the middle of its work."""
+
+
+class TransformError(VlaStoreError):
+    """A transform, or the making of a sample, raised. The message has the sample and the end of the traceback."""
 
 
 def machine_error(error: OSError | MemoryError, doing: str, path: object = None) -> MachineError:

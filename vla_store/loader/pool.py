@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from vla_store.errors import MachineError, OptionError, VlaStoreError
+from vla_store.errors import OptionError, VlaStoreError, WorkerDied
 from vla_store.loader import worker
 from vla_store.loader.channel import Channel, Closed
 from vla_store.loader.work import Work
@@ -24,10 +24,6 @@ HINTS: dict[int | None, str] = {
     -signal.SIGKILL: "SIGKILL usually means that memory ran out: use fewer workers or smaller batches",
     -signal.SIGBUS: "SIGBUS usually means that a file of the store was cut short while it was read: run `vla-store verify`",
 }
-
-
-class WorkerDied(MachineError):
-    """A worker process is gone in the middle of its work."""
 
 
 class Pool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, VlaStoreError
+from vla_store.errors import OptionError, TransformError, VlaStoreError
 from vla_store.loader.packing import Empty, as_numpy, slot_nbytes, tree_nbytes
 from vla_store.reader.batch import ragged_error
 from vla_store.reader.samples import Samples
@@ -22,10 +22,6 @@ Array = np.ndarray[Any, Any]
 GENERATOR = "generator"
 MAX_FRAMES = 8
 OF_A_SAMPLE, OF_A_BATCH = 0, 1
-
-
-class TransformError(VlaStoreError):
-    """A transform, or the making of a sample, raised. The message has the sample and the end of the traceback."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vla_store.errors import VlaStoreError
+from vla_store.errors import TransformError, VlaStoreError
 from vla_store.loader.channel import Channel, Closed
 from vla_store.loader.packing import Carved, Packed, Room, carve, is_same, pack, pack_alike
 from vla_store.loader.ring import RingView
-from vla_store.loader.work import Job, TransformError, Work
+from vla_store.loader.work import Job, Work
 
 WATCH_S = 1.0
 MAX_CARVED = 64

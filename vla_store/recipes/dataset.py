@@ -14,9 +14,9 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, VlaStoreError
+from vla_store.errors import OptionError, TransformError, UnknownName, VlaStoreError
 from vla_store.loader.packing import slot_nbytes
-from vla_store.loader.work import TransformError, collate
+from vla_store.loader.work import collate
 from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.kept import Kept, KeptSteps
 from vla_store.reader.lazily import lazily
