@@ -567,7 +567,7 @@ def test_a_full_disk_in_worker_processes_is_said_the_same_way(mounted: Callable[
     ("options", "says"),
     [
         (("--preset", "fastest"), ("there is no preset 'fastest'", "raw, fast, small")),
-        (("--preset", "smal"), ("there is no preset 'smal'", "did you mean 'small'?")),
+        (("--view", "no_nops"), ("there is no rule for a view 'no_nops'", "did you mean 'no_noops'?")),
         (("--orientation", "upright"), ("invalid choice: 'upright'", "bottom_up")),
         (("--observation", "during"), ("invalid choice: 'during'", "before")),
         (("--executor", "gpu"), ("invalid choice: 'gpu'", "threads")),
