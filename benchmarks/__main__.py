@@ -22,7 +22,9 @@ def main() -> None:
         shared = ["--demos", find_demos(options.demos, work), "--work", work, "--save"]
         for name in NAMES:  # a process each: none inherits another's heap, threads or maps
             start = time.monotonic()
-            subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *map(str, shared)], check=True, cwd=CHECKOUT)
+            ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *map(str, shared)], cwd=CHECKOUT)
+            if ended.returncode:  # it has said why
+                raise SystemExit(ended.returncode)
             print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "benchmarks.report"], check=True, cwd=CHECKOUT)
 

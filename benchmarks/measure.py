@@ -237,14 +237,24 @@ def work_folder(given: Path | None) -> Iterator[Path]:
 
 
 def find_demos(given: Path | None, work: Path) -> Path:
-    """The folder of suites to measure on."""
+    """The folder of suites to measure on. Ends the program where there is none."""
     if given is not None:
-        return given
+        return _checked(given.resolve())
     packed = Path(os.environ.get("VLA_STORE_DEMOS") or CHECKOUT.parent / "shared" / "data")
     if not (packed / "unpack.py").exists():
-        return packed / "libero"
+        return _checked(packed / "libero")
     subprocess.run([sys.executable, packed / "unpack.py", work / "demos"], check=True, stdout=subprocess.DEVNULL)
     return work / "demos" / "libero"
+
+
+def _checked(demos: Path) -> Path:
+    if not any(demos.glob("*/*.hdf5")):
+        raise SystemExit(
+            f"benchmarks: no demonstrations in {demos}\n"
+            "give --demos FOLDER, where LIBERO's suites lie, one folder each; or draw some first:\n"
+            "python -m benchmarks.generate FOLDER --gigabytes 1"
+        )
+    return demos
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -304,3 +304,9 @@ def test_results_name_no_place_of_this_machine(read: dict[str, Any], tiny_source
         assert str(Path.home()) not in text
         assert platform.node() not in text or not platform.node()
         assert '"/' not in text
+
+
+def test_without_demonstrations_a_benchmark_says_what_to_give(tmp_path: Path) -> None:
+    for given in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(SystemExit, match="--demos FOLDER"):
+            measure.find_demos(given, tmp_path)
