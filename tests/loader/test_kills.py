@@ -519,6 +519,25 @@ def test_case_5_a_script_that_ends_without_closing_ends_clean(
     assert ("KeyError" in errors) if code == 1 else not errors
 
 
+def test_case_5_a_next_that_waits_ends_when_a_signals_handler_closes(store: vla_store.Store) -> None:
+    """A scheduler's warning is often answered so; the handler runs in the middle of `next`, in the same thread."""
+    batches = Batches(first_rows(store, 100), batch_size=5, workers=2, transform=transforms.sleeps)
+
+    def warn() -> None:
+        assert wait_until(lambda: batches._crew is not None and len(batches._crew._out) == 4)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: batches.close())
+    try:
+        thread = threading.Thread(target=warn)
+        thread.start()
+        assert list(batches) == []
+        thread.join(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert batches.epochs.place == (0, 0)
+
+
 def test_case_5_at_the_exit_of_the_interpreter_a_thread_that_takes_batches_ends_without_an_error(
     store: vla_store.Store,
 ) -> None:
