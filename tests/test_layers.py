@@ -128,14 +128,16 @@ def test_nobody_imports_what_another_module_keeps_to_itself(path: Path) -> None:
 
 def test_every_error_that_can_reach_a_caller_stands_in_the_tree() -> None:
     tree = {node.name for node in ast.parse((PACKAGE / "errors.py").read_text()).body if isinstance(node, ast.ClassDef)}
-    elsewhere = [
-        f"{path.relative_to(PACKAGE)}: {node.name}"
+    elsewhere = {
+        node.name
         for path in FILES
         if path.name != "errors.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef) and tree & {each.id for each in node.bases if isinstance(each, ast.Name)}
-    ]
-    assert elsewhere == []
+    }
+    assert elsewhere == {"ObjectMissing", "ViewsLost"}, (
+        "a caller catches these as StoreDamaged; others belong into the tree"
+    )
     assert tree <= set(vla_store.__all__)
 
 
