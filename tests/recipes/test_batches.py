@@ -14,7 +14,6 @@ import pytest
 import view_tools
 from comparing import assert_same
 from recipes import items
-from recipes.conftest import Both
 from recipes.test_recipes_dataset import Fails, spoil
 
 from vla_store import OptionError, StoreDamaged, open_store
@@ -69,6 +68,17 @@ LOADED = (
 of_every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
 
+@pytest.fixture(params=["tiny", "published", "regenerated"])
+def a_store(request: pytest.FixtureRequest) -> Path:
+    """Short demos of 16 x 24 pixels; LIBERO as published; LIBERO as regenerated, with 256 pixels."""
+    found: Path = {
+        "tiny": lambda: request.getfixturevalue("tiny_store"),
+        "published": lambda: request.getfixturevalue("demo_store"),
+        "regenerated": lambda: request.getfixturevalue("regenerated").store,
+    }[request.param]()
+    return found
+
+
 def one_by_one(dataset: Any, indices: Any) -> Any:
     """What a batch has to be."""
     return collate([dataset[int(index)] for index in indices])
@@ -84,20 +94,21 @@ def assert_batch(found: Any, expected: Any, where: str = "") -> None:
 
 
 @of_every_recipe
-def test_a_batch_is_its_items_one_by_one(any_both: Both, recipe: str) -> None:
+def test_a_batch_is_its_items_one_by_one(a_store: Path, recipe: str) -> None:
     """All anchors of the tiny demos, of 1 to 33 steps, and a few of the large ones, in batches of several sizes."""
-    dataset = RECIPES[recipe](any_both.store, episodes=any_both.episodes)
+    is_tiny = a_store.name.startswith("tiny")
+    dataset = RECIPES[recipe](a_store, **{} if is_tiny else {"episodes": [0, 1]})
     assert dataset.makes_batches
-    order = np.random.default_rng(0).permutation(len(dataset))[: 200 if "tiny" in any_both.store.name else 12]
-    for indices in np.split(order, np.cumsum([1, 2, 9]))[: 4 if len(order) > 12 else 3]:
+    order = np.random.default_rng(0).permutation(len(dataset))[: 200 if is_tiny else 12]
+    for indices in np.split(order, np.cumsum([1, 2, 9]))[: 4 if is_tiny else 3]:
         expected = one_by_one(dataset, indices)
         assert_batch(dataset.batch(indices), expected)
         assert_batch(collate(dataset.__getitems__(indices.tolist())), expected)
 
 
 @of_every_recipe
-def test_an_item_of_a_batch_is_of_the_same_types_as_by_itself(tiny: Both, recipe: str) -> None:
-    dataset = RECIPES[recipe](tiny.store)
+def test_an_item_of_a_batch_is_of_the_same_types_as_by_itself(tiny_store: Path, recipe: str) -> None:
+    dataset = RECIPES[recipe](tiny_store)
     indices = [5, 3, 3, -1]
     for found, index in zip(dataset.__getitems__(indices), indices, strict=True):
         assert_batch(found, dataset[index])
@@ -105,9 +116,9 @@ def test_an_item_of_a_batch_is_of_the_same_types_as_by_itself(tiny: Both, recipe
 
 @pytest.mark.parametrize("nbytes", [0, 10_000])
 def test_items_are_the_same_however_many_are_read_at_once(
-    tiny: Both, monkeypatch: pytest.MonkeyPatch, nbytes: int
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int
 ) -> None:
-    dataset = openvla_oft(tiny.store)
+    dataset = openvla_oft(tiny_store)
     expected = dataset.__getitems__(range(20))
     reads: list[int] = []
     read = dataset.batch_or_lists
@@ -121,8 +132,8 @@ def test_items_are_the_same_however_many_are_read_at_once(
 
 
 @of_every_recipe
-def test_a_batch_under_a_view_of_steps_is_its_items_one_by_one(tiny: Both, tmp_path: Path, recipe: str) -> None:
-    store = Path(shutil.copytree(tiny.store, tmp_path / "viewed.vla", copy_function=os.link))
+def test_a_batch_under_a_view_of_steps_is_its_items_one_by_one(tiny_store: Path, tmp_path: Path, recipe: str) -> None:
+    store = Path(shutil.copytree(tiny_store, tmp_path / "viewed.vla", copy_function=os.link))
     opened = open_store(store)
     rng = np.random.default_rng(0)
     masks = [(rng.random(each.length) < 0.8).tolist() for each in opened.episodes]
@@ -134,8 +145,8 @@ def test_a_batch_under_a_view_of_steps_is_its_items_one_by_one(tiny: Both, tmp_p
 
 
 @of_every_recipe
-def test_large_arrays_are_made_where_the_batch_is_to_lie(tiny: Both, recipe: str) -> None:
-    dataset = RECIPES[recipe](tiny.store)
+def test_large_arrays_are_made_where_the_batch_is_to_lie(tiny_store: Path, recipe: str) -> None:
+    dataset = RECIPES[recipe](tiny_store)
     slot = np.full(1 << 24, 7, np.uint8)
     made = dataset.batch([4, 9, 1], empty=Room(slot).empty)
     assert_batch(made, one_by_one(dataset, [4, 9, 1]))
@@ -144,8 +155,8 @@ def test_large_arrays_are_made_where_the_batch_is_to_lie(tiny: Both, recipe: str
     assert max(outside) <= 3 * 100 * 7 * 4  # the float32 actions of ACT: nothing of the size of a picture
 
 
-def test_what_does_not_fit_where_the_batch_is_to_lie_is_made_elsewhere(tiny: Both) -> None:
-    dataset = diffusion_policy(tiny.store)
+def test_what_does_not_fit_where_the_batch_is_to_lie_is_made_elsewhere(tiny_store: Path) -> None:
+    dataset = diffusion_policy(tiny_store)
     expected = one_by_one(dataset, range(8))
     picture = expected["obs"]["agentview_image"]
     for nbytes in (0, 100, picture.nbytes, picture.nbytes + 10, 3 * picture.nbytes):
@@ -156,11 +167,11 @@ def test_what_does_not_fit_where_the_batch_is_to_lie_is_made_elsewhere(tiny: Bot
 
 
 @pytest.mark.parametrize("recipe", LOADED)
-def test_the_loader_gives_them_with_any_workers_and_after_a_resume(tiny: Both, recipe: str) -> None:
+def test_the_loader_gives_them_with_any_workers_and_after_a_resume(tiny_store: Path, recipe: str) -> None:
     pytest.importorskip("torch")
     from vla_store.torch import Loader
 
-    dataset = RECIPES[recipe](tiny.store)
+    dataset = RECIPES[recipe](tiny_store)
     rows = Order(len(dataset), 3, 0).take(0, len(dataset))
     expected = [one_by_one(dataset, rows[at : at + 16]) for at in range(0, len(rows), 16)]
     state: Any = None
@@ -178,9 +189,9 @@ def test_the_loader_gives_them_with_any_workers_and_after_a_resume(tiny: Both, r
 
 
 @pytest.mark.parametrize("recipe", ["rdt L", "oft", "diffusion_policy", "act", "libero with embeddings"])
-def test_torchs_dataloader_gives_them_with_its_own_collate(tiny: Both, recipe: str) -> None:
+def test_torchs_dataloader_gives_them_with_its_own_collate(tiny_store: Path, recipe: str) -> None:
     data = pytest.importorskip("torch.utils.data")
-    dataset = RECIPES[recipe](tiny.store)
+    dataset = RECIPES[recipe](tiny_store)
     for workers in (0, 1):
         for number, batch in enumerate(data.DataLoader(dataset, 16, num_workers=workers)):
             expected = one_by_one(dataset, range(number * 16, min(number * 16 + 16, len(dataset))))
@@ -218,9 +229,9 @@ class Indexed:
         (items.numbered, {"batch_transform": items.noisy_batch}),
     ],
 )
-def test_transforms_draw_what_they_drew_item_by_item(tiny: Both, own: Any, options: dict[str, Any]) -> None:
+def test_transforms_draw_what_they_drew_item_by_item(tiny_store: Path, own: Any, options: dict[str, Any]) -> None:
     pytest.importorskip("torch")
-    dataset = openvla(tiny.store, transform=own, rows=range(60, 100))
+    dataset = openvla(tiny_store, transform=own, rows=range(60, 100))
     work = Work(dataset, Indexed(dataset), options.get("transform"), options.get("batch_transform"))
     rows = Order(len(dataset), 1, 0).take(0, len(dataset))
     expected = [work.run(Job(1, 0, at, rows[at : at + 8])) for at in range(0, len(rows), 8)]
@@ -232,9 +243,9 @@ def test_transforms_draw_what_they_drew_item_by_item(tiny: Both, own: Any, optio
 
 
 @pytest.mark.parametrize("kind", [items.OwnItem, items.OwnGetItem, items.OwnItems])
-def test_what_a_subclass_makes_of_a_sample_counts_everywhere(tiny: Both, kind: Any) -> None:
+def test_what_a_subclass_makes_of_a_sample_counts_everywhere(tiny_store: Path, kind: Any) -> None:
     pytest.importorskip("torch")
-    dataset = items.openvla_of(kind, tiny.store, rows=range(60, 80))
+    dataset = items.openvla_of(kind, tiny_store, rows=range(60, 80))
     assert dataset.makes_batches == (kind is items.OwnItems)
     expected = one_by_one(dataset, range(len(dataset)))
     assert {"step", "index"} & set(expected)
@@ -253,10 +264,10 @@ def told(raised: VlaStoreError) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("recipe", ["rdt L", "openvla", "openpi", "diffusion_policy", "act", "libero"])
 def test_a_sample_in_the_middle_of_a_batch_that_cannot_be_read_is_named(
-    tiny: Both, tmp_path: Path, recipe: str
+    tiny_store: Path, tmp_path: Path, recipe: str
 ) -> None:
     pytest.importorskip("torch")
-    store = Path(shutil.copytree(tiny.store, tmp_path / "copy.vla"))
+    store = Path(shutil.copytree(tiny_store, tmp_path / "copy.vla"))
     dataset = RECIPES[recipe](store, rows=range(60, 100))
     spoil(store, "residuals/agentview_rgb", 75)
     bad = next(at for at in range(len(dataset)) if fails(dataset, at))
@@ -287,9 +298,9 @@ def fails(dataset: Any, index: int) -> bool:
     return False
 
 
-def test_an_item_in_the_middle_of_a_batch_that_cannot_be_made_is_named(tiny: Both) -> None:
+def test_an_item_in_the_middle_of_a_batch_that_cannot_be_made_is_named(tiny_store: Path) -> None:
     pytest.importorskip("torch")
-    dataset = items.Plain(tiny.store, windows={"agentview_rgb": 0}, episodes=[3])
+    dataset = items.Plain(tiny_store, windows={"agentview_rgb": 0}, episodes=[3])
     assert dataset.makes_batches
     assert_batch(dataset.batch([0, 1, 3]), one_by_one(dataset, [0, 1, 3]))
     readers: list[Callable[[], Any]] = [
@@ -299,13 +310,13 @@ def test_an_item_in_the_middle_of_a_batch_that_cannot_be_made_is_named(tiny: Bot
         lambda: loaded(dataset, 0, shuffle=False),
         lambda: loaded(dataset, 1, shuffle=False),
     ]
-    row = open_store(tiny.store).episodes[3].start + 2
+    row = open_store(tiny_store).episodes[3].start + 2
     for read in readers:
         with pytest.raises(TransformError, match="ValueError: no such luck") as raised:
             read()
         places = raised.value.places
         assert [places[key] for key in ("store", "sample", "row", "episode", "step")] == [
-            str(tiny.store),
+            str(tiny_store),
             "2",
             str(row),
             "3",
@@ -313,9 +324,9 @@ def test_an_item_in_the_middle_of_a_batch_that_cannot_be_made_is_named(tiny: Bot
         ]
 
 
-def test_of_two_samples_that_fail_the_first_is_named_whatever_fails(tiny: Both, tmp_path: Path) -> None:
+def test_of_two_samples_that_fail_the_first_is_named_whatever_fails(tiny_store: Path, tmp_path: Path) -> None:
     """Sample 3 cannot be transformed, sample 7 cannot be read: one by one, nobody gets as far as that."""
-    store = Path(shutil.copytree(tiny.store, tmp_path / "copy.vla"))
+    store = Path(shutil.copytree(tiny_store, tmp_path / "copy.vla"))
     dataset = openvla(store, rows=range(60, 80), transform=SpoilsOne())
     spoil(store, "residuals/agentview_rgb", dataset.place(7)["row"] - 1)
     for indices, error, sample in (([0, 3, 7], TransformError, "3"), ([7, 3], StoreDamaged, "7")):
@@ -340,9 +351,9 @@ class SpoilsOne:
         return item
 
 
-def test_fields_of_several_widths_are_refused_in_a_batch_and_given_one_by_one(tiny: Both) -> None:
+def test_fields_of_several_widths_are_refused_in_a_batch_and_given_one_by_one(tiny_store: Path) -> None:
     pytest.importorskip("torch")
-    dataset = libero(tiny.store, sequence_length=2, low_dim=("states",), rows=[0, 60])
+    dataset = libero(tiny_store, sequence_length=2, low_dim=("states",), rows=[0, 60])
     singles = [dataset[0], dataset[1]]
     assert singles[0]["obs"]["states"].shape != singles[1]["obs"]["states"].shape
     assert_same(dataset.__getitems__([0, 1]), singles)
@@ -359,9 +370,9 @@ def test_fields_of_several_widths_are_refused_in_a_batch_and_given_one_by_one(ti
 # --- `batch` by itself -------------------------------------------------------------------------------------------------
 
 
-def test_batch_is_refused_where_items_are_made_one_by_one(tiny: Both) -> None:
-    plain = openvla(tiny.store)
-    for dataset in (openvla(tiny.store, transform=items.numbered), Fails(tiny.store, windows={"actions": 0})):
+def test_batch_is_refused_where_items_are_made_one_by_one(tiny_store: Path) -> None:
+    plain = openvla(tiny_store)
+    for dataset in (openvla(tiny_store, transform=items.numbered), Fails(tiny_store, windows={"actions": 0})):
         assert not dataset.makes_batches
         with pytest.raises(OptionError, match="makes its items one by one"):
             dataset.batch([0, 1])
@@ -369,8 +380,8 @@ def test_batch_is_refused_where_items_are_made_one_by_one(tiny: Both) -> None:
         plain.batch([0], {})
 
 
-def test_batch_takes_indices_as_a_sample_set_does(tiny: Both) -> None:
-    dataset = openpi(tiny.store)
+def test_batch_takes_indices_as_a_sample_set_does(tiny_store: Path) -> None:
+    dataset = openpi(tiny_store)
     last = len(dataset) - 1
     assert_batch(dataset.batch([-1, 0]), dataset.batch(np.array([last, 0], np.int16)))
     assert dataset.batch([])["image"].shape[0] == 0
@@ -379,8 +390,8 @@ def test_batch_takes_indices_as_a_sample_set_does(tiny: Both) -> None:
             dataset.batch(wrong)
 
 
-def test_a_batch_has_arrays_of_its_own(tiny: Both) -> None:
-    dataset = act(tiny.store)
+def test_a_batch_has_arrays_of_its_own(tiny_store: Path) -> None:
+    dataset = act(tiny_store)
     first, second = dataset.batch([3, 3]), dataset.batch([3, 3])
     for array in first:
         array[...] = 1

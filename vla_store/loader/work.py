@@ -36,7 +36,7 @@ class Job:
 
 class Work:
     """samples: where batches come from. dataset: what to ask instead, where it changes its samples itself. It is indexed one by one,
-    unless it has `each(indices)`, the same of many in turn, or `makes_batches`: then `batch(indices, empty=)` is the batch.
+    unless it has `items_in_turn(indices)`, the same of many, or `makes_batches`: then `batch(indices, empty=)` is the batch.
 
     transform: called with each sample, a dict of arrays; batch_transform: with the whole batch. One that takes an argument
     named `generator` gets a NumPy Generator that depends on (seed, epoch, position) alone.
@@ -125,9 +125,9 @@ class Work:
     def _in_turn(self, job: Job) -> Iterator[Any]:
         """The samples of a job before `transform`, one after another."""
         source = self.samples if self._dataset is None else self._dataset
-        each = getattr(source, "each", None)
+        many = getattr(source, "items_in_turn", None)
         indices = job.indices.tolist()
-        return each(indices) if each else map(source.__getitem__, indices)
+        return many(indices) if many else map(source.__getitem__, indices)
 
     def _culprit(self, job: Job) -> int | None:
         """Which sample of a batch cannot be read, where it is one of them."""

@@ -141,9 +141,9 @@ class RecipeDataset(Samples):
         """Many items, which are read and made at once; a DataLoader calls this. `out` cannot be given."""
         if out is not None:
             raise OptionError("items of a recipe are made one by one: there is nothing to fill", recipe=self)
-        return list(self.each(indices))
+        return list(self.items_in_turn(indices))
 
-    def each(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
+    def items_in_turn(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
         """As `self[index]` of one index after the other, but many are read at once."""
         numbers = list(indices)
         count = max(1, BLOCK_NBYTES // slot_nbytes(self.columns, 1))
