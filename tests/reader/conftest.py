@@ -84,14 +84,10 @@ def mixed_store(kept: Path) -> Path:
         folders = _conventional(kept)
         pytest.importorskip("zarr", reason="building needs zarr")
         from vla_store.builder import build_store
-        from vla_store.builder.libero import LiberoFile
 
-        sources = [
-            LiberoFile(str(path), path.parent.name, orientation, observation)
-            for folder, (observation, orientation) in zip(folders, CONVENTIONS)
-            for path in folder.glob("*/*.hdf5")
-        ]
-        build_store(sources, store, mixed=True)
+        # Said in the same way as for the parts below: a store tells which conventions were said.
+        observations, orientations = (dict(zip(folders, said)) for said in zip(*CONVENTIONS))
+        build_store(folders, store, orientation=orientations, observation=observations, mixed=True)
     return store
 
 
