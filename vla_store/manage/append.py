@@ -78,6 +78,7 @@ def append_store(
         require_writable(place)
         current = roots.newest_root(place)
         place.sweep()  # also after a commit that was killed before it had tidied up
+        roots.sweep_documents(place)
         parts = roots.open_parts(place.url, current.parts)
         preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
         stage = _staging(place, sources, preset, conventions, staging)

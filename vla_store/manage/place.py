@@ -57,6 +57,12 @@ class Place(Protocol):
     def sweep(self) -> None:
         """Remove half-written objects of writers that are no more."""
 
+    def proposing(self) -> contextlib.AbstractContextManager[None]:
+        """Around the writing of documents that no root names yet, and the creation of the root that does."""
+
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        """Whether it is sure that nobody is `proposing`, and that nobody begins before this ends. Never waits."""
+
     def keys(self, prefix: str = "") -> list[str]:
         """Keys of all objects below a prefix."""
 
@@ -164,6 +170,34 @@ class LocalPlace:
         for key in self.keys():
             if key.endswith(TEMPORARY):
                 _remove_if_nobody_holds(self.folder / key)
+
+    @contextlib.contextmanager
+    def proposing(self) -> Iterator[None]:
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            yield held
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[bool]:
+        """A lock on the folder of roots, which ends with its holder; False where there is none to be had."""
+        try:
+            descriptor = os.open(self.folder / "roots", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, how)
+                held = True
+            except OSError:  # somebody holds it; or a file system without locks, where nothing is swept
+                held = False
+            yield held
+        finally:
+            os.close(descriptor)
 
     def adopt(self, folder: Path, key: str) -> None:
         """Give a folder that lies elsewhere on this disk its place here. Raises OSError where that is taken, or not possible."""
@@ -327,6 +361,13 @@ class RemotePlace:
 
     def sweep(self) -> None:
         """A put shows an object whole or not at all."""
+
+    def proposing(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        """Nothing here tells a writer that lives from one that does not."""
+        return contextlib.nullcontext(False)
 
     def keys(self, prefix: str = "") -> list[str]:
         self._fs.invalidate_cache()

@@ -59,6 +59,7 @@ def repair_store(
             repaired += done
             if not done:
                 break
+        roots.sweep_documents(place)
         place.settle()
         if lost is not None:
             raise lost.at(repaired=f"{len(repaired)} other objects" if repaired else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,8 @@ from vla_store.reader.fetch import locate
 from vla_store.reader.part import Part
 
 MAX_TRIES = 1_000
+_DOCUMENT = re.compile(r"meta/[0-9a-f]{64}\.json")
+_ROOT = re.compile(r"roots/([0-9]{8})\.json")
 GROUP_BYTES = canonical.dumps(arrays.GROUP)
 
 Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
@@ -61,21 +64,61 @@ def commit(place: Place, make: Callable[[Root], NewRoot | None]) -> Root:
         new = make(newest)
         if new is None:
             return heal(place, newest)
-        documents = dict.fromkeys(group_keys(new.root), GROUP_BYTES) | new.documents
+        if _create(place, new):
+            healed = heal(place, new.root)
+            sweep_documents(place)
+            return healed
+    raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
+
+
+def _create(place: Place, new: NewRoot) -> bool:
+    """Put the documents of a root, then the root, if there is none of its generation; whether it was put."""
+    documents = dict.fromkeys(group_keys(new.root), GROUP_BYTES) | new.documents
+    with place.proposing():
         for key, data in documents.items():
             if place.read(key) is None or key in new.documents:
                 place.write(key, data)
         place.settle()
         key, data = layout.root_key(new.root.generation), new.root.to_bytes()
         try:
-            created = place.create(key, data)
+            return place.create(key, data)
         except (MachineError, OSError):
             if place.read(key) != data:
                 raise
-            created = True  # only the reply was lost
-        if created:
-            return heal(place, new.root)
-    raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
+            return True  # only the reply was lost
+
+
+def sweep_documents(place: Place) -> list[str]:
+    """Remove the small documents of roots that came second, or were never created; the keys that were.
+
+    A document is surely unused if no root names it, every root there ever was can be read, and nobody is about to create another
+    one. Where one of these cannot be known, nothing is removed.
+    """
+    with place.alone() as is_possible:
+        if not is_possible:
+            return []
+    generations = _generations(place)
+    if not generations or generations != list(range(1, len(generations) + 1)):
+        return []  # what a lost root named may be needed to make it again
+    named: set[str] = set()
+    try:
+        for generation in generations:
+            key = layout.root_key(generation)
+            meta = Root.from_bytes(place.read(key) or b"", key).meta
+            named |= {layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each}
+    except (DataError, OSError):
+        return []
+    with place.alone() as is_alone:  # for as short as can be: others wait for it before they propose a root
+        if not is_alone or _generations(place) != generations:
+            return []
+        unused = [key for key in place.keys("meta") if _DOCUMENT.fullmatch(key) and key not in named]
+        for key in unused:
+            place.remove(key)
+    return unused
+
+
+def _generations(place: Place) -> list[int]:
+    return sorted(int(match[1]) for key in place.keys("roots") if (match := _ROOT.fullmatch(key)))
 
 
 def group_keys(root: Root) -> list[str]:
