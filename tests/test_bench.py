@@ -47,6 +47,14 @@ def test_every_way_to_read_has_a_rate_and_the_report_says_them(report: bench.Ben
     assert max(map(len, text.splitlines()[2:])) < 130
 
 
+def test_the_json_has_the_spread_of_its_rates_and_the_versions_that_decide_them(report: bench.BenchReport) -> None:
+    told = json.loads(json.dumps(report.to_json()))
+    for name in ("roof_samples_per_s", "batch_samples_per_s"):
+        low, high = told["quartiles"][name]
+        assert low <= told[name] <= high
+    assert {"version", "python", "numpy", "numcodecs", "google_crc32c"} <= set(told)
+
+
 @pytest.mark.parametrize("images", ["as_stored", "upright"])
 @pytest.mark.parametrize("preset", ["raw", "fast", "small"])
 def test_the_roof_of_every_preset_reads_what_a_batch_reads(

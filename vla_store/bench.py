@@ -13,7 +13,8 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class BenchReport:
     """What was seen. Rates are samples per second, medians of rounds; waits are milliseconds a batch.
 
     storage_nbytes: what the first pass made the system fetch from storage, None where it does not tell. needed_nbytes: of that pass.
+    quartiles: of the rounds, of roof_samples_per_s and batch_samples_per_s.
     roof: nothing but decoding into reused memory, everything located before. busy_cores_of_others: what other programs took
     meanwhile.
     """
@@ -86,6 +88,7 @@ class BenchReport:
     seconds: float
     version: str
     views: tuple[str, ...] = ()
+    quartiles: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def best(self) -> LoaderRate:
@@ -98,6 +101,8 @@ class BenchReport:
             "verdict": self.verdict(),
             "python": platform.python_version(),
             "numpy": np.__version__,
+            "numcodecs": metadata.version("numcodecs"),
+            "google_crc32c": metadata.version("google-crc32c"),
             "system": platform.system(),
         }
 
@@ -308,6 +313,10 @@ def bench_store(
         busy_cores_of_others=others_cores,
         seconds=time.perf_counter() - began,
         version=vla_store.__version__,
+        quartiles={
+            f"{name}_samples_per_s": (float(np.quantile(each, 0.25)), float(np.quantile(each, 0.75)))
+            for name, each in rates.items()
+        },
     )
 
 
