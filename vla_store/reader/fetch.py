@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, UnknownName, machine_error
+from vla_store.reader.bounded import keep
 
 Range = tuple[str, int, int]  # key, start, stop
 
@@ -295,10 +296,9 @@ class Blocks:
         self._blocks: dict[tuple[str, int], memoryview] = {}
 
     def size(self, key: str) -> int:
-        size = self._sizes.get(key)
-        if size is None:
-            size = self._inner.size(key)
-            keep(self._sizes, key, size, self.max_open)
+        # Asked anew: who asks checks it once, and a wrong answer of a server is not to stay.
+        size = self._inner.size(key)
+        keep(self._sizes, key, size, self.max_open)
         return size
 
     def head(self, key: str, nbytes: int) -> bytes:
@@ -313,7 +313,8 @@ class Blocks:
         held = {place: self._blocks[place] for place in wanted if place in self._blocks}
         absent = [place for place in wanted if place not in held]
         bounds = [
-            (key, number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self.size(key))) for key, number in absent
+            (key, number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._sizes.get(key) or self.size(key)))
+            for key, number in absent
         ]
         for place, block in zip(absent, self._inner.read(bounds)):
             held[place] = block
@@ -354,15 +355,6 @@ def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range],
             merged.append((key, start, stop))
         places[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
     return merged, places
-
-
-def keep(held: dict[Any, Any], key: Any, value: Any, most: int) -> None:
-    """Puts a value into a dict that holds at most `most`; the one put there first goes. Safe under threads, without a lock
-    that a fork could leave held."""
-    held[key] = value
-    while len(held) > most:
-        with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
-            held.pop(next(iter(held)), None)
 
 
 def map_file(path: str) -> memoryview:

@@ -12,7 +12,8 @@ from vla_store.errors import StoreDamaged
 from vla_store.format import codecs, layout, predictions
 from vla_store.format.codecs import CRC_BYTES
 from vla_store.format.schema import Field
-from vla_store.reader.fetch import Fetcher, keep
+from vla_store.reader.bounded import keep
+from vla_store.reader.fetch import Fetcher
 from vla_store.reader.orient import place
 from vla_store.reader.shards import EncodedShards, Opened, RawShards, as_array
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged, VlaStoreError
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
-from vla_store.reader.fetch import Fetcher, keep, read_document
+from vla_store.reader.bounded import keep
+from vla_store.reader.fetch import Fetcher, read_document
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part
 from vla_store.reader.shards import Opened

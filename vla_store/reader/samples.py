@@ -17,7 +17,7 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
-from vla_store.reader.fetch import keep
+from vla_store.reader.bounded import keep
 from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
 from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily

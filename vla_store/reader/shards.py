@@ -15,7 +15,8 @@ from vla_store.errors import StoreDamaged
 from vla_store.format.codecs import CRC_BYTES, HEADER_BYTES
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import index_nbytes, parse_index
-from vla_store.reader.fetch import Fetcher, keep
+from vla_store.reader.bounded import keep
+from vla_store.reader.fetch import Fetcher
 from vla_store.reader.pages import Weather, at_random, will_need
 
 LEAST_COLD = 4  # chunks; for fewer, asking the system ahead gains nothing

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, SourceError, UnknownName
-from vla_store.reader.fetch import keep as keep_at_most
+from vla_store.reader.bounded import keep as keep_at_most
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.windows import shift_of
