@@ -224,6 +224,16 @@ def test_blocks_are_read_once_and_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert asked[5:] == [("object", 0, 100)]
 
 
+def test_a_wrong_size_that_storage_told_once_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "object").write_bytes(DATA[:950])
+    inner = PreadFetcher(str(tmp_path))
+    told = iter([17, 950])  # a proxy's own page, and then the object
+    monkeypatch.setattr(inner, "size", lambda key: next(told))
+    blocks = Blocks(inner)
+    assert [blocks.size("object"), blocks.size("object")] == [17, 950]
+    assert bytes(blocks.read([("object", 900, 950)])[0]) == DATA[900:950]  # which asks for no size again
+
+
 def test_blocks_that_were_fetched_together_do_not_keep_each_other() -> None:
     fsspec = pytest.importorskip("fsspec")
     nbytes = 2 * fetch.MAX_BLOCKS * fetch.BLOCK_BYTES
