@@ -409,6 +409,13 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert not sorted(name_of(page) for page in set(pages()) - found)
 
 
+def test_the_index_names_every_page_of_the_docs() -> None:
+    index = CHECKOUT / "docs/index.md"
+    named = {(index.parent / target.partition("#")[0]).resolve() for target in links(index) if is_relative(target)}
+    below = {page for page in pages() if index.parent in page.parents} - {index, index.parent / "data/README.md"}
+    assert not sorted(name_of(page) for page in below - named)
+
+
 def test_commands_and_the_readme_fit_eighty_columns() -> None:
     """Prose elsewhere is wrapped by whatever shows it; Python may be as wide as in this repository."""
     wide = [
