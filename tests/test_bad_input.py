@@ -771,6 +771,31 @@ def store_fields(store: Path) -> dict[str, np.ndarray]:
     return {name: np.stack([np.asarray(each[name]) for each in made]) for name in opened.fields}
 
 
+def elsewhere(file: h5py.File) -> None:
+    """A demonstration is a link to a file of other offsets: the bytes at these in the first file are something else."""
+    with h5py.File(Path(file.filename).with_name("elsewhere.hdf5.bak"), "w") as other:
+        file.copy("data/demo_1", other, "demo_1")
+    del file["data/demo_1"]
+    file["data/demo_1"] = h5py.ExternalLink("elsewhere.hdf5.bak", "/demo_1")
+
+
+def virtual(file: h5py.File, where: str) -> None:
+    """HDF5 reads zeros, and no error, where the source of a virtual dataset is missing."""
+    shape, dtype = file["data/demo_1/obs/ee_ori"].shape, file["data/demo_1/obs/ee_ori"].dtype
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[...] = h5py.VirtualSource(where, "/nowhere", shape, dtype)
+    del file["data/demo_1/obs/ee_ori"]
+    file["data/demo_1/obs"].create_virtual_dataset("ee_ori", layout)
+
+
+def external(file: h5py.File) -> None:
+    """HDF5 reads zeros where an external file is too short."""
+    shape, dtype = file["data/demo_1/obs/ee_ori"].shape, file["data/demo_1/obs/ee_ori"].dtype
+    del file["data/demo_1/obs/ee_ori"]
+    name = str(Path(file.filename).with_name("ee_ori.raw"))
+    file["data/demo_1/obs"].create_dataset("ee_ori", shape, dtype, external=[(name, 0, h5py.h5f.UNLIMITED)])
+
+
 REFUSED: dict[str, tuple[Callable[[h5py.File], object], tuple[str, ...]]] = {
     "object reference": (
         lambda file: file["data/demo_1"].attrs.update(ref=file["data"].ref),
@@ -795,6 +820,22 @@ REFUSED: dict[str, tuple[Callable[[h5py.File], object], tuple[str, ...]]] = {
     "link to another file": (
         lambda file: link(file, "obs/ee_ori", lambda path: h5py.ExternalLink("other.hdf5", path)),  # type: ignore[arg-type]
         ("a link to another file", "obs/ee_ori", "other.hdf5", "demo_1"),
+    ),
+    "demonstration in another file": (
+        lambda file: elsewhere(file),
+        ("lies in another file", "/data/demo_1", "elsewhere.hdf5", "demo_1"),
+    ),
+    "virtual dataset of another file": (
+        lambda file: virtual(file, "gone.hdf5"),
+        ("lies in another file", "obs/ee_ori", "gone.hdf5", "demo_1"),
+    ),
+    "virtual dataset of nothing": (
+        lambda file: virtual(file, "."),
+        ("lies in another file", "obs/ee_ori", "/nowhere", "demo_1"),
+    ),
+    "dataset stored elsewhere": (
+        lambda file: external(file),
+        ("lies in another file", "obs/ee_ori", "ee_ori.raw", "demo_1"),
     ),
     "dangling link": (
         lambda file: link(file, "obs/ee_ori", lambda path: h5py.SoftLink("/nowhere")),  # type: ignore[arg-type]

@@ -233,8 +233,30 @@ def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | 
             raise SourceError("a link that leads to no dataset", dataset=below, found=link.path)
         if isinstance(node, h5py.Group):
             yield from walk(node, below)
-        else:
-            yield below, node
+            continue
+        if isinstance(node, h5py.Dataset):
+            check_own(group, node, below)
+        yield below, node
+
+
+def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> None:
+    """Raises SourceError for what lies in another file. That one is not told apart when it changes; and HDF5 gives zeros, and
+    no error, for the parts of a virtual or external dataset that it does not find."""
+    found = None
+    if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(above.id).fileno:
+        found = f"{node.file.filename}:{node.name}"
+    elif isinstance(node, h5py.Dataset) and node.external:
+        found = f"external storage in {node.external[0][0]}"
+    elif isinstance(node, h5py.Dataset) and node.is_virtual:
+        lost = [each for each in node.virtual_sources() if each.file_name != "." or each.dset_name not in node.file]
+        found = f"a virtual dataset of {lost[0].file_name}:{lost[0].dset_name}" if lost else None
+    if found is not None:
+        raise SourceError(
+            "what a file names lies in another file",
+            dataset=path,
+            found=found,
+            hint="write a copy of the file that holds all of its data",
+        )
 
 
 # What is in it

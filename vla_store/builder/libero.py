@@ -28,6 +28,7 @@ from vla_store.builder.conventions import (
 from vla_store.builder.hdf5 import (
     Hdf5Source,
     attributes_of,
+    check_own,
     count_of,
     dtype_of,
     fields_of,
@@ -138,6 +139,7 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
             found=", ".join(sorted(file)[:8]) or "nothing",
             hint=f"{_OTHER_LAYOUT}; --skip-bad leaves the file out",
         )
+    check_own(file, data, "/data")
     strange = [f"/{name}" for name in file if name not in ("data", MASKS)] + [
         f"/data/{name}" for name in data if not _DEMO.match(name)
     ]
@@ -176,6 +178,7 @@ def _scan_demo(data: h5py.Group, name: str, warnings: list[str]) -> tuple[Episod
             expected="a dataset actions (T, n)",
             found=", ".join(sorted(demo)) if isinstance(demo, h5py.Group) else "no group",
         )
+    check_own(data, demo, f"/data/{name}")
     steps, fields, encoded = fields_of(demo, _role)
     declared = count_of(demo, "num_samples")
     if declared not in (None, steps):
@@ -252,6 +255,7 @@ def _masks(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     for name, node in file[MASKS].items():
         if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not _is_text(node):
             raise SourceError("a filter list is not a list of names", dataset=f"/mask/{name}", found=node)
+        check_own(file, node, f"/mask/{name}")
         yield name, node
 
 
