@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 import store_tools
 from own_sources import FIELDS, Own
 
-from vla_store import OptionError, open_store
+from vla_store import OptionError, SourceError, open_store
 from vla_store.audit import verify_store
-from vla_store.builder import FieldSpec, build_store
+from vla_store.builder import FieldSpec, build_store, tasks
 
 LARGEST_SHARE = {"raw": 1.01, "fast": 0.37, "small": 0.25}
 
@@ -157,3 +161,44 @@ def test_many_shards_of_many_sources_are_sound(tmp_path: Path, monkeypatch: pyte
     for start, source in zip(range(0, report.rows, 83), sources):
         rows = opened.read("joints", range(start + 50, start + 83))
         assert (rows == source.read(7, "joints", 0, 33)).all()
+
+
+def test_a_source_that_changes_while_it_is_read_makes_no_store(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some rows were of the old file, others of the new one; every digest would be of what was read."""
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    path = sorted(source.glob("*/*.hdf5"))[0]
+    real = tasks.FrameShard.run
+
+    def run(self: tasks.FrameShard, *arguments: Any) -> tasks.Receipt:
+        receipt = real(self, *arguments)
+        if not path.with_suffix(".old").exists():
+            shutil.copy(path, path.with_suffix(".new"))
+            path.rename(path.with_suffix(".old"))
+            with h5py.File(path.with_suffix(".new"), "r+") as file:
+                next(iter(file["data"].values()))["actions"][...] += 1
+            path.with_suffix(".new").rename(path)
+        return receipt
+
+    monkeypatch.setattr(tasks.FrameShard, "run", run)
+    with pytest.raises(SourceError, match="a source changed while it was being read") as caught:
+        build_store([source], tmp_path / "x.vla", workers=1)
+    assert caught.value.places["file"] == str(path)
+    assert not (tmp_path / "x.vla").exists()
+    report = build_store([source], tmp_path / "x.vla", overwrite=True)
+    assert report.root is not None
+    assert verify_store(tmp_path / "x.vla", against=source).problems == []
+
+
+def test_a_file_whose_name_is_not_utf8_is_left_out_and_recorded(tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    good = next(source.glob("libero_spatial/*.hdf5"))
+    try:
+        shutil.copy(good, good.with_name(os.fsdecode(b"odd\xff_demo.hdf5")))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    build_store([source], tmp_path / "x.vla", skip_bad=True)
+    (skipped,) = open_store(tmp_path / "x.vla").skipped
+    assert (skipped.file, skipped.demo) == ("odd\\udcff_demo.hdf5", None)
+    assert verify_store(tmp_path / "x.vla", against=source).problems == []

@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 
 import pytest
-from own_sources import Own, plan_of
+from own_sources import FIELDS, Own, plan_of
 
 from vla_store.builder import journal as journals
 from vla_store.builder.journal import LOCK, Journal
 from vla_store.builder.plan import Plan
+from vla_store.builder.sources import FieldSpec
 from vla_store.builder.tasks import Receipt, make_tasks
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format.listing import ObjectEntry
@@ -181,3 +182,32 @@ def test_the_journal_is_small_documents(plan: Plan, partial: Path) -> None:
     kept = sorted((partial / f"parts/{plan.part_id}.build").iterdir())
     assert [path.name for path in kept] == ["attributes.json", "source.json"]
     assert json.loads(kept[1].read_bytes()) == [{"type": "Own"}]
+
+
+def test_a_field_called_source_has_a_receipt_of_its_own(partial: Path) -> None:
+    """source.json is the name of what the build is made from."""
+    plan = plan_of([Own(fields={**FIELDS, "source": FieldSpec("float32", (2,), "step")})])
+    journal = Journal(partial, plan)
+    journal.open()
+    receipts = {task.name: task.run() for task in make_tasks(plan, journal.part)}
+    assert "source" in receipts
+    for receipt in receipts.values():
+        journal.record(receipt)
+    journal.close()
+    again = Journal(partial, plan)
+    assert again.open() == receipts
+    again.close()
+
+
+def test_receipts_of_nobody_knows_which_sources_count_for_nothing(plan: Plan, partial: Path) -> None:
+    journal = Journal(partial, plan)
+    journal.open()
+    journal.record(make_tasks(plan, journal.part)[0].run())
+    journal.close()
+    noted = partial / f"parts/{plan.part_id}.build/source.json"
+    for torn in (b"", b"{}"):
+        noted.write_bytes(torn)
+        again = Journal(partial, plan)
+        assert again.open() == {}
+        again.close()
+        assert json.loads(noted.read_bytes()) == [{"type": "Own"}]

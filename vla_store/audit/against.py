@@ -25,6 +25,7 @@ FRAMES_AT_ONCE = 64
 def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found: Sequence[EpisodeSource]) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
     from vla_store.builder.hdf5 import Hdf5Source, close_files
+    from vla_store.builder.sources import storable
 
     report = objects.report
     given: dict[tuple[str, str], EpisodeSource] = {}
@@ -48,7 +49,7 @@ def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found:
                 objects.problem("", f"{name}: the source cannot be read: {error.what}")
             finally:
                 close_files()
-    for suite, file in sorted(given):
+    for suite, file in sorted((storable(suite), storable(file)) for suite, file in given):
         if not any((suite, file) == each[:2] for each in left_out):  # whole, or demo by demo
             objects.problem("", f"{suite}/{file} is in the sources given, but not in the store")
 

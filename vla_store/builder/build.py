@@ -15,7 +15,7 @@ from vla_store.builder.destination import check_destination, destination_of, rep
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
 from vla_store.builder.find import Said, find_sources
 from vla_store.builder.hdf5 import close_files
-from vla_store.builder.journal import Journal
+from vla_store.builder.journal import Journal, check_unchanged, states_of
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
 from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
@@ -94,6 +94,7 @@ class PlannedBuild:
     plan: Plan
     memory: MemoryPlan
     tasks: tuple[Task, ...]
+    states: Mapping[str, dict[str, Any]]  # of the sources, before anything of them was read
     started: float
 
     def report(
@@ -217,6 +218,7 @@ def plan_build(
     check_destination(str(store), target, partial, paths, overwrite=overwrite)
     try:
         found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
+        states = states_of(found)
         scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
         if not mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
@@ -234,7 +236,7 @@ def plan_build(
     memory = plan_memory(plan, executor, workers, max_memory)
     tasks = tuple(make_tasks(plan, partial / "parts" / plan.part_id))
     return PlannedBuild(
-        target, partial, preset, scheduler, overwrite, rehash, scan, probe, plan, memory, tasks, started
+        target, partial, preset, scheduler, overwrite, rehash, scan, probe, plan, memory, tasks, states, started
     )
 
 
@@ -274,6 +276,7 @@ def run_build(
             finally:
                 if progress:
                     progress.end()
+            check_unchanged(planned.states, partial)
             talk("writing tables, statistics and the root")
             entry, episodes = write_part(plan, journal.part, metadata, receipts)
             for folder in ("roots", "meta"):  # of an attempt that came as far as here

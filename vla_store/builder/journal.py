@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from vla_store.builder.plan import Plan
 from vla_store.builder.shards import TEMPORARY, remove_temporaries, write_object
-from vla_store.builder.sources import describe
+from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.builder.tasks import Receipt, Task
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
@@ -63,9 +63,11 @@ class Journal:
             shutil.rmtree(self.partial / name, ignore_errors=True)
         (self.partial / layout.ROOT_KEY).unlink(missing_ok=True)
         remove_temporaries(self.partial)
+        before = self._before()
+        if before is None:  # receipts are of nobody knows what
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         self.part.mkdir(parents=True, exist_ok=True)
-        before = _read_json(self._folder / SOURCES)
         # Times are those of the first run; what that one did not hash is noted now.
         noted = [{**new, **old} for old, new in zip(before, now)] if before else now
         if noted != before:
@@ -82,7 +84,10 @@ class Journal:
                     expected=f"{each.size} bytes",
                     hint="all workers of a cluster must see the same file system, under the same path",
                 )
-        write_object(self._folder, f"{receipt.task}.json", canonical.dumps(receipt.to_json()))
+        name = f"{receipt.task}.json"
+        if name.lower() == SOURCES:  # a field of this name; no other task has a dot and a word
+            name = f"{receipt.task}.receipt.json"
+        write_object(self._folder, name, canonical.dumps(receipt.to_json()))
 
     def remove(self) -> None:
         """The build is done: leave nothing in the store that the format does not name, but the lock, which is still held."""
@@ -136,8 +141,7 @@ class Journal:
                 partial=self.partial,
                 hint="give the same sources and options to resume it, or --overwrite to discard it",
             )
-        before = _read_json(self._folder / SOURCES) or []
-        for source, old, new in zip(self._plan.scanned, before, now):
+        for source, old, new in zip(self._plan.scanned, self._before() or [], now):
             differ = _difference(old, new)
             if differ:
                 raise SourceError(
@@ -148,6 +152,11 @@ class Journal:
                     found=differ[1],
                     hint="--overwrite discards the unfinished build and starts again",
                 )
+
+    def _before(self) -> list[dict[str, Any]] | None:
+        """What the sources were when the unfinished build began; None where there is none, or where that is not known."""
+        found = _read_json(self._folder / SOURCES)
+        return found if isinstance(found, list) else None
 
     def _clear(self) -> None:
         for path in self.partial.iterdir():
@@ -172,6 +181,28 @@ class Journal:
                 talk(f"hashing source {number + 1} of {len(self._plan.scanned)}")
             found.append(_state(describe(each.source), rehash))
         return found
+
+
+def states_of(sources: Iterable[EpisodeSource]) -> dict[str, dict[str, Any]]:
+    """Size and time of change of every source that is a file, by its path."""
+    described = [each for each in map(describe, sources) if each["path"] is not None]
+    return {each["path"]: _state(each, rehash=False) for each in described if os.path.isfile(each["path"])}
+
+
+def check_unchanged(before: Mapping[str, dict[str, Any]], partial: Path) -> None:
+    """Raises SourceError where a source is not what it was when `states_of` gave `before`: then nobody knows which of its
+    rows were read before it changed, and which after."""
+    for path, old in before.items():
+        new = _state({"path": path, "type": old["type"]}, rehash=False)
+        if differ := _difference(old, new):
+            raise SourceError(
+                "a source changed while it was being read",
+                file=path,
+                partial=partial,
+                expected=differ[0],
+                found=differ[1],
+                hint="once nobody writes to it any more, --overwrite discards the unfinished build and starts again",
+            )
 
 
 def _size(path: Path) -> int:

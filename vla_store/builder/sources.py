@@ -63,6 +63,11 @@ class EpisodeInfo:
             object.__setattr__(self, name, operator.index(getattr(self, name)))  # NumPy's integers are welcome
 
 
+def storable(text: str) -> str:
+    """A text as a document can hold it: bytes of a name that are not UTF-8 (lone surrogates, in Python) are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A demonstration (or, with demo None, a whole file) that `--skip-bad` left out, and why."""
@@ -71,6 +76,11 @@ class Skipped:
     file: str
     demo: str | None
     reason: str
+
+    def __post_init__(self) -> None:
+        for name in ("suite", "file", "demo", "reason"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, storable(text))
 
     def to_json(self) -> dict[str, Any]:
         return {"demo": self.demo, "file": self.file, "reason": self.reason, "suite": self.suite}
