@@ -19,6 +19,7 @@ import vla_store
 from vla_store import DestinationExists, StoreDamaged, StoreNotFound, StoreUnfinished, cli
 from vla_store.audit import verify_store
 from vla_store.manage.copy import copy_store
+from vla_store.manage.merge import merge_stores
 from vla_store.manage.place import place_at
 
 Copy = Callable[[str], Path]
@@ -71,6 +72,7 @@ def test_a_copy_between_two_urls_resumes_and_sends_only_what_is_missing(
 CRASH = """
 import os, signal, sys
 from vla_store.manage.copy import copy_store
+from vla_store.manage.merge import merge_stores
 real, left = os.fsync, [int(sys.argv[3])]
 def fsync(descriptor):
     left[0] -= 1
@@ -157,3 +159,35 @@ def test_storage_that_cannot_be_reached_is_a_machine_error(made: Path, monkeypat
     )
     assert ran.code == 3
     assert_one_screen(ran.err, "storage answered with an error, or did not answer", "s3://robots/y.vla")
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_that_is_no_unfinished_copy_is_not_touched(made: Path, tmp_path: Path, is_link: bool) -> None:
+    """What an unfinished attempt left is tidied up: it must be one."""
+    mine = tmp_path / ("mine" if is_link else "x.vla.partial")
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    if is_link:
+        (tmp_path / "x.vla.partial").symlink_to(mine)
+    with pytest.raises(DestinationExists, match="nothing was touched"):
+        copy_store(made / "two.vla", tmp_path / "x.vla")
+    with pytest.raises(DestinationExists, match="nothing was touched"):
+        merge_stores([made / "first.vla", made / "second.vla"], tmp_path / "x.vla")
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    assert not (tmp_path / "x.vla").exists()
+
+
+def test_of_two_copies_to_one_place_at_once_the_second_is_told(made: Path, tmp_path: Path) -> None:
+    """Else each would take away what the other one has just written."""
+    refused: list[DestinationExists] = []
+
+    def talk(text: str) -> None:
+        if not refused:
+            with pytest.raises(DestinationExists, match="another copy or merge is writing there now") as caught:
+                merge_stores([made / "first.vla", made / "second.vla"], tmp_path / "x.vla")
+            refused.append(caught.value)
+
+    copy_store(made / "two.vla", tmp_path / "x.vla", talk=talk)
+    assert len(refused) == 1
+    assert digests(tmp_path / "x.vla") == digests(made / "two.vla")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vla"]

@@ -44,13 +44,13 @@ def copy_store(
                 return CopyReport(root, place.url, 0)
             raise DestinationExists("another store is there", store=place.url, hint="choose another name for the copy")
         documents, notes = _documents(origin, root)  # what is damaged of them is said before the work
-        growing = partial.begin(place)
-        sent = sum(copy_part(origin, entry, growing, entry.path, talk) for entry in root.parts)
-        for key, data in documents.items():
-            growing.write(key, data)
-        growing.settle()
-        growing.write(layout.ROOT_KEY, root.to_bytes())
-        partial.finish(growing, place, [layout.ROOT_KEY, *documents, *partial.keys_of(growing, root)])
+        with partial.growing_at(place, {entry.path.partition("/")[0] for entry in root.parts}) as growing:
+            sent = sum(copy_part(origin, entry, growing, entry.path, talk) for entry in root.parts)
+            for key, data in documents.items():
+                growing.write(key, data)
+            growing.settle()
+            growing.write(layout.ROOT_KEY, root.to_bytes())
+            partial.finish(growing, place, [layout.ROOT_KEY, *documents, *partial.keys_of(growing, root)])
     except VlaStoreError:
         raise
     except (OSError, MemoryError) as error:

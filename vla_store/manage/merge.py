@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -63,36 +64,38 @@ def merge_stores(
         roots.combined_fields(documents)
         viewed = merged([(origin.url, views_in(origin, root), root.rows) for origin, root in zip(origins, found)])
         inside = all(prefix is not None for prefix in prefixes)
-        growing = place if inside else partial.begin(place)
-        entries: list[PartEntry] = []
-        copied = 0
-        for origin, root, prefix in zip(origins, found, prefixes):
-            for entry in root.parts:
-                if inside:
-                    talk(f"checking {prefix}/{entry.path}")
-                    roots.check_columns(origin, entry)
-                    entries.append(replace(entry, path=f"{prefix}/{entry.path}"))
-                else:
-                    path = layout.part_path(entry.path.rpartition("/")[2])
-                    copied += copy_part(origin, entry, growing, path, talk)
-                    entries.append(replace(entry, path=path))
-        told = roots.combined_skipped(
-            [roots.read_document(origin, root.meta.skipped) for origin, root in zip(origins, found)]
-        )
-        talk("writing the root")
-        parts = roots.open_parts(growing.url, tuple(entries))
-        views, notes = carried(viewed, parts)
-        made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
-        groups = roots.group_keys(made.root)
-        for key in groups:
-            if growing.read(key) is None:  # where a store is merged in place, its own root is the group
-                growing.write(key, roots.GROUP_BYTES)
-        for key, data in made.documents.items():
-            growing.write(key, data)
-        growing.settle()
-        _commit(growing, made.root.to_bytes(), is_alone=growing is not place)
-        named = [layout.ROOT_KEY, layout.root_key(1), *made.documents]
-        partial.finish(growing, place, [*named, *(partial.keys_of(growing, made.root) if growing is not place else ())])
+        with contextlib.nullcontext(place) if inside else partial.growing_at(place) as growing:
+            entries: list[PartEntry] = []
+            copied = 0
+            for origin, root, prefix in zip(origins, found, prefixes):
+                for entry in root.parts:
+                    if inside:
+                        talk(f"checking {prefix}/{entry.path}")
+                        roots.check_columns(origin, entry)
+                        entries.append(replace(entry, path=f"{prefix}/{entry.path}"))
+                    else:
+                        path = layout.part_path(entry.path.rpartition("/")[2])
+                        copied += copy_part(origin, entry, growing, path, talk)
+                        entries.append(replace(entry, path=path))
+            told = roots.combined_skipped(
+                [roots.read_document(origin, root.meta.skipped) for origin, root in zip(origins, found)]
+            )
+            talk("writing the root")
+            parts = roots.open_parts(growing.url, tuple(entries))
+            views, notes = carried(viewed, parts)
+            made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
+            groups = roots.group_keys(made.root)
+            for key in groups:
+                if growing.read(key) is None:  # where a store is merged in place, its own root is the group
+                    growing.write(key, roots.GROUP_BYTES)
+            for key, data in made.documents.items():
+                growing.write(key, data)
+            growing.settle()
+            _commit(growing, made.root.to_bytes(), is_alone=growing is not place)
+            named = [layout.ROOT_KEY, layout.root_key(1), *made.documents]
+            partial.finish(
+                growing, place, [*named, *(partial.keys_of(growing, made.root) if growing is not place else ())]
+            )
     except VlaStoreError:
         raise
     except (OSError, MemoryError) as error:
