@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
 import math
@@ -447,6 +448,8 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help="writes the committed result, picture and page instead")
     given = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:  # said now, and not after minutes of training
+        raise SystemExit('the picture needs matplotlib: pip install ".[plots]"')
     if given.page:
         publish(json.loads((RESULTS / "training.json").read_text(encoding="utf-8")))
         return
