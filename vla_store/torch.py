@@ -92,13 +92,13 @@ class StepDataset(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
         """Many samples, as a sequence of dicts, which `collate` turns into a batch without copying; a DataLoader calls this.
 
-        In a DataLoader's worker the tensors lie in torch's shared memory from the start, so that sending them copies nothing.
+        In a DataLoader's worker with `collate` the tensors lie in torch's shared memory from the start: sending them copies nothing.
         out: tensors to fill, as `allocate` makes them.
         """
         if type(self).__getitem__ is not StepDataset.__getitem__:  # what a subclass makes of a sample counts here too
             return [self[index] for index in indices]
-        if out is None and self.transform is None and get_worker_info() is not None:
-            out = _in_shared_memory(len(indices), self.samples.columns)
+        if out is None and self.transform is None and _SharedBatch.is_wanted and get_worker_info() is not None:
+            return _SharedBatch(self._filled(indices, _in_shared_memory(len(indices), self.samples.columns)))
         made = Batch(self._filled(indices, out))
         return made if self.transform is None else [self.transform(sample) for sample in made]
 
@@ -400,6 +400,21 @@ def _indexed(dataset: StepDataset | Samples) -> Any:
         found=type(dataset).__name__,
         hint="for any other dataset use torch's DataLoader with vla_store.torch.ShuffleSampler",
     )
+
+
+class _SharedBatch(Batch):
+    """One that a DataLoader's worker made in shared memory.
+
+    is_wanted: in this process. A collate that takes the samples one by one makes shared memory of its own: then ours, which is
+    fresh for each batch, would cost more than it saves.
+    """
+
+    is_wanted = True
+
+    def _all(self) -> list[Sample]:
+        if get_worker_info() is not None:
+            _SharedBatch.is_wanted = False
+        return super()._all()
 
 
 def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, torch.Tensor]:

@@ -149,6 +149,21 @@ def test_a_worker_decodes_into_torchs_shared_memory_from_the_start(
         assert_same(each["batch"], right)
 
 
+def one_by_one(samples: Any) -> dict[str, Any]:
+    """Runs in a worker: a collate that takes each sample by itself."""
+    taken = [sample["actions"] for sample in samples]
+    return {"actions": torch.stack(taken), "shared": all(each.is_shared() for each in taken)}
+
+
+def test_where_another_collate_takes_the_samples_one_by_one_shared_memory_is_not_made_twice(
+    wide_store: Path, expected: list[dict[str, Any]]
+) -> None:
+    made = list(loader_of(dataset_of(wide_store), collate_fn=one_by_one, num_workers=1))
+    assert [each["shared"] for each in made] == [True] + [False] * (len(expected) - 1)
+    for each, right in zip(made, expected, strict=True):
+        assert_same(each["actions"], right["actions"])
+
+
 def test_a_damaged_frame_reaches_the_training_loop_with_its_object(wide_store: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(wide_store, tmp_path / "copy.vla")
     (shard,) = (path for path in copy.glob("parts/*/frames/eye_in_hand_rgb/c/**/*") if path.is_file())
