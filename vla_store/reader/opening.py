@@ -89,9 +89,7 @@ def _no_store(location: Location) -> VlaStoreError:
             "not a vla_store",
             store=place,
             found="an HDF5 file" if is_hdf5 else "a file",
-            hint="build a store of it first: vla-store build FILE STORE"
-            if is_hdf5
-            else "a store is a folder",
+            hint="build a store of it first: vla-store build FILE STORE" if is_hdf5 else "a store is a folder",
         )
     partial = layout.partial_path(place)
     if place.endswith(".partial") and os.path.isdir(place):
