@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def test_rows_in_pieces_of_any_length_give_the_files_the_format_names(
     (folder / "steps/x/zarr.json").write_bytes(canonical.dumps(arrays.array_metadata(grid, arrays.numeric_codecs())))
     opened: Any = zarr.open_array(str(folder / "steps/x"), mode="r")
     assert np.array_equal(opened[...], data)
+
+
+def test_wide_rows_take_no_more_memory_than_they_come_in(tmp_path: Path) -> None:
+    """An inner chunk is 64 rows and more, however wide they are."""
+    rows = np.ones((1, 1 << 18), "uint8")
+    writer = RowWriter(tmp_path, "steps/x", Grid((65, 1 << 18), "uint8", 64, 128))
+    tracemalloc.start()
+    try:
+        for _ in range(65):
+            writer.add(rows)
+        (entry,) = writer.finish()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert entry.size == (32 << 20) + 2 * 16 + 4
+    assert peak < 6 << 20
 
 
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=20), per_shard=st.integers(1, 6))

@@ -17,6 +17,7 @@ from vla_store.format.listing import ObjectEntry
 from vla_store.format.shard_index import encode_index
 
 TEMPORARY = ".tmp"
+PADDING_NBYTES = 1 << 20
 
 
 def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
@@ -117,37 +118,39 @@ class ArrayWriter:
 
 
 class RowWriter:
-    """Takes the rows of a numeric array in order, in pieces of any length, and cuts them into inner chunks."""
+    """Takes the rows of a numeric array in order, in pieces of any length. They go to the file as they come: an inner chunk of
+    wide rows may be larger than the memory."""
 
     def __init__(self, folder: Path, array: str, grid: Grid) -> None:
         self._out = ArrayWriter(folder, array, grid)
         self._grid = grid
-        self._pending = bytearray()
-        self._chunks = 0
+        self._written = 0
 
     def add(self, rows: np.ndarray[Any, Any]) -> None:
         """Rows in C order, little-endian."""
-        self._pending += rows.tobytes()
-        self._flush(len(self._pending) // self._grid.chunk_nbytes)
+        self._add(memoryview(rows.tobytes()))
 
     def finish(self) -> list[ObjectEntry]:
         """Pad the last inner chunk with zeros and close."""
-        if self._pending:
-            self._pending += bytes(-len(self._pending) % self._grid.chunk_nbytes)
-            self._flush(len(self._pending) // self._grid.chunk_nbytes)
+        missing = -self._written % self._grid.chunk_nbytes
+        zeros = memoryview(bytes(min(missing, PADDING_NBYTES)))
+        while missing:
+            self._add(zeros[:missing])
+            missing -= len(zeros[:missing])
         return self._out.finish()
 
     def abandon(self) -> None:
         self._out.abandon()
 
-    def _flush(self, chunks: int) -> None:
-        while chunks:
-            here = min(chunks, self._grid.chunks_per_shard - self._chunks % self._grid.chunks_per_shard)
-            nbytes = here * self._grid.chunk_nbytes
-            self._out.add(bytes(self._pending[:nbytes]), [self._grid.chunk_nbytes] * here)
-            del self._pending[:nbytes]
-            self._chunks += here
-            chunks -= here
+    def _add(self, data: memoryview) -> None:
+        chunk = self._grid.chunk_nbytes
+        shard = chunk * self._grid.chunks_per_shard
+        while data:
+            piece = data[: shard - self._written % shard]
+            ended = (self._written % chunk + len(piece)) // chunk
+            self._out.add(piece, [chunk] * ended)
+            self._written += len(piece)
+            data = data[len(piece) :]
 
 
 def write_array(folder: Path, array: str, grid: Grid, rows: np.ndarray[Any, Any]) -> list[ObjectEntry]:
