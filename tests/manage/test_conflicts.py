@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from vla_store import FetchError
 from vla_store.audit import verify_store
 from vla_store.manage import place as place_module
 from vla_store.manage.append import append_store
+from vla_store.manage.merge import merge_stores
 from vla_store.manage.place import LocalPlace, place_at
 
 Copy = Callable[[str], Path]
@@ -173,6 +175,20 @@ def test_half_written_objects_of_dead_writers_are_swept_and_those_of_living_ones
     dead[0].write_bytes(b"half")
     append_store([halves.second], store)
     assert digests(store) == digests(made / "two.vla")
+
+
+def test_temporary_files_of_others_below_a_common_parent_stay(halves: Any, made: Path, tmp_path: Path) -> None:
+    """The folder of stores that are merged where they lie is not this package's alone."""
+    for name in ("first", "second"):
+        shutil.copytree(made / f"{name}.vla", tmp_path / f"{name}.vla")
+    merge_stores([tmp_path / "first.vla", tmp_path / "second.vla"], tmp_path)
+    others = [tmp_path / "download.hdf5.tmp", tmp_path / "x.vla.partial/zarr.json.0123abcd.tmp"]  # of a build, too
+    own = tmp_path / "meta/.x.json.0123456789ab.tmp"
+    for path in (*others, own):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    LocalPlace(tmp_path).sweep()
+    assert [path.exists() for path in (*others, own)] == [True, True, False]
 
 
 def test_trying_whether_storage_is_exclusive_leaves_nothing(

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import tempfile
 import time
 import uuid
@@ -25,6 +26,7 @@ from vla_store.reader.fetch import hint_for, is_url
 PIECE_NBYTES = 8 << 20
 TEMPORARY = ".tmp"
 CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_OWN_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp|probe-[0-9a-f]{32}\.tmp")
 WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
 
@@ -167,8 +169,10 @@ class LocalPlace:
                 self.remove(probe)
 
     def sweep(self) -> None:
+        # Only what is called as `_temporary` calls its files: of stores that were merged where they lie, this is the folder above
+        # them, where anything may lie.
         for key in self.keys():
-            if key.endswith(TEMPORARY):
+            if _OWN_TEMPORARY.fullmatch(key.rpartition("/")[2]):
                 _remove_if_nobody_holds(self.folder / key)
 
     @contextlib.contextmanager
