@@ -305,6 +305,12 @@ def test_rules_look_at_numeric_fields_that_exist(copy_of: Copy, field: str) -> N
         add_view(copy_of("goal"), "v", rules.still_start(fields=["joint_states", field]))
 
 
+def test_another_robot_is_told_how_to_name_the_fields_of_a_rule(copy_of: Copy) -> None:
+    with pytest.raises(UnknownName, match="there is no field 'q'") as caught:
+        add_view(copy_of("goal"), "v", rules.still_start(fields=["q"]))
+    assert "still_start:fields=" in caught.value.hint
+
+
 def test_a_rule_for_actions_refuses_a_field_that_is_none(copy_of: Copy) -> None:
     with pytest.raises(OptionError, match="are no actions") as caught:
         add_view(copy_of("goal"), "v", rules.no_noops(field="rewards"))

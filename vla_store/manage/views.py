@@ -406,7 +406,9 @@ def _check_fields(rule: Rule, root: Root) -> None:
     numeric = [name for name, each in root.fields.items() if len(each.shape) < 3]
     for name in rule.fields:
         if name not in root.fields:
-            raise UnknownName.among("field", name, numeric, rule=rule.name)
+            option = {"no_noops": "field=NAME", "still_start": "fields=NAME+NAME"}.get(rule.name)
+            hint = f"say which of these it is here: {rule.name}:{option}" if option else ""
+            raise UnknownName.among("field", name, numeric, rule=rule.name, hint=hint)
         if name not in numeric:
             raise OptionError("a view looks at numeric fields only", field=name, rule=rule.name)
 
