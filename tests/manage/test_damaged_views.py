@@ -134,9 +134,7 @@ def test_a_store_is_shown_all_the_same_and_the_command_fails(
     shown = captured.out if command == "info" else page.read_text(encoding="utf-8")
     assert "218234481a52a01e" in shown  # the fingerprint
     assert "damaged" in shown.lower()
-    assert_said(
-        captured.err, key, str(store), "samples that name no view are not touched", "views remove STORE --all"
-    )
+    assert_said(captured.err, key, str(store), "samples that name no view are not touched", "views remove STORE --all")
 
 
 @some_damage
