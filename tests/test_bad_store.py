@@ -190,6 +190,17 @@ def test_a_root_of_another_number_of_rows_than_its_part_is_refused(store: Path) 
         assert not verify_store(store).sound
 
 
+def test_a_root_without_the_statistics_of_its_fields_is_named(store: Path) -> None:
+    resign(store, lambda root: root["meta"].update(statistics=None))
+    assert [each.what for each in verify_store(store).problems] == ["names no statistics, though its fields have some"]
+
+
+def test_a_root_whose_field_is_of_another_kind_than_its_parts_is_named(store: Path) -> None:
+    resign(store, lambda root: root["fields"]["actions"].update(kind="ragged-episode", shape=[None]))
+    problems = [(each.object, each.what) for each in verify_store(store).problems]
+    assert ("zarr.json", "field 'actions' is not what its parts make of it") in problems
+
+
 # The part's document
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from vla_store.audit.objects import Objects
 from vla_store.audit.part import Array, Part
@@ -14,7 +14,7 @@ from vla_store.format.schema import Root
 from vla_store.format.statistics import store_statistics
 
 
-def check_fields(objects: Objects, root: Root, parts: Iterable[Part]) -> None:
+def check_fields(objects: Objects, root: Root, parts: Sequence[Part]) -> None:
     for part in parts:
         if sorted(part.document.fields) != sorted(root.fields):
             objects.problem(f"{part.entry.path}/zarr.json", "its fields are not the root's")
@@ -27,6 +27,14 @@ def check_fields(objects: Objects, root: Root, parts: Iterable[Part]) -> None:
             )
             if above is not None and not same:
                 objects.problem(f"{part.entry.path}/zarr.json", f"field {name!r} is not as the root has it")
+    if len(parts) < len(root.parts):
+        return
+    for name, named in root.fields.items():
+        found = [part.document.fields[name] for part in parts if name in part.document.fields]
+        forms = {(each.kind, each.shape) for each in found}
+        # Of several forms, a ragged field is made.
+        if forms and (named.kind, named.shape) != (forms.pop() if len(forms) == 1 else ("ragged-episode", (None,))):
+            objects.problem(layout.ROOT_KEY, f"field {name!r} is not what its parts make of it")
 
 
 def check_content(objects: Objects, root: Root, parts: list[Part]) -> None:
@@ -65,9 +73,6 @@ def _episode_digest(part: Part, number: int, source_digests: list[str]) -> bytes
 
 
 def _check_statistics(objects: Objects, root: Root, parts: list[Part]) -> None:
-    if root.meta.statistics is None:
-        return
-    key = layout.meta_key(root.meta.statistics)
     names = [n for n, each in root.fields.items() if n in parts[0].columns and each.kind == "fixed"]
     episodes = [
         (part.document.sources[source].suite, length)
@@ -80,6 +85,11 @@ def _check_statistics(objects: Objects, root: Root, parts: list[Part]) -> None:
 
     shapes = {name: parts[0].document.fields[name].fixed_shape for name in names}
     found = store_statistics(episodes, [(name, shapes[name], functools.partial(columns, name)) for name in names])
+    if root.meta.statistics is None:
+        if found is not None:
+            objects.problem(layout.ROOT_KEY, "names no statistics, though its fields have some")
+        return
+    key = layout.meta_key(root.meta.statistics)
     try:
         if objects.read(key) != canonical.dumps(found):
             objects.problem(key, "the statistics are not those of the data")
