@@ -118,11 +118,17 @@ def _walk(places: UInt64, rows: int, base: int) -> Int64:
 
 def _feistel(places: UInt64, width: int, height: int, base: int) -> UInt64:
     """A permutation of [0, width * height): in turn one coordinate moves by a keyed hash of the other."""
-    row, column = np.divmod(places, np.uint64(width))
+    row = places // np.uint64(width)
+    column = places - row * np.uint64(width)
     for number in range(0, ROUNDS, 2):
-        column = (column + _hash(row, base, number) % np.uint64(width)) % np.uint64(width)
-        row = (row + _hash(column, base, number + 1) % np.uint64(height)) % np.uint64(height)
+        column = _modulo(column + _modulo(_hash(row, base, number), width), width)
+        row = _modulo(row + _modulo(_hash(column, base, number + 1), height), height)
     return row * np.uint64(width) + column
+
+
+def _modulo(values: UInt64, divisor: int) -> UInt64:
+    # As `values % divisor`, in less than half the time: NumPy divides by one number without dividing, but has no such remainder.
+    return values - values // np.uint64(divisor) * np.uint64(divisor)
 
 
 def _hash(values: UInt64, base: int, number: int) -> UInt64:
