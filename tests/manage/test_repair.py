@@ -150,6 +150,20 @@ def test_what_was_left_out_and_conventions_that_were_given_are_restored(tmp_path
         check_repair(store, source, [key], expected)
 
 
+def test_a_store_that_another_blosc_encoded_is_repaired_where_the_bytes_are_the_same(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "older.vla"
+    with monkeypatch.context() as older:
+        older.setattr("vla_store.builder.plan.blosc_version", lambda: "1.2.3")
+        build_store([tiny_source], store)
+    expected = digests(store)
+    for kind in ("field", "frames", "listing"):
+        key = next(store.glob(KINDS[kind])).relative_to(store).as_posix()
+        (store / key).unlink()
+        check_repair(store, tiny_source, [key], expected)
+
+
 def test_a_group_that_is_the_root_of_a_store_merged_in_place_is_that_root_again(
     halves: Any, made: Path, tmp_path: Path
 ) -> None:

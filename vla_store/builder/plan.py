@@ -86,14 +86,14 @@ class Plan:
                 yield each, first - each.start, last - each.start
 
 
-def make_plan(scan: Scan, probe: Probe, options: dict[str, Any]) -> Plan:
-    """options: what the caller chose that decides bytes; `preset` among them."""
+def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str | None = None) -> Plan:
+    """options: what the caller chose that decides bytes; `preset` among them. blosc: the version that encodes, if not this one."""
     sources, tasks, episodes = _lay_out(scan)
     if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
         raise SourceError("too many steps for one part", expected=f"at most {MAX_PART_ROWS}", found=scan.steps)
     described = {
         # A preset's codec may change between versions of this package, so its name alone decides no bytes.
-        "codecs": {"blosc": blosc_version(), "cameras": PRESETS[options["preset"]].codec.to_json()},
+        "codecs": {"blosc": blosc or blosc_version(), "cameras": PRESETS[options["preset"]].codec.to_json()},
         "format_version": FORMAT_VERSION,
         "options": options,
         "probe": probe.sha256,

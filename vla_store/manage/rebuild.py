@@ -125,14 +125,17 @@ def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEnt
 def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Plan:
     """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
     part_id = entry.path.rpartition("/")[2]
-    recorded = recorded_sources(_stored_plan(place, entry))
+    stored = _stored_plan(place, entry)
+    recorded = recorded_sources(stored)
+    # Another Blosc may encode pictures in other bytes, which are compared when they are made; all else stays what it was.
+    blosc = stored["codecs"]["blosc"] if stored else None
     decoders: set[str] = set()
     for given, options in _candidates(place, root, entry, sources):
         try:
             scan = scan_sources([as_recorded(each, options, recorded) for each in given], skip_bad=True)
         except SourceError:
             continue  # conventions that do not fit these files
-        plan = make_plan(scan, probe_cameras(scan, options["preset"]), options)
+        plan = make_plan(scan, probe_cameras(scan, options["preset"]), options, blosc=blosc)
         if plan.part_id == part_id:
             return plan
         decoders |= {each.info.decoder for each in scan.sources} - {""}
