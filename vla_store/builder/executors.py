@@ -23,8 +23,9 @@ from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
 AUTO = "auto"
-# Python's lock lets threads use 1.6 of two cores where processes use 1.8, which repays their start from about here on.
-PROCESSES_FROM_NBYTES = 1 << 30  # of the source, for each worker
+# Python's lock makes threads on two cores 1.5 times as fast as on one; processes are 1.8 times as fast from about here on, their
+# start included (benchmarks/build_speed.py).
+PROCESSES_FROM_NBYTES = 512 << 20  # of the source, for each worker
 ANSWER_S = 20
 WORKERS_S = 20
 LOST_S = 60

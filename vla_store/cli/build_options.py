@@ -68,7 +68,7 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
         "--executor",
         choices=("auto", "threads", "processes"),
         default="auto",
-        help="who encodes (default: auto: processes from 1 GiB of source for each worker on, else threads)",
+        help="who encodes (default: auto: processes from 512 MiB of source for each worker on, else threads)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786")
