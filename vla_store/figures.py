@@ -66,6 +66,7 @@ def build_json(report: BuildReport) -> dict[str, Any]:
         "executor": report.memory.executor,
         "memory_nbytes": report.memory.nbytes,
         "nbytes": report.nbytes,
+        "nonfinite": {each.field: each.to_json() for each in report.nonfinite},
         "part": report.part_id,
         "preset": report.preset,
         "resumed": report.resumed,
@@ -207,6 +208,7 @@ def store_json(store: Store) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "generation": store.generation,
         "nbytes": store.nbytes,
+        "nonfinite": {name: {**each.to_json(), "text": each.text} for name, each in store.nonfinite.items()},
         "parts": [entry.to_json() for entry, _ in store.parts],
         "rows": store.rows,
         "skipped": [
@@ -343,6 +345,11 @@ def store_text(described: dict[str, Any]) -> str:
         for name, each in sorted(described["fields"].items(), key=lambda item: (not item[1]["camera"], item[0]))
     ]
     lines.append(table(["field", "shape", "dtype", "role", "codec, prediction"], fields))
+    if described["nonfinite"]:
+        lines += ["", *(f"not finite     {each['text']}" for each in described["nonfinite"].values())]
+        lines.append(
+            "               statistics are those of the finite values; `vla-store views add STORE finite` leaves these out"
+        )
     if described["views_damaged"]:
         lines += ["", f"views          DAMAGED: {described['views_damaged']['what']}"]
     if described["views"]:

@@ -46,7 +46,7 @@ def test_sums_are_exact_per_episode_and_then_over_episodes(made: tuple[np.ndarra
     squares = [float(sum(Fraction((x - mean) * (x - mean)) for x in column[a:b].tolist())) for a, b in spans]
     assert found.std[()] == math.sqrt(float(sum(Fraction(x) for x in squares)) / len(column))
     assert (found.min[()], found.max[()]) == (min(column.tolist()), max(column.tolist()))
-    assert (found.count[()], found.nan[()]) == (len(column), 0)
+    assert (found.count[()], found.nan[()], found.infinite[()]) == (len(column), 0, 0)
 
 
 @given(columns())
@@ -81,13 +81,16 @@ def test_a_quantile_at_a_place_is_the_value_there_whatever_stands_beside_it() ->
 
 
 @given(columns(), st.data())
-def test_nans_are_counted_and_left_out(made: tuple[np.ndarray, list[tuple[int, int]]], data: st.DataObject) -> None:
+def test_what_is_not_finite_is_counted_and_left_out(
+    made: tuple[np.ndarray, list[tuple[int, int]]], data: st.DataObject
+) -> None:
     column, spans = made
-    holes = data.draw(hnp.arrays(np.bool_, len(column)))
-    spoilt = np.where(holes, np.nan, column)
-    found = field_statistics(spoilt, spans)
+    junk = data.draw(hnp.arrays(np.float64, len(column), elements=st.sampled_from([0.0, np.nan, np.inf, -np.inf])))
+    holes = junk != 0
+    found = field_statistics(np.where(holes, junk, column), spans)
     kept_spans = spans_of([int((~holes[a:b]).sum()) for a, b in spans])
-    assert found.nan[()] == holes.sum()
+    assert found.nan[()] == sum(map(math.isnan, junk.tolist()))
+    assert found.infinite[()] == sum(map(math.isinf, junk.tolist()))
     if holes.all():
         assert found.count[()] == 0
         assert all(np.isnan(x) for x in (found.min, found.max, found.mean, found.std, found.q01, found.q99))
@@ -100,12 +103,12 @@ def test_nans_are_counted_and_left_out(made: tuple[np.ndarray, list[tuple[int, i
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([math.inf, 1.0], {"min": 1.0, "max": math.inf, "mean": math.inf, "std": math.nan}),
-        ([-math.inf, math.inf], {"min": -math.inf, "max": math.inf, "mean": math.nan, "std": math.nan}),
+        ([math.inf, 1.0], {"min": 1.0, "max": 1.0, "mean": 1.0, "std": 0.0}),
+        ([-math.inf, math.inf], {"min": math.nan, "max": math.nan, "mean": math.nan, "std": math.nan}),
         ([1e308, 1e308], {"min": 1e308, "max": 1e308, "mean": math.nan, "std": math.nan}),
         ([1e200, -1e200], {"min": -1e200, "max": 1e200, "mean": 0.0, "std": math.inf}),
         ([5e-324], {"min": 5e-324, "max": 5e-324, "mean": 5e-324, "std": 0.0, "q01": 5e-324, "q99": 5e-324}),
-        ([math.inf] * 3, {"q01": math.inf, "q99": math.inf}),
+        ([math.inf, 2.0, -math.inf], {"q01": 2.0, "q99": 2.0}),
     ],
     ids=str,
 )
@@ -181,7 +184,7 @@ def test_statistics_read_back_as_they_were(rows: np.ndarray) -> None:
     found = field_statistics(rows, [(0, len(rows))])
     document = canonical.loads(canonical.dumps(found.to_json()), "x")
     back = FieldStatistics.from_json(document, rows.shape[1:])
-    for key in ("count", "nan", *statistics.FLOATS):
+    for key in (*statistics.COUNTS, *statistics.FLOATS):
         a, b = getattr(found, key), getattr(back, key)
         assert a.shape == b.shape
         assert np.array_equal(a, b, equal_nan=True)
@@ -196,17 +199,24 @@ def test_the_document_is_spelled_so() -> None:
     assert canonical.dumps(statistics_document({"ee_pos": (found, {"libero_goal": found})})).decode() == expected
 
 
+def test_infinities_are_spelled_only_where_there_are_any() -> None:
+    found = field_statistics(np.array([[0.5, np.inf], [1.5, 2.0]]), [(0, 2)]).to_json()
+    assert (found["count"], found["nan"], found["infinite"]) == ([2, 1], [0, 0], [0, 1])
+    assert "infinite" not in field_statistics(np.array([[0.5, np.nan]]), [(0, 1)]).to_json()
+
+
 SOUND = field_statistics(np.array([[0.5, 2.0], [1.5, 2.0]]), [(0, 2)]).to_json()
+UNUSUAL = SOUND | {"infinite": [0, 1]}
 
 
-@pytest.mark.parametrize("key", SOUND)
+@pytest.mark.parametrize("key", UNUSUAL)
 @pytest.mark.parametrize("junk", [None, 5, "x", [], ["x", "y"], [None, None], ["1.0"], [2**70, 1], {}, [[1], [2]]])
 def test_statistics_of_another_shape_are_damage(key: str, junk: Any) -> None:
     if junk is None and key in ("q01", "q99"):
-        assert getattr(FieldStatistics.from_json(SOUND | {key: junk}, (2,)), key) is None
+        assert getattr(FieldStatistics.from_json(UNUSUAL | {key: junk}, (2,)), key) is None
         return
     with pytest.raises(StoreDamaged, match="statistics"):
-        FieldStatistics.from_json(SOUND | {key: junk}, (2,), "meta/x.json")
+        FieldStatistics.from_json(UNUSUAL | {key: junk}, (2,), "meta/x.json")
 
 
 def test_statistics_that_miss_something_are_damage() -> None:

@@ -12,6 +12,7 @@ from vla_store.audit.part import DIGEST_NBYTES, Array, Part
 from vla_store.errors import DataError
 from vla_store.format import digests, layout, predictions
 from vla_store.format.codecs import NONE
+from vla_store.format.nonfinite import counted
 from vla_store.format.schema import Field
 
 FRAMES_AT_ONCE = 64
@@ -19,6 +20,7 @@ FRAMES_AT_ONCE = 64
 
 def digest_camera(reader: ArrayReader, part: Part, each: Field, pool: ThreadPoolExecutor) -> bool:
     """Decode every picture of a camera and digest it, episode by episode; False where one cannot be decoded."""
+    part.nonfinite[each.name] = np.zeros((part.entry.rows, 2), np.int64)
     frames = _frame_digests(reader, part, each, pool)
     if frames is None:
         return False
@@ -56,6 +58,7 @@ def _frame_digests(reader: ArrayReader, part: Part, each: Field, pool: ThreadPoo
                         block += backgrounds[episode_of[rows]]
                     for picture in block:
                         found += hashlib.sha256(picture.data).digest()
+                    part.nonfinite[each.name][rows[0] : rows[-1] + 1] = counted(block)
                     rows, frames = [], []
         except DataError as error:
             return error
@@ -85,9 +88,12 @@ def digest_numbers(reader: ArrayReader, part: Part, each: Field) -> bool:
     if column is None:
         return False
     part.columns[each.name] = column
+    counts = part.nonfinite[each.name] = np.zeros((part.entry.rows, 2), np.int64)
+    starts, lengths = part.column("start").tolist(), part.column("length").tolist()
     for number in range(part.entry.episodes):
         rows = part.rows_of(each, number)
         digest = digests.FieldDigest(each.name, each.dtype, rows.shape)
         digest.update(np.ascontiguousarray(rows).tobytes())
         part.field_digests[number][each.name] = digest.hexdigest()
+        counts[starts[number] : starts[number] + lengths[number]] = counted(rows)
     return True

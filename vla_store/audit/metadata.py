@@ -10,12 +10,13 @@ from vla_store.errors import DataError, StoreDamaged
 from vla_store.format import arrays, canonical, layout
 from vla_store.format.codecs import NONE
 from vla_store.format.layout import Grid
+from vla_store.format.nonfinite import columns_of
 
 
 def check_metadata(objects: Objects, part: Part, listed: set[str]) -> None:
     """Every zarr.json must be what the format's template gives, and the listing hold exactly the objects of the arrays."""
     rows, episodes, document = part.entry.rows, part.entry.episodes, part.document
-    attributes = layout.attributes_grid(part.attributes_nbytes)
+    attributes, counts = layout.attributes_grid(part.attributes_nbytes), columns_of(document.nonfinite)
     expected: dict[str, tuple[Grid, dict[str, Any]]] = {
         layout.ATTRIBUTES_ARRAY: (attributes, arrays.array_metadata(attributes, arrays.attributes_codecs(attributes)))
     }
@@ -23,6 +24,7 @@ def check_metadata(objects: Objects, part: Part, listed: set[str]) -> None:
         (layout.INDEX_ARRAY, (rows, 2), "int32", {}),
         (layout.TABLE_ARRAY, (episodes, len(document.columns)), "int64", {"columns": document.columns}),
         (layout.DIGEST_ARRAY, (episodes, DIGEST_NBYTES), "uint8", {}),
+        *([(layout.NONFINITE_ARRAY, (episodes, len(counts)), "int64", {"columns": counts})] if counts else []),
     ):
         grid = layout.numeric_grid(shape, dtype, rows)
         expected[path] = (grid, arrays.array_metadata(grid, arrays.numeric_codecs(), notes))

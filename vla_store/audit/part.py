@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_store.format.nonfinite import Tally, tallied
 from vla_store.format.schema import Field, PartDocument, PartEntry
 
 DIGEST_NBYTES = 32
@@ -25,6 +26,7 @@ class Part:
     attributes: bytes  # of all episodes and source files, end to end
     field_digests: list[dict[str, str]]  # per episode: field -> hex of the digest of what was read
     columns: dict[str, Array]  # numeric field -> its array
+    nonfinite: dict[str, Array]  # field -> of every row that was read, (rows, 2): numbers that are NaN, and infinite
     complete: bool  # nothing of it was unreadable
 
     def column(self, name: str) -> Array:
@@ -43,6 +45,13 @@ class Part:
 
     def _span(self, start: int, nbytes: int) -> bytes:
         return self.attributes[start : start + nbytes]
+
+    def tallies_of(self, name: str) -> tuple[Tally, ...]:
+        """What of a field is not finite, by episode, as it was read."""
+        starts, lengths = self.column("start").tolist(), self.column("length").tolist()
+        counts = self.nonfinite[name]
+        found = [tallied(n, counts[start : start + length]) for n, (start, length) in enumerate(zip(starts, lengths))]
+        return tuple(each for several in found for each in several)
 
     def elements_of(self, field: Field) -> int | None:
         """Of a ragged field: how many elements it has in all episodes together."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vla_store.audit.arrays import ArrayReader, read_attributes
 from vla_store.audit.fields import digest_camera, digest_numbers
 from vla_store.audit.metadata import check_metadata
+from vla_store.audit.nonfinite import check_nonfinite
 from vla_store.audit.objects import Objects
 from vla_store.audit.part import DIGEST_NBYTES, Part
 from vla_store.audit.table import check_table
@@ -90,7 +91,7 @@ def _read_part(
     if objects.is_damaged(f"{path}/{layout.INDEX_ARRAY}"):
         index = None
     complete = index is not None
-    part = Part(entry, document, table, digest_rows, b"", [{} for _ in range(episodes)], {}, complete)
+    part = Part(entry, document, table, digest_rows, b"", [{} for _ in range(episodes)], {}, {}, complete)
     check_table(objects, part, index)
     part.attributes = read_attributes(reader, part)
     check_metadata(objects, part, listed)
@@ -105,4 +106,6 @@ def _read_part(
         talk(f"checking {each.name}")
         digested = digest_camera(reader, part, each, pool) if each.is_camera else digest_numbers(reader, part, each)
         part.complete &= digested
+    if part.complete and document.nonfinite:
+        check_nonfinite(reader, part)
     return part

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vla_store.builder.commit import write_first_root, write_metadata, write_part
+from vla_store.builder.commit import nonfinite_of, write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
 from vla_store.builder.find import Said, find_sources
@@ -27,6 +27,8 @@ from vla_store.builder.tasks import Receipt, Task, make_tasks
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
 from vla_store.format.conventions import check_alike
+from vla_store.format.digests import episode_name
+from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartDocument, Root
 
 
@@ -59,7 +61,8 @@ class CameraReport:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made. `root` is None for a dry run, whose sizes are projections by the probe's frames."""
+    """What a build made. `root` is None for a dry run, whose sizes are projections by the probe's frames; and which reads too
+    little to know of numbers that are not finite (`nonfinite`: of each field that has some)."""
 
     store: Path
     root: Root | None
@@ -77,6 +80,7 @@ class BuildReport:
     warnings: tuple[str, ...]
     seconds: float
     resumed: bool
+    nonfinite: tuple[NonFinite, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,15 @@ class PlannedBuild:
             warnings=tuple(warnings),
             seconds=time.monotonic() - self.started,
             resumed=resumed,
+            nonfinite=tuple(self._nonfinite(receipts or {})),
         )
+
+    def _nonfinite(self, receipts: dict[str, Receipt]) -> Iterator[NonFinite]:
+        for name, tallies in nonfinite_of(receipts).items():
+            episode = self.plan.episodes[tallies[0].episode]
+            info = self.plan.scanned[episode.source].info
+            where = {"suite": info.suite, "file": info.file, "demo": episode_name(episode.number)}
+            yield NonFinite.of(name, tallies, episode.start + tallies[0].first, **where)
 
 
 def build_store(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.codecs import NONE
 from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry, encode_listing
+from vla_store.format.nonfinite import Tally, columns_of, table_of, together
 from vla_store.format.schema import Field, Meta, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
 
 DIGEST_NBYTES = 32
 
 
-def part_arrays(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The zarr.json of every array of a part, by path."""
-    rows, episodes, columns = plan.rows, len(plan.episodes), plan.document.columns
+def part_arrays(plan: Plan, nonfinite: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """The zarr.json of every array of a part, by path. nonfinite: fields that have numbers that are not finite."""
+    rows, episodes, columns, bad = plan.rows, len(plan.episodes), plan.document.columns, list(nonfinite)
     found = {
         field.array: field.metadata(rows, plan.elements.get(field.name)) for field in plan.document.fields.values()
     }
@@ -40,6 +41,7 @@ def part_arrays(plan: Plan) -> dict[str, dict[str, Any]]:
         (layout.INDEX_ARRAY, _index_grid(plan), {}),
         (layout.TABLE_ARRAY, _table_grid(plan), {"columns": columns}),
         (layout.DIGEST_ARRAY, _digest_grid(plan), {}),
+        *([(layout.NONFINITE_ARRAY, _nonfinite_grid(plan, bad), {"columns": columns_of(bad)})] if bad else []),
     ):
         found[path] = arrays.array_metadata(grid, arrays.numeric_codecs(), notes)
     return dict(sorted(found.items()))
@@ -53,9 +55,7 @@ def write_metadata(plan: Plan, folder: Path) -> list[ObjectEntry]:
     written = [
         write_object(folder, f"{path}/zarr.json", canonical.dumps(document)) for path, document in documents.items()
     ]
-    written.append(
-        write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
-    )
+    written.append(_write_document(plan, folder, found))
     _check_with_zarr(folder, found)
     return written
 
@@ -64,7 +64,8 @@ def write_part(
     plan: Plan, folder: Path, metadata: list[ObjectEntry], receipts: dict[str, Receipt]
 ) -> tuple[PartEntry, list[bytes]]:
     """Index, table, digests and listing of a part whose shards are written; its entry in a root, and every episode's digest."""
-    objects = [*metadata, *(each for receipt in receipts.values() for each in receipt.objects)]
+    replaced = {each.key: each for each in [*metadata, *write_nonfinite(plan, folder, receipts)]}
+    objects = [*replaced.values(), *(each for receipt in receipts.values() for each in receipt.objects)]
     episodes = list(_episode_digests(plan, receipts))
     digest_rows = np.frombuffer(b"".join(episodes), np.uint8).reshape(-1, DIGEST_NBYTES)
     objects += write_tables(plan, folder)
@@ -82,6 +83,29 @@ def write_tables(plan: Plan, folder: Path) -> list[ObjectEntry]:
         *write_array(folder, layout.INDEX_ARRAY, _index_grid(plan), plan.steps_index()),
         *write_array(folder, layout.TABLE_ARRAY, _table_grid(plan), plan.table()),
     ]
+
+
+def nonfinite_of(receipts: Mapping[str, Receipt]) -> dict[str, tuple[Tally, ...]]:
+    """Of every field that has numbers that are not finite, a tally for each episode that has any."""
+    found: dict[str, list[Tally]] = {}
+    for receipt in receipts.values():
+        if receipt.nonfinite:  # a shard of a camera is called by its field, a dot and its number
+            found.setdefault(receipt.task.partition(".")[0], []).extend(receipt.nonfinite)
+    return {name: together(found[name]) for name in sorted(found)}
+
+
+def write_nonfinite(plan: Plan, folder: Path, receipts: Mapping[str, Receipt]) -> list[ObjectEntry]:
+    """The array of counts and its metadata, and the part's document anew, which names it; nothing where all is finite: that is
+    known only once everything is read."""
+    found = nonfinite_of(receipts)
+    if not found:
+        return []
+    documents = part_arrays(plan, found)
+    key = f"{layout.NONFINITE_ARRAY}/zarr.json"
+    written = [write_object(folder, key, canonical.dumps(documents[layout.NONFINITE_ARRAY]))]
+    written.append(_write_document(plan, folder, documents))
+    grid = _nonfinite_grid(plan, found)
+    return [*written, *write_array(folder, layout.NONFINITE_ARRAY, grid, table_of(found, len(plan.episodes)))]
 
 
 def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, episodes: list[bytes]) -> Root:
@@ -171,6 +195,15 @@ def _table_grid(plan: Plan) -> Grid:
 
 def _digest_grid(plan: Plan) -> Grid:
     return layout.numeric_grid((len(plan.episodes), DIGEST_NBYTES), "uint8", plan.rows)
+
+
+def _nonfinite_grid(plan: Plan, fields: Collection[str]) -> Grid:
+    return layout.numeric_grid((len(plan.episodes), len(columns_of(fields))), "int64", plan.rows)
+
+
+def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:
+    """What a part says of itself, with the zarr.json of all its arrays."""
+    return write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
 
 
 def _map_shard(path: Path, grid: Grid, shard: int) -> np.ndarray[Any, Any]:

@@ -63,14 +63,18 @@ def observation_of(pairs: Iterable[tuple[Array, Array]], path: str, like: str | 
     the action, else at t. Raises SourceError that asks, where that does not decide it.
 
     pairs: per episode, the joints in its states and the observed ones, both (T, 7). The smaller of the two medians decides if
-    it is five times smaller; it is never exactly zero in rendered files.
+    it is five times smaller; it is never exactly zero in rendered files. Numbers that are not finite are compared with nothing.
     """
-    after, before = [], []
+    found = "no such datasets"
+    differences = []
     for states, joints in pairs:
-        after.append(np.abs(joints[:-1] - states[1:]).ravel())
-        before.append(np.abs(joints[:-1] - states[:-1]).ravel())
-    if after:
-        late, early = float(np.median(np.concatenate(after))), float(np.median(np.concatenate(before)))
+        found = "no two steps whose numbers are finite"
+        with np.errstate(invalid="ignore", over="ignore"):
+            both = np.abs([joints[:-1] - states[1:], joints[:-1] - states[:-1]]).reshape(2, -1)
+        differences.append(both[:, np.isfinite(both).all(axis=0)])
+    if sum(each.shape[1] for each in differences):
+        late, early = np.median(np.concatenate(differences, axis=1), axis=1).tolist()
+        found = f"median differences {late:.3g} (after) and {early:.3g} (before)"
         if late * 5 <= early and early > 0:
             return "after"
         if early * 5 <= late and late > 0:
@@ -79,7 +83,7 @@ def observation_of(pairs: Iterable[tuple[Array, Array]], path: str, like: str | 
         "nothing says whether observations were recorded before or after the action",
         file=path,
         expected="states and obs/joint_states (or obs/robot0_joint_pos) that decide it",
-        found="no such datasets" if not after else f"median differences {late:.3g} (after) and {early:.3g} (before)",
+        found=found,
         **{"looks like": like},
         hint=ASK_OBSERVATION,
     )

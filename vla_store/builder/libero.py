@@ -7,6 +7,7 @@ counts that attributes claim; everything else that does not fit is refused with 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -185,7 +186,7 @@ def _scan_demo(data: h5py.Group, name: str, warnings: list[str]) -> tuple[Episod
         warnings.append(f"{name}: num_samples says {declared}, the arrays have {steps} steps")
     rewards = demo.get("rewards")
     known = isinstance(rewards, h5py.Dataset) and rewards.ndim == 1
-    success = int(bool(rewards[-1] >= 1)) if known else -1
+    success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
     return EpisodeInfo(int(name[5:]), steps, fields, success), bool(encoded)
 
 

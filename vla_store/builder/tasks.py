@@ -30,22 +30,29 @@ from vla_store.format.codecs import ATTRIBUTES, NONE, encode
 from vla_store.format.digests import FieldDigest
 from vla_store.format.layout import ATTRIBUTES_ARRAY, Grid, attributes_grid, background_grid
 from vla_store.format.listing import ObjectEntry
+from vla_store.format.nonfinite import Tally, counted, tallied, together
 from vla_store.format.schema import Field
 
 BLOCK_NBYTES = 4 << 20
 
+# Of every frame of a block its digest, what is stored, and the size of that; and what of them is not finite.
+_Encoded = tuple[bytes, bytes, list[int], tuple[Tally, ...]]
+
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a task wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty."""
+    """What a task wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty. nonfinite:
+    of its field, a tally for each episode that has any."""
 
     task: str
     objects: tuple[ObjectEntry, ...]
     digests: bytes = b""
+    nonfinite: tuple[Tally, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "digests": base64.b64encode(self.digests).decode(),
+            "nonfinite": [[each.episode, *each.numbers] for each in self.nonfinite],
             "objects": [{"key": each.key, "sha256": each.sha256, "size": each.size} for each in self.objects],
             "task": self.task,
         }
@@ -53,7 +60,9 @@ class Receipt:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Receipt:
         objects = tuple(ObjectEntry(each["key"], each["sha256"], each["size"]) for each in value["objects"])
-        return cls(value["task"], objects, base64.b64decode(value["digests"]))
+        # Of an earlier version that counted nothing, it raises KeyError: its task is to be done again.
+        tallies = tuple(Tally(*each) for each in value["nonfinite"])
+        return cls(value["task"], objects, base64.b64decode(value["digests"]), tallies)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,10 @@ class Piece:
         """The rows of a field, of all steps."""
         shape = self.shape_of(field)
         return read_rows(self.source, self.episode.number, field.name, field.dtype, shape, self.start, self.stop)
+
+    def tally(self, rows: Array) -> tuple[Tally, ...]:
+        """What of the rows of a field, of all steps, is not finite."""
+        return tallied(self.episode.index, counted(rows), self.start)
 
     def background(self, field: Field) -> Array:
         """The background of a camera in the whole episode."""
@@ -113,28 +126,29 @@ class FrameShard:
     def run(self, in_order: InOrder = one_by_one) -> Receipt:
         writer = ArrayWriter(Path(self.folder), self.field.array, self.grid, self.shard)
         digests = bytearray()
+        tallies: list[Tally] = []
         with _abandoned_on_error(writer):
             # Closed before the writer: what is still being encoded is waited for, and given up.
             with contextlib.closing(in_order(self._blocks())) as blocks:
-                for hashed, encoded, sizes in blocks:
+                for hashed, encoded, sizes, tally in blocks:
                     digests += hashed
+                    tallies += tally
                     writer.add(encoded, sizes)
-            return Receipt(self.name, tuple(writer.finish()), bytes(digests))
+            return Receipt(self.name, tuple(writer.finish()), bytes(digests), together(tallies))
 
-    def _blocks(self) -> Iterator[Callable[[], tuple[bytes, bytes, list[int]]]]:
+    def _blocks(self) -> Iterator[Callable[[], _Encoded]]:
         for piece in self.pieces:
             background = piece.background(self.field) if "background" in self.field.prediction else None
             for block in piece.cut(self.field):
                 yield functools.partial(self._encode, block, background)
 
-    def _encode(self, block: Piece, background: Array | None) -> tuple[bytes, bytes, list[int]]:
-        """Of every frame of a block its digest, what is stored, and the size of that."""
+    def _encode(self, block: Piece, background: Array | None) -> _Encoded:
         frames = block.read(self.field)
         hashed = b"".join(hashlib.sha256(frame.data).digest() for frame in frames)
         residuals = predictions.apply(frames, self.field.prediction, background)
         encoded = [encode(residual, self.field.codec) for residual in residuals]
         # As one: every call that hashes or writes gives other threads their turn, and waits for the next one.
-        return hashed, b"".join(encoded), [len(each) for each in encoded]
+        return hashed, b"".join(encoded), [len(each) for each in encoded], block.tally(frames)
 
 
 @dataclass(frozen=True)
@@ -162,6 +176,7 @@ class FieldArray:
     def run(self) -> Receipt:
         writer = RowWriter(Path(self.folder), self.field.array, self.grid)
         digests = bytearray()
+        tallies: list[Tally] = []
         with _abandoned_on_error(writer):
             for piece in self.pieces:
                 shape = (piece.episode.steps, *piece.shape_of(self.field))
@@ -169,9 +184,10 @@ class FieldArray:
                 for block in piece.cut(self.field):
                     rows = block.read(self.field)
                     digest.update(rows.tobytes())
+                    tallies += block.tally(rows)
                     writer.add(rows)
                 digests += bytes.fromhex(digest.hexdigest())
-            return Receipt(self.name, tuple(writer.finish()), bytes(digests))
+            return Receipt(self.name, tuple(writer.finish()), bytes(digests), together(tallies))
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _print_build(arguments: argparse.Namespace, report: BuildReport) -> None:
 
 
 def _tell_what_is_wrong(report: BuildReport) -> None:
-    tell("warning", report.warnings)
+    tell("warning", [*report.warnings, *(each.text for each in report.nonfinite)])
     tell("left out", [f"{_place(each)}: {each.reason}" for each in report.skipped])
 
 

@@ -17,6 +17,7 @@ INDEX_ARRAY = "index/steps"
 TABLE_ARRAY = "episodes/table"
 DIGEST_ARRAY = "episodes/digest"
 ATTRIBUTES_ARRAY = "episodes/attributes"
+NONFINITE_ARRAY = "episodes/nonfinite"
 LISTING = "objects.jsonl"
 
 

@@ -19,6 +19,7 @@ from vla_store.format import arrays, canonical, layout, predictions
 from vla_store.format.codecs import BLOSC_CNAMES, Codec
 from vla_store.format.digests import NO_DIGEST
 from vla_store.format.json_reader import JsonReader, check_key
+from vla_store.format.nonfinite import SUFFIXES, columns_of
 
 FORMAT_VERSION = 1
 
@@ -44,6 +45,7 @@ NUMERIC_DTYPES = (
     "float32",
     "float64",
 )
+FLOATING_DTYPES = ("float16", "float32", "float64")
 CAMERA_DTYPES = ("uint8", "uint16", "float32")
 ORIENTATIONS = ("bottom_up", "top_down", "rot180")
 OBSERVATIONS = ("before", "after")
@@ -78,6 +80,11 @@ class Field:
     @property
     def is_ragged(self) -> bool:
         return self.kind == "ragged-episode"
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether its numbers may be NaN or infinite."""
+        return self.dtype in FLOATING_DTYPES
 
     @property
     def fixed_shape(self) -> tuple[int, ...]:
@@ -184,12 +191,16 @@ class Source:
 
 @dataclass(frozen=True)
 class PartDocument:
-    """What a part says of itself; `plan` is kept whole, because the part's name is its digest."""
+    """What a part says of itself; `plan` is kept whole, because the part's name is its digest.
+
+    nonfinite: fields whose numbers are not all finite, by the columns of the part's array `episodes/nonfinite`.
+    """
 
     plan: dict[str, Any]
     tasks: tuple[Task, ...]
     sources: tuple[Source, ...]
     fields: dict[str, Field]
+    nonfinite: tuple[str, ...] = ()
 
     @property
     def ragged(self) -> list[str]:
@@ -213,7 +224,8 @@ class PartDocument:
     @classmethod
     def from_zarr_json(cls, data: bytes, name: str) -> PartDocument:
         """The document in a part's zarr.json. Raises StoreDamaged, UnsupportedStore."""
-        read = JsonReader(_vla_store_attribute(data, name, MAX_DOCUMENT_BYTES), name)
+        document, whole = _vla_store_attribute(data, name, MAX_DOCUMENT_BYTES)
+        read = JsonReader(document, name)
         fields = read.get("fields", dict)
         read.check(0 < len(fields) <= MAX_FIELDS, f"1 to {MAX_FIELDS} fields", f"{len(fields)}")
         made = cls(
@@ -221,6 +233,7 @@ class PartDocument:
             tasks=tuple(_task(JsonReader(each, name)) for each in read.get("tasks", list)),
             sources=tuple(_source(JsonReader(each, name)) for each in read.get("sources", list)),
             fields={key: _field(key, JsonReader(each, name)) for key, each in fields.items()},
+            nonfinite=_nonfinite(whole, list(fields), name),
         )
         tasks = {(each.suite, each.name) for each in made.tasks}
         sources = {(each.suite, each.file) for each in made.sources}
@@ -311,7 +324,7 @@ class Root:
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Root:
         """The root in such a file, its digest checked. Raises StoreDamaged, UnsupportedStore."""
-        read = JsonReader(_vla_store_attribute(data, name, MAX_ROOT_BYTES), name)
+        read = JsonReader(_vla_store_attribute(data, name, MAX_ROOT_BYTES)[0], name)
         parts = read.get("parts", list)
         read.check(0 < len(parts) <= MAX_PARTS, f"1 to {MAX_PARTS} parts", f"{len(parts)}")
         fields, meta = read.get("fields", dict), JsonReader(read.get("meta", dict), name)
@@ -352,7 +365,8 @@ def check_field_names(names: list[str], **places: Any) -> None:
             raise SourceError("two datasets would have the same field name", **places, found=f"{other} and {name}")
 
 
-def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, Any]:
+def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The document of ours in a zarr.json, and the whole of it."""
     if len(data) > max_nbytes:
         raise StoreDamaged(
             "a document is too large", object=name, expected=f"at most {max_nbytes} bytes", found=f"{len(data)}"
@@ -382,7 +396,19 @@ def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> dict[str, A
             object=name,
             expected=f'attributes["vla_store"] with format_version {FORMAT_VERSION}',
         )
-    return document
+    return document, value
+
+
+def _nonfinite(whole: dict[str, Any], fields: list[str], name: str) -> tuple[str, ...]:
+    """The fields that the columns of episodes/nonfinite tell of, by the consolidated metadata of a part."""
+    try:
+        columns = whole["consolidated_metadata"]["metadata"][layout.NONFINITE_ARRAY]["attributes"]["columns"]
+    except (KeyError, TypeError):
+        return ()
+    told = [each for each in sorted(fields) if isinstance(columns, list) and f"{each}{SUFFIXES[0]}" in columns]
+    if not told or columns != columns_of(told):
+        raise StoreDamaged("the columns of an array are not as the format says", object=name, found=repr(columns)[:200])
+    return tuple(told)
 
 
 def _task(read: JsonReader) -> Task:

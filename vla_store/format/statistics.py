@@ -2,7 +2,8 @@
 
 Per component of a fixed, numeric field, in float64: sums are math.fsum per episode, then over the episodes in order; the
 standard deviation is the population's, in two passes; quantiles are exact order statistics at q (n - 1), interpolated
-a + (b - a) t. NaNs are counted and left out. Zeros lose their sign first: which zero a minimum finds is the hardware's affair.
+a + (b - a) t. NaNs and infinities are counted and left out: all the numbers are those of the finite values. Zeros lose their
+sign first: which zero a minimum finds is the hardware's affair.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from vla_store.errors import StoreDamaged
 from vla_store.format.canonical import float_text
 
+COUNTS = ("count", "nan", "infinite")
 QUANTILES = {"q01": 0.01, "q99": 0.99}
 MAX_QUANTILE_ROWS = 10**8
 FLOATS = ("min", "max", "mean", "std", "q01", "q99")
@@ -29,10 +31,14 @@ Pieces = Callable[[], Iterable[npt.NDArray[Any]]]
 
 @dataclass(frozen=True)
 class FieldStatistics:
-    """Of one field over some rows. Arrays have the shape of one step; q01 and q99 are None above 10^8 rows."""
+    """Of one field over some rows: of its finite values, which `count` counts, beside those that are `nan` or `infinite`.
+
+    Arrays have the shape of one step; q01 and q99 are None above 10^8 rows.
+    """
 
     count: npt.NDArray[np.int64]
     nan: npt.NDArray[np.int64]
+    infinite: npt.NDArray[np.int64]
     min: FloatArray
     max: FloatArray
     mean: FloatArray
@@ -41,7 +47,10 @@ class FieldStatistics:
     q99: FloatArray | None
 
     def to_json(self) -> dict[str, Any]:
-        whole = {key: getattr(self, key).reshape(-1).tolist() for key in ("count", "nan")}
+        stated = (
+            COUNTS if self.infinite.any() else COUNTS[:2]
+        )  # infinities are rare, and older documents do not know them
+        whole = {key: getattr(self, key).reshape(-1).tolist() for key in stated}
         floats = {key: getattr(self, key) for key in FLOATS}
         return whole | {
             key: None if value is None else [float_text(x) for x in value.reshape(-1)] for key, value in floats.items()
@@ -51,7 +60,8 @@ class FieldStatistics:
     def from_json(cls, value: Any, shape: tuple[int, ...], name: str = "statistics") -> FieldStatistics:
         """What `to_json` gave, for a field whose step has this shape; `name` is the object's. Raises StoreDamaged."""
         try:
-            whole = [np.array([_count(x) for x in value[key]], np.int64).reshape(shape) for key in ("count", "nan")]
+            counts = value if "infinite" in value else value | {"infinite": [0] * len(value["count"])}
+            whole = [np.array([_count(x) for x in counts[key]], np.int64).reshape(shape) for key in COUNTS]
             floats = [
                 None
                 if value[key] is None and key in QUANTILES
@@ -76,7 +86,7 @@ def statistics_of_components(
 ) -> FieldStatistics:
     """The same for a field whose components come one at a time, each (N,), in C order of `shape`."""
     made = [_component(column, episodes) for column in columns]
-    whole = {key: np.array([each[key] for each in made], np.int64).reshape(shape) for key in ("count", "nan")}
+    whole = {key: np.array([each[key] for each in made], np.int64).reshape(shape) for key in COUNTS}
     floats = {
         key: None if made[0][key] is None else np.array([each[key] for each in made], np.float64).reshape(shape)
         for key in FLOATS
@@ -127,7 +137,9 @@ def order_statistic(ordered: FloatArray, q: float) -> float:
     below = math.floor(place)
     a, b = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
     t = place - below
-    return a if t == 0 or a == b else a + (b - a) * t  # infinities: inf - inf and 0 * inf are no numbers
+    return (
+        a if t == 0 or a == b else a + (b - a) * t
+    )  # of ends far apart, b - a may be infinite, and 0 * inf is no number
 
 
 def _count(value: Any) -> int:
@@ -144,14 +156,15 @@ def _float(text: Any) -> float:
 
 def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
     values = np.concatenate([column[start:stop] for start, stop in episodes]).astype(np.float64) + 0.0
-    nan = np.isnan(values)
-    kept = values[~nan]
-    result: dict[str, Any] = {"count": len(kept), "nan": int(nan.sum())}
+    finite = np.isfinite(values)
+    kept = values[finite]
+    nan = int(np.isnan(values).sum())
+    result: dict[str, Any] = {"count": len(kept), "nan": nan, "infinite": len(values) - len(kept) - nan}
     if not len(kept):
         return result | dict.fromkeys(("min", "max", "mean", "std", "q01", "q99"), math.nan)
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = _sum(_pieces(values, nan, episodes)) / len(kept)
-        variance = _sum((piece - mean) ** 2 for piece in _pieces(values, nan, episodes)) / len(kept)
+        mean = _sum(_pieces(values, finite, episodes)) / len(kept)
+        variance = _sum((piece - mean) ** 2 for piece in _pieces(values, finite, episodes)) / len(kept)
     result |= {
         "min": float(kept.min()),
         "max": float(kept.max()),
@@ -163,16 +176,16 @@ def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
     return result | {key: order_statistic(kept, q) if exact else None for key, q in QUANTILES.items()}
 
 
-def _pieces(values: FloatArray, nan: npt.NDArray[np.bool_], episodes: Spans) -> Iterator[FloatArray]:
+def _pieces(values: FloatArray, finite: npt.NDArray[np.bool_], episodes: Spans) -> Iterator[FloatArray]:
     at = 0
     for start, stop in episodes:
         piece = values[at : at + stop - start]
-        yield piece[~nan[at : at + stop - start]]
+        yield piece[finite[at : at + stop - start]]
         at += stop - start
 
 
 def _sum(pieces: Iterator[FloatArray]) -> float:
     try:
         return math.fsum([math.fsum(piece.tolist()) for piece in pieces])
-    except (ValueError, OverflowError):  # infinities of both signs, or beyond a double: no sum
+    except (ValueError, OverflowError):  # beyond a double: no sum
         return math.nan

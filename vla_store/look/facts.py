@@ -100,12 +100,14 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Component:
-    """One number of a field. index: its place, "" for a field of one number. statistics: min, q01, mean, q99, max, std."""
+    """One number of a field. index: its place, "" for a field of one number. statistics: min, q01, mean, q99, max, std of the
+    finite values; nan, infinite: how many are none."""
 
     index: str
     histogram: Histogram | None
     statistics: dict[str, float] | None
     nan: int
+    infinite: int
 
 
 @dataclass(frozen=True)
@@ -389,8 +391,14 @@ def _field(store: Store, field: StoreField) -> FieldFacts:
         statistics = None if known is None else _statistics(known, place)
         bounds = (statistics["min"], statistics["max"]) if statistics else (math.nan, math.nan)
         index = "".join(f"[{n}]" for n in place)
-        nan = int(known.nan[place]) if known is not None else int(np.isnan(values[:, at]).sum())
-        components.append(Component(index, histogram(values[:, at], *bounds), statistics, nan))
+        bad = (
+            (np.isnan(values[:, at]), np.isinf(values[:, at]))
+            if known is None
+            else (known.nan[place], known.infinite[place])
+        )
+        components.append(
+            Component(index, histogram(values[:, at], *bounds), statistics, *(int(each.sum()) for each in bad))
+        )
     return FieldFacts(field, tuple(components), math.prod(shape) - shown, len(values))
 
 

@@ -189,6 +189,12 @@ def _decisions(facts: Facts) -> str:
         ],
         _views(store),
         [
+            "Numbers",
+            _list(escaped(each.text) for each in store.nonfinite.values()) or "all finite, as far as it was counted",
+            "NaN and infinities are kept as recorded; statistics are those of the finite values"
+            + (". The view rule <code>finite</code> leaves such steps out" if store.nonfinite else ""),
+        ],
+        [
             "Instruction",
             _instructions(facts),
             "<code>task</code> is the text of the file's name, which evaluations use",
@@ -443,14 +449,15 @@ def _components(facts: FieldFacts) -> Iterator[list[str]]:
 
 
 def _values(name: str, component: Component) -> str:
-    nan = f" <small>{component.nan:,} NaN</small>" if component.nan else ""
+    counts = {"NaN": component.nan, "infinite": component.infinite}
+    bad = "".join(f" <small>{count:,} {what}</small>" for what, count in counts.items() if count)
     if component.histogram is None:
-        return f"<small>no finite value</small>{nan}"
+        return f"<small>no finite value</small>{bad}"
     if len(component.histogram.counts) == 1:
-        return f"<small>always {number_text(component.histogram.low)}</small>{nan}"
+        return f"<small>always {number_text(component.histogram.low)}</small>{bad}"
     drawn: Histogram = component.histogram
     label = f"{name}{component.index}, from {number_text(drawn.low)} to {number_text(drawn.high)}"
-    return charts.sparkline(drawn, label) + nan
+    return charts.sparkline(drawn, label) + bad
 
 
 def _moments(component: Component) -> list[str]:

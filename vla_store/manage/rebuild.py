@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vla_store.builder.commit import write_metadata, write_part, write_tables
+from vla_store.builder.commit import write_metadata, write_nonfinite, write_part, write_tables
 from vla_store.builder.executors import default_workers, run_tasks
 from vla_store.builder.find import find_sources
 from vla_store.builder.hdf5 import Hdf5Source
@@ -19,7 +19,7 @@ from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import scan_sources
 from vla_store.builder.sources import EpisodeSource
-from vla_store.builder.tasks import Receipt, make_tasks
+from vla_store.builder.tasks import FieldArray, FrameShard, Receipt, make_tasks
 from vla_store.errors import OptionError, SourceError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
@@ -68,7 +68,14 @@ def _rebuild(
         tasks = make_tasks(plan, part)
         # The tables are of the plan alone; the episodes' digests are of every frame.
         needs_all = layout.LISTING in relative or any(key.startswith(f"{layout.DIGEST_ARRAY}/c/") for key in relative)
-        chosen = [task for task in tasks if needs_all or any(key.startswith(task.writes) for key in relative)]
+        counts = _needs_counts(place, entry, relative)
+        chosen = [
+            task
+            for task in tasks
+            if needs_all
+            or any(key.startswith(task.writes) for key in relative)
+            or (counts and isinstance(task, (FieldArray, FrameShard)) and task.field.is_floating)
+        ]
         receipts: dict[str, Receipt] = {}
 
         def done(receipt: Receipt) -> None:
@@ -80,6 +87,8 @@ def _rebuild(
             write_part(plan, part, metadata, receipts)
         else:
             write_tables(plan, part)
+            if counts:
+                write_nonfinite(plan, part, receipts)
         expected = _expected(place, entry, part)
         for key in relative:
             _check_made(place, entry, part / key, key, expected)
@@ -87,6 +96,17 @@ def _rebuild(
             with place.stream(f"{entry.path}/{key}") as file, open(part / key, "rb") as source:
                 shutil.copyfileobj(source, file, 8 << 20)
     return keys
+
+
+def _needs_counts(place: Place, entry: PartEntry, relative: list[str]) -> bool:
+    """Whether what was lost depends on which numbers are not finite: the counts, and the document that names their array."""
+    prefix = f"{layout.NONFINITE_ARRAY}/"
+    if any(key.startswith(prefix) for key in relative):
+        return True
+    key = f"{entry.path}/{layout.LISTING}"
+    return "zarr.json" in relative and any(
+        each.key.startswith(prefix) for each in parse_listing(place.read(key) or b"", key)
+    )
 
 
 def _check_made(place: Place, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import attributes, canonical, codecs, layout
+from vla_store.format.nonfinite import Tally, columns_of, tallies_in
 from vla_store.format.schema import Field, PartDocument, PartEntry
 from vla_store.reader.columns import Column
 from vla_store.reader.fetch import Blocks, Fetcher
@@ -79,6 +80,7 @@ class Part:
         self.digests = Column(
             tables, self._array(layout.DIGEST_ARRAY), layout.numeric_grid((self.episodes, 32), "uint8", self.rows)
         )
+        self._tables = tables
         # Of start, length, task, source in the table; of episode and step in the index.
         self._limits = np.array(
             [self.rows, self.rows + 1, len(document.tasks), len(document.sources), self.episodes, self.rows], np.uint64
@@ -156,6 +158,20 @@ class Part:
                 hint="run `vla-store verify` on this store",
             )
         return table
+
+    def nonfinite(self) -> dict[str, tuple[Tally, ...]]:
+        """What of the fields is recorded not to be finite: a tally for each episode that has any. Raises StoreDamaged."""
+        if not self.document.nonfinite:
+            return {}
+        shape = (self.episodes, len(columns_of(self.document.nonfinite)))
+        grid = layout.numeric_grid(shape, "int64", self.rows)
+        column = Column(self._tables, self._array(layout.NONFINITE_ARRAY), grid)
+        try:
+            return tallies_in(column.span(0, self.episodes), self.document.nonfinite)
+        except ValueError as error:
+            raise StoreDamaged(
+                "counts cannot be", object=self._array(layout.NONFINITE_ARRAY), found=error, hint="vla-store verify"
+            ) from None
 
     def column(self, field: Field) -> Column:
         """The array of a numeric field; flat for a ragged one."""

@@ -6,6 +6,7 @@ import contextlib
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format import canonical, digests, layout
 from vla_store.format.listing import parse_listing
+from vla_store.format.nonfinite import NonFinite, Tally
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry, Root
 from vla_store.format.statistics import FieldStatistics
 from vla_store.format.views import View, views_of
@@ -210,6 +212,26 @@ class Store:
         except (AttributeError, KeyError, TypeError) as error:
             raise StoreDamaged("statistics are not as the format says", object=key, found=repr(error)[:200]) from None
         return Statistics(whole, suites)
+
+    @lazily
+    def nonfinite(self) -> Mapping[str, NonFinite]:
+        """What of the fields is NaN or infinite, by field; none of those whose numbers are all finite.
+
+        As counted when the parts were built; parts of versions before they were counted have nothing to tell.
+        """
+        found: dict[str, list[Tally]] = {}
+        for part in self._parts if any(each.nonfinite for each in self._parts.documents) else ():
+            for name, tallies in part.nonfinite().items():
+                if name in self.fields:
+                    moved = [replace(each, episode=part.episode_start + each.episode) for each in tallies]
+                    found.setdefault(name, []).extend(moved)
+        made = {}
+        for name in sorted(found):
+            first = found[name][0]
+            episode = self.episodes[first.episode]
+            where = {"suite": episode.suite, "file": episode.file, "demo": digests.episode_name(episode.number)}
+            made[name] = NonFinite.of(name, found[name], episode.start + first.first, **where)
+        return MappingProxyType(made)
 
     @lazily
     def views(self) -> Mapping[str, View]:

@@ -135,7 +135,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per fixed numeric field: min, max, mean, std, q01, q99 of each component, in float64.
+    """Per fixed numeric field: min, max, mean, std, q01, q99 of the finite values of each component, in float64.
 
     all: {field: FieldStatistics}. suites: {suite: {field: FieldStatistics}}.
     """

@@ -1,0 +1,336 @@
+"""Numbers that are not finite: kept bit for bit, counted in the store, told of, and out of every statistic."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import odd_files
+import pytest
+import tiny_libero
+from store_tools import digests, run
+from tiny_nonfinite import assert_counts_are_right
+from tiny_reader import TinyStore
+
+import vla_store
+from vla_store import StoreDamaged
+from vla_store.audit import verify_store
+from vla_store.builder import build_store
+from vla_store.builder.journal import Journal
+from vla_store.format import canonical
+from vla_store.format.nonfinite import NonFinite, Tally, counted, table_of, tallied, tallies_in, together
+from vla_store.format.schema import PartDocument, Root
+from vla_store.manage.append import append_store
+from vla_store.manage.copy import copy_store
+from vla_store.manage.merge import merge_stores
+from vla_store.manage.recode import recode_store
+from vla_store.manage.repair import repair_store
+
+Change = Callable[[h5py.File], Any]
+NAN, INF = math.nan, math.inf
+
+
+def put(path: str, at: Any, value: float) -> Change:
+    """Puts a number into a dataset."""
+
+    def change(file: h5py.File) -> None:
+        file[f"data/{path}"][at] = value
+
+    return change
+
+
+def wider(file: h5py.File) -> None:
+    """Makes `states` ragged: one width in demo 4, another in the others."""
+    states = file["data/demo_4/states"][()]
+    del file["data/demo_4/states"]
+    file["data/demo_4/states"] = np.concatenate([states, states[:, -2:]], axis=1)
+
+
+def ragged(file: h5py.File) -> None:
+    wider(file)
+    put("demo_4/states", (8, 13), -INF)(file)
+
+
+def depth(file: h5py.File) -> None:
+    for demo in odd_files.each_demo(file):
+        frames = np.zeros((len(demo["actions"]), 16, 24, 1), np.float32)
+        frames[1, 3, 4] = INF
+        frames[2:4, 0, 0] = NAN
+        demo["obs/agentview_depth"] = frames
+
+
+def half(file: h5py.File) -> None:
+    for demo in odd_files.each_demo(file):
+        demo["obs/half"] = np.full((len(demo["actions"]), 2), 65504, np.float16)
+    file["data/demo_1/obs/half"][16, 1] = -INF
+
+
+def rewards(file: h5py.File) -> None:
+    for demo in odd_files.each_demo(file):
+        values = demo["rewards"][()].astype(np.float64)
+        del demo["rewards"]
+        demo["rewards"] = values
+    file["data/demo_0/rewards"][-1] = NAN
+
+
+def all_nan(file: h5py.File) -> None:
+    for demo in odd_files.each_demo(file):
+        demo["obs/ee_ori"][...] = NAN
+
+
+# What is changed; and of each field what is told: NaN, infinite, steps, episodes, first demo and step.
+INPUTS: dict[str, tuple[Change, dict[str, tuple[int, int, int, int, str, int]]]] = {
+    "a NaN": (put("demo_1/obs/joint_states", (7, 1), NAN), {"joint_states": (1, 0, 1, 1, "demo_1", 7)}),
+    "an infinity": (put("demo_0/obs/joint_states", (7, 1), INF), {"joint_states": (0, 1, 1, 1, "demo_0", 7)}),
+    "a NaN in states": (put("demo_0/states", (3, 2), NAN), {"states": (1, 0, 1, 1, "demo_0", 3)}),
+    "ragged states": (ragged, {"states": (0, 1, 1, 1, "demo_4", 8)}),
+    "depth": (depth, {"agentview_depth": (6, 3, 9, 3, "demo_0", 1)}),
+    "half": (half, {"half": (0, 1, 1, 1, "demo_1", 16)}),
+    "the last reward": (rewards, {"rewards": (1, 0, 1, 1, "demo_0", 22)}),
+    "all of a field": (all_nan, {"ee_ori": (3 * 49, 0, 49, 3, "demo_0", 0)}),
+    "nothing": (wider, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "executor"),
+    [*((name, "threads") for name in INPUTS), ("depth", "processes"), ("ragged states", "processes")],
+)
+def test_what_is_not_finite_is_kept_and_counted(name: str, executor: str, tmp_path: Path) -> None:
+    change, expected = INPUTS[name]
+    path = odd_files.odd_file(tmp_path / "source", change)
+    report = build_store([path], tmp_path / "x.vla", executor=executor, workers=2)
+    odd_files.assert_equals_h5py(tmp_path / "x.vla", path)
+    store = vla_store.open_store(tmp_path / "x.vla")
+    assert tuple(store.nonfinite.values()) == report.nonfinite
+    found = {k: (v.nan, v.infinite, v.steps, v.episodes, v.demo, v.step) for k, v in store.nonfinite.items()}
+    assert found == expected
+    for each in store.nonfinite.values():
+        place = store.provenance(each.row)
+        assert (place.demo, place.step, place.file, place.suite) == (each.demo, each.step, each.file, each.suite)
+    assert bool(list(tmp_path.glob("x.vla/parts/*/episodes/nonfinite"))) == bool(expected)
+    assert_counts_are_right(TinyStore(tmp_path / "x.vla"))
+
+
+def test_success_that_a_nan_hides_is_not_known(tmp_path: Path) -> None:
+    build_store([odd_files.odd_file(tmp_path / "source", rewards)], tmp_path / "x.vla")
+    assert [each.success for each in vla_store.open_store(tmp_path / "x.vla").episodes] == [None, True, True]
+
+
+def test_one_bad_number_does_not_hide_when_observations_were_made(tmp_path: Path) -> None:
+    for number, place in enumerate(("obs/joint_states", "states")):
+        for observation in ("after", "before"):
+            folder = tmp_path / f"{number}-{observation}"
+            path = odd_files.odd_file(folder, put(f"demo_0/{place}", (7, 2), NAN), observation=observation)
+            build_store([path], folder / "x.vla")
+            assert vla_store.open_store(folder / "x.vla").conventions.observation == observation
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source with an infinity in depth and a NaN in joints, and a store of it. Not to be written into."""
+    folder = tmp_path_factory.mktemp("bad")
+
+    def change(file: h5py.File) -> None:
+        depth(file)
+        put("demo_1/obs/joint_states", (7, 1), NAN)(file)
+
+    path = odd_files.odd_file(folder / "source", change)
+    build_store([path], folder / "x.vla")
+    return path, folder / "x.vla"
+
+
+def test_statistics_are_those_of_the_finite_values(bad: tuple[Path, Path]) -> None:
+    store = vla_store.open_store(bad[1])
+    joints = store.read("joint_states", range(store.rows))
+    for found in (
+        store.statistics.all["joint_states"],
+        vla_store.Samples(store, windows={"joint_states": 0}, rows=np.arange(store.rows)).statistics()["joint_states"],
+    ):
+        assert found.nan.tolist() == [0, 1, 0, 0, 0, 0, 0]
+        assert np.allclose(found.mean, np.nanmean(joints, axis=0))
+        assert np.allclose(found.std, np.nanstd(joints, axis=0))
+        assert np.isfinite([found.min, found.max, found.q01, found.q99]).all()
+
+
+def test_a_grown_merged_copied_and_recoded_store_tells_it_all(bad: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tiny_libero.TinyFile("libero_z", "push_the_plate", 12, {2: 6})
+    source = tiny_libero.write_suites(tmp_path / "more", suites=[other], depth=True)
+    with h5py.File(source / other.suite / other.name, "r+") as file:
+        del file["data/demo_2/obs/eye_in_hand_depth"]
+        file["data/demo_2/obs/joint_states"][5, 0] = INF
+    before = vla_store.open_store(bad[1])
+    shutil.copytree(bad[1], tmp_path / "grown.vla")
+    append_store([source], tmp_path / "grown.vla")
+    build_store([source], tmp_path / "other.vla")
+    merge_stores([bad[1], tmp_path / "other.vla"], tmp_path / "merged.vla")
+    copy_store(tmp_path / "grown.vla", tmp_path / "copied.vla")
+    recode_store(tmp_path / "grown.vla", tmp_path / "recoded.vla", preset="small")
+    for name in ("grown", "merged", "copied", "recoded"):
+        store = vla_store.open_store(tmp_path / f"{name}.vla")
+        assert verify_store(tmp_path / f"{name}.vla", against=[bad[0], source]).problems == [], name
+        joints = store.nonfinite["joint_states"]
+        assert (joints.nan, joints.infinite, joints.episodes, joints.demo) == (1, 1, 2, "demo_1"), name
+        assert store.nonfinite["agentview_depth"] == before.nonfinite["agentview_depth"], name
+        assert store.statistics.all["joint_states"].infinite.tolist() == [1, 0, 0, 0, 0, 0, 0], name
+    last = vla_store.open_store(tmp_path / "other.vla").nonfinite["joint_states"]
+    assert (last.row, last.episode, last.step, last.suite) == (5, 0, 5, "libero_z")
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["episodes/nonfinite/c/0/0", "episodes/nonfinite/zarr.json", "zarr.json", "episodes/digest/c/0/0", "objects.jsonl"],
+)
+def test_a_lost_object_is_made_again(lost: str, bad: tuple[Path, Path], tmp_path: Path) -> None:
+    store = tmp_path / "x.vla"
+    shutil.copytree(bad[1], store)
+    before = digests(store)
+    (path,) = store.glob(f"parts/*/{lost}")
+    path.unlink()
+    assert not verify_store(store).sound
+    repair_store(store, [bad[0]])
+    assert digests(store) == before
+
+
+def test_an_unfinished_build_of_before_there_were_counts_is_encoded_again(
+    tmp_path: Path, bad: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_store([bad[0]], tmp_path / "x.vla")
+    (folder,) = tmp_path.glob("x.vla.partial/parts/*.build")
+    receipts = [each for each in folder.glob("*.json") if each.name != "source.json"]
+    for each in receipts:
+        value = json.loads(each.read_bytes())
+        del value["nonfinite"]
+        each.write_text(json.dumps(value))
+    report = build_store([bad[0]], tmp_path / "x.vla")
+    assert receipts
+    assert not report.resumed
+    assert digests(tmp_path / "x.vla") == digests(bad[1])
+
+
+def test_a_resumed_build_counts_what_was_encoded_before(
+    tmp_path: Path, bad: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_store([bad[0]], tmp_path / "x.vla")
+    report = build_store([bad[0]], tmp_path / "x.vla")
+    assert report.resumed
+    assert {each.field for each in report.nonfinite} == {"agentview_depth", "joint_states"}
+    assert digests(tmp_path / "x.vla") == digests(bad[1])
+
+
+def test_counts_that_are_not_those_of_the_data_are_found(bad: tuple[Path, Path], tmp_path: Path) -> None:
+    from vla_store.builder import commit
+
+    def wrong(receipts: Any) -> dict[str, tuple[Tally, ...]]:
+        return {"joint_states": (Tally(1, 2, 0, 1, 7),), "agentview_depth": (Tally(0, 2, 1, 3, 1),)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commit, "nonfinite_of", wrong)
+        build_store([bad[0]], tmp_path / "x.vla")
+    (problem,) = verify_store(tmp_path / "x.vla").problems
+    assert problem.object.endswith("episodes/nonfinite")
+    assert "not those of the data" in problem.what
+
+
+def test_columns_that_cannot_be_are_damage(bad: tuple[Path, Path]) -> None:
+    (path,) = bad[1].glob("parts/*/zarr.json")
+    document = json.loads(path.read_bytes())
+    attributes = document["consolidated_metadata"]["metadata"]["episodes/nonfinite"]["attributes"]
+    sound = attributes["columns"]
+    assert PartDocument.from_zarr_json(canonical.dumps(document), "x").nonfinite == ("agentview_depth", "joint_states")
+    for junk in (sound[:-1], sound[::-1], [*sound, "other_nan"], [], None, 5, [3], sound[:4] * 2, ["x_nan"]):
+        attributes["columns"] = junk
+        with pytest.raises(StoreDamaged, match="columns"):
+            PartDocument.from_zarr_json(canonical.dumps(document), "x")
+
+
+def test_statistics_of_before_are_still_sound_and_no_others(bad: tuple[Path, Path], tmp_path: Path) -> None:
+    build_store([odd_files.odd_file(tmp_path / "source", put("demo_0/obs/ee_pos", (4, 1), INF))], tmp_path / "x.vla")
+    root = Root.from_bytes((tmp_path / "x.vla/zarr.json").read_bytes(), "zarr.json")
+    (path,) = (tmp_path / "x.vla/meta").iterdir()
+    document = json.loads(path.read_bytes())
+
+    def problems_with(change: dict[str, Any]) -> list[str]:
+        entry = document["fields"]["ee_pos"]
+        for each in (entry["all"], *entry["suites"].values()):
+            each.pop("infinite", None)
+            each |= change
+        data = canonical.dumps(document)
+        meta = dataclasses.replace(root.meta, statistics=canonical.sha256_hex(data))
+        made = dataclasses.replace(root, meta=meta).sealed().to_bytes()
+        (tmp_path / "x.vla/meta" / f"{meta.statistics}.json").write_bytes(data)
+        for name in ("zarr.json", "roots/00000001.json"):
+            (tmp_path / "x.vla" / name).write_bytes(made)
+        return [each.what for each in verify_store(tmp_path / "x.vla").problems]
+
+    older = {"count": [49, 49, 49], "max": ["1.0", "inf", "1.0"]}
+    assert problems_with(older) == []
+    assert problems_with(older | {"count": [49, 48, 49]}) == ["the statistics are not those of the data"]
+    assert problems_with(older | {"nan": [0, 1, 0]}) == ["the statistics are not those of the data"]
+    assert problems_with({"infinite": [0, 2, 0]}) == ["the statistics are not those of the data"]
+
+
+def test_the_commands_say_it(bad: tuple[Path, Path], tmp_path: Path) -> None:
+    built = run("build", bad[0], tmp_path / "x.vla")
+    assert built.code == 0
+    line = "joint_states is not all finite numbers: 1 NaN in 1 step of 1 episode, first in libero_odd/"
+    assert f"warning: {line}" in built.err
+    assert "agentview_depth is not all finite numbers: 6 NaN, 3 infinite in 9 steps of 3 episodes" in built.err
+    assert f"not finite     {line}" in run("info", tmp_path / "x.vla").out
+    told = json.loads(run("info", tmp_path / "x.vla", "--json").out)["nonfinite"]["joint_states"]
+    assert (told["nan"], told["demo"], told["step"], told["row"]) == (1, "demo_1", 7, 30)
+    assert run("report", tmp_path / "x.vla", "-o", tmp_path / "x.html").code == 0
+    assert line in (tmp_path / "x.html").read_text()
+
+
+def test_what_a_store_tells_is_a_value(bad: tuple[Path, Path]) -> None:
+    found = vla_store.open_store(bad[1]).nonfinite["joint_states"]
+    assert isinstance(found, NonFinite)
+    assert pickle.loads(pickle.dumps(found)) == found
+    with pytest.raises(TypeError):
+        vla_store.open_store(bad[1]).nonfinite["x"] = found  # type: ignore[index]
+
+
+# The rule itself
+
+
+def test_rows_are_counted_in_every_floating_dtype_and_shape() -> None:
+    for dtype in (np.float16, np.float32, np.float64):
+        rows = np.ones((4, 2, 3), dtype)
+        rows[1, 0, 0], rows[1, 1, 2], rows[3, 0, 1] = NAN, -INF, INF
+        assert counted(rows).tolist() == [[0, 0], [1, 1], [0, 0], [0, 1]]
+    assert counted(np.array([NAN, 1.0])).tolist() == [[1, 0], [0, 0]]
+    assert not counted(np.full((3, 2), 255, np.uint8)).any()
+    assert not counted(np.array([True])).any()
+
+
+def test_tallies_of_stretches_come_together() -> None:
+    first = tallied(4, np.array([[0, 0], [2, 1]]), 10)
+    second = tallied(4, np.array([[0, 3]]), 12)
+    assert first == (Tally(4, 2, 1, 1, 11),)
+    assert tallied(4, np.zeros((3, 2), np.int64)) == ()
+    assert together([*second, *tallied(1, np.array([[1, 0]])), *first]) == (Tally(1, 1, 0, 1, 0), Tally(4, 2, 4, 2, 11))
+
+
+def test_a_table_is_read_back() -> None:
+    told = {"b": (Tally(0, 1, 0, 1, 5),), "a": (Tally(1, 0, 2, 1, 0), Tally(2, 1, 0, 1, 3))}
+    made = table_of(told, 3)
+    assert made.tolist() == [[0, 0, 0, -1, 1, 0, 1, 5], [0, 2, 1, 0, 0, 0, 0, -1], [1, 0, 1, 3, 0, 0, 0, -1]]
+    assert tallies_in(made, ["a", "b"]) == told
+    for junk in (-1, 0):
+        with pytest.raises(ValueError, match="counts of b"):
+            tallies_in(np.array([[0, 2, 1, 0, junk, 0, junk, -1]]), ["a", "b"])
