@@ -82,12 +82,12 @@ class Own:
 
 @dataclass(frozen=True)
 class Retold(Own):
-    """The same data, of which `scan` says something else. how: a name in `RETOLD`."""
+    """The same data, of which `scan` says something else. how: a name in `RETOLD` or `RETOLD_WRONG`."""
 
     how: str = ""
 
     def scan(self) -> SourceInfo:
-        return RETOLD[self.how](super().scan())
+        return (RETOLD | RETOLD_WRONG)[self.how](super().scan())
 
 
 def _with_episodes(info: SourceInfo, **changes: Any) -> SourceInfo:
@@ -101,6 +101,13 @@ RETOLD: dict[str, Any] = {
         info, fields={**info.episodes[0].fields, "joints": FieldSpec("float64", (6,), "step")}
     ),
     "the success": lambda info: _with_episodes(info, success=1),
+    "the texts": lambda info: _with_episodes(info, text="stack the red cups"),
+    "other texts": lambda info: _with_episodes(info, text="stack the blue cups"),
+}
+RETOLD_WRONG: dict[str, Any] = {
+    "an empty text": lambda info: _with_episodes(info, text=""),
+    "a text of no letters": lambda info: _with_episodes(info, text="\ud800"),
+    "a number for a text": lambda info: _with_episodes(info, text=3),
 }
 
 

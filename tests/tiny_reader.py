@@ -143,7 +143,8 @@ def _episode(e: int, row: dict[str, int], about: Any, arrays: dict[str, Array]) 
     own, files = (arrays["episodes/attributes"].read(first, first + nbytes).tobytes() for first, nbytes in spans)
     said = {"attributes": sha256(own), "demo": f"demo_{row['number']}", "fields": digests, "steps": steps}
     said |= {"file": source["file"], "file_attributes": sha256(files), "suite": source["suite"], "task": task["name"]}
-    digest = hashlib.sha256(canonical(said)).digest()
-    assert digest == arrays["episodes/digest"].read(e, e + 1).tobytes()
-    made = {"row": row, "task": task, "source": source, "fields": fields, "digest": digest}
-    return made | {"attributes": json.loads(own), "file_attributes": json.loads(files)}
+    said |= {"text": about["texts"][row["text"]]} if row.get("text", -1) >= 0 else {}
+    digest = arrays["episodes/digest"].read(e, e + 1).tobytes()
+    assert digest == hashlib.sha256(canonical(said)).digest()
+    made = {"row": row, "task": task, "source": source, "text": said.get("text", task["text"]), "fields": fields}
+    return made | {"digest": digest, "attributes": json.loads(own), "file_attributes": json.loads(files)}

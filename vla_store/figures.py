@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TEXT_WIDTH = 80
 MAX_TASKS = 20
+MAX_TEXTS = 8
 
 
 def size_text(nbytes: float) -> str:
@@ -215,7 +216,10 @@ def store_json(store: Store) -> dict[str, Any]:
             {"demo": each.demo, "file": each.file, "reason": each.reason, "suite": each.suite} for each in store.skipped
         ],
         "suites": counts,
-        "tasks": [{"name": each.name, "suite": each.suite, "text": each.text} for each in store.tasks],
+        "tasks": [
+            {"name": each.name, "suite": each.suite, "text": each.text, "texts": list(each.texts)}
+            for each in store.tasks
+        ],
         "url": store.url,
         "views": {} if damage else views_json(store.views.values()),
         "views_damaged": damage,
@@ -334,6 +338,13 @@ def store_text(described: dict[str, Any]) -> str:
         for name, each in described["suites"].items()
     ]
     lines += ["", table(["suite", "tasks", "episodes", "steps"], suites), ""]
+    texts = sorted({text for each in described["tasks"] for text in each["texts"]})
+    if texts:
+        lines += [
+            f"{len(texts):,} texts that episodes have of their own:",
+            *(f"  {each}" for each in texts[:MAX_TEXTS]),
+        ]
+        lines += ["  ... (--json lists all)", ""] if len(texts) > MAX_TEXTS else [""]
     fields = [
         [
             name,

@@ -505,7 +505,7 @@ def test_a_filter_list_of_unknown_demos_is_noted_and_one_of_numbers_refused(demo
     with h5py.File(path, "r+") as file:
         file["mask/best"] = np.array([b"demo_0", b"demo_7"])
     (source,) = find_sources([path], orientation="top_down")
-    assert source.scan().warnings == ("mask best names 1 that the file has not: demo_7",)
+    assert source.scan().warnings[0] == "mask best names 1 that the file has not: demo_7"
     with h5py.File(path, "r+") as file:
         file["mask/numbers"] = np.arange(3)
     with pytest.raises(SourceError, match="not a list of names") as caught:

@@ -74,6 +74,9 @@ def _compare_source(objects: Objects, part: Part, number: int, opened: Any, left
         objects.report.decoded_episodes += bool(source.codec)
         if encode_attributes(opened.attributes(demo)) != part.attributes_of(episode):
             objects.problem("", f"{where}: attributes differ from the source's")
+        said = found.text or info.text
+        if said != (part.text_of(episode) or part.document.tasks[int(part.column("task")[episode])].text):
+            objects.problem("", f"{where}: the source says its text is {said!r}")
         if sorted(found.fields) != sorted(part.document.fields):
             objects.problem("", f"{where}: the datasets are not the fields of the store")
         for field_name, spec in found.fields.items():

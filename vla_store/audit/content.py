@@ -71,6 +71,7 @@ def _episode_digest(part: Part, number: int, source_digests: list[str]) -> bytes
         attributes=canonical.sha256_hex(part.attributes_of(number)),
         file_attributes=source_digests[source],
         fields=part.field_digests[number],
+        text=part.text_of(number),
     )
 
 

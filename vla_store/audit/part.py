@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.format.nonfinite import Tally, tallied
-from vla_store.format.schema import Field, PartDocument, PartEntry
+from vla_store.format.schema import TEXT_COLUMN, Field, PartDocument, PartEntry
 
 DIGEST_NBYTES = 32
 
@@ -52,6 +52,13 @@ class Part:
         counts = self.nonfinite[name]
         found = [tallied(n, counts[start : start + length]) for n, (start, length) in enumerate(zip(starts, lengths))]
         return tuple(each for several in found for each in several)
+
+    def text_of(self, episode: int) -> str | None:
+        """The instruction that an episode has of its own; None for its task's."""
+        if not self.document.texts:
+            return None
+        number = int(self.column(TEXT_COLUMN)[episode])
+        return None if number < 0 else self.document.texts[number]
 
     def elements_of(self, field: Field) -> int | None:
         """Of a ragged field: how many elements it has in all episodes together."""

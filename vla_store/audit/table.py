@@ -8,7 +8,7 @@ from vla_store.audit.objects import Objects
 from vla_store.audit.part import Array, Part
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical, layout
-from vla_store.format.schema import MAX_FRAME_BYTES
+from vla_store.format.schema import MAX_FRAME_BYTES, TEXT_COLUMN
 
 
 def check_table(objects: Objects, part: Part, index: Array | None) -> None:
@@ -21,6 +21,10 @@ def check_table(objects: Objects, part: Part, index: Array | None) -> None:
         values = part.column(column)
         if (values < 0).any() or (values >= count).any():
             raise StoreDamaged(f"the table names a {column} that does not exist", object=key)
+    if part.document.texts:
+        texts = part.column(TEXT_COLUMN)
+        if (texts < -1).any() or (texts >= len(part.document.texts)).any():
+            raise StoreDamaged("the table names a text that does not exist", object=key)
     for name in part.document.ragged:
         widths, at = part.column(f"{name}_width"), part.column(f"{name}_start")
         if (

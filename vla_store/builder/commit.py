@@ -182,6 +182,7 @@ def _episode_digests(plan: Plan, receipts: dict[str, Receipt]) -> Iterator[bytes
             attributes=each.attributes[2],
             file_attributes=plan.scanned[each.source].source_attributes.sha256,
             fields=fields,
+            text=None if each.text < 0 else plan.document.texts[each.text],
         )
 
 

@@ -38,6 +38,7 @@ from vla_store.builder.hdf5 import (
     opened,
     walk,
 )
+from vla_store.builder.language import NAMES, stated
 from vla_store.builder.sources import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes, encode_value
@@ -61,10 +62,11 @@ class LiberoFile(Hdf5Source):
             skipped: list[Skipped] = []
             episodes: list[EpisodeInfo] = []
             is_decoded = False
+            noted: dict[str, list[str]] = {}
             for name in names:
                 try:
                     with naming(self.path, name):
-                        episode, encoded = _scan_demo(data, name, warnings)
+                        episode, encoded = _scan_demo(data, name, warnings, noted)
                         episodes.append(episode)
                         is_decoded |= encoded
                 except SourceError as error:
@@ -74,16 +76,19 @@ class LiberoFile(Hdf5Source):
                     skipped.append(Skipped(self.suite, self.file, name, reason_of(error)))
             if not episodes:
                 raise SourceError("every demonstration of the file is bad", file=self.path, reason=skipped[0].reason)
+            warnings += [f"{text} ({_several(demos)})" for text, demos in noted.items()]
             _check_counts(data, episodes, len(names), warnings)
             _check_masks(file, names, warnings)
             task = _task_name(self.file)
+            instruction = _instruction(data, self.path)
             like = _looks_like(data, episodes[0], is_decoded)
+            _check_text(data, task, instruction, episodes, warnings)
             return SourceInfo(
                 suite=self.suite,
                 file=self.file,
                 task=task,
                 text=task_text(task),
-                instruction=_instruction(data, self.path),
+                instruction=instruction,
                 orientation=told(
                     "orientation", self.orientation, lambda: orientation_of(data.attrs, self.path, like), warnings
                 ),
@@ -170,8 +175,10 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
     return data, names
 
 
-def _scan_demo(data: h5py.Group, name: str, warnings: list[str]) -> tuple[EpisodeInfo, bool]:
-    """What a demonstration holds, and whether some of its pictures are encoded."""
+def _scan_demo(
+    data: h5py.Group, name: str, warnings: list[str], noted: dict[str, list[str]]
+) -> tuple[EpisodeInfo, bool]:
+    """What a demonstration holds, and whether some of its pictures are encoded. noted: what may be noticed of many, with whom."""
     demo = data.get(name)
     if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
         raise SourceError(
@@ -187,7 +194,18 @@ def _scan_demo(data: h5py.Group, name: str, warnings: list[str]) -> tuple[Episod
     rewards = demo.get("rewards")
     known = isinstance(rewards, h5py.Dataset) and rewards.ndim == 1
     success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
-    return EpisodeInfo(int(name[5:]), steps, fields, success), bool(encoded)
+    text = stated(_said(demo), lambda text: noted.setdefault(text, []).append(name))
+    return EpisodeInfo(int(name[5:]), steps, fields, success, text), bool(encoded)
+
+
+def _said(demo: h5py.Group) -> dict[str, Any]:
+    """Attributes of a demonstration, and texts beside its data, that may state its instruction."""
+    said = {name: demo[name][()] for name in NAMES if isinstance(demo.get(name), h5py.Dataset) and _is_text(demo[name])}
+    return said | {name: demo.attrs[name] for name in NAMES if name in demo.attrs}
+
+
+def _several(demos: list[str]) -> str:
+    return demos[0] + (f" and {len(demos) - 1} more" if len(demos) > 1 else "")
 
 
 def _role(path: str) -> str:
@@ -223,6 +241,18 @@ def _instruction(data: h5py.Group, path: str) -> str | None:
             found=repr(text)[:120],
             hint="remove the attribute to take the instruction from the file name, or mend it",
         ) from None
+
+
+def _check_text(
+    data: h5py.Group, task: str, instruction: str | None, episodes: list[EpisodeInfo], warnings: list[str]
+) -> None:
+    """Only LIBERO's file names are instructions. Other simulators' files are known by what robomimic writes into them."""
+    without = [f"demo_{each.number}" for each in episodes if each.text is None]
+    others = "env_args" in data.attrs or is_robomimic(episodes[0].fields)
+    if without and instruction is None and (others or len(without) < len(episodes)):
+        warnings.append(
+            f"no instruction is stated; the text is from the file's name: {task_text(task)!r} ({_several(without)})"
+        )
 
 
 def _looks_like(data: h5py.Group, episode: EpisodeInfo, is_decoded: bool) -> str | None:

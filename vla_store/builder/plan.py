@@ -33,6 +33,7 @@ class Episode:
     success: int
     attributes: tuple[int, int, str]  # start, bytes, sha256
     ragged: dict[str, tuple[int, int]]  # field -> (start in elements, width)
+    text: int  # among the part's texts, -1 where the task's holds
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Plan:
             row = [each.start, each.steps, each.task, each.source, each.number, each.success, *each.attributes[:2]]
             for name in self.document.ragged:
                 row += each.ragged[name]
+            if self.document.texts:
+                row.append(each.text)
             rows.append(row)
         return np.array(rows, "<i8")
 
@@ -88,7 +91,7 @@ class Plan:
 
 def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str | None = None) -> Plan:
     """options: what the caller chose that decides bytes; `preset` among them. blosc: the version that encodes, if not this one."""
-    sources, tasks, episodes = _lay_out(scan)
+    sources, tasks, episodes, texts = _lay_out(scan)
     if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
         raise SourceError("too many steps for one part", expected=f"at most {MAX_PART_ROWS}", found=scan.steps)
     described = {
@@ -133,7 +136,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
     ragged = [name for name, spec in scan.fields.items() if spec.ragged]
     return Plan(
         part_id=canonical.sha256_hex(canonical.dumps(described))[:16],
-        document=PartDocument(described, tuple(tasks), tuple(sources), fields),
+        document=PartDocument(described, tuple(tasks), tuple(sources), fields, texts=tuple(texts)),
         episodes=tuple(episodes),
         scanned=scan.sources,
         attributes_nbytes=last[0] + last[1],
@@ -145,13 +148,21 @@ def _declared(info: SourceInfo) -> str:
     """The digest of what a source says beside its data: texts, roles and successes stand in the part, so they are of its name."""
     roles = {name: spec.role for episode in info.episodes for name, spec in episode.fields.items()}
     success = [[int(each.number), int(each.success)] for each in info.episodes]
-    said = {"instruction": info.instruction, "roles": roles, "success": success, "text": info.text}
+    texts = [[int(each.number), each.text] for each in info.episodes if own_text(info, each) is not None]
+    said: dict[str, Any] = {"instruction": info.instruction, "roles": roles, "success": success, "text": info.text}
+    said |= {"texts": texts} if texts else {}
     return canonical.sha256_hex(canonical.dumps(said))
 
 
-def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
-    """Sources, tasks and episodes of a part in their order, with every start filled in."""
+def own_text(info: SourceInfo, episode: EpisodeInfo) -> str | None:
+    """The instruction of an episode, where it is not its task's."""
+    return None if episode.text == info.text else episode.text
+
+
+def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[str]]:
+    """Sources, tasks and episodes of a part in their order, with every start filled in; and the texts that episodes have."""
     tasks: dict[tuple[str, str], int] = {}
+    texts: dict[str, int] = {}
     task_list: list[Task] = []
     episodes: list[Episode] = []
     row = attributes_at = 0
@@ -164,6 +175,7 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
         for episode, blob in zip(info.episodes, each.episode_attributes):
             ragged = {name: (at[name], _width(episode, name)) for name in at}
             span = (attributes_at, blob.nbytes, blob.sha256)
+            text = own_text(info, episode)
             episodes.append(
                 Episode(
                     episode.number,
@@ -175,6 +187,7 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
                     episode.success,
                     span,
                     ragged,
+                    -1 if text is None else texts.setdefault(text, len(texts)),
                 )
             )
             row += episode.steps
@@ -188,7 +201,7 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode]]:
         decoded = (info.codec, info.decoder)
         sources.append(Source(info.suite, info.file, info.orientation, info.observation, span_of, *decoded))
         attributes_at += blob.nbytes
-    return sources, task_list, episodes
+    return sources, task_list, episodes, list(texts)
 
 
 _start = operator.attrgetter("start")

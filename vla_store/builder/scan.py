@@ -143,7 +143,7 @@ def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
         text = getattr(info, name)
         if name == "instruction" and text is None:
             continue
-        if not isinstance(text, str) or not text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not _is_text(text):
             raise SourceError(
                 f"a source's {name} must be a text that is not empty, in UTF-8",
                 file=name_of(source),
@@ -152,6 +152,10 @@ def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
             )
     if not info.episodes:
         raise SourceError("a source without episodes", file=name_of(source))
+
+
+def _is_text(text: Any) -> bool:
+    return isinstance(text, str) and bool(text) and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # One signature per layout of an episode: the fields' names, dtypes, shapes and roles, the width of a ragged field left open.
@@ -210,6 +214,11 @@ def _check_episode(episode: EpisodeInfo, expected: _Expected) -> None:
         raise SourceError("an episode's number cannot be", found=episode.number)
     if episode.success not in (-1, 0, 1):
         raise SourceError("an episode's success is 1, 0, or -1 where it is not known", found=episode.success)
+    if episode.text is not None and not _is_text(episode.text):
+        raise SourceError(
+            "an episode's text must be one that is not empty, in UTF-8, or None for its task's",
+            found=ascii(episode.text)[:120],
+        )
     fields = expected.fields
     missing, extra = sorted(fields.keys() - episode.fields.keys()), sorted(episode.fields.keys() - fields.keys())
     if missing or extra:

@@ -51,12 +51,14 @@ class FieldSpec:
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """number: unique within its source. success: 1, 0, or -1 where it cannot be known."""
+    """number: unique within its source. success: 1, 0, or -1 where it cannot be known. text: the instruction of this episode, where
+    it has one of its own; None for the task's."""
 
     number: int
     steps: int
     fields: dict[str, FieldSpec]
     success: int = -1
+    text: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("number", "steps", "success"):

@@ -41,8 +41,10 @@ def episode_digest(
     attributes: str,
     file_attributes: str,
     fields: Mapping[str, str],
+    text: str | None = None,
 ) -> bytes:
-    """E of the specification, 32 bytes. `attributes`, `file_attributes` and the values of `fields` are hex digests."""
+    """E of the specification, 32 bytes. `attributes`, `file_attributes` and the values of `fields` are hex digests; `text` is the
+    episode's own, None where it has none."""
     document = {
         "attributes": attributes,
         "demo": episode_name(number),
@@ -52,7 +54,7 @@ def episode_digest(
         "steps": steps,
         "suite": suite,
         "task": task,
-    }
+    } | ({} if text is None else {"text": text})
     return hashlib.sha256(canonical.dumps(document)).digest()
 
 

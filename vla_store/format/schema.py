@@ -50,6 +50,7 @@ CAMERA_DTYPES = ("uint8", "uint16", "float32")
 ORIENTATIONS = ("bottom_up", "top_down", "rot180")
 OBSERVATIONS = ("before", "after")
 TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attributes_start", "attributes_bytes")
+TEXT_COLUMN = "text"  # the last one, where there are texts
 
 # `attributes`, were it ragged, would have the column attributes_start a second time.
 _FIELD_NAME = re.compile(r"(?!__|attributes\Z)[A-Za-z0-9_-]{1,64}\Z")
@@ -194,6 +195,7 @@ class PartDocument:
     """What a part says of itself; `plan` is kept whole, because the part's name is its digest.
 
     nonfinite: fields whose numbers are not all finite, by the columns of the part's array `episodes/nonfinite`.
+    texts: the instructions that episodes have of their own; the table's last column says which. Empty where none has one.
     """
 
     plan: dict[str, Any]
@@ -201,6 +203,7 @@ class PartDocument:
     sources: tuple[Source, ...]
     fields: dict[str, Field]
     nonfinite: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @property
     def ragged(self) -> list[str]:
@@ -210,7 +213,8 @@ class PartDocument:
     @property
     def columns(self) -> list[str]:
         """The columns of the episode table."""
-        return [*TABLE_COLUMNS, *(f"{name}{suffix}" for name in self.ragged for suffix in ("_start", "_width"))]
+        ragged = (f"{name}{suffix}" for name in self.ragged for suffix in ("_start", "_width"))
+        return [*TABLE_COLUMNS, *ragged, *([TEXT_COLUMN] if self.texts else [])]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -219,7 +223,7 @@ class PartDocument:
             "plan": self.plan,
             "sources": [each.to_json() for each in self.sources],
             "tasks": [each.to_json() for each in self.tasks],
-        }
+        } | ({"texts": list(self.texts)} if self.texts else {})
 
     @classmethod
     def from_zarr_json(cls, data: bytes, name: str) -> PartDocument:
@@ -234,6 +238,7 @@ class PartDocument:
             sources=tuple(_source(JsonReader(each, name)) for each in read.get("sources", list)),
             fields={key: _field(key, JsonReader(each, name)) for key, each in fields.items()},
             nonfinite=_nonfinite(whole, list(fields), name),
+            texts=_texts(read) if "texts" in read.value else (),
         )
         tasks = {(each.suite, each.name) for each in made.tasks}
         sources = {(each.suite, each.file) for each in made.sources}
@@ -414,6 +419,13 @@ def _nonfinite(whole: dict[str, Any], fields: list[str], name: str) -> tuple[str
 def _task(read: JsonReader) -> Task:
     instruction = None if read.value.get("instruction") is None else read.get("instruction", str)
     return Task(read.get("suite", str), read.get("name", str), read.get("text", str), instruction)
+
+
+def _texts(read: JsonReader) -> tuple[str, ...]:
+    texts = read.get("texts", list)
+    sound = bool(texts) and all(isinstance(each, str) and each for each in texts)
+    read.check(sound, "texts: at least one, none of them empty", repr(texts)[:100])
+    return tuple(texts)
 
 
 def _source(read: JsonReader) -> Source:

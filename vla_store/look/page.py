@@ -42,6 +42,7 @@ from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST
 
 MAX_LISTED = 200
 MAX_WIDTHS = 24
+MAX_TEXTS = 3
 NBSP = "\N{NO-BREAK SPACE}"
 COLOURS = ("red", "green", "blue")
 ORIENTATIONS = {
@@ -262,6 +263,8 @@ def _files(found: Sequence[Convention]) -> str:
 def _instructions(facts: Facts) -> str:
     given = [each for each in facts.tasks if each.task.instruction is not None]
     differ = sum(each.task.instruction != each.task.text for each in given)
+    if any(each.task.texts for each in facts.tasks):
+        return "episodes that state a text of their own have that one"
     if not given:
         return "the files have none of their own"
     own = (
@@ -342,6 +345,10 @@ def _task(facts: TaskFacts) -> str:
     pictures = "".join(_picture(camera, picture) for camera, picture in facts.pictures)
     own = facts.task.instruction
     said = f'<p class="own">in the file: “{_text(own)}”</p>' if own is not None and own != facts.task.text else ""
+    if facts.task.texts:
+        texts = "; ".join(f"“{_text(each)}”" for each in facts.task.texts[:MAX_TEXTS])
+        more = f" and {len(facts.task.texts) - MAX_TEXTS:,} more" if len(facts.task.texts) > MAX_TEXTS else ""
+        said += f'<p class="own">its episodes say: {texts}{more}</p>'
     group = facts.group
     notes = [counted(group.episodes, "episode"), counted(group.steps, "step")]
     if group.noops is not None:

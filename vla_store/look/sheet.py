@@ -145,8 +145,8 @@ def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str 
     actions = _actions(store, episode)
     idle = None if actions is None or actions.shape[1] != ACTION_WIDTH else noops(actions)
     return Sheet(
-        title=shown(task.text),
-        under_title=_own_instruction(task),
+        title=shown(episode.text),
+        under_title=_under_title(task, episode),
         length=episode.length,
         steps=chosen,
         strips=tuple(_strips(store, episode, chosen, images, convention.orientation)),
@@ -260,7 +260,9 @@ def _rows(store: Store, field: StoreField, episode: Episode) -> Array:
     return store.read(field.name, range(episode.start, episode.start + episode.length))
 
 
-def _own_instruction(task: StoreTask) -> str:
+def _under_title(task: StoreTask, episode: Episode) -> str:
+    if episode.text != task.text:
+        return f"an episode of the task {shown(task.name)}"
     differs = task.instruction is not None and task.instruction != task.text
     return f"in the file: {shown(task.instruction or '')}" if differs else ""
 

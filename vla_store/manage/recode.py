@@ -88,13 +88,14 @@ class StoreSource:
         tasks = set()
         for entry in self._entries():
             _, length, task, _, number, success = entry[:6]
+            text = document.texts[entry[-1]] if document.texts and entry[-1] >= 0 else None
             tasks.add(task)
             fields = {}
             for name, field in document.fields.items():
                 ragged = store.fields[name].kind == "ragged-episode"
                 shape = (self._width(entry, name),) if field.is_ragged else field.fixed_shape
                 fields[name] = FieldSpec(field.dtype, shape, field.role, ragged)
-            episodes.append(EpisodeInfo(number, length, fields, success))
+            episodes.append(EpisodeInfo(number, length, fields, success, text))
         if len(tasks) != 1:
             raise StoreDamaged("a source of the store has more than one task", store=self.url, file=source.file)
         task_of = document.tasks[tasks.pop()]

@@ -173,6 +173,41 @@ class Part:
                 "counts cannot be", object=self._array(layout.NONFINITE_ARRAY), found=error, hint="vla-store verify"
             ) from None
 
+    def text_of(self, episode: int, task: int) -> str:
+        """The instruction of an episode: its own where it has one, else its task's."""
+        return self.texts_of(np.array([episode]), np.array([task]))[0]
+
+    def texts_of(self, episodes: Int64, tasks: Int64) -> list[str]:
+        """The same of (n,) episodes, and of their tasks."""
+        texts = [self.document.tasks[task].text for task in tasks.tolist()]
+        if self.document.texts:
+            for at, number in enumerate(self.own_texts(episodes).tolist()):
+                texts[at] = texts[at] if number < 0 else self.document.texts[number]
+        return texts
+
+    def own_texts(self, episodes: Int64) -> Int64:
+        """Which of the part's texts (n,) episodes have of their own, -1 for none. Raises StoreDamaged."""
+        if not self.document.texts:
+            return np.full(len(episodes), -1)
+        entries = np.empty((len(episodes), self._columns), np.int64)
+        self.table.take(episodes, entries)
+        numbers = entries[:, -1].copy()
+        bad = (numbers < -1) | (numbers >= len(self.document.texts))
+        if bad.any():
+            raise StoreDamaged(
+                "the episode table names a text that does not exist",
+                object=self._array(layout.TABLE_ARRAY),
+                episode=int(episodes[bad.argmax()]),
+                hint="run `vla-store verify` on this store",
+            )
+        return numbers
+
+    def own_texts_by_task(self) -> list[tuple[int, int]]:
+        """Every (task, text) that an episode has of its own, each once."""
+        tasks, texts = self.entries(0, self.episodes)[:, 2], self.own_texts(np.arange(self.episodes))
+        pairs = np.unique(np.stack([tasks, texts], axis=1)[texts >= 0], axis=0).tolist()
+        return [(task, text) for task, text in pairs]
+
     def column(self, field: Field) -> Column:
         """The array of a numeric field; flat for a ragged one."""
         column = self._fields.get(field.name)

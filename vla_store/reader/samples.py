@@ -55,7 +55,7 @@ class Samples:
     transform: called with each sample; what it returns is the sample.
 
     A sample has, for every field of `windows`, `<field>` (K, *shape) and `<field>_is_pad` (K,), or without the axis; `task`, the
-    text; `episode` and `step`, ints. Arrays are fresh and writable.
+    text of its episode, or of its task where the episode has none of its own; `episode` and `step`, ints. Arrays are fresh and writable.
     Raises UnknownName, OptionError; StoreDamaged, UnsupportedStore, FetchError, MachineError where the store is read.
     """
 
@@ -143,7 +143,7 @@ class Samples:
         else:
             for name, pad_name, one in plan.ones:
                 sample[name], sample[pad_name] = one(place)
-        sample["task"] = plan.texts[place[4]]
+        sample["task"] = plan.text(place)
         sample["episode"] = plan.episode_start + place[0]
         sample["step"] = place[1]
         return sample
@@ -201,7 +201,7 @@ class Samples:
         for part, at, places in self._anchors.many(anchors, self.store):
             plan = self._plans.get(part.number) or self._plan(part)
             plan.fill(places, at, arrays, ragged)
-            texts = [plan.texts[task] for task in places.task.tolist()]
+            texts = part.texts_of(places.episode, places.task)
             if at is None:
                 tasks = texts
             else:
@@ -326,7 +326,8 @@ class _PartPlan:
     ) -> None:
         self.kept = kept
         sources = part.document.sources
-        self.texts = [task.text for task in part.document.tasks]
+        self._part = part
+        self._texts = None if part.document.texts else [task.text for task in part.document.tasks]
         self.episode_start = part.episode_start
         self._windows = windows
         self._ragged = {window.field for window in windows if fields[window.field].is_ragged}
@@ -360,6 +361,10 @@ class _PartPlan:
         self.ones = [
             (window.field, f"{window.field}_is_pad", reader.one) for window, reader in zip(windows, self._readers)
         ]
+
+    def text(self, place: Place) -> str:
+        """The instruction of one sample."""
+        return self._part.text_of(place[0], place[4]) if self._texts is None else self._texts[place[4]]
 
     def fill_kept(self, kept: KeptSteps, place: Place, sample: Sample) -> None:
         """Puts the fields of one sample, whose windows go over kept steps, into it."""

@@ -257,7 +257,7 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     if suites is None and tasks is None and episodes is None and split is None:
         return None
     suite_names = None if suites is None else _known("suite", _as_list(suites), list(store.suites))
-    task_names = None if tasks is None else _known_tasks(store, tasks)
+    task_names, texts = (None, set[str]()) if tasks is None else _known_tasks(store, tasks)
     numbers = [store.check_episodes(_episode_numbers(each)) for each in (episodes,) if each is not None]
     if split is not None:
         numbers.append(_split(store, split).episodes)
@@ -275,7 +275,9 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
             mask = mask & has[entries[:, 3]]
         if task_names is not None:
             has = np.array([(each.suite, each.name) in task_names for each in part.document.tasks], bool)
-            mask = mask & has[entries[:, 2]]
+            of_task = has[entries[:, 2]]
+            wanted = [number for number, text in enumerate(part.document.texts) if text in texts]
+            mask = mask & (of_task | np.isin(part.own_texts(np.arange(part.episodes)), wanted) if wanted else of_task)
         masks.append(mask)
     return masks
 
@@ -363,9 +365,11 @@ def _known(kind: str, names: list[Any], known: list[str]) -> set[str]:
     return set(names)
 
 
-def _known_tasks(store: Store, tasks: Any) -> set[tuple[str, str]]:
-    """Tasks by name, by text, as (suite, name), or as the values of `store.tasks`."""
+def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[str]]:
+    """Tasks by name, by text, as (suite, name), or as the values of `store.tasks`; and the texts of single episodes."""
     found: set[tuple[str, str]] = set()
+    texts: set[str] = set()
+    own = {text for task in store.tasks for text in task.texts}
     given = [tasks] if _is_pair(tasks, store) else _as_list(tasks)
     for each in given:
         if isinstance(each, StoreTask):
@@ -374,10 +378,12 @@ def _known_tasks(store: Store, tasks: Any) -> set[tuple[str, str]]:
             wanted = {each}
         else:
             wanted = {(task.suite, task.name) for task in store.tasks if each in (task.name, task.text)}
-        if not wanted or not wanted <= {(task.suite, task.name) for task in store.tasks}:
-            raise UnknownName.among("task", each, [task.name for task in store.tasks])
+        is_own = isinstance(each, str) and each in own
+        if not (wanted or is_own) or not wanted <= {(task.suite, task.name) for task in store.tasks}:
+            raise UnknownName.among("task", each, [*(task.name for task in store.tasks), *sorted(own)])
         found |= wanted
-    return found
+        texts |= {each} if is_own else set()
+    return found, texts
 
 
 def _is_pair(tasks: Any, store: Store) -> bool:

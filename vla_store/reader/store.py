@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -156,10 +157,17 @@ class Store:
     def tasks(self) -> tuple[StoreTask, ...]:
         """Every task, by suite and name; one that occurs in several parts is one."""
         named: dict[tuple[str, str], StoreTask] = {}
-        for document in self._parts.documents:
+        own: dict[tuple[str, str], set[str]] = {}
+        for number, document in enumerate(self._parts.documents):
             for each in document.tasks:
                 named.setdefault((each.suite, each.name), StoreTask(each.suite, each.name, each.text, each.instruction))
-        return tuple(named[key] for key in sorted(named, key=lambda key: (key[0].encode(), key[1].encode())))
+            for task, text in self._parts[number].own_texts_by_task() if document.texts else ():
+                each = document.tasks[task]
+                own.setdefault((each.suite, each.name), set()).add(document.texts[text])
+        return tuple(
+            dataclasses.replace(named[key], texts=tuple(sorted(own.get(key, ()))))
+            for key in sorted(named, key=lambda key: (key[0].encode(), key[1].encode()))
+        )
 
     @lazily
     def suites(self) -> tuple[str, ...]:
@@ -425,6 +433,7 @@ class Episodes:
             part.row_start + start,
             length,
             None if success < 0 else bool(success),
+            part.text_of(at, task),
         )
 
     def __iter__(self) -> Iterator[Episode]:

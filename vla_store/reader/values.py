@@ -20,6 +20,7 @@ class Episode:
     """One demonstration. episode: its number in the store. start: its first row. length: in steps.
 
     file and number: its HDF5 file within its suite's folder, and the demo's number there. success: None where there are no rewards.
+    text: its instruction: its own, where its source states one for it, else its task's.
     """
 
     episode: int
@@ -30,16 +31,19 @@ class Episode:
     start: int
     length: int
     success: bool | None
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class StoreTask:
-    """One task. text: from the file name, what evaluations use; instruction: the source's own, None where it has none."""
+    """One task. text: from the file name, what evaluations use; instruction: the source's own, None where it has none.
+    texts: those that episodes of it have of their own, each once, sorted; a sample of such an episode has its own."""
 
     suite: str
     name: str
     text: str
     instruction: str | None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

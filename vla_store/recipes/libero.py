@@ -42,7 +42,7 @@ def libero(
     An item, with L sequence_length: {"actions": (L, 7), "obs": {camera: (L, 3, H, W) in 0..1, low-dim: (L, n)}}, all float32.
     Observations *and* actions are of steps t .. t + L - 1; past the end the last step is repeated, and no mask says so.
 
-    task_emb: {text of a task: its embedding}, given as "task_emb", a fresh array, as LIBERO's SequenceVLDataset gives it; without
+    task_emb: {text of a task, or an episode's own: its embedding}, given as "task_emb", a fresh array, as LIBERO's SequenceVLDataset gives it; without
         it items have none, and that class can still put one around the dataset of a task. LIBERO interleaves tasks
         (GroupedTaskDataset): the order of a shuffling loader takes the place of that.
     alignment: "as_stored", LIBERO's own: an action with the observation of its row, which its files recorded *after* it.
@@ -98,10 +98,11 @@ class LiberoDataset(RecipeDataset):
         windows = dict.fromkeys(("actions", *self._cameras, *self._low_dim), steps)
         super().__init__(opened, windows=windows, notes=notes, **options)
         if self._task_emb is not None:
-            for task in opened.tasks:
-                if task.text not in self._task_emb:
-                    known = list(self._task_emb)
-                    raise UnknownName.among("embedding of task", task.text, known, store=opened.url)
+            texts = {task.text for task in opened.tasks}
+            if any(task.texts for task in opened.tasks):
+                texts = {each.text for each in opened.episodes}
+            for text in sorted(texts - self._task_emb.keys()):
+                raise UnknownName.among("embedding of task", text, list(self._task_emb), store=opened.url)
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
         obs = {name: channels_first(batch[name], empty) for name in self._cameras}

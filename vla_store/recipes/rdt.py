@@ -561,14 +561,15 @@ class RdtDataset(RecipeDataset):
         return np.sqrt(deviation / count)
 
     def _instruction_of(self, task: Any, number: int) -> str:
+        text = self.store.episodes[number].text  # its own, where its source states one
         if isinstance(self._instruction, dict):
-            if task.text not in self._instruction:
+            if text not in self._instruction:
                 raise UnknownName.among(
-                    "instruction for task", task.text, list(self._instruction), episode=number, store=self.store.url
+                    "instruction for task", text, list(self._instruction), episode=number, store=self.store.url
                 )
-            return self._instruction[task.text]
-        if self._instruction == "file_name":
-            return str(task.text)
+            return self._instruction[text]
+        if self._instruction == "file_name" or text != task.text:
+            return text
         if task.instruction is None:
             raise OptionError(
                 "the source of this task has no instruction of its own",
@@ -583,8 +584,8 @@ class RdtDataset(RecipeDataset):
         if self._instruction != "file_name":
             tasks = dict[Any, int]()
             for number in self._episodes_with_anchors():
-                tasks.setdefault(self._located(number)[1], number)
-            for task, number in tasks.items():
+                tasks.setdefault((self._located(number)[1], self.store.episodes[number].text), number)
+            for (task, _), number in tasks.items():
                 self._instruction_of(task, number)
 
 
