@@ -21,7 +21,7 @@ from tiny_nonfinite import assert_counts_are_right
 from tiny_reader import TinyStore
 
 import vla_store
-from vla_store import StoreDamaged
+from vla_store import StoreDamaged, view_rules
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
 from vla_store.builder.journal import Journal
@@ -33,6 +33,7 @@ from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
+from vla_store.manage.views import add_view
 
 Change = Callable[[h5py.File], Any]
 NAN, INF = math.nan, math.inf
@@ -295,6 +296,104 @@ def test_the_commands_say_it(bad: tuple[Path, Path], tmp_path: Path) -> None:
     assert (told["nan"], told["demo"], told["step"], told["row"]) == (1, "demo_1", 7, 30)
     assert run("report", tmp_path / "x.vla", "-o", tmp_path / "x.html").code == 0
     assert line in (tmp_path / "x.html").read_text()
+
+
+# The view `finite`
+
+
+def spoilt(file: h5py.File) -> None:
+    """NaN and infinities in observations and not, at the ends of demos and in the middle, two in a row, ragged and in a camera."""
+    ragged(file)
+    for demo in odd_files.each_demo(file):
+        demo["obs/agentview_depth"] = np.ones((len(demo["actions"]), 16, 24, 1), np.float32)
+    for path, at, value in (
+        ("demo_0/obs/joint_states", (0, 0), NAN),
+        ("demo_0/states", (9, 9), INF),
+        ("demo_0/obs/ee_pos", (22, 1), NAN),
+        ("demo_1/obs/joint_states", (7, 1), -INF),
+        ("demo_1/obs/joint_states", (8, 1), NAN),
+        ("demo_1/robot_states", (0, 0), NAN),
+        ("demo_1/obs/agentview_depth", (12, 3, 3, 0), INF),
+    ):
+        put(path, at, value)(file)
+
+
+# Of demos 0, 1 and 4: steps with such a number, and those whose observation causally has one.
+BAD = [{0, 9, 22}, {0, 7, 8, 12}, {8}]
+AFTER = [{1}, {1, 9, 13}, set()]
+
+
+@pytest.mark.parametrize("observation", ["after", "before"])
+def test_training_with_the_view_meets_only_finite_numbers(observation: str, tmp_path: Path) -> None:
+    path = odd_files.odd_file(tmp_path / "source", spoilt, observation=observation)
+    build_store([path], tmp_path / "x.vla")
+    view = add_view(tmp_path / "x.vla", "finite", view_rules.finite())
+    assert view.kind == "steps"
+    assert verify_store(tmp_path / "x.vla").problems == []
+    store = vla_store.open_store(tmp_path / "x.vla")
+    rows = np.concatenate([np.arange(*run) for run in view.kept.tolist()])
+    lost = [
+        set(range(each.length))
+        - set((rows - each.start)[(rows >= each.start) & (rows < each.start + each.length)].tolist())
+        for each in store.episodes
+    ]
+    assert lost == ([a | b for a, b in zip(BAD, AFTER)] if observation == "after" else BAD)
+    floating = [name for name, each in store.fields.items() if each.dtype.startswith("float")]
+    windows = {name: [-9, -1, 0, 1, 9] for name in floating}
+    for alignment in ("as_stored", "causal"):
+        for keep_first in {False, alignment == "causal"}:
+            samples = vla_store.Samples(
+                store, windows=windows, view="finite", alignment=alignment, keep_first=keep_first
+            )
+            batch = samples.batch_or_lists(range(len(samples)))
+            for name in windows:
+                assert all(np.isfinite(each).all() for each in batch[name]), (alignment, name)
+                assert all(np.isfinite(samples[at][name]).all() for at in range(len(samples)))
+
+
+def test_the_view_looks_at_the_fields_that_are_named(tmp_path: Path) -> None:
+    build_store([odd_files.odd_file(tmp_path / "source", spoilt)], tmp_path / "x.vla")
+    assert run("views", "add", tmp_path / "x.vla", "finite:fields=agentview_depth+rewards,name=seen").code == 0
+    assert run("views", "add", tmp_path / "x.vla", "finite:fields=agentview_rgb,name=all").code == 0
+    views = vla_store.open_store(tmp_path / "x.vla").views
+    assert views["seen"].kept.tolist() == [[0, 23 + 12], [23 + 14, 49]]
+    assert views["all"].steps == 49
+    refused = run("views", "add", tmp_path / "x.vla", "finite:kind=anchors")
+    assert refused.code == 2
+    assert "finite with these options is of kind 'steps'" in refused.err
+    assert run("views", "add", tmp_path / "x.vla", "finite:fields=nothing").code == 2
+
+
+def test_the_view_of_a_field_that_is_never_finite_keeps_nothing_and_says_how_to_leave_it_out(tmp_path: Path) -> None:
+    build_store([odd_files.odd_file(tmp_path / "source", all_nan)], tmp_path / "x.vla")
+    refused = run("views", "add", tmp_path / "x.vla", "finite")
+    assert refused.code == 2
+    assert "finite:fields=NAME+NAME" in refused.err
+
+
+def test_the_view_follows_what_is_appended_and_merged(bad: tuple[Path, Path], tmp_path: Path) -> None:
+    other = odd_files.odd_file(tmp_path / "more", depth)
+    named = other.with_name("a_" + other.name)
+    other.rename(named)
+    with h5py.File(named, "r+") as file:
+        put("demo_1/obs/agentview_depth", (16, 0, 0, 0), NAN)(file)
+    for name in ("grown", "whole"):
+        shutil.copytree(bad[1], tmp_path / f"{name}.vla")
+    add_view(tmp_path / "grown.vla", "finite", view_rules.finite())
+    append_store([named], tmp_path / "grown.vla")
+    append_store([named], tmp_path / "whole.vla")
+    add_view(tmp_path / "whole.vla", "finite", view_rules.finite())
+    grown, whole = (vla_store.open_store(tmp_path / f"{name}.vla").views["finite"] for name in ("grown", "whole"))
+    assert grown.kept.tolist() == whole.kept.tolist()
+    assert grown.covered_steps == 98
+    assert grown.kept[-1].tolist() == [49 + 23 + 17 + 5, 98]
+    assert 49 + 23 + 16 not in np.concatenate([np.arange(*each) for each in grown.kept.tolist()])
+    assert verify_store(tmp_path / "grown.vla").problems == []
+    build_store([named], tmp_path / "other.vla")
+    shutil.copytree(bad[1], tmp_path / "first.vla")
+    add_view(tmp_path / "first.vla", "finite", view_rules.finite())
+    merge_stores([tmp_path / "first.vla", tmp_path / "other.vla"], tmp_path / "merged.vla")
+    assert vla_store.open_store(tmp_path / "merged.vla").views["finite"].kept.tolist() == whole.kept.tolist()
 
 
 def test_what_a_store_tells_is_a_value(bad: tuple[Path, Path]) -> None:

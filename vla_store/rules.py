@@ -34,7 +34,8 @@ def noops(actions: Array, threshold: float = NOOP_THRESHOLD) -> Mask:
     if actions.ndim != 2 or actions.shape[1] < 2:
         raise ValueError(f"actions are (T, D) with D >= 2, not {actions.shape}")
     values = actions.astype(np.float64, copy=False)
-    is_noop: Mask = np.sqrt((values[:, :-1] ** 2).sum(axis=1)) < threshold
+    with np.errstate(over="ignore"):  # what is not finite, or its square, moves: it is no no-op
+        is_noop: Mask = np.sqrt((values[:, :-1] ** 2).sum(axis=1)) < threshold
     kept = np.flatnonzero(~is_noop)
     if len(kept):
         # A dropped step has the gripper number of the last kept one, so that is always the number of the step before.
@@ -51,7 +52,8 @@ def first_moving(qpos: Array, threshold: float = MOVING_THRESHOLD) -> int | None
 
     Source: thu-ml/RoboticsDiffusionTransformer, data/hdf5_vla_dataset.py, `parse_hdf5_file`.
     """
-    moved = (np.abs(qpos.astype(np.float64, copy=False) - qpos[0]) > threshold).any(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # nothing is known to be away from NaN, or infinity from itself
+        moved = (np.abs(qpos.astype(np.float64, copy=False) - qpos[0]) > threshold).any(axis=1)
     return int(moved.argmax()) if moved.any() else None
 
 

@@ -6,8 +6,8 @@ All but `predicate` are recorded with their options, so that they can be compute
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from vla_store import rules
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.canonical import MAX_INTEGER, float_text
+from vla_store.format.schema import Field, PartDocument
 from vla_store.format.views import ANCHORS, KINDS, STEPS, View
 
 Array = np.ndarray[Any, Any]
@@ -29,29 +30,40 @@ MAX_DESCRIPTION = 1_000
 class EpisodeFacts:
     """What a rule may look at. success: 1 or 0, -1 where nothing was rewarded or said. digest: of the episode's content.
 
-    values: {field: (T, ...)} of the rule's fields, read-only.
+    values: {field: (T, ...)} of the rule's fields, read-only. finite: {field: (T,)} instead, for a rule that asks no more than
+    at which steps all numbers are finite. earlier: those of its fields that causal alignment reads one row earlier.
     """
 
     length: int
     success: int
     digest: bytes
     values: Mapping[str, Array]
+    finite: Mapping[str, Mask] = field(default_factory=dict)
+    earlier: Collection[str] = ()
 
 
 @dataclass(frozen=True)
 class Rule:
     """How a view chooses. options: as documents hold them: text for a number with a fraction. fields: what it looks at.
 
+    if_finite: it looks at nothing of these but where they are finite; they may be cameras, and None stands for all that are floating.
     kinds: those it makes sense for, its usual one first. said: for people, one or two sentences.
     keeps: of an episode's facts, a (T,) mask of the steps that are kept.
     """
 
     name: str
     options: Mapping[str, Any]
-    fields: tuple[str, ...]
+    fields: tuple[str, ...] | None
     kinds: tuple[str, ...]
     said: str
     keeps: Callable[[EpisodeFacts], Mask]
+    if_finite: bool = False
+
+    def looks_at(self, document: PartDocument) -> list[Field]:
+        """Its fields, of a part that has them all."""
+        if self.fields is None:
+            return [each for each in document.fields.values() if each.is_floating]
+        return [document.fields[name] for name in self.fields]
 
 
 def no_noops(threshold: float = rules.NOOP_THRESHOLD, field: str = "actions") -> Rule:
@@ -133,6 +145,31 @@ def still_start(
     )
 
 
+def finite(fields: Sequence[str] | None = None) -> Rule:
+    """Leave out the steps with a number that is NaN or infinite, so that no sample has one. fields: to look at, cameras of floats
+    among them (default: all). A step also goes where the observation that causal alignment pairs it with has such a number."""
+    names = None if fields is None else _texts("fields", fields)
+
+    def keeps(facts: EpisodeFacts) -> Mask:
+        kept = np.ones(facts.length, bool)
+        for name, mask in facts.finite.items():
+            kept &= mask
+            if name in facts.earlier:
+                kept[1:] &= mask[:-1]
+        return kept
+
+    return Rule(
+        "finite",
+        {} if names is None else {"fields": list(names)},
+        names,
+        (STEPS,),  # windows around an anchor would still have them
+        "Steps with a number that is NaN or infinite are left out, and so is, where observations were recorded after the action, the "
+        "step after such an observation. Windows go over the steps that are left.",
+        keeps,
+        if_finite=True,
+    )
+
+
 def drop_tail(steps: int = rules.TAIL_AS_CODED) -> Rule:
     """Leave out the last `steps` steps of each episode, as the LIBERO port of RDT does: 63 as it is coded, 64 as it is told of.
     See `vla_store.rules.drop_tail`. For comparing, not for training."""
@@ -178,6 +215,7 @@ def predicate(function: Callable[[dict[str, Array]], Any], fields: Sequence[str]
 
 RULES: Mapping[str, Callable[..., Rule]] = {
     "drop_tail": drop_tail,
+    "finite": finite,
     "length": length,
     "no_noops": no_noops,
     "still_start": still_start,
@@ -257,7 +295,7 @@ def _whole(name: str, value: Any, least: int) -> int:
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     listed = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
     if not listed or not all(isinstance(each, str) for each in listed):
-        raise OptionError(f"{name} is a list of names of numeric fields", found=repr(value)[:100])
+        raise OptionError(f"{name} is a list of names of fields", found=repr(value)[:100])
     return listed
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import store_tools
@@ -465,6 +466,24 @@ def test_a_predicate_covers_what_was_there_when_it_was_made_and_says_so(world: W
     remove_views(store, "mine")
     mine(store)
     assert open_store(store).views["mine"].covered_steps == ROWS
+
+
+def test_a_view_called_as_a_word_of_another_s_note_has_its_own(world: World, copy_of: Copy, tmp_path: Path) -> None:
+    store = copy_of("goal")
+    add_view(store, "a_rule", rules.no_noops())
+    predicate = rules.predicate(lambda values: True, ["actions"], "all")
+    add_view(store, "actions", predicate)
+    more = shutil.copytree(world.source / "libero_spatial", tmp_path / "libero_spatial")
+    for path in more.iterdir():
+        with h5py.File(path, "r+") as file:
+            for demo in file["data"].values():
+                narrow = demo["actions"][:, :1]
+                del demo["actions"]
+                demo["actions"] = narrow
+    notes = append_store(more, store).notes
+    assert len(notes) == 2
+    assert notes[0].startswith("view 'a_rule' could not be computed for all that is new: 'actions' are no actions")
+    assert notes[1].startswith("view 'actions' cannot be computed again")
 
 
 def test_a_view_that_leaves_nothing_of_what_is_new_does_not_stop_an_append(world: World, copy_of: Copy) -> None:

@@ -59,17 +59,19 @@ def _mask_of(runs: Array, rows: int) -> Array:
 
 def _agrees(rule: Rule, part: Part, number: int, kept: Array) -> bool:
     """Whether a rule keeps these steps of an episode. A rule whose fields cannot be read is not asked."""
-    values = {}
-    for name in rule.fields:
-        each = part.document.fields.get(name)
-        if each is None or name not in part.columns:
-            return True
-        values[name] = part.rows_of(each, number)
+    start, length = int(part.column("start")[number]), int(part.column("length")[number])
+    there = part.nonfinite if rule.if_finite else part.columns
+    if not {*(rule.fields or ())} <= there.keys():
+        return True
+    fields = [each for each in rule.looks_at(part.document) if each.name in there]
+    is_after = part.document.sources[int(part.column("source")[number])].observation == "after"
     facts = EpisodeFacts(
-        int(part.column("length")[number]),
+        length,
         int(part.column("success")[number]),
         part.episode_digests[number].tobytes(),
-        values,
+        {} if rule.if_finite else {each.name: part.rows_of(each, number) for each in fields},
+        {each.name: (part.nonfinite[each.name][start : start + length] == 0).all(axis=1) for each in fields},
+        {each.name for each in fields if is_after and each.role == "observation"},
     )
     try:
         return bool((rule.keeps(facts) == kept).all())

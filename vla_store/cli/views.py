@@ -39,7 +39,7 @@ def add_views(commands: Any) -> None:
         nargs="+",
         metavar="RULE",
         help="no_noops (options threshold, field), success, length (shortest, longest, at_most, seed), still_start "
-        "(threshold, fields) or drop_tail (steps); all take kind and name, as in "
+        "(threshold, fields), drop_tail (steps) or finite (fields); all take kind and name, as in "
         "no_noops:threshold=1e-3,kind=anchors,name=moving",
     )
     add.add_argument("--allow-empty", action="store_true", help="also where nothing is left of a task")

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_error
 from vla_store.format import layout
-from vla_store.format.schema import PartEntry, Root
+from vla_store.format.nonfinite import counted
+from vla_store.format.schema import Field, PartEntry, Root
 from vla_store.format.views import (
     Runs,
     TaskCount,
@@ -45,6 +46,7 @@ Int64 = npt.NDArray[np.int64]
 Talk = Callable[[str], None]
 
 MAX_NOTED = 5
+BLOCK_NBYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[
     rows = sum(part.rows for part in parts)
     for name, view in views.items():
         rule = rule_of(view)
-        covered, kept = [view.covered], [view.kept]
+        covered, kept, is_told = [view.covered], [view.kept], False
         for part in parts:
             whole = np.array([[part.row_start, part.row_start + part.rows]], np.int64)
             missing = _without(whole, view.covered)
@@ -241,11 +243,12 @@ def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[
                 found = kept_in(rule, part) + part.row_start
             except VlaStoreError as error:
                 notes.append(f"view {name!r} could not be computed for all that is new: {error.what}")
+                is_told = True
                 continue
             covered.append(missing)
             kept.append(overlaps(missing, found)[0])
         all_covered, all_kept = _together(covered), _together(kept)
-        if rows_in(all_covered) < rows and not any(repr(name) in note for note in notes):
+        if rows_in(all_covered) < rows and not is_told:
             notes.append(
                 f"view {name!r} cannot be computed again: it covers {rows_in(all_covered):,} of {rows:,} steps, and not the new"
             )
@@ -344,7 +347,7 @@ def _commit(place: Place, make: Callable[[Root], roots.NewRoot | None], doing: s
 
 def check_sound(place: Place, entry: PartEntry, part: Part, rule: Rule, sound: set[tuple[str, str]]) -> None:
     """Hash the numbers of a part that a rule looks at; `sound` remembers which were. Raises StoreDamaged."""
-    prefixes = ["episodes/", "zarr.json", *(f"{part.document.fields[name].array}/" for name in rule.fields)]
+    prefixes = ["episodes/", "zarr.json", *(f"{each.array}/" for each in rule.looks_at(part.document))]
     missing = tuple(each for each in prefixes if (entry.listing, each) not in sound)
     if missing:
         roots.check_columns(place, entry, missing)
@@ -353,7 +356,10 @@ def check_sound(place: Place, entry: PartEntry, part: Part, rule: Rule, sound: s
 
 def _facts(rule: Rule, part: Part) -> Iterator[EpisodeFacts]:
     table = part.entries(0, part.episodes)
-    described = {name: part.document.fields[name] for name in rule.fields}
+    if rule.if_finite:
+        yield from _finite_facts(rule, part, table)
+        return
+    described = {each.name: each for each in rule.looks_at(part.document)}
     # From a URL, a field is fetched whole: one request rather than one an episode.
     whole = {name: part.column(field).span(0, part.column(field).rows) for name, field in described.items()}
     spans = {
@@ -371,11 +377,53 @@ def _facts(rule: Rule, part: Part) -> Iterator[EpisodeFacts]:
         yield EpisodeFacts(length, success, digests[number].tobytes(), values)
 
 
+def _finite_facts(rule: Rule, part: Part, table: Int64) -> Iterator[EpisodeFacts]:
+    finite = {each.name: ~_nonfinite_rows(part, each) for each in rule.looks_at(part.document)}
+    seen = [each.name for each in rule.looks_at(part.document) if each.role == "observation"]
+    digests = part.digests.span(0, part.episodes)
+    for number, (start, length, _, source, _, success) in enumerate(table[:, :6].tolist()):
+        masks = {name: mask[start : start + length] for name, mask in finite.items()}
+        earlier = seen if part.document.sources[source].observation == "after" else ()
+        yield EpisodeFacts(length, success, digests[number].tobytes(), {}, masks, earlier)
+
+
+def _nonfinite_rows(part: Part, field: Field) -> npt.NDArray[np.bool_]:
+    """(rows,) of a part: whether any number of a field is not finite there. It reads them all: a part of an earlier version does not
+    say where some are."""
+    bad = np.zeros(part.rows, bool)
+    if not field.is_floating:
+        return bad
+    if field.is_ragged:
+        starts, widths = part.ragged_spans(field, np.arange(part.episodes))
+        for (start, length), first, width in zip(part.entries(0, part.episodes)[:, :2].tolist(), starts, widths):
+            values = part.column(field).span(int(first), int(first + length * width))
+            bad[start : start + length] = counted(values.reshape(length, width)).any(axis=1)
+        return bad
+    at_once = max(1, BLOCK_NBYTES // field.step_nbytes)
+    for start in range(0, part.rows, at_once):
+        rows = np.arange(start, min(start + at_once, part.rows))
+        values = np.empty((len(rows), *field.fixed_shape), field.dtype)
+        if field.is_camera:
+            episodes = part.locate_many(rows).episode.tolist()
+            part.frames(field).fill(rows.tolist(), episodes, [0] * len(rows), values, list(range(len(rows))))
+        else:
+            part.column(field).take(rows, values)
+        bad[rows] = counted(values).any(axis=1)
+    return bad
+
+
 def _checked(view: View, parts: Sequence[Part], allow_empty: bool) -> Iterator[str]:
     """What a user should know of a new view. Raises OptionError where it keeps nothing, or nothing of a task."""
     empty = [each for each in view.counts if not each.kept_steps]
     if not view.steps:
-        raise OptionError("the view would keep no step at all", view=view.name, rule=view.text)
+        raise OptionError(
+            "the view would keep no step at all",
+            view=view.name,
+            rule=view.text,
+            hint="finite:fields=NAME+NAME looks at these fields alone; `vla-store info` says which have such numbers"
+            if view.rule == "finite"
+            else "",
+        )
     if empty and not allow_empty:
         raise OptionError(
             f"the view would leave nothing of {len(empty)} task{'s' if len(empty) > 1 else ''}",
@@ -403,8 +451,8 @@ def _checked(view: View, parts: Sequence[Part], allow_empty: bool) -> Iterator[s
 
 
 def _check_fields(rule: Rule, root: Root) -> None:
-    numeric = [name for name, each in root.fields.items() if len(each.shape) < 3]
-    for name in rule.fields:
+    numeric = [name for name, each in root.fields.items() if rule.if_finite or len(each.shape) < 3]
+    for name in rule.fields or ():
         if name not in root.fields:
             option = {"no_noops": "field=NAME", "still_start": "fields=NAME+NAME"}.get(rule.name)
             hint = f"say which of these it is here: {rule.name}:{option}" if option else ""
