@@ -16,12 +16,13 @@ import numpy as np
 import odd_files
 import pytest
 import tiny_libero
+from own_sources import Own
 from store_tools import digests, run
 from tiny_nonfinite import assert_counts_are_right
 from tiny_reader import TinyStore
 
 import vla_store
-from vla_store import StoreDamaged, view_rules
+from vla_store import SourceError, StoreDamaged, view_rules
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
 from vla_store.builder.journal import Journal
@@ -296,6 +297,63 @@ def test_the_commands_say_it(bad: tuple[Path, Path], tmp_path: Path) -> None:
     assert (told["nan"], told["demo"], told["step"], told["row"]) == (1, "demo_1", 7, 30)
     assert run("report", tmp_path / "x.vla", "-o", tmp_path / "x.html").code == 0
     assert line in (tmp_path / "x.html").read_text()
+
+
+# --require-finite
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_build_that_requires_finite_numbers_refuses_before_it_works(name: str, tmp_path: Path) -> None:
+    change, expected = INPUTS[name]
+    path = odd_files.odd_file(tmp_path / "source", change)
+    if not expected:
+        build_store([path], tmp_path / "x.vla", require_finite=True)
+        build_store([path], tmp_path / "y.vla")
+        assert digests(tmp_path / "x.vla") == digests(tmp_path / "y.vla")
+        return
+    with pytest.raises(SourceError, match="not all finite numbers") as caught:
+        build_store([path], tmp_path / "x.vla", require_finite=True)
+    ((field, told),) = expected.items()
+    assert {key: caught.value.places[key] for key in ("field", "demo", "row")} == {
+        "field": field,
+        "demo": told[4],
+        "row": str(told[5]),
+    }
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["source"]
+
+
+def test_with_skip_bad_such_demonstrations_are_left_out_and_recorded(bad: tuple[Path, Path], tmp_path: Path) -> None:
+    path = odd_files.odd_file(tmp_path / "source", put("demo_1/obs/joint_states", (7, 1), NAN))
+    built = run("build", path, tmp_path / "x.vla", "--require-finite", "--skip-bad")
+    assert built.code == 0
+    assert "demo_1: a field is not all finite numbers (field joint_states, row 7)" in built.err
+    store = vla_store.open_store(tmp_path / "x.vla")
+    assert [each.number for each in store.episodes] == [0, 4]
+    assert [each.demo for each in store.skipped] == ["demo_1"]
+    assert not store.nonfinite
+    assert verify_store(tmp_path / "x.vla", against=[path]).problems == []
+    before = digests(tmp_path / "x.vla")
+    for lost in ("parts/*/steps/joint_states/c/0/0", f"meta/{store._root.meta.skipped}.json"):
+        next((tmp_path / "x.vla").glob(lost)).unlink()
+        repair_store(tmp_path / "x.vla", [path])
+        assert digests(tmp_path / "x.vla") == before
+    refused = run("append", bad[0], tmp_path / "x.vla", "--require-finite")
+    assert refused.code == 1
+    assert "--skip-bad" in refused.err
+    assert digests(tmp_path / "x.vla") == before
+
+
+class NoActions(Own):
+    """An object whose actions have an infinity."""
+
+    def read(self, number: int, field: str, start: int, stop: int) -> np.ndarray:
+        rows = super().read(number, field, start, stop)
+        return np.full_like(rows, INF) if field == "actions" else rows
+
+
+def test_actions_of_an_object_must_be_finite_too(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="actions are not all finite numbers"):
+        build_store([NoActions()], tmp_path / "x.vla")
 
 
 # The view `finite`

@@ -163,6 +163,7 @@ def build_store(
     overwrite: bool = False,
     rehash: bool = False,
     skip_bad: bool = False,
+    require_finite: bool = False,
     dry_run: bool = False,
     finish: Callable[[Path], Root] | None = None,
     progress: Progress | None = None,
@@ -179,7 +180,8 @@ def build_store(
     max_memory: bytes that all processes of the build together may use. overwrite: replace an existing store, and discard an
     unfinished build of other sources or options. rehash: tell sources that changed since an unfinished build began by their
     sha256, which costs reading them once more; else by size and time of change. skip_bad: leave out demonstrations that are
-    bad and record them. dry_run: plan only, write nothing. finish: called with the folder of the store before it gets its
+    bad and record them. require_finite: a number that is NaN or infinite, in whatever field, makes its demonstration bad; all of
+    them are read to know. dry_run: plan only, write nothing. finish: called with the folder of the store before it gets its
     name, to commit one more root, which it returns.
     Raises SourceError, UsageError, MachineError; the message names file and demonstration.
     """
@@ -197,6 +199,7 @@ def build_store(
         overwrite=overwrite,
         rehash=rehash,
         skip_bad=skip_bad,
+        require_finite=require_finite,
         talk=progress.talk if progress else lambda text: None,
     )
     return planned.report() if dry_run else run_build(planned, progress, finish)
@@ -217,6 +220,7 @@ def plan_build(
     overwrite: bool,
     rehash: bool,
     skip_bad: bool,
+    require_finite: bool,
     talk: Callable[[str], None],
 ) -> PlannedBuild:
     """Everything that a build does before it writes. Parameters and errors: as for `build_store`."""
@@ -231,7 +235,7 @@ def plan_build(
     try:
         found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
         states = states_of(found)
-        scan = scan_sources(found, skip_bad=skip_bad, talk=talk)
+        scan = scan_sources(found, skip_bad=skip_bad, require_finite=require_finite, talk=talk)
         if not mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
         talk(f"probing the cameras of {scan.episodes} episodes")

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from vla_store.builder import jpeg
-from vla_store.builder.sources import Array, FieldSpec
+from vla_store.builder.sources import Array, FieldSpec, check_actions
 from vla_store.errors import SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import empty_value, encode_value
 from vla_store.format.schema import NUMERIC_DTYPES, check_field_names
@@ -299,10 +299,7 @@ def fields_of(group: h5py.Group, role_of: Callable[[str], str]) -> tuple[int, di
             if is_robomimic(names)
             else "",
         )
-    finite = np.isfinite(actions[()]).all(axis=1)
-    if not finite.all():
-        row = int(finite.argmin())
-        raise SourceError("actions are not all finite numbers", dataset="actions", row=row, found=actions[row])
+    check_actions(actions[()])
     return steps, fields, sorted(names[path] for path in encoded)
 
 

@@ -25,6 +25,7 @@ from vla_store.builder.sources import (
     FieldSpec,
     Skipped,
     SourceInfo,
+    check_actions,
     name_of,
     read_rows,
     reason_of,
@@ -33,7 +34,9 @@ from vla_store.errors import SourceError, VlaStoreError
 from vla_store.format import canonical
 from vla_store.format.attributes import encode_attributes
 from vla_store.format.digests import episode_name
+from vla_store.format.nonfinite import Tally, counted, counts_text, tallied, together
 from vla_store.format.schema import (
+    FLOATING_DTYPES,
     MAX_FIELDS,
     MAX_FRAME_BYTES,
     NUMERIC_DTYPES,
@@ -42,7 +45,7 @@ from vla_store.format.schema import (
     check_field_names,
 )
 
-PICTURES_NBYTES = 4 << 20  # that one thread decodes at a time, to check them
+PICTURES_NBYTES = 4 << 20  # that one thread reads at a time, to check them
 DIFFERENT = "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad"
 
 
@@ -84,9 +87,14 @@ class Scan:
 
 
 def scan_sources(
-    sources: Sequence[EpisodeSource], *, skip_bad: bool = False, talk: Callable[[str], None] | None = None
+    sources: Sequence[EpisodeSource],
+    *,
+    skip_bad: bool = False,
+    require_finite: bool = False,
+    talk: Callable[[str], None] | None = None,
 ) -> Scan:
-    """Scan all of them and check them against each other. Raises SourceError; with skip_bad leaves bad ones out."""
+    """Scan all of them and check them against each other. Raises SourceError; with skip_bad leaves bad ones out. require_finite:
+    also those with a number, in whatever field, that is NaN or infinite."""
     infos: list[tuple[EpisodeSource, SourceInfo]] = []
     skipped: list[Skipped] = []
     errors: list[SourceError] = []
@@ -114,7 +122,9 @@ def scan_sources(
         for source, info in infos:
             if talk and skip_bad and info.codec:
                 talk(f"decoding the pictures of {info.suite}/{info.file}")
-            made, left_out, bad = _identify(source, info, expected, skip_bad)
+            if talk and require_finite:
+                talk(f"looking for numbers that are not finite in {info.suite}/{info.file}")
+            made, left_out, bad = _identify(source, info, expected, skip_bad, require_finite)
             scanned += [made] if made else []
             skipped += left_out
             errors += bad
@@ -288,7 +298,7 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
 
 
 def _identify(
-    source: EpisodeSource, info: SourceInfo, expected: _Expected, skip_bad: bool
+    source: EpisodeSource, info: SourceInfo, expected: _Expected, skip_bad: bool, require_finite: bool
 ) -> tuple[ScannedSource | None, list[Skipped], list[SourceError]]:
     """Check every episode, and take digests of all actions, of the datasets' names, shapes and dtypes, and of the attributes.
 
@@ -306,6 +316,8 @@ def _identify(
             _check_episode(episode, expected)
             blob = _blob(source, episode.number)
             numbers = _actions(source, episode)
+            if require_finite:
+                _check_finite(source, episode)
             if skip_bad and info.codec:
                 _check_pictures(source, episode)
         except SourceError as error:
@@ -333,7 +345,32 @@ def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
     spec = episode.fields.get("actions")
     if spec is None:
         return b""
-    return read_rows(source, episode.number, "actions", spec.dtype, spec.shape, 0, episode.steps).tobytes()
+    actions = read_rows(source, episode.number, "actions", spec.dtype, spec.shape, 0, episode.steps)
+    check_actions(actions)
+    return actions.tobytes()
+
+
+def _check_finite(source: EpisodeSource, episode: EpisodeInfo) -> None:
+    """Read every floating field of an episode, cameras among them. Raises SourceError for one with a number that is not finite."""
+    for name, spec in sorted(episode.fields.items()):
+        found: tuple[Tally, ...] = ()
+        for start, stop in _stretches(spec, episode.steps) if spec.dtype in FLOATING_DTYPES else ():
+            rows = read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
+            found = together([*found, *tallied(episode.number, counted(rows), start)])
+        for each in found:
+            raise SourceError(
+                "a field is not all finite numbers",
+                field=name,
+                row=each.first,
+                found=f"{counts_text(each.nan, each.infinite)} in {each.steps:,} of {episode.steps:,} steps",
+                hint="leave such demonstrations out with --skip-bad, or build without --require-finite: they are counted in the store",
+            )
+
+
+def _stretches(spec: FieldSpec, steps: int) -> list[tuple[int, int]]:
+    """[start, stop) of all steps, in pieces of which a field's rows are a few megabytes."""
+    at_once = max(1, PICTURES_NBYTES // max(1, _nbytes(spec)))
+    return [(start, min(start + at_once, steps)) for start in range(0, steps, at_once)]
 
 
 def _check_pictures(source: EpisodeSource, episode: EpisodeInfo) -> None:
@@ -341,9 +378,7 @@ def _check_pictures(source: EpisodeSource, episode: EpisodeInfo) -> None:
     spans = []
     for name, spec in sorted(episode.fields.items()):
         if spec.is_camera:
-            at_once = max(1, PICTURES_NBYTES // max(1, _nbytes(spec)))
-            starts = range(0, episode.steps, at_once)
-            spans += [(name, spec, start, min(start + at_once, episode.steps)) for start in starts]
+            spans += [(name, spec, *stretch) for stretch in _stretches(spec, episode.steps)]
 
     def read(span: tuple[str, FieldSpec, int, int]) -> None:
         name, spec, start, stop = span

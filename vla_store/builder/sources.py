@@ -14,6 +14,7 @@ import numpy as np
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
+from vla_store.format.nonfinite import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -150,6 +151,14 @@ def read_rows(
             found=f"{rows.shape} of {rows.dtype}",
         )
     return np.ascontiguousarray(rows, np.dtype(dtype).newbyteorder("<"))
+
+
+def check_actions(actions: Array) -> None:
+    """Raises SourceError for (T, ...) actions that are not all finite: no policy can be trained on them."""
+    bad = counted(actions).any(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise SourceError("actions are not all finite numbers", dataset="actions", row=row, found=actions[row])
 
 
 def name_of(source: EpisodeSource) -> str:

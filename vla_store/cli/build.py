@@ -12,6 +12,7 @@ from vla_store.cli.build_options import (
     add_conventions,
     add_executor,
     add_rehash,
+    add_require_finite,
     add_source,
     told_conventions,
     told_executor,
@@ -49,6 +50,7 @@ def add_build(commands: Any) -> None:
         action="store_true",
         help="leave out demonstrations that are bad, and record which and why; JPEG pictures are all decoded beforehand to know",
     )
+    add_require_finite(build)
     build.add_argument(
         "--view", action="append", metavar="RULE", help="record a view at once, as `views add` does (may be repeated)"
     )
@@ -81,6 +83,7 @@ def _build(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             rehash=arguments.rehash,
             skip_bad=arguments.skip_bad,
+            require_finite=arguments.require_finite,
             dry_run=arguments.dry_run,
             finish=record if views else None,
             progress=bar,
@@ -106,6 +109,7 @@ def add_append(commands: Any) -> None:
         action="store_true",
         help="leave out demonstrations that are bad, and record which; JPEG pictures are all decoded beforehand to know",
     )
+    add_require_finite(append)
     append.add_argument("--staging", metavar="FOLDER", help="where the new part is built (default: beside the store)")
     append.set_defaults(resume_hint="; the store is as it was, and the same command goes on")
     add_output(append)
@@ -125,6 +129,7 @@ def _append(arguments: argparse.Namespace) -> int:
             **told_executor(arguments),
             rehash=arguments.rehash,
             skip_bad=arguments.skip_bad,
+            require_finite=arguments.require_finite,
         )
     _tell_what_is_wrong(report.build)
     tell("note", report.notes)

@@ -93,3 +93,11 @@ def add_rehash(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell a source that changed since an unfinished build began by its sha256 (default: size and time of change)",
     )
+
+
+def add_require_finite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--require-finite",
+        action="store_true",
+        help="a number that is NaN or infinite makes its demonstration bad, in whatever field; all of them are read beforehand",
+    )

@@ -58,6 +58,7 @@ def append_store(
     max_memory: int | None = None,
     rehash: bool = False,
     skip_bad: bool = False,
+    require_finite: bool = False,
     staging: str | Path | None = None,
     progress: Progress | None = None,
 ) -> AppendReport:
@@ -97,6 +98,7 @@ def append_store(
             overwrite=True,
             rehash=rehash,
             mixed=mixed,
+            require_finite=require_finite,
             talk=talk,
             **conventions,
         )

@@ -150,9 +150,10 @@ def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Pl
     # Another Blosc may encode pictures in other bytes, which are compared when they are made; all else stays what it was.
     blosc = stored["codecs"]["blosc"] if stored else None
     decoders: set[str] = set()
-    for given, options in _candidates(place, root, entry, sources):
+    for (given, options), strict in itertools.product(_candidates(place, root, entry, sources), (False, True)):
+        told = [as_recorded(each, options, recorded) for each in given]
         try:
-            scan = scan_sources([as_recorded(each, options, recorded) for each in given], skip_bad=True)
+            scan = scan_sources(told, skip_bad=True, require_finite=strict)
         except SourceError:
             continue  # conventions that do not fit these files
         plan = make_plan(scan, probe_cameras(scan, options["preset"]), options, blosc=blosc)

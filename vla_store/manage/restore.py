@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 from vla_store.builder.commit import skipped_document
 from vla_store.builder.find import find_sources
 from vla_store.builder.scan import scan_sources
-from vla_store.errors import DataError, StoreDamaged
+from vla_store.errors import DataError, SourceError, StoreDamaged
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.schema import MAX_ROWS, Meta, PartDocument, Root
@@ -218,17 +219,22 @@ def _skipped_documents(parts: list[PartDocument], sources: Sources) -> Iterator[
     given = find_sources(sources, skip_bad=True)
     files = [{(each["suite"], each["file"]) for each in part.plan["sources"]} for part in parts]
     odd = [each for each in given if suite_and_file(each) not in set().union(*files)]
-    scans: dict[tuple[int, bool], dict[str, Any] | None] = {}
+    scans: dict[tuple[int, bool, bool], dict[str, Any] | None] = {}
 
-    def scanned(number: int, with_odd: bool) -> dict[str, Any] | None:
-        if (number, with_odd) not in scans:
+    def scanned(number: int, with_odd: bool, strict: bool) -> dict[str, Any] | None:
+        key = number, with_odd, strict
+        if key not in scans:
             chosen = [each for each in given if suite_and_file(each) in files[number]] + (odd if with_odd else [])
             told = [
                 as_recorded(each, parts[number].plan["options"], recorded_sources(parts[number].plan))
                 for each in chosen
             ]
-            scans[number, with_odd] = skipped_document(scan_sources(told, skip_bad=True)) if told else None
-        return scans[number, with_odd]
+            scan = scan_sources(told, skip_bad=True, require_finite=strict) if told else None
+            scans[key] = skipped_document(scan) if scan else None
+        return scans[key]
 
-    for holder in range(len(parts)):
-        yield dumps(roots.combined_skipped([scanned(number, number == holder) for number in range(len(parts))]))
+    for strict in (False, True):
+        for holder in range(len(parts)):
+            with contextlib.suppress(SourceError):  # nothing would be left
+                told = [scanned(number, number == holder, strict) for number in range(len(parts))]
+                yield dumps(roots.combined_skipped(told))
