@@ -17,7 +17,8 @@ from vla_store.builder.scan import scan_sources
 from vla_store.errors import DataError, SourceError, StoreDamaged
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
-from vla_store.format.schema import MAX_ROWS, Meta, PartDocument, Root
+from vla_store.format.schema import MAX_ROWS, Meta, PartDocument, PartEntry, Root
+from vla_store.format.statistics import COUNTS
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
 from vla_store.manage.place import Place, place_at
@@ -90,7 +91,7 @@ def restore_superseded(place: Place, root: Root, key: str) -> list[str]:
         for number, (parts, skipped, views) in enumerate(guess, first):
             if parts not in made:
                 entries = after.parts[:parts]
-                made[parts] = roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
+                made[parts] = _with_its_statistics(place, entries)
             meta = replace(made[parts].meta, skipped=skipped, views=views)
             above = chain[-1].digest if chain else parent
             chain.append(replace(made[parts], generation=number, parent=above, meta=meta).sealed())
@@ -124,6 +125,24 @@ def _superseded(
                     this = replace(after, parts=after.parts[:parts], meta=Meta(None, skipped, views))
                     for earlier in _superseded(this, count - 1, told, viewed):
                         yield [*earlier, (parts, skipped, views)]
+
+
+def _with_its_statistics(place: Place, entries: tuple[PartEntry, ...]) -> Root:
+    """A first root over these parts. Of numbers that are not finite, earlier versions made other statistics: where those of today
+    are not there, it names what is there of so many rows."""
+    made = roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
+    computed = made.meta.statistics
+    if computed is None or place.read(layout.meta_key(computed)) is not None:
+        return made
+    for digest in filter(None, _documents(place, "fields")):
+        with contextlib.suppress(
+            DataError, ValueError, LookupError, TypeError, AttributeError
+        ):  # of another sort, or damaged
+            document = roots.read_document(place, digest) or {}
+            each = next(iter(document["fields"].values()))["all"]
+            if made.rows == sum(each[name][0] for name in COUNTS if name in each):
+                return replace(made, meta=replace(made.meta, statistics=digest))
+    return made
 
 
 def _documents(place: Place, name: str) -> list[str | None]:
