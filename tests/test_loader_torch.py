@@ -255,6 +255,7 @@ def test_stats_count_what_was_handed_out(make: Any) -> None:
 def test_stats_of_a_while_are_the_difference_of_two(make: Any) -> None:
     loader = make()
     next(iter(loader))
+    loader.set_epoch(1)
     before = loader.stats()
     assert sum(1 for _ in loader) == 9
     between = loader.stats().since(before)
@@ -280,6 +281,7 @@ def test_a_summary_of_the_epoch_is_printed_at_its_end_and_only_then(
     loader = make(summary=True)
     next(iter(loader))
     assert capsys.readouterr().err == ""
+    loader.set_epoch(1)
     for _ in range(2):
         assert sum(1 for _ in loader) == 9
         said = capsys.readouterr().err

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import sys
+import warnings
 from typing import Any
 
 
@@ -162,3 +164,11 @@ def machine_error(error: OSError | MemoryError, doing: str, path: object = None)
         path=path if path is not None else error.filename,
         hint=hints.get(error.errno or 0, ""),
     )
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """A warning, at the line outside this package that led to it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

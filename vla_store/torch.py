@@ -234,16 +234,21 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        """A new pass; it ends the one before. Epoch and position are settled at its first batch."""
+        """A new pass; it ends the one before, whose `next` then raises UsageError. Epoch and position are settled at its first
+        batch: the next epoch, or what is left of one that was not finished."""
+        stream: BatchStream | Staged = self._batches.stream(None if self._stages else self._convert)
         self._unstage()
-        if not self._stages:
-            return self._passed(self._batches.stream(self._convert))
-        # Asked here: the thread that copies has a current device of its own.
-        gpu = self.device if self.device is not None and self._moves else torch.device("cuda")
-        if gpu.index is None:
-            gpu = torch.device(gpu.type, torch.cuda.current_device())
-        self._staged = Staged(self._batches.stream(), _Copier(gpu, self._moves), self._convert)
-        return self._passed(self._staged)
+        if isinstance(stream, BatchStream) and self._stages:
+            stream = self._staged = Staged(stream, self._copier(), self._convert)
+        return _Passed(stream, self._batches.stats if self._summary else None)
+
+    def peek(self) -> Any:
+        """The batch that comes next, without taking it: it will be given by `next` as well, to this pass or to the next one.
+
+        It is made in this process, where transforms run too.
+        """
+        batch, job = self._batches.peek()
+        return self._convert(self._copier()(batch) if self._stages else batch, job)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
@@ -266,8 +271,8 @@ class Loader:
 
     def close(self) -> None:
         """End the workers. Batches that were handed out stay valid; a new pass goes on where this one stood, with new workers."""
-        self._unstage()
         self._batches.close()
+        self._unstage()
 
     def __enter__(self) -> Loader:
         return self
@@ -295,19 +300,46 @@ class Loader:
             f"  workers  {batches.workers or 'none: decodes in this process'}{where})"
         )
 
-    def _passed(self, stream: BatchStream | Staged) -> Iterator[Any]:
-        before = self._batches.stats.copy()
-        try:
-            yield from stream
-            if self._summary and stream.is_finished:
-                print(f"vla_store loader: {self._batches.stats.since(before).summary()}", file=sys.stderr, flush=True)
-        finally:
-            stream.close()
+    def _copier(self) -> _Copier:
+        # Asked here: the thread that copies has a current device of its own.
+        gpu = self.device if self.device is not None and self._moves else torch.device("cuda")
+        if gpu.index is None:
+            gpu = torch.device(gpu.type, torch.cuda.current_device())
+        return _Copier(gpu, self._moves)
 
     def _unstage(self) -> None:
         staged, self._staged = self._staged, None
         if staged is not None:
             staged.close()
+
+
+class _Passed:
+    """One pass, which ends when nobody refers to it any more. Not a generator: that raises an error once, and then ends as if
+    the epoch were complete. stats: of which a line is printed at its end."""
+
+    def __init__(self, stream: BatchStream | Staged, stats: Stats | None) -> None:
+        self._stream = stream
+        self._stats = stats
+        self._before = None if stats is None else stats.copy()
+
+    def __iter__(self) -> _Passed:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._stream)
+        except StopIteration:
+            stats, self._stats = self._stats, None
+            if stats is not None and self._before is not None and self._stream.is_finished:
+                print(f"vla_store loader: {stats.since(self._before).summary()}", file=sys.stderr, flush=True)
+            raise
+
+    def close(self) -> None:
+        """No more batches; where the pass stands does not change."""
+        self._stream.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Convert:

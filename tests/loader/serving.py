@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import vla_store
+from vla_store.errors import UsageError
 from vla_store.loader.batches import Batches
+
+goes_on = pytest.mark.filterwarnings("ignore:the pass before this one was not finished:RuntimeWarning")
+"""For tests that leave a pass, and know that the next one goes on."""
 
 
 def first_rows(store: Path, count: int, **options: Any) -> vla_store.Samples:
@@ -49,6 +54,13 @@ def ranks_of(
         if state is not None:
             each.epochs.load_state_dict(state)
     return made
+
+
+def ended_by(stream: Any) -> str:
+    """What a pass that was cut says when it is asked for more."""
+    with pytest.raises(UsageError) as raised:
+        next(stream)
+    return raised.value.what.partition("because ")[2]
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:

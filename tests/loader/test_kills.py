@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from loader import transforms
-from loader.serving import children_of, first_rows, is_running, memfds, rings_of, rows_of, served, wait_until
+from loader.serving import children_of, ended_by, first_rows, goes_on, is_running, memfds, rings_of, rows_of, served, wait_until
 
 import vla_store
 from vla_store.errors import MachineError, OptionError, StoreNotFound, UsageError
@@ -174,7 +174,7 @@ def test_case_2_an_error_comes_in_its_turn_with_its_sample_and_a_short_traceback
     assert {"store", "sample", "row", "episode", "step"} <= set(raised.value.places)
     assert (raised.value.places["row"], raised.value.places["step"]) == ("7", "7")
     assert raised.value.places["store"] == store.url
-    assert list(stream) == []
+    assert ended_by(stream) == "of the error that was raised before"
     assert batches.epochs.place == (0, 5)
     batches.close()
 
@@ -236,12 +236,13 @@ def test_case_2_damage_is_said_as_the_store_says_it_with_the_sample(tiny_store: 
 # --- 3: the consumer stops early ----------------------------------------------------------------------------------------
 
 
+@goes_on
 def test_case_3_what_workers_had_in_hand_comes_back_and_is_not_seen_again(store: vla_store.Store) -> None:
     batches = Batches(first_rows(store, 100), batch_size=5, workers=2)
-    for epoch in range(10):
+    for number in range(10):
         stream = iter(batches)
-        assert served(stream, 1) == [order(100, epoch)[:5]]
-    assert [row for rows in served(iter(batches)) for row in rows] == order(100, 10)
+        assert served(stream, 1) == [order(100)[5 * number : 5 * number + 5]]
+    assert [row for rows in served(iter(batches)) for row in rows] == order(100)[50:]
     crew = batches._crew
     assert wait_until(lambda: crew.collect(0.0) or not crew._out)
     assert crew._ring.unheld == crew._ring.slots
@@ -453,12 +454,15 @@ def test_case_5_close_ends_the_workers_and_a_new_pass_starts_new_ones(store: vla
     batches.close()
 
 
-@pytest.mark.parametrize("how", ["close", "iter", "load"])
-def test_case_5_a_next_that_waits_ends_when_another_thread_closes(store: vla_store.Store, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("close", "the loader was closed"), ("iter", "a newer pass began"), ("load", "load_state_dict was called")],
+)
+def test_case_5_a_next_that_waits_ends_when_another_thread_closes(store: vla_store.Store, how: str, why: str) -> None:
     batches = Batches(first_rows(store, 40), batch_size=8, workers=2, transform=transforms.sleeps)
     stream = iter(batches)
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(next(stream, "over")))
+    thread = threading.Thread(target=lambda: found.append(ended_by(stream)))
     thread.start()
     assert wait_until(lambda: batches._crew is not None and len(batches._crew._out) == 4)
     if how == "close":
@@ -468,7 +472,7 @@ def test_case_5_a_next_that_waits_ends_when_another_thread_closes(store: vla_sto
     else:
         batches.epochs.load_state_dict(batches.epochs.state_at(0, 8))
     thread.join(30)
-    assert found == ["over"]
+    assert found == [why]
     batches.close()
 
 
@@ -531,13 +535,14 @@ def test_case_5_a_next_that_waits_ends_when_a_signals_handler_closes(store: vla_
     try:
         thread = threading.Thread(target=warn)
         thread.start()
-        assert list(batches) == []
+        assert ended_by(iter(batches)) == "the loader was closed"
         thread.join(60)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert batches.epochs.place == (0, 0)
 
 
+@goes_on
 def test_case_5_at_the_exit_of_the_interpreter_a_thread_that_takes_batches_ends_without_an_error(
     store: vla_store.Store,
 ) -> None:
@@ -662,6 +667,7 @@ def test_case_7_ctrl_c_while_workers_start_prints_nothing_of_theirs(tiny_store: 
     assert errors.count("KeyboardInterrupt") == 1, errors
 
 
+@goes_on
 def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_leaves_no_slot_in_doubt(
     store: vla_store.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,7 +682,7 @@ def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_leaves_no_slot_in_
         with pytest.raises(KeyboardInterrupt):
             iter(batches)
     assert not own_workers()
-    assert [row for rows in served(iter(batches)) for row in rows] == order(40, 1)
+    assert [row for rows in served(iter(batches)) for row in rows] == order(40)[8:]
     batches.close()
 
 
@@ -766,16 +772,111 @@ def test_case_7_after_ctrl_c_in_a_notebook_the_next_pass_goes_on_and_no_batch_is
     assert out.strip() == "interrupted 8"
 
 
-def test_a_warning_to_the_whole_process_group_lets_the_script_train_on(tiny_store: Path, tmp_path: Path) -> None:
-    """Schedulers send SIGTERM to all processes of a job, and give the script time to save."""
-    text = TRAINS.replace(
-        "def main():",
-        # Not print: the signal may find the script in the middle of its own.
-        "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: os.write(1, b'warned\\n'))\n\ndef main():",
-    )
+WARNED = (
+    "SIGUSR1 SIGUSR2 SIGTERM SIGHUP SIGINT SIGQUIT SIGALRM SIGVTALRM SIGPROF SIGXCPU SIGIO SIGPWR SIGTSTP SIGTTIN SIGTTOU SIGCONT "
+    "SIGWINCH SIGRTMIN SIGRTMAX"
+).split()
+LATE = """
+import os, signal
+
+def warned(number, frame):
+    os.write(1, b"warned\\n")  # not print: the signal may find the script in the middle of its own
+
+def main():
+    for name in sys.argv[3].split(","):
+        signal.signal(getattr(signal, name), warned)
+"""
+
+
+@pytest.mark.parametrize("wait_for", ["starts", "trains"])
+def test_a_signal_to_the_whole_process_group_lets_a_script_that_answers_it_train_on(
+    tiny_store: Path, tmp_path: Path, wait_for: str
+) -> None:
+    """Schedulers send a warning to all processes of a job, and give the script time to save; also while workers start."""
+    script = Script(tmp_path, TRAINS.replace("def main():", LATE), tiny_store, 2, ",".join(WARNED))
+    script.says(wait_for)
+    if wait_for == "starts":
+        assert wait_until(lambda: len(workers_of(script.process.pid)) == 2)
+    workers = workers_of(script.process.pid)
+    for name in WARNED:
+        os.killpg(script.process.pid, getattr(signal, name))
+        script.says("warned")
+    for _ in range(3):
+        script.says("trains")
+    assert workers_of(script.process.pid) == workers
+    script.kill()
+
+
+def test_a_handler_that_is_set_after_the_workers_began_is_in_time(tiny_store: Path, tmp_path: Path) -> None:
+    text = TRAINS.replace("def main():", LATE.partition("def main():")[0] + "def main():")
+    text = text.replace('print("trains"', 'signal.signal(signal.SIGUSR1, warned), print("trains"')
     script = Script(tmp_path, text, tiny_store, 2)
     script.says("trains")
-    os.killpg(script.process.pid, signal.SIGTERM)
+    workers = workers_of(script.process.pid)
+    os.killpg(script.process.pid, signal.SIGUSR1)
+    script.says("warned")
+    script.says("trains")
+    assert workers_of(script.process.pid) == workers
+    script.kill()
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU"])
+def test_a_signal_to_the_whole_process_group_that_ends_the_script_ends_its_workers(
+    tiny_store: Path, tmp_path: Path, name: str
+) -> None:
+    script = Script(tmp_path, "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n" + TRAINS, tiny_store, 2)
+    script.says("trains")
+    workers, rings = workers_of(script.process.pid), rings_of(script.process.pid)
+    os.killpg(script.process.pid, getattr(signal, name))
+    code, _, errors = script.end()
+    assert (code, "WorkerDied" in errors) == (-getattr(signal, name), False)
+    assert len(workers) == 2
+    assert wait_until(lambda: not any(is_running(pid) for pid in workers))
+    assert not rings & memfds()
+
+
+def test_a_stopped_and_continued_process_group_trains_on(tiny_store: Path, tmp_path: Path) -> None:
+    script = Script(tmp_path, TRAINS, tiny_store, 2)
+    script.says("trains")
+    for name in ("SIGTSTP", "SIGSTOP"):
+        os.killpg(script.process.pid, getattr(signal, name))
+        time.sleep(0.1)
+        os.killpg(script.process.pid, signal.SIGCONT)
+        for _ in range(3):
+            script.says("trains")
+    script.kill()
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
+def test_case_4_what_is_the_death_of_the_worker_itself_stays_it(store: vla_store.Store, name: str) -> None:
+    batches = Batches(first_rows(store, 100), batch_size=5, workers=1)
+    stream = iter(batches)
+    next(stream)
+    os.kill(batches.pids()[0], getattr(signal, name))
+    with pytest.raises(WorkerDied, match=rf"exit  {name}"):
+        list(stream)
+
+
+def test_what_a_transform_starts_heeds_signals_as_anywhere(store: vla_store.Store) -> None:
+    """A program that was told to end must end, and a forked copy of the worker too."""
+    batches = Batches(first_rows(store, 4), batch_size=4, workers=1, batch_transform=transforms.starts_and_ends)
+    assert next(iter(batches))["codes"] == [[-signal.SIGTERM, -signal.SIGUSR1]] * 2
+    batches.close()
+
+
+SCRIPT_ANSWERS = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit("of the script"))
+"""
+
+
+def test_a_handler_of_the_script_is_not_a_worker_s_that_imports_it(tiny_store: Path, tmp_path: Path) -> None:
+    text = TRAINS.replace("batch_size=4", "batch_size=4, transform=transform")
+    text = SCRIPT_ANSWERS + "def transform(sample): return sample\n" + text
+    text = text.replace("    print(", "    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'warned\\n'))\n    print(", 1)
+    script = Script(tmp_path, text, tiny_store, 2)
+    script.says("trains")
+    os.killpg(script.process.pid, signal.SIGUSR1)
     script.says("warned")
     for _ in range(3):
         script.says("trains")
@@ -803,6 +904,7 @@ def in_a_fork(call: Any) -> str:
     return found
 
 
+@goes_on
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_case_8_in_a_forked_process_the_pass_raises_and_a_new_one_works(store: vla_store.Store) -> None:
     batches = Batches(first_rows(store, 40), batch_size=8, workers=2)
@@ -811,8 +913,8 @@ def test_case_8_in_a_forked_process_the_pass_raises_and_a_new_one_works(store: v
     pids = batches.pids()
     assert "began in another process" in in_a_fork(lambda: next(stream))
     child = in_a_fork(lambda: (served(iter(batches)), batches.close()))
-    rows = order(40, epoch=1)
-    assert child == repr(([rows[at : at + 8] for at in range(0, 40, 8)], None))
+    rows = order(40)
+    assert child == repr(([rows[at : at + 8] for at in range(16, 40, 8)], None))
     assert in_a_fork(batches.close) == "None"
     taken += served(stream)  # the parent's pass is untouched
     assert [row for each in taken for row in each] == order(40)

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loader.serving import first_rows, rows_of, served
+from loader.serving import first_rows, goes_on, rows_of, served
 
 import vla_store
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, UsageError
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
 from vla_store.loader.sampler import ShuffleSampler
+
+
+TORCHDATAS_OWN = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # said by torch 2.13 of torchdata 0.11
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +90,63 @@ def test_more_consumed_than_there_is_is_all_of_it(sampler: ShuffleSampler) -> No
     assert sampler.state_dict(consumed=112)["position"] == 100
 
 
-def test_a_new_pass_ends_the_one_before(sampler: ShuffleSampler) -> None:
+@goes_on
+def test_a_new_pass_cuts_the_one_before_and_goes_on_where_it_stood(sampler: ShuffleSampler) -> None:
     first = iter(sampler)
     next(first)
     second = iter(sampler)
-    assert list(first) == []
-    assert list(second) == order(1)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"a newer pass began(.|\n)*make a second sampler"):
+            next(first)
+    assert list(second) == order(0)[1:]
+    assert list(second) == []
+    assert list(sampler) == order(1)
+
+
+def test_it_says_once_that_a_pass_goes_on_and_what_of_what_was_read_ahead(sampler: ShuffleSampler) -> None:
+    next(iter(sampler))
+    with pytest.warns(RuntimeWarning, match=r"epoch 0, row 1 of 100(.|\n)*had read ahead is passed over"):
+        next(iter(sampler))
+    next(iter(sampler))
+
+
+def test_a_loaded_position_is_kept_by_a_trainer_that_looks_and_names_its_epoch(store: vla_store.Store) -> None:
+    """One who looks through a DataLoader goes back to what was consumed."""
+    made = Serves("DataLoader", first_rows(store, 100), 2)
+    made.sampler.load_state_dict(made.sampler._epochs.state_at(2, 32))
+    looked = next(made.batches())
+    state = made.sampler.state_dict(consumed=32)
+    made.sampler.load_state_dict(state)
+    made.sampler.set_epoch(2)
+    assert looked == order(2)[32:48]
+    assert [row for batch in made.batches() for row in batch] == order(2)[32:]
+
+
+@goes_on
+@TORCHDATAS_OWN
+@pytest.mark.parametrize("kind", ["DataLoader", "StatefulDataLoader"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_passes_that_are_left_never_give_a_row_twice_in_an_epoch(
+    store: vla_store.Store, kind: str, workers: int
+) -> None:
+    made = Serves(kind, first_rows(store, 100), workers)
+    found: list[int] = []
+    while made.sampler.state_dict()["epoch"] == 0:
+        found += [row for batch in itertools.islice(made.batches(), 2) for row in batch]
+    seen = [row for row in order(0) if row in found]
+    assert found == seen  # each once, in the order of the epoch
+    assert len(found) == 100 or workers  # what workers had read ahead is passed over
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataloaders_pass_that_was_cut_raises(store: vla_store.Store, workers: int) -> None:
+    made = Serves("DataLoader", first_rows(store, 137), workers)
+    outer = iter(made.loader)
+    next(outer)
+    made.sampler.set_epoch(1)
+    next(iter(made.loader))
+    with pytest.raises(UsageError, match="a newer pass began"):
+        list(outer)
 
 
 def test_memory_does_not_depend_on_the_number_of_rows(store: vla_store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +187,6 @@ class Serves:
 
     def batches(self) -> Any:
         return (rows_of(batch, self.store) for batch in self.loader)
-
-
-TORCHDATAS_OWN = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # said by torch 2.13 of torchdata 0.11
 
 
 @TORCHDATAS_OWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loader.serving import first_rows, ranks_of, served
+from loader import transforms
+from loader.serving import first_rows, goes_on, ranks_of, rows_of, served
 
 import vla_store
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, UsageError
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
 from vla_store.loader.state import selection_digest
@@ -149,7 +151,9 @@ def test_a_pass_that_failed_goes_on_with_the_batch_that_was_not_given(store: vla
     given = flat(served(stream, 3))
     with pytest.raises(vla_store.VlaStoreError):
         next(stream)
-    assert list(stream) == []
+    for _ in range(2):
+        with pytest.raises(UsageError, match="because of the error that was raised before"):
+            next(stream)
     assert position(batches) == (0, 30)
     assert given + flat(served(iter(batches))) == order(0)
 
@@ -165,14 +169,17 @@ def fails_once(call: int) -> Any:
     return transform
 
 
-def test_a_new_pass_ends_the_one_before_and_is_the_next_epoch(batches: Batches) -> None:
+@goes_on
+def test_a_new_pass_cuts_the_one_before_and_goes_on_where_it_stood(batches: Batches) -> None:
     first = iter(batches)
     next(first)
     second = iter(batches)
-    assert list(first) == []
-    assert flat(served(second, 1)) == order(1)[:10]
-    assert list(first) == []
-    assert flat(served(second)) == order(1)[10:]
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"because a newer pass began(.|\n)*0, at row 10 of 100(.|\n)*peek\(\)"):
+            next(first)
+        assert flat(served(second, 1))
+    assert flat(served(second)) == order(0)[30:]
+    assert flat(served(iter(batches), 1)) == order(1)[:10]
 
 
 def test_a_new_iter_ends_the_pass_before_at_once(batches: Batches) -> None:
@@ -180,8 +187,127 @@ def test_a_new_iter_ends_the_pass_before_at_once(batches: Batches) -> None:
     first = iter(batches)
     next(first)
     iter(batches)
-    assert list(first) == []
+    with pytest.raises(UsageError, match="a newer pass began"):
+        next(first)
+    assert position(batches) == (0, 10)
+
+
+def test_zipping_a_loader_with_itself_is_an_error_and_takes_nothing(batches: Batches) -> None:
+    with pytest.raises(UsageError, match="two passes at a time need two Loaders"):
+        list(zip(batches, batches))
+    assert flat(served(iter(batches))) == order(0)
+
+
+@goes_on
+def test_a_pass_inside_a_pass_takes_what_is_left_and_the_outer_one_says_so(batches: Batches) -> None:
+    outer = iter(batches)
+    taken = flat(served(outer, 3))
+    inner = flat(served(iter(batches)))
+    with pytest.raises(UsageError, match="a newer pass began"):
+        next(outer)
+    assert taken + inner == order(0)
     assert position(batches) == (1, 0)
+
+
+@goes_on
+@pytest.mark.parametrize("limit", [1, 3, 10, 11])
+def test_passes_that_are_left_after_some_batches_give_every_row_of_every_epoch(batches: Batches, limit: int) -> None:
+    """`for step, batch in enumerate(loader): if step == limit: break` trains on all of the data, and never twice the same."""
+    found: list[int] = []
+    while len(found) < 200:
+        found += flat(served(iter(batches), limit))
+    assert found == order(0) + order(1)
+
+
+def test_a_pass_that_gave_its_last_batch_is_an_epoch_though_nobody_asked_for_one_more(batches: Batches) -> None:
+    for epoch in range(2):
+        assert flat(served(iter(batches), 10)) == order(epoch)
+
+
+def test_so_is_one_whose_last_rows_are_dropped(store: vla_store.Store) -> None:
+    batches = Batches(first_rows(store, 100), batch_size=30, workers=0, seed=5, drop_last=True)
+    for epoch in range(2):
+        assert flat(served(iter(batches), 3)) == order(epoch)[:90]
+
+
+def test_a_pass_that_goes_on_says_so_once_with_its_place(batches: Batches) -> None:
+    next(iter(batches))
+    with pytest.warns(RuntimeWarning, match=r"goes on where that stood \(epoch 0, row 10 of 100\)") as said:
+        next(iter(batches))
+    next(iter(batches))  # and not again: a warning is an error here
+    assert [each.filename for each in said] == [__file__]
+    assert position(batches) == (0, 30)
+
+
+@pytest.mark.parametrize("epoch", [0, 4])
+def test_who_names_the_epoch_before_each_pass_begins_it_anew_and_hears_nothing(batches: Batches, epoch: int) -> None:
+    """As Lightning does, before its sanity check and before each evaluation."""
+    for _ in range(3):
+        batches.epochs.set_epoch(epoch)
+        assert flat(served(iter(batches), 2)) == order(epoch)[:20]
+
+
+@goes_on
+def test_an_error_of_the_loops_body_costs_no_batch(batches: Batches) -> None:
+    found: list[int] = []
+    for _ in range(2):
+        with contextlib.suppress(ZeroDivisionError):
+            for batch in batches:
+                found += rows_of(batch, batches.samples.store)
+                if len(found) == 40:
+                    raise ZeroDivisionError
+    assert found == order(0)
+
+
+@goes_on
+def test_a_look_at_a_batch_after_loading_costs_that_batch_alone(batches: Batches) -> None:
+    batches.epochs.load_state_dict(batches.epochs.state_at(3, 40))
+    seen = flat(served(iter(batches), 1))
+    batches.epochs.set_epoch(3)  # a trainer names its epoch
+    assert seen + flat(served(iter(batches))) == order(3)[40:]
+    assert position(batches) == (4, 0)
+
+
+# --- peek ---------------------------------------------------------------------------------------------------------------
+
+
+def peeked(batches: Batches) -> list[int]:
+    return rows_of(batches.peek()[0], batches.samples.store)
+
+
+def test_a_peek_is_the_batch_that_comes_and_takes_nothing(batches: Batches) -> None:
+    assert peeked(batches) == peeked(batches) == order(0)[:10]
+    stream, found = iter(batches), []
+    for number in range(9):
+        assert peeked(batches) == order(0)[10 * number : 10 * number + 10]
+        found += flat(served(stream, 1))
+    assert found + flat(served(stream)) == order(0)
+    assert peeked(batches) == order(1)[:10]
+    assert batches.stats.batches == 10
+
+
+def test_a_peek_after_the_last_batch_is_of_the_next_epoch(batches: Batches) -> None:
+    stream = iter(batches)
+    served(stream, 10)
+    assert peeked(batches) == order(1)[:10]
+    assert list(stream) == []
+    assert flat(served(iter(batches), 1)) == order(1)[:10]
+
+
+def test_a_peek_leaves_a_loaded_position_alone(batches: Batches) -> None:
+    batches.epochs.load_state_dict(batches.epochs.state_at(3, 40))
+    assert peeked(batches) == order(3)[40:50]
+    batches.epochs.set_epoch(3)
+    assert flat(served(iter(batches))) == order(3)[40:]
+
+
+def test_a_peek_is_of_the_rank_and_of_the_generator_of_its_place(store: vla_store.Store) -> None:
+    options = {"batch_size": 10, "workers": 0, "transform": transforms.noise, "ranks": lambda: (1, 3)}
+    batches = Batches(first_rows(store, 100), **options)
+    stream = iter(batches)
+    next(stream)
+    seen = batches.peek()[0]["noise"]
+    assert seen.tolist() == next(stream)["noise"].tolist()
 
 
 def test_a_pass_that_was_closed_goes_on_where_it_stood(batches: Batches) -> None:
@@ -286,7 +412,8 @@ def test_loading_in_the_middle_of_a_pass_ends_it(batches: Batches) -> None:
     stream = iter(batches)
     next(stream)
     batches.epochs.load_state_dict(batches.epochs.state_at(2, 50))
-    assert list(stream) == []
+    with pytest.raises(UsageError, match="because load_state_dict was called"):
+        next(stream)
     assert flat(served(iter(batches))) == order(2)[50:]
 
 

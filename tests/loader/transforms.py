@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import os
+import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -168,6 +170,24 @@ def forks_and_then_sends_much(batch: Batch) -> Batch:
             time.sleep(200)
             os._exit(0)
     return {"step": batch["step"], "much": b"x" * 20_000_000, "child": forks_and_then_sends_much.child}
+
+
+def starts_and_ends(batch: Batch) -> Batch:
+    codes: list[list[int]] = [[], []]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        with subprocess.Popen(["sleep", "60"]) as process:
+            process.send_signal(number)
+        codes[0].append(process.returncode)
+        ready, say = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(say, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, number)
+        codes[1].append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return {**batch, "codes": codes}
 
 
 def as_a_tuple(sample: Sample) -> Any:

@@ -1,7 +1,7 @@
 """`Batches`: the batches of an epoch in their order, decoded by worker processes into a ring of leased buffers.
 
 How a pass ends, and what holds then:
-  1. The epoch is over: `next` raises StopIteration; workers wait for the next pass.
+  1. The epoch is over: `next` raises StopIteration; workers wait for the next pass. Nothing else ends a pass in silence.
   2. A sample or a transform raises: `next` raises that error, with its sample, in the batch's turn; the pass is over.
   3. The consumer stops early (break, a new iter): tickets in hand finish, and their slots come back before reuse.
   4. A worker dies: `next` raises WorkerDied with its name as soon as the kernel closes its socket; all workers end.
@@ -10,7 +10,8 @@ How a pass ends, and what holds then:
   6. This process is killed: the kernel closes the sockets, workers end at once, and the ring, which has no name, goes with them.
   7. Ctrl-C, or any other error, inside `next`: workers end, because what they were asked is no longer known.
   8. The process forks: the child's copy of a pass raises; a new iter there starts workers of its own.
-After 2, 4, 5 and 7 the next pass begins with the batch that was not handed out, and a new one starts workers where they ended.
+After 2 to 7 the next pass begins with the batch that was not handed out, and a new one starts workers where they ended. Whoever
+asks a pass for more that ended so gets a UsageError that says why.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, UsageError, VlaStoreError
 from vla_store.loader.crew import Crew, Made
-from vla_store.loader.order import Deal
+from vla_store.loader.order import Deal, Order
 from vla_store.loader.packing import array_nbytes
 from vla_store.loader.pool import pickled
 from vla_store.loader.state import Epochs, Pass
@@ -37,6 +38,7 @@ from vla_store.reader.samples import Samples
 
 ORDER_BLOCK_ROWS = 8_192
 MAX_WAITS = 10_000
+LOOK = "peek() shows the next batch without taking it; two passes at a time need two Loaders"
 
 Array = np.ndarray[Any, Any]
 Ranks = Callable[[], tuple[int, int]]
@@ -121,7 +123,7 @@ class Batches:
                 raise OptionError(f"{name} is a whole number of at least {least}", found=repr(value))
         self.samples = samples
         self.batch_size, self.drop_last = int(batch_size), bool(drop_last)
-        self.epochs = Epochs(samples, seed, shuffle)
+        self.epochs = Epochs(samples, seed, shuffle, LOOK)
         self.workers = int(workers)
         self.stats = Stats()
         self._ranks = ranks
@@ -153,6 +155,18 @@ class Batches:
                     self.dismiss()  # a Ctrl-C in the middle: which slots are free is not known any more
                     raise
         return BatchStream(self, current, convert)
+
+    def peek(self) -> tuple[Any, Job]:
+        """The batch that comes next, made in this process, and its job; it is not handed out, and no pass ends or begins."""
+        self._look_for_fork()
+        epoch, position = self.epochs.place
+        deal = self.deal()
+        if not deal.batches(position):
+            epoch, position = epoch + 1, 0
+        start, stop = deal.stretch(position, self.rank[0])
+        order = Order(len(self.samples), self.epochs.seed, epoch, self.epochs.shuffle)
+        job = Job(order.seed, epoch, start, order.take(start, stop))
+        return self.work.run(job), job
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -217,7 +231,7 @@ class Handout(NamedTuple):
 
 
 class Stopped(Exception):
-    """Another pass began, or the loader was closed: there is no next batch, but the epoch is not over."""
+    """The pass, or the loader, was ended by somebody else: there is no next batch, but the epoch is not over."""
 
 
 class BatchStream:
@@ -231,6 +245,7 @@ class BatchStream:
         self._stopped = False
         self._ahead = 0  # position up to which jobs were made
         self._left = 0  # batches for which none was
+        self._owed = 0  # batches that the consumer has not got
         self._ends: deque[int] = deque()  # positions after the batches whose jobs workers have
         self._block = (0, np.empty(0, np.int64))
         self._handed_at: float | None = None
@@ -248,7 +263,7 @@ class BatchStream:
                 batch = self._convert(batch, handout.made.job)
             self.hand(handout, began)
         except Stopped:
-            raise StopIteration from None
+            raise self.why_over() from None
         except StopIteration:
             self.finish()
             raise
@@ -256,6 +271,10 @@ class BatchStream:
             self.fail()
             raise
         return batch
+
+    def why_over(self) -> Exception:
+        """What `next` raises where nothing comes any more: an error, unless the epoch was over, or the consumer closed the pass."""
+        return self._pass.cut_short() or StopIteration()
 
     def take(self) -> tuple[Any, Handout]:
         """The next batch, before the consumer has it. Raises StopIteration, Stopped, and what making the batch raised.
@@ -282,7 +301,8 @@ class BatchStream:
         self._handed_at = now
         ready = handout.was_ready if was_ready is None else was_ready
         self._owner.stats.count(handout.made, now - began, now - since, ready)
-        self._pass.give(handout.end)
+        self._owed -= 1
+        self._pass.give(handout.end, is_last=not self._owed)
 
     def finish(self) -> None:
         """The consumer has all batches of the pass."""
@@ -311,7 +331,7 @@ class BatchStream:
         owner = self._owner
         self._rank, _ = owner.rank
         self._deal = owner.deal()
-        self._left = self._deal.batches(self._pass.following[1])  # before the pass begins: it may raise
+        self._left = self._owed = self._deal.batches(self._pass.following[1])  # before the pass begins: it may raise
         self._order = self._pass.begin()
         self._ahead = self._pass.position
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-import warnings
 from collections import deque
 from typing import Any, NamedTuple
 
-from vla_store.errors import VlaStoreError
+from vla_store.errors import VlaStoreError, warn
 from vla_store.loader.packing import unpack
 from vla_store.loader.pool import Pool
 from vla_store.loader.ring import Ring
@@ -153,11 +150,10 @@ class Crew:
         copy = out.ring is self._ring and out.ring.unheld <= len(self._pool) + 1
         if copy and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 "so many batches are held that the loader's ring is nearly used up: batches are copied from now on. "
                 "Drop batches that are done with, or clone what is kept.",
                 RuntimeWarning,
-                stacklevel=_level_of_caller(),
             )
         made = Made(out.job, packed.nbytes, filled.seconds, packed.pickled_nbytes, copy)
         texts = self._texts[out.worker]
@@ -196,12 +192,3 @@ class Crew:
             before.close()
         for worker in range(len(self._pool)):
             self._pool.send(worker, NewRing(slots, ring.slot_nbytes), ring.fd)
-
-
-def _level_of_caller() -> int:
-    """`stacklevel` of the first frame that is not this package's, for a warning by who calls this."""
-    package = os.path.dirname(os.path.dirname(__file__)) + os.sep
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -137,7 +137,7 @@ class Pool:
         # folder that is named like a module of Python's is not imported instead of that.
         flags = ["-u", "-P"] if sys.version_info >= (3, 11) else ["-u"]
         module = ["-m", "vla_store.loader.worker", str(theirs.fileno()), str(self.pid)]
-        # Born with these blocked, until it ignores them: a Ctrl-C while it starts is no traceback of its own.
+        # Born with these blocked, until it ignores them: a Ctrl-C while it starts is no traceback of its own, and a warning no death.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.IGNORED)
         try:
             process = subprocess.Popen(

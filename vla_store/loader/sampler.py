@@ -11,20 +11,25 @@ from vla_store.loader.state import Epochs, Pass
 from vla_store.reader.samples import Samples
 
 BLOCK_ROWS = 8_192
+LOOK = (
+    "what a DataLoader had read ahead is passed over, and load_state_dict(state_dict(consumed=...)) goes back to it; to look at "
+    "a batch, or for two passes at a time, make a second sampler"
+)
 
 
 class ShuffleSampler:
     """Yields every index of a dataset once an epoch, in the order that is a function of (seed, epoch, rows) alone.
 
     dataset: `vla_store.Samples` or `vla_store.torch.StepDataset`. It never looks for ranks: accelerate and Lightning shard the
-    DataLoader it is given to. Memory does not depend on the number of rows. Each pass is the next epoch; `set_epoch` names one.
+    DataLoader it is given to. Memory does not depend on the number of rows. Each complete pass is the next epoch; one that was
+    left goes on in the next, after the rows that were read; `set_epoch` names an epoch, which then begins anew.
     """
 
     def __init__(self, dataset: Any, *, seed: int = 0, shuffle: bool = True) -> None:
         samples = getattr(dataset, "samples", dataset)
         if not isinstance(samples, Samples):
             raise OptionError("a ShuffleSampler takes a StepDataset or Samples", found=type(dataset).__name__)
-        self._epochs = Epochs(samples, seed, shuffle)
+        self._epochs = Epochs(samples, seed, shuffle, LOOK)
 
     def __len__(self) -> int:
         """Rows of a whole epoch."""
@@ -76,7 +81,7 @@ class Indices:
     def __next__(self) -> int:
         current = self._pass
         if not current.is_live:
-            raise StopIteration
+            raise current.cut_short() or StopIteration
         if self._order is None:
             self._order = current.begin()
             self._stop = current.position
@@ -88,7 +93,7 @@ class Indices:
                 raise StopIteration
             self._block = iter(self._order.take(start, self._stop).tolist())
             index = next(self._block)
-        current.give(current.position + 1)
+        current.give(current.position + 1, current.position + 1 == self._order.rows)
         return index
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,8 +18,9 @@ LOOK_UP_S = 0.2
 class Staged:
     """The batches of one pass, each after `copy(batch)` in a thread of its own. The slot returns as soon as that is done.
 
-    copy: called in the thread. What it raises is raised by `next` in its turn. convert: as in BatchStream, of what `copy` made. The thread starts with the first `next` and ends
-    with the pass: at its last batch, at an error, at `close`, and when another pass begins.
+    copy: called in the thread. What it raises is raised by `next` in its turn. convert: as in BatchStream, of what `copy` made.
+    The thread starts with the first `next` and ends with the pass: at its last batch, at an error, at `close`, and when another
+    pass begins.
     """
 
     def __init__(self, batches: BatchStream, copy: Callable[[Any], Any], convert: Convert | None = None) -> None:
@@ -49,7 +50,7 @@ class Staged:
             self._batches.hand(handout, began, was_ready)
         except Stopped:
             self.close()
-            raise StopIteration from None
+            raise self._batches.why_over() from None
         except StopIteration:
             self._batches.finish()
             self.close()

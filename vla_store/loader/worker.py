@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,9 +31,14 @@ from vla_store.loader.work import Job, Work
 WATCH_S = 1.0
 MAX_CARVED = 64
 
-# Ctrl-C, a scheduler's warning and a closed terminal reach the whole process group, and are the parent's to answer: it may want
-# to train on until it has saved. A worker ends with its parent.
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Ctrl-C, a scheduler's warning (SIGTERM, SIGUSR1, ...) and a closed terminal reach the whole process group, and are the parent's to
+# answer: it may want to train on until it has saved. A worker ends with its parent. What stays as it is: what nobody can ignore,
+# what a process does to itself, and what ends nobody.
+AS_THEY_ARE = ("KILL STOP", "ABRT BUS FPE ILL SEGV SYS TRAP", "CHLD CONT PIPE URG WINCH XFSZ")
+IGNORED = signal.valid_signals() - {
+    getattr(signal, f"SIG{name}") for names in AS_THEY_ARE for name in names.split() if hasattr(signal, f"SIG{name}")
+}
+TIMERS = {signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF}  # which a transform's module may have set for itself
 
 is_loading_main = False
 """Whether this process is a worker that imports the caller's script: a Loader must not start there."""
@@ -94,21 +100,42 @@ class Ready:
 
 def main(fd: int, parent: int) -> None:
     """Serve one parent until it goes away."""
-    for each in IGNORED:
-        signal.signal(each, signal.SIG_IGN)
+    _ignore(IGNORED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # they came blocked
     channel = Channel(socket.socket(fileno=fd))
     # A process that a transform forks must not keep the parent waiting for a worker that is gone, nor answer in its place.
     os.register_at_fork(after_in_child=channel.close)
+    os.register_at_fork(after_in_child=_heed)
     threading.Thread(target=_watch, args=(fd, parent), daemon=True).start()
     try:
         work = _start(channel)
         if work is not None:
+            _ignore(IGNORED - TIMERS)  # the caller's script, which may have been imported, may answer them
             _serve(channel, work)
     except Closed:
         pass
     except BaseException:
         traceback.print_exc()
     os._exit(0)
+
+
+def _ignore(signals: Iterable[int]) -> None:
+    # A handler that does nothing, and not SIG_IGN: a program that a transform starts would inherit that, and not end when told to.
+    for each in signals:
+        if signal.getsignal(each) not in (None, signal.SIG_IGN):  # not what a library in C answers, nor what nohup says
+            signal.signal(each, _nothing)
+            signal.siginterrupt(each, False)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _heed() -> None:
+    """In a process that a transform forked: signals are its own again."""
+    for each in IGNORED:
+        if signal.getsignal(each) is _nothing:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
 
 def _watch(fd: int, parent: int) -> None:
