@@ -926,7 +926,7 @@ def test_case_8_in_a_forked_process_the_pass_raises_and_a_new_one_works(store: v
 def test_case_8_a_fork_while_a_thread_waits_for_a_batch_is_not_stuck(store: vla_store.Store) -> None:
     batches = Batches(first_rows(store, 16), batch_size=8, workers=1, transform=transforms.sleeps)
     stream = iter(batches)
-    thread = threading.Thread(target=lambda: next(stream, None))
+    thread = threading.Thread(target=lambda: error_of(lambda: next(stream)))
     thread.start()
     assert wait_until(lambda: batches._crew is not None and len(batches._crew._out) == 2)
     assert in_a_fork(lambda: (iter(batches) is not None, batches.close())) == "(True, None)"
@@ -1130,7 +1130,7 @@ def test_a_worker_that_is_long_silent_is_named_in_the_log(
     monkeypatch.setattr(crew_module, "LOOK_UP_S", 0.05)
     monkeypatch.setattr(crew_module, "PATIENCE_S", 0.2)
     batches = Batches(first_rows(store, 10), batch_size=5, workers=1, transform=transforms.sleeps)
-    thread = threading.Thread(target=lambda: next(iter(batches), None))
+    thread = threading.Thread(target=lambda: error_of(lambda: next(iter(batches))))
     with caplog.at_level(logging.WARNING, "vla_store"):
         thread.start()
         assert wait_until(lambda: "worker 0 has been silent" in caplog.text)
