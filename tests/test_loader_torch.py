@@ -12,7 +12,7 @@ import pytest
 from loader import transforms
 from loader.serving import rows_of, wait_until
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, TransformError, UsageError
 from vla_store.loader.order import Order
 
 torch = pytest.importorskip("torch")
@@ -164,6 +164,74 @@ def test_it_satisfies_torchdatas_protocol_of_things_with_a_state(make: Any, data
     stateful = pytest.importorskip("torchdata.stateful_dataloader.stateful")
     assert isinstance(make(), stateful.Stateful)
     assert isinstance(ShuffleSampler(dataset), stateful.Stateful)
+
+
+# --- passes that are cut, and peeks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loop_that_a_look_at_a_batch_cut_raises_and_nothing_is_lost(
+    make: Any, dataset: StepDataset, workers: int
+) -> None:
+    loader, found = make(workers=workers), []
+
+    def looks_inside_its_loop() -> None:
+        for batch in loader:
+            found.extend(rows([batch], dataset))
+            if len(found) == 48:
+                found.extend(rows([next(iter(loader))], dataset))
+
+    cut = pytest.raises(UsageError, match=r"a newer pass began(.|\n)*peek\(\) shows the next batch")
+    with pytest.warns(RuntimeWarning, match="goes on where that stood"), cut:
+        looks_inside_its_loop()
+    found += rows(loader, dataset)
+    assert found == Order(137, 0, 0).take(0, 137).tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_peek_takes_nothing_from_a_loop_nor_from_a_loaded_position(
+    make: Any, dataset: StepDataset, workers: int
+) -> None:
+    loader, found = make(workers=workers), []
+    loader.load_state_dict(loader._batches.epochs.state_at(2, 32))
+    for _ in range(2):
+        seen = rows([loader.peek()], dataset)
+    for batch in loader:
+        assert rows([batch], dataset) == seen
+        found += seen
+        seen = rows([loader.peek()], dataset)
+    assert found == Order(137, 0, 2).take(32, 137).tolist()
+    assert seen == Order(137, 0, 3).take(0, 16).tolist()
+
+
+def test_a_peek_is_changed_as_batches_are(make: Any) -> None:
+    loader = make(device="cpu", transform=transforms.noise, batch_transform=lambda batch: batch["noise"] * 2)
+    assert torch.equal(loader.peek(), next(iter(loader)))
+
+
+@pytest.mark.parametrize("how", ["close", "error"])
+def test_a_pass_that_ended_early_never_looks_like_a_complete_one(make: Any, how: str) -> None:
+    loader = make(
+        workers=1, transform=transforms.of_step_7_fails if how == "error" else None, shuffle=False, batch_size=4
+    )
+    stream = iter(loader)
+    next(stream)
+    if how == "close":
+        loader.close()
+    else:
+        with pytest.raises(TransformError):
+            next(stream)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="this pass was ended"):
+            list(stream)
+
+
+def test_a_pass_that_is_complete_stays_complete(make: Any) -> None:
+    loader = make()
+    stream = iter(loader)
+    assert len(list(stream)) == 9
+    iter(loader)
+    assert list(stream) == []
 
 
 # --- transforms ---------------------------------------------------------------------------------------------------------

@@ -23,7 +23,18 @@ from typing import Any
 import numpy as np
 import pytest
 from loader import transforms
-from loader.serving import children_of, ended_by, first_rows, goes_on, is_running, memfds, rings_of, rows_of, served, wait_until
+from loader.serving import (
+    children_of,
+    ended_by,
+    first_rows,
+    goes_on,
+    is_running,
+    memfds,
+    rings_of,
+    rows_of,
+    served,
+    wait_until,
+)
 
 import vla_store
 from vla_store.errors import MachineError, OptionError, StoreNotFound, UsageError
@@ -772,10 +783,27 @@ def test_case_7_after_ctrl_c_in_a_notebook_the_next_pass_goes_on_and_no_batch_is
     assert out.strip() == "interrupted 8"
 
 
-WARNED = (
-    "SIGUSR1 SIGUSR2 SIGTERM SIGHUP SIGINT SIGQUIT SIGALRM SIGVTALRM SIGPROF SIGXCPU SIGIO SIGPWR SIGTSTP SIGTTIN SIGTTOU SIGCONT "
-    "SIGWINCH SIGRTMIN SIGRTMAX"
-).split()
+WARNED = [
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGTERM",
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGALRM",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGXCPU",
+    "SIGIO",
+    "SIGPWR",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGCONT",
+    "SIGWINCH",
+    "SIGRTMIN",
+    "SIGRTMAX",
+]
 LATE = """
 import os, signal
 
@@ -824,7 +852,9 @@ def test_a_handler_that_is_set_after_the_workers_began_is_in_time(tiny_store: Pa
 def test_a_signal_to_the_whole_process_group_that_ends_the_script_ends_its_workers(
     tiny_store: Path, tmp_path: Path, name: str
 ) -> None:
-    script = Script(tmp_path, "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n" + TRAINS, tiny_store, 2)
+    script = Script(
+        tmp_path, "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n" + TRAINS, tiny_store, 2
+    )
     script.says("trains")
     workers, rings = workers_of(script.process.pid), rings_of(script.process.pid)
     os.killpg(script.process.pid, getattr(signal, name))
@@ -873,7 +903,9 @@ signal.signal(signal.SIGUSR1, lambda *_: sys.exit("of the script"))
 def test_a_handler_of_the_script_is_not_a_worker_s_that_imports_it(tiny_store: Path, tmp_path: Path) -> None:
     text = TRAINS.replace("batch_size=4", "batch_size=4, transform=transform")
     text = SCRIPT_ANSWERS + "def transform(sample): return sample\n" + text
-    text = text.replace("    print(", "    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'warned\\n'))\n    print(", 1)
+    text = text.replace(
+        "    print(", "    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'warned\\n'))\n    print(", 1
+    )
     script = Script(tmp_path, text, tiny_store, 2)
     script.says("trains")
     os.killpg(script.process.pid, signal.SIGUSR1)

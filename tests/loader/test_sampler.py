@@ -18,7 +18,6 @@ from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
 from vla_store.loader.sampler import ShuffleSampler
 
-
 TORCHDATAS_OWN = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # said by torch 2.13 of torchdata 0.11
 
 

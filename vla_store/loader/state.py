@@ -13,7 +13,6 @@ from vla_store.loader.order import Order
 from vla_store.reader.lazily import lazily
 from vla_store.reader.samples import Samples
 
-
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
 BY_A_NEWER = "a newer pass began"
 BY_A_STATE = "load_state_dict was called"
@@ -38,7 +37,8 @@ class Epochs:
         self._loaded = False  # whether that position came from a state
         self._current: Pass | None = None
         self._begun: int | None = None  # epoch of the last pass that began, if nothing was said since
-        self._cut = self._warned = False  # whether the next pass goes on where a newer one cut another; whether that was said
+        self._cut = False  # whether the next pass goes on where a newer one cut another
+        self._warned = False
 
     def new_pass(self) -> Pass:
         """A pass that has not begun; the one before it ends."""
