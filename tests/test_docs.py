@@ -15,8 +15,9 @@ Every fenced block of code is run in order, one process and one folder a page. T
     <!-- exit: CODE -->          before a console block: its commands exit with this code
     <!-- raises: NAME -->        before a python block: it raises this error; its text counts as printed
 
-Shown output is compared word by word: white space does not count, `...` stands for anything (also for the rest of a word), numbers may differ by 2 %, times,
-rates, ids and folders by anything.
+Shown output is compared word by word: white space does not count, `...` stands for anything (also for the rest of a word). Integers
+are exact. Only what is measured or rounded may differ: numbers with a decimal point, and those before a unit of bytes (MB), by 2 %;
+times, rates, ids and folders by anything.
 
 `python tests/test_docs.py` writes docs/reference/cli.md anew from --help, and the table of costs in README.md from
 benchmarks/results/reading.json.
@@ -253,31 +254,43 @@ def difference(shown: str, printed: str) -> str:
 
 
 BEGUN = "\u2026"  # a word that is shown up to here
+UNITS_OF_BYTES = re.compile(r"([kMGT]i?)?B[,.;)]?$")
 UNITS_OF_TIME = re.compile(r"(s|ms|us|min|left|steps/s|MB/s|samples/s|seconds)[,.;)]?$")
 
 
 def matches(shown: list[str], printed: list[str]) -> bool:
     for at, (one, other) in enumerate(zip(shown, printed, strict=True)):
-        if one.rsplit("/")[-1] == other.rsplit("/")[-1] or (
-            one.endswith(BEGUN) and other.startswith(one[: -len(BEGUN)])
-        ):
+        in_folders = not re.fullmatch(r"[\d,./]+", one) and one.rsplit("/")[-1] == other.rsplit("/")[-1]
+        if one == other or in_folders or (one.endswith(BEGUN) and other.startswith(one[: -len(BEGUN)])):
             continue
-        timed = at + 1 < len(shown) and UNITS_OF_TIME.match(shown[at + 1])
+        unit = shown[at + 1] if at + 1 < len(shown) else ""
         named = shown[at - 1] if at else ""
-        if not same_word(one, other, anything=bool(timed) or named == "in", identity=named.startswith("fingerprint")):
+        if not same_word(
+            one,
+            other,
+            anything=bool(UNITS_OF_TIME.match(unit)) or named == "in",
+            rounded=bool(UNITS_OF_BYTES.match(unit)),
+            identity=named.startswith("fingerprint"),
+        ):
             return False
     return True
 
 
-def same_word(one: str, other: str, *, anything: bool, identity: bool) -> bool:
+def same_word(one: str, other: str, *, anything: bool, rounded: bool, identity: bool) -> bool:
     if re.fullmatch(r"[0-9a-f]{12,}", one) and re.fullmatch(r"[0-9a-f]{12,}", other):
         return one == other if identity else True
     number = r"[0-9][0-9,]*(?:\.[0-9]+)?(?:e-?[0-9]+)?"
     if re.sub(number, "#", one) != re.sub(number, "#", other):
         return anything and bool(re.search(number, one)) and bool(re.search(number, other))
     pairs = zip(re.findall(number, one), re.findall(number, other))
-    values = [(float(a.replace(",", "")), float(b.replace(",", ""))) for a, b in pairs]
-    return anything or all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) for a, b in values)
+    return anything or all(same_number(a.replace(",", ""), b.replace(",", ""), rounded=rounded) for a, b in pairs)
+
+
+def same_number(one: str, other: str, *, rounded: bool) -> bool:
+    if one.isdigit() and other.isdigit() and not rounded:
+        return int(one) == int(other)
+    a, b = float(one), float(other)
+    return abs(a - b) <= 0.02 * max(abs(a), abs(b))
 
 
 # --- what pages find ---------------------------------------------------------------------------------------------------
@@ -620,6 +633,10 @@ def page_of(folder: Path, text: str) -> Path:
         "```python\nimport vla_stores\n```\n",
         "```python\nprint(1 +)\n```\n",
         "```python\nprint(1)\n```\n\n```text\n2\n```\n",
+        "```python\nprint(212, 'steps')\n```\n\n```text\n213 steps\n```\n",
+        "```python\nprint((2058, 128))\n```\n\n```text\n(2,059, 128)\n```\n",
+        "```python\nprint('batch 38/39')\n```\n\n```text\nbatch 39/39\n```\n",
+        "```python\nprint('2,058 B of 1.5')\n```\n\n```text\n2,058 B of 1.6\n```\n",
         "```console\n$ python -c 'raise SystemExit(3)'\n```\n",
         "```console\n$ echo one\ntwo\n```\n",
         "```console\n$ echo one two\ntwo\none\n```\n",
@@ -638,6 +655,7 @@ def test_a_broken_block_fails(text: str, tmp_path: Path) -> None:
     [
         "```python\na = 1\n```\n\n```python\nprint(a, 'and', 1.001)\n```\n\n```text\n1 and\n1.0\n```\n",
         "```console\n$ echo /tmp/x/libero.vla took 3.1 s at 2,000 steps/s\n/data/libero.vla took 7 s at 9 steps/s\n```\n",
+        "```python\nprint('205 MB (at most 1.01 GiB), 2,058 steps')\n```\n\n```text\n204 MB (at most 1.0 GiB), 2058 steps\n```\n",
         "```console\n$ printf 'a b\\nc d\\ne'\na\n...\nd e\n```\n",
         "<!-- raises: ValueError -->\n```python\nint('x')\n```\n\n```text\nValueError: invalid literal\n...\n```\n",
         "<!-- exit: 2 -->\n```console\n$ ls /nowhere-at-all\n```\n",
