@@ -432,7 +432,7 @@ def test_the_command_writes_the_page_and_says_so(
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(tiny_store), "-o", "r.html", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"nbytes": (tmp_path / "r.html").stat().st_size, "path": "r.html"}
+    assert told == {"nbytes": (tmp_path / "r.html").stat().st_size, "path": str(tmp_path / "r.html")}
 
     for wrong, code in (("r.pdf", 2), ("none/r.html", 2)):
         assert main(["report", str(tiny_store), "-o", wrong]) == code

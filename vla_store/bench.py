@@ -24,7 +24,7 @@ import vla_store
 from vla_store.errors import OptionError, StoreDamaged
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
-from vla_store.reader.fetch import is_url
+from vla_store.paths import is_url
 from vla_store.reader.frames import Frames
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store, parts_of

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from vla_store import figures
 from vla_store.drawing import TASKS, draw_suites
 from vla_store.errors import DestinationExists, MachineError, StoreDamaged
+from vla_store.paths import local_path
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 
@@ -62,7 +63,7 @@ def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True,
     if folder is None:
         place: Any = tempfile.TemporaryDirectory(prefix="vla_store-demo-")
     else:
-        root = Path(folder)
+        root = local_path(folder, "the folder of a demo")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise DestinationExists(
                 "the demo wants a new or empty folder",
@@ -74,8 +75,9 @@ def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True,
     with place as where:
         report = _run(Path(where), seed)
         if folder is not None and keep:
-            store = Path(where) / "demo.vla"  # as the folder was given: short, and where the reader stands
-            _say(f"\nfiles     {report.source}\n          {store}")
+            given = Path(folder)  # as it was given: short, and where the reader stands
+            store = given / report.store.name
+            _say(f"\nfiles     {given / report.source.name}\n          {store}")
             _say(f"go on     vla-store info {shlex.quote(str(store))}")
         else:
             _say("\nfiles     removed; `vla-store demo FOLDER` keeps them")

@@ -22,7 +22,7 @@ def make_store(path: Path, mark: str = "") -> Path:
 
 def check(store: Path, *sources: Path, overwrite: bool = False) -> None:
     target, partial = destination_of(store)
-    check_destination(str(store), target, partial, sources, overwrite=overwrite)
+    check_destination(target, partial, sources, overwrite=overwrite)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_an_unfinished_build_is_a_folder_of_its_own(source: Path, tmp_path: Path
 
 def test_a_url_and_a_place_below_a_file_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="built on a local path"):
-        check_destination("s3://a/b", tmp_path / "b", tmp_path / "c", [], overwrite=False)
+        destination_of("s3://a/b")
     with pytest.raises(DestinationExists, match="below a file"):
         check(source / "suite/a.hdf5/x.vla", tmp_path / "other")
 

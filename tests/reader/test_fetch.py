@@ -304,7 +304,7 @@ def test_a_store_of_more_objects_than_open_files_are_allowed_is_read(tiny_store:
 
 @pytest.mark.parametrize("wrong", [None, 3, b"x.vla", ""])
 def test_what_is_no_path_is_no_store(wrong: object) -> None:
-    with pytest.raises(OptionError, match="a store is a path or a URL"):
+    with pytest.raises(OptionError, match="neither a path nor a URL"):
         vla_store.open_store(wrong)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from vla_store.audit.report import Problem, VerifyReport
 from vla_store.errors import DataError, StoreDamaged
 from vla_store.format.schema import MAX_DOCUMENT_BYTES
-from vla_store.reader.fetch import Fetcher, Location
+from vla_store.reader.fetch import Fetcher, Location, filesystem_of
 
 PIECE_NBYTES = 8 << 20
 
@@ -67,10 +67,8 @@ def list_keys(location: Location) -> list[str]:
     if location.is_local:
         found = (os.path.join(folder, name) for folder, _, names in os.walk(location.url) for name in names)
         return [os.path.relpath(path, location.url).replace(os.sep, "/") for path in found]
-    import fsspec
-
-    fs, root = fsspec.core.url_to_fs(location.url, **dict(location.options))
+    fs, root = filesystem_of(location.url, dict(location.options))
     try:
-        return [str(path)[len(root.rstrip("/")) + 1 :] for path in fs.find(root)]
+        return [str(path).removeprefix(root).lstrip("/") for path in fs.find(root)]
     except (OSError, NotImplementedError, ValueError):
         return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vla_store.audit.against import compare_with_sources
@@ -18,6 +17,7 @@ from vla_store.format.schema import Root
 from vla_store.reader.fetch import Location, locate
 
 if TYPE_CHECKING:
+    from vla_store.builder.find import Given
     from vla_store.builder.sources import EpisodeSource
 
 
@@ -29,9 +29,9 @@ class Progress(Protocol):
 
 
 def verify_store(
-    url: str | Path,
+    url: str | os.PathLike[str],
     *,
-    against: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource] | None = None,
+    against: Given | Sequence[Given] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -89,10 +89,7 @@ def _about_part(number: int, talk: Callable[[str], None]) -> Callable[[str], Non
     return lambda text: talk(f"part {number}: {text}")
 
 
-def _sources(
-    against: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
-) -> list[EpisodeSource]:
+def _sources(against: Given | Sequence[Given]) -> list[EpisodeSource]:
     from vla_store.builder.find import find_sources
 
-    several = isinstance(against, Sequence) and not isinstance(against, str)
-    return find_sources(against if several else [against], skip_bad=True)  # type: ignore[list-item,arg-type]
+    return find_sources(against, skip_bad=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from vla_store.builder.commit import nonfinite_of, write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
-from vla_store.builder.find import Said, find_sources
+from vla_store.builder.find import Given, Said, find_sources, local_sources
 from vla_store.builder.hdf5 import close_files
 from vla_store.builder.journal import Journal, check_unchanged, states_of
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
@@ -22,7 +23,7 @@ from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.shards import remove_temporaries, sync_folder
-from vla_store.builder.sources import EpisodeSource, Skipped, name_of
+from vla_store.builder.sources import Skipped, name_of
 from vla_store.builder.tasks import Receipt, Task, make_tasks
 from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
@@ -149,8 +150,8 @@ class PlannedBuild:
 
 
 def build_store(
-    sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
-    store: str | Path,
+    sources: Given | Sequence[Given],
+    store: str | os.PathLike[str],
     *,
     preset: str = "fast",
     orientation: Said = None,
@@ -206,8 +207,8 @@ def build_store(
 
 
 def plan_build(
-    sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
-    store: str | Path,
+    sources: Given | Sequence[Given],
+    store: str | os.PathLike[str],
     *,
     preset: str,
     orientation: Said,
@@ -228,12 +229,10 @@ def plan_build(
     share_one_heap()
     _check_options(preset, executor, workers, scheduler, max_memory)
     target, partial = destination_of(store)
-    if isinstance(sources, (str, Path, EpisodeSource)):
-        sources = [sources]
-    paths = [Path(each) for each in sources if isinstance(each, (str, Path))]
-    check_destination(str(store), target, partial, paths, overwrite=overwrite)
+    given = local_sources(sources)
+    check_destination(target, partial, [each for each in given if isinstance(each, Path)], overwrite=overwrite)
     try:
-        found = find_sources(sources, orientation=orientation, observation=observation, skip_bad=skip_bad)
+        found = find_sources(given, orientation=orientation, observation=observation, skip_bad=skip_bad)
         states = states_of(found)
         scan = scan_sources(found, skip_bad=skip_bad, require_finite=require_finite, talk=talk)
         if not mixed:

@@ -225,7 +225,8 @@ def _write_meta(store: Path, document: dict[str, Any] | None) -> str | None:
 def _check_with_zarr(folder: Path, found: dict[str, dict[str, Any]]) -> None:
     import zarr
 
-    group = zarr.open_group(str(folder), mode="r")
+    # Not by its name, in which zarr takes `::` and `://` for a URL.
+    group = zarr.open_group(zarr.storage.LocalStore(folder, read_only=True), mode="r")
     for path, document in found.items():
         array = group[path]
         if list(array.shape) != document["shape"] or str(array.dtype) != document["data_type"]:

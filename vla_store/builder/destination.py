@@ -14,31 +14,35 @@ from vla_store.builder.journal import LOCK
 from vla_store.builder.shards import TEMPORARY, sync_folder
 from vla_store.errors import DestinationExists, OptionError, machine_error
 from vla_store.format.layout import ROOT_KEY, partial_path, root_key
+from vla_store.paths import check_length, is_url, place_of
 
 FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... STORE"
 
 
-def destination_of(store: str | Path) -> tuple[Path, Path]:
-    """Where the store and its unfinished build lie: absolute, and at the end of the link where `store` is one."""
-    target = Path(os.path.abspath(store))
+def destination_of(store: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Where the store and its unfinished build lie: absolute, and at the end of the link where `store` is one. Raises OptionError
+    for what is no local path."""
+    place = place_of(store)
+    if is_url(place):
+        raise OptionError(
+            "a store is built on a local path",
+            found=place,
+            hint=f"build it locally, then: vla-store copy LOCAL {place}",
+        )
+    target = Path(place)
     if target.is_symlink():  # it was made to say which disk the store belongs on
         target = Path(os.path.realpath(target))
     return target, Path(partial_path(str(target)))
 
 
-def check_destination(given: str, target: Path, partial: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
+def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
     """Raises unless a store may be built at `target`. Nothing is touched."""
-    if "://" in given:
-        raise OptionError(
-            "a store is built on a local path",
-            found=given,
-            hint=f"build it locally, then: vla-store copy LOCAL {given}",
-        )
     for place, name in (
         (target, "STORE"),
         (partial, "STORE.partial"),
         (_aside(target), "STORE.replaced"),
     ):
+        check_length(place)
         for source in sources:
             real, taken = Path(os.path.realpath(source)), Path(os.path.realpath(place))
             if taken == real or taken in real.parents:

@@ -13,13 +13,33 @@ from vla_store.builder.libero import LiberoFile
 from vla_store.builder.sources import EpisodeSource
 from vla_store.errors import OptionError, SourceError, SourceNotFound, VlaStoreError, machine_error
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
+from vla_store.paths import is_url, place_of
 
 # A convention that the caller states: for all sources, or by path (None: for the others).
 Said = str | Mapping[str | Path | None, str] | None
+Given = str | os.PathLike[str] | EpisodeSource
+
+
+def local_sources(given: Given | Sequence[Given]) -> list[Path | EpisodeSource]:
+    """One source or several as a list, paths absolute. Raises OptionError, SourceNotFound for a URL."""
+    several = [given] if isinstance(given, (str, os.PathLike, EpisodeSource)) else given
+    return [each if isinstance(each, EpisodeSource) else _local(each) for each in several]
+
+
+def _local(given: str | os.PathLike[str]) -> Path:
+    if not isinstance(given, (str, os.PathLike)):
+        raise OptionError(
+            "a source is a path, or has the methods of EpisodeSource: scan, read and attributes",
+            found=type(given).__qualname__,
+        )
+    place = place_of(given)
+    if is_url(place):
+        raise SourceNotFound("a source is a local path", found=place, hint="download or mount the demonstrations first")
+    return Path(place)
 
 
 def find_sources(
-    paths: Sequence[str | Path | EpisodeSource],
+    given: Given | Sequence[Given],
     *,
     orientation: Said = None,
     observation: Said = None,
@@ -28,25 +48,16 @@ def find_sources(
     """The sources that paths stand for: HDF5 files, folders of them (suites) and folders of suites; objects as they are."""
     orientations = _Convention("orientation", orientation, ORIENTATIONS)
     observations = _Convention("observation", observation, OBSERVATIONS)
-    if not paths:
+    sources = local_sources(given)
+    if not sources:
         raise OptionError("nothing to build from", expected="at least one SOURCE")
     found: list[EpisodeSource] = []
-    for each in paths:
-        if isinstance(each, EpisodeSource):
-            found.append(each)
+    for path in sources:
+        if isinstance(path, EpisodeSource):
+            found.append(path)
             continue
-        if not isinstance(each, (str, Path)):
-            raise OptionError(
-                "a source is a path, or has the methods of EpisodeSource: scan, read and attributes",
-                found=type(each).__qualname__,
-            )
-        path = Path(each)
         try:
             if not path.exists():
-                if "://" in str(each):
-                    raise SourceNotFound(
-                        "a source is a local path", found=each, hint="download or mount the demonstrations first"
-                    )
                 raise SourceNotFound(
                     "there is no such source",
                     path=path,
@@ -60,7 +71,7 @@ def find_sources(
         except OSError as error:
             raise machine_error(error, "looking for sources", error.filename or path) from error
         for file in files:
-            place = os.path.abspath(file)
+            place = str(file)
             said = tuple(sorted(each.name for each in (orientations, observations) if each.is_by_path(place)))
             found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad, said))
     orientations.check_used()
@@ -78,7 +89,7 @@ class _Convention:
             if value is not None and value not in allowed:
                 raise OptionError(f"{name} cannot be {value!r}", allowed=", ".join(allowed))
         self._others = by_path.get(None)
-        self._by_path = {os.path.abspath(path): value for path, value in by_path.items() if path is not None}
+        self._by_path = {place_of(path): value for path, value in by_path.items() if path is not None}
         self._used: set[str] = set()
 
     def of(self, place: str) -> str | None:

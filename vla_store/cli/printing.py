@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vla_store import figures
 from vla_store.errors import VlaStoreError
+from vla_store.paths import place_of
 
 if TYPE_CHECKING:
     from vla_store.format.schema import Root
@@ -48,7 +49,7 @@ def telling_warnings() -> Iterator[None]:
 
 def print_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> None:
     """The state of a store after a change. more: what only programs are told."""
-    described = figures.root_json(arguments.store, root) | more
+    described = figures.root_json(place_of(arguments.store), root) | more
     print(json.dumps(described) if arguments.json else figures.root_text(described))
 
 

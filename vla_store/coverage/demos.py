@@ -15,6 +15,7 @@ import numpy.typing as npt
 from vla_store import open_store
 from vla_store.errors import OptionError, SourceError, SourceNotFound
 from vla_store.format.views import Runs
+from vla_store.paths import local_path
 from vla_store.reader.kept import kept_of
 from vla_store.reader.store import Store
 from vla_store.rules import first_moving
@@ -166,7 +167,7 @@ def read_lengths(path: str | os.PathLike[str]) -> Demos:
 
     Raises SourceNotFound, SourceError.
     """
-    place = Path(path)
+    place = local_path(path, "a table of lengths")
     if not place.is_file():
         raise SourceNotFound("there is no such file", path=place)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from vla_store.coverage import formulas
 from vla_store.coverage.demos import Demos
 from vla_store.coverage.samplers import RandomSampler, Sampler, all_samplers
-from vla_store.errors import MachineError, OptionError
+from vla_store.errors import MachineError
+from vla_store.paths import output_path
 
 EPOCHS = 10
 NEAR_END = 100  # steps before the end of a demo that are shown
@@ -31,12 +31,9 @@ COLOURS = {
 def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) -> None:
     """Draws what samplers reach over ten epochs, where in a demo they draw, and how often each step comes, to a .png (or .svg, .pdf).
 
-    Raises MachineError where matplotlib is missing; OptionError for another kind of file.
+    Raises MachineError where matplotlib is missing; OptionError, UsageError where no such file can be written.
     """
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise OptionError(
-            "this kind of picture is not drawn", expected="a name ending in .png, .svg or .pdf", found=path
-        )
+    made = output_path(path, (".png", ".svg", ".pdf"))
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -50,11 +47,13 @@ def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) ->
     _near_end(near, samplers)
     _spread(spread, samplers)
     viewed = f", view {', '.join(each.partition(' (')[0] for each in demos.views)}" if demos.views else ""
-    figure.suptitle(f"{demos.name}: {len(demos):,} demos, {demos.steps:,} steps{viewed}", fontsize=11)
+    name = demos.name.encode("utf-8", "replace").decode("utf-8")  # a path need not be UTF-8
+    title = f"{name}: {len(demos):,} demos, {demos.steps:,} steps{viewed}"
+    figure.suptitle(title, fontsize=11, parse_math=False)
     figure.legend(
         *over.get_legend_handles_labels(), loc="outside lower center", ncols=len(samplers), frameon=False, fontsize=9
     )
-    figure.savefig(path, dpi=110, metadata={"Software": None} if Path(path).suffix.lower() == ".png" else None)
+    figure.savefig(made, dpi=110, metadata={"Software": None} if made.suffix.lower() == ".png" else None)
 
 
 def _curves(axes: Any, samplers: Sequence[Sampler]) -> None:

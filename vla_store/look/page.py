@@ -37,6 +37,7 @@ from vla_store.look.pictures import Pictures, png_bytes
 from vla_store.look.style import STYLE
 from vla_store.look.text import counted, escaped, number_text, percent_text
 from vla_store.look.writing import name_of, write_file
+from vla_store.paths import output_path
 from vla_store.reader import Store
 from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST
 
@@ -81,9 +82,12 @@ class PageWritten:
 
 
 def write_page(store: Store, path: str | os.PathLike[str]) -> PageWritten:
-    """Writes the page of a store to `path`, replacing what is there. Raises OptionError, MachineError, and what reading raises."""
+    """Writes the page of a store to `path`, replacing what is there. Raises OptionError, UsageError, MachineError, and what
+    reading raises."""
+    made = output_path(path, (".html", ".htm"))  # before the work
     data = html_page(gather(store, name_of(store))).encode("utf-8")
-    return PageWritten(write_file(path, data, (".html", ".htm")), len(data))
+    write_file(made, data)
+    return PageWritten(made, len(data))
 
 
 def html_page(facts: Facts) -> str:

@@ -24,7 +24,8 @@ from vla_store.figures import size_text
 from vla_store.look.facts import ACTION_WIDTH, ACTIONS
 from vla_store.look.pictures import Pictures, to_rgb, value_range
 from vla_store.look.text import number_text, shown
-from vla_store.look.writing import checked_path, name_of, write_file
+from vla_store.look.writing import name_of, write_file
+from vla_store.paths import output_path
 from vla_store.reader import Samples, Store
 from vla_store.reader.values import Episode, SourceConvention, StoreField, StoreTask
 from vla_store.rules import noops
@@ -128,9 +129,10 @@ def write_sheet(
     steps: pictures a camera. images: "upright", "as_stored" or "rot180", as for `Samples`.
     Raises OptionError, UsageError, MachineError (no matplotlib; the disk), and what reading raises.
     """
-    checked_path(path, (".png",))  # before the work
+    made = output_path(path, (".png",))  # before the work
     data, (width, height) = draw(describe(store, episode, steps=steps, images=images))
-    return SheetWritten(write_file(path, data, (".png",)), len(data), width, height, episode)
+    write_file(made, data)
+    return SheetWritten(made, len(data), width, height, episode)
 
 
 def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str = "upright") -> Sheet:

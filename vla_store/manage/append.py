@@ -18,7 +18,7 @@ from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
 from vla_store.builder.destination import is_store
-from vla_store.builder.find import Said
+from vla_store.builder.find import Given, Said, local_sources
 from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
@@ -29,6 +29,7 @@ from vla_store.manage import roots
 from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive, require_writable
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
+from vla_store.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class AppendReport:
 
 
 def append_store(
-    sources: str | Path | EpisodeSource | Sequence[str | Path | EpisodeSource],
+    sources: Given | Sequence[Given],
     store: str | os.PathLike[str],
     *,
     preset: str | None = None,
@@ -59,7 +60,7 @@ def append_store(
     rehash: bool = False,
     skip_bad: bool = False,
     require_finite: bool = False,
-    staging: str | Path | None = None,
+    staging: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> AppendReport:
     """Add every step of `sources` to a store, as one more part.
@@ -72,8 +73,7 @@ def append_store(
     """
     place = place_at(store)
     talk = progress.talk if progress else lambda text: None
-    if isinstance(sources, (str, Path, EpisodeSource)):
-        sources = [sources]
+    given = local_sources(sources)
     conventions: dict[str, Any] = {"orientation": orientation, "observation": observation, "skip_bad": skip_bad}
     try:
         require_writable(place)
@@ -82,13 +82,13 @@ def append_store(
         roots.sweep_documents(place)
         parts = roots.open_parts(place.url, current.parts)
         preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
-        stage = _staging(place, sources, preset, conventions, staging)
+        stage = _staging(place, given, preset, conventions, staging)
         if stage.exists() and not is_store(stage):  # it was being removed
             shutil.rmtree(stage)
 
         # What lies on the stage is of this command: of other sources than today's it is worth nothing.
         plan = plan_build(
-            sources,
+            given,
             stage,
             preset=preset,
             executor=executor,
@@ -187,17 +187,23 @@ def _move(stage: Path, entry: PartEntry, place: Place) -> None:
 
 
 def _staging(
-    place: Place, sources: Sequence[Any], preset: str, conventions: dict[str, Any], staging: str | Path | None
+    place: Place,
+    sources: Sequence[Path | EpisodeSource],
+    preset: str,
+    conventions: dict[str, Any],
+    staging: str | os.PathLike[str] | None,
 ) -> Path:
     """A folder that the same command finds again."""
-    named = [
-        os.path.abspath(each) if isinstance(each, (str, Path)) else sorted(map(str, describe(each).items()))
-        for each in sources
-    ]
-    said = [place.url, preset, sorted(map(str, named)), sorted(map(str, conventions.items()))]
+    named = [str(each) if isinstance(each, Path) else sorted(map(str, describe(each).items())) for each in sources]
+    said = [_utf8(place.url), preset, sorted(map(_utf8, named)), sorted(map(_utf8, conventions.items()))]
     name = f"append-{hashlib.sha256(canonical.dumps(said)).hexdigest()[:12]}"
     if staging is not None:
-        return Path(staging).absolute() / name
+        return local_path(staging, "the staging folder") / name
     if isinstance(place, LocalPlace):
         return place.folder.with_name(f"{place.folder.name}.{name}")
     return Path(tempfile.gettempdir()) / f"vla_store-{name}"
+
+
+def _utf8(value: object) -> str:
+    """As text; what a path holds that is no UTF-8 is written out."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")

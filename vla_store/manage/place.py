@@ -21,7 +21,8 @@ from typing import IO, Any, Protocol
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
-from vla_store.reader.fetch import hint_for, is_url
+from vla_store.paths import is_url, place_of
+from vla_store.reader.fetch import filesystem_of, hint_for
 
 PIECE_NBYTES = 8 << 20
 TEMPORARY = ".tmp"
@@ -77,10 +78,8 @@ class Place(Protocol):
 
 def place_at(url: str | os.PathLike[str]) -> Place:
     """The place at a path or URL."""
-    text = os.fspath(url)
-    for scheme in ("file://", "local://"):
-        text = text.removeprefix(scheme)
-    return RemotePlace(text) if is_url(text) else LocalPlace(Path(os.path.abspath(os.path.expanduser(text))))
+    place = place_of(url)
+    return RemotePlace(place) if is_url(place) else LocalPlace(Path(place))
 
 
 def require_exclusive(place: Place) -> None:
@@ -278,13 +277,8 @@ class RemotePlace:
     """A URL of fsspec's."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url.rstrip("/") if not url.endswith("://") else url
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise OptionError(f"fsspec cannot open this URL: {error}", url=url) from error
+        self.url = url
+        self._fs, self._root = filesystem_of(url, {})
 
     def check_writable(self) -> None:
         """Raises OptionError for HTTP: a server may take a PUT, but of two writers it tells none that the other was first."""
@@ -378,7 +372,7 @@ class RemotePlace:
         base = self._path(prefix) if prefix else self._root
         try:
             with self._asking(prefix):
-                return sorted(str(path)[len(self._root.rstrip("/")) + 1 :] for path in self._fs.find(base))
+                return sorted(str(path).removeprefix(self._root).lstrip("/") for path in self._fs.find(base))
         except FileNotFoundError:
             return []
 
@@ -391,7 +385,7 @@ class RemotePlace:
         """A put that returned is durable."""
 
     def _path(self, key: str) -> str:
-        return f"{self._root.rstrip('/')}/{key}"
+        return f"{self._root}/{key}"
 
     @contextlib.contextmanager
     def _asking(self, key: str) -> Iterator[None]:

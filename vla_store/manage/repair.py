@@ -8,12 +8,11 @@ put in place only where its sha256 is the one that the part's listing names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vla_store.audit import verify_store
-from vla_store.builder.sources import EpisodeSource
+from vla_store.builder.find import Given, local_sources
 from vla_store.errors import StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.manage import roots
@@ -33,7 +32,7 @@ class RepairReport:
 
 def repair_store(
     store: str | os.PathLike[str],
-    sources: str | Path | EpisodeSource | Sources,
+    sources: Given | Sequence[Given],
     *,
     talk: Callable[[str], None] = lambda text: None,
 ) -> RepairReport:
@@ -42,8 +41,7 @@ def repair_store(
     Raises StoreDamaged where an object cannot be restored: the source is not the one the store was built from.
     """
     place = place_at(store)
-    if isinstance(sources, (str, Path, EpisodeSource)):
-        sources = [sources]
+    given = local_sources(sources)
     repaired: list[str] = []
     lost: StoreDamaged | None = None  # views, which stop nothing else
     try:
@@ -55,7 +53,7 @@ def repair_store(
             if not damaged:
                 break
             talk(f"{len(damaged)} objects to repair")
-            done, lost = _repair(place, damaged, sources, talk)
+            done, lost = _repair(place, damaged, given, talk)
             repaired += done
             if not done:
                 break

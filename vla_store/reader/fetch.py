@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, UnknownName, machine_error
+from vla_store.errors import (
+    FetchError,
+    MachineError,
+    OptionError,
+    StoreDamaged,
+    StoreNotFound,
+    UnknownName,
+    machine_error,
+)
+from vla_store.paths import is_url, place_of
 from vla_store.reader.bounded import keep
 
 Range = tuple[str, int, int]  # key, start, stop
@@ -85,31 +93,17 @@ class Location:
         return FsspecFetcher(self.url, dict(self.options))
 
 
-def is_url(text: str) -> bool:
-    """Whether this is for fsspec: scheme://..., or a chain of them."""
-    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text)) or "::" in text
-
-
 def locate(url: str | os.PathLike[str], fetcher: str | None, options: dict[str, Any] | None) -> Location:
     """The location that `open_store` was asked for. Raises OptionError, UnknownName."""
-    text = os.fspath(url) if isinstance(url, (str, os.PathLike)) else None
-    if not isinstance(text, str) or not text:
-        raise OptionError("a store is a path or a URL", found=repr(url))
-    for scheme in ("file://", "local://"):
-        if text.startswith(scheme):
-            text = text[len(scheme) :]
-    remote = is_url(text)
+    place = place_of(url)
+    remote = is_url(place)
     kind = fetcher or ("fsspec" if remote else "mmap")
     if kind not in KINDS:
         raise UnknownName.among("fetcher", fetcher, list(KINDS))
     if remote and kind != "fsspec":
-        raise OptionError(f"fetcher={kind!r} reads local files only", store=text, hint="leave `fetcher` out for a URL")
+        raise OptionError(f"fetcher={kind!r} reads local files only", store=place, hint="leave `fetcher` out for a URL")
     if options and kind != "fsspec":
-        raise OptionError("storage_options are for URLs and fetcher='fsspec'", store=text, found=", ".join(options))
-    if remote:
-        place = text if text.endswith("://") else text.rstrip("/")
-    else:
-        place = os.path.abspath(os.path.expanduser(text))
+        raise OptionError("storage_options are for URLs and fetcher='fsspec'", store=place, found=", ".join(options))
     return Location(place, kind, tuple(sorted((options or {}).items())))
 
 
@@ -241,7 +235,7 @@ class FsspecFetcher:
         # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
         if self._pid != os.getpid():
             _forget_the_parents_loop()
-            self._fs, self._root = _filesystem(self._url, self._options)
+            self._fs, self._root = filesystem_of(self._url, self._options)
             _CONNECTED[id(self._fs)] = self._fs
             # fsspec shares instances, and answers sizes from listings that somebody made before.
             self._fs.invalidate_cache()
@@ -456,10 +450,13 @@ def _naming(key: str, store: str) -> Any:
         raise machine_error(error, "reading the store", os.path.join(store, key)) from error
 
 
-def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """fsspec's filesystem of a place, and the place's root in it. Raises OptionError, StoreNotFound, FetchError."""
     import fsspec
 
     try:
+        if not is_url(url):
+            return fsspec.filesystem("file", **options), url  # as it stands: fsspec would take `::` in it for a chain
         fs, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         protocol = url.partition("://")[0].rpartition("::")[2].lower()
@@ -471,6 +468,10 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
+    except FileNotFoundError as error:  # of a chain: what it would read from
+        raise StoreNotFound("no store at this URL", store=url, found=error, hint="check the URL") from error
+    except Exception as error:
+        raise FetchError("fsspec cannot open this URL", store=url, found=_text(error), hint=hint_for(error)) from error
     return fs, str(root).rstrip("/")
 
 

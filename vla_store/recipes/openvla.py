@@ -24,6 +24,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, machine_error
 from vla_store.format.statistics import FieldStatistics
+from vla_store.paths import local_path
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, recipe
 from vla_store.recipes.gripper import opens_at_one
@@ -184,7 +185,7 @@ class OpenVLADataset(NumericRecipe):
 
         Raises MachineError.
         """
-        path = Path(folder) / FILE
+        path = local_path(folder, "the folder of statistics") / FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.dataset_statistics, indent=2) + "\n", encoding="utf-8")

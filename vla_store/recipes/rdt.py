@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, SourceError, UnknownName
+from vla_store.paths import local_path
 from vla_store.reader.bounded import keep as keep_at_most
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store, parts_of
@@ -432,20 +433,21 @@ class RdtDataset(RecipeDataset):
         The file is replaced as a whole. Raises OptionError where it holds no JSON object.
         """
         known: Any = {}
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
+        place = local_path(path, "dataset_stat.json")
+        if place.exists():
+            with place.open(encoding="utf-8") as file:
                 try:
                     known = json.load(file)
                 except ValueError as error:
-                    raise OptionError("this is no JSON", file=os.fspath(path), found=error) from None
+                    raise OptionError("this is no JSON", file=place, found=error) from None
             if not isinstance(known, dict):
-                raise OptionError("this is no JSON object of datasets", file=os.fspath(path))
+                raise OptionError("this is no JSON object of datasets", file=place)
         entry = self.dataset_stat()
         known[self._name] = entry
-        unfinished = f"{os.fspath(path)}.{os.getpid()}.unfinished"
+        unfinished = f"{place}.{os.getpid()}.unfinished"
         with open(unfinished, "w", encoding="utf-8") as file:
             json.dump(known, file, indent=4)
-        os.replace(unfinished, path)
+        os.replace(unfinished, place)
         return entry
 
     def __getstate__(self) -> dict[str, Any]:
