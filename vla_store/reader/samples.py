@@ -171,8 +171,6 @@ class Samples:
             for window in self.windows
             if not self._field(window).is_camera and not self._field(window).is_ragged
         ]
-        if self._chosen.text == "whole store" and set(numeric) <= set(self.store.statistics.all):
-            return {name: self.store.statistics.all[name] for name in numeric}
         return {name: self._statistics_of(name) for name in numeric}
 
     def __repr__(self) -> str:
@@ -280,6 +278,9 @@ class Samples:
         return plan
 
     def _statistics_of(self, name: str) -> FieldStatistics:
+        """Of a fixed numeric field, over all selected rows."""
+        if self._chosen.text == "whole store" and name in self.store.statistics.all:
+            return self.store.statistics.all[name]
         pieces, episodes, count = [], [], 0
         for part, rows in self._selected_rows():
             column = part.column(part.document.fields[name])

@@ -14,7 +14,8 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, TransformError, UnknownName, VlaStoreError
+from vla_store.errors import OptionError, TransformError, UnknownName, VlaStoreError, warn
+from vla_store.format.nonfinite import counts_text
 from vla_store.loader.packing import slot_nbytes
 from vla_store.loader.work import collate
 from vla_store.reader.batch import Batch, Sample, same_width
@@ -102,6 +103,8 @@ class RecipeDataset(Samples):
             if name not in OPTIONS:
                 raise UnknownName.among("option", name, list(OPTIONS))
         super().__init__(store, windows=windows, **options)
+        for text in self._not_finite():
+            warn(text)
         self.transform = transform
         self.notes = tuple(notes)
         self._aligned = len(self._anchors)
@@ -218,6 +221,23 @@ class RecipeDataset(Samples):
             and kind.item is RecipeDataset.item
             and kind.__getitem__ is RecipeDataset.__getitem__
         )
+
+    def _not_finite(self) -> Iterator[str]:
+        """A line on each field that the items are made of and whose numbers are not all finite in the selection."""
+        known = self.store.statistics.all
+        for name in (window.field for window in self.windows):
+            told = self.store.nonfinite.get(name)
+            counts = (0, 0) if told is None else (told.nan, told.infinite)
+            if name in known and (
+                told or known[name].nan.any() or not np.isfinite([known[name].min, known[name].max]).all()
+            ):
+                found = self._statistics_of(name)
+                counts = int(found.nan.sum()), int(found.infinite.sum())
+            if any(counts):
+                yield (
+                    f"{name!r} is not all finite numbers ({counts_text(*counts)}), and items made of these are not either; "
+                    "view='finite' leaves them out, after `vla-store views add STORE finite`"
+                )
 
     def _block(self, numbers: Sequence[Any]) -> Iterator[Any]:
         made = self._read(numbers)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.recipes.dataset import Array, Int64, RecipeDataset
 
@@ -102,10 +101,10 @@ class NumericRecipe(RecipeDataset):
 
 
 def warn_of(key: str, components: Array, what: str) -> None:
-    """One warning, at the line that made the dataset, that names the components for which this (n,) mask is true."""
+    """One warning that names the components for which this (n,) mask is true."""
     if components.any():
         numbers = ", ".join(map(str, np.flatnonzero(components).tolist()))
-        warnings.warn(f"{key!r}, component {numbers}: {what}", UserWarning, stacklevel=7)
+        warn(f"{key!r}, component {numbers}: {what}")
 
 
 def quantiles(by: FieldStatistics) -> tuple[Array, Array]:

@@ -396,25 +396,29 @@ class RdtDataset(RecipeDataset):
     def dataset_stat(self) -> dict[str, Any]:
         """The entry of RDT's configs/dataset_stat.json: {"dataset_name", "state_mean", "state_std", "state_min", "state_max"}.
 
-        Lists of 128, over all states of the episodes that have an anchor (with skip_still_start from where they begin to move);
+        Lists of 128, over all finite states of the episodes that have an anchor (with skip_still_start from where they begin to move);
         std of the non-zero entries. A mapping whose norm is "action_std" has that as well: its port reads it there.
         RDT computes it by asking for `get_item(i, state_only=True)` of every i, which here would count each episode T times
         [RDT data/compute_dataset_stat_hdf5.py:26-27].
         """
-        count = 0
+        count = np.zeros(STATE_SIZE, np.int64)
         nonzero, total, large, squares = (np.zeros(STATE_SIZE) for _ in range(4))
         least, most = np.full(STATE_SIZE, np.inf), np.full(STATE_SIZE, -np.inf)
         for number in self._episodes_with_anchors():
             states = self._trajectory(number)[0]
+            finite = np.isfinite(states)
+            states = np.where(finite, states, 0)
             is_nonzero = np.abs(states) > NONZERO
             kept = np.where(is_nonzero, states, 0)
-            count += len(states)
+            count += finite.sum(axis=0)
             nonzero += is_nonzero.sum(axis=0)
             total += states.sum(axis=0)
             large += kept.sum(axis=0)
             squares += (kept * kept).sum(axis=0)
-            least, most = np.minimum(least, states.min(axis=0)), np.maximum(most, states.max(axis=0))
-        nonzero = np.maximum(nonzero, 1)
+            least = np.minimum(least, states.min(axis=0, where=finite, initial=np.inf))
+            most = np.maximum(most, states.max(axis=0, where=finite, initial=-np.inf))
+        least, most = (np.where(count, each, 0) for each in (least, most))
+        nonzero, count = np.maximum(nonzero, 1), np.maximum(count, 1)
         variance = squares / nonzero - (large / count) ** 2 * (count / nonzero)
         made = {
             "dataset_name": self._name,
@@ -507,7 +511,7 @@ class RdtDataset(RecipeDataset):
             rows, task, shift = self._located(number)
             states = self._vectors_of(self.mapping.state, rows)
             # Over all 128 columns, as the trainer has them: NumPy sums a single column in another order.
-            moments = (states.mean(axis=0), states.std(axis=0), np.sqrt((states**2).mean(axis=0)))
+            moments = _moments(states)
             each = self.store.episodes[number]
             episode = _Episode(
                 rows - each.start if len(rows) < each.length else None,
@@ -549,18 +553,19 @@ class RdtDataset(RecipeDataset):
         return self._action_std() + NORM_FLOOR if self.mapping.norm == "action_std" else None
 
     def _action_std(self) -> Array:
-        """(128,) population std of all actions of the selection; blocks are merged by their means and squared deviations."""
-        count, mean, deviation = 0, np.zeros(STATE_SIZE), np.zeros(STATE_SIZE)
+        """(128,) population std of all finite actions of the selection; blocks are merged by their means and squared deviations."""
+        count, mean, deviation = np.zeros(STATE_SIZE, np.int64), np.zeros(STATE_SIZE), np.zeros(STATE_SIZE)
         for part, rows in self._selected_rows():
             for start in range(0, len(rows), BLOCK_ROWS):
                 block = rows[start : start + BLOCK_ROWS] + part.row_start
                 actions = self._vectors_of(self.mapping.action, block)
-                new = actions.mean(axis=0)
-                share = len(actions) / (count + len(actions))
-                deviation += ((actions - new) ** 2).sum(axis=0) + (new - mean) ** 2 * count * share
+                finite = np.isfinite(actions)
+                seen, new = finite.sum(axis=0), _finite_mean(actions)
+                share = seen / np.maximum(count + seen, 1)
+                deviation += ((actions - new) ** 2).sum(axis=0, where=finite) + (new - mean) ** 2 * count * share
                 mean += (new - mean) * share
-                count += len(actions)
-        return np.sqrt(deviation / count)
+                count += seen
+        return np.sqrt(deviation / np.maximum(count, 1))
 
     def _instruction_of(self, task: Any, number: int) -> str:
         text = self.store.episodes[number].text  # its own, where its source states one
@@ -589,6 +594,23 @@ class RdtDataset(RecipeDataset):
                 tasks.setdefault((self._located(number)[1], self.store.episodes[number].text), number)
             for (task, _), number in tasks.items():
                 self._instruction_of(task, number)
+
+
+def _finite_mean(values: Array) -> Array:
+    """The mean over axis 0 of what is finite; 0 where nothing is. Where all is finite, in the order in which NumPy sums all."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return values.mean(axis=0)  # type: ignore[no-any-return]
+    return np.where(finite, values, 0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)  # type: ignore[no-any-return]
+
+
+def _moments(states: Array) -> tuple[Array, Array, Array]:
+    """Mean, std and norm (root of the mean square) over axis 0, of what is finite."""
+    if np.isfinite(states).all():
+        return states.mean(axis=0), states.std(axis=0), np.sqrt((states**2).mean(axis=0))
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = _finite_mean(states)
+        return mean, np.sqrt(_finite_mean((states - mean) ** 2)), np.sqrt(_finite_mean(states**2))
 
 
 def _vectors(
