@@ -17,7 +17,7 @@ from vla_store.format.attributes import encode_attributes
 from vla_store.format.schema import Root, Source
 
 if TYPE_CHECKING:
-    from vla_store.builder.sources import EpisodeSource, SourceInfo
+    from vla_store.builder.sources import EpisodeInfo, EpisodeSource, SourceInfo
 
 FRAMES_AT_ONCE = 64
 
@@ -55,7 +55,7 @@ def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found:
 
 
 def _compare_source(objects: Objects, part: Part, number: int, opened: Any, left_out: set[Any]) -> None:
-    from vla_store.builder.sources import read_rows
+    from vla_store.builder.sources import reason_of
 
     source = part.document.sources[number]
     name = f"{source.suite}/{source.file}"
@@ -72,30 +72,44 @@ def _compare_source(objects: Objects, part: Part, number: int, opened: Any, left
             continue
         objects.report.compared_episodes = (objects.report.compared_episodes or 0) + 1
         objects.report.decoded_episodes += bool(source.codec)
-        if encode_attributes(opened.attributes(demo)) != part.attributes_of(episode):
-            objects.problem("", f"{where}: attributes differ from the source's")
-        said = found.text or info.text
-        if said != (part.text_of(episode) or part.document.tasks[int(part.column("task")[episode])].text):
-            objects.problem("", f"{where}: the source says its text is {said!r}")
-        if sorted(found.fields) != sorted(part.document.fields):
-            objects.problem("", f"{where}: the datasets are not the fields of the store")
-        for field_name, spec in found.fields.items():
-            digest = digests.FieldDigest(field_name, spec.dtype, (found.steps, *spec.shape))
-            for start in range(0, found.steps, FRAMES_AT_ONCE):
-                stop = min(start + FRAMES_AT_ONCE, found.steps)
-                rows = read_rows(opened, demo, field_name, spec.dtype, spec.shape, start, stop)
-                if spec.is_camera:
-                    digest.update(b"".join(hashlib.sha256(frame.data).digest() for frame in rows))
-                else:
-                    digest.update(rows.tobytes())
-            stored = part.field_digests[episode].get(field_name)
-            if stored is not None and digest.hexdigest() != stored:
-                objects.problem(
-                    "", f"{where}: {field_name} differs from the source's{_decoders(source, info, spec.is_camera)}"
-                )
+        try:
+            _compare_episode(objects, part, episode, opened, info, found)
+        except SourceError as error:
+            objects.problem("", f"{where}: cannot be read in the source: {reason_of(error)}")
     for demo in sorted(there):
         if (source.suite, source.file, f"demo_{demo}") not in left_out:
             objects.problem("", f"{name} demo_{demo} is in the source, but not in the store")
+
+
+def _compare_episode(
+    objects: Objects, part: Part, episode: int, opened: Any, info: SourceInfo, found: EpisodeInfo
+) -> None:
+    from vla_store.builder.sources import read_rows
+
+    source = part.document.sources[int(part.column("source")[episode])]
+    demo = found.number
+    where = f"{source.suite}/{source.file} demo_{demo}"
+    if encode_attributes(opened.attributes(demo)) != part.attributes_of(episode):
+        objects.problem("", f"{where}: attributes differ from the source's")
+    said = found.text or info.text
+    if said != (part.text_of(episode) or part.document.tasks[int(part.column("task")[episode])].text):
+        objects.problem("", f"{where}: the source says its text is {said!r}")
+    if sorted(found.fields) != sorted(part.document.fields):
+        objects.problem("", f"{where}: the datasets are not the fields of the store")
+    for field_name, spec in found.fields.items():
+        digest = digests.FieldDigest(field_name, spec.dtype, (found.steps, *spec.shape))
+        for start in range(0, found.steps, FRAMES_AT_ONCE):
+            stop = min(start + FRAMES_AT_ONCE, found.steps)
+            rows = read_rows(opened, demo, field_name, spec.dtype, spec.shape, start, stop)
+            if spec.is_camera:
+                digest.update(b"".join(hashlib.sha256(frame.data).digest() for frame in rows))
+            else:
+                digest.update(rows.tobytes())
+        stored = part.field_digests[episode].get(field_name)
+        if stored is not None and digest.hexdigest() != stored:
+            objects.problem(
+                "", f"{where}: {field_name} differs from the source's{_decoders(source, info, spec.is_camera)}"
+            )
 
 
 def _decoders(source: Source, info: SourceInfo, is_camera: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib
 import operator
 import os
 import re
@@ -19,16 +20,33 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.builder import jpeg
-from vla_store.builder.sources import Array, FieldSpec, check_actions
-from vla_store.errors import SourceError, VlaStoreError, machine_error
+from vla_store.builder import jpeg, strangers
+from vla_store.builder.sources import Array, FieldSpec, check_actions, is_machines
+from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import empty_value, encode_value
 from vla_store.format.schema import NUMERIC_DTYPES, check_field_names
 
 EXTENSIONS = (".hdf5", ".h5")
 MAX_DEPTH = 32
 
+# Filters that are known by number and that HDF5 need not have. To lack one is the machine's fault; any other number is damage.
+FILTERS = {
+    4: "szip",
+    307: "bzip2",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32017: "sz",
+    32018: "fcidecomp",
+    32024: "sz3",
+    32026: "blosc2",
+    32028: "sperr",
+}
+
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_DAMAGED = "copy or download the file again, or leave the demonstration out with --skip-bad"
 
 
 @dataclass(frozen=True)
@@ -56,8 +74,14 @@ class Hdf5Source:
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         group = self.group(number)
-        with naming(self.path, group.rpartition("/")[2] or None, dataset=field):
+        with naming(self.path, group.rpartition("/")[2] or None, field=field):
             return _handle(self.path).read(group, field, start, stop)
+
+    def is_plain(self, number: int, field: str) -> bool:
+        """See EpisodeSource."""
+        group = self.group(number)
+        with naming(self.path, group.rpartition("/")[2] or None, field=field):
+            return _handle(self.path).place(group, field).offset is not None
 
 
 def field_name(path: str, encoded: bool = False) -> str:
@@ -83,7 +107,7 @@ class _Handle:
     """One open file: h5py for its structure, a plain descriptor for contiguous data."""
 
     def __init__(self, path: str) -> None:
-        self.file = h5py.File(path, "r")
+        self.file = _open(path)
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._places: dict[tuple[str, str], _Place] = {}
 
@@ -94,9 +118,21 @@ class _Handle:
                     encoded = is_encoded(node)
                     at = f"{group.rstrip('/')}/{path}"
                     shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
-                    place = _Place(at, _plain_offset(node), node.dtype, shape, encoded)
+                    place = _Place(at, self._offset(node, path), node.dtype, shape, encoded)
                     self._places[group, field_name(path, encoded)] = place
         return self._places[group, field]
+
+    def _offset(self, node: h5py.Dataset, path: str) -> int | None:
+        offset, size = _plain_offset(node), os.fstat(self.raw).st_size
+        if offset is not None and offset + node.nbytes > size:
+            raise SourceError(
+                "a dataset lies past the end of the file",
+                dataset=path,
+                expected=f"{offset + node.nbytes} bytes",
+                found=f"{size} bytes",
+                hint="download or copy it again",
+            )
+        return offset
 
     def read(self, group: str, field: str, start: int, stop: int) -> Array:
         place = self.place(group, field)
@@ -166,8 +202,19 @@ def _handle(path: str) -> _Handle:
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[h5py.File]:
     """The file, every failure of h5py turned into an error that names it."""
-    with naming(path), h5py.File(path, "r") as file:
+    with naming(path), _open(path) as file:
         yield file
+
+
+def _open(path: str) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        # Storage that cannot lock, where who only reads needs no lock; EAGAIN: somebody writes. Or it is open so already.
+        lockless = "unable to lock file" in str(error) and error.errno != errno.EAGAIN
+        if not lockless and "locking flag values don't match" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 @contextlib.contextmanager
@@ -182,15 +229,19 @@ def naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]:
 
 
 def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
-    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
-        failed = machine_error(OSError(error.errno, os.strerror(error.errno)), "reading a source", path)
-        if error.errno == errno.EAGAIN:
-            failed.hint = "another program is writing the file; where the file system cannot lock, set HDF5_USE_FILE_LOCKING=FALSE"
+    if isinstance(error, OSError) and is_machines(error):
+        number = error.errno or 0
+        failed = machine_error(OSError(number, os.strerror(number)), "reading a source", path)
+        if number == errno.EAGAIN:
+            failed.hint = (
+                "another program is writing the file: wait for it; if there is none (the file system's locks are stale), set "
+                "HDF5_USE_FILE_LOCKING=FALSE"
+            )
         return failed
     if not os.path.exists(path):
         return SourceError("a source is gone", file=path, **places)
     with open(path, "rb") as raw:
-        head = raw.read(len(_SIGNATURE))
+        head = raw.read(strangers.HEAD_NBYTES)
     size = os.path.getsize(path)
     stored = re.search(r"stored_eof = ([0-9]+)", str(error))
     if stored:
@@ -202,15 +253,32 @@ def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
             found=f"{size} bytes",
             hint="download or copy it again",
         )
-    if head != _SIGNATURE and "file signature not found" in str(error):
+    if not head.startswith(_SIGNATURE) and "file signature not found" in str(error):
+        name, hint = strangers.what_it_is(head)
         return SourceError(
-            "not an HDF5 file",
+            f"not an HDF5 file but {name}" if name else "not an HDF5 file",
             file=path,
             expected="an HDF5 signature",
-            found=f"{size} bytes that begin with {head!r}" if size else "an empty file",
-            hint="download or copy it again",
+            found=f"{size} bytes that begin with {head[: len(_SIGNATURE)]!r}" if size else "an empty file",
+            hint=hint,
         )
-    return SourceError("the HDF5 file cannot be read", file=path, **places, found=str(error)[:300])
+    inside = [name for name in ("dataset", "field", "attribute", "demo") if places.get(name) is not None]
+    kind = {"field": "dataset", "demo": "demonstration"}
+    what = (
+        f"a {kind.get(inside[0], inside[0])} of the HDF5 file cannot be read"
+        if inside
+        else "the HDF5 file cannot be read"
+    )
+    return SourceError(what, file=path, **places, found=str(error)[:300], hint=_DAMAGED)
+
+
+def names_in(names: h5py.Group | h5py.AttributeManager) -> list[str]:
+    """The names of a group's members, or of attributes, sorted. Raises SourceError for one that is no text."""
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str):  # h5py gives bytes for what is not UTF-8
+            raise SourceError("a name in the file is not UTF-8", found=ascii(name)[:120], hint=_DAMAGED)
+    return sorted(found)
 
 
 def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
@@ -218,25 +286,56 @@ def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | 
     yield path, group
     if path.count("/") >= MAX_DEPTH:
         raise SourceError("groups are nested too deeply", dataset=path, expected=f"at most {MAX_DEPTH} levels")
-    for name in sorted(group):
+    file = group.file.filename
+    for name in names_in(group):
         below = f"{path}/{name}" if path else name
-        link = group.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise SourceError(
-                "a dataset is a link to another file",
-                dataset=below,
-                found=f"{link.filename}:{link.path}",
-                hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
-            )
-        node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
-        if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
-            raise SourceError("a link that leads to no dataset", dataset=below, found=link.path)
+        with naming(file, dataset=below):
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise SourceError(
+                    "a dataset is a link to another file",
+                    found=f"{link.filename}:{link.path}",
+                    hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
+                )
+            node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
+            if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
+                raise SourceError("a link that leads to no dataset", found=link.path)
+            if isinstance(node, h5py.Dataset):
+                check_own(group, node, below)
+                check_filters(node)
         if isinstance(node, h5py.Group):
             yield from walk(node, below)
+        else:
+            yield below, node
+
+
+def check_filters(node: h5py.Dataset) -> None:
+    """Raises MachineError for a dataset that needs a filter which this machine has not, SourceError where nobody knows that filter."""
+    if node.chunks is None:
+        return
+    filters = node.id.get_create_plist()
+    for number in (filters.get_filter(each)[0] for each in range(filters.get_nfilters())):
+        if h5py.h5z.filter_avail(number):
             continue
-        if isinstance(node, h5py.Dataset):
-            check_own(group, node, below)
-        yield below, node
+        with contextlib.suppress(ImportError):  # registers its filters
+            importlib.import_module("hdf5plugin")
+        if h5py.h5z.filter_avail(number) or _reads(node):
+            continue
+        if number in FILTERS:
+            raise MachineError(
+                f"the source is compressed with {FILTERS[number]}, which the HDF5 of this machine has not",
+                found=f"filter {number}",
+                hint="pip install hdf5plugin (it is then used of itself), or write the file anew: h5repack -f GZIP=4 OLD NEW",
+            )
+        raise SourceError("a dataset is compressed with an unknown filter", found=f"filter {number}", hint=_DAMAGED)
+
+
+def _reads(node: h5py.Dataset) -> bool:
+    """Whether a dataset can be read without one of its filters: who wrote it had it neither, and was content."""
+    try:
+        return bool(node.size and node[(0,) * node.ndim] is not None)
+    except (OSError, RuntimeError):
+        return False
 
 
 def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> None:
@@ -299,7 +398,8 @@ def fields_of(group: h5py.Group, role_of: Callable[[str], str]) -> tuple[int, di
             if is_robomimic(names)
             else "",
         )
-    check_actions(actions[()])
+    with naming(group.file.filename, dataset="actions"):
+        check_actions(actions[()])
     return steps, fields, sorted(names[path] for path in encoded)
 
 
@@ -374,10 +474,12 @@ def dtype_of(node: h5py.Dataset) -> np.dtype[Any]:
 
 def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[str, Any]:
     result = {}
-    for name in sorted(node.attrs):
+    for name in names_in(node.attrs):
         try:
             result[name] = _attribute(node, name)
         except (TypeError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and is_machines(error):
+                raise
             raise SourceError(
                 "an attribute cannot be kept",
                 file=path,

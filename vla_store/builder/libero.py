@@ -6,6 +6,7 @@ counts that attributes claim; everything else that does not fit is refused with 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -34,6 +35,7 @@ from vla_store.builder.hdf5 import (
     dtype_of,
     fields_of,
     is_robomimic,
+    names_in,
     naming,
     opened,
     walk,
@@ -95,7 +97,7 @@ class LiberoFile(Hdf5Source):
                 observation=told(
                     "observation",
                     self.observation,
-                    lambda: observation_of(_joints(data, episodes[:4]), self.path, like),
+                    lambda: observation_of(self._joints(data, episodes), self.path, like),
                     warnings,
                 ),
                 nbytes=os.stat(self.path).st_size,
@@ -106,6 +108,23 @@ class LiberoFile(Hdf5Source):
                 decoder=jpeg.decoder() if is_decoded else "",
                 said=self.said,
             )
+
+    def _joints(self, data: h5py.Group, episodes: list[EpisodeInfo]) -> Iterator[tuple[Array, Array]]:
+        """The arm's joints of four demonstrations; what cannot be read of one is passed over where it will be left out."""
+        left = 4
+        for episode in episodes:
+            try:
+                with naming(self.path, f"demo_{episode.number}"):
+                    pair = _joints(data, episode)
+            except SourceError:
+                if not self.skip_bad:
+                    raise
+                continue
+            if pair is not None:
+                yield pair
+            left -= 1
+            if not left:
+                return
 
     def group(self, number: int) -> str:
         return f"/data/demo_{number}"
@@ -136,18 +155,18 @@ def _task_name(file: str) -> str:
 
 
 def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
-    data = file.get("data")
+    data = file["data"] if "data" in names_in(file) else None
     if not isinstance(data, h5py.Group):
         raise SourceError(
             "no demonstrations in the file",
             file=path,
             expected="a group /data",
-            found=", ".join(sorted(file)[:8]) or "nothing",
+            found=", ".join(names_in(file)[:8]) or "nothing",
             hint=f"{_OTHER_LAYOUT}; --skip-bad leaves the file out",
         )
     check_own(file, data, "/data")
-    strange = [f"/{name}" for name in file if name not in ("data", MASKS)] + [
-        f"/data/{name}" for name in data if not _DEMO.match(name)
+    strange = [f"/{name}" for name in names_in(file) if name not in ("data", MASKS)] + [
+        f"/data/{name}" for name in names_in(data) if not _DEMO.match(name)
     ]
     if strange:
         raise SourceError(
@@ -162,29 +181,42 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
         raise SourceError(
             "no demonstrations in the file", file=path, expected="groups /data/demo_<number>", found="an empty /data"
         )
-    groups = [group for group in map(data.get, names) if isinstance(group, h5py.Group)]
-    if not any("obs" in group for group in groups) and any("actions" in group for group in groups):
+    inside = _inside(data, names)
+    if not any("obs" in each for each in inside) and any("actions" in each for each in inside):
         raise SourceError(
             "raw demonstrations without observations",
             file=path,
             expected="obs/ with camera images in every demo",
-            found=", ".join(sorted(groups[0])),
+            found=", ".join(inside[0]),
             hint="states and actions alone hold no pictures, and nothing is simulated here: play them back first "
             "(LIBERO's scripts/create_dataset.py, or robomimic's dataset_states_to_obs.py)",
         )
     return data, names
 
 
+def _inside(data: h5py.Group, names: list[str]) -> list[list[str]]:
+    """What lies in each group of a demonstration, the first with obs/ being the last; what cannot be read is said by its own scan."""
+    found: list[list[str]] = []
+    for name in names:
+        with contextlib.suppress(KeyError, OSError, RuntimeError, SourceError, ValueError):
+            if isinstance(group := data.get(name), h5py.Group):
+                found.append(names_in(group))
+                if "obs" in found[-1]:
+                    break
+    return found
+
+
 def _scan_demo(
     data: h5py.Group, name: str, warnings: list[str], noted: dict[str, list[str]]
 ) -> tuple[EpisodeInfo, bool]:
     """What a demonstration holds, and whether some of its pictures are encoded. noted: what may be noticed of many, with whom."""
-    demo = data.get(name)
-    if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
+    demo = data[name]
+    inside = names_in(demo) if isinstance(demo, h5py.Group) else []
+    if "actions" not in inside or not isinstance(demo["actions"], h5py.Dataset):
         raise SourceError(
             "a demonstration without actions",
             expected="a dataset actions (T, n)",
-            found=", ".join(sorted(demo)) if isinstance(demo, h5py.Group) else "no group",
+            found=", ".join(inside) if isinstance(demo, h5py.Group) else "no group",
         )
     check_own(data, demo, f"/data/{name}")
     steps, fields, encoded = fields_of(demo, _role)
@@ -193,7 +225,8 @@ def _scan_demo(
         warnings.append(f"{name}: num_samples says {declared}, the arrays have {steps} steps")
     rewards = demo.get("rewards")
     known = isinstance(rewards, h5py.Dataset) and rewards.ndim == 1
-    success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
+    with naming(data.file.filename, dataset="rewards"):
+        success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
     text = stated(_said(demo), lambda text: noted.setdefault(text, []).append(name))
     return EpisodeInfo(int(name[5:]), steps, fields, success, text), bool(encoded)
 
@@ -264,15 +297,16 @@ def _looks_like(data: h5py.Group, episode: EpisodeInfo, is_decoded: bool) -> str
     return LIKE_REGENERATED if not data.attrs and "agentview_rgb" in episode.fields else None
 
 
-def _joints(data: h5py.Group, episodes: list[EpisodeInfo]) -> Iterator[tuple[Array, Array]]:
+def _joints(data: h5py.Group, episode: EpisodeInfo) -> tuple[Array, Array] | None:
     """The arm's joints in the simulator's states (time, then positions, the arm's first) and as observed."""
-    for episode in episodes:
-        demo = data[f"demo_{episode.number}"]
-        observed = demo.get("obs/joint_states", demo.get("obs/robot0_joint_pos"))
-        if "states" in demo and observed is not None and episode.steps > 1:
-            states = demo["states"]
-            if states.ndim == 2 and states.shape[1] >= 8 and observed.shape[1:] == (7,):
-                yield states[:, 1:8], observed[()]
+    demo = data[f"demo_{episode.number}"]
+    observed = demo.get("obs/joint_states", demo.get("obs/robot0_joint_pos"))
+    states = demo.get("states")
+    if not isinstance(states, h5py.Dataset) or not isinstance(observed, h5py.Dataset) or episode.steps < 2:
+        return None
+    if states.ndim != 2 or states.shape[1] < 8 or observed.shape[1:] != (7,):
+        return None
+    return states[:, 1:8], observed[()]
 
 
 # robomimic's filter lists: /mask/<name> holds names of demonstrations

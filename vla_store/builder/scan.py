@@ -1,18 +1,19 @@
 """The first look into everything a build is given: in which order the sources stand, and whether they fit together.
 
-Headers, attributes and `actions` are read, and no pictures, but for one case: where bad demonstrations are to be left out and pictures
-are encoded, every one of them is decoded. A plan is made of what is kept, so no picture may turn out to be bad afterwards.
+Headers, attributes and `actions` are read, and no pictures, but for one case: where bad demonstrations are to be left out, all is
+read that may turn out to be bad (compressed, encoded). A plan is made of what is kept, so nothing of it may fail afterwards.
 What is wrong is refused here, before any work starts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,11 +27,12 @@ from vla_store.builder.sources import (
     Skipped,
     SourceInfo,
     check_actions,
+    is_machines,
     name_of,
     read_rows,
     reason_of,
 )
-from vla_store.errors import SourceError, VlaStoreError
+from vla_store.errors import MachineError, SourceError, UsageError, VlaStoreError
 from vla_store.format import canonical
 from vla_store.format.attributes import encode_attributes
 from vla_store.format.digests import episode_name
@@ -45,7 +47,7 @@ from vla_store.format.schema import (
     check_field_names,
 )
 
-PICTURES_NBYTES = 4 << 20  # that one thread reads at a time, to check them
+BLOCK_NBYTES = 4 << 20  # that one thread reads at a time, to check it
 DIFFERENT = "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad"
 
 
@@ -91,40 +93,60 @@ def scan_sources(
     *,
     skip_bad: bool = False,
     require_finite: bool = False,
+    thorough: bool = True,
     talk: Callable[[str], None] | None = None,
 ) -> Scan:
-    """Scan all of them and check them against each other. Raises SourceError; with skip_bad leaves bad ones out. require_finite:
-    also those with a number, in whatever field, that is NaN or infinite."""
+    """Scan all of them and check them against each other. Raises SourceError; with skip_bad leaves bad ones out.
+
+    require_finite: refuse those with a number, in whatever field, that is NaN or infinite. thorough: with skip_bad, read also what
+    only reading can find to be bad.
+    """
     infos: list[tuple[EpisodeSource, SourceInfo]] = []
     skipped: list[Skipped] = []
     errors: list[SourceError] = []
+
+    def leave_out(source: EpisodeSource, error: SourceError) -> None:
+        if not skip_bad:
+            raise error
+        errors.append(error)
+        suite, file = getattr(source, "suite", ""), getattr(source, "file", type(source).__qualname__)
+        skipped.append(Skipped(suite, file, None, reason_of(error)))
+
     for number, source in enumerate(sources):
         if talk:
             talk(f"scanning source {number + 1} of {len(sources)}")
         try:
-            info = source.scan()
-            _check_info(source, info)
+            with _blamed(source, skip_bad):
+                info = source.scan()
+                _check_info(source, info)
         except SourceError as error:
-            if not skip_bad:
-                raise
-            errors.append(error)
-            suite = getattr(source, "suite", "")
-            file = getattr(source, "file", type(source).__qualname__)
-            skipped.append(Skipped(suite, file, None, reason_of(error)))
+            leave_out(source, error)
         else:
             infos.append((source, info))
             skipped += info.skipped
     infos.sort(key=lambda each: (each[1].suite.encode(), each[1].file.encode()))
     _check_names(infos)
+    examined: list[_Examined] = []
+    for source, info in infos:
+        if talk and skip_bad and thorough:
+            talk(f"reading what is compressed in {info.suite}/{info.file}, to find what is bad")
+        if talk and require_finite:
+            talk(f"looking for numbers that are not finite in {info.suite}/{info.file}")
+        try:
+            sound, left_out, bad = _examine(
+                source, info, skip_bad, thorough=skip_bad and thorough, require_finite=require_finite
+            )
+        except SourceError as error:
+            leave_out(source, error)
+        else:
+            examined += [sound] if sound else []
+            skipped += left_out
+            errors += bad
     scanned: list[ScannedSource] = []
-    if infos:
-        expected = _expected_fields(infos)
-        for source, info in infos:
-            if talk and skip_bad and info.codec:
-                talk(f"decoding the pictures of {info.suite}/{info.file}")
-            if talk and require_finite:
-                talk(f"looking for numbers that are not finite in {info.suite}/{info.file}")
-            made, left_out, bad = _identify(source, info, expected, skip_bad, require_finite)
+    if examined:
+        expected = _expected_fields(examined)
+        for each in examined:
+            made, left_out, bad = _identify(each, expected, skip_bad)
             scanned += [made] if made else []
             skipped += left_out
             errors += bad
@@ -132,6 +154,40 @@ def scan_sources(
         raise errors[0]
     skipped.sort(key=lambda each: (each.suite.encode(), each.file.encode()))
     return Scan(tuple(scanned), _settle_ragged(scanned, expected.fields), tuple(skipped))
+
+
+@contextlib.contextmanager
+def _blamed(
+    source: EpisodeSource, skip_bad: bool, number: int | None = None, field: str | None = None
+) -> Iterator[None]:
+    """Errors name the source, the episode and the field. With skip_bad, whatever a source raises is its own fault, and so a
+    SourceError, but for what is the machine's or the caller's."""
+    where: dict[str, Any] = {
+        "file": name_of(source),
+        "demo": None if number is None else episode_name(number),
+        "field": field,
+    }
+    try:
+        yield
+    except SourceError as error:
+        error.at(**where)
+        raise
+    except (MachineError, UsageError, MemoryError):
+        raise
+    except Exception as error:
+        if not skip_bad or (isinstance(error, OSError) and is_machines(error)):
+            raise
+        raise SourceError(f"reading a source raised {type(error).__name__}", **where, found=str(error)[:300]) from error
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A source whose episodes are sound, each by itself, with the digests of their attributes and of its own."""
+
+    source: EpisodeSource
+    info: SourceInfo
+    attributes: dict[int, Blob]
+    own: Blob
 
 
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
@@ -180,15 +236,15 @@ class _Expected:
     example: str
 
 
-def _expected_fields(infos: list[tuple[EpisodeSource, SourceInfo]]) -> _Expected:
+def _expected_fields(examined: list[_Examined]) -> _Expected:
     """What most episodes have, ties to the earlier in the store's order: so that the odd one out is the one refused."""
     counts: Counter[_Signature] = Counter()
     first: dict[_Signature, tuple[EpisodeSource, EpisodeInfo]] = {}
-    for source, info in infos:
-        for episode in sorted(info.episodes, key=lambda each: each.number):
+    for each in examined:
+        for episode in each.info.episodes:
             signature = _signature(episode)
             counts[signature] += 1
-            first.setdefault(signature, (source, episode))
+            first.setdefault(signature, (each.source, episode))
     source, episode = first[counts.most_common(1)[0][0]]
     where: dict[str, Any] = {"file": name_of(source), "demo": episode.number}
     check_field_names(list(episode.fields), **where)
@@ -217,7 +273,7 @@ def _signature(episode: EpisodeInfo) -> _Signature:
     )
 
 
-def _check_episode(episode: EpisodeInfo, expected: _Expected) -> None:
+def _check_itself(episode: EpisodeInfo) -> None:
     if episode.steps < 1:
         raise SourceError("a demonstration without steps")
     if not 0 <= episode.number <= canonical.MAX_INTEGER:
@@ -229,6 +285,9 @@ def _check_episode(episode: EpisodeInfo, expected: _Expected) -> None:
             "an episode's text must be one that is not empty, in UTF-8, or None for its task's",
             found=ascii(episode.text)[:120],
         )
+
+
+def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
     fields = expected.fields
     missing, extra = sorted(fields.keys() - episode.fields.keys()), sorted(episode.fields.keys() - fields.keys())
     if missing or extra:
@@ -297,48 +356,73 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
             )
 
 
-def _identify(
-    source: EpisodeSource, info: SourceInfo, expected: _Expected, skip_bad: bool, require_finite: bool
-) -> tuple[ScannedSource | None, list[Skipped], list[SourceError]]:
-    """Check every episode, and take digests of all actions, of the datasets' names, shapes and dtypes, and of the attributes.
-
-    Returns the source with the episodes that are as they should be (None if there are none), what was left out, and why.
-    """
-    actions, layout = hashlib.sha256(), hashlib.sha256()
+def _sifted(
+    source: EpisodeSource, info: SourceInfo, check: Callable[[EpisodeInfo], Any], skip_bad: bool
+) -> tuple[list[EpisodeInfo], list[Skipped], list[SourceError]]:
+    """The episodes that pass a check, by number; with skip_bad what was left out, and why."""
     kept: list[EpisodeInfo] = []
-    blobs: list[Blob] = []
     skipped: list[Skipped] = []
     errors: list[SourceError] = []
     for episode in sorted(info.episodes, key=lambda each: each.number):
         try:
-            if kept and kept[-1].number == episode.number:
-                raise SourceError("two episodes of a source have the same number")
-            _check_episode(episode, expected)
-            blob = _blob(source, episode.number)
-            numbers = _actions(source, episode)
-            if require_finite:
-                _check_finite(source, episode)
-            if skip_bad and info.codec:
-                _check_pictures(source, episode)
+            with _blamed(source, skip_bad, episode.number):
+                check(episode)
         except SourceError as error:
-            error.at(file=name_of(source), demo=episode_name(episode.number))
             if not skip_bad:
                 raise
             errors.append(error)
             skipped.append(Skipped(info.suite, info.file, episode_name(episode.number), reason_of(error)))
-            continue
-        kept.append(episode)
-        blobs.append(blob)
-        actions.update(numbers)
+        else:
+            kept.append(episode)
+    return kept, skipped, errors
+
+
+def _examine(
+    source: EpisodeSource, info: SourceInfo, skip_bad: bool, *, thorough: bool, require_finite: bool
+) -> tuple[_Examined | None, list[Skipped], list[SourceError]]:
+    """Check every episode by itself. thorough, require_finite: as for `scan_sources`. None: no episode is sound."""
+    with _blamed(source, skip_bad):
+        own = _blob(source, None)
+    attributes: dict[int, Blob] = {}
+
+    def check(episode: EpisodeInfo) -> None:
+        if episode.number in attributes:
+            raise SourceError("two episodes of a source have the same number")
+        _check_itself(episode)
+        blob = _blob(source, episode.number)
+        if thorough:
+            _check_readable(source, episode)
+        if require_finite:
+            _check_finite(source, episode)
+        attributes[episode.number] = blob
+
+    kept, skipped, errors = _sifted(source, info, check, skip_bad)
+    made = _Examined(source, replace(info, episodes=tuple(kept)), attributes, own) if kept else None
+    return made, skipped, errors
+
+
+def _identify(
+    examined: _Examined, expected: _Expected, skip_bad: bool
+) -> tuple[ScannedSource | None, list[Skipped], list[SourceError]]:
+    """Check every episode against the others, and take digests of all actions, of the datasets' names, shapes and dtypes, and of
+    the attributes. None: no episode is as it should be."""
+    source, info, own = examined.source, examined.info, examined.own
+    actions, layout = hashlib.sha256(), hashlib.sha256()
+
+    def check(episode: EpisodeInfo) -> None:
+        _check_alike(episode, expected)
+        actions.update(_actions(source, episode))
         shapes: Any = {name: [spec.dtype, [episode.steps, *spec.shape]] for name, spec in episode.fields.items()}
         layout.update(canonical.dumps({"fields": shapes, "number": episode.number}))
-        layout.update(bytes.fromhex(blob.sha256))
+        layout.update(bytes.fromhex(examined.attributes[episode.number].sha256))
+
+    kept, skipped, errors = _sifted(source, info, check, skip_bad)
     if not kept:
         return None, skipped, errors
-    own = _blob(source, None)
     layout.update(bytes.fromhex(own.sha256))
+    blobs = tuple(examined.attributes[each.number] for each in kept)
     info = replace(info, episodes=tuple(kept))
-    return ScannedSource(source, info, actions.hexdigest(), layout.hexdigest(), tuple(blobs), own), skipped, errors
+    return ScannedSource(source, info, actions.hexdigest(), layout.hexdigest(), blobs, own), skipped, errors
 
 
 def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
@@ -369,20 +453,22 @@ def _check_finite(source: EpisodeSource, episode: EpisodeInfo) -> None:
 
 def _stretches(spec: FieldSpec, steps: int) -> list[tuple[int, int]]:
     """[start, stop) of all steps, in pieces of which a field's rows are a few megabytes."""
-    at_once = max(1, PICTURES_NBYTES // max(1, _nbytes(spec)))
+    at_once = max(1, BLOCK_NBYTES // max(1, _nbytes(spec)))
     return [(start, min(start + at_once, steps)) for start in range(0, steps, at_once)]
 
 
-def _check_pictures(source: EpisodeSource, episode: EpisodeInfo) -> None:
-    """Decode every picture of an episode, and keep none. Raises SourceError for the first that is bad."""
+def _check_readable(source: EpisodeSource, episode: EpisodeInfo) -> None:
+    """Read every field of an episode that is not plain, and keep nothing. Raises SourceError for the first that is bad."""
+    is_plain = getattr(source, "is_plain", None)
     spans = []
     for name, spec in sorted(episode.fields.items()):
-        if spec.is_camera:
+        if is_plain is None or not is_plain(episode.number, name):
             spans += [(name, spec, *stretch) for stretch in _stretches(spec, episode.steps)]
 
     def read(span: tuple[str, FieldSpec, int, int]) -> None:
         name, spec, start, stop = span
-        read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
+        with _blamed(source, True, episode.number, name):
+            read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
 
     with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:
         for _ in pool.map(read, spans):  # in their order: the same error, whatever the number of cores

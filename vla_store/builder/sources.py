@@ -6,6 +6,7 @@ To convert your own robot's recordings, write a class with the three methods of 
 
 from __future__ import annotations
 
+import errno
 import operator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -120,7 +121,11 @@ class SourceInfo:
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """Anything a store can be built from. Methods may be called from several threads and processes."""
+    """Anything a store can be built from. Methods may be called from several threads and processes.
+
+    A source may also have `is_plain(number, field) -> bool`: whether nothing but the disk can keep a field of an episode from
+    being read, because its rows lie in a file as they are. With `skip_bad`, what is not plain is read whole beforehand.
+    """
 
     def scan(self) -> SourceInfo:
         """Describe the source without reading its pictures. Raises SourceError for what is not as it should be."""
@@ -159,6 +164,12 @@ def check_actions(actions: Array) -> None:
     if bad.any():
         row = int(bad.argmax())
         raise SourceError("actions are not all finite numbers", dataset="actions", row=row, found=actions[row])
+
+
+def is_machines(error: OSError) -> bool:
+    """Whether the machine failed, and not what was read: disk, permission, memory or network. What is not there, or lies where
+    no byte can be, is the data's fault."""
+    return error.errno is not None and error.errno not in (errno.ENOENT, errno.EINVAL, errno.EOVERFLOW)
 
 
 def name_of(source: EpisodeSource) -> str:

@@ -48,7 +48,7 @@ def add_build(commands: Any) -> None:
     build.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out demonstrations that are bad, and record which and why; JPEG pictures are all decoded beforehand to know",
+        help="leave out demonstrations that are bad, and record which and why; what is compressed is read beforehand to know",
     )
     add_require_finite(build)
     build.add_argument(
@@ -107,7 +107,7 @@ def add_append(commands: Any) -> None:
     append.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out demonstrations that are bad, and record which; JPEG pictures are all decoded beforehand to know",
+        help="leave out demonstrations that are bad, and record which; what is compressed is read beforehand to know",
     )
     add_require_finite(append)
     append.add_argument("--staging", metavar="FOLDER", help="where the new part is built (default: beside the store)")

@@ -150,13 +150,15 @@ def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Pl
     # Another Blosc may encode pictures in other bytes, which are compared when they are made; all else stays what it was.
     blosc = stored["codecs"]["blosc"] if stored else None
     decoders: set[str] = set()
-    for (given, options), strict in itertools.product(_candidates(place, root, entry, sources), (False, True)):
+    # First as if nothing had been left out that only reading finds: that is nearly always so, and costs least.
+    candidates = list(_candidates(place, root, entry, sources))
+    for thorough, (given, options), strict in itertools.product((False, True), candidates, (False, True)):
         told = [as_recorded(each, options, recorded) for each in given]
         try:
-            scan = scan_sources(told, skip_bad=True, require_finite=strict)
+            scan = scan_sources(told, skip_bad=True, require_finite=strict, thorough=thorough)
+            plan = make_plan(scan, probe_cameras(scan, options["preset"]), options, blosc=blosc)
         except SourceError:
-            continue  # conventions that do not fit these files
-        plan = make_plan(scan, probe_cameras(scan, options["preset"]), options, blosc=blosc)
+            continue  # conventions that do not fit these files, or one that cannot be read
         if plan.part_id == part_id:
             return plan
         decoders |= {each.info.decoder for each in scan.sources} - {""}
