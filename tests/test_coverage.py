@@ -143,7 +143,7 @@ def test_draws_come_as_often_as_the_formula_says(name: str) -> None:
 
 def test_a_rule_that_refuses_every_demo_reaches_nothing_and_says_so() -> None:
     demos = coverage.demos_of_lengths([20, 30])
-    made = coverage.measure(demos, runs=2)
+    made = coverage.measure(demos, runs=report.FEWEST_RUNS)
     reached = {each["name"]: each["ever"]["anchors"] for each in made["samplers"]}
     assert reached == {**dict.fromkeys(reached, 0), "every_step": 50}
     assert made["agreement"]["agrees"]
@@ -311,6 +311,33 @@ def test_a_formula_that_is_off_by_two_percent_is_found_and_said(name: str, monke
     made = coverage.measure(mixed(), draws=800, runs=24)
     assert not made["agreement"]["agrees"]
     assert "DISAGREE" in coverage.report_text(made)
+
+
+@pytest.mark.parametrize("runs", [1, 2, report.FEWEST_RUNS - 1])
+def test_of_few_runs_nothing_is_said_of_agreement_and_what_to_do_is(runs: int) -> None:
+    """The standard error of two runs is off by any factor: 19.7 of them were once called agreement."""
+    made = coverage.measure(mixed(), draws=300, runs=runs, horizon=16)
+    assert made["agreement"] == {
+        "agrees": None,
+        "deviations": None,
+        "figures": 0,
+        "furthest": None,
+        "standard_errors": None,
+    }
+    text = coverage.report_text(made)
+    assert f"exact and simulated are not compared: {runs} run{'s' * (runs > 1)} cannot say" in text
+    assert "give --runs 8 or more" in text
+    assert "standard errors (" not in text
+    assert ("±" in text) == (runs > 1)  # one run has no spread
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_called_agreement_is_within_what_chance_gives(seed: int) -> None:
+    made = coverage.measure(mixed(), draws=300, runs=report.FEWEST_RUNS, horizon=16, seed=seed)
+    assert made["agreement"]["agrees"]
+    assert made["agreement"]["deviations"] <= made["agreement"]["standard_errors"]
+    assert made["agreement"]["deviations"] <= report.CLOSE
+    assert f"is {made['agreement']['deviations']:.1f} standard errors (" in coverage.report_text(made)
 
 
 def test_the_same_seed_gives_the_same_report(libero: Demos, measured: dict[str, Any]) -> None:

@@ -81,7 +81,10 @@ def add_coverage(commands: Any) -> None:
     add_view(coverage, "what these views keep, as training with view=NAME sees it")
     coverage.add_argument("--seed", type=int, default=0, metavar="SEED", help="of what is drawn (default: 0)")
     coverage.add_argument(
-        "--runs", type=int, metavar="R", help="runs of the simulation (default: 20; 8 where draws are many)"
+        "--runs",
+        type=int,
+        metavar="R",
+        help="runs of the simulation (default: 20; 8 where draws are many; of fewer, exact and simulated are not compared)",
     )
     coverage.add_argument(
         "--quoted",

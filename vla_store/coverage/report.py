@@ -16,7 +16,7 @@ from vla_store.figures import TEXT_WIDTH, table
 
 HORIZON = 64  # RDT's action chunk
 RUNS = 20
-FEWEST_RUNS = 8  # of fewer, the standard error says little
+FEWEST_RUNS = 8  # of fewer, the standard error says little, and nothing is compared by it
 MOST_DRAWS = 2_500_000  # of all runs together, where the number of runs is not given
 MOST_BUFFER_DRAWS = 1_000_000  # the buffer is simulated sample by sample
 FIGURES = ("anchors", "targets", "tail", "gripper", "variance")
@@ -41,21 +41,8 @@ def measure(
         raise OptionError("the seed must not be negative", found=seed)
     samplers = all_samplers(demos, seed)
     described = [_describe(each, horizon, draws, runs, seed) for each in samplers]
-    compared = [
-        (_distance(each["expected"][name], each["simulated"][name]), each["runs"], f"{name} of {each['title']}")
-        for each in described
-        if each["expected"] is not None
-        for name in FIGURES
-        if each["expected"][name] is not None
-    ]
-    furthest, _, which = max(compared)
     return {
-        "agreement": {
-            "agrees": all(_as_normal(away, count) <= CLOSE for away, count, _ in compared),
-            "figures": len(compared),
-            "furthest": which,
-            "standard_errors": furthest if math.isfinite(furthest) else None,
-        },
+        "agreement": _agreement(described),
         "critical": {
             "gripper": None if demos.near_gripper is None else int(demos.near_gripper.sum()),
             "tail": int(demos.is_tail.sum()),
@@ -104,12 +91,13 @@ def report_text(report: dict[str, Any]) -> str:
             ]
         )
         mean, error = (100 * simulated["anchors"][name] / steps for name in ("mean", "error"))
+        drawn = f"{mean:.1f}" + (f" ±{error:.2f}" if each["runs"] > 1 else "")
         until = each["draws_until_99"]
         epoch.append(
             [
                 each["title"],
                 share(exact and exact["anchors"], steps),
-                f"{mean:.1f} ±{error:.2f}",
+                drawn,
                 share(reached["targets"], steps),
                 share(reached["tail"], critical["tail"]),
                 share(reached["gripper"], critical["gripper"]),
@@ -161,12 +149,38 @@ def many(count: int, name: str) -> str:
     return f"{count:,} {name}" + ("" if count == 1 else "s")
 
 
+def _agreement(described: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether exact and simulated figures agree; None where there are too few runs to say. deviations: how far the furthest apart
+    are, as if their standard error were known, in standard errors; standard_errors: the same in those that were estimated."""
+    compared = []
+    for each in described:
+        for name in FIGURES:
+            if each["runs"] >= FEWEST_RUNS and each["expected"] is not None and each["expected"][name] is not None:
+                away = _distance(each["expected"][name], each["simulated"][name])
+                compared.append((_as_normal(away, each["runs"]), away, f"{name} of {each['title']}"))
+    if not compared:
+        return dict.fromkeys(("agrees", "deviations", "furthest", "standard_errors")) | {"figures": 0}
+    deviations, away, which = max(compared)
+    return {
+        "agrees": deviations <= CLOSE,
+        "deviations": deviations if math.isfinite(deviations) else None,
+        "figures": len(compared),
+        "furthest": which,
+        "standard_errors": away if math.isfinite(away) else None,
+    }
+
+
 def _agreement_text(agreement: dict[str, Any], runs: int) -> str:
+    if agreement["agrees"] is None:
+        return (
+            f"exact and simulated are not compared: {many(runs, 'run')} cannot say how far apart chance\n"
+            f"takes them; give --runs {FEWEST_RUNS} or more"
+        )
     if not agreement["agrees"]:
         return f"EXACT AND SIMULATED DISAGREE: {agreement['furthest']}; please report this"
     return (
         f"exact and simulated agree: of {agreement['figures']} figures from {runs} runs the furthest apart\n"
-        f"is {agreement['standard_errors']:.1f} standard errors ({agreement['furthest']})"
+        f"is {agreement['deviations']:.1f} standard errors ({agreement['furthest']})"
     )
 
 
@@ -222,7 +236,7 @@ def _as_normal(distance: float, runs: int) -> float:
 
     Wallace's approximation (Annals of Mathematical Statistics 30, 1959).
     """
-    if runs < 2 or not math.isfinite(distance):
+    if not math.isfinite(distance):
         return distance
     free = runs - 1
     return (8 * free + 1) / (8 * free + 3) * math.sqrt(free * math.log1p(distance**2 / free))
