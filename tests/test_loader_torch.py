@@ -87,9 +87,8 @@ def test_its_length_is_of_a_whole_epoch(make: Any) -> None:
 
 def test_it_takes_our_datasets_only(make: Any, dataset: StepDataset) -> None:
     assert len(make(dataset=dataset.samples)) == 9
-    with pytest.raises(OptionError, match="takes a StepDataset or Samples") as raised:
-        Loader(torch.utils.data.Subset(dataset, [1, 2]), batch_size=2)
-    assert "ShuffleSampler" in raised.value.hint
+    with pytest.raises(OptionError, match="takes a StepDataset or Samples"):
+        Loader([1, 2], batch_size=2)
 
 
 @pytest.mark.parametrize(

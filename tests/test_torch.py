@@ -27,7 +27,7 @@ from torch.utils.data import (  # noqa: E402
 
 import vla_store  # noqa: E402
 from vla_store import Batch, OptionError, Samples, open_store  # noqa: E402
-from vla_store.torch import StepDataset, collate  # noqa: E402
+from vla_store.torch import Loader, StepDataset, collate  # noqa: E402
 
 WINDOWS = {"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 0, "robot_states": 0, "actions": range(8)}
 OPTIONS: dict[str, Any] = {"windows": WINDOWS, "alignment": "causal", "images": "upright", "dtype": "float32"}
@@ -294,3 +294,117 @@ def test_reading_imports_only_what_it_needs(tiny_store: Path) -> None:
         [sys.executable, "-c", BARE, str(tiny_store)], capture_output=True, text=True, check=False, env=environment
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+# --- numbers of tasks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_number_of_a_task_is_in_every_batch_whoever_makes_it(tiny_store: Path, workers: int) -> None:
+    dataset = StepDataset(tiny_store, **OPTIONS, task="index")
+    with Loader(dataset, batch_size=200, shuffle=False, workers=workers) as loader:
+        (ours,) = loader
+    (theirs,) = DataLoader(dataset, batch_size=200, collate_fn=collate, num_workers=workers)
+    (plain,) = DataLoader(dataset, batch_size=200, num_workers=workers)
+    texts = StepDataset(tiny_store, **OPTIONS).batch(range(len(dataset)))["task"]
+    for batch in (ours, theirs, plain):
+        assert batch["task_index"].dtype == torch.int64
+        assert [dataset.task_texts[number] for number in batch["task_index"].tolist()] == texts
+        assert "task" not in batch
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+@pytest.mark.parametrize("task", ["index", None])
+def test_accelerate_dispatches_batches_without_texts(tiny_store: Path, task: str | None) -> None:
+    """It cannot concatenate texts."""
+    accelerate = pytest.importorskip("accelerate")
+    from accelerate.data_loader import DataLoaderDispatcher
+    from accelerate.utils import concatenate
+
+    dataset = StepDataset(tiny_store, **OPTIONS, task=task)
+    config = accelerate.utils.DataLoaderConfiguration(dispatch_batches=True)
+    loader = DataLoader(dataset, batch_size=16, collate_fn=collate)
+    prepared = accelerate.Accelerator(cpu=True, dataloader_config=config).prepare(loader)
+    assert isinstance(prepared, DataLoaderDispatcher)
+    batches = list(prepared)
+    assert sum(len(batch["step"]) for batch in batches) == len(dataset)
+    both = concatenate(batches[:2], dim=0)  # as it does for two ranks
+    assert both["step"].shape == (32,)
+    with pytest.raises(TypeError, match="Can only concatenate tensors"):
+        concatenate([collate(StepDataset(tiny_store, **OPTIONS).__getitems__([1, 2]))] * 2, dim=0)
+
+
+# --- what a user set for his own tensors ------------------------------------------------------------------------------------
+
+
+class OfTheUser:
+    """torch's defaults for new tensors as a user may have set them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        self.dtype = torch.get_default_dtype()
+        if self.name == "dtype":
+            torch.set_default_dtype(torch.float64)
+        elif self.name == "type":
+            torch.set_default_tensor_type(torch.DoubleTensor)
+        elif self.name == "device":
+            torch.set_default_device("meta")
+        else:
+            self.inside = torch.device("meta")
+            self.inside.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        if self.name == "inside":
+            self.inside.__exit__(None, None, None)
+        elif self.name == "device":
+            torch.set_default_device(None)
+        else:
+            torch.set_default_dtype(self.dtype)
+
+
+@pytest.mark.filterwarnings("ignore:.*set_default_tensor_type.*")
+@pytest.mark.parametrize("name", ["dtype", "type", "device", "inside"])
+def test_a_users_defaults_for_new_tensors_do_not_reach_samples_and_batches(tiny_store: Path, name: str) -> None:
+    def made() -> list[Any]:
+        dataset = StepDataset(tiny_store, **OPTIONS)
+        plain = StepDataset(tiny_store, windows={"actions": 0})
+        changed = StepDataset(tiny_store, **OPTIONS, transform=with_numbers)
+        out = dataset.allocate(3)
+        found = [
+            dataset[3],
+            dataset.batch([1, 2]),
+            dataset.batch([1, 2, 3], out),
+            collate(dataset.__getitems__([4, 5])),
+            collate([changed[4], changed[5]]),
+            collate(Samples(tiny_store, windows={"actions": 0}).__getitems__([4, 5])),
+        ]
+        for workers in (0, 1):
+            for kind in (dataset, changed, plain):
+                with Loader(kind, batch_size=8, workers=workers) as loader:
+                    found += [next(iter(loader)), loader.peek()]
+        return found
+
+    expected = made()
+    with OfTheUser(name):
+        found = made()
+    assert_same(found, expected)
+
+
+def with_numbers(sample: dict[str, Any]) -> dict[str, Any]:
+    return {**sample, "float": 1.5, "int": 3, "bool": True, "numpy": np.float32(2), "list": [1, 2.5]}
+
+
+def test_a_users_default_device_does_not_reach_what_a_dataloaders_worker_shares(
+    dataset: StepDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own DataLoader does not start under such a device; a worker may set one."""
+    from vla_store import torch as face
+
+    monkeypatch.setattr(face, "get_worker_info", lambda: "a worker")
+    expected = dataset.batch([3, 4])
+    with torch.device("meta"):
+        shared = dataset.__getitems__([3, 4])
+        assert type(shared) is not Batch
+        assert_same(collate(shared), expected)

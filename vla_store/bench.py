@@ -23,6 +23,7 @@ import numpy as np
 import vla_store
 from vla_store.errors import OptionError, StoreDamaged
 from vla_store.loader.batches import Batches
+from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
 from vla_store.paths import is_url
 from vla_store.reader.frames import Frames
@@ -256,7 +257,7 @@ def bench_store(
         roof.run(at)
         if _digest([out]) != expected:
             raise _disagree("the roof", store.url)
-        if _digest([_stacked([samples.sample(index) for index in batches[at].tolist()])]) != expected:
+        if _digest([collate([samples.sample(index) for index in batches[at].tolist()])]) != expected:
             raise _disagree("ds[i]", store.url)
     singles = batches[0][: min(64, size)].tolist()
     rates: dict[str, list[float]] = {"roof": [], "batch": []}
@@ -460,10 +461,6 @@ def _digest(batches: Sequence[Mapping[str, Any]]) -> str:
                 total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
                 total.update(array.tobytes())
     return total.hexdigest()
-
-
-def _stacked(samples: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-    return {name: np.stack([np.asarray(each[name]) for each in samples]) for name in samples[0] if name != "task"}
 
 
 def _disagree(name: str, url: str) -> StoreDamaged:

@@ -4,6 +4,7 @@
       UsageError          change the call                              exit code 2
         OptionError         (also a ValueError) an argument is wrong
         UnknownName         (also a KeyError) a name does not exist; lists those that do
+          UnknownOption       (also a TypeError) that name is an option of a call
         SourceNotFound      (also a FileNotFoundError)
         StoreNotFound       (also a FileNotFoundError)
         DestinationExists   (also a FileExistsError)
@@ -90,6 +91,10 @@ class UnknownName(UsageError, KeyError):
         near = difflib.get_close_matches(str(name), known, 1, cutoff=0.75)  # less is another word, not a slip
         hint = "; ".join(filter(None, [f"did you mean {near[0]!r}?" if near else "", places.pop("hint", "")]))
         return cls(f"there is no {kind} {name!r}", hint=hint, **places, exists=shown or "none")
+
+
+class UnknownOption(UnknownName, TypeError):
+    """An option that a call does not take."""
 
 
 class SourceNotFound(UsageError, FileNotFoundError):

@@ -9,25 +9,28 @@ from __future__ import annotations
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.batches import Batches, BatchStream, Stats, environment_ranks
+from vla_store.loader.collate import collate as stacked
 from vla_store.loader.packing import walk
 from vla_store.loader.sampler import ShuffleSampler
 from vla_store.loader.staging import Staged
+from vla_store.loader.subset import Chosen, changes_samples, is_subset, samples_of
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
-from vla_store.reader.batch import NUMBERS, Batch, Sample, ragged_error, same_width
+from vla_store.reader.batch import Batch, Sample, same_width
+from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store
+from vla_store.reader.transforms import transformed
 
 __all__ = ["Loader", "ShuffleSampler", "StepDataset", "collate"]
 
@@ -41,6 +44,7 @@ class StepDataset(Dataset[Any]):
     default collate gives the same values.
     """
 
+    @by_name(OF_A_DATASET)
     def __init__(
         self,
         store: Store | str | os.PathLike[str],
@@ -57,6 +61,7 @@ class StepDataset(Dataset[Any]):
         images: str = "as_stored",
         pad: str = "edge",
         dtype: npt.DTypeLike | torch.dtype | None = None,
+        task: str | None = "text",
         transform: Callable[[Sample], Any] | None = None,
     ) -> None:
         self.samples = Samples(
@@ -73,6 +78,7 @@ class StepDataset(Dataset[Any]):
             images=images,
             pad=pad,
             dtype=_numpy_dtype(dtype),
+            task=task,
         )
         self.transform = transform
 
@@ -81,13 +87,18 @@ class StepDataset(Dataset[Any]):
         """The store that the samples come from."""
         return self.samples.store
 
+    @property
+    def task_texts(self) -> list[str]:
+        """What `task_index` numbers, with task="index"."""
+        return self.samples.task_texts
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         """One sample. Negative numbers count from the end; IndexError past it."""
         sample = {key: _tensor(value) for key, value in self.samples.sample(index).items()}
-        return sample if self.transform is None else self.transform(sample)
+        return sample if self.transform is None else transformed(self.transform, sample)
 
     def __getitems__(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
         """Many samples, as a sequence of dicts, which `collate` turns into a batch without copying; a DataLoader calls this.
@@ -98,9 +109,10 @@ class StepDataset(Dataset[Any]):
         if type(self).__getitem__ is not StepDataset.__getitem__:  # what a subclass makes of a sample counts here too
             return [self[index] for index in indices]
         if out is None and self.transform is None and _SharedBatch.is_wanted and get_worker_info() is not None:
-            return _SharedBatch(self._filled(indices, _in_shared_memory(len(indices), self.samples.columns)))
-        made = Batch(self._filled(indices, out))
-        return made if self.transform is None else [self.transform(sample) for sample in made]
+            tensors = _in_shared_memory(len(indices), self.samples.columns)
+            return _SharedBatch(self._filled(indices, tensors), self.samples.whole_numbers)
+        made = Batch(self._filled(indices, out), self.samples.whole_numbers)
+        return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
     def batch(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
         """B samples as one dict of tensors with a leading axis B; "task" is a list. Raises as `Samples.batch` does."""
@@ -129,25 +141,23 @@ class StepDataset(Dataset[Any]):
         return {key: given[key] if key in given else _tensor(column) for key, column in made.items()}
 
 
-def collate(samples: Any) -> dict[str, Any]:
+def collate(samples: Any) -> Any:
     """A batch of samples: tensors with a leading axis, "task" as a list; what `DataLoader(collate_fn=...)` wants.
 
-    samples: what `__getitems__` of a StepDataset or of `Samples` gave (handed over without copying), or any list of samples.
-    Raises OptionError where a field has several shapes in one batch.
+    samples: what `__getitems__` of a StepDataset or of `Samples` gave (handed over without copying), or any list of samples, which
+    may be dicts, lists or tuples of tensors, arrays, numbers and texts. Raises OptionError where their keys, or a field's shapes,
+    dtypes or kinds, differ in one batch.
     """
     if isinstance(samples, Batch) and samples.is_untouched:
         same_width(samples.arrays)
         return {key: _tensor(column) for key, column in samples.arrays.items()}
-    first = samples[0]
-    if not isinstance(first, Mapping):
-        return default_collate(list(samples))  # type: ignore[no-any-return]
-    return {key: _stacked(key, [sample[key] for sample in samples]) for key in first}
+    return stacked(samples, _as_tensor)
 
 
 class Loader:
     """Batches of a dataset as dicts of tensors, decoded by worker processes into reused shared memory.
 
-    dataset: a StepDataset or `vla_store.Samples`. batch_size: of one rank.
+    dataset: a StepDataset or `vla_store.Samples`, or a torch Subset of one. batch_size: of one rank.
     seed, shuffle: the order of an epoch is a function of (seed, epoch, rows) alone; each pass is the next epoch.
     drop_last: leave out a last batch that is not full; otherwise it is dealt evenly to all ranks.
     workers: processes; 0 decodes in this one. They import neither torch nor the caller's script, unless a transform needs it.
@@ -170,9 +180,10 @@ class Loader:
     where there is too little memory. After an error a new pass begins with the batch that was not given.
     """
 
+    @by_name(OF_A_LOADER)
     def __init__(
         self,
-        dataset: StepDataset | Samples,
+        dataset: StepDataset | Samples | Subset[Any],
         *,
         batch_size: int,
         seed: int = 0,
@@ -200,12 +211,15 @@ class Loader:
                 raise OptionError(
                     "there is no such device here", device=device, hint="leave `device` out, or install a CUDA torch"
                 )
-            warnings.warn("pin_memory=True without a GPU: batches are not pinned", RuntimeWarning, stacklevel=2)
+            warn("pin_memory=True without a GPU: batches are not pinned", RuntimeWarning)
             pin_memory = False
         self._stages = pin_memory or self._moves
         self._convert = _Convert(batch_transform if self.device is not None else None)
+        samples = samples_of(dataset)
+        if samples is None:
+            raise _not_ours(dataset)
         self._batches = Batches(
-            dataset.samples if isinstance(dataset, StepDataset) else dataset,
+            samples,
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle,
@@ -385,7 +399,7 @@ class _Copier:
         each = _tensor(value)
         if not isinstance(each, torch.Tensor):
             return each
-        return torch.empty(each.shape, dtype=each.dtype, pin_memory=True).copy_(each)
+        return torch.empty(each.shape, dtype=each.dtype, device="cpu", pin_memory=True).copy_(each)
 
     def _move(self, value: Any) -> Any:
         return value.to(self._gpu, non_blocking=True) if isinstance(value, torch.Tensor) else value
@@ -421,16 +435,34 @@ def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[in
     return ranks
 
 
-def _indexed(dataset: StepDataset | Samples) -> Any:
-    """The dataset itself, where it changes its samples one by one."""
-    if isinstance(dataset, StepDataset):
-        return dataset if dataset.transform or type(dataset).__getitem__ is not StepDataset.__getitem__ else None
-    if isinstance(dataset, Samples):
-        return dataset if dataset.transform or type(dataset).__getitem__ is not Samples.__getitem__ else None
-    raise OptionError(
-        "a Loader takes a StepDataset or Samples",
-        found=type(dataset).__name__,
-        hint="for any other dataset use torch's DataLoader with vla_store.torch.ShuffleSampler",
+def _indexed(dataset: Any) -> Any:
+    """The dataset itself, where it changes its samples one by one; those of it that are chosen, where it is a Subset."""
+    if is_subset(dataset):
+        inner = _indexed(dataset.dataset)
+        if changes_samples(dataset):
+            return dataset
+        return None if inner is None else Chosen(inner, dataset.indices)
+    own = StepDataset if isinstance(dataset, StepDataset) else Samples
+    return dataset if dataset.transform or type(dataset).__getitem__ is not own.__getitem__ else None
+
+
+def _not_ours(dataset: Any) -> OptionError:
+    """What to write instead."""
+    torchs = "torch.utils.data.DataLoader(dataset, batch_size=64{}, collate_fn=vla_store.torch.collate)"
+    if isinstance(dataset, Loader):
+        hint = "it is one already"
+    elif isinstance(dataset, DataLoader):
+        is_ours = samples_of(dataset.dataset) is not None
+        hint = "vla_store.torch.Loader(dataset.dataset, batch_size=64)" if is_ours else "use that DataLoader as it is"
+    elif isinstance(dataset, IterableDataset):
+        hint = torchs.format("")
+    elif not isinstance(dataset, (str, bytes)) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        hint = torchs.format(", shuffle=True")
+    else:
+        dataset_of = 'vla_store.torch.StepDataset(store, alignment="causal", images="upright")'
+        hint = f"vla_store.torch.Loader({dataset_of}, batch_size=64)"
+    return OptionError(
+        "a Loader takes a StepDataset or Samples, or a Subset of one", found=type(dataset).__name__, hint=hint
     )
 
 
@@ -456,26 +488,15 @@ def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], A
         nbytes = count * math.prod(shape) * dtype.itemsize
         storage = torch.UntypedStorage._new_shared(nbytes)  # type: ignore[no-untyped-call]
         kind = torch.from_numpy(np.empty(0, dtype)).dtype
-        made[name] = torch.empty(0, dtype=torch.uint8).set_(storage).view(kind).view(count, *shape)
+        made[name] = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).view(kind).view(count, *shape)
     return made
 
 
-def _stacked(key: str, values: list[Any]) -> Any:
-    if isinstance(values[0], (torch.Tensor, np.ndarray)):
-        tensors = [_tensor(value) for value in values]
-        shapes = {tuple(each.shape) for each in tensors}
-        if len(shapes) > 1:
-            if () not in shapes and len({shape[:-1] for shape in shapes}) == 1:
-                raise ragged_error(key, sorted({shape[-1] for shape in shapes}))
-            raise OptionError(
-                f"{key!r} has several shapes in one batch", found=", ".join(map(str, sorted(shapes)[:10]))
-            )
-        return torch.stack(tensors)
-    if isinstance(values[0], str):
-        return values
-    if key in NUMBERS:
-        return torch.tensor(values, dtype=torch.int64)
-    return default_collate(values)
+def _as_tensor(values: list[Any]) -> Any:
+    """Arrays or tensors of one shape and dtype as one tensor; arrays that are no numbers stay one."""
+    if all(isinstance(each, np.ndarray) for each in values):
+        return _tensor(np.stack(values))
+    return torch.stack([_tensor(each) if isinstance(each, np.ndarray) else each for each in values])
 
 
 def _tensor(value: Any) -> Any:

@@ -15,7 +15,8 @@ from loader.serving import first_rows, rows_of
 import vla_store
 from vla_store.loader import packing
 from vla_store.loader.batches import Batches
-from vla_store.loader.work import Job, Work, collate
+from vla_store.loader.collate import collate
+from vla_store.loader.work import Job, Work
 
 Make = Callable[..., Batches]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils.data import Subset
 
 import vla_store
 from vla_store.torch import StepDataset
@@ -44,3 +45,21 @@ class DoubledSamples(vla_store.Samples):
     def __getitem__(self, index: Any) -> Any:
         sample = super().__getitem__(index)
         return {**sample, "doubled": sample["actions"] * 2}
+
+
+class Numbered(StepDataset):
+    """Its samples have their numbers: a dataset with labels beside the store."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return {**super().__getitem__(index), "number": int(index)}
+
+
+class Twofold(Subset):  # type: ignore[type-arg]
+    """A Subset that changes its samples."""
+
+    def __getitem__(self, index: Any) -> Any:
+        sample = super().__getitem__(index)
+        return {**sample, "number": 2 * sample["number"]}
+
+    def __getitems__(self, indices: Any) -> Any:
+        return [self[index] for index in indices]

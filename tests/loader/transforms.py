@@ -36,6 +36,11 @@ def returns_a_number(sample: Sample) -> Any:
     return None
 
 
+def forgets(sample: Any) -> None:
+    if isinstance(sample, dict):
+        sample["more"] = 1
+
+
 def batch_fails(batch: Batch) -> Batch:
     raise KeyError("no such thing")
 

@@ -307,8 +307,9 @@ def test_an_unknown_option_is_an_error_that_lists_what_exists(
 
 
 def test_an_option_that_does_not_exist_is_an_error(tiny_store: Path) -> None:
-    with pytest.raises(TypeError, match="suite"):
+    with pytest.raises(UnknownName, match="suite") as raised:
         Samples(tiny_store, suite="libero_10")
+    assert isinstance(raised.value, TypeError)
 
 
 def test_keep_first_without_causal_alignment_is_refused(tiny_store: Path) -> None:
@@ -393,3 +394,49 @@ def test_a_list_of_samples_is_a_view_of_the_batch_and_knows_whether_it_was_seen(
     assert batch[-1] is batch[2]
     batch[0]["actions"][...] = 7
     assert (batch.arrays["actions"][0] == 7).all()
+
+
+# --- the task: its text, its number, or neither ---------------------------------------------------------------------------
+
+
+def test_the_number_of_a_task_is_that_of_its_text(tiny_store: Path) -> None:
+    options = {"windows": {"actions": range(2)}}
+    texts, numbers = Samples(tiny_store, **options), Samples(tiny_store, task="index", **options)
+    assert list(numbers[0]) == ["actions", "actions_is_pad", "task_index", "episode", "step"]
+    assert len(set(numbers.task_texts)) == len(numbers.task_texts) == 4
+    for index in (0, 60, -1):
+        assert type(numbers[index]["task_index"]) is int
+        assert numbers.task_texts[numbers[index]["task_index"]] == texts[index]["task"]
+    batch = numbers.batch(range(len(numbers)))
+    assert batch["task_index"].dtype == np.int64
+    assert [numbers.task_texts[number] for number in batch["task_index"]] == texts.batch(range(len(texts)))["task"]
+    assert type(numbers.__getitems__([3])[0]["task_index"]) is int
+    assert "task       its number in task_texts" in repr(numbers)
+
+
+def test_numbers_of_tasks_are_the_same_for_every_selection_and_after_pickling(tiny_store: Path) -> None:
+    options = {"windows": {"actions": 0}, "task": "index"}
+    whole = Samples(tiny_store, **options)
+    last = pickle.loads(pickle.dumps(Samples(tiny_store, rows=[136], **options)))
+    assert last.task_texts == whole.task_texts
+    assert last[0]["task_index"] == whole[-1]["task_index"] != whole[0]["task_index"]
+
+
+def test_a_task_that_is_left_out_is_not_there(tiny_store: Path) -> None:
+    samples = Samples(tiny_store, windows={"actions": 0}, task=None)
+    assert list(samples[0]) == list(samples.batch([0])) == ["actions", "actions_is_pad", "episode", "step"]
+    assert len(samples.__getitems__([1, 2])) == 2
+    assert "task       left out" in repr(samples)
+
+
+def test_the_number_is_filled_where_it_is_told(tiny_store: Path) -> None:
+    samples = Samples(tiny_store, windows={"actions": 0}, task="index")
+    out = samples.allocate(2)
+    assert samples.batch([0, 136], out)["task_index"] is out["task_index"]
+    assert out["task_index"].tolist() == [samples[0]["task_index"], samples[136]["task_index"]]
+
+
+@pytest.mark.parametrize("task", ["number", "", 0, True])
+def test_a_task_that_cannot_be_is_refused(tiny_store: Path, task: Any) -> None:
+    with pytest.raises(UnknownName, match="exists  text, index, None"):
+        Samples(tiny_store, task=task)

@@ -18,9 +18,10 @@ from recipes.test_recipes_dataset import Fails, spoil
 
 from vla_store import OptionError, StoreDamaged, open_store
 from vla_store.errors import VlaStoreError
+from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
 from vla_store.loader.packing import Room, walk
-from vla_store.loader.work import Job, TransformError, Work, collate
+from vla_store.loader.work import Job, TransformError, Work
 from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt
 from vla_store.recipes import dataset as recipe_dataset
 

@@ -129,7 +129,7 @@ def test_the_loader_takes_a_recipe_and_gives_its_items(tiny: Both, workers: int)
 
     dataset = diffusion_policy(tiny.store)
     with Loader(dataset, batch_size=16, shuffle=False, workers=workers) as loader:
-        first = next(iter(loader))
+        first = loader.peek()
         assert_same(first["obs"]["robot0_eef_pos"][5], dataset[5]["obs"]["robot0_eef_pos"])
         assert_same(first["obs"]["agentview_image"][7], dataset[7]["obs"]["agentview_image"])
         assert first["action"].shape == (16, 16, 7)

@@ -8,7 +8,8 @@ from typing import Any
 from vla_store.errors import OptionError
 from vla_store.loader.order import Order
 from vla_store.loader.state import Epochs, Pass
-from vla_store.reader.samples import Samples
+from vla_store.loader.subset import samples_of
+from vla_store.reader.options import OF_A_SAMPLER, by_name
 
 BLOCK_ROWS = 8_192
 LOOK = (
@@ -20,15 +21,20 @@ LOOK = (
 class ShuffleSampler:
     """Yields every index of a dataset once an epoch, in the order that is a function of (seed, epoch, rows) alone.
 
-    dataset: `vla_store.Samples` or `vla_store.torch.StepDataset`. It never looks for ranks: accelerate and Lightning shard the
+    dataset: `vla_store.Samples` or `vla_store.torch.StepDataset`, or a torch Subset of one. It never looks for ranks: accelerate and Lightning shard the
     DataLoader it is given to. Memory does not depend on the number of rows. Each complete pass is the next epoch; one that was
     left goes on in the next, after the rows that were read; `set_epoch` names an epoch, which then begins anew.
     """
 
+    @by_name(OF_A_SAMPLER)
     def __init__(self, dataset: Any, *, seed: int = 0, shuffle: bool = True) -> None:
-        samples = getattr(dataset, "samples", dataset)
-        if not isinstance(samples, Samples):
-            raise OptionError("a ShuffleSampler takes a StepDataset or Samples", found=type(dataset).__name__)
+        samples = samples_of(dataset)
+        if samples is None:
+            raise OptionError(
+                "a ShuffleSampler takes a StepDataset or Samples, or a Subset of one",
+                found=type(dataset).__name__,
+                hint="torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=vla_store.torch.collate)",
+            )
         self._epochs = Epochs(samples, seed, shuffle, LOOK)
 
     def __len__(self) -> int:

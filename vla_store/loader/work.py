@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, TransformError, VlaStoreError
-from vla_store.loader.packing import Empty, as_numpy, slot_nbytes, tree_nbytes
-from vla_store.reader.batch import ragged_error
+from vla_store.errors import TransformError, VlaStoreError
+from vla_store.loader.collate import collate
+from vla_store.loader.packing import Empty, slot_nbytes, tree_nbytes
 from vla_store.reader.samples import Samples
+from vla_store.reader.transforms import a_sample, transformed
 
 Array = np.ndarray[Any, Any]
 
@@ -108,12 +108,11 @@ class Work:
         samples, made = self._in_turn(job), []
         for number, index in enumerate(job.indices.tolist()):
             try:
-                sample = next(samples)
+                sample = a_sample(next(samples), "the dataset's", getattr(type(self._dataset), "__getitem__", None))
                 if self._transform is not None:
-                    if self._wants:
-                        sample = self._transform(sample, generator=_generator(job, job.position + number, OF_A_SAMPLE))
-                    else:
-                        sample = self._transform(sample)
+                    place = job.position + number
+                    options: dict[str, Any] = {GENERATOR: _generator(job, place, OF_A_SAMPLE)} if self._wants else {}
+                    sample = transformed(self._transform, sample, **options)
             except Exception as error:
                 raise self._failed(error, job, index) from None
             made.append(sample)
@@ -166,7 +165,8 @@ class Work:
 
 def apply_to_batch(function: Callable[..., Any], batch: Any, job: Job, wants: bool) -> Any:
     """batch_transform of a batch. wants: whether it takes a generator."""
-    return function(batch, generator=_generator(job, job.position, OF_A_BATCH)) if wants else function(batch)
+    options: dict[str, Any] = {GENERATOR: _generator(job, job.position, OF_A_BATCH)} if wants else {}
+    return transformed(function, batch, "batch_transform", **options)
 
 
 def takes_generator(function: Callable[..., Any] | None) -> bool:
@@ -177,45 +177,6 @@ def takes_generator(function: Callable[..., Any] | None) -> bool:
         return GENERATOR in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
-
-
-def collate(samples: Sequence[Any]) -> Any:
-    """A batch of samples: arrays, tensors and numbers stacked, strings as a list; through dicts, lists and tuples, as torch's
-    own collate goes. Raises OptionError where shapes or keys differ."""
-    return _stack("sample", samples)
-
-
-def _stack(key: Any, values: Sequence[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, Mapping):
-        if any(not isinstance(each, Mapping) or each.keys() != first.keys() for each in values):
-            raise OptionError(
-                "samples of one batch have different keys", found=f"not all have {', '.join(map(str, first))}"
-            )
-        return {name: _stack(name, [each[name] for each in values]) for name in first}
-    if hasattr(first, "detach"):
-        values = [as_numpy(each) for each in values]
-        if not isinstance(values[0], np.ndarray):
-            return sys.modules["torch"].stack(list(values))
-    if isinstance(values[0], np.ndarray):
-        shapes = {np.shape(each) for each in values}
-        if len(shapes) > 1:
-            raise _uneven(key, shapes)
-        return np.stack(values)
-    if isinstance(first, (bool, int, float, np.generic)) and not isinstance(first, (str, bytes)):
-        return np.array(values)
-    if isinstance(first, (list, tuple)):
-        if len({len(each) for each in values}) > 1:
-            raise OptionError(f"{key!r} has several lengths in one batch")
-        made = [_stack(key, list(each)) for each in zip(*values)]
-        return type(first)(*made) if hasattr(first, "_fields") else made
-    return list(values)
-
-
-def _uneven(key: Any, shapes: set[tuple[int, ...]]) -> OptionError:
-    if () not in shapes and len({shape[:-1] for shape in shapes}) == 1:
-        return ragged_error(key, sorted({shape[-1] for shape in shapes}))
-    return OptionError(f"{key!r} has several shapes in one batch", found=", ".join(map(str, sorted(shapes)[:10])))
 
 
 def _generator(job: Job, position: int, purpose: int) -> np.random.Generator:

@@ -17,11 +17,12 @@ class Batch:
     """B samples, as a sequence of dicts; each is made of views of the batch's arrays when it is asked for.
 
     arrays: the batch itself: {field: (B, ...), "<field>_is_pad": (B, ...), "task": list of str, "episode": (B,), "step": (B,)}.
-    A ragged field is a list of B arrays where their widths differ.
+    A ragged field is a list of B arrays where their widths differ. numbers: the keys of which a sample has a Python int.
     """
 
-    def __init__(self, arrays: dict[str, Any]) -> None:
+    def __init__(self, arrays: dict[str, Any], numbers: tuple[str, ...] = NUMBERS) -> None:
         self.arrays = arrays
+        self._numbers = numbers
         self._samples: list[Sample] | None = None
 
     @property
@@ -30,7 +31,7 @@ class Batch:
         return self._samples is None
 
     def __len__(self) -> int:
-        return len(self.arrays["task"])
+        return len(self.arrays["episode"])
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._all())
@@ -46,7 +47,8 @@ class Batch:
         # Made once: who changes a sample finds it changed.
         if self._samples is None:
             self._samples = [
-                {key: _value(key, column, at) for key, column in self.arrays.items()} for at in range(len(self))
+                {key: _value(column, at, key in self._numbers) for key, column in self.arrays.items()}
+                for at in range(len(self))
             ]
         return self._samples
 
@@ -66,8 +68,8 @@ def ragged_error(field: str, widths: list[int]) -> OptionError:
     )
 
 
-def _value(key: str, column: Any, at: int) -> Any:
-    if key in NUMBERS:
+def _value(column: Any, at: int, is_number: bool) -> Any:
+    if is_number:
         return int(column[at])
     # With the ellipsis NumPy gives an array, also where it has no axes.
     return column[at] if isinstance(column, list) else column[at, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
 from vla_store.reader.part import Part, Place, Places
 from vla_store.reader.store import Store
@@ -49,11 +48,9 @@ def kept_of(store: Store, names: Any) -> Kept:
         raise OptionError("view names no view", hint="leave it out, or give a name or a list of names")
     partial = [each for each in views if each.covered_steps < store.rows]
     for each in partial:
-        warnings.warn(
+        warn(
             f"view {each.name!r} tells of {each.covered_steps:,} of the store's {store.rows:,} steps; "
             "the others are left out",
-            UserWarning,
-            stacklevel=4,
         )
     anchors, steps = views[0].kept, None
     for each in views[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -21,10 +22,12 @@ from vla_store.reader.bounded import keep
 from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
 from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily
+from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Part, Place, Places
 from vla_store.reader.parts import MAX_OPEN_PARTS
-from vla_store.reader.selection import anchors_of, choose
+from vla_store.reader.selection import Anchors, anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
+from vla_store.reader.transforms import transformed
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows, shift_of, window_times
 
@@ -33,6 +36,8 @@ Int64 = npt.NDArray[np.int64]
 
 PADS = ("edge", "zero")
 DTYPES = ("float16", "float32", "float64")
+TASKS = ("text", "index", None)
+INDEX = "task_index"
 
 
 class Samples:
@@ -52,6 +57,7 @@ class Samples:
     images: "as_stored", "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA and openpi
         train on: upright but mirrored).
     dtype: "float16", "float32" or "float64", to convert floating fields to; as stored without it.
+    task: "text"; "index": `task_index`, an int, in its place, of which `task_texts` is the list; None: neither.
     transform: called with each sample; what it returns is the sample.
 
     A sample has, for every field of `windows`, `<field>` (K, *shape) and `<field>_is_pad` (K,), or without the axis; `task`, the
@@ -59,6 +65,7 @@ class Samples:
     Raises UnknownName, OptionError; StoreDamaged, UnsupportedStore, FetchError, MachineError where the store is read.
     """
 
+    @by_name(OF_A_DATASET)
     def __init__(
         self,
         store: Store | str | os.PathLike[str],
@@ -75,6 +82,7 @@ class Samples:
         images: str = "as_stored",
         pad: str = "edge",
         dtype: npt.DTypeLike | None = None,
+        task: str | None = "text",
         transform: Callable[[Sample], Any] | None = None,
     ) -> None:
         self.store = store if isinstance(store, Store) else open_store(store)
@@ -84,6 +92,8 @@ class Samples:
         self.windows: tuple[Window, ...] = parse_windows(windows, fields)
         if alignment is not None and alignment not in ALIGNMENTS:
             raise UnknownName.among("alignment", alignment, list(ALIGNMENTS))
+        if task not in TASKS:
+            raise UnknownName.among("task", task, list(map(str, TASKS)))
         if pad not in PADS:
             raise UnknownName.among("pad", pad, list(PADS))
         if images not in orient.IMAGES:
@@ -92,10 +102,11 @@ class Samples:
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
         self._dtype = _floating(dtype)
         self._pad = pad
+        self._task = task
         self._images = images
         self._keep_first = bool(keep_first)
         self.transform = transform
-        _check_names(self.windows)
+        _check_names(self.windows, (*(("task",) if task == "text" else ()), *self.whole_numbers))
         for document in parts_of(self.store).documents:
             for window in self.windows:
                 document.fields[window.field].check_supported()
@@ -109,7 +120,7 @@ class Samples:
         self._plans: dict[int, _PartPlan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_plans", "columns")}
+        return {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -121,12 +132,12 @@ class Samples:
     def __getitem__(self, index: SupportsIndex) -> Any:
         """One sample. Negative numbers count from the end; IndexError past it."""
         sample = self.sample(index)
-        return sample if self.transform is None else self.transform(sample)
+        return sample if self.transform is None else transformed(self.transform, sample)
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> Any:
         """Many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`)."""
-        made = Batch(self.batch_or_lists(indices, out))
-        return made if self.transform is None else [self.transform(sample) for sample in made]
+        made = Batch(self.batch_or_lists(indices, out), self.whole_numbers)
+        return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
     def sample(self, index: SupportsIndex) -> Sample:
         """One sample, without `transform`."""
@@ -143,7 +154,10 @@ class Samples:
         else:
             for name, pad_name, one in plan.ones:
                 sample[name], sample[pad_name] = one(place)
-        sample["task"] = plan.text(place)
+        if self._task == "text":
+            sample["task"] = plan.text(place)
+        elif self._task == "index":
+            sample[INDEX] = self._number_of_text[plan.text(place)]
         sample["episode"] = plan.episode_start + place[0]
         sample["step"] = place[1]
         return sample
@@ -188,28 +202,32 @@ class Samples:
             f"  images     {self._images} (stored {stored})",
             f"  numbers    {'as stored' if self._dtype is None else f'floating fields as {self._dtype.name}'})",
         ]
+        if self._task != "text":
+            said = "left out" if self._task is None else "its number in task_texts"
+            lines[-1:] = [f"  task       {said}", lines[-1]]
         return "\n".join(lines)
 
     def batch_or_lists(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
         """As `batch`, whatever `transform` is; a ragged field of several widths is a list of B arrays."""
         anchors = self._checked(indices)
         arrays: dict[str, Any] = self._arrays(len(anchors), out)
-        tasks: list[str] = [""] * len(anchors)
+        tasks: list[Any] = [""] * len(anchors)
         ragged = {window.field: [None] * len(anchors) for window in self.windows if self._field(window).is_ragged}
         for part, at, places in self._anchors.many(anchors, self.store):
             plan = self._plans.get(part.number) or self._plan(part)
             plan.fill(places, at, arrays, ragged)
-            texts = part.texts_of(places.episode, places.task)
-            if at is None:
-                tasks = texts
-            else:
-                _scatter(tasks, at, texts)
+            if self._task is not None:
+                _scatter(tasks, at, part.texts_of(places.episode, places.task))
         made: dict[str, Any] = {}
         for window in self.windows:
             name = window.field
             made[name] = _stacked(ragged[name]) if name in ragged else arrays[name]
             made[f"{name}_is_pad"] = arrays[f"{name}_is_pad"]
-        return made | {"task": tasks} | {name: arrays[name] for name in NUMBERS}
+        if self._task == "text":
+            made["task"] = tasks
+        elif self._task == "index":
+            arrays[INDEX][...] = [self._number_of_text[text] for text in tasks]
+        return made | {name: arrays[name] for name in self.whole_numbers}
 
     def _checked(self, indices: Sequence[int] | Int64) -> Int64:
         given = np.asarray(indices)
@@ -265,7 +283,39 @@ class Samples:
                 shape = tuple(n for n in field.shape if n is not None)
                 made[window.field] = (window.axes + shape, _converted(np.dtype(field.dtype), self._dtype))
             made[f"{window.field}_is_pad"] = (window.axes, np.dtype(bool))
-        return made | {name: ((), np.dtype(np.int64)) for name in NUMBERS}
+        return made | {name: ((), np.dtype(np.int64)) for name in self.whole_numbers}
+
+    @property
+    def whole_numbers(self) -> tuple[str, ...]:
+        """What a sample has as one int, beside its fields."""
+        return (INDEX, *NUMBERS) if self._task == "index" else NUMBERS
+
+    @lazily
+    def task_texts(self) -> list[str]:
+        """Every text that a sample of the store may have as its `task`, each once; `task_index` is a number in this list. It is
+        that of the store, whatever the selection."""
+        return list(dict.fromkeys(text for task in self.store.tasks for text in (task.text, *task.texts)))
+
+    @lazily
+    def _number_of_text(self) -> dict[str, int]:
+        return {text: number for number, text in enumerate(self.task_texts)}
+
+    def subset(self, indices: Any) -> Samples:
+        """The same with only these samples, in this order, numbered anew: what torch's Subset is of a dataset.
+
+        indices: whole numbers; negative ones count from the end, and one may come several times. Raises IndexError, OptionError.
+        """
+        anchors = self._checked(indices)
+        if not len(anchors):
+            raise OptionError("the subset is empty", samples=f"0 of {len(self):,}")
+        rows = np.empty(len(anchors), np.int64)
+        for part, at, places in self._anchors.many(anchors, self.store):
+            rows[slice(None) if at is None else at] = part.row_start + places.start + places.step
+        made = copy.copy(self)
+        made._anchors = Anchors((), rows, ())
+        text = f"{len(rows):,} samples of {self._chosen.text}"
+        made._chosen = dataclasses.replace(self._chosen, text=text, spans=(), rows=rows)
+        return made
 
     def _field(self, window: Window) -> StoreField:
         return self.store.fields[window.field]
@@ -309,6 +359,7 @@ class Samples:
 
 
 _ALIGNMENT = 64
+_MADE_ANEW = ("_plans", "columns", "task_texts", "_number_of_text")  # by each process, and by a subset
 
 
 class _PartPlan:
@@ -441,8 +492,8 @@ def _floating(dtype: npt.DTypeLike | None) -> np.dtype[Any] | None:
     return made
 
 
-def _check_names(windows: tuple[Window, ...]) -> None:
-    names = ["task", *NUMBERS]
+def _check_names(windows: tuple[Window, ...], others: tuple[str, ...]) -> None:
+    names = list(others)
     for window in windows:
         names += [window.field, f"{window.field}_is_pad"]
     twice = [name for name in names if names.count(name) > 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import operator
 import os
@@ -14,16 +13,18 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, TransformError, UnknownName, VlaStoreError, warn
+from vla_store.errors import OptionError, TransformError, VlaStoreError, warn
 from vla_store.format.nonfinite import counts_text
+from vla_store.loader.collate import collate
 from vla_store.loader.packing import slot_nbytes
-from vla_store.loader.work import collate
 from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.kept import Kept, KeptSteps
 from vla_store.reader.lazily import lazily
+from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import Anchors
 from vla_store.reader.store import Store, parts_of
+from vla_store.reader.transforms import a_sample, transformed
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -35,7 +36,9 @@ BLOCK_ANCHORS = 1 << 18
 # 32 MiB are never kept by the C library: the system would have to find fresh pages for each batch.
 BLOCK_NBYTES = 8 << 20
 # What a recipe hands on to Samples.
-OPTIONS = tuple(name for name in inspect.signature(Samples).parameters if name not in ("store", "windows", "transform"))
+OPTIONS = tuple(
+    name for name in inspect.signature(Samples).parameters if name not in ("store", "windows", "task", "transform")
+)
 # What every recipe lets its caller choose. Not what a trainer's rule has settled: dtype, or how windows are padded.
 SELECTION = ("suites", "tasks", "episodes", "rows", "split", "view", "keep_first")
 
@@ -44,18 +47,8 @@ Made = TypeVar("Made")
 
 
 def recipe(function: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
-    """The function, with an error for an option that the recipe has not, which lists those that it has."""
-    own = [name for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY]
-    allowed = [*own, *SELECTION]
-
-    @functools.wraps(function)
-    def checked(*arguments: Parameters.args, **options: Parameters.kwargs) -> Made:
-        for name in options:
-            if name not in allowed and name != "store":
-                raise UnknownName.among("option", name, allowed)
-        return function(*arguments, **options)
-
-    return checked
+    """The function, with an error for options that the recipe has not, or takes by name, which lists those that it has."""
+    return by_name(OF_A_DATASET, SELECTION)(function)
 
 
 @dataclass(frozen=True)
@@ -89,6 +82,7 @@ class RecipeDataset(Samples):
     An item that cannot be made raises the store's own error, or TransformError, that names sample, row, episode and step.
     """
 
+    @by_name(OF_A_DATASET, OPTIONS)
     def __init__(
         self,
         store: Store | str | os.PathLike[str],
@@ -99,9 +93,6 @@ class RecipeDataset(Samples):
         notes: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        for name in options:
-            if name not in OPTIONS:
-                raise UnknownName.among("option", name, list(OPTIONS))
         super().__init__(store, windows=windows, **options)
         for text in self._not_finite():
             warn(text)
@@ -135,8 +126,8 @@ class RecipeDataset(Samples):
     def __getitem__(self, index: SupportsIndex) -> Any:
         """One item. Negative numbers count from the end; IndexError past it."""
         try:
-            made = self.item(self.sample(index))
-            return made if self.transform is None else self.transform(made)
+            made = a_sample(self.item(self.sample(index)), "the recipe's", self.item)
+            return made if self.transform is None else transformed(self.transform, made)
         except Exception as error:
             raise self._named(error, operator.index(index)) from error
 
@@ -248,7 +239,7 @@ class RecipeDataset(Samples):
             try:
                 item = next(made)
                 if self.transform is not None:
-                    item = self.transform(item)
+                    item = transformed(self.transform, item)
             except Exception as error:
                 raise self._named(error, operator.index(index)) from error
             yield item
@@ -259,7 +250,9 @@ class RecipeDataset(Samples):
             return None
         try:
             if not self._has_items:
-                return map(self.item, Batch(self.batch_or_lists(indices)))
+                return (
+                    a_sample(self.item(each), "the recipe's", self.item) for each in Batch(self.batch_or_lists(indices))
+                )
             tree = self._made(indices, None)
         except Exception:
             return None

@@ -12,14 +12,13 @@ The order after the item: repack, LiberoInputs, DeltaActions (pi0 and FAST), Nor
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, recipe
@@ -103,7 +102,7 @@ class OpenPiDataset(NumericRecipe):
         notes = differences(store, cameras, "openpi")
         super().__init__(store, notes=notes, **options)
         if notes:
-            warnings.warn("this is not the data that openpi trains on: " + "; ".join(notes), UserWarning, stacklevel=4)
+            warn("this is not the data that openpi trains on: " + "; ".join(notes))
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {

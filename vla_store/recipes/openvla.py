@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, machine_error
+from vla_store.errors import OptionError, machine_error, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.paths import local_path
 from vla_store.reader.store import Store, open_store
@@ -128,7 +127,7 @@ class OpenVLADataset(NumericRecipe):
         notes = differences(store, cameras, "OpenVLA")
         super().__init__(store, notes=notes, **options)
         if notes:
-            warnings.warn("this is not the data that OpenVLA trains on: " + "; ".join(notes), UserWarning, stacklevel=4)
+            warn("this is not the data that OpenVLA trains on: " + "; ".join(notes))
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         actions = fields["actions"].astype(np.float32)
