@@ -101,7 +101,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
 
     audit = verify_store(built.store, against=[source])
     if not audit.sound:
-        raise StoreDamaged("the store just built does not hold", found=audit.text())
+        raise StoreDamaged("the store just built does not hold", store=built.store, found=audit.text())
     _say("verified  every object by its digest, every frame decoded,")
     _say("          every value and attribute against the source, bit for bit\n")
 

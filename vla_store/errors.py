@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import shlex
 import sys
 import warnings
 from typing import Any
@@ -120,7 +121,27 @@ class SourceError(DataError):
 
 
 class StoreDamaged(DataError):
-    """An object of the store is missing, cut short, changed or inconsistent."""
+    """An object of the store is missing, cut short, changed or inconsistent. Where nothing else is said, the hint says how to mend
+    it, and names the store where that is known."""
+
+    def __init__(self, what: str, *, hint: str = "", **places: Any) -> None:
+        super().__init__(what, hint=hint or _MEND.format("STORE"), **places)
+        self._name()
+
+    def at(self, **places: Any) -> VlaStoreError:
+        super().at(**places)
+        return self._name()
+
+    def _name(self) -> VlaStoreError:
+        if self.hint == _MEND.format("STORE"):
+            self.hint = _MEND.format(shlex.quote(self.places.get("store", "STORE")))
+        return self
+
+
+_MEND = (
+    "`vla-store verify {0}` names all damage; `vla-store repair {0} --from SOURCE` makes what is damaged again from what the store was "
+    "built from, or copy those objects from a copy of the store"
+)
 
 
 class StoreUnfinished(DataError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import store_tools
 
 from vla_store import Samples, StoreDamaged, open_store
 from vla_store.format.shard_index import ABSENT, ENTRY_BYTES, encode_index, index_nbytes
@@ -35,6 +37,59 @@ def assert_damage(store: Path, kind: str, *fields: str, match: str) -> None:
         with pytest.raises(StoreDamaged, match=match) as caught:
             read()
         assert len(str(caught.value).splitlines()) <= 24
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [missing, cut_short, flipped])
+def test_whatever_read_notices_damage_names_the_store_and_the_command_that_mends_it(
+    copied_store: Path, damage: Callable[[Path], None]
+) -> None:
+    noticed: dict[str, StoreDamaged] = {}
+    for path in sorted(each for each in copied_store.rglob("*") if each.is_file()):
+        data = path.read_bytes()
+        damage(path)
+        try:
+            read_everything(copied_store, "pread", *CAMERAS, "actions", "joint_states")
+        except StoreDamaged as error:
+            noticed[path.relative_to(copied_store).as_posix()] = error
+        path.write_bytes(data)
+    for key, error in noticed.items():
+        assert error.places["store"] == str(copied_store), key
+        assert f"vla-store repair {copied_store} --from SOURCE" in error.hint, key
+    assert "zarr.json" in noticed
+    assert any("/index/" in each for each in noticed)
+    assert any("/frames/" in each for each in noticed)
+
+
+def test_what_a_command_says_of_damage_is_what_mends_it(copied_store: Path, tiny_source: Path) -> None:
+    path = shard_of(copied_store, "frames/eye_in_hand_rgb")
+    data = path.read_bytes()
+    flipped(path)
+    ran = store_tools.run("verify", copied_store)
+    assert ran.code == 1
+    assert ran.out.rstrip().endswith(f"to mend it: vla-store repair {copied_store} --from SOURCE")
+    assert store_tools.run("repair", copied_store, "--from", tiny_source).code == 0
+    assert path.read_bytes() == data
+
+
+def test_the_hint_of_a_store_with_a_space_in_its_name_can_be_pasted() -> None:
+    damaged = StoreDamaged("an object is missing").at(store="/disk/my stores/s.vla")
+    assert "vla-store repair '/disk/my stores/s.vla' --from SOURCE" in damaged.hint
+    assert pickle.loads(pickle.dumps(damaged)).hint == damaged.hint
+    assert StoreDamaged("not a vla_store", hint="a store is a folder").at(store="x").hint == "a store is a folder"
 
 
 def entries_of(data: bytes, chunks: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,8 @@ class VerifyReport:
                 "  to mend them: vla-store repair STORE --from SOURCE, or a copy of the object;",
                 "  to drop them: vla-store views remove STORE --all",
             ]
+        elif self.state == "DAMAGED":
+            lines += ["", f"to mend it: vla-store repair {shlex.quote(self.url)} --from SOURCE"]
         if older:
             lines.append(
                 f"  of generation{'s' if len(older) > 1 else ''} {', '.join(map(str, older[:8]))}{' ...' if len(older) > 8 else ''}: "

@@ -168,5 +168,4 @@ def damaged_frame(error: ValueError, object_key: str, chunk: int, row: int) -> S
         chunk=chunk,
         row=row,
         found=str(error),
-        hint="run `vla-store verify`; restore or rebuild the object",
     )

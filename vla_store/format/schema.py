@@ -349,7 +349,6 @@ class Root:
             raise StoreDamaged(
                 "a root does not have the digest it names",
                 object=name,
-                hint="`vla-store verify` says what else is wrong; restore the file from a copy of the store",
             )
         return root
 

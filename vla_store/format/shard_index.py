@@ -50,9 +50,7 @@ def parse_index(
     # google-crc32c takes bytes and arrays, but no memoryview.
     found = crc32c(np.frombuffer(body, np.uint8))
     if len(data) != index_nbytes(chunks) or found != int.from_bytes(data[len(body) :], "little"):
-        raise StoreDamaged(
-            "the index of a shard does not have its checksum", object=name, hint="run `vla-store verify` on this store"
-        )
+        raise StoreDamaged("the index of a shard does not have its checksum", object=name)
     entries = np.frombuffer(body, dtype="<u8").reshape(chunks, 2)
     used, unused = entries[:present], entries[present:]
     absent = (used == ABSENT).any(axis=1)

@@ -354,7 +354,7 @@ class RemotePlace:
         key = layout.root_key(1)
         data = self.read(key)
         if data is None:
-            raise StoreDamaged("the first root is missing", object=key, store=self.url, hint="vla-store repair")
+            raise StoreDamaged("the first root is missing", object=key, store=self.url)
         return not self.create(key, data)
 
     def sweep(self) -> None:

@@ -145,7 +145,6 @@ def check_columns(place: Place, entry: PartEntry, prefixes: tuple[str, ...] = CO
                 "an object of the store is damaged, and no root can be made over it",
                 object=key,
                 store=place.url,
-                hint="`vla-store verify` names all of them, `vla-store repair` rewrites them from the source",
             )
 
 
@@ -285,7 +284,7 @@ def document_bytes(place: Place, digest: str) -> bytes:
     key = layout.meta_key(digest)
     data = place.read(key)
     if data is None or canonical.sha256_hex(data) != digest:
-        raise StoreDamaged("a document is missing or changed", object=key, store=place.url, hint="vla-store verify")
+        raise StoreDamaged("a document is missing or changed", object=key, store=place.url)
     return data
 
 

@@ -20,7 +20,7 @@ def part_listing(place: Place, entry: PartEntry) -> tuple[bytes, list[ObjectEntr
     key = f"{entry.path}/{layout.LISTING}"
     data = place.read(key)
     if data is None or sha256_hex(data) != entry.listing:
-        raise StoreDamaged("a listing is missing or changed", object=key, store=place.url, hint="vla-store verify")
+        raise StoreDamaged("a listing is missing or changed", object=key, store=place.url)
     return data, parse_listing(data, key)
 
 
@@ -58,7 +58,6 @@ def copy_object(source: Place, key: str, target: Place, target_key: str, expecte
                 store=source.url,
                 expected=f"{expected.size} bytes, sha256 {expected.sha256}",
                 found=f"{size} bytes, sha256 {digest.hexdigest()}",
-                hint="vla-store verify names all of them, vla-store repair rewrites them from the source",
             )
 
 

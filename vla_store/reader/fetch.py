@@ -433,7 +433,6 @@ def _too_short(key: str, expected: int, found: int) -> StoreDamaged:
         object=key,
         expected=f"at least {expected} bytes",
         found=f"{found}",
-        hint="run `vla-store verify`; restore or rebuild the object",
     )
 
 

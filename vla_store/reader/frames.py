@@ -234,5 +234,4 @@ class Backgrounds:
                 object=self._shards.key(episode // self._per_shard),
                 episode=episode,
                 found=str(error),
-                hint="run `vla-store verify`; restore or rebuild the object",
             ) from None

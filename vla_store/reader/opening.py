@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.schema import MAX_ROOT_BYTES, Root
 from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, read_document
 
+_FOLDER = "give the folder that `vla-store build` wrote"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -26,7 +28,7 @@ def current_root(location: Location, fetcher: Fetcher, digest: str | None) -> Ro
             "not a vla_store",
             store=location.url,
             found="a zarr.json of something else",
-            hint="give the folder that `vla-store build` wrote",
+            hint=_FOLDER,
         )
     try:
         root = Root.from_bytes(data, layout.ROOT_KEY)
@@ -99,12 +101,12 @@ def _no_store(location: Location) -> VlaStoreError:
             return _unfinished(partial)
         return StoreNotFound("no store at this path", store=place, hint="check the path; `vla-store build` makes one")
     if any(os.path.exists(os.path.join(place, name)) for name in (".zgroup", ".zarray", ".zmetadata")):
-        return StoreDamaged("not a vla_store", store=place, found="Zarr of version 2")
+        return StoreDamaged("not a vla_store", store=place, found="Zarr of version 2", hint=_FOLDER)
     if any(os.path.exists(os.path.join(place, name)) for name in ("parts", "roots")):
         return StoreDamaged(
             "a store without its zarr.json",
             store=place,
-            hint="copy the newest file of roots/ to zarr.json, then verify",
+            hint=f"copy the newest file of roots/ to zarr.json, or: vla-store repair {shlex.quote(place)} --from SOURCE",
         )
     if os.path.isdir(partial):
         return _unfinished(partial)

@@ -155,7 +155,6 @@ class Part:
                 "the episode table cannot be",
                 object=self._array(layout.TABLE_ARRAY),
                 episode=start + int(bad.argmax()),
-                hint="run `vla-store verify` on this store",
             )
         return table
 
@@ -169,9 +168,7 @@ class Part:
         try:
             return tallies_in(column.span(0, self.episodes), self.document.nonfinite)
         except ValueError as error:
-            raise StoreDamaged(
-                "counts cannot be", object=self._array(layout.NONFINITE_ARRAY), found=error, hint="vla-store verify"
-            ) from None
+            raise StoreDamaged("counts cannot be", object=self._array(layout.NONFINITE_ARRAY), found=error) from None
 
     def text_of(self, episode: int, task: int) -> str:
         """The instruction of an episode: its own where it has one, else its task's."""
@@ -198,7 +195,6 @@ class Part:
                 "the episode table names a text that does not exist",
                 object=self._array(layout.TABLE_ARRAY),
                 episode=int(episodes[bad.argmax()]),
-                hint="run `vla-store verify` on this store",
             )
         return numbers
 
@@ -323,5 +319,4 @@ class Part:
             "the index and the episode table contradict each other",
             object=self._array(layout.INDEX_ARRAY),
             row=self.row_start + row,
-            hint="run `vla-store verify` on this store",
         )

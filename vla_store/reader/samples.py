@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
@@ -146,18 +146,22 @@ class Samples:
             number += len(self._anchors)
         if not 0 <= number < len(self._anchors):
             raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
-        part, place = self._anchors.one(number, self.store)
-        plan = self._plans.get(part.number) or self._plan(part)
         sample: Sample = {}
-        if plan.kept is not None:
-            plan.fill_kept(plan.kept, place, sample)
-        else:
-            for name, pad_name, one in plan.ones:
-                sample[name], sample[pad_name] = one(place)
-        if self._task == "text":
-            sample["task"] = plan.text(place)
-        elif self._task == "index":
-            sample[INDEX] = self._number_of_text[plan.text(place)]
+        try:
+            part, place = self._anchors.one(number, self.store)
+            plan = self._plans.get(part.number) or self._plan(part)
+            if plan.kept is not None:
+                plan.fill_kept(plan.kept, place, sample)
+            else:
+                for name, pad_name, one in plan.ones:
+                    sample[name], sample[pad_name] = one(place)
+            if self._task == "text":
+                sample["task"] = plan.text(place)
+            elif self._task == "index":
+                sample[INDEX] = self._number_of_text[plan.text(place)]
+        except StoreDamaged as error:
+            error.at(store=self.store.url)
+            raise
         sample["episode"] = plan.episode_start + place[0]
         sample["step"] = place[1]
         return sample
@@ -213,11 +217,15 @@ class Samples:
         arrays: dict[str, Any] = self._arrays(len(anchors), out)
         tasks: list[Any] = [""] * len(anchors)
         ragged = {window.field: [None] * len(anchors) for window in self.windows if self._field(window).is_ragged}
-        for part, at, places in self._anchors.many(anchors, self.store):
-            plan = self._plans.get(part.number) or self._plan(part)
-            plan.fill(places, at, arrays, ragged)
-            if self._task is not None:
-                _scatter(tasks, at, part.texts_of(places.episode, places.task))
+        try:
+            for part, at, places in self._anchors.many(anchors, self.store):
+                plan = self._plans.get(part.number) or self._plan(part)
+                plan.fill(places, at, arrays, ragged)
+                if self._task is not None:
+                    _scatter(tasks, at, part.texts_of(places.episode, places.task))
+        except StoreDamaged as error:
+            error.at(store=self.store.url)
+            raise
         made: dict[str, Any] = {}
         for window in self.windows:
             name = window.field

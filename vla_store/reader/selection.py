@@ -422,5 +422,4 @@ def _disordered(part: Part, row: int) -> StoreDamaged:
         "the index does not number its episodes in order",
         object=f"{part.path}/index/steps",
         row=part.row_start + row,
-        hint="run `vla-store verify` on this store",
     )

@@ -48,7 +48,6 @@ class RawShards:
                     object=key,
                     expected=f"{expected} bytes",
                     found=f"{size}",
-                    hint="run `vla-store verify`; restore or rebuild the object",
                 )
             self._checked.add(shard)
         return key
