@@ -99,6 +99,57 @@ def test_a_url_as_source_is_wrong_use_and_shown_as_it_was_given(command: Command
     assert_nothing_built(store)
 
 
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("s3://bucket/LIBERO", "aws s3 sync s3://bucket/LIBERO"),
+        ("gs://bucket/LIBERO", "gcloud storage rsync -r gs://bucket/LIBERO"),
+        ("hf://datasets/lab/libero", "hf download lab/libero --repo-type dataset"),
+        ("https://huggingface.co/datasets/lab/libero/resolve/main/a.hdf5", "hf download lab/libero"),
+        ("https://example.org/libero_goal.hdf5", "curl -LO https://example.org/libero_goal.hdf5"),
+        ("sftp://host/LIBERO", "rclone copy"),
+    ],
+)
+def test_a_url_as_source_says_the_command_that_fetches_it(command: Command, store: Path, url: str, remedy: str) -> None:
+    ran = command("build", url, store)
+    assert ran.code == 2
+    assert_one_screen(ran.err, "a source is a local path", url)
+    assert remedy in " ".join(ran.err.split())
+    assert_nothing_built(store)
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("s3://bucket/x.vla", "vla-store copy LOCAL s3://bucket/x.vla"),
+        ("gs://my bucket/x.vla", "vla-store copy LOCAL 'gs://my bucket/x.vla'"),
+        ("http://host/x.vla", "copy the folder to where that server takes its files from"),
+        ("https://host:8080/data/x.vla", "copy the folder to where that server takes its files from"),
+        ("simplecache::http://host/x.vla", "copy the folder to where that server takes its files from"),
+    ],
+)
+def test_a_url_as_store_is_not_told_to_be_written_where_nobody_can_write(
+    command: Command, source: Path, url: str, remedy: str
+) -> None:
+    ran = command("build", source / VICTIM.suite, url)
+    assert ran.code == 2
+    assert_one_screen(ran.err, "a store is built on a local path", url)
+    assert f"build it locally, then: {remedy}" in " ".join(ran.err.split())
+    assert (f"vla-store copy LOCAL {url}" in ran.err) == url.startswith("s3")
+
+
+def test_the_report_counts_a_robots_tasks_and_apart_from_them_its_pieces_of_work(
+    command: Command, source: Path, store: Path
+) -> None:
+    for options in (("--dry-run",), ()):
+        ran = command("build", source, store, "--json", *options)
+        report = json.loads(ran.out)
+        assert report["tasks"] == len(tiny_libero.SUITES)
+        assert report["pieces"] > report["tasks"]
+    told = json.loads(command("info", store, "--json").out)
+    assert len(told["tasks"]) == report["tasks"]
+
+
 def test_an_empty_folder_says_what_it_looked_for(command: Command, tmp_path: Path, store: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(command, tmp_path / "empty", store, says=("no demonstrations", "*.hdf5", "an empty folder"))

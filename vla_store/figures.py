@@ -69,6 +69,7 @@ def build_json(report: BuildReport) -> dict[str, Any]:
         "nbytes": report.nbytes,
         "nonfinite": {each.field: each.to_json() for each in report.nonfinite},
         "part": report.part_id,
+        "pieces": report.pieces,
         "preset": report.preset,
         "resumed": report.resumed,
         "rows": report.rows,
@@ -76,7 +77,7 @@ def build_json(report: BuildReport) -> dict[str, Any]:
         "skipped": [each.to_json() for each in report.skipped],
         "source_nbytes": report.source_nbytes,
         "store": str(report.store),
-        "tasks": report.tasks,
+        "tasks": len(report.document.tasks),
         "warnings": list(report.warnings),
         "workers": report.memory.workers,
         "written": report.root is not None,
@@ -94,7 +95,7 @@ def build_table(report: BuildReport) -> str:
     if report.root is None:
         lines += [
             f"would write    {report.store}",
-            f"episodes       {report.episodes:,} ({report.rows:,} steps), encoded in {report.tasks} pieces",
+            f"episodes       {report.episodes:,} ({report.rows:,} steps), encoded in {report.pieces} pieces",
             f"size           about {size_text(report.nbytes)}, {ratio:.2f} of the source's {size_text(report.source_nbytes)}",
             f"memory         at most {report.memory.nbytes >> 20} MiB with {_workers(report)}",
         ]

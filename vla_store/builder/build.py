@@ -72,7 +72,7 @@ class BuildReport:
     preset: str
     rows: int
     episodes: int
-    tasks: int
+    pieces: int
     cameras: tuple[CameraReport, ...]
     nbytes: int
     source_nbytes: int
@@ -129,7 +129,7 @@ class PlannedBuild:
             preset=self.preset,
             rows=self.plan.rows,
             episodes=len(self.plan.episodes),
-            tasks=len(self.tasks),
+            pieces=len(self.tasks),
             cameras=tuple(cameras),
             nbytes=projected,
             source_nbytes=self.plan.source_nbytes,

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,12 @@ def destination_of(store: str | os.PathLike[str]) -> tuple[Path, Path]:
     for what is no local path."""
     place = place_of(store)
     if is_url(place):
-        raise OptionError(
-            "a store is built on a local path",
-            found=place,
-            hint=f"build it locally, then: vla-store copy LOCAL {place}",
-        )
+        copied = f"vla-store copy LOCAL {shlex.quote(place)}"
+        if place.rpartition("::")[2].startswith(("http://", "https://")):  # which can only be read
+            copied = (
+                "copy the folder to where that server takes its files from (or vla-store copy LOCAL s3://BUCKET/STORE)"
+            )
+        raise OptionError("a store is built on a local path", found=place, hint=f"build it locally, then: {copied}")
     target = Path(place)
     if target.is_symlink():  # it was made to say which disk the store belongs on
         target = Path(os.path.realpath(target))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,8 +36,26 @@ def _local(given: str | os.PathLike[str]) -> Path:
         )
     place = place_of(given)
     if is_url(place):
-        raise SourceNotFound("a source is a local path", found=place, hint="download or mount the demonstrations first")
+        raise SourceNotFound(
+            "a source is a local path",
+            found=place,
+            hint=f"download or mount the demonstrations first, as in: {_download(place)}",
+        )
     return Path(place)
+
+
+def _download(url: str) -> str:
+    """The command that fetches what lies at a URL."""
+    hub = re.match(r"(?:hf://|https?://huggingface\.co/)datasets/([^/@?#]+/[^/@?#]+)", url)
+    if hub:
+        return f"hf download {hub[1]} --repo-type dataset --local-dir LIBERO"
+    if url.startswith("s3://"):
+        return f"aws s3 sync {shlex.quote(url)} LIBERO"
+    if url.startswith(("gs://", "gcs://")):
+        return f"gcloud storage rsync -r {shlex.quote(url)} LIBERO"
+    if url.startswith(("http://", "https://")):
+        return f"curl -LO {shlex.quote(url)}"
+    return "rclone copy"
 
 
 def find_sources(
