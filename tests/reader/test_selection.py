@@ -128,10 +128,63 @@ def test_an_empty_selection_is_refused(tiny_store: Path, selection: Any) -> None
         Samples(tiny_store, windows=ACTIONS, **selection)
 
 
-def test_a_selection_of_first_steps_only_is_empty_under_causal_alignment(tiny_store: Path) -> None:
+@pytest.mark.parametrize(
+    ("selection", "left", "hint"),
+    [
+        (
+            {"suites": "libero_goal", "episodes": [0]},
+            {"suites": "22 of 137 steps", "episodes": "21 of 137 steps; 0 with those above"},
+            "leave one out",
+        ),
+        (
+            {"suites": "libero_10", "tasks": "open_the_middle_drawer", "rows": range(137)},
+            {
+                "suites": "46 of 137 steps",
+                "tasks": "22 of 137 steps; 0 with those above",
+                "rows": "137 of 137 steps; 0 with those above",
+            },
+            "leave one out",
+        ),
+        (
+            {"episodes": iter([0, 3]), "rows": (row for row in (100, 101))},
+            {"episodes": "37 of 137 steps", "rows": "2 of 137 steps; 0 with those above"},
+            "leave one out",
+        ),
+        ({"suites": []}, {"suites": "0 of 137 steps"}, "an empty list selects nothing, leave suites out"),
+        (
+            {"suites": "libero_10", "episodes": ()},
+            {"suites": "46 of 137 steps", "episodes": "0 of 137 steps; 0 with those above"},
+            "episodes alone leaves nothing",
+        ),
+        ({"rows": np.array([], np.int64)}, {"rows": "0 of 137 steps"}, "rows alone leaves nothing"),
+    ],
+    ids=str,
+)
+def test_an_empty_selection_says_which_of_its_conditions_leave_what(
+    tiny_store: Path, selection: Any, left: dict[str, str], hint: str
+) -> None:
+    with pytest.raises(OptionError, match="the selection is empty") as caught:
+        Samples(tiny_store, windows=ACTIONS, **selection)
+    assert {name: text for name, text in caught.value.places.items() if name != "selection"} == left
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("side", "fraction"), [("val", 1.0), ("train", 0.0)])
+def test_an_empty_side_of_a_split_says_that_it_is_the_split(tiny_store: Path, side: str, fraction: float) -> None:
+    split = open_store(tiny_store).split(side, fraction=fraction)
+    with pytest.raises(OptionError, match="the selection is empty") as caught:
+        Samples(tiny_store, windows=ACTIONS, suites="libero_10", split=split)
+    assert caught.value.places["split"] == "0 of 137 steps; 0 with those above"
+    assert "split alone leaves nothing; each of the 10 episodes" in caught.value.hint
+
+
+def test_a_selection_of_first_steps_only_is_empty_under_causal_alignment_and_says_why(tiny_store: Path) -> None:
     assert len(Samples(tiny_store, windows=ACTIONS, episodes=4)) == 1
-    with pytest.raises(OptionError, match="the selection is empty"):
+    with pytest.raises(OptionError, match="the selection is empty") as caught:
         Samples(tiny_store, windows=ACTIONS, episodes=4, alignment="causal")
+    assert caught.value.places["steps"].startswith("1, each the first of an episode")
+    assert "keep_first=True" in caught.value.hint
+    assert len(Samples(tiny_store, windows=ACTIONS, episodes=4, alignment="causal", keep_first=True)) == 1
 
 
 @pytest.mark.parametrize(

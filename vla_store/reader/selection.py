@@ -97,17 +97,31 @@ def choose(
     """What all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
     suites, tasks, episodes, rows = (each if each is None else _kept(each) for each in (suites, tasks, episodes, rows))
     given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = _chosen(store, **given)
+    if not chosen.spans and not (chosen.rows is not None and len(chosen.rows)):
+        raise _empty(store, given, chosen.text)
+    return chosen
+
+
+def _chosen(
+    store: Store,
+    suites: Any = None,
+    tasks: Any = None,
+    episodes: Any = None,
+    rows: Any = None,
+    split: Any = None,
+    view: Any = None,
+) -> Chosen:
+    """As `choose`, empty or not."""
+    given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
     text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items() if value is not None) or "whole store"
     masks = _episode_masks(store, suites, tasks, episodes, split)
     if rows is None:
         chosen = Chosen(text, spans=tuple(_spans(store, masks)))
     else:
         chosen = _chosen_rows(store, store.check_rows(rows), masks, text)
-    if view is not None:
-        chosen = _viewed(chosen, kept_of(store, view))
-    if not chosen.spans and not (chosen.rows is not None and len(chosen.rows)):
-        raise _empty(text)
-    return chosen
+    return chosen if view is None else _viewed(chosen, kept_of(store, view))
 
 
 def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchors:
@@ -123,7 +137,12 @@ def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchor
         skips = tuple(leave_out_first and span.is_after for span in chosen.spans)
         anchors = Anchors(chosen.spans, None, skips)
     if not len(anchors):
-        raise _empty(f"{chosen.text}, without the first step of each episode")
+        raise OptionError(
+            "the selection is empty",
+            selection=chosen.text,
+            steps=f"{chosen.count(store):,}, each the first of an episode, which has no observation before its action",
+            hint="choose others, or let the first steps be anchors: keep_first=True, or alignment='as_stored'",
+        )
     return anchors
 
 
@@ -413,8 +432,22 @@ def _shown(value: Any) -> str:
     return f"[{', '.join(names)}{f', ... ({len(items)})' if len(items) > 4 else ''}]"
 
 
-def _empty(text: str) -> OptionError:
-    return OptionError("the selection is empty", selection=text, hint="`vla-store info` lists what the store holds")
+def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
+    """Which of the conditions leave how many steps, each by itself and with those before it."""
+    places: dict[str, str] = {}
+    nothing = []
+    for number, name in enumerate(given):
+        alone = _chosen(store, **{name: given[name]}).count(store)
+        together = _chosen(store, **dict(list(given.items())[: number + 1])).count(store)
+        nothing += [] if alone else [name]
+        places[name] = f"{alone:,} of {store.rows:,} steps" + (f"; {together:,} with those above" if number else "")
+    hint = "each of these leaves something, and all of them together nothing: leave one out"
+    if nothing:
+        hint = f"{nothing[0]} alone leaves nothing; " + {
+            "split": f"each of the {len(store.episodes):,} episodes falls on one side by its digest: choose another fraction or seed",
+            "view": "`vla-store views list STORE NAME` says what it keeps of every task",
+        }.get(nothing[0], f"an empty list selects nothing, leave {nothing[0]} out to have all")
+    return OptionError("the selection is empty", selection=text, **places, hint=hint)
 
 
 def _disordered(part: Part, row: int) -> StoreDamaged:
