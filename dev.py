@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    return run(environment(), "-m", "vla_store.cli", "demo", *arguments)
+    return run(environment(), "-m", "vla_store", "demo", *arguments)
 
 
 def test(arguments: list[str]) -> int:

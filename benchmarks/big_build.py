@@ -83,7 +83,7 @@ def _pss(pid: int) -> int:
 
 def build(source: Path, store: Path, executor: str, max_memory: str) -> dict[str, Any]:
     """One build by the command line; its figures. Raises CalledProcessError."""
-    command = [sys.executable, "-m", "vla_store.cli", "build", str(source), str(store), "--json", "--quiet"]
+    command = [sys.executable, "-m", "vla_store", "build", str(source), str(store), "--json", "--quiet"]
     command += ["--executor", executor, "--max-memory", max_memory]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:

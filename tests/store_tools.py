@@ -21,7 +21,7 @@ from vla_store.format import canonical
 from vla_store.format.listing import ObjectEntry, encode_listing
 from vla_store.format.schema import Root
 
-COMMAND = (sys.executable, "-m", "vla_store.cli")
+COMMAND = (sys.executable, "-m", "vla_store")
 LIBRARY = Path(vla_store.__file__).resolve().parents[1]
 
 

@@ -54,18 +54,84 @@ def test_the_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_no_command_is_wrong_use_and_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["buidl"], ["build"], ["info"], ["info", "a", "b"], ["verify", "x", "--againts", "y"]):
+    for arguments in (["buidl"], ["build"], ["info"], ["info", "a", "b"], ["verify", "x", "--againts", "y"]):
         with pytest.raises(SystemExit) as caught:
             cli.main(arguments)
         assert caught.value.code == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert "vla-store" in err
-        assert "error: " in err.splitlines()[-1]
+        assert "error: " in err
+        assert err.splitlines()[-1].startswith("hint: ")
+    for arguments in (["--version"], ["version"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 0
+        assert capsys.readouterr().out == f"vla-store {__version__}\n"
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", help_of(capsys=capsys))
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in commands()), ["views", "add"]], ids=" ".join)
+def test_help_is_a_command_too(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    expected = help_of(*words, capsys=capsys)
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
+        cli.main(["help", *words])
     assert caught.value.code == 0
-    assert capsys.readouterr().out == f"vla-store {__version__}\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_the_package_is_the_command_under_the_same_name(tmp_path: Path) -> None:
+    assert COMMAND[-1] == "vla_store"
+    assert run("build", "x").err.startswith("usage: vla-store build ")
+    ran = run("info", "nowhere.vla", cwd=tmp_path)
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "vla-store: error: no store at this path")
+
+
+HINTS = {
+    "verfy x": "did you mean verify?",
+    "convert x y": "did you mean build?",
+    "validate x": "did you mean verify?",
+    "ls x": "did you mean info?",
+    "list x": "did you mean info?",
+    "views ls x": "did you mean list?",
+    "views rm x y": "did you mean remove?",
+    "frobnicate x": "hint: see vla-store --help",
+    "build x --out y": "give SOURCE and STORE without --out, STORE as the last argument",
+    "build x --output=y": "give SOURCE and STORE without --output, STORE as the last argument",
+    "build x -o y": "give SOURCE and STORE without -o, STORE as the last argument",
+    "build --input x --dest y": "give SOURCE and STORE without --dest",
+    "copy x --to y": "give STORE and NEW without --to, NEW as the last argument",
+    "merge x y --output-dir z": "give STORE and NEW without --output-dir, NEW as the last argument",
+    "info --store x": "give STORE without --store",
+    "build x": "as in: vla-store build LIBERO/libero_spatial",
+    "show x": "as in: vla-store show libero.vla",
+    "verify x --againts y": "did you mean --against?",
+    "build x y --exeutor threads": "did you mean --executor?",
+    "build x y --executor thread": "did you mean threads?",
+    "build x y --workers abc": "hint: see vla-store build --help",
+    "build x y --preset": "hint: see vla-store build --help",
+    "bench x --windows 3": "hint: see vla-store bench --help",
+    "coverage x --window 3": "hint: see vla-store coverage --help",
+    "append x y --o z": "hint: see vla-store append --help",
+    "info -x.vla": "write ./-x.vla",
+}
+
+
+@pytest.mark.parametrize("words", HINTS)
+def test_wrong_use_says_the_next_command(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.vla").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words.split())
+    assert caught.value.code == 2
+    *_, hint = capsys.readouterr().err.splitlines()
+    assert hint.startswith("hint: ")
+    assert HINTS[words].removeprefix("hint: ") in hint
+    assert hint.endswith(" --help")
+    assert "did you mean" in HINTS[words] or "did you mean" not in hint
 
 
 def test_json_is_alone_on_stdout_and_talk_is_on_stderr(tiny_source: Path, tmp_path: Path) -> None:

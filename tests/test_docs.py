@@ -299,7 +299,7 @@ def same_number(one: str, other: str, *, rounded: bool) -> bool:
 @pytest.fixture(scope="session")
 def world(demos: Path, demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     tools = tmp_path_factory.mktemp("tools")
-    for name, module in (("vla-store", "-m vla_store.cli"), ("python", "")):
+    for name, module in (("vla-store", "-m vla_store"), ("python", "")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
         (tools / name).chmod(0o755)
     with web_server(demo_store.parent) as web, s3_server(demo_store) as s3:
@@ -498,6 +498,7 @@ def cli_page() -> str:
         "<!-- Written by `python tests/test_docs.py` from --help; a test holds it current. Change vla_store/cli/ instead. -->",
         "",
         "Results go to stdout, progress and messages to stderr. Exit codes and errors: [errors](errors.md).",
+        "`vla-store help COMMAND` is `vla-store COMMAND --help`, and `python -m vla_store` is `vla-store`.",
         "How-to guides: [convert](../how-to/convert.md), [inspect](../how-to/inspect.md), [bad files](../how-to/bad-files.md).",
         "",
         "```text",

@@ -45,6 +45,7 @@ LAYERS = {
     "coverage": {"package", "figures", "rules", "reader", *BELOW_READER},
     "demo": {"package", "drawing", "audit", "figures", "progress", *BOTH_SIDES},
     "bench": {"package", "loader", "reader", *BELOW_READER},
+    "__main__": {"cli"},
     "cli": {
         "package",
         "demo",

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 
 from vla_store.cli.options import parse_size
-from vla_store.cli.parser import make_parser
+from vla_store.cli.parser import in_our_words, make_parser
 from vla_store.cli.printing import error_text
 from vla_store.errors import MachineError, VlaStoreError, machine_error
 
@@ -27,7 +27,12 @@ BUILDING = ("dask", "distributed", "h5py", "zarr")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    words = in_our_words(sys.argv[1:] if argv is None else argv)
+    if not words:
+        print(parser.format_help(), end="", file=sys.stderr)
+        return 2
+    arguments = parser.parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be UTF-8

@@ -4,36 +4,92 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vla_store import __version__
 from vla_store.cli import build, look, measure, upkeep, views
 
+# What other tools call things: options that are arguments here, and commands.
+_OPTIONS_ELSEWHERE = re.compile(
+    r"-[iof]|--(in|out|input|output|from|to|src|source|dst|dest|destination|target|path|file|dir|folder|data|dataset|store|name)"
+    r"([-_](path|file|dir|folder|name))?"
+)
+_COMMANDS_ELSEWHERE = {
+    "build": "convert create import make new ingest init",
+    "info": "ls list inspect describe stat stats status head summary",
+    "verify": "check validate fsck test audit compare diff",
+    "append": "add extend update",
+    "merge": "join concat concatenate combine",
+    "copy": "cp clone push pull upload download sync export mv move",
+    "recode": "compress reencode transcode rechunk",
+    "repair": "fix heal mend restore rebuild",
+    "show": "draw view visualize viz plot open",
+    "report": "html page summarize",
+    "views": "filter select view",
+    "bench": "benchmark speed profile time",
+    "demo": "example tour try",
+    "list": "ls show",
+    "add": "create new",
+    "remove": "rm delete del drop",
+}
+
 
 class _Parser(argparse.ArgumentParser):
+    _given: Sequence[str] = ()
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:  # said by the command that does not know them, with its usage and not that of all commands
             _command_of(self, arguments).error(f"unrecognized arguments: {' '.join(unknown)}")
         return arguments
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
-        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
-        if unknown:
-            message += _near(unknown[1], list(self._option_string_actions))
-        elif choice:
-            message += _near(choice[1], [each.strip(" '") for each in choice[2].split(",")])
         self.print_usage(sys.stderr)
         print(f"{self.prog}: error: {message}", file=sys.stderr)
+        print(f"\nhint: {self._hint(message)}", file=sys.stderr)
         raise SystemExit(2)
 
+    def _hint(self, message: str) -> str:
+        """What to do about a message of argparse's; it ends with the command that tells more."""
+        said = []
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
+        if choice:
+            known = [each.strip(" '") for each in choice[2].split(",")]
+            near = difflib.get_close_matches(choice[1], known, 1, cutoff=NEAR) or [
+                each for each in known if choice[1] in _COMMANDS_ELSEWHERE.get(each, "").split()
+            ]
+            said += [f"did you mean {' or '.join(near)}?"] if near else []
+        said += [self._about(each.partition("=")[0]) for each in self._given if each.startswith("-") and not choice]
+        if "arguments are required" in message and self.epilog and self.epilog.startswith("example: "):
+            said.append(f"as in: {self.epilog.removeprefix('example: ')};")
+        return " ".join([*dict.fromkeys(filter(None, said)), f"see {self.prog} --help"])
 
-def _near(given: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(given, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    def _about(self, option: str) -> str:
+        """What is to be said of an option that this command does not have; "" where it has it, or has one that begins so."""
+        known = list(self._option_string_actions)
+        if any(each == option or (option.startswith("--") and each.startswith(option)) for each in known):
+            return ""
+        if option != "--" and os.path.lexists(option):
+            return f"write ./{option} for a name that begins with a hyphen;"
+        near = difflib.get_close_matches(option, known, 1, cutoff=NEAR)
+        if near:
+            return f"did you mean {near[0]}?"
+        places = [str(each.metavar) for each in self._actions if not each.option_strings and each.metavar]
+        if places and _OPTIONS_ELSEWHERE.fullmatch(option):
+            last = f", {places[-1]} as the last argument" if len(places) > 1 else ""
+            return f"give {' and '.join(places)} without {option}{last};"
+        return ""
+
+
+NEAR = 0.75  # less is another word, not a slip
 
 
 def _command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.ArgumentParser:
@@ -43,6 +99,13 @@ def _command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             named = action.choices.get(getattr(arguments, action.dest, None) or "")
             return parser if named is None else _command_of(named, arguments)
     return parser
+
+
+def in_our_words(argv: Sequence[str]) -> list[str]:
+    """`help`, `help COMMAND` and `version`, which others have as commands, as the options that they are here."""
+    if argv and argv[0] == "help":
+        return [*argv[1:], "--help"]
+    return ["--version"] if list(argv) == ["version"] else list(argv)
 
 
 def make_parser() -> argparse.ArgumentParser:

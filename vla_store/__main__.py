@@ -1,4 +1,4 @@
-"""`python -m vla_store.cli`: the same as `vla-store`."""
+"""`python -m vla_store`: the same as `vla-store`."""
 
 import sys
 
