@@ -211,7 +211,7 @@ def test_an_unexpected_system_error_is_the_machines_failure(
         (MachineError("the network is down", host="h"), "the network is down"),
     ):
 
-        def fail(*arguments: object, error: BaseException = error) -> None:
+        def fail(*arguments: object, error: BaseException = error, **options: object) -> None:
             raise error
 
         monkeypatch.setattr(look, "open_store", fail)

@@ -215,12 +215,14 @@ def bench_store(
     images: str = "as_stored",
     windows: Mapping[str, Any] | None = None,
     view: str | Sequence[str] | None = None,
+    fetcher: str | None = None,
     talk: Talk = lambda _: None,
 ) -> BenchReport:
     """Measure a store on this machine; some ten seconds, and two more for each number of workers.
 
     windows: of a sample; default: every camera at [-1, 0], actions at range(16), every other fixed field at 0.
-    view: names of views whose samples are served; default: all samples. workers: numbers to try; default: 1, 2, 4 ... up to the cores. talk: told what is being done.
+    view: names of views whose samples are served; default: all samples. workers: numbers to try; default: 1, 2, 4 ... up to the cores.
+    fetcher: as for `open_store`. talk: told what is being done.
     Raises what opening and reading raise; StoreDamaged where two ways to read disagree; OptionError.
     """
     began = time.perf_counter()
@@ -230,7 +232,7 @@ def bench_store(
         raise OptionError("batch_size is at least 1", found=batch_size)
     if not tried or any(each < 1 for each in tried):
         raise OptionError("the numbers of workers to try are at least 1", found=", ".join(map(str, tried)) or "none")
-    store = open_store(url)
+    store = open_store(url, fetcher=fetcher)
     samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images, view=view)
     open_ms = (time.perf_counter() - began) * 1e3
     size = min(batch_size, len(samples))

@@ -104,9 +104,9 @@ def open_files(folder: Path) -> int:
 
 def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Path) -> None:
     (tmp_path / "object").write_bytes(DATA)
-    with open(tmp_path / "object"):
+    with open(tmp_path / "object") as file:
         assert open_files(tmp_path) == 1
-    view = fetch.map_file(str(tmp_path / "object"))
+        view = fetch.map_file(file.fileno())
     assert open_files(tmp_path) == 0
     part = view[5:10]
     del view

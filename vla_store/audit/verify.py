@@ -33,16 +33,17 @@ def verify_store(
     *,
     against: Given | Sequence[Given] | None = None,
     workers: int | None = None,
+    fetcher: str | None = None,
     progress: Progress | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> VerifyReport:
     """Audit the store at a path or URL; with `against`, also compare every dataset and attribute with these sources.
 
-    storage_options: what fsspec takes besides the URL, e.g. {"anon": True}.
+    fetcher, storage_options: as for `open_store`.
     Raises StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read). Damage is in the report.
     """
     sources = [] if against is None else _sources(against)
-    location = locate(url, None, dict(storage_options or {}))
+    location = locate(url, fetcher, dict(storage_options or {}))
     report = VerifyReport(location.url)
     objects = Objects(location.open(), report)
     root = check_roots(objects)

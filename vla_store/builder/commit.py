@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -209,8 +210,12 @@ def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) 
 
 def _map_shard(path: Path, grid: Grid, shard: int) -> np.ndarray[Any, Any]:
     start, stop = grid.rows_of(shard)
-    mapped = np.memmap(path, np.dtype(grid.dtype).newbyteorder("<"), "r", shape=(stop - start, *grid.shape[1:]))
-    return mapped.reshape(stop - start, -1)
+    dtype, shape = np.dtype(grid.dtype).newbyteorder("<"), (stop - start, *grid.shape[1:])
+    try:
+        rows: np.ndarray[Any, Any] = np.memmap(path, dtype, "r", shape=shape)
+    except OSError:  # storage that cannot be mapped, or no addresses left
+        rows = np.fromfile(path, dtype, math.prod(shape))
+    return rows.reshape(stop - start, -1)
 
 
 def _write_meta(store: Path, document: dict[str, Any] | None) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from vla_store.cli.options import parse_size
 from vla_store.cli.parser import in_our_words, make_parser
-from vla_store.cli.printing import error_text
+from vla_store.cli.printing import error_text, telling_warnings
 from vla_store.errors import MachineError, VlaStoreError, machine_error
 
 __all__ = ["error_text", "main", "parse_size"]
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        with telling_warnings():
+            code: int = arguments.run(arguments)
+            sys.stdout.flush()
     except VlaStoreError as error:
         return _fail(error)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from vla_store import figures
-from vla_store.cli.options import add_command, add_output
+from vla_store.cli.options import add_command, add_fetcher, add_output
 from vla_store.cli.printing import print_report
 from vla_store.reader import Store, open_store
 
@@ -16,11 +16,12 @@ from vla_store.reader import Store, open_store
 def add_info(commands: Any) -> None:
     info = add_command(commands, "info", _info, "say what a store holds", "vla-store info libero.vla")
     info.add_argument("store", metavar="STORE", help="a path or a URL")
+    add_fetcher(info)
     add_output(info)
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    store = open_store(arguments.store)
+    store = open_store(arguments.store, fetcher=arguments.fetcher)
     described = figures.store_json(store)
     print(json.dumps(described) if arguments.json else figures.store_text(described))
     return _said_of_views(store)
@@ -58,6 +59,7 @@ def add_show(commands: Any) -> None:
         default="upright",
         help="how pictures are turned (default: upright)",
     )
+    add_fetcher(show)
     add_output(show)
 
 
@@ -65,7 +67,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from vla_store.look.episodes import find_episode
     from vla_store.look.sheet import write_sheet
 
-    store = open_store(arguments.store)
+    store = open_store(arguments.store, fetcher=arguments.fetcher)
     episode = find_episode(store, arguments.episode)
     written = write_sheet(store, episode, arguments.output, steps=arguments.steps, images=arguments.images)
     print_report(arguments, written)
@@ -82,13 +84,14 @@ def add_report(commands: Any) -> None:
     )
     report.add_argument("store", metavar="STORE", help="a path or a URL")
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the page to write, or to replace")
+    add_fetcher(report)
     add_output(report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from vla_store.look.page import write_page
 
-    store = open_store(arguments.store)
+    store = open_store(arguments.store, fetcher=arguments.fetcher)
     print_report(arguments, write_page(store, arguments.output))
     return _said_of_views(store)
 

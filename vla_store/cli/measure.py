@@ -6,10 +6,11 @@ import argparse
 import json
 from typing import Any
 
-from vla_store.cli.options import add_command, add_output, add_view
-from vla_store.cli.printing import print_report, telling_warnings
+from vla_store.cli.options import add_command, add_fetcher, add_output, add_view
+from vla_store.cli.printing import print_report
 from vla_store.errors import OptionError
 from vla_store.progress import ProgressBar
+from vla_store.reader import open_store
 
 
 def add_bench(commands: Any) -> None:
@@ -33,19 +34,21 @@ def add_bench(commands: Any) -> None:
         "--images", default="as_stored", choices=("as_stored", "upright", "rot180"), help="how pictures are turned"
     )
     add_view(bench, "serve the samples of these views")
+    add_fetcher(bench)
     add_output(bench)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     from vla_store.bench import bench_store
 
-    with ProgressBar(quiet=arguments.quiet) as bar, telling_warnings():
+    with ProgressBar(quiet=arguments.quiet) as bar:
         report = bench_store(
             arguments.store,
             batch_size=arguments.batch_size,
             workers=arguments.workers,
             images=arguments.images,
             view=arguments.view,
+            fetcher=arguments.fetcher,
             talk=bar.talk,
         )
     print_report(arguments, report)
@@ -92,6 +95,7 @@ def add_coverage(commands: Any) -> None:
         help="instead of the tables: what was said of these samplers, and whether it holds",
     )
     coverage.add_argument("--plot", metavar="FILE.png", help="draw it as well (needs matplotlib)")
+    add_fetcher(coverage)
     add_output(coverage)
 
 
@@ -107,10 +111,8 @@ def _coverage(arguments: argparse.Namespace) -> int:
     if arguments.lengths is not None:
         demos = coverage.read_lengths(arguments.lengths)
     else:
-        with telling_warnings():
-            demos = coverage.demos_of_store(
-                arguments.store, 5 if arguments.k is None else arguments.k, view=arguments.view
-            )
+        store = open_store(arguments.store, fetcher=arguments.fetcher)
+        demos = coverage.demos_of_store(store, 5 if arguments.k is None else arguments.k, view=arguments.view)
     if arguments.plot is not None:  # what is wrong with it is said before the work
         coverage.plot_report(demos, arguments.plot, seed=arguments.seed)
     report = coverage.measure(

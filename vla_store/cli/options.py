@@ -30,6 +30,14 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress, only results and errors")
 
 
+def add_fetcher(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fetcher",
+        choices=("mmap", "pread", "fsspec"),
+        help="how the store is read (default: mmap for a path, fsspec for a URL; pread: network file systems, cold disks)",
+    )
+
+
 def add_view(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--view",

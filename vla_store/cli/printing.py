@@ -40,11 +40,13 @@ def tell(kind: str, items: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def telling_warnings() -> Iterator[None]:
-    """What the library warns of, as lines for people."""
+    """What the library warns of, as lines for people: each once, and after the results."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        yield
-    tell("warning", [str(each.message) for each in caught if issubclass(each.category, UserWarning)])
+        try:
+            yield
+        finally:
+            tell("warning", list(dict.fromkeys(str(each.message) for each in caught)))
 
 
 def print_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> None:

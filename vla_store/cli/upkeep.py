@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from vla_store.cli.options import add_command, add_output
+from vla_store.cli.options import add_command, add_fetcher, add_output
 from vla_store.cli.printing import MAX_LINES, print_report, print_root, tell
 from vla_store.progress import ProgressBar
 
@@ -26,6 +26,7 @@ def add_verify(commands: Any) -> None:
         metavar="SOURCE",
         help="compare every value and attribute with these sources (may be repeated)",
     )
+    add_fetcher(verify)
     add_output(verify)
 
 
@@ -33,7 +34,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from vla_store.audit import verify_store
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = verify_store(arguments.store, against=arguments.against or None, progress=bar)
+        report = verify_store(
+            arguments.store, against=arguments.against or None, fetcher=arguments.fetcher, progress=bar
+        )
     print_report(arguments, report)
     return 0 if report.sound else 1
 

@@ -29,37 +29,44 @@ class Column:
         self._row_nbytes = grid.row_nbytes
         self._per_shard = grid.shard
         self._shards = RawShards(fetcher, array, grid, grid.chunk_nbytes)
-        self._maps = fetcher.maps
         self._fetcher = fetcher
         self._arrays: dict[int, Array] = {}
 
     @property
     def whole(self) -> Array | None:
         """All rows as one read-only view, where that costs nothing."""
-        return self._mapped(0) if self._maps and self._shards.grid.shards == 1 else None
+        return self._mapped(0) if self._shards.grid.shards == 1 else None
 
     def take(self, rows: Int64, out: Array) -> None:
         """Rows, in the order asked for, into `out` (len(rows), *shape) of the column's dtype, C-contiguous."""
-        if not self._maps:
+        if self._shards.grid.shards == 1:
+            whole = self._mapped(0)
+            if whole is None:
+                self._fetch(rows, out)
+            else:
+                whole.take(rows, axis=0, out=out, mode="clip")
+            return
+        # Shard by shard, in one order for all of them, and then all rows to their places at once.
+        shards = rows // self._per_shard
+        order = np.argsort(shards, kind="stable")
+        numbers, starts = np.unique(shards[order], return_index=True)
+        mapped = [self._mapped(number) for number in numbers.tolist()]
+        if any(each is None for each in mapped):
             self._fetch(rows, out)
-        elif self._shards.grid.shards == 1:
-            self._mapped(0).take(rows, axis=0, out=out, mode="clip")
-        else:
-            # Shard by shard, in one order for all of them, and then all rows to their places at once.
-            shards = rows // self._per_shard
-            order = np.argsort(shards, kind="stable")
-            local, taken = (rows - shards * self._per_shard)[order], np.empty_like(out)
-            numbers, starts = np.unique(shards[order], return_index=True)
-            for number, start, stop in zip(numbers.tolist(), starts.tolist(), [*starts[1:].tolist(), len(rows)]):
-                self._mapped(number).take(local[start:stop], axis=0, out=taken[start:stop], mode="clip")
-            out[order] = taken
+            return
+        local, taken = (rows - shards * self._per_shard)[order], np.empty_like(out)
+        for each, start, stop in zip(mapped, starts.tolist(), [*starts[1:].tolist(), len(rows)]):
+            assert each is not None
+            each.take(local[start:stop], axis=0, out=taken[start:stop], mode="clip")
+        out[order] = taken
 
     def span(self, start: int, stop: int) -> Array:
         """Rows [start, stop), read-only: a view where they are mapped in one piece."""
         shard = start // self._per_shard
-        if self._maps and stop <= (shard + 1) * self._per_shard:
+        mapped = self._mapped(shard) if stop <= (shard + 1) * self._per_shard else None
+        if mapped is not None:
             base = shard * self._per_shard
-            return self._mapped(shard)[start - base : stop - base]
+            return mapped[start - base : stop - base]
         pieces = self._read_spans([(start, stop)])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -67,16 +74,19 @@ class Column:
         """The first numbers of one row, as Python's."""
         shard = row // self._per_shard
         at = (row - shard * self._per_shard) * self._row_nbytes
-        if self._maps:
-            return layout.unpack_from(self._shards.body(shard), at)
+        body = self._shards.body(shard)
+        if body is not None:
+            return layout.unpack_from(body, at)
         return layout.unpack(self._fetcher.read([(self._shards.key(shard), at, at + layout.size)])[0])
 
-    def _mapped(self, shard: int) -> Array:
+    def _mapped(self, shard: int) -> Array | None:
         array = self._arrays.get(shard)
         if array is None:
-            start, stop = self._shards.grid.rows_of(shard)
-            body = self._shards.body(shard)[: (stop - start) * self._row_nbytes]
-            array = self._arrays[shard] = as_array(body, self.dtype, (stop - start, *self.shape))
+            body = self._shards.body(shard)
+            if body is not None:
+                start, stop = self._shards.grid.rows_of(shard)
+                rows = body[: (stop - start) * self._row_nbytes]
+                array = self._arrays[shard] = as_array(rows, self.dtype, (stop - start, *self.shape))
         return array
 
     def _fetch(self, rows: Int64, out: Array) -> None:

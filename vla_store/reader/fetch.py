@@ -1,6 +1,6 @@
 """Bytes of a store's objects, from wherever it lies: the one seam between the reader and storage, and its three kinds.
 
-    MmapFetcher     local files, mapped: a range is a view, nothing is copied
+    MmapFetcher     local files, mapped: a range is a view, nothing is copied; read, where they cannot be mapped
     PreadFetcher    local files, read: for network file systems and cold disks
     FsspecFetcher   any URL that fsspec knows: byte ranges, many at once
 
@@ -13,9 +13,10 @@ import contextlib
 import ctypes
 import mmap
 import os
+import stat
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from vla_store.errors import (
     StoreNotFound,
     UnknownName,
     machine_error,
+    warn,
 )
 from vla_store.paths import is_url, place_of
 from vla_store.reader.bounded import keep
@@ -50,14 +52,15 @@ class ObjectMissing(StoreDamaged):
 class Fetcher(Protocol):
     """Reads byte ranges of the objects below one store. Keys are relative to the store."""
 
-    maps: bool
-    """Whether a view of a whole object costs nothing, so that it may be kept and indexed at will."""
-
     max_open: int
     """How many objects a reader may keep open, as views or parsed indices, at one time."""
 
     def size(self, key: str) -> int:
         """Bytes of an object. Raises ObjectMissing, FetchError, MachineError."""
+
+    def whole(self, key: str) -> memoryview | None:
+        """All of an object as a view that costs nothing, to be kept and indexed at will; None where there is no such view, and
+        what is needed is to be read in ranges. Errors as for `size`; where there is no view, `size` and `read` raise them."""
 
     def head(self, key: str, nbytes: int) -> bytes:
         """The first bytes of an object, all of them where it has fewer: one request. Errors as for `size`."""
@@ -85,6 +88,11 @@ class Location:
     def is_local(self) -> bool:
         return not is_url(self.url)
 
+    def after(self, fetcher: Fetcher | None) -> Location:
+        """The same for another process: with what was found out of its files by a fetcher that it opened."""
+        is_reading = isinstance(fetcher, MmapFetcher) and fetcher.is_reading
+        return replace(self, kind="pread") if is_reading else self
+
     def open(self) -> Fetcher:
         if self.kind == "mmap":
             return MmapFetcher(self.url)
@@ -108,43 +116,76 @@ def locate(url: str | os.PathLike[str], fetcher: str | None, options: dict[str, 
 
 
 class MmapFetcher:
-    """Maps whole files, read-only, and keeps the maps; `read` gives slices of them. A map holds no file descriptor."""
+    """Maps whole files, read-only, and keeps the maps; `read` gives slices of them. A map holds no file descriptor.
 
-    maps = True
-    max_open = MAX_MAPS
+    Some storage cannot be mapped, and a process may run out of addresses: from then on files are read, which is said once.
+    """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self.max_open = MAX_MAPS
         self._maps: dict[str, memoryview] = {}
+        self._reading: PreadFetcher | None = None
 
-    def size(self, key: str) -> int:
-        return len(self._view(key))
+    @property
+    def is_reading(self) -> bool:
+        """Whether a file could not be mapped."""
+        return self._reading is not None
 
-    def head(self, key: str, nbytes: int) -> bytes:
-        return bytes(self._view(key)[:nbytes])
-
-    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
-        return [_slice(self._view(key), key, start, stop) for key, start, stop in ranges]
-
-    def _view(self, key: str) -> memoryview:
+    def whole(self, key: str) -> memoryview | None:
         view = self._maps.get(key)
-        if view is None:
+        if view is None and self._reading is None:
             with _naming(key, self._folder):
-                view = map_file(os.path.join(self._folder, key))
+                file = _File(os.path.join(self._folder, key))
+                try:
+                    view = map_file(file.descriptor)
+                except OSError as error:
+                    if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+                        raise
+                    self._reading = PreadFetcher(self._folder)
+                    self.max_open = self._reading.max_open
+                    warn(
+                        f"a file of the store cannot be mapped into memory ({error.strerror}), so files are read instead; "
+                        'fetcher="pread" (--fetcher pread) does that without this warning'
+                    )
+                    return None
             keep(self._maps, key, view, MAX_MAPS)
         return view
+
+    def size(self, key: str) -> int:
+        view = self.whole(key)
+        return len(view) if view is not None else self._reader().size(key)
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        view = self.whole(key)
+        return bytes(view[:nbytes]) if view is not None else self._reader().head(key, nbytes)
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        views = [self.whole(key) for key, _, _ in ranges]
+        left = [each for each, view in zip(ranges, views) if view is None]
+        read = iter(self._reader().read(left) if left else ())
+        return [
+            next(read) if view is None else _slice(view, key, start, stop)
+            for (key, start, stop), view in zip(ranges, views)
+        ]
+
+    def _reader(self) -> PreadFetcher:
+        assert self._reading is not None
+        return self._reading
 
 
 class PreadFetcher:
     """Reads ranges of files, which it keeps open: at most a quarter of the file descriptors that the process may have."""
 
-    maps = False
     max_open = 512
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._files: dict[str, _File] = {}
         self._max_files = max(LEAST_FILES, _soft_file_limit() // 4)
+
+    def whole(self, key: str) -> memoryview | None:
+        return None
 
     def size(self, key: str) -> int:
         file = self._file(key)
@@ -180,7 +221,6 @@ class PreadFetcher:
 class FsspecFetcher:
     """Byte ranges over fsspec. Ranges of one object that lie near each other are one request; all requests go at once."""
 
-    maps = False
     max_open = 512
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
@@ -188,6 +228,9 @@ class FsspecFetcher:
         self._options = options
         self._pid = -1
         self._connect()
+
+    def whole(self, key: str) -> memoryview | None:
+        return None
 
     def size(self, key: str) -> int:
         fs = self._connect()
@@ -279,15 +322,17 @@ class FsspecFetcher:
 
 
 class Blocks:
-    """A fetcher that reads another one in aligned blocks and keeps the last of them: for tables of small rows."""
-
-    maps = False
+    """A fetcher that reads another one, where that has no view of the whole, in aligned blocks and keeps the last of them: for
+    tables of small rows."""
 
     def __init__(self, inner: Fetcher) -> None:
         self._inner = inner
         self.max_open = inner.max_open
         self._sizes: dict[str, int] = {}
         self._blocks: dict[tuple[str, int], memoryview] = {}
+
+    def whole(self, key: str) -> memoryview | None:
+        return self._inner.whole(key)
 
     def size(self, key: str) -> int:
         # Asked anew: who asks checks it once, and a wrong answer of a server is not to stay.
@@ -351,24 +396,20 @@ def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range],
     return merged, places
 
 
-def map_file(path: str) -> memoryview:
-    """A read-only view of a whole file, mapped. The map lives as long as any view of it, and holds no file descriptor.
+def map_file(descriptor: int) -> memoryview:
+    """A read-only view of a whole open file, mapped. The map lives as long as any view of it, and needs the descriptor no longer.
 
     (Python's own mmap keeps a descriptor for each map before 3.13, and a store may have more objects than a process may open files.)
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        size = os.fstat(descriptor).st_size
-        if not size:
-            return memoryview(b"")
-        if os.name != "posix":
-            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-        address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
-        if address == ctypes.c_void_p(-1).value:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-    finally:
-        os.close(descriptor)
+    size = os.fstat(descriptor).st_size
+    if not size:
+        return memoryview(b"")
+    if os.name != "posix":
+        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     owner: Any = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(owner, _libc().munmap, address, size).atexit = False
     return np.frombuffer(owner, np.uint8).data.toreadonly()

@@ -194,26 +194,27 @@ class Backgrounds:
         """(H, W, C), read-only. Raises StoreDamaged."""
         if self._checked[episode] and self._only is not None:
             return self._only[episode]  # type: ignore[no-any-return]
-        if not self._fetcher.maps:
-            return self._fetched(episode)
         shard = episode // self._per_shard
+        body = self._shards.body(shard)
+        if body is None:
+            return self._fetched(episode)
         if not self._checked[episode]:
             start = (episode - shard * self._per_shard) * (self._nbytes + CRC_BYTES)
-            self._check(self._shards.body(shard)[start : start + self._nbytes + CRC_BYTES], episode)
+            self._check(body[start : start + self._nbytes + CRC_BYTES], episode)
             self._checked[episode] = 1
         array = self._arrays.get(shard)
         if array is None:
-            array = self._arrays[shard] = self._strided(shard)
+            array = self._arrays[shard] = self._strided(shard, body)
             if self._shards.grid.shards == 1:
                 self._only = array
         picture: Array = array[episode - shard * self._per_shard]
         return picture
 
-    def _strided(self, shard: int) -> Array:
+    def _strided(self, shard: int, body: memoryview) -> Array:
         start, stop = self._shards.grid.rows_of(shard)
         picture = np.empty(self._shape, self._dtype)
         strides = (self._nbytes + CRC_BYTES, *picture.strides)
-        return np.ndarray((stop - start, *self._shape), self._dtype, self._shards.body(shard), 0, strides)
+        return np.ndarray((stop - start, *self._shape), self._dtype, body, 0, strides)
 
     def _fetched(self, episode: int) -> Array:
         picture = self._pictures.get(episode)

@@ -67,7 +67,7 @@ class Part:
         self.episode_start = episode_start
         self._fetcher = fetcher
         self._opened = opened
-        tables = fetcher if fetcher.maps else Blocks(fetcher)
+        tables = Blocks(fetcher)
         self._columns = len(document.columns)
         self.index = Column(
             tables, self._array(layout.INDEX_ARRAY), layout.numeric_grid((self.rows, 2), "int32", self.rows)

@@ -52,12 +52,13 @@ class RawShards:
             self._checked.add(shard)
         return key
 
-    def body(self, shard: int) -> memoryview:
-        """All chunks of a shard, as one view; only over a fetcher that maps."""
+    def body(self, shard: int) -> memoryview | None:
+        """All chunks of a shard as one view, where that costs nothing."""
         body = self._bodies.get(shard)
         if body is None:
-            body = self.fetcher.read([(self.key(shard), 0, self._body_nbytes(shard))])[0]
-            self._bodies[shard] = body
+            whole = self.fetcher.whole(self.key(shard))
+            if whole is not None:
+                body = self._bodies[shard] = whole[: self._body_nbytes(shard)]
         return body
 
     def _body_nbytes(self, shard: int) -> int:
@@ -114,9 +115,10 @@ class EncodedShards:
         if size < nbytes:
             raise StoreDamaged("a shard is cut short", object=key, expected=f"at least {nbytes} bytes", found=f"{size}")
         body = None
-        if self._fetcher.maps:
+        view = self._fetcher.whole(key)
+        if view is not None:
             # The index too: it is looked into at random, and around one missing page the system may read megabytes.
-            whole = np.frombuffer(self._fetcher.read([(key, 0, size)])[0], np.uint8)
+            whole = np.frombuffer(view, np.uint8)
             at_random(whole)
             will_need(whole[size - nbytes :])
             body = whole[: size - nbytes]

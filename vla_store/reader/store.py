@@ -84,7 +84,7 @@ class Store:
         _ = self._parts.documents  # what is wrong with them is said at opening
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self._location, self._generation, self._digest)
+        return Store, (self._location.after(vars(self).get("_fetcher")), self._generation, self._digest)
 
     def __repr__(self) -> str:
         return (
