@@ -60,7 +60,7 @@ class StepDataset(Dataset[Any]):
         keep_first: bool = False,
         images: str = "as_stored",
         pad: str = "edge",
-        dtype: npt.DTypeLike | torch.dtype | None = None,
+        dtype: npt.DTypeLike | torch.dtype | Mapping[str | None, npt.DTypeLike | torch.dtype] | None = None,
         task: str | None = "text",
         transform: Callable[[Sample], Any] | None = None,
     ) -> None:
@@ -513,4 +513,6 @@ def _tensor(value: Any) -> Any:
 
 
 def _numpy_dtype(dtype: Any) -> Any:
+    if isinstance(dtype, Mapping):
+        return {name: _numpy_dtype(each) for name, each in dtype.items()}
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype

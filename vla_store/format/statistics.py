@@ -46,6 +46,11 @@ class FieldStatistics:
     q01: FloatArray | None
     q99: FloatArray | None
 
+    @property
+    def tells_range(self) -> bool:
+        """Whether `min` and `max` are those of the finite values: infinities were among them in documents of the first rule."""
+        return not np.isinf([self.min, self.max]).any()
+
     def to_json(self) -> dict[str, Any]:
         stated = (
             COUNTS if self.infinite.any() else COUNTS[:2]

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName
+from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, warn
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
 from vla_store.reader.bounded import keep
+from vla_store.reader.conversion import (
+    DTypes,
+    check_range,
+    dtypes_text,
+    holds,
+    narrowed,
+    parse_dtypes,
+    refusing_overflow,
+    standing_still,
+)
 from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
 from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily
@@ -35,7 +47,6 @@ Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
 PADS = ("edge", "zero")
-DTYPES = ("float16", "float32", "float64")
 TASKS = ("text", "index", None)
 INDEX = "task_index"
 
@@ -56,7 +67,9 @@ class Samples:
         and is an anchor only with keep_first=True.
     images: "as_stored", "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA and openpi
         train on: upright but mirrored).
-    dtype: "float16", "float32" or "float64", to convert floating fields to; as stored without it.
+    dtype: "float16", "float32" or "float64", to convert floating fields to; as stored without it. By field, where None stands for
+        all others: {"stamps": "float64", None: "float32"}. What cannot hold a field's numbers is refused; differences between
+        neighbouring steps that would become nothing are warned of.
     task: "text"; "index": `task_index`, an int, in its place, of which `task_texts` is the list; None: neither.
     transform: called with each sample; what it returns is the sample.
 
@@ -81,7 +94,7 @@ class Samples:
         keep_first: bool = False,
         images: str = "as_stored",
         pad: str = "edge",
-        dtype: npt.DTypeLike | None = None,
+        dtype: npt.DTypeLike | Mapping[str | None, npt.DTypeLike] | None = None,
         task: str | None = "text",
         transform: Callable[[Sample], Any] | None = None,
     ) -> None:
@@ -100,7 +113,6 @@ class Samples:
             raise UnknownName.among("images", images, list(orient.IMAGES))
         if keep_first and alignment != "causal":
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
-        self._dtype = _floating(dtype)
         self._pad = pad
         self._task = task
         self._images = images
@@ -110,6 +122,8 @@ class Samples:
         for document in parts_of(self.store).documents:
             for window in self.windows:
                 document.fields[window.field].check_supported()
+        self._dtypes = parse_dtypes(dtype, {window.field: fields[window.field] for window in self.windows})
+        self._numbers = dtypes_text(dtype)
         chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split, view=view)
         roles = {fields[window.field].role for window in self.windows}
         if alignment is None and len(roles) > 1 and chosen.has_after:
@@ -117,6 +131,7 @@ class Samples:
         self.alignment = alignment or "as_stored"
         self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
         self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
+        self._watched = self._checked_conversions()
         self._plans: dict[int, _PartPlan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -204,7 +219,7 @@ class Samples:
             f"  windows    {', '.join(f'{window.field} {window}' for window in self.windows)}",
             f"  alignment  {self.alignment}{', keep_first' if self._keep_first else ''}; pad {self._pad}",
             f"  images     {self._images} (stored {stored})",
-            f"  numbers    {'as stored' if self._dtype is None else f'floating fields as {self._dtype.name}'})",
+            f"  numbers    {self._numbers})",
         ]
         if self._task != "text":
             said = "left out" if self._task is None else "its number in task_texts"
@@ -289,7 +304,7 @@ class Samples:
             field = self._field(window)
             if not field.is_ragged:
                 shape = tuple(n for n in field.shape if n is not None)
-                made[window.field] = (window.axes + shape, _converted(np.dtype(field.dtype), self._dtype))
+                made[window.field] = (window.axes + shape, self._dtypes.get(window.field, np.dtype(field.dtype)))
             made[f"{window.field}_is_pad"] = (window.axes, np.dtype(bool))
         return made | {name: ((), np.dtype(np.int64)) for name in self.whole_numbers}
 
@@ -325,13 +340,31 @@ class Samples:
         made._chosen = dataclasses.replace(self._chosen, text=text, spans=(), rows=rows)
         return made
 
+    def _checked_conversions(self) -> frozenset[str]:
+        """Refuse, or warn of, what the conversions to a narrower dtype would lose; the fields of which that is not known before they
+        are read. Raises OptionError."""
+        fields, unknown = self.store.fields, set()
+        for name, dtype in narrowed(self._dtypes, fields).items():
+            known: FieldStatistics | None = None
+            with contextlib.suppress(DataError):  # no sample needs them
+                known = self.store.statistics.all.get(name)
+            if known is None or not known.tells_range:
+                unknown.add(name)
+            elif not holds(dtype, known):  # what does not fit may not be selected
+                check_range(fields[name], dtype, self._statistics_of(name))
+            if not fields[name].is_camera and (text := standing_still(parts_of(self.store), name, dtype)):
+                warn(text)
+        return frozenset(unknown)
+
     def _field(self, window: Window) -> StoreField:
         return self.store.fields[window.field]
 
     def _plan(self, part: Part) -> _PartPlan:
         kept = self._chosen.kept.of(part) if self._chosen.kept is not None else None
         fields = self.store.fields
-        plan = _PartPlan(part, self.windows, fields, self.alignment, self._images, self._pad, self._dtype, kept)
+        plan = _PartPlan(
+            part, self.windows, fields, self.alignment, self._images, self._pad, self._dtypes, self._watched, kept
+        )
         keep(self._plans, part.number, plan, MAX_OPEN_PARTS)
         return plan
 
@@ -381,7 +414,8 @@ class _PartPlan:
         alignment: str,
         images: str,
         pad: str,
-        dtype: np.dtype[Any] | None,
+        dtypes: DTypes,
+        watched: Collection[str],
         kept: KeptSteps | None,
     ) -> None:
         self.kept = kept
@@ -399,7 +433,7 @@ class _PartPlan:
             field = part.document.fields[window.field]
             shifts = bytes(-shift_of(field.role, source.observation, alignment) for source in sources)
             earlier = shifts if any(shifts) else None
-            number = _converted(np.dtype(field.dtype), dtype)
+            number = dtypes.get(field.name, np.dtype(field.dtype))
             reader: NumericWindow | RaggedWindow | CameraWindow
             if field.is_camera:
                 reader = CameraWindow(part, field, window, earlier, pad == "zero", number, flips)
@@ -418,13 +452,31 @@ class _PartPlan:
             )
             for offsets, earlier in keys
         ]
+        # Whether all numbers of these fit is seen when they are read.
+        self._watched = {
+            name: functools.partial(refusing_overflow, name, dtypes[name], fields[name].dtype) for name in watched
+        }
         self.ones = [
-            (window.field, f"{window.field}_is_pad", reader.one) for window, reader in zip(windows, self._readers)
+            (window.field, f"{window.field}_is_pad", self._one(window.field, reader))
+            for window, reader in zip(windows, self._readers)
         ]
 
     def text(self, place: Place) -> str:
         """The instruction of one sample."""
         return self._part.text_of(place[0], place[4]) if self._texts is None else self._texts[place[4]]
+
+    def _one(
+        self, name: str, reader: NumericWindow | RaggedWindow | CameraWindow
+    ) -> Callable[[Place], tuple[Array, Array]]:
+        watched = self._watched.get(name)
+        if watched is None:
+            return reader.one
+
+        def one(place: Place) -> tuple[Array, Array]:
+            with watched():
+                return reader.one(place)
+
+        return one
 
     def fill_kept(self, kept: KeptSteps, place: Place, sample: Sample) -> None:
         """Puts the fields of one sample, whose windows go over kept steps, into it."""
@@ -434,7 +486,8 @@ class _PartPlan:
                 offsets, earlier = self._times[number]
                 times[number] = kept.times_of(place, offsets, 0 if earlier is None else int(earlier[place[5]]))
             steps, is_pad = times[number]
-            sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
+            with self._watched.get(name, contextlib.nullcontext)():
+                sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
 
     def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
         """Writes the samples at `places` into rows `at` of the batch's arrays (None: all of them, in order)."""
@@ -458,13 +511,16 @@ class _PartPlan:
             if isinstance(reader, CameraWindow):
                 if frames[number] is None:
                     frames[number] = reader.list_frames(places, clipped, is_pad, at)
-                reader.many(frames[number], arrays[name])
+                with self._watched.get(name, contextlib.nullcontext)():
+                    reader.many(frames[number], arrays[name])
             elif isinstance(reader, RaggedWindow):
-                made = reader.many(places.episode, clipped, is_pad)
+                with self._watched.get(name, contextlib.nullcontext)():
+                    made = reader.many(places.episode, clipped, is_pad)
                 _scatter(ragged[name], at, made)
             elif name in self._ragged:  # of one width in this part
                 values = np.empty((len(places), *reader.shape), reader.dtype)
-                reader.many(places, clipped, is_pad, values)
+                with self._watched.get(name, contextlib.nullcontext)():
+                    reader.many(places, clipped, is_pad, values)
                 _scatter(ragged[name], at, list(values))
             elif at is None:
                 reader.many(places, clipped, is_pad, arrays[name])
@@ -482,22 +538,6 @@ def _scatter(into: list[Any], at: Int64 | None, made: list[Any]) -> None:
 def _stacked(values: list[Any]) -> Any:
     """One array where all have one shape, else the list."""
     return np.stack(values) if len({value.shape for value in values}) == 1 else values
-
-
-def _converted(stored: np.dtype[Any], floating: np.dtype[Any] | None) -> np.dtype[Any]:
-    return floating if floating is not None and stored.kind == "f" else stored
-
-
-def _floating(dtype: npt.DTypeLike | None) -> np.dtype[Any] | None:
-    if dtype is None:
-        return None
-    try:
-        made = np.dtype(dtype)
-    except TypeError:
-        made = np.dtype(object)
-    if made.name not in DTYPES:
-        raise OptionError(f"dtype is one of {', '.join(DTYPES)}, or None", found=repr(dtype)[:100])
-    return made
 
 
 def _check_names(windows: tuple[Window, ...], others: tuple[str, ...]) -> None:

@@ -1,0 +1,166 @@
+"""Floating fields in another dtype: which gets which, and what a conversion may not lose without a word.
+
+What is rounded is nobody's surprise; what becomes infinite, or stands still, is. An overflow is refused: by the store's statistics
+before anything is read, and in fields that have none (of several widths, and cameras) at the first number that does not fit.
+Differences between neighbouring steps that become nothing are warned of, by a bounded look at the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, UnknownName
+from vla_store.format.statistics import FieldStatistics
+from vla_store.reader.parts import Parts
+from vla_store.reader.values import StoreField
+
+Array = np.ndarray[Any, Any]
+DTypes = Mapping[str, np.dtype[Any]]
+
+DTYPES = ("float16", "float32", "float64")
+LOOK_ROWS = 256  # one run of so many rows, of which
+LOOK_RUNS = 16  # so many are looked at where that costs no request, else one
+LEAST_MOTION = 1e-4  # of metres, radians or seconds: less, of a robot or of what lies there, is noise
+LOST_SHARE = 0.25
+
+
+def parse_dtypes(given: Any, fields: Mapping[str, StoreField]) -> dict[str, np.dtype[Any]]:
+    """What floating fields are converted to, by name; not those that stay as they are stored.
+
+    given: one dtype for all, or by field, where None is all others; None: as stored. fields: those of the windows.
+    Raises OptionError, UnknownName.
+    """
+    by_field = given if isinstance(given, Mapping) else {None: given}
+    floating = {name for name, each in fields.items() if np.dtype(each.dtype).kind == "f"}
+    for name in by_field:
+        if name is None:
+            continue
+        if name not in fields:
+            raise UnknownName.among("field of the windows, for dtype", name, list(fields))
+        if name not in floating:
+            raise OptionError("dtype converts floating fields only", field=name, found=fields[name].dtype)
+    asked = {key: _floating(value) for key, value in by_field.items()}
+    wanted = {name: asked.get(name, asked.get(None)) for name in fields if name in floating}
+    return {name: each for name, each in wanted.items() if each is not None and each != np.dtype(fields[name].dtype)}
+
+
+def narrowed(dtypes: DTypes, fields: Mapping[str, StoreField]) -> dict[str, np.dtype[Any]]:
+    """Those that are converted to a dtype which holds less."""
+    return {name: each for name, each in dtypes.items() if each.itemsize < np.dtype(fields[name].dtype).itemsize}
+
+
+def dtypes_text(given: Any) -> str:
+    """For people: what `parse_dtypes` was given."""
+    by_field = given if isinstance(given, Mapping) else {None: given}
+    names = {key: _floating(value) for key, value in by_field.items()}
+    others = names.pop(None, None)
+    lines = ["as stored" if others is None else f"floating fields as {others.name}"]
+    return "; ".join(
+        [*lines, *(f"{name} as {'stored' if each is None else each.name}" for name, each in names.items())]
+    )
+
+
+def holds(dtype: np.dtype[Any], found: FieldStatistics) -> bool:
+    """Whether every finite number of a field is finite in this dtype too."""
+    return bool(np.isfinite(_ends(found, dtype)).all())
+
+
+def check_range(field: StoreField, dtype: np.dtype[Any], found: FieldStatistics) -> None:
+    """Raises OptionError where a finite number of a field would become infinite."""
+    if not holds(dtype, found):
+        ends = _ends(found, np.dtype(np.float64))
+        raise _overflow(field.name, dtype, field.dtype, float(ends[np.abs(ends).argmax()]))
+
+
+def _ends(found: FieldStatistics, dtype: np.dtype[Any]) -> Array:
+    """The least and greatest finite numbers, in this dtype; none of components that have none."""
+    ends = np.concatenate([found.min.reshape(-1), found.max.reshape(-1)])
+    with np.errstate(over="ignore"):
+        made: Array = ends[np.isfinite(ends)].astype(dtype)
+    return made
+
+
+@contextlib.contextmanager
+def refusing_overflow(name: str, dtype: np.dtype[Any], stored: str) -> Iterator[None]:
+    """OptionError where a number of this field, which is converted inside, becomes infinite."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError:
+        raise _overflow(name, dtype, stored, None) from None
+
+
+def standing_still(parts: Parts, name: str, dtype: np.dtype[Any]) -> str | None:
+    """What to warn of where this conversion would make a field stand still that moved: a component more than a quarter of whose
+    differences between neighbouring steps, of those that are no noise, become 0."""
+    moved = gone = np.zeros(0, np.int64)
+    for rows in _look(parts, name):
+        with np.errstate(invalid="ignore", over="ignore"):
+            differs = np.abs(np.diff(rows.astype(np.float64), axis=0)) >= LEAST_MOTION
+            same = np.diff(rows.astype(dtype).astype(np.float64), axis=0) == 0
+        moved, gone = _added(moved, differs.sum(axis=0)), _added(gone, (differs & same).sum(axis=0))
+    bad = np.flatnonzero(gone > LOST_SHARE * moved)
+    if not len(bad):
+        return None
+    worst = bad[(gone[bad] / moved[bad]).argmax()]
+    component = f", component {worst}" if len(moved) > 1 else ""
+    return (
+        f"in {dtype.name}, {name!r}{component} loses {gone[worst] / moved[worst]:.0%} of the differences between neighbouring steps: "
+        f"they are smaller than its digits. dtype={{{name!r}: {_stored(parts, name)!r}, None: {dtype.name!r}}} keeps them"
+    )
+
+
+def _look(parts: Parts, name: str) -> Iterator[Array]:
+    """Some stretches of neighbouring rows of a field, (n, components) each; the first rows of the first episode where their
+    width is an episode's own."""
+    number = len(parts.documents) // 2
+    part = parts[number]
+    field, maps = part.document.fields[name], part.maps
+    if field.is_ragged:
+        starts, widths = part.ragged_spans(field, np.zeros(1, np.int64))
+        length, width = int(part.entries(0, 1)[0, 1]), int(widths[0])
+        count = min(length, LOOK_ROWS)
+        yield part.column(field).span(int(starts[0]), int(starts[0]) + count * width).reshape(count, width)
+        return
+    runs = min(LOOK_RUNS if maps else 1, -(-part.rows // LOOK_ROWS))
+    for run in range(runs):
+        start = (part.rows - min(LOOK_ROWS, part.rows)) * (2 * run + 1) // (2 * runs)
+        rows = part.column(field).span(start, min(start + LOOK_ROWS, part.rows))
+        yield rows.reshape(len(rows), -1)
+
+
+def _added(one: Array, other: Array) -> Array:
+    return one + other if len(one) else other
+
+
+def _stored(parts: Parts, name: str) -> str:
+    return parts.documents[0].fields[name].dtype
+
+
+def _overflow(name: str, dtype: np.dtype[Any], stored: str, value: float | None) -> OptionError:
+    return OptionError(
+        f"{name!r} has numbers that {dtype.name} cannot hold",
+        found=None if value is None else f"{value:g}",
+        largest=f"{float(np.finfo(dtype).max):g}",
+        hint=f"dtype={{{name!r}: {stored!r}, None: {dtype.name!r}}} leaves it as it is stored",
+    )
+
+
+def _floating(dtype: npt.DTypeLike | None) -> np.dtype[Any] | None:
+    if dtype is None:
+        return None
+    try:
+        made = np.dtype(dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made.name not in DTYPES:
+        raise OptionError(
+            f"dtype is one of {', '.join(DTYPES)}, or None; or by field, as in {{'states': 'float64', None: 'float32'}}",
+            found=repr(dtype)[:100],
+        )
+    return made
