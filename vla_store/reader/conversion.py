@@ -120,14 +120,15 @@ def _look(parts: Parts, name: str) -> Iterator[Array]:
     width is an episode's own."""
     number = len(parts.documents) // 2
     part = parts[number]
-    field, maps = part.document.fields[name], part.maps
+    field = part.document.fields[name]
     if field.is_ragged:
         starts, widths = part.ragged_spans(field, np.zeros(1, np.int64))
         length, width = int(part.entries(0, 1)[0, 1]), int(widths[0])
         count = min(length, LOOK_ROWS)
         yield part.column(field).span(int(starts[0]), int(starts[0]) + count * width).reshape(count, width)
         return
-    runs = min(LOOK_RUNS if maps else 1, -(-part.rows // LOOK_ROWS))
+    costs_nothing = part.column(field).whole is not None
+    runs = min(LOOK_RUNS if costs_nothing else 1, -(-part.rows // LOOK_ROWS))
     for run in range(runs):
         start = (part.rows - min(LOOK_ROWS, part.rows)) * (2 * run + 1) // (2 * runs)
         rows = part.column(field).span(start, min(start + LOOK_ROWS, part.rows))

@@ -158,11 +158,6 @@ class Part:
             )
         return table
 
-    @property
-    def maps(self) -> bool:
-        """Whether its numbers are read without a request."""
-        return self._fetcher.maps
-
     def nonfinite(self) -> dict[str, tuple[Tally, ...]]:
         """What of the fields is recorded not to be finite: a tally for each episode that has any. Raises StoreDamaged."""
         if not self.document.nonfinite:
