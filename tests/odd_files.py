@@ -32,7 +32,8 @@ def odd_file(folder: Path, change: Callable[[h5py.File], Any] | None = None, **o
 
 def each_demo(file: h5py.File) -> list[h5py.Group]:
     """The groups of the demonstrations, by number."""
-    return [file["data"][name] for name in sorted(file["data"], key=lambda name: int(name[5:]))]
+    names = [name for name in file["data"] if name.startswith("demo_")]
+    return [file["data"][name] for name in sorted(names, key=lambda name: int(name[5:]))]
 
 
 def assert_equals_h5py(

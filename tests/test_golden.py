@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_reader
 import tiny_views
-from against_hdf5 import assert_is_the_source
+from against_hdf5 import assert_is_the_source, attribute, stored_attributes
 from tiny_nonfinite import assert_counts_are_right, counts_of
 from tiny_reader import TinyStore
 
@@ -63,7 +63,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def test_there_are_golden_stores(folder: Path) -> None:
     assert GOLDEN / "version-1" in FOLDERS
-    assert all((folder / f"{name}.vla/zarr.json").exists() for name in (*PRESETS, "views"))
+    assert all((folder / f"{name}.vla/zarr.json").exists() for name in (*PRESETS, "odd", "views"))
 
 
 def test_every_file_is_listed_and_every_listed_file_is_there_unchanged(folder: Path, make_golden: ModuleType) -> None:
@@ -191,6 +191,49 @@ def test_it_has_what_a_format_must_keep(folder: Path, preset: str) -> None:
     assert {tuple(field["prediction"]) for field in cameras} == expected[preset]
     cnames = {"raw": None, "fast": "lz4hc", "small": "zstd"}
     assert {field["codec"].get("cname") for field in cameras} == {cnames[preset]}
+
+
+def test_the_second_reader_reads_texts_and_what_is_no_field(folder: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    store = TinyStore(folder / "odd.vla")
+    assert tiny_reader.fingerprint(store.episodes()) == store.root["fingerprint"]
+    texts = [each["text"] for each in store.episodes()]
+    assert texts == ["öffne die Schublade", "demo gentex im8 randcams", "close the left drawer", "öffne die Schublade"]
+    assert set(store.root["fields"]) == {"actions", "agentview_image", "obs__actions", "one_number"}
+    (path,) = (folder / "odd-source").glob("*/*.hdf5")
+    with h5py.File(path) as file:
+        for each in store.episodes():
+            top = f"/data/demo_{each['row']['number']}"
+            demo, stored = file[top], stored_attributes(each["attributes"])
+            for name, field in (("actions", "actions"), ("obs/actions", "obs__actions"), ("obs/single", "one_number")):
+                assert each["fields"][field].tobytes() == demo[name][()].tobytes()
+            assert stored[top]["src_demo_inds"] == attribute(demo["src_demo_inds"][()])
+            assert stored[top]["goal"] == demo["goal"][()]
+            assert stored[f"{top}/initial_state/robot"]["joints"] == attribute(demo["initial_state/robot/joints"][()])
+            assert f"{top}/obs/left_out" not in stored
+
+
+def test_vla_store_reads_texts_and_what_is_no_field_to_the_same(folder: Path) -> None:
+    import vla_store
+
+    store = vla_store.open_store(folder / "odd.vla")
+    tiny = list(TinyStore(folder / "odd.vla").episodes())
+    assert [each.text for each in store.episodes] == [each["text"] for each in tiny]
+    samples = vla_store.Samples(store, windows={"actions": 0})
+    assert samples.batch(store.episodes.starts)["task"] == [each["text"] for each in tiny]
+    assert store.attributes(2)["/data/demo_4"]["src_demo_inds"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_store_of_texts_made_today_is_the_same_store(folder: Path, make_golden: ModuleType, tmp_path: Path) -> None:
+    for module in ("h5py", "zarr", "dask"):
+        pytest.importorskip(module)
+    golden, today = folder / "odd.vla", tmp_path / "odd.vla"
+    make_golden.build_odd(folder / "odd-source", today)
+    from vla_store.format.codecs import blosc_version
+
+    if manifest_of(folder)["blosc"] != blosc_version():
+        pytest.skip(f"the bytes are those of Blosc {manifest_of(folder)['blosc']}, here is {blosc_version()}")
+    assert files(today / "parts") == files(golden / "parts")  # the words of warnings may change
 
 
 def test_the_second_reader_reads_the_views_of_every_root(folder: Path) -> None:

@@ -342,7 +342,7 @@ def store_text(described: dict[str, Any]) -> str:
     texts = sorted({text for each in described["tasks"] for text in each["texts"]})
     if texts:
         lines += [
-            f"{len(texts):,} texts that episodes have of their own:",
+            f"texts that episodes have of their own ({len(texts):,}):",
             *(f"  {each}" for each in texts[:MAX_TEXTS]),
         ]
         lines += ["  ... (--json lists all)", ""] if len(texts) > MAX_TEXTS else [""]

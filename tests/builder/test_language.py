@@ -254,7 +254,7 @@ def test_who_looks_at_a_store_sees_the_texts(tmp_path: Path, capsys: pytest.Capt
 
     store = built(tmp_path)
     assert main(["info", str(store)]) == 0
-    assert "2 texts that episodes have of their own:\n  open the left drawer\n" in capsys.readouterr().out
+    assert "texts that episodes have of their own (2):\n  open the left drawer\n" in capsys.readouterr().out
     assert main(["info", str(store), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"][0]["texts"] == sorted(set(TEXTS))
     opened = vla_store.open_store(store)

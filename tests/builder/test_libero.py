@@ -11,7 +11,8 @@ import tiny_libero
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_store.builder.hdf5 import close_files, field_name
+from vla_store.builder.datasets import field_name
+from vla_store.builder.hdf5 import close_files
 from vla_store.builder.libero import LiberoFile, task_text
 from vla_store.errors import SourceError
 from vla_store.format.attributes import decode_value

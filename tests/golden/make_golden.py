@@ -27,6 +27,8 @@ FILES = (
     ("suite_b", "put_the_cup_on_the_plate_demo.hdf5", 7, {1: 31}),
 )
 OPTIONS = {"observation": "after"}  # what the source does not say
+ODD = "odd.vla"  # of a file in which demonstrations state texts of their own, and have datasets that are no fields
+ODD_OPTIONS = {"observation": "after", "exclude": ["obs/left_out"], "rename": {"obs/single": "one_number"}}
 VIEWS = "views.vla"  # one of two parts, with views of every rule, each kind, and a predicate that covers the first part alone
 
 
@@ -43,6 +45,12 @@ def main() -> None:
             shutil.rmtree(store)
         if not store.exists():
             build(source, store, preset)
+    if not (FOLDER / "odd-source").exists():
+        write_odd_source(FOLDER / "odd-source")
+    if replace and (FOLDER / ODD).exists():
+        shutil.rmtree(FOLDER / ODD)
+    if not (FOLDER / ODD).exists():
+        build_odd(FOLDER / "odd-source", FOLDER / ODD)
     if replace and (FOLDER / VIEWS).exists():
         shutil.rmtree(FOLDER / VIEWS)
     if not (FOLDER / VIEWS).exists():
@@ -55,6 +63,12 @@ def build(source: Path, store: Path, preset: str) -> None:
     from vla_store.builder import build_store
 
     build_store([source], store, preset=preset, **OPTIONS)
+
+
+def build_odd(source: Path, store: Path) -> None:
+    from vla_store.builder import build_store
+
+    build_store([source], store, preset="raw", **ODD_OPTIONS)
 
 
 def build_views(source: Path, store: Path) -> None:
@@ -119,6 +133,33 @@ def write_source(folder: Path) -> None:
                 demo.attrs["empty"] = h5py.Empty("float32")
                 demo.attrs["flag"] = np.bool_(True)
                 demo["obs"].attrs["names"] = np.array([b"agentview", b"wrist"])
+
+
+def write_odd_source(folder: Path) -> None:
+    """One file of three demos: one text for two of them, one of an own for another's steps, and none for the third."""
+    import h5py
+
+    path = folder / "suite_c" / "demo_gentex_im8_randcams_demo.hdf5"
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["macros_image_convention"] = "opencv"
+        data.attrs["env_args"] = "{}"
+        texts = {0: "öffne die Schublade", 3: None, 4: "close the left drawer", 7: "öffne die Schublade"}
+        for number, (steps, text) in enumerate(zip((5, 9, 4, 12), texts.values())):
+            demo = data.create_group(f"demo_{list(texts)[number]}")
+            rng = np.random.default_rng(number)
+            demo["actions"] = rng.integers(-8, 9, (steps, 7)) / 8
+            demo["obs/actions"] = rng.integers(0, 9, (steps, 2), dtype=np.int16)
+            demo["obs/single"] = np.arange(steps, dtype=np.float32)
+            demo["obs/left_out"] = np.zeros((steps + 1, 3))
+            demo["obs/agentview_image"] = _shades(rng, steps)
+            demo["src_demo_inds"] = np.arange(4)  # as many as one of them has steps
+            demo["initial_state/robot/joints"] = np.full((1, 3), number, ">f4")
+            demo["initial_state"].attrs["seed"] = number
+            demo["goal"] = "grün"
+            if text is not None:
+                demo.attrs["ep_meta"] = json.dumps({"lang": text, "layout_id": number})
 
 
 def arrays(rng: np.random.Generator, steps: int, width: int) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ FRAMES_AT_ONCE = 64
 
 def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found: Sequence[EpisodeSource]) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
+    from vla_store.builder.datasets import recorded_choice
     from vla_store.builder.hdf5 import Hdf5Source, close_files
     from vla_store.builder.sources import storable
 
@@ -42,7 +43,12 @@ def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found:
                 objects.problem("", f"{name} is in the store, but not in the sources given")
                 continue
             if isinstance(opened, Hdf5Source):  # the build may have been told what the file does not say
-                opened = replace(opened, orientation=source.orientation, observation=source.observation)
+                opened = replace(
+                    opened,
+                    orientation=source.orientation,
+                    observation=source.observation,
+                    choice=recorded_choice(part.document.plan.get("options")),
+                )
             try:
                 _compare_source(objects, part, number, opened, left_out)
             except SourceError as error:

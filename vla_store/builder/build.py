@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vla_store.builder.commit import nonfinite_of, write_first_root, write_metadata, write_part
+from vla_store.builder.datasets import NOTHING, Choice, chosen
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
 from vla_store.builder.find import Given, Said, find_sources, local_sources
-from vla_store.builder.hdf5 import close_files
+from vla_store.builder.hdf5 import Hdf5Source, close_files
 from vla_store.builder.journal import Journal, check_unchanged, states_of
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
 from vla_store.builder.overlap import Threads
@@ -23,9 +24,9 @@ from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.shards import remove_temporaries, sync_folder
-from vla_store.builder.sources import Skipped, name_of
+from vla_store.builder.sources import EpisodeSource, Skipped, name_of
 from vla_store.builder.tasks import Receipt, Task, make_tasks
-from vla_store.errors import OptionError, VlaStoreError, machine_error
+from vla_store.errors import OptionError, SourceError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
@@ -165,6 +166,8 @@ def build_store(
     rehash: bool = False,
     skip_bad: bool = False,
     require_finite: bool = False,
+    exclude: Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
     dry_run: bool = False,
     finish: Callable[[Path], Root] | None = None,
     progress: Progress | None = None,
@@ -182,8 +185,9 @@ def build_store(
     unfinished build of other sources or options. rehash: tell sources that changed since an unfinished build began by their
     sha256, which costs reading them once more; else by size and time of change. skip_bad: leave out demonstrations that are
     bad and record them. require_finite: a number that is NaN or infinite, in whatever field, makes its demonstration bad; all of
-    them are read to know. dry_run: plan only, write nothing. finish: called with the folder of the store before it gets its
-    name, to commit one more root, which it returns.
+    them are read to know. exclude: datasets and groups to leave out, by path below a demonstration ("obs/agentview_depth"; names
+    may have *, ? and []), or from the file's root ("/meta"). rename: {path of a dataset: name of its field}. dry_run: plan only,
+    write nothing. finish: called with the folder of the store before it gets its name, to commit one more root, which it returns.
     Raises SourceError, UsageError, MachineError; the message names file and demonstration.
     """
     planned = plan_build(
@@ -201,6 +205,7 @@ def build_store(
         rehash=rehash,
         skip_bad=skip_bad,
         require_finite=require_finite,
+        choice=chosen(exclude, rename),
         talk=progress.talk if progress else lambda text: None,
     )
     return planned.report() if dry_run else run_build(planned, progress, finish)
@@ -222,9 +227,14 @@ def plan_build(
     rehash: bool,
     skip_bad: bool,
     require_finite: bool,
+    choice: Choice,
     talk: Callable[[str], None],
+    must_name: Choice | None = None,
 ) -> PlannedBuild:
-    """Everything that a build does before it writes. Parameters and errors: as for `build_store`."""
+    """Everything that a build does before it writes. Parameters and errors: as for `build_store`.
+
+    must_name: what of `choice` must name something in the sources; None for all of it.
+    """
     started = time.monotonic()
     share_one_heap()
     _check_options(preset, executor, workers, scheduler, max_memory)
@@ -232,8 +242,9 @@ def plan_build(
     given = local_sources(sources)
     check_destination(target, partial, [each for each in given if isinstance(each, Path)], overwrite=overwrite)
     try:
-        found = find_sources(given, orientation=orientation, observation=observation, skip_bad=skip_bad)
+        found = find_sources(given, orientation=orientation, observation=observation, skip_bad=skip_bad, choice=choice)
         states = states_of(found)
+        _check_used(choice if must_name is None else must_name, found)
         scan = scan_sources(found, skip_bad=skip_bad, require_finite=require_finite, talk=talk)
         if not mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
@@ -247,7 +258,7 @@ def plan_build(
         name: given.get(None) if isinstance(given, Mapping) else given
         for name, given in (("observation", observation), ("orientation", orientation))
     }
-    plan = make_plan(scan, probe, {**said, "preset": preset})
+    plan = make_plan(scan, probe, {**said, **choice.to_json(), "preset": preset})
     memory = plan_memory(plan, executor, workers, max_memory)
     tasks = tuple(make_tasks(plan, partial / "parts" / plan.part_id))
     return PlannedBuild(
@@ -314,6 +325,19 @@ def run_build(
     finally:
         close_files()
     return planned.report(root, receipts, resumed=resumed)
+
+
+def _check_used(choice: Choice, found: Sequence[EpisodeSource]) -> None:
+    """Raises OptionError for an `exclude` or `rename` that names nothing of any source."""
+    used: set[str] = set()
+    paths: set[str] = set()
+    for source in found if choice != NOTHING else ():
+        used.update(getattr(source, "used", ()))
+        if isinstance(source, Hdf5Source):
+            with contextlib.suppress(SourceError):  # its scan says what is wrong with it
+                used.update(source.layout().used)
+                paths |= source.layout().paths
+    choice.check_used(used, paths)
 
 
 def _probe(scan: Scan, preset: str, workers: int | None) -> Probe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from vla_store.builder import jpeg
 from vla_store.builder.conventions import LIKE_COSMOS, observation_of, orientation_of, told
-from vla_store.builder.hdf5 import Hdf5Source, attributes_of, fields_of, opened, walk
+from vla_store.builder.hdf5 import Hdf5Source, attributes_of, fields_of, opened
 from vla_store.builder.sources import EpisodeInfo, SourceInfo
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
@@ -45,9 +46,9 @@ class CosmosFile(Hdf5Source):
 
     def scan(self) -> SourceInfo:
         with opened(self.path) as file:
-            steps, fields, encoded = fields_of(file, _role)
-            text = _text(file, self.path)
             warnings: list[str] = []
+            steps, fields, encoded = fields_of(file, "/", self, _role, warnings.append)
+            text = _text(file, self.path)
             return SourceInfo(
                 suite=self.suite,
                 file=self.file,
@@ -71,6 +72,9 @@ class CosmosFile(Hdf5Source):
                 said=self.said,
             )
 
+    def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
+        yield "/", file
+
     def group(self, number: int) -> str:
         return "/"
 
@@ -79,7 +83,9 @@ class CosmosFile(Hdf5Source):
         with opened(self.path) as file:
             if number is None:
                 return {"/": attributes_of(file, "/", self.path)}
-            return {f"/{path}": attributes_of(node, f"/{path}", self.path) for path, node in walk(file) if path}
+            below = self.attributes_below(file, "/")
+            kept = {name: value for name, value in below.pop("/").items() if name not in file.attrs}
+            return below | ({"/": kept} if kept else {})
 
 
 def _role(path: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla_store.builder.cosmos import CosmosFile, is_cosmos, suite_of
+from vla_store.builder.datasets import NOTHING, Choice
 from vla_store.builder.hdf5 import EXTENSIONS, opened
 from vla_store.builder.libero import LiberoFile
 from vla_store.builder.sources import EpisodeSource
@@ -64,6 +65,7 @@ def find_sources(
     orientation: Said = None,
     observation: Said = None,
     skip_bad: bool = False,
+    choice: Choice = NOTHING,
 ) -> list[EpisodeSource]:
     """The sources that paths stand for: HDF5 files, folders of them (suites) and folders of suites; objects as they are."""
     orientations = _Convention("orientation", orientation, ORIENTATIONS)
@@ -93,7 +95,7 @@ def find_sources(
         for file in files:
             place = str(file)
             said = tuple(sorted(each.name for each in (orientations, observations) if each.is_by_path(place)))
-            found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad, said))
+            found.append(_file_source(place, orientations.of(place), observations.of(place), skip_bad, said, choice))
     orientations.check_used()
     observations.check_used()
     return found
@@ -136,15 +138,21 @@ class _Convention:
 
 
 def _file_source(
-    place: str, orientation: str | None, observation: str | None, skip_bad: bool, said: tuple[str, ...]
+    place: str,
+    orientation: str | None,
+    observation: str | None,
+    skip_bad: bool,
+    said: tuple[str, ...],
+    choice: Choice,
 ) -> EpisodeSource:
     """The source that an HDF5 file is, by its layout. One that cannot be opened says why when it is scanned."""
     # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
     suite = Path(place).parent.name
     with contextlib.suppress(VlaStoreError), opened(place) as file:
         if is_cosmos(file):
-            return CosmosFile(place, suite_of(Path(place).name) or suite, orientation, observation, skip_bad, said)
-    return LiberoFile(place, suite, orientation, observation, skip_bad, said)
+            suite = suite_of(Path(place).name) or suite
+            return CosmosFile(place, suite, orientation, observation, skip_bad, said, choice)
+    return LiberoFile(place, suite, orientation, observation, skip_bad, said, choice)
 
 
 def _hdf5_below(folder: Path) -> list[Path]:

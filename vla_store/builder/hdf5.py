@@ -12,7 +12,7 @@ import importlib
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,22 @@ import h5py
 import numpy as np
 
 from vla_store.builder import jpeg, strangers
+from vla_store.builder.datasets import (
+    ACTIONS,
+    LEAVE_OUT,
+    NOTHING,
+    Choice,
+    Described,
+    aside,
+    check_aside,
+    check_aside_nbytes,
+    field_names,
+    told_names,
+)
 from vla_store.builder.sources import Array, FieldSpec, check_actions, is_machines
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
-from vla_store.format.attributes import empty_value, encode_value
-from vla_store.format.schema import NUMERIC_DTYPES, check_field_names
+from vla_store.format.attributes import Attributes, empty_value, encode_value
+from vla_store.format.schema import NUMERIC_DTYPES
 
 EXTENSIONS = (".hdf5", ".h5")
 MAX_DEPTH = 32
@@ -54,7 +66,7 @@ class Hdf5Source:
     """One HDF5 file of demonstrations of one task.
 
     orientation, observation: what the caller says of it, None to read it from the file. said: which of them by its path.
-    skip_bad: leave out demonstrations that are not as they should be, instead of raising.
+    skip_bad: leave out demonstrations that are not as they should be, instead of raising. choice: what the caller says of datasets.
     """
 
     path: str
@@ -63,6 +75,7 @@ class Hdf5Source:
     observation: str | None = None
     skip_bad: bool = False
     said: tuple[str, ...] = ()
+    choice: Choice = NOTHING
 
     @property
     def file(self) -> str:
@@ -75,20 +88,74 @@ class Hdf5Source:
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None, field=field):
-            return _handle(self.path).read(group, field, start, stop)
+            return _handle(self.path).read(group, self.choice, field, start, stop)
+
+    def layout(self) -> FileLayout:
+        """Which of the datasets of this file are no fields, judged by all its demonstrations."""
+        stat = os.stat(self.path)
+        return _layout_of(self, stat.st_mtime_ns, stat.st_size)
+
+    def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
+        """The groups of all demonstrations, each with its path."""
+        raise NotImplementedError
+
+    def beside(self, file: h5py.File) -> list[str]:
+        """The paths of what lies in a file outside its demonstrations."""
+        return []
+
+    def attributes_below(self, file: h5py.File, top: str) -> Attributes:
+        """The attributes of a demonstration's group and of all below it, and what of it is kept as attributes, by path."""
+        made: Attributes = {}
+        no_fields = self.layout().aside
+        kept: list[tuple[str, h5py.Dataset]] = []
+        for path, node in walk(file[top], top=top, choice=self.choice):
+            at = f"{top.rstrip('/')}/{path}" if path else top
+            made[at] = attributes_of(node, at, self.path)
+            if path in no_fields and isinstance(node, h5py.Dataset):
+                kept.append((at, node))
+        for at, node in kept:
+            above, _, name = at.rpartition("/")
+            if name in made.setdefault(above or "/", {}):
+                raise SourceError(
+                    "a dataset that is kept as an attribute has the name of one",
+                    dataset=at,
+                    hint=LEAVE_OUT.format(at.removeprefix(top).lstrip("/")),
+                )
+            made[above or "/"][name] = _dataset_value(node)
+        return made
 
     def is_plain(self, number: int, field: str) -> bool:
         """See EpisodeSource."""
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None, field=field):
-            return _handle(self.path).place(group, field).offset is not None
+            return _handle(self.path).place(group, self.choice, field).offset is not None
 
 
-def field_name(path: str, encoded: bool = False) -> str:
-    """The field of a dataset path below its demonstration: obs/ is stripped, other slashes become __. Of encoded pictures
-    the pixels are kept, so _jpeg is stripped as well."""
-    name = path.removeprefix("obs/").replace("/", "__")
-    return name.removesuffix("_jpeg") if encoded else name
+@dataclass(frozen=True)
+class FileLayout:
+    """aside: datasets that are no fields, and whether they can be attributes. paths: of all datasets. used: what of the caller's
+    choice the file has."""
+
+    aside: Mapping[str, bool]
+    paths: frozenset[str]
+    used: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout_of(source: Hdf5Source, mtime_ns: int, size: int) -> FileLayout:
+    demos: list[dict[str, Described]] = []
+    used: set[str] = set()
+    with opened(source.path) as file:
+        beside = source.beside(file)
+        for top, group in source.demonstrations(file):
+            with contextlib.suppress(SourceError):  # a demonstration that is bad has no say; its own scan says why
+                with naming(source.path):
+                    described = described_below(group, top, source.choice, used)
+                demos += [described] if ACTIONS in described else []
+    paths = frozenset(path for each in demos for path in each)
+    used |= {path for path, _ in source.choice.rename if path in paths}
+    used |= {each for path in beside if (each := source.choice.excluding(path, "")) is not None}
+    return FileLayout(aside(demos), paths, tuple(sorted(used)))
 
 
 @dataclass(frozen=True)
@@ -109,18 +176,23 @@ class _Handle:
     def __init__(self, path: str) -> None:
         self.file = _open(path)
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._places: dict[tuple[str, str], _Place] = {}
+        self._paths: dict[tuple[str, Choice], dict[str, str]] = {}
+        self._places: dict[str, _Place] = {}
 
-    def place(self, group: str, field: str) -> _Place:
-        if (group, field) not in self._places:
-            for path, node in walk(self.file[group]):
-                if isinstance(node, h5py.Dataset):
-                    encoded = is_encoded(node)
-                    at = f"{group.rstrip('/')}/{path}"
-                    shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
-                    place = _Place(at, self._offset(node, path), node.dtype, shape, encoded)
-                    self._places[group, field_name(path, encoded)] = place
-        return self._places[group, field]
+    def place(self, group: str, choice: Choice, field: str) -> _Place:
+        if (group, choice) not in self._paths:
+            described = described_below(self.file[group], group, choice)
+            names = field_names({path: each.is_encoded for path, each in described.items()}, choice)
+            self._paths[group, choice] = {name: f"{group.rstrip('/')}/{path}" for path, name in names.items()}
+        at = self._paths[group, choice][field]
+        if at not in self._places:
+            node = self.file[at]
+            encoded = is_encoded(node)
+            shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
+            self._places[at] = _Place(
+                at, self._offset(node, at.removeprefix(group).lstrip("/")), node.dtype, shape, encoded
+            )
+        return self._places[at]
 
     def _offset(self, node: h5py.Dataset, path: str) -> int | None:
         offset, size = _plain_offset(node), os.fstat(self.raw).st_size
@@ -134,8 +206,8 @@ class _Handle:
             )
         return offset
 
-    def read(self, group: str, field: str, start: int, stop: int) -> Array:
-        place = self.place(group, field)
+    def read(self, group: str, choice: Choice, field: str, start: int, stop: int) -> Array:
+        place = self.place(group, choice, field)
         if place.is_encoded:
             return _decoded(self.file[place.path], place.shape[1:], start, stop)
         if place.offset is None:
@@ -192,6 +264,7 @@ def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
 def close_files() -> None:
     """Let go of the files that were read: HDF5 does not let anybody write to one that is open."""
     _handle_at.cache_clear()
+    _layout_of.cache_clear()
 
 
 def _handle(path: str) -> _Handle:
@@ -281,14 +354,23 @@ def names_in(names: h5py.Group | h5py.AttributeManager) -> list[str]:
     return sorted(found)
 
 
-def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
-    """The group, as "", and everything below it by path. Every name counts: h5py's own `visit` passes over second names and links."""
+def walk(
+    group: h5py.Group, path: str = "", *, top: str = "", choice: Choice = NOTHING, used: set[str] | None = None
+) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """The group, as "", and everything below it by path. Every name counts: h5py's own `visit` passes over second names and links.
+
+    top: the group's path in the file. choice: what is left out; `used` hears by which pattern.
+    """
     yield path, group
     if path.count("/") >= MAX_DEPTH:
         raise SourceError("groups are nested too deeply", dataset=path, expected=f"at most {MAX_DEPTH} levels")
     file = group.file.filename
     for name in names_in(group):
         below = f"{path}/{name}" if path else name
+        if (pattern := choice.excluding(below, top)) is not None:
+            if used is not None:
+                used.add(pattern)
+            continue
         with naming(file, dataset=below):
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
@@ -304,7 +386,7 @@ def walk(group: h5py.Group, path: str = "") -> Iterator[tuple[str, h5py.Group | 
                 check_own(group, node, below)
                 check_filters(node)
         if isinstance(node, h5py.Group):
-            yield from walk(node, below)
+            yield from walk(node, below, top=top, choice=choice, used=used)
         else:
             yield below, node
 
@@ -361,13 +443,34 @@ def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> 
 # What is in it
 
 
-def fields_of(group: h5py.Group, role_of: Callable[[str], str]) -> tuple[int, dict[str, FieldSpec], list[str]]:
+def described_below(group: h5py.Group, top: str, choice: Choice, used: set[str] | None = None) -> dict[str, Described]:
+    """Every dataset of a demonstration by its path, without those that the caller leaves out."""
+    nodes = walk(group, top=top, choice=choice, used=used)
+    return {path: _described(node) for path, node in nodes if isinstance(node, h5py.Dataset)}
+
+
+def _described(node: h5py.Dataset) -> Described:
+    dtype = dtype_of(node)
+    is_text = dtype.kind == "S" or h5py.check_string_dtype(node.dtype) is not None
+    nbytes = 0 if node.shape is None else node.nbytes
+    return Described(node.shape, dtype, nbytes, is_text, is_encoded(node))
+
+
+def fields_of(
+    group: h5py.Group, top: str, source: Hdf5Source, role_of: Callable[[str], str], note: Callable[[str], None]
+) -> tuple[int, dict[str, FieldSpec], list[str]]:
     """Steps and fields of an episode's group, and the names of the fields whose pictures are encoded. Raises SourceError.
 
-    role_of: "observation" or "step" of a dataset's path below the group; encoded pictures are observations anyway.
+    top: the group's path. role_of: "observation" or "step" of a dataset's path below the group; encoded pictures are observations
+    anyway. note: told of what is no field, and of names that are not the usual ones.
     """
-    datasets = {path: node for path, node in walk(group) if isinstance(node, h5py.Dataset)}
-    actions = datasets["actions"]
+    choice, layout = source.choice, source.layout()
+    described = described_below(group, top, choice)
+    if ACTIONS not in described:
+        raise SourceError("--exclude leaves out the actions", exclude=", ".join(choice.exclude))
+    encoded_paths = {path: each.is_encoded for path, each in described.items()}
+    names = field_names(encoded_paths, choice)
+    actions = group[ACTIONS]
     if dtype_of(actions).kind != "f" or actions.ndim != 2:
         raise SourceError(
             "actions have the wrong dtype or shape",
@@ -380,22 +483,30 @@ def fields_of(group: h5py.Group, role_of: Callable[[str], str]) -> tuple[int, di
         raise SourceError(
             "a demonstration without steps", dataset="actions", expected="at least one row", found=actions.shape
         )
-    encoded = {path for path, node in datasets.items() if dtype_of(node).kind == "O" and is_encoded(node)}
-    names = {path: field_name(path, path in encoded) for path in datasets}
-    check_field_names(list(names.values()))
-    if len(set(names.values())) < len(names):
-        raise SourceError("two datasets would have the same field name", found=", ".join(sorted(datasets)))
+    kept = {path: each for path, each in described.items() if path in layout.aside}
+    for path, each in kept.items():
+        check_aside(path, each, steps, layout.aside[path])
+        note(f"dataset {path} has no row a step, and is kept as an attribute of its episode")
+    check_aside_nbytes({path: each.nbytes for path, each in kept.items()})
+    names = {path: name for path, name in names.items() if path not in kept}
+    for text in told_names(names, encoded_paths, choice):
+        note(text)
+    encoded = {path for path in names if encoded_paths[path]}
     fields = {
-        names[path]: _encoded_spec(path, node, steps) if path in encoded else _spec(path, node, steps, role_of(path))
-        for path, node in datasets.items()
+        name: _encoded_spec(path, group[path], steps)
+        if path in encoded
+        else _spec(path, group[path], steps, role_of(path))
+        for path, name in names.items()
     }
     if not any(spec.is_camera for spec in fields.values()):
         raise SourceError(
             "a demonstration without a camera",
             expected="images (T, H, W, C) of uint8 below obs/",
-            found=", ".join(sorted(datasets)),
-            hint="robomimic's low_dim files hold none: its dataset_states_to_obs.py renders them"
-            if is_robomimic(names)
+            found=", ".join(sorted(names)),
+            hint="every camera is left out by --exclude"
+            if layout.used and choice.exclude
+            else "robomimic's low_dim files hold none: its dataset_states_to_obs.py renders them"
+            if is_robomimic(names.values())
             else "",
         )
     with naming(group.file.filename, dataset="actions"):
@@ -492,8 +603,16 @@ def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[s
 
 
 def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> dict[str, Any]:
-    dtype = node.attrs.get_id(name).dtype
+    return _value(node.attrs.get_id(name).dtype, lambda: node.attrs[name])
+
+
+def _dataset_value(node: h5py.Dataset) -> dict[str, Any]:
+    """A whole dataset, as an attribute of its group would be kept."""
+    return _value(node.dtype, lambda: node[()])
+
+
+def _value(dtype: np.dtype[Any], read: Callable[[], Any]) -> dict[str, Any]:
     if dtype.names or h5py.check_ref_dtype(dtype) or (dtype.kind == "O" and not h5py.check_string_dtype(dtype)):
         raise TypeError(f"a value of type {dtype}")
-    value = node.attrs[name]
+    value = read()
     return empty_value(str(dtype)) if isinstance(value, h5py.Empty) else encode_value(value)

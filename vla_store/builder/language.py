@@ -49,7 +49,7 @@ def _texts(name: str, value: Any) -> list[str]:
         except UnicodeError:
             raise _broken(name, each, "a text in UTF-8") from None
         texts += _of_meta(text) if name == META else [text]
-    return texts
+    return list(dict.fromkeys(texts))
 
 
 def _of_meta(text: str) -> list[str]:

@@ -27,6 +27,7 @@ from vla_store.builder.conventions import (
     orientation_of,
     told,
 )
+from vla_store.builder.datasets import Choice
 from vla_store.builder.hdf5 import (
     Hdf5Source,
     attributes_of,
@@ -38,7 +39,6 @@ from vla_store.builder.hdf5 import (
     names_in,
     naming,
     opened,
-    walk,
 )
 from vla_store.builder.language import NAMES, stated
 from vla_store.builder.sources import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
@@ -59,7 +59,7 @@ class LiberoFile(Hdf5Source):
 
     def scan(self) -> SourceInfo:
         with opened(self.path) as file:
-            data, names = _demos(file, self.path)
+            data, names = _demos(file, self.path, self.choice)
             warnings: list[str] = []
             skipped: list[Skipped] = []
             episodes: list[EpisodeInfo] = []
@@ -68,7 +68,7 @@ class LiberoFile(Hdf5Source):
             for name in names:
                 try:
                     with naming(self.path, name):
-                        episode, encoded = _scan_demo(data, name, warnings, noted)
+                        episode, encoded = _scan_demo(self, data, name, warnings, noted)
                         episodes.append(episode)
                         is_decoded |= encoded
                 except SourceError as error:
@@ -80,7 +80,7 @@ class LiberoFile(Hdf5Source):
                 raise SourceError("every demonstration of the file is bad", file=self.path, reason=skipped[0].reason)
             warnings += [f"{text} ({_several(demos)})" for text, demos in noted.items()]
             _check_counts(data, episodes, len(names), warnings)
-            _check_masks(file, names, warnings)
+            _check_masks(file, names, self.choice, warnings)
             task = _task_name(self.file)
             instruction = _instruction(data, self.path)
             like = _looks_like(data, episodes[0], is_decoded)
@@ -126,6 +126,20 @@ class LiberoFile(Hdf5Source):
             if not left:
                 return
 
+    def beside(self, file: h5py.File) -> list[str]:
+        top = names_in(file)
+        groups = [name for name in ("data", MASKS) if name in top and isinstance(file[name], h5py.Group)]
+        return [*(f"/{name}" for name in top), *(f"/{name}/{each}" for name in groups for each in names_in(file[name]))]
+
+    def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
+        data = file["data"] if "data" in names_in(file) else None
+        if not isinstance(data, h5py.Group):
+            return
+        for name in filter(_DEMO.match, names_in(data)):
+            with contextlib.suppress(KeyError, OSError, RuntimeError, ValueError):  # its own scan says what is wrong
+                if isinstance(group := data[name], h5py.Group):
+                    yield f"/data/{name}", group
+
     def group(self, number: int) -> str:
         return f"/data/demo_{number}"
 
@@ -133,13 +147,9 @@ class LiberoFile(Hdf5Source):
         with opened(self.path) as file:
             if number is None:
                 own = {path: attributes_of(file[path], path, self.path) for path in ("/", "/data")}
-                return own | _mask_attributes(file, self.path)
+                return own | _mask_attributes(file, self.path, self.choice)
             with naming(self.path, f"demo_{number}"):
-                top = f"/data/demo_{number}"
-                return {
-                    f"{top}/{path}" if path else top: attributes_of(node, f"{top}/{path}", self.path)
-                    for path, node in walk(file[top])
-                }
+                return self.attributes_below(file, self.group(number))
 
 
 def task_text(task: str) -> str:
@@ -154,7 +164,7 @@ def _task_name(file: str) -> str:
 # Checking
 
 
-def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
+def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list[str]]:
     data = file["data"] if "data" in names_in(file) else None
     if not isinstance(data, h5py.Group):
         raise SourceError(
@@ -168,15 +178,16 @@ def _demos(file: h5py.File, path: str) -> tuple[h5py.Group, list[str]]:
     strange = [f"/{name}" for name in names_in(file) if name not in ("data", MASKS)] + [
         f"/data/{name}" for name in names_in(data) if not _DEMO.match(name)
     ]
+    strange = [each for each in strange if choice.excluding(each, "") is None]
     if strange:
         raise SourceError(
             "the file holds more than demonstrations",
             file=path,
             expected="only groups /data/demo_<number>, and robomimic's /mask",
             found=", ".join(sorted(strange)[:8]),
-            hint=f"remove what is not LIBERO's; {_OTHER_LAYOUT}",
+            hint=f"--exclude {sorted(strange)[0]} leaves it out of the store, where it is not wanted; {_OTHER_LAYOUT}",
         )
-    names = sorted(data, key=lambda name: int(name[5:]))
+    names = sorted(filter(_DEMO.match, data), key=lambda name: int(name[5:]))
     if not names:
         raise SourceError(
             "no demonstrations in the file", file=path, expected="groups /data/demo_<number>", found="an empty /data"
@@ -207,7 +218,7 @@ def _inside(data: h5py.Group, names: list[str]) -> list[list[str]]:
 
 
 def _scan_demo(
-    data: h5py.Group, name: str, warnings: list[str], noted: dict[str, list[str]]
+    source: LiberoFile, data: h5py.Group, name: str, warnings: list[str], noted: dict[str, list[str]]
 ) -> tuple[EpisodeInfo, bool]:
     """What a demonstration holds, and whether some of its pictures are encoded. noted: what may be noticed of many, with whom."""
     demo = data[name]
@@ -219,21 +230,26 @@ def _scan_demo(
             found=", ".join(inside) if isinstance(demo, h5py.Group) else "no group",
         )
     check_own(data, demo, f"/data/{name}")
-    steps, fields, encoded = fields_of(demo, _role)
+
+    def note(text: str) -> None:
+        noted.setdefault(text, []).append(name)
+
+    steps, fields, encoded = fields_of(demo, f"/data/{name}", source, _role, note)
     declared = count_of(demo, "num_samples")
     if declared not in (None, steps):
         warnings.append(f"{name}: num_samples says {declared}, the arrays have {steps} steps")
     rewards = demo.get("rewards")
-    known = isinstance(rewards, h5py.Dataset) and rewards.ndim == 1
+    known = isinstance(rewards, h5py.Dataset) and rewards.shape == (steps,)
     with naming(data.file.filename, dataset="rewards"):
         success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
-    text = stated(_said(demo), lambda text: noted.setdefault(text, []).append(name))
+    text = stated(_said(demo, f"/data/{name}", source.choice), note)
     return EpisodeInfo(int(name[5:]), steps, fields, success, text), bool(encoded)
 
 
-def _said(demo: h5py.Group) -> dict[str, Any]:
+def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
     """Attributes of a demonstration, and texts beside its data, that may state its instruction."""
-    said = {name: demo[name][()] for name in NAMES if isinstance(demo.get(name), h5py.Dataset) and _is_text(demo[name])}
+    there = [name for name in NAMES if isinstance(demo.get(name), h5py.Dataset) and not choice.excluding(name, top)]
+    said = {name: demo[name][()] for name in there if _is_text(demo[name])}
     return said | {name: demo.attrs[name] for name in NAMES if name in demo.attrs}
 
 
@@ -312,12 +328,14 @@ def _joints(data: h5py.Group, episode: EpisodeInfo) -> tuple[Array, Array] | Non
 # robomimic's filter lists: /mask/<name> holds names of demonstrations
 
 
-def _masks(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    if MASKS not in file:
+def _masks(file: h5py.File, choice: Choice) -> Iterator[tuple[str, h5py.Dataset]]:
+    if MASKS not in file or choice.excluding(MASKS, "/"):
         return
     if not isinstance(file[MASKS], h5py.Group):
         raise SourceError("/mask is not a group", found=file[MASKS])
     for name, node in file[MASKS].items():
+        if choice.excluding(f"{MASKS}/{name}", "/"):
+            continue
         if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not _is_text(node):
             raise SourceError("a filter list is not a list of names", dataset=f"/mask/{name}", found=node)
         check_own(file, node, f"/mask/{name}")
@@ -328,8 +346,8 @@ def _is_text(node: h5py.Dataset) -> bool:
     return dtype_of(node).kind == "S" or h5py.check_string_dtype(node.dtype) is not None
 
 
-def _check_masks(file: h5py.File, names: list[str], warnings: list[str]) -> None:
-    for mask, node in _masks(file):
+def _check_masks(file: h5py.File, names: list[str], choice: Choice, warnings: list[str]) -> None:
+    for mask, node in _masks(file, choice):
         missing = sorted({_text(each) for each in node[()]} - set(names))
         if missing:
             warnings.append(f"mask {mask} names {len(missing)} that the file has not: {', '.join(missing[:3])}"[:200])
@@ -339,10 +357,10 @@ def _text(name: Any) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
-def _mask_attributes(file: h5py.File, path: str) -> Attributes:
+def _mask_attributes(file: h5py.File, path: str, choice: Choice) -> Attributes:
     """The lists as arrays of strings, beside the attributes of their group; a list's own attributes by its path."""
     made: Attributes = {}
-    for name, node in _masks(file):
+    for name, node in _masks(file, choice):
         made.setdefault("/mask", attributes_of(file[MASKS], "/mask", path))
         if name in made["/mask"]:
             raise SourceError("a filter list and an attribute have one name", file=path, found=f"/mask/{name}")

@@ -48,7 +48,10 @@ from vla_store.format.schema import (
 )
 
 BLOCK_NBYTES = 4 << 20  # that one thread reads at a time, to check it
-DIFFERENT = "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad"
+DIFFERENT = (
+    "build sources that differ into stores of their own, or leave the odd ones out with --skip-bad, or what they have more "
+    "with --exclude"
+)
 
 
 @dataclass(frozen=True)

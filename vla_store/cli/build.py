@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from vla_store import figures
 from vla_store.cli.build_options import (
+    add_choice,
     add_conventions,
     add_executor,
     add_rehash,
     add_require_finite,
     add_source,
+    told_choice,
     told_conventions,
     told_executor,
 )
@@ -40,6 +42,7 @@ def add_build(commands: Any) -> None:
         "--preset", default="fast", help="raw (no codec), fast (LZ4HC, the default) or small (Zstd, more predictions)"
     )
     add_conventions(build)
+    add_choice(build, "")
     add_executor(build)
     build.add_argument(
         "--overwrite", action="store_true", help="replace STORE, and discard an unfinished build of other sources"
@@ -79,6 +82,7 @@ def _build(arguments: argparse.Namespace) -> int:
             arguments.store,
             preset=arguments.preset,
             **told_conventions(arguments),
+            **told_choice(arguments),
             **executor,
             overwrite=arguments.overwrite,
             rehash=arguments.rehash,
@@ -102,6 +106,7 @@ def add_append(commands: Any) -> None:
     append.add_argument("store", metavar="STORE", help="the store to add to: a path, or a URL that can be written")
     append.add_argument("--preset", choices=("raw", "fast", "small"), help="default: that of the store's last part")
     add_conventions(append)
+    add_choice(append, "; default: as for the store's last part")
     add_executor(append)
     add_rehash(append)
     append.add_argument(
@@ -126,6 +131,7 @@ def _append(arguments: argparse.Namespace) -> int:
             staging=arguments.staging,
             progress=bar,
             **told_conventions(arguments),
+            **told_choice(arguments),
             **told_executor(arguments),
             rehash=arguments.rehash,
             skip_bad=arguments.skip_bad,

@@ -37,6 +37,32 @@ def add_conventions(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_choice(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        metavar="PATH",
+        help="leave out a dataset, or a group with all below it, by path below a demonstration, as in obs/agentview_depth "
+        f"(names may have *, ? and []), or from the file's root, as in /meta (may be repeated{default})",
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        metavar="PATH=NAME",
+        help=f"the name of a dataset's field (may be repeated{default})",
+    )
+
+
+def told_choice(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of datasets, as `build_store` takes it."""
+    renamed: dict[str, str] = {}
+    for text in arguments.rename or ():
+        path, equals, name = text.rpartition("=")
+        if not equals or renamed.setdefault(path, name) != name:
+            raise OptionError("--rename is PATH=NAME, once for each PATH", found=text)
+    return {"exclude": arguments.exclude, "rename": renamed or None}
+
+
 def _said(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
     """ "rot180" or "regenerated=rot180" -> (path or None, value)."""
     path, _, value = text.rpartition("=")

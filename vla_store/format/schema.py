@@ -353,11 +353,16 @@ class Root:
         return root
 
 
+def is_field_name(name: str) -> bool:
+    """Whether a field may have this name: [A-Za-z0-9_-]{1,64}, not beginning with __, not `attributes`."""
+    return bool(_FIELD_NAME.match(name))
+
+
 def check_field_names(names: list[str], **places: Any) -> None:
     """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __, not `attributes`."""
     seen: dict[str, str] = {}
     for name in names:
-        if not _FIELD_NAME.match(name):
+        if not is_field_name(name):
             raise SourceError(
                 "a dataset's name cannot be a field's",
                 **places,
@@ -443,7 +448,7 @@ def _source(read: JsonReader) -> Source:
 
 
 def _field(name: str, read: JsonReader) -> Field:
-    read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
+    read.check(is_field_name(name), "a field's name", repr(name)[:100])
     codec = JsonReader(read.get("codec", dict), read.name)
     named = Codec(
         codec.word("name"),
@@ -519,5 +524,5 @@ def _part_entry(read: JsonReader) -> PartEntry:
 
 
 def _root_field(name: str, read: JsonReader) -> RootField:
-    read.check(bool(_FIELD_NAME.match(name)), "a field's name", repr(name)[:100])
+    read.check(is_field_name(name), "a field's name", repr(name)[:100])
     return RootField(read.word("kind"), read.word("dtype"), _shape(read))

@@ -11,12 +11,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
+from vla_store.builder.datasets import Choice, chosen, recorded_choice
 from vla_store.builder.destination import is_store
 from vla_store.builder.find import Given, Said, local_sources
 from vla_store.builder.sources import EpisodeSource, describe
@@ -60,6 +61,8 @@ def append_store(
     rehash: bool = False,
     skip_bad: bool = False,
     require_finite: bool = False,
+    exclude: Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
     staging: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> AppendReport:
@@ -67,7 +70,7 @@ def append_store(
 
     preset: default that of the store's last part. staging: a local folder for the part while it is built; default beside a
     local store, else in the folder for temporary files. mixed: the new sources may differ from the store's, and among
-    themselves, in orientation and observation; each keeps its own. The others: as for `build_store`.
+    themselves, in orientation and observation; each keeps its own. exclude, rename: default those of the store's last part. The others: as for `build_store`.
     Readers that hold the old root go on to see the old store. Raises what `build_store` raises; OptionError where the sources
     do not fit the store, or its storage cannot create an object exclusively; StoreDamaged where no root can be made over it.
     """
@@ -82,7 +85,11 @@ def append_store(
         roots.sweep_documents(place)
         parts = roots.open_parts(place.url, current.parts)
         preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
-        stage = _staging(place, given, preset, conventions, staging)
+        known, said = recorded_choice(parts[-1].document.plan.get("options")), chosen(exclude, rename)
+        choice = Choice(
+            known.exclude if exclude is None else said.exclude, known.rename if rename is None else said.rename
+        )
+        stage = _staging(place, given, preset, conventions | choice.to_json(), staging)
         if stage.exists() and not is_store(stage):  # it was being removed
             shutil.rmtree(stage)
 
@@ -99,6 +106,8 @@ def append_store(
             rehash=rehash,
             mixed=mixed,
             require_finite=require_finite,
+            choice=choice,
+            must_name=said,
             talk=talk,
             **conventions,
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder.build import BuildReport, Progress, build_store
+from vla_store.builder.datasets import recorded_choice
 from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
@@ -54,6 +55,8 @@ def recode_store(
         progress=progress,
         orientation=said_alike.get("orientation"),
         observation=said_alike.get("observation"),
+        exclude=said_alike.get("exclude") or (),
+        rename=said_alike.get("rename"),
         mixed=True,
         executor=executor,
         workers=workers,
@@ -79,6 +82,12 @@ class StoreSource:
     @property
     def path(self) -> str:
         return self.url
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """What was left out and named otherwise when it was built."""
+        choice = recorded_choice(self._open()[1].document.plan.get("options"))
+        return (*choice.exclude, *(path for path, _ in choice.rename))
 
     def scan(self) -> SourceInfo:
         store, part = self._open()

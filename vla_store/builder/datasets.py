@@ -1,0 +1,250 @@
+"""Which datasets of a demonstration are fields, which are kept as attributes of its episode, and what the fields are called.
+
+All of it is decided by the demonstrations of one file, so that a file means the same whatever it is built beside.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vla_store.errors import OptionError, SourceError
+from vla_store.format.schema import NUMERIC_DTYPES, is_field_name
+
+ACTIONS = "actions"
+MAX_ASIDE_NBYTES = 16 << 20  # of one demonstration, kept as attributes
+
+LEAVE_OUT = "--exclude {} leaves it out of the store"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the caller says of datasets.
+
+    exclude: paths below a demonstration, or from the file's root where they begin with /; of a dataset or a group with all that
+    is below it. Each name in it may have the wildcards *, ? and []. rename: (path below a demonstration, name of its field).
+    """
+
+    exclude: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+
+    def excluding(self, path: str, top: str) -> str | None:
+        """The first pattern that leaves out what lies at `path` below `top`; None where none does."""
+        absolute = f"{top.rstrip('/')}/{path}"
+        return next((each for each in self.exclude if _matches(each, absolute if each[0] == "/" else path)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plan records it: nothing where nothing was said."""
+        return ({"exclude": list(self.exclude)} if self.exclude else {}) | (
+            {"rename": dict(self.rename)} if self.rename else {}
+        )
+
+    def check_used(self, used: Iterable[str], paths: Iterable[str]) -> None:
+        """Raises OptionError for what names nothing of any source. paths: what there is."""
+        used, there = set(used), sorted(set(paths))
+        for option, given in (("exclude", self.exclude), ("rename", tuple(path for path, _ in self.rename))):
+            for each in given:
+                if each not in used:
+                    near = difflib.get_close_matches(each.strip("/"), there, n=8, cutoff=0.4) or there[:16]
+                    raise OptionError(
+                        f"--{option} names what no demonstration has",
+                        path=each,
+                        exists=", ".join(near) or "no datasets",
+                        hint="paths are those below a demonstration, as in obs/ee_pos; what begins with / is from the file's root",
+                    )
+
+
+NOTHING = Choice()
+
+
+def chosen(exclude: Iterable[str] | str | None, rename: Mapping[str, str] | None) -> Choice:
+    """What was given, checked. Raises OptionError."""
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude or ())
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern.strip("/"):
+            raise OptionError("exclude is a path of a dataset or group", found=repr(pattern)[:100])
+        if _matches(pattern, ACTIONS):
+            raise OptionError("actions cannot be left out", exclude=pattern, hint="they say how many steps there are")
+    renamed: dict[str, str] = {}
+    for path, name in dict(rename or {}).items():
+        if not isinstance(path, str) or not path.strip("/") or not isinstance(name, str) or not is_field_name(name):
+            raise OptionError(
+                "a name cannot be a field's",
+                path=path,
+                name=repr(name)[:100],
+                expected="1 to 64 of A-Z a-z 0-9 _ -, not beginning with __, not attributes",
+            )
+        if path.strip("/") == ACTIONS or name.lower() == ACTIONS:
+            raise OptionError("actions keep their name, and nothing else has it", path=path, name=name)
+        if name.lower() in (each.lower() for each in renamed.values()):
+            raise OptionError("two datasets cannot have one name", name=name)
+        renamed[path.strip("/")] = name
+    return Choice(tuple(dict.fromkeys(each.rstrip("/") for each in patterns)), tuple(sorted(renamed.items())))
+
+
+def recorded_choice(options: Any) -> Choice:
+    """What a part's plan says was chosen; another writer's may have another form."""
+    exclude = options.get("exclude") if isinstance(options, dict) else None
+    rename = options.get("rename") if isinstance(options, dict) else None
+    patterns = [each for each in exclude if isinstance(each, str) and each] if isinstance(exclude, list) else []
+    renamed = rename.items() if isinstance(rename, dict) else ()
+    return Choice(tuple(patterns), tuple(sorted((path, name) for path, name in renamed if isinstance(name, str))))
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether a pattern names a path, or a group above it."""
+    names, parts = pattern.strip("/").split("/"), path.strip("/").split("/")
+    return len(names) <= len(parts) and all(fnmatch.fnmatchcase(part, name) for part, name in zip(parts, names))
+
+
+@dataclass(frozen=True)
+class Described:
+    """A dataset. shape: None where it has no value. encoded: it holds an encoded picture a row."""
+
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any]
+    nbytes: int
+    is_text: bool
+    is_encoded: bool
+
+    @property
+    def rows(self) -> int | None:
+        """Of its first axis; None where it has none."""
+        return self.shape[0] if self.shape else None
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.dtype.name in NUMERIC_DTYPES
+
+    def has_a_row_a_step(self, steps: int) -> bool:
+        """Whether it can be a field of a demonstration of so many steps."""
+        return self.rows == steps and (self.is_encoded or (self.is_numeric and 0 not in (self.shape or ())))
+
+
+Datasets = Mapping[str, Described]
+
+
+def aside(demos: Sequence[Datasets]) -> dict[str, bool]:
+    """Paths of what has no row a step in most demonstrations that have it, and so is no field; and whether it can be kept as an
+    attribute all the same: where its number of rows has nothing to do with the number of steps."""
+    found: dict[str, bool] = {}
+    for path in sorted({path for each in demos for path in each} - {ACTIONS}):
+        having = [(each[ACTIONS].rows or 0, each[path]) for each in demos if path in each]
+        if 2 * sum(each.has_a_row_a_step(steps) for steps, each in having) < len(having):
+            found[path] = not _is_picture(path, having) and not _follows(having)
+    return found
+
+
+def _is_picture(path: str, having: Sequence[tuple[int, Described]]) -> bool:
+    is_seen = path.startswith(("obs/", "next_obs/"))
+    return any(each.is_encoded or (is_seen and len(each.shape or ()) == 4) for _, each in having)
+
+
+def _follows(having: Sequence[tuple[int, Described]]) -> bool:
+    """Whether the rows may be steps, of which some are missing or too many. They are not where there are at most half as many in
+    every demonstration, nor where there are as many in each though their steps differ."""
+    arrays = [(steps, each.rows) for steps, each in having if each.shape and each.is_numeric and 0 not in each.shape]
+    is_small = all(2 * (rows or 0) <= steps for steps, rows in arrays)
+    is_constant = len({rows for _, rows in arrays}) == 1 and len({steps for steps, _ in arrays}) > 1
+    return not is_small and not is_constant
+
+
+def check_aside(path: str, each: Described, steps: int, can_be_kept: bool) -> None:
+    """Raises SourceError for what is no field and cannot be kept as an attribute."""
+    leave_out = LEAVE_OUT.format(path)
+    if not each.is_numeric and not each.is_text and not each.is_encoded and each.shape is not None:
+        raise SourceError(
+            "a dataset has the wrong dtype or shape",
+            dataset=path,
+            expected="numbers or text",
+            found=f"{each.shape} of {each.dtype}",
+            hint=leave_out,
+        )
+    if not can_be_kept:
+        raise SourceError(
+            "datasets of one demonstration have different lengths",
+            dataset=path,
+            expected=f"{steps} rows, as actions has",
+            found=f"{each.rows} rows",
+            hint=f"it has not one row a step in most demonstrations of the file; {leave_out}",
+        )
+
+
+def check_aside_nbytes(nbytes: Mapping[str, int]) -> None:
+    """Raises SourceError where what would be attributes is too much. nbytes: by path."""
+    if sum(nbytes.values()) > MAX_ASIDE_NBYTES:
+        largest = max(nbytes, key=lambda path: nbytes[path])
+        raise SourceError(
+            "datasets that have no row a step are too large to be kept as attributes",
+            dataset=largest,
+            expected=f"at most {MAX_ASIDE_NBYTES >> 20} MiB in one demonstration",
+            found=f"{nbytes[largest]} bytes in this one, {sum(nbytes.values())} in all",
+            hint=LEAVE_OUT.format(largest),
+        )
+
+
+# Names
+
+
+def field_name(path: str, encoded: bool = False) -> str:
+    """The field of a dataset path below its demonstration: obs/ is stripped, other slashes become __. Of encoded pictures
+    the pixels are kept, so _jpeg is stripped as well."""
+    name = path.removeprefix("obs/").replace("/", "__")
+    return name.removesuffix("_jpeg") if encoded else name
+
+
+def field_names(encoded: Mapping[str, bool], choice: Choice) -> dict[str, str]:
+    """The name of every dataset's field. encoded: by path, whether it holds encoded pictures.
+
+    It is `field_name` where that can be and is free. Whose path is its name comes first, then paths in their order; who finds the name
+    taken has its whole path for a name, and if need be a part of that path's digest. Raises SourceError for a `rename` to a taken name.
+    """
+    given = {path: name for path, name in choice.rename if path in encoded}
+    plain = {path: field_name(path, is_encoded) for path, is_encoded in encoded.items() if path not in given}
+    names, taken = dict(given), {name.lower(): path for path, name in given.items()}
+    for path in sorted(plain, key=lambda path: (plain[path] != path, path)):
+        if plain[path].lower() in (name.lower() for name in given.values()):
+            raise SourceError(
+                "--rename gives a name that another dataset has",
+                name=plain[path],
+                dataset=taken[plain[path].lower()],
+                other=path,
+                hint=f"choose another name, or rename {path} as well",
+            )
+        names[path] = next(
+            name for name in _names(path, plain[path]) if is_field_name(name) and name.lower() not in taken
+        )
+        taken[names[path].lower()] = path
+    return names
+
+
+def _names(path: str, plain: str) -> Iterable[str]:
+    whole = path.replace("/", "__")
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+    yield plain
+    yield whole
+    yield _cleaned(plain)[:64]
+    yield _cleaned(whole)[:64]
+    yield f"{_cleaned(whole)[:55]}-{digest[:8]}"
+
+
+def _cleaned(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name).lstrip("_") or "field"
+
+
+def told_names(names: Mapping[str, str], encoded: Mapping[str, bool], choice: Choice) -> list[str]:
+    """What to say of names that are not the usual ones."""
+    renamed, told = dict(choice.rename), []
+    for path, name in sorted(names.items()):
+        usual = field_name(path, encoded[path])
+        if name != usual and path not in renamed:
+            why = "is taken" if is_field_name(usual) else "cannot be a field's name"
+            told.append(f"dataset {path} is the field {name!r}, as {usual!r} {why}")
+    return told
