@@ -243,6 +243,11 @@ class Loader:
         """Itself: Lightning calls `loader.sampler.set_epoch`."""
         return self
 
+    @property
+    def batch_sampler(self) -> None:
+        """None: Lightning looks for one before it evaluates."""
+        return None
+
     def __len__(self) -> int:
         """Batches of a whole epoch, on every rank."""
         return len(self._batches)

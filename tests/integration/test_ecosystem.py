@@ -29,7 +29,8 @@ from torch.utils.data import (  # noqa: E402
 )
 
 from vla_store.errors import OptionError  # noqa: E402
-from vla_store.torch import StepDataset, collate  # noqa: E402
+from vla_store.loader.order import Order  # noqa: E402
+from vla_store.torch import Loader, StepDataset, collate  # noqa: E402
 
 WINDOWS = {"agentview_rgb": [-1, 0], "robot_states": 0, "actions": range(4)}
 OPTIONS = {"windows": WINDOWS, "alignment": "causal", "images": "upright", "dtype": "float32"}
@@ -282,3 +283,80 @@ def test_accelerate_prepares_a_loader_that_gives_every_row_once(dataset: StepDat
     assert all(isinstance(batch["task"], list) for batch in batches)
     skipped = accelerate.skip_first_batches(DataLoader(dataset, batch_size=32, collate_fn=collate), 2)
     assert pairs_of(skipped) == anchors_of(dataset)[64:]
+
+
+@pytest.mark.filterwarnings("ignore")  # their own
+@pytest.mark.parametrize("limit", [1.0, 2])
+def test_lightnings_sanity_check_and_limits_lose_no_batch_of_a_loader(
+    dataset: StepDataset, tmp_path: Path, limit: float, recwarn: pytest.WarningsRecorder
+) -> None:
+    """It names the epoch before its sanity check and before each epoch, so each begins at its beginning."""
+    try:
+        import lightning as lightning
+    except ImportError:
+        lightning = pytest.importorskip("pytorch_lightning", reason="lightning is not installed")
+
+    class Policy(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(9, 28)
+            self.seen: list[list[tuple[int, int]]] = []
+            self.checked: list[list[tuple[int, int]]] = []
+
+        def on_train_epoch_start(self) -> None:
+            self.seen.append([])
+
+        def on_validation_epoch_start(self) -> None:
+            self.checked.append([])
+
+        def training_step(self, batch: dict[str, Any], number: int) -> Any:
+            self.seen[-1] += pairs_of([batch])
+            return (self.head(batch["robot_states"] / 1e7) ** 2).mean()
+
+        def validation_step(self, batch: dict[str, Any], number: int) -> None:
+            self.checked[-1] += pairs_of([batch])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def epoch_of(seed: int, epoch: int, batches: int) -> list[tuple[int, int]]:
+        anchors = anchors_of(dataset)
+        return [anchors[row] for row in Order(len(anchors), seed, epoch).take(0, len(anchors))[: 16 * batches]]
+
+    policy = Policy()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=3,
+        limit_train_batches=limit,
+        num_sanity_val_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    with (
+        Loader(dataset, batch_size=16, seed=1, workers=1) as train,
+        Loader(dataset, batch_size=16, seed=2, workers=0) as held_out,
+    ):
+        trainer.fit(policy, train, held_out)
+    assert policy.seen == [epoch_of(1, epoch, 2 if limit == 2 else 8) for epoch in range(3)]
+    assert policy.checked[0] == epoch_of(2, 0, 1)
+    assert [len(each) for each in policy.checked[1:]] == [len(dataset)] * 3
+    assert not [each for each in recwarn if "was not finished" in str(each.message)]
+
+
+@pytest.mark.filterwarnings("ignore")  # their own
+def test_accelerate_gives_a_loader_that_goes_on_after_it_was_left(dataset: StepDataset) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    with Loader(dataset, batch_size=16, workers=0) as loader:
+        assert accelerate.Accelerator(cpu=True).prepare(loader) is loader
+        seen: list[tuple[int, int]] = []
+        for _ in range(4):
+            for step, batch in enumerate(loader):
+                seen += pairs_of([batch])
+                if step == 1:
+                    break
+    assert sorted(seen) == anchors_of(dataset)
+    assert len(seen) == len(dataset)
