@@ -277,3 +277,17 @@ def test_workers_of_a_loader_send_the_texts(tmp_path: Path) -> None:
         assert batch["task"] == [texts[episode] for episode in batch["episode"].tolist()]
         seen += len(batch["task"])
     assert seen == len(dataset)
+
+
+def test_a_text_beside_the_data_states_the_instruction_too_unless_it_is_left_out(tmp_path: Path) -> None:
+    def write(file: h5py.File) -> None:
+        for demo, text in zip(each_demo(file), TEXTS):
+            demo["instruction"] = text
+            demo["language"] = np.array([text.encode()] * len(demo["actions"]))  # one for each step, all the same
+
+    path = odd_file(tmp_path / "source", write)
+    build_store(path, tmp_path / "s.vla")
+    assert texts_of(tmp_path / "s.vla") == list(TEXTS)
+    assert_equals_h5py(tmp_path / "s.vla", path, without=("instruction", "language"))
+    build_store(path, tmp_path / "t.vla", exclude=["instruction", "lang*"])
+    assert texts_of(tmp_path / "t.vla") == [TASK] * 3

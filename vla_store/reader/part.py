@@ -176,7 +176,7 @@ class Part:
 
     def texts_of(self, episodes: Int64, tasks: Int64) -> list[str]:
         """The same of (n,) episodes, and of their tasks."""
-        texts = [self.document.tasks[task].text for task in tasks.tolist()]
+        texts = [self._task_texts[task] for task in tasks.tolist()]
         if self.document.texts:
             for at, number in enumerate(self.own_texts(episodes).tolist()):
                 texts[at] = texts[at] if number < 0 else self.document.texts[number]
@@ -281,6 +281,10 @@ class Part:
             path: {key: attributes.decode_value(value) for key, value in each.items()}
             for path, each in document.items()
         }
+
+    @lazily
+    def _task_texts(self) -> list[str]:
+        return [task.text for task in self.document.tasks]
 
     @lazily
     def _attributes_nbytes(self) -> int:
