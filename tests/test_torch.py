@@ -26,7 +26,7 @@ from torch.utils.data import (  # noqa: E402
 )
 
 import vla_store  # noqa: E402
-from vla_store import Batch, OptionError, Samples, open_store  # noqa: E402
+from vla_store import Batch, OptionError, Samples, TransformError, open_store  # noqa: E402
 from vla_store.torch import Loader, StepDataset, collate  # noqa: E402
 
 WINDOWS = {"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 0, "robot_states": 0, "actions": range(8)}
@@ -294,6 +294,27 @@ def test_reading_imports_only_what_it_needs(tiny_store: Path) -> None:
         [sys.executable, "-c", BARE, str(tiny_store)], capture_output=True, text=True, check=False, env=environment
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def forgets(sample: dict[str, Any]) -> None:
+    sample["more"] = 1
+
+
+class Forgets(StepDataset):
+    def __getitem__(self, index: Any) -> Any:
+        super().__getitem__(index)["more"] = 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_forgotten_return_is_an_error_in_a_dataloader_too(tiny_store: Path, workers: int) -> None:
+    changed = StepDataset(tiny_store, windows={"actions": 0}, transform=forgets)
+    with pytest.raises(TransformError, match=r"transform `forgets` returns None(.|\n)*forget `return`"):
+        changed[3]
+    for dataset, name in ((changed, "forgets"), (Forgets(tiny_store, windows={"actions": 0}), "the dataset")):
+        with pytest.raises(TransformError, match=f"{name}`? returns None"):
+            next(iter(DataLoader(dataset, batch_size=4, collate_fn=collate, num_workers=workers)))
+        with Loader(dataset, batch_size=4, workers=0) as loader, pytest.raises(TransformError, match="returns None"):
+            next(iter(loader))
 
 
 # --- numbers of tasks -----------------------------------------------------------------------------------------------------

@@ -158,7 +158,8 @@ class Loader:
     """Batches of a dataset as dicts of tensors, decoded by worker processes into reused shared memory.
 
     dataset: a StepDataset or `vla_store.Samples`, or a torch Subset of one. batch_size: of one rank.
-    seed, shuffle: the order of an epoch is a function of (seed, epoch, rows) alone; each pass is the next epoch.
+    seed, shuffle: the order of an epoch is a function of (seed, epoch, rows) alone. After a complete
+        pass comes the next epoch, after one that was left the rest of its own, which one warning says; `peek` takes nothing.
     drop_last: leave out a last batch that is not full; otherwise it is dealt evenly to all ranks.
     workers: processes; 0 decodes in this one. They import neither torch nor the caller's script, unless a transform needs it.
     transform: called in the workers with each sample, a dict of NumPy arrays (what the dataset gives, if it has a transform or a

@@ -268,6 +268,20 @@ def test_a_look_at_a_batch_after_loading_costs_that_batch_alone(batches: Batches
     assert position(batches) == (4, 0)
 
 
+@goes_on
+def test_ranks_that_leave_their_passes_alike_go_on_alike(store: vla_store.Store) -> None:
+    ranks = ranks_of(first_rows(store, 100), 3, batch_size=7, seed=5)
+    found: list[int] = []
+    while ranks[0].epochs.state_dict()["epoch"] == 0:
+        if len(found) > 40:
+            ranks[1].peek()  # on one rank alone
+        found += interleaved([iter(each) for each in ranks], 2)
+        assert len({each.epochs.place for each in ranks}) == 1
+        if len(found) >= 100:
+            break
+    assert found[:100] == order(0)
+
+
 # --- peek ---------------------------------------------------------------------------------------------------------------
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_files import each_demo, odd_file
 from reader import naive
 from reader.conftest import conventional_naive
 from reader.naive import assert_same_sample
 
 from vla_store import Batch, OptionError, Samples, UnknownName, open_store
+from vla_store.builder import build_store
 from vla_store.format.statistics import field_statistics
 
 TINY = naive.of_tiny()
@@ -440,3 +442,17 @@ def test_the_number_is_filled_where_it_is_told(tiny_store: Path) -> None:
 def test_a_task_that_cannot_be_is_refused(tiny_store: Path, task: Any) -> None:
     with pytest.raises(UnknownName, match="exists  text, index, None"):
         Samples(tiny_store, task=task)
+
+
+def test_the_number_of_a_text_that_an_episode_has_of_its_own_is_of_that_text(tmp_path: Path) -> None:
+    def state(file: Any) -> None:
+        for demo, text in zip(each_demo(file), ("open it", "close it", "open it")):
+            demo.attrs["lang"] = text
+
+    build_store([odd_file(tmp_path, state)], tmp_path / "own.vla")
+    samples = Samples(tmp_path / "own.vla", windows={"actions": 0}, task="index")
+    texts = Samples(tmp_path / "own.vla", windows={"actions": 0})
+    found = [samples.task_texts[number] for number in samples.batch(range(len(samples)))["task_index"]]
+    assert found == texts.batch(range(len(texts)))["task"]
+    assert set(found) == {"open it", "close it"}
+    assert [samples.task_texts[samples[at]["task_index"]] for at in range(len(samples))] == found
