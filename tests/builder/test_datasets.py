@@ -277,7 +277,7 @@ def test_what_is_excluded_is_not_there(tmp_path: Path) -> None:
     assert not any(field_name(each) in store.fields for each in gone)
     assert not any("initial_state" in each for each in store.attributes(0))
     assert not store.warnings
-    assert store.parts[0][1].plan["options"]["exclude"] == left_out
+    assert store.parts[0][1].plan["options"]["exclude"] == sorted(left_out)
 
 
 def test_a_renamed_dataset_has_its_name_everywhere(tmp_path: Path) -> None:
@@ -323,7 +323,8 @@ def test_what_cannot_be_chosen_is_refused(tmp_path: Path, options: dict[str, Any
     [
         ({"exclude": ["obs"]}, ("without a camera", "every camera is left out by --exclude")),
         ({"exclude": ["obs/*_rgb"]}, ("without a camera", "every camera is left out by --exclude")),
-        ({"exclude": ["/data"]}, ("leaves out the actions",)),
+        ({"exclude": ["/data/demo_1/actions"]}, ("leaves out the actions",)),
+        ({"exclude": ["/data"]}, ("none that --exclude leaves",)),
         ({"rename": {"obs/ee_pos": "ee_ori"}}, ("a name that another dataset has", "rename obs/ee_ori as well")),
         ({"rename": {"obs/ee_pos": "Rewards"}}, ("a name that another dataset has", "rename rewards as well")),
     ],
@@ -465,3 +466,21 @@ def test_filter_lists_can_be_left_out(tmp_path: Path) -> None:
     assert set(vla_store.open_store(tmp_path / "s.vla").source_attributes(0)["/mask"]) == {"train"}
     build_store(path, tmp_path / "t.vla", exclude=["/mask"])
     assert "/mask" not in vla_store.open_store(tmp_path / "t.vla").source_attributes(0)
+
+
+def test_a_whole_demonstration_can_be_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    odd_file(source)
+    build_store(source, tmp_path / "s.vla", exclude=["/data/demo_1"])
+    assert [each.number for each in vla_store.open_store(tmp_path / "s.vla").episodes] == [0, 4]
+    assert verify_store(tmp_path / "s.vla", against=source).problems == []
+
+
+def test_a_path_below_a_demonstration_leaves_nothing_else_out(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        on_each("mask", lambda demo: np.zeros((steps(demo), 2)))(file)
+        file["mask/train"] = np.array([b"demo_0"])
+
+    store = built(tmp_path, change, exclude=["mask"])
+    assert "mask" not in store.fields
+    assert set(store.source_attributes(0)["/mask"]) == {"train"}

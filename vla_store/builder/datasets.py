@@ -28,17 +28,21 @@ LEAVE_OUT = "--exclude {} leaves it out of the store"
 class Choice:
     """What the caller says of datasets.
 
-    exclude: paths below a demonstration, or from the file's root where they begin with /; of a dataset or a group with all that
-    is below it. Each name in it may have the wildcards *, ? and []. rename: (path below a demonstration, name of its field).
+    exclude: paths below a demonstration, or from the file's root where they begin with /; of a dataset, of a group with all that
+    is below it, or of a whole demonstration. Each name in it may have the wildcards *, ? and []. rename: (path below a demonstration, name of its field).
     """
 
     exclude: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
 
-    def excluding(self, path: str, top: str) -> str | None:
-        """The first pattern that leaves out what lies at `path` below `top`; None where none does."""
-        absolute = f"{top.rstrip('/')}/{path}"
-        return next((each for each in self.exclude if _matches(each, absolute if each[0] == "/" else path)), None)
+    def excluding(self, absolute: str, below: str | None = None) -> str | None:
+        """The first pattern that leaves out what lies at a path of the file, and where `below` is given at that path below a
+        demonstration; None where none does."""
+        for pattern in self.exclude:
+            path = absolute if pattern[0] == "/" else below
+            if path is not None and _matches(pattern, path):
+                return pattern
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """As a plan records it: nothing where nothing was said."""
@@ -86,7 +90,7 @@ def chosen(exclude: Iterable[str] | str | None, rename: Mapping[str, str] | None
         if name.lower() in (each.lower() for each in renamed.values()):
             raise OptionError("two datasets cannot have one name", name=name)
         renamed[path.strip("/")] = name
-    return Choice(tuple(dict.fromkeys(each.rstrip("/") for each in patterns)), tuple(sorted(renamed.items())))
+    return Choice(tuple(sorted({each.rstrip("/") for each in patterns})), tuple(sorted(renamed.items())))
 
 
 def recorded_choice(options: Any) -> Choice:

@@ -154,7 +154,7 @@ def _layout_of(source: Hdf5Source, mtime_ns: int, size: int) -> FileLayout:
                 demos += [described] if ACTIONS in described else []
     paths = frozenset(path for each in demos for path in each)
     used |= {path for path, _ in source.choice.rename if path in paths}
-    used |= {each for path in beside if (each := source.choice.excluding(path, "")) is not None}
+    used |= {each for path in beside if (each := source.choice.excluding(path)) is not None}
     return FileLayout(aside(demos), paths, tuple(sorted(used)))
 
 
@@ -367,7 +367,7 @@ def walk(
     file = group.file.filename
     for name in names_in(group):
         below = f"{path}/{name}" if path else name
-        if (pattern := choice.excluding(below, top)) is not None:
+        if (pattern := choice.excluding(f"{top.rstrip('/')}/{below}", below)) is not None:
             if used is not None:
                 used.add(pattern)
             continue

@@ -135,7 +135,7 @@ class LiberoFile(Hdf5Source):
         data = file["data"] if "data" in names_in(file) else None
         if not isinstance(data, h5py.Group):
             return
-        for name in filter(_DEMO.match, names_in(data)):
+        for name in _kept(data, self.choice):
             with contextlib.suppress(KeyError, OSError, RuntimeError, ValueError):  # its own scan says what is wrong
                 if isinstance(group := data[name], h5py.Group):
                     yield f"/data/{name}", group
@@ -178,7 +178,7 @@ def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list
     strange = [f"/{name}" for name in names_in(file) if name not in ("data", MASKS)] + [
         f"/data/{name}" for name in names_in(data) if not _DEMO.match(name)
     ]
-    strange = [each for each in strange if choice.excluding(each, "") is None]
+    strange = [each for each in strange if choice.excluding(each) is None]
     if strange:
         raise SourceError(
             "the file holds more than demonstrations",
@@ -187,10 +187,13 @@ def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list
             found=", ".join(sorted(strange)[:8]),
             hint=f"--exclude {sorted(strange)[0]} leaves it out of the store, where it is not wanted; {_OTHER_LAYOUT}",
         )
-    names = sorted(filter(_DEMO.match, data), key=lambda name: int(name[5:]))
+    names = sorted(_kept(data, choice), key=lambda name: int(name[5:]))
     if not names:
         raise SourceError(
-            "no demonstrations in the file", file=path, expected="groups /data/demo_<number>", found="an empty /data"
+            "no demonstrations in the file",
+            file=path,
+            expected="groups /data/demo_<number>",
+            found="none that --exclude leaves" if len(data) else "an empty /data",
         )
     inside = _inside(data, names)
     if not any("obs" in each for each in inside) and any("actions" in each for each in inside):
@@ -203,6 +206,11 @@ def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list
             "(LIBERO's scripts/create_dataset.py, or robomimic's dataset_states_to_obs.py)",
         )
     return data, names
+
+
+def _kept(data: h5py.Group, choice: Choice) -> list[str]:
+    """The names of the demonstrations that the caller does not leave out."""
+    return [name for name in names_in(data) if _DEMO.match(name) and choice.excluding(f"/data/{name}") is None]
 
 
 def _inside(data: h5py.Group, names: list[str]) -> list[list[str]]:
@@ -248,7 +256,11 @@ def _scan_demo(
 
 def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
     """Attributes of a demonstration, and texts beside its data, that may state its instruction."""
-    there = [name for name in NAMES if isinstance(demo.get(name), h5py.Dataset) and not choice.excluding(name, top)]
+    there = [
+        name
+        for name in NAMES
+        if isinstance(demo.get(name), h5py.Dataset) and not choice.excluding(f"{top}/{name}", name)
+    ]
     said = {name: demo[name][()] for name in there if _is_text(demo[name])}
     return said | {name: demo.attrs[name] for name in NAMES if name in demo.attrs}
 
@@ -329,12 +341,12 @@ def _joints(data: h5py.Group, episode: EpisodeInfo) -> tuple[Array, Array] | Non
 
 
 def _masks(file: h5py.File, choice: Choice) -> Iterator[tuple[str, h5py.Dataset]]:
-    if MASKS not in file or choice.excluding(MASKS, "/"):
+    if MASKS not in file or choice.excluding(f"/{MASKS}"):
         return
     if not isinstance(file[MASKS], h5py.Group):
         raise SourceError("/mask is not a group", found=file[MASKS])
     for name, node in file[MASKS].items():
-        if choice.excluding(f"{MASKS}/{name}", "/"):
+        if choice.excluding(f"/{MASKS}/{name}"):
             continue
         if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not _is_text(node):
             raise SourceError("a filter list is not a list of names", dataset=f"/mask/{name}", found=node)
