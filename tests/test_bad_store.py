@@ -527,6 +527,33 @@ def test_what_is_no_store_is_called_what_it_is(tmp_path: Path, tiny_source: Path
         assert_one_screen(ran.err, says, path)
 
 
+@pytest.mark.parametrize("command", [
+    "verify {}", "show {} -o e.png", "report {} -o r.html", "bench {}", "coverage {}", "views list {}",
+    "views add {} no_noops", "views remove {} --all", "copy {} new.vla", "merge {} new.vla", "append {} {}",
+    "recode {} new.vla --preset raw", "repair {} --from {}",
+])  # fmt: skip
+def test_every_command_says_what_is_no_store_and_what_to_do(
+    command: str, tmp_path: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.hdf5").write_bytes(next(tiny_source.glob("*/*.hdf5")).read_bytes())
+    Path("LIBERO").symlink_to(tiny_source)
+    shutil.make_archive("x", "zip", ".", "x.hdf5")
+    Path("unfinished.vla.partial").mkdir()
+    before = set(os.listdir())
+    for name, says in (
+        ("x.hdf5", f"build {tmp_path}/x.hdf5 STORE"),
+        ("LIBERO", f"build {tmp_path}/LIBERO STORE"),
+        ("x.zip", f"zip::{tmp_path}/x.zip"),
+        ("unfinished.vla", "run the same `vla-store build` command again"),
+        ("nowhere.vla", "`vla-store build` makes one"),
+    ):
+        assert cli.main(command.format(name, name).split()) in (1, 2)
+        err = " ".join(capsys.readouterr().err.split())
+        assert says in err, err
+        assert set(os.listdir()) == before
+
+
 def test_an_unfinished_build_is_called_one(store: Path) -> None:
     partial = store.with_name(f"{store.name}.partial")
     store.rename(partial)

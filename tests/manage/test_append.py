@@ -496,7 +496,7 @@ def test_a_damaged_store_is_not_appended_to(halves: Any, copy_of: Copy) -> None:
 
 
 def test_there_must_be_a_store(halves: Any, tmp_path: Path) -> None:
-    refused(StoreNotFound, [halves.second], tmp_path / "no.vla", "there is no store here", "no.vla")
+    refused(StoreNotFound, [halves.second], tmp_path / "no.vla", "no store at this path", "no.vla")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import PurePosixPath
 
 from vla_store.audit.objects import Objects
-from vla_store.errors import DataError, StoreDamaged, StoreNotFound, UnsupportedStore
+from vla_store.errors import DataError, StoreDamaged, UnsupportedStore
 from vla_store.format import arrays, canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.reader.fetch import ObjectMissing
+from vla_store.reader.opening import no_store
 
 MAX_MISSING_ROOTS = 20
 
@@ -28,9 +28,7 @@ def check_roots(objects: Objects) -> Root | None:
         objects.error(layout.ROOT_KEY, error)
         data = b""
         if isinstance(error, ObjectMissing) and _is_missing(objects, layout.root_key(1)):
-            raise StoreNotFound(
-                "there is no store here", store=objects.report.url, hint=_unfinished_hint(objects.report.url)
-            ) from None
+            raise no_store(objects.report.url) from None
     generation, parent, missing = 1, None, 0
     while True:
         key = layout.root_key(generation)
@@ -110,8 +108,3 @@ def _is_missing(objects: Objects, key: str) -> bool:
     except ObjectMissing:
         return True
     return False
-
-
-def _unfinished_hint(url: str) -> str:
-    partial = layout.partial_path(url)
-    return f"{partial} is an unfinished build; the command that began it resumes it" if os.path.isdir(partial) else ""

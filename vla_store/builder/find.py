@@ -178,6 +178,8 @@ def _hdf5_below(folder: Path) -> list[Path]:
             folder=folder,
             expected=f"files *{' or *'.join(EXTENSIONS)} in it, or in folders one level below",
             found=(", ".join(there[:8]) + (", ..." if len(there) > 8 else "")) or "an empty folder",
-            hint="this is a store, not a source" if {"zarr.json", "parts"} <= set(there) else "",
+            hint="this is a store, not a source; of stores, vla-store copy, merge and recode make another one"
+            if {"zarr.json", "parts"} <= set(there)
+            else "",
         )
     return files

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged, StoreNotFound
+from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.schema import Meta, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
 from vla_store.manage.place import Place
 from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.fetch import locate
+from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
 
 MAX_TRIES = 1_000
@@ -37,9 +38,7 @@ def newest_root(place: Place) -> Root:
     """The newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
     data = place.read(layout.ROOT_KEY)
     if data is None:
-        raise StoreNotFound(
-            "there is no store here", store=place.url, hint="check the path; `vla-store build` makes one"
-        )
+        raise no_store(place.url)
     return _newest_from(place, Root.from_bytes(data, layout.ROOT_KEY))
 
 

@@ -9,10 +9,12 @@ import shlex
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.schema import MAX_ROOT_BYTES, Root
+from vla_store.paths import is_url
 from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, read_document
 
 _FOLDER = "give the folder that `vla-store build` wrote"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
 
 
 def current_root(location: Location, fetcher: Fetcher, digest: str | None) -> Root:
@@ -22,7 +24,7 @@ def current_root(location: Location, fetcher: Fetcher, digest: str | None) -> Ro
     try:
         data = read_document(fetcher, layout.ROOT_KEY, MAX_ROOT_BYTES)
     except ObjectMissing:
-        raise _no_store(location) from None
+        raise no_store(location.url) from None
     if b'"vla_store"' not in data:
         raise StoreDamaged(
             "not a vla_store",
@@ -43,7 +45,7 @@ def pinned_root(location: Location, fetcher: Fetcher, generation: int, digest: s
     try:
         root = Root.from_bytes(read_document(fetcher, key, MAX_ROOT_BYTES), key)
     except ObjectMissing as error:
-        raise (_no_store(location) if _is_gone(location) else error.at(store=location.url)) from None
+        raise (no_store(location.url) if _is_gone(location) else error.at(store=location.url)) from None
     if root.digest != digest:
         raise StoreDamaged(
             "another store is where this handle's store was",
@@ -80,19 +82,22 @@ def _is_gone(location: Location) -> bool:
     return location.is_local and not os.path.exists(os.path.join(location.url, layout.ROOT_KEY))
 
 
-def _no_store(location: Location) -> VlaStoreError:
-    place = location.url
-    if not location.is_local:
+def no_store(place: str) -> VlaStoreError:
+    """The error for a place without a zarr.json: what is there instead, and what to do about it."""
+    if is_url(place):
         return StoreNotFound("no store at this URL", store=place, hint="check the URL: it must hold zarr.json")
     if os.path.isfile(place):
         with open(place, "rb") as file:
-            is_hdf5 = file.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
-        return StoreDamaged(
-            "not a vla_store",
-            store=place,
-            found="an HDF5 file" if is_hdf5 else "a file",
-            hint="build a store of it first: vla-store build FILE STORE" if is_hdf5 else "a store is a folder",
-        )
+            magic = file.read(len(_HDF5_MAGIC))
+        found, hint = "a file", "a store is a folder: " + _FOLDER
+        if magic == _HDF5_MAGIC:
+            found, hint = "an HDF5 file", f"build a store of it first: vla-store build {shlex.quote(place)} STORE"
+        elif magic.startswith(_ZIP_MAGIC):
+            found, hint = (
+                "a zip archive",
+                f"unpack it; if a store is at its top, {shlex.quote(f'zip::{place}')} reads it",
+            )
+        return StoreDamaged("not a vla_store", store=place, found=found, hint=hint)
     partial = layout.partial_path(place)
     if place.endswith(".partial") and os.path.isdir(place):
         return _unfinished(place)
@@ -114,7 +119,7 @@ def _no_store(location: Location) -> VlaStoreError:
         "this folder is not a vla_store",
         store=place,
         expected="a folder with zarr.json",
-        hint="if it holds demonstrations, build a store of them first: vla-store build SOURCE STORE",
+        hint=f"if it holds demonstrations, build a store of them first: vla-store build {shlex.quote(place)} STORE",
     )
 
 
