@@ -100,7 +100,7 @@ def _prepared(kind: str, store: str, sources: str, indices: Array) -> tuple[list
         cameras = roof.locate(opened)
         units = [units_of(opened, Path(sources), each) for each in indices]
         return [roof.batch_work(cameras, opened, each, out) for each in units], out
-    samples = Samples(opened, windows=WINDOWS, alignment="causal")
+    samples = Samples(opened, windows=WINDOWS, alignment="causal", images="as_stored")
     made = samples.allocate(indices.shape[1])
     for array in made.values():
         array.fill(1)

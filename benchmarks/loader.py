@@ -72,7 +72,7 @@ class Setting:
     @property
     def _given(self) -> dict[str, Any]:
         rows = np.tile(np.arange(self.rows), self.copies) if self.copies > 1 else None
-        return {"windows": WINDOWS, "alignment": "causal", "rows": rows}
+        return {"windows": WINDOWS, "alignment": "causal", "images": "as_stored", "rows": rows}
 
 
 class Loaded:

@@ -51,7 +51,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     units = workload.batches
     size = len(units[0])
     samples = {
-        preset: vla_store.Samples(vla_store.open_store(path), windows=WINDOWS, alignment="causal")
+        preset: vla_store.Samples(vla_store.open_store(path), windows=WINDOWS, alignment="causal", images="as_stored")
         for preset, path in stores.items()
     }
     anchors, reader = samples["fast"]._anchors, samples["fast"].store
@@ -118,7 +118,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
                 size,
             )
         )
-    dataset = StepDataset(stores["fast"], windows=WINDOWS, alignment="causal")
+    dataset = StepDataset(stores["fast"], windows=WINDOWS, alignment="causal", images="as_stored")
     ready = [dataset[index] for index in singly[0]]
     pieces += [
         Piece(

@@ -115,7 +115,7 @@ def measure(demos: Path, work: Path, *, seconds: float, batches: int | None) -> 
     for preset in ("fast", "raw"):
         cameras = roof.locate(stores[preset])
         works = [roof.batch_work(cameras, stores[preset], units, out) for units in workload.batches]
-        samples = Samples(stores[preset], windows=WINDOWS, alignment="causal")
+        samples = Samples(stores[preset], windows=WINDOWS, alignment="causal", images="as_stored")
         held = samples.allocate(BATCH)
         subjects[f"roof, {preset}"] = lambda works=works: [each() for each in works]  # type: ignore[misc]
         subjects[f"ours, {preset}, out="] = lambda samples=samples, held=held: [  # type: ignore[misc]
@@ -129,7 +129,7 @@ def measure(demos: Path, work: Path, *, seconds: float, batches: int | None) -> 
     subjects["ours, fast, upright, out="] = lambda samples=samples, held=held: [  # type: ignore[misc]
         samples.__getitems__(each, held) for each in indices
     ]
-    samples = Samples(stores["fast"], windows=WINDOWS, alignment="causal")
+    samples = Samples(stores["fast"], windows=WINDOWS, alignment="causal", images="as_stored")
     singly = [index for each in indices for index in each.tolist()]
     subjects["ours, fast, ds[i]"] = lambda: [samples[index] and None for index in singly]
     count = len(singly)

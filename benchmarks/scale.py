@@ -152,7 +152,7 @@ class Measured:
 def samples_of(path: Path) -> Any:
     import vla_store
 
-    return vla_store.Samples(vla_store.open_store(path), windows=WINDOWS, alignment="causal")
+    return vla_store.Samples(vla_store.open_store(path), windows=WINDOWS, alignment="causal", images="as_stored")
 
 
 def check(samples: Any, rows: int) -> None:

@@ -213,7 +213,7 @@ def make_layouts(demos: Path, work: Path, batches: int | None, slow: int) -> tup
         start = time.perf_counter()
         build_store([demos], folder / f"{preset}.vla", preset=preset, executor="threads", workers=1)
         seconds = time.perf_counter() - start
-        samples = Samples(open_store(folder / f"{preset}.vla"), windows=WINDOWS, alignment="causal")
+        samples = Samples(open_store(folder / f"{preset}.vla"), windows=WINDOWS, alignment="causal", images="as_stored")
         layouts.append(Layout(f"vla_store {preset}", folder / f"{preset}.vla", seconds, _ours(samples), 10**9))
     workload = make_workload(open_store(folder / "fast.vla"), demos, batches)
     kept = KeptHandles(workload.demos)

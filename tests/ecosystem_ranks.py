@@ -19,7 +19,7 @@ WINDOWS = {"agentview_rgb": [-1, 0], "actions": range(4)}
 def dataset_of(store: str | Path) -> Any:
     from vla_store.torch import StepDataset
 
-    return StepDataset(store, windows=WINDOWS, alignment="as_stored", rows=ROWS)
+    return StepDataset(store, windows=WINDOWS, alignment="as_stored", rows=ROWS, images="as_stored")
 
 
 def pairs_of(batch: dict[str, Any]) -> list[tuple[int, int]]:

@@ -817,7 +817,9 @@ def store_fields(store: Path) -> dict[str, np.ndarray]:
     opened = open_store(store)
     episode = opened.episodes[1]
     rows = range(episode.start, episode.start + episode.length)
-    samples = Samples(opened, windows=dict.fromkeys(opened.fields, 0), alignment="as_stored", episodes=[1])
+    samples = Samples(
+        opened, windows=dict.fromkeys(opened.fields, 0), alignment="as_stored", episodes=[1], images="as_stored"
+    )
     made = [samples[i] for i in range(len(rows))]
     return {name: np.stack([np.asarray(each[name]) for each in made]) for name in opened.fields}
 

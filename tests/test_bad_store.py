@@ -69,7 +69,7 @@ def read_everything(store: Path) -> None:
     for name in fixed:
         opened.read(name, range(opened.rows))
     for name in opened.fields.keys() - set(fixed):
-        Samples(opened, windows={name: 0}, alignment="as_stored")[0]
+        Samples(opened, windows={name: 0}, alignment="as_stored", images="as_stored")[0]
     for episode in range(len(opened.episodes)):
         opened.attributes(episode)
         opened.source_attributes(episode)
@@ -265,7 +265,7 @@ def test_a_field_that_a_newer_writer_made_is_refused_at_its_use_and_the_others_r
     opened = open_store(store)
     assert opened.read("actions", [0, 1]).shape == (2, 7)
     with pytest.raises(UnsupportedStore) as caught:
-        Samples(opened, windows={CAMERA: 0}, alignment="as_stored")[0]
+        Samples(opened, windows={CAMERA: 0}, alignment="as_stored", images="as_stored")[0]
     assert_one_screen(cli.error_text(caught.value), says, CAMERA)
     report = verify_store(store)
     assert any(says in each.what for each in report.problems), report.text()

@@ -32,7 +32,7 @@ def test_the_digest_is_that_of_the_loaders_first_batch(report: bench.BenchReport
     from vla_store.loader.batches import Batches
 
     store = vla_store.open_store(tiny_store)
-    samples = Samples(store, windows=bench._windows(store), alignment="causal")
+    samples = Samples(store, windows=bench._windows(store), alignment="causal", images="as_stored")
     first = next(iter(Batches(samples, batch_size=8, workers=0)))
     assert report.digest == bench._digest([first])
     assert report.anchors == len(samples)
@@ -164,7 +164,9 @@ def test_numbers_of_workers_double_up_to_the_cores() -> None:
 def test_a_view_is_served_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     golden = Path(__file__).parent / "golden/version-1/views.vla"
     store = vla_store.open_store(golden)
-    samples = Samples(store, windows=bench._windows(store), alignment="causal", view=["moving", "drawn"])
+    samples = Samples(
+        store, windows=bench._windows(store), alignment="causal", view=["moving", "drawn"], images="as_stored"
+    )
     report = bench.bench_store(golden, batch_size=4, workers=(1,), view=["moving", "drawn"])
     assert (report.anchors, report.views) == (len(samples), ("moving", "drawn"))
     assert "view moving and drawn" in report.text()

@@ -193,7 +193,7 @@ class Absent:
             raise ModuleNotFoundError(f"{name} is not here", name=name)
 sys.meta_path.insert(0, Absent())
 import vla_store
-samples = vla_store.Samples(vla_store.open_store(sys.argv[1]), windows={"agentview_rgb": [-1, 0], "actions": range(4)}, alignment="causal")
+samples = vla_store.Samples(vla_store.open_store(sys.argv[1]), windows={"agentview_rgb": [-1, 0], "actions": range(4)}, alignment="causal", images="upright")
 sample = samples[3]
 print(sample["agentview_rgb"].shape, sample["actions"].shape)
 """

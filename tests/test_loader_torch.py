@@ -25,7 +25,7 @@ WINDOWS = {"agentview_rgb": [-1, 0], "actions": range(4)}
 
 @pytest.fixture(scope="module")
 def dataset(tiny_store: Path) -> StepDataset:
-    return StepDataset(tiny_store, windows=WINDOWS, alignment="as_stored")
+    return StepDataset(tiny_store, windows=WINDOWS, alignment="as_stored", images="as_stored")
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_the_demo_runs_from_the_wheel_and_its_store_can_be_read(away: Path) -> N
     assert "drawn_goal" in run([command, "info", "shown/demo.vla"], cwd=away)
     read = (
         "import vla_store\n"
-        "samples = vla_store.Samples('shown/demo.vla', windows={'agentview_rgb': [-1, 0], 'actions': range(8)}, alignment='causal')\n"
+        "samples = vla_store.Samples('shown/demo.vla', windows={'agentview_rgb': [-1, 0], 'actions': range(8)}, alignment='causal', images='upright')\n"
         "print(*(array.shape for array in samples.batch([0, 5])['agentview_rgb']))\n"
     )
     assert run([python_of(away), "-c", read], cwd=away) == "(2, 128, 128, 3) (2, 128, 128, 3)\n"

@@ -172,7 +172,7 @@ def test_dtypes_may_be_torchs(tiny_store: Path) -> None:
 
 def test_every_dtype_of_the_store_becomes_a_tensor(tiny_store: Path) -> None:
     store = open_store(tiny_store)
-    sample = StepDataset(store, alignment="as_stored")[0]
+    sample = StepDataset(store, alignment="as_stored", images="as_stored")[0]
     for name, field in store.fields.items():
         if field.kind == "fixed":
             assert str(sample[name].dtype) == f"torch.{field.dtype}"
@@ -278,7 +278,7 @@ import sys
 import vla_store
 loaded = [name for name in ("zarr", "dask", "h5py", "torch", "fsspec", "numcodecs", "pandas") if name in sys.modules]
 assert loaded == [], loaded
-samples = vla_store.Samples(sys.argv[1], windows={"actions": 0, "agentview_rgb": 0}, alignment="causal")
+samples = vla_store.Samples(sys.argv[1], windows={"actions": 0, "agentview_rgb": 0}, alignment="causal", images="upright")
 samples[0], samples.batch([1, 2])
 loaded = [name for name in ("zarr", "dask", "h5py", "torch", "fsspec", "pandas") if name in sys.modules]
 assert loaded == [], loaded

@@ -1,7 +1,7 @@
 """Robot demonstrations as a random-access sample store: every step once, any sample O(1), bit-exact.
 
     store = vla_store.open_store("libero.vla")
-    samples = vla_store.Samples(store, windows={"agentview_rgb": [-1, 0], "actions": range(64)}, alignment="causal")
+    samples = vla_store.Samples(store, windows={"agentview_rgb": [-1, 0], "actions": range(64)}, alignment="causal", images="upright")
     samples[0], samples.batch([0, 5, 7])
 
 For torch: `from vla_store.torch import StepDataset`. To build a store: `vla-store build`, or `vla_store.builder`.

@@ -1,6 +1,6 @@
 """The same samples as torch tensors; the only file that imports torch.
 
-dataset = StepDataset("libero.vla", windows={"agentview_rgb": [-1, 0], "actions": range(64)}, alignment="causal")
+dataset = StepDataset("libero.vla", windows={"agentview_rgb": [-1, 0], "actions": range(64)}, alignment="causal", images="upright")
 loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=collate)
 """
 
@@ -58,7 +58,7 @@ class StepDataset(Dataset[Any]):
         view: str | Sequence[str] | None = None,
         alignment: str | None = None,
         keep_first: bool = False,
-        images: str = "as_stored",
+        images: str | None = None,
         pad: str = "edge",
         dtype: npt.DTypeLike | torch.dtype | Mapping[str | None, npt.DTypeLike | torch.dtype] | None = None,
         task: str | None = "text",

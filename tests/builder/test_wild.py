@@ -494,7 +494,10 @@ def test_how_a_file_is_stored_does_not_change_its_content(built: Callable[[str],
 
 def test_what_an_action_led_to_is_the_next_observation(built: Callable[[str], Built]) -> None:
     samples = Samples(
-        built("robomimic").store, windows={"agentview_image": 1, "next_obs__agentview_image": 0}, alignment="causal"
+        built("robomimic").store,
+        windows={"agentview_image": 1, "next_obs__agentview_image": 0},
+        alignment="causal",
+        images="as_stored",
     )
     for anchor in range(STEPS - 1):
         assert np.array_equal(samples[anchor]["agentview_image"], samples[anchor]["next_obs__agentview_image"])

@@ -108,12 +108,12 @@ def test_opening_reads_two_documents_and_no_array(served: RangeServer) -> None:
 def test_making_samples_reads_nothing_that_grows_with_the_steps(served: RangeServer) -> None:
     store = vla_store.open_store(served.url)
     served.forget()
-    vla_store.Samples(store, windows=WINDOWS, alignment="causal")
+    vla_store.Samples(store, windows=WINDOWS, alignment="causal", images="as_stored")
     assert [each.key for each in served.requests if "/c/" in each.key] == []
 
 
 def test_frames_cost_their_own_bytes_and_the_index_once(served: RangeServer) -> None:
-    samples, expected = both(served, windows={CAMERA: 0})
+    samples, expected = both(served, windows={CAMERA: 0}, images="as_stored")
     encoded = chunk_nbytes(served.folder)
     index_nbytes = 16 * len(encoded) + 4
     rows = [3, 30, 60, 90, 120, 150]  # none is another's neighbour, so what lies between two is not read
@@ -128,7 +128,7 @@ def test_frames_cost_their_own_bytes_and_the_index_once(served: RangeServer) -> 
 
 
 def test_what_lies_between_near_frames_is_read_with_them_and_no_more(served: RangeServer) -> None:
-    samples, _ = both(served, windows={"agentview_rgb": [-6, 0]})
+    samples, _ = both(served, windows={"agentview_rgb": [-6, 0]}, images="as_stored")
     samples.__getitems__([20])
     encoded = chunk_nbytes(served.folder, "agentview_rgb")
     key = shard(served.folder, "agentview_rgb")
@@ -192,7 +192,7 @@ def test_reading_goes_on_once_the_server_answers_again(served: RangeServer) -> N
 
 
 def test_a_missing_shard_is_damage_that_names_it(served: RangeServer) -> None:
-    samples, _ = both(served, windows={CAMERA: 0})
+    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
     served.faults[shard(served.folder)] = "missing"
     for read in (lambda: samples[5], lambda: samples.__getitems__([5, 6])):
         with pytest.raises(StoreDamaged, match="missing") as caught:
@@ -202,7 +202,7 @@ def test_a_missing_shard_is_damage_that_names_it(served: RangeServer) -> None:
 
 
 def test_a_shard_that_goes_missing_after_it_was_opened_is_damage_too(served: RangeServer) -> None:
-    samples, _ = both(served, windows={CAMERA: 0})
+    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
     samples[5]
     served.faults[shard(served.folder)] = "missing"
     with pytest.raises(StoreDamaged, match="missing") as caught:
@@ -211,7 +211,7 @@ def test_a_shard_that_goes_missing_after_it_was_opened_is_damage_too(served: Ran
 
 
 def test_a_server_that_ignores_ranges_is_a_fetch_error_that_says_so(served: RangeServer) -> None:
-    samples, _ = both(served, windows={CAMERA: 0})
+    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
     samples[5]
     served.faults["*"] = "ignores_range"
     with pytest.raises(FetchError, match="bytes that were asked for") as caught:
@@ -223,7 +223,7 @@ def test_a_server_that_ignores_ranges_is_a_fetch_error_that_says_so(served: Rang
 
 @pytest.mark.parametrize("fault", ["half", "breaks_off"])
 def test_a_short_answer_is_a_fetch_error_and_never_a_sample(served: RangeServer, fault: str) -> None:
-    samples, _ = both(served, windows={CAMERA: 0})
+    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
     samples[5]
     served.faults[shard(served.folder)] = fault
     with pytest.raises(FetchError) as caught:
@@ -235,8 +235,8 @@ def test_a_shard_cut_short_is_damage_whether_it_is_open_or_not(wide_store: Path,
     copy = shutil.copytree(wide_store, tmp_path / "copy.vla")
     with RangeServer(copy) as server:
         opened, fresh = (
-            vla_store.Samples(server.url, windows={CAMERA: 0}),
-            vla_store.Samples(server.url, windows={CAMERA: 0}),
+            vla_store.Samples(server.url, windows={CAMERA: 0}, images="as_stored"),
+            vla_store.Samples(server.url, windows={CAMERA: 0}, images="as_stored"),
         )
         opened[5]
         data = (copy / shard(copy)).read_bytes()
@@ -281,7 +281,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(
 
 
 def test_a_server_that_does_not_say_how_large_a_shard_is_gets_told_what_it_lacks(served: RangeServer) -> None:
-    samples, _ = both(served, windows={CAMERA: 0})
+    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
     served.faults[shard(served.folder)] = "no_length"
     with pytest.raises(FetchError, match="how large") as caught:
         samples[5]
@@ -300,7 +300,7 @@ def test_another_store_at_the_url_is_said_to_whoever_held_the_first(
 
     shutil.copytree(wide_store, tmp_path / "served")
     with RangeServer(tmp_path / "served") as server:
-        held = pickle.dumps(vla_store.Samples(server.url, windows={CAMERA: 0}))
+        held = pickle.dumps(vla_store.Samples(server.url, windows={CAMERA: 0}, images="as_stored"))
         shutil.rmtree(tmp_path / "served")
         shutil.copytree(tiny_store, tmp_path / "served")
         with pytest.raises(StoreDamaged, match="another store"):

@@ -61,7 +61,10 @@ def test_random_rows_and_windows_over_s3_are_those_of_the_folder(
 
 def test_a_bucket_is_found_by_the_environment(surroundings: S3Server, url: str, wide_store: Path) -> None:
     windows = {"eye_in_hand_rgb": 0, "robot_states": [0, -3]}
-    found, expected = vla_store.Samples(url, windows=windows), vla_store.Samples(wide_store, windows=windows)
+    found, expected = (
+        vla_store.Samples(url, windows=windows, images="as_stored"),
+        vla_store.Samples(wide_store, windows=windows, images="as_stored"),
+    )
     assert_same(found[7], expected[7])
 
 

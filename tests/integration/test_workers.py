@@ -201,7 +201,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from torch.utils.data import DataLoader
 from vla_store.torch import StepDataset, collate
-dataset = StepDataset(sys.argv[1], windows={"agentview_rgb": 0, "robot_states": [-1, 0]})
+dataset = StepDataset(sys.argv[1], windows={"agentview_rgb": 0, "robot_states": [-1, 0]}, images="as_stored")
 dataset[0], dataset[len(dataset) - 1]
 loader = DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2, collate_fn=collate)
 seen = [pair for batch in loader for pair in zip(batch["episode"].tolist(), batch["step"].tolist())]

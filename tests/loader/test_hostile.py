@@ -39,7 +39,7 @@ Check = Callable[[], bool]
 
 @pytest.fixture(scope="module")
 def samples(tiny_store: Path) -> vla_store.Samples:
-    return vla_store.Samples(tiny_store, windows=WINDOWS, alignment="as_stored")
+    return vla_store.Samples(tiny_store, windows=WINDOWS, alignment="as_stored", images="as_stored")
 
 
 @pytest.fixture(scope="module")

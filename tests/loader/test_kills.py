@@ -136,7 +136,7 @@ import vla_store
 from vla_store.loader.batches import Batches
 
 def main():
-    samples = vla_store.Samples(sys.argv[1], windows={"agentview_rgb": [-1, 0], "actions": range(8)}, alignment="as_stored")
+    samples = vla_store.Samples(sys.argv[1], windows={"agentview_rgb": [-1, 0], "actions": range(8)}, alignment="as_stored", images="as_stored")
     batches = Batches(samples, batch_size=4, workers=int(sys.argv[2]))
     print("starts", flush=True)
     while True:
@@ -237,7 +237,12 @@ def test_case_2_damage_is_said_as_the_store_says_it_with_the_sample(tiny_store: 
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)
-    batches = Batches(vla_store.Samples(copy, windows={"agentview_rgb": 0}), batch_size=8, workers=1, shuffle=False)
+    batches = Batches(
+        vla_store.Samples(copy, windows={"agentview_rgb": 0}, images="as_stored"),
+        batch_size=8,
+        workers=1,
+        shuffle=False,
+    )
     with pytest.raises(StoreDamaged) as raised:
         served(iter(batches))
     assert {"sample", "row", "episode", "step", "object"} <= set(raised.value.places)
@@ -310,7 +315,9 @@ def test_case_4_a_dead_worker_is_noticed_though_its_socket_stays_open(store: vla
 
 def test_case_4_a_worker_that_reads_behind_the_end_of_a_file_is_said_so(tiny_store: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_store, tmp_path / "cut.vla"))
-    batches = Batches(first_rows(copy, 100, windows={"agentview_rgb": 0}), batch_size=5, workers=1, drop_last=True)
+    batches = Batches(
+        first_rows(copy, 100, windows={"agentview_rgb": 0}, images="as_stored"), batch_size=5, workers=1, drop_last=True
+    )
     assert sum(1 for _ in batches) == 20  # it has everything mapped now
     for file in copy.glob("parts/*/*/agentview_rgb/c/**/*"):
         if file.is_file():
@@ -423,7 +430,9 @@ class Kill(threading.Thread):
 def kill_workers_at_random_moments(store: vla_store.Store, rounds: int, seed: int) -> list[float]:
     """Seconds from each kill to its error. Some kills come while workers start, some in the middle of an epoch."""
     chance = random.Random(seed)
-    samples = vla_store.Samples(store, windows={"agentview_rgb": [-1, 0], "actions": range(8)}, alignment="as_stored")
+    samples = vla_store.Samples(
+        store, windows={"agentview_rgb": [-1, 0], "actions": range(8)}, alignment="as_stored", images="as_stored"
+    )
     batches = Batches(samples, batch_size=4, workers=2)
     seconds = []
     for number in range(rounds):
@@ -1146,7 +1155,7 @@ def test_too_little_memory_is_an_error_and_no_worker_stays(
     store: vla_store.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vla_store.loader.ring.available_nbytes", lambda: 10_000)
-    samples = vla_store.Samples(store, windows={"agentview_rgb": 0})
+    samples = vla_store.Samples(store, windows={"agentview_rgb": 0}, images="as_stored")
     batches = Batches(samples, batch_size=64, workers=2)
     with pytest.raises(MachineError, match="smaller batch_size or fewer workers"):
         next(iter(batches))

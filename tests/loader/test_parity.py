@@ -119,9 +119,11 @@ def test_a_dataset_that_changes_its_samples_is_served_as_it_serves_itself(tiny_s
 
 
 def test_a_store_that_is_read_over_a_network_is_served_the_same(tiny_store: Path) -> None:
-    expected = vla_store.Samples(tiny_store, windows=NEAR, alignment="causal")
+    expected = vla_store.Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     for fetcher in ("pread", "fsspec"):
-        samples = vla_store.Samples(vla_store.open_store(tiny_store, fetcher=fetcher), windows=NEAR, alignment="causal")
+        samples = vla_store.Samples(
+            vla_store.open_store(tiny_store, fetcher=fetcher), windows=NEAR, alignment="causal", images="as_stored"
+        )
         with Loader(samples, batch_size=32, workers=1, shuffle=False) as loader:
             for number, batch in enumerate(loader):
                 indices = range(number * 32, min(number * 32 + 32, len(samples)))

@@ -293,7 +293,7 @@ def gpu_loader(tiny_store: Path) -> Any:
     made: list[Any] = []
 
     def make(**options: Any) -> Any:
-        samples = vla_store.Samples(tiny_store, windows=WINDOWS, alignment="as_stored")
+        samples = vla_store.Samples(tiny_store, windows=WINDOWS, alignment="as_stored", images="as_stored")
         made.append(Loader(samples, **{"batch_size": 8, "workers": 2, **options}))
         return made[-1]
 
@@ -303,7 +303,9 @@ def gpu_loader(tiny_store: Path) -> Any:
 
 
 def oracle(store: Path) -> Any:
-    return vla_store.Samples(store, windows=WINDOWS, alignment="as_stored", rows=None).batch(range(137))
+    return vla_store.Samples(store, windows=WINDOWS, alignment="as_stored", rows=None, images="as_stored").batch(
+        range(137)
+    )
 
 
 @pytest.mark.gpu

@@ -33,7 +33,7 @@ def make(store: vla_store.Store) -> Any:
 
     def loader(**options: Any) -> Batches:
         windows = {"agentview_rgb": [-1, 0], "actions": range(4)}
-        samples = vla_store.Samples(store, windows=windows, rows=range(40), alignment="as_stored")
+        samples = vla_store.Samples(store, windows=windows, rows=range(40), alignment="as_stored", images="as_stored")
         made.append(Batches(samples, **{"batch_size": 8, "workers": 1, "shuffle": False, **options}))
         return made[-1]
 

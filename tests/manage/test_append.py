@@ -94,7 +94,9 @@ def test_the_command_says_what_was_added_and_that_it_was_there_already(halves: A
 def test_readers_of_the_old_root_keep_the_old_store(halves: Any, copy_of: Copy) -> None:
     store = copy_of("first")
     opened = vla_store.open_store(store)
-    samples = vla_store.Samples(opened, windows={"actions": range(3), "agentview_rgb": 0}, alignment="as_stored")
+    samples = vla_store.Samples(
+        opened, windows={"actions": range(3), "agentview_rgb": 0}, alignment="as_stored", images="as_stored"
+    )
     unopened = pickle.dumps(vla_store.Samples(vla_store.open_store(store), windows={"actions": 0}))
     expected = [samples[row] for row in range(len(samples))]
     digest = opened.digest

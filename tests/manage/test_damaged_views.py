@@ -108,12 +108,15 @@ def test_samples_that_name_no_view_are_not_touched_and_those_that_do_say_which_o
 ) -> None:
     store, key = damaged
     opened = open_store(store)
-    found, expected = Samples(opened, windows=WINDOWS), Samples(GOLDEN / "views.vla", windows=WINDOWS)
+    found, expected = (
+        Samples(opened, windows=WINDOWS, images="as_stored"),
+        Samples(GOLDEN / "views.vla", windows=WINDOWS, images="as_stored"),
+    )
     assert len(found) == 71
     for number in range(0, 71, 7):
         assert_same(found[number], expected[number])
     assert opened.nbytes > 100_000
-    for use in (lambda: opened.views, lambda: Samples(opened, windows=WINDOWS, view="drawn")):
+    for use in (lambda: opened.views, lambda: Samples(opened, windows=WINDOWS, view="drawn", images="as_stored")):
         with pytest.raises(StoreDamaged) as caught:
             use()
         assert caught.value.places["object"] == key
@@ -263,6 +266,6 @@ def test_a_view_of_a_newer_kind_is_no_damage_and_is_refused_at_its_use(
     assert cli.main(["info", str(store)]) == 0
     assert "weights" in capsys.readouterr().out
     opened = open_store(store)
-    assert len(Samples(opened, windows=WINDOWS, view="moving")) == opened.views["moving"].steps
+    assert len(Samples(opened, windows=WINDOWS, view="moving", images="as_stored")) == opened.views["moving"].steps
     with pytest.raises(UnsupportedStore, match="'drawn'"):
-        Samples(opened, windows=WINDOWS, view="drawn")
+        Samples(opened, windows=WINDOWS, view="drawn", images="as_stored")

@@ -25,14 +25,19 @@ def shard_of(store: Path, array: str) -> Path:
 
 
 def read_everything(store: Path, kind: str, *fields: str) -> None:
-    samples = Samples(open_store(store, fetcher=kind), windows=dict.fromkeys(fields, 0), alignment="as_stored")
+    samples = Samples(
+        open_store(store, fetcher=kind), windows=dict.fromkeys(fields, 0), alignment="as_stored", images="as_stored"
+    )
     samples.batch(range(len(samples)))
 
 
 def assert_damage(store: Path, kind: str, *fields: str, match: str) -> None:
     for read in (
         lambda: read_everything(store, kind, *fields),
-        lambda: [sample for sample in Samples(open_store(store, fetcher=kind), windows=dict.fromkeys(fields, 0))],  # noqa: C416
+        lambda: [
+            each["step"]
+            for each in Samples(open_store(store, fetcher=kind), windows=dict.fromkeys(fields, 0), images="as_stored")
+        ],
     ):
         with pytest.raises(StoreDamaged, match=match) as caught:
             read()

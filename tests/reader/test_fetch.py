@@ -284,7 +284,7 @@ import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 import vla_store
 for fetcher in ("mmap", "pread"):
-    samples = vla_store.Samples(vla_store.open_store(sys.argv[1], fetcher=fetcher), windows={"actions": 0, "agentview_rgb": 0, "ee_pos": 0}, alignment="as_stored")
+    samples = vla_store.Samples(vla_store.open_store(sys.argv[1], fetcher=fetcher), windows={"actions": 0, "agentview_rgb": 0, "ee_pos": 0}, alignment="as_stored", images="as_stored")
     steps = 0
     for start in range(0, len(samples), 100):
         steps += len(samples.batch(range(start, min(start + 100, len(samples))))["task"])

@@ -148,14 +148,15 @@ def test_windows_that_mix_observations_and_actions_must_name_an_alignment(tiny_s
 
 
 def test_windows_that_do_not_mix_them_need_no_alignment(tiny_store: Path, mixed_store: Path) -> None:
-    assert Samples(tiny_store, windows={"agentview_rgb": 0}).alignment == "as_stored"
+    assert Samples(tiny_store, windows={"agentview_rgb": 0}, images="as_stored").alignment == "as_stored"
     assert Samples(tiny_store, windows={"actions": 0, "rewards": 0}).alignment == "as_stored"
-    assert len(Samples(mixed_store, windows=NEAR, suites="suite_1")) == 16  # recorded before the action
+    before = Samples(mixed_store, windows=NEAR, suites="suite_1", images="as_stored")  # recorded before the action
+    assert len(before) == 16
 
 
 def test_default_windows_are_every_fixed_field_at_the_anchor(tiny_store: Path) -> None:
     store = open_store(tiny_store)
-    sample = Samples(store, alignment="causal")[0]
+    sample = Samples(store, alignment="causal", images="as_stored")[0]
     fixed = [name for name, field in store.fields.items() if field.kind == "fixed"]
     assert [key for key in sample if key in store.fields] == fixed
     assert sample["agentview_rgb"].shape == (16, 24, 3)
@@ -197,7 +198,7 @@ def test_an_index_that_is_no_whole_number_is_refused(tiny_store: Path) -> None:
 
 
 def test_arrays_are_fresh_and_writable(tiny_store: Path) -> None:
-    samples = Samples(tiny_store, windows=NEAR, alignment="causal")
+    samples = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     first = samples[5]
     arrays = [value for value in first.values() if isinstance(value, np.ndarray)]
     assert len(arrays) == 8
@@ -214,7 +215,7 @@ def test_arrays_are_fresh_and_writable(tiny_store: Path) -> None:
 
 
 def test_the_samples_of_one_list_do_not_share_memory(tiny_store: Path) -> None:
-    samples = Samples(tiny_store, windows=NEAR, alignment="causal")
+    samples = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     one, same, other = samples.__getitems__([5, 5, 6])
     one["agentview_rgb"][...] = 0
     one["actions"][...] = 0
@@ -239,7 +240,7 @@ def test_out_is_filled_and_returned(tiny_stores: dict[str, Path]) -> None:
 
 
 def test_out_may_name_some_arrays_only(tiny_store: Path) -> None:
-    samples = Samples(tiny_store, windows=NEAR, alignment="causal")
+    samples = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     actions = np.empty((2, 16, 7))
     made = samples.batch([1, 2], out={"actions": actions})
     assert made["actions"] is actions
@@ -247,7 +248,7 @@ def test_out_may_name_some_arrays_only(tiny_store: Path) -> None:
 
 
 def test_an_out_that_does_not_fit_is_refused_with_what_would(tiny_store: Path) -> None:
-    samples = Samples(tiny_store, windows=NEAR, alignment="causal")
+    samples = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     fit = np.zeros((2, 16, 7))
     for wrong in (fit[:1], fit.astype("float32"), np.empty((2, 7, 16)).transpose(0, 2, 1)):
         with pytest.raises(OptionError, match=r"(?s)out\['actions'\] does not fit.*\(2, 16, 7\) float64"):
@@ -257,7 +258,7 @@ def test_an_out_that_does_not_fit_is_refused_with_what_would(tiny_store: Path) -
 
 
 def test_an_empty_batch_is_a_batch(tiny_store: Path) -> None:
-    batch = Samples(tiny_store, windows=NEAR, alignment="causal").batch([])
+    batch = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored").batch([])
     assert batch["actions"].shape == (0, 16, 7)
     assert batch["task"] == []
 
@@ -285,7 +286,7 @@ def test_a_transform_is_called_with_each_sample_and_its_result_is_the_sample(tin
 
 
 def test_dtype_converts_floating_fields_and_no_others(tiny_store: Path) -> None:
-    sample = Samples(tiny_store, alignment="causal", dtype=np.float32)[0]
+    sample = Samples(tiny_store, alignment="causal", dtype=np.float32, images="as_stored")[0]
     assert {sample[name].dtype.name for name in ("actions", "ee_pos", "robot_states")} == {"float32"}
     assert sample["agentview_rgb"].dtype == sample["rewards"].dtype == np.uint8
 
@@ -344,7 +345,7 @@ def test_threads_may_share_samples(tiny_stores: dict[str, Path]) -> None:
 def test_statistics_are_of_the_selected_rows(tiny_store: Path) -> None:
     windows = {"actions": range(3), "ee_pos": 0, "rewards": 0, "agentview_rgb": 0, "states": 0}
     store = open_store(tiny_store)
-    samples = Samples(store, windows=windows, alignment="causal", suites="libero_goal")
+    samples = Samples(store, windows=windows, alignment="causal", suites="libero_goal", images="as_stored")
     spans, rows = [], []
     for each in store.episodes:
         if each.suite == "libero_goal":
@@ -386,7 +387,7 @@ def test_the_repr_says_what_one_trains_on(tiny_store: Path) -> None:
 
 
 def test_a_list_of_samples_is_a_view_of_the_batch_and_knows_whether_it_was_seen(tiny_store: Path) -> None:
-    samples = Samples(tiny_store, windows=NEAR, alignment="causal")
+    samples = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     batch = samples.__getitems__([1, 2, 3])
     assert isinstance(batch, Batch)
     assert len(batch) == 3
@@ -456,3 +457,46 @@ def test_the_number_of_a_text_that_an_episode_has_of_its_own_is_of_that_text(tmp
     assert found == texts.batch(range(len(texts)))["task"]
     assert set(found) == {"open it", "close it"}
     assert [samples.task_texts[samples[at]["task_index"]] for at in range(len(samples))] == found
+
+
+@pytest.mark.parametrize("kind", ["mixed_store", "parts_store"])
+@pytest.mark.parametrize(
+    ("chosen", "lie"),
+    [
+        ({}, "bottom_up and rot180"),
+        ({"suites": "suite_0"}, "bottom_up"),
+        ({"suites": ["suite_2", "suite_3"]}, "rot180"),
+        ({"rows": [20, 14, 20]}, "bottom_up"),  # of suite_1 and suite_0
+        ({"rows": range(29, 46)}, "bottom_up and rot180"),  # from the last of suite_1 to the first of suite_3
+    ],
+    ids=str,
+)
+def test_pictures_that_lie_otherwise_than_seen_warn_once_where_images_was_not_named(
+    request: pytest.FixtureRequest, kind: str, chosen: dict[str, Any], lie: str
+) -> None:
+    store = open_store(request.getfixturevalue(kind))
+    with pytest.warns(UserWarning, match=f"lie {lie}, and are given so") as caught:
+        samples = Samples(store, windows={"agentview_rgb": 0, "actions": [0, 1]}, alignment="causal", **chosen)
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert all(f'images="{name}"' in text for name in ("upright", "as_stored", "rot180"))
+    assert store.url in text
+    assert caught[0].filename == __file__
+    again = pickle.loads(pickle.dumps(samples))  # in a worker: a warning would be an error here
+    expected = Samples(
+        store, windows={"agentview_rgb": 0, "actions": [0, 1]}, alignment="causal", images="as_stored", **chosen
+    )
+    assert np.array_equal(again[0]["agentview_rgb"], expected[0]["agentview_rgb"])
+    assert repr(samples) == repr(expected)
+
+
+@pytest.mark.parametrize("kind", ["mixed_store", "parts_store"])
+@pytest.mark.parametrize("chosen", [{"suites": "suite_2"}, {"episodes": [5, 6]}, {"rows": [31, 30, 39]}], ids=str)
+def test_nothing_is_said_where_pictures_lie_as_seen(
+    request: pytest.FixtureRequest, kind: str, chosen: dict[str, Any]
+) -> None:
+    Samples(request.getfixturevalue(kind), windows={"agentview_rgb": 0}, **chosen)
+
+
+def test_nothing_is_said_where_no_pictures_are_asked_for(tiny_store: Path) -> None:
+    Samples(tiny_store, windows={"actions": 0, "rewards": 0})

@@ -211,10 +211,10 @@ def test_a_split_is_computed_from_digests_and_stays_when_episodes_are_added(
 def test_every_fetcher_gives_the_same_samples(tiny_stores: dict[str, Path], parts_store: Path, kind: str) -> None:
     for path in (*tiny_stores.values(), parts_store):
         samples = Samples(
-            open_store(path, fetcher=kind), windows={"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 3, "actions": range(9), "states": 0}, alignment="causal"
+            open_store(path, fetcher=kind), windows={"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 3, "actions": range(9), "states": 0}, alignment="causal", images="as_stored"
         )  # fmt: skip
         expected = Samples(
-            path, windows={"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 3, "actions": range(9), "states": 0}, alignment="causal"
+            path, windows={"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 3, "actions": range(9), "states": 0}, alignment="causal", images="as_stored"
         )  # fmt: skip
         assert len(samples) == len(expected)
         for index in range(0, len(samples), 7):

@@ -247,7 +247,7 @@ def test_statistics_of_a_view_are_those_of_the_steps_it_keeps(store: Path, kind:
 def test_samples_with_a_view_pickle_and_say_which_it_is(store: Path, kind: str) -> None:
     kept = random_masks(4)
     put_views(store, {"some": view_json(kind, kept, TASKS)})
-    samples = Samples(store, windows=SOME, view="some", alignment="causal")
+    samples = Samples(store, windows=SOME, view="some", alignment="causal", images="as_stored")
     _ = samples[0]
     there = pickle.loads(pickle.dumps(samples))
     for index in (0, 1, len(samples) - 1):
@@ -258,7 +258,7 @@ def test_samples_with_a_view_pickle_and_say_which_it_is(store: Path, kind: str) 
 
 def test_samples_of_a_steps_view_are_fresh_and_writable(store: Path) -> None:
     put_views(store, {"some": view_json("steps", random_masks(5), TASKS)})
-    samples = Samples(store, windows=SOME, view="some", alignment="causal")
+    samples = Samples(store, windows=SOME, view="some", alignment="causal", images="as_stored")
     before = samples[3]
     for value in samples[3].values():
         if isinstance(value, np.ndarray):
@@ -271,7 +271,11 @@ def test_torch_samples_and_batches_of_a_view_are_the_same(store: Path) -> None:
     from vla_store.torch import Loader, StepDataset, collate
 
     put_views(store, {"some": view_json("steps", random_masks(6), TASKS)})
-    chosen: dict[str, Any] = {"windows": {k: v for k, v in SOME.items() if k != "states"}, "alignment": "causal"}
+    chosen: dict[str, Any] = {
+        "windows": {k: v for k, v in SOME.items() if k != "states"},
+        "alignment": "causal",
+        "images": "upright",
+    }
     samples = Samples(store, view="some", **chosen)
     dataset = StepDataset(store, view="some", **chosen)
     whole = samples.batch(range(len(samples)))

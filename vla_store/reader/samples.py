@@ -65,8 +65,9 @@ class Samples:
     alignment: "causal" or "as_stored"; must be given where windows mix observations and actions of a source that recorded
         observations after the action of the same row. "causal" reads those observations one row earlier; step 0 then has none,
         and is an anchor only with keep_first=True.
-    images: "as_stored", "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA and openpi
-        train on: upright but mirrored).
+    images: "as_stored" (the default), "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA
+        and openpi train on: upright but mirrored). Where it is left out and pictures of the selection do not lie as seen, a
+        UserWarning says so.
     dtype: "float16", "float32" or "float64", to convert floating fields to; as stored without it. By field, where None stands for
         all others: {"stamps": "float64", None: "float32"}. What cannot hold a field's numbers is refused; differences between
         neighbouring steps that would become nothing are warned of.
@@ -92,7 +93,7 @@ class Samples:
         view: str | Sequence[str] | None = None,
         alignment: str | None = None,
         keep_first: bool = False,
-        images: str = "as_stored",
+        images: str | None = None,
         pad: str = "edge",
         dtype: npt.DTypeLike | Mapping[str | None, npt.DTypeLike] | None = None,
         task: str | None = "text",
@@ -109,13 +110,13 @@ class Samples:
             raise UnknownName.among("task", task, list(map(str, TASKS)))
         if pad not in PADS:
             raise UnknownName.among("pad", pad, list(PADS))
-        if images not in orient.IMAGES:
+        if images is not None and images not in orient.IMAGES:
             raise UnknownName.among("images", images, list(orient.IMAGES))
         if keep_first and alignment != "causal":
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
         self._pad = pad
         self._task = task
-        self._images = images
+        self._images = images or "as_stored"
         self._keep_first = bool(keep_first)
         self.transform = transform
         _check_names(self.windows, (*(("task",) if task == "text" else ()), *self.whole_numbers))
@@ -129,6 +130,8 @@ class Samples:
         if alignment is None and len(roles) > 1 and chosen.has_after:
             raise _must_align(self.store, self.windows)
         self.alignment = alignment or "as_stored"
+        if images is None and any(fields[window.field].is_camera for window in self.windows):
+            _warn_of_turned(self.store, chosen.orientations(self.store))
         self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
         self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
         self._watched = self._checked_conversions()
@@ -548,6 +551,16 @@ def _check_names(windows: tuple[Window, ...], others: tuple[str, ...]) -> None:
     if twice:
         raise OptionError(
             "two values of a sample would have the same name", name=twice[0], hint="leave one out of `windows`"
+        )
+
+
+def _warn_of_turned(store: Store, orientations: set[str]) -> None:
+    turned = sorted(orientations - {"top_down"})
+    if turned:
+        warn(
+            f"pictures of {store.url} lie {' and '.join(turned)}, and are given so, because `images` was not named: write "
+            'images="upright" for the true picture, images="rot180" for what OpenVLA and openpi train on, or '
+            'images="as_stored" for what is meant here'
         )
 
 

@@ -77,6 +77,32 @@ class Chosen:
                 after = after[at]
             yield part, runs, after
 
+    def orientations(self, store: Store) -> set[str]:
+        """How the pictures of its sources lie."""
+        found: set[str] = set()
+        for part, runs in self._stretches(store):
+            sources = part.document.sources
+            if len(runs) and len({each.orientation for each in sources}) > 1:
+                entries = part.entries(0, part.episodes)
+                first = np.searchsorted(entries[:, 0], runs[:, 0], "right") - 1
+                stop = np.searchsorted(entries[:, 0], runs[:, 1])
+                edges = [np.bincount(each, minlength=part.episodes + 1)[:-1] for each in (first, stop)]
+                chosen = entries[np.cumsum(edges[0] - edges[1]) > 0, 3]
+                sources = tuple(sources[number] for number in np.unique(chosen).tolist())
+            found.update(each.orientation for each in sources if len(runs))
+        return found
+
+    def _stretches(self, store: Store) -> Iterator[tuple[Part, Runs]]:
+        """All selected rows as stretches of their parts' own rows."""
+        if self.rows is None:
+            yield from ((part, runs) for part, runs, _ in self.runs(store))
+        else:
+            numbers = parts_of(store).numbers_of(self.rows)
+            for number in np.unique(numbers).tolist():
+                part = parts_of(store)[number]
+                rows = self.rows[numbers == number] - part.row_start
+                yield part, np.stack([rows, rows + 1], axis=1)
+
     def count(self, store: Store) -> int:
         """How many rows are selected."""
         if self.rows is not None:
