@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_libero
+from odd_files import with_liberos_hand
 
 SOME = (3, 5, 9, 11)  # one demo of four suites
 
@@ -27,6 +29,33 @@ def both(store: Path, source: Path, episodes: tuple[int, ...] = (), *, is_after:
     demos = list(demos_below(source, is_after=is_after))
     numbers = list(episodes or range(len(demos)))
     return Both(store, numbers, [demos[number] for number in numbers])
+
+
+@pytest.fixture(scope="session")
+def tiny_source(kept: Path) -> Path:
+    """The tiny files, whose gripper and fingers are as LIBERO's: recipes refuse others."""
+    folder = kept / "recipes/tiny_source"
+    if not folder.exists():
+        h5py = pytest.importorskip("h5py", reason="writing a source needs h5py")
+        unfinished = tiny_libero.write_suites(folder.with_name("unfinished"))
+        for path in unfinished.glob("*/*.hdf5"):
+            with h5py.File(path, "r+") as file:
+                with_liberos_hand(file)
+        unfinished.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_store(kept: Path, tiny_source: Path) -> Path:
+    """The `fast` store of them."""
+    store = kept / "recipes/tiny-fast.vla"
+    if not store.exists():
+        for module in ("h5py", "zarr", "dask"):
+            pytest.importorskip(module, reason=f"building needs {module}")
+        from vla_store.builder import build_store
+
+        build_store([tiny_source], store)
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -301,7 +301,7 @@ def fails(dataset: Any, index: int) -> bool:
 
 def test_an_item_in_the_middle_of_a_batch_that_cannot_be_made_is_named(tiny_store: Path) -> None:
     pytest.importorskip("torch")
-    dataset = items.Plain(tiny_store, windows={"agentview_rgb": 0}, episodes=[3])
+    dataset = items.Plain(tiny_store, windows={"agentview_rgb": 0}, images="upright", episodes=[3])
     assert dataset.makes_batches
     assert_batch(dataset.batch([0, 1, 3]), one_by_one(dataset, [0, 1, 3]))
     readers: list[Callable[[], Any]] = [

@@ -77,8 +77,8 @@ def test_a_dataloader_and_the_loader_collate_it(demo_store: Path) -> None:
     [
         ({"sequence_length": 0}, "sequence_length is a whole number"),
         ({"cameras": ("front",)}, "no camera 'front'"),
-        ({"cameras": ("actions",)}, "no camera 'actions'"),
-        ({"low_dim": ("agentview_rgb",)}, "no low-dimensional observation"),
+        ({"cameras": ("actions",)}, "'actions' is not what libero takes"),
+        ({"low_dim": ("agentview_rgb",)}, "'agentview_rgb' is not what libero takes"),
         ({"low_dim": ("qpos",)}, "no field 'qpos'"),
         ({"alignment": "late"}, "no alignment 'late'"),
     ],

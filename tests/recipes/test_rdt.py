@@ -403,7 +403,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "turns no rotation",
     ),
     "camera": ({"cameras": {"cam_top": "agentview_rgb"}}, "no camera of RDT 'cam_top'"),
-    "field of a camera": ({"cameras": {"cam_high": "front"}}, "no field 'front'"),
+    "field of a camera": ({"cameras": {"cam_high": "front"}}, "no camera 'front'"),
     "instruction": ({"instruction": "mine"}, "no instruction 'mine'"),
     "state_norm": ({"state_norm": [1.0, 2.0]}, r"(?s)another shape.*128"),
     "chunk_size": ({"chunk_size": 0}, "chunk_size is a whole number"),
@@ -420,7 +420,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "numbers that a field has not": (
         {"mapping": RdtMapping("mine", (Take("ee_pos", 0, 4, 0),), (Take("actions", 0, 7, 0),), ())},
-        "not the numbers",
+        "is not what rdt",
     ),
     "a field of both": (
         {"mapping": RdtMapping("mine", (Take("actions", 0, 3, 0),), (Take("actions", 0, 7, 0),), ())},

@@ -19,6 +19,7 @@ from vla_store.manage.views import add_view
 
 
 def spoilt(file: h5py.File) -> None:
+    odd_files.with_liberos_hand(file)
     file["data/demo_1/obs/joint_states"][7, 1] = math.inf
     file["data/demo_0/obs/gripper_states"][22, 0] = math.nan
     file["data/demo_4/robot_states"][3, 5] = -math.inf

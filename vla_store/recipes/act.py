@@ -21,6 +21,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.samples import PADS
 from vla_store.reader.store import Store
 from vla_store.recipes.dataset import Array, Empty, recipe
+from vla_store.recipes.needs import Need, Needs, check_one_size, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
 from vla_store.recipes.pictures import fill_channels_first
 
@@ -62,8 +63,14 @@ def act(
     for option, given in names.items():
         if isinstance(given, str) or not len(given) or len(set(given)) < len(given):
             raise OptionError(f"{option} is a list of fields, each once", found=repr(given)[:100])
+    fields = (
+        *(pictures_of(name, "cameras") for name in cameras),
+        *(Need(name, "qpos") for name in qpos),
+        Need("actions"),
+    )
     return ActDataset(
         store,
+        needs=Needs("act", fields),
         windows={**dict.fromkeys([*cameras, *qpos], 0), "actions": range(chunk)},
         cameras=tuple(cameras),
         qpos=tuple(qpos),
@@ -84,6 +91,7 @@ class ActDataset(NumericRecipe):
     ) -> None:
         self._cameras, self._qpos, self._zeros = cameras, qpos, zeros
         super().__init__(store, **options)
+        check_one_size("act", cameras, "cameras", self.store)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {

@@ -23,8 +23,9 @@ from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import Anchors
-from vla_store.reader.store import Store, parts_of
+from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import a_sample, transformed
+from vla_store.recipes.needs import Needs
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -71,6 +72,7 @@ class RecipeDataset(Samples):
     simpler and slower, in `item` what one is.
 
     store, windows, and options: as `vla_store.Samples` has them.
+    needs: what the recipe takes of the store's fields; checked before anything else.
     keep: which of the selection's anchors are anchors of the recipe: asked once, with `Steps`, for a mask (n,). What it leaves
         out is still in windows, and in `statistics`.
     transform: called with each item; what it returns is the item.
@@ -88,12 +90,18 @@ class RecipeDataset(Samples):
         store: Store | str | os.PathLike[str],
         *,
         windows: Mapping[str, int | Iterable[int]],
+        needs: Needs | None = None,
         keep: Callable[[Steps], Mask] | None = None,
         transform: Callable[[Any], Any] | None = None,
         notes: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        super().__init__(store, windows=windows, **options)
+        opened = store if isinstance(store, Store) else open_store(store)
+        if needs is not None:
+            needs.check(opened)
+        super().__init__(opened, windows=windows, **options)
+        if needs is not None:
+            needs.check_ranges(opened, self._statistics_of)
         for text in self._not_finite():
             warn(text)
         self.transform = transform

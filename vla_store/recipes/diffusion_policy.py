@@ -23,6 +23,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.lazily import lazily
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, Mask, Steps, recipe
+from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
 from vla_store.recipes.pictures import channels_first
 
@@ -97,11 +98,19 @@ def diffusion_policy(
     windows: dict[str, range] = dict.fromkeys([*cameras.values(), *(field for field, _, _ in taken.values())], seen)
     if "actions" in windows:
         raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
+    pictures = [pictures_of(field, "cameras") for field in cameras.values()]
+    observed = [
+        numbers_of(each[0], "low_dim")
+        if low_dim[name] in LOW_DIM.values()
+        else Need(each[0], "low_dim", at_least=each[2] or 1)
+        for name, each in taken.items()
+    ]
     return DiffusionPolicyDataset(
         store,
         windows={**windows, "actions": range(-before, horizon - before)},
         cameras=dict(cameras),
         low_dim=taken,
+        needs=Needs("diffusion_policy", (*pictures, *observed, Need("actions"))),
         tail=horizon - n_action_steps - before,
         held_out=(float(val_ratio), int(seed), bool(validation)),
         normalize=normalize,

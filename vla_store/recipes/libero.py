@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, UnknownName
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Empty, RecipeDataset, recipe
+from vla_store.recipes.needs import Needs, numbers_of, pictures_of
 from vla_store.recipes.pictures import channels_first
 
 SEQUENCE_LENGTH = 10
@@ -83,12 +84,10 @@ class LiberoDataset(RecipeDataset):
             or sequence_length < 1
         ):
             raise OptionError("sequence_length is a whole number, at least 1", found=repr(sequence_length)[:100])
-        for name in cameras:
-            if name not in opened.cameras:
-                raise UnknownName.among("camera", name, list(opened.cameras), store=opened.url)
-        for name in low_dim:
-            if name in opened.cameras or name == "actions":
-                raise OptionError(f"{name!r} is no low-dimensional observation", hint="cameras=, and actions by itself")
+        if "actions" in low_dim:
+            raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
+        observed = [numbers_of(name, "low_dim", ragged=True) for name in low_dim]
+        needs = Needs("libero", (*(pictures_of(name, "cameras") for name in cameras), *observed, numbers_of("actions")))
         self._cameras, self._low_dim = tuple(cameras), tuple(low_dim)
         self._task_emb = None if task_emb is None else {text: np.array(each) for text, each in task_emb.items()}
         notes = []
@@ -96,7 +95,7 @@ class LiberoDataset(RecipeDataset):
             notes.append("each action comes with what was seen after it, as LIBERO's own baselines train")
         steps = range(int(sequence_length))
         windows = dict.fromkeys(("actions", *self._cameras, *self._low_dim), steps)
-        super().__init__(opened, windows=windows, notes=notes, **options)
+        super().__init__(opened, windows=windows, needs=needs, notes=notes, **options)
         if self._task_emb is not None:
             texts = {task.text for task in opened.tasks}
             if any(task.texts for task in opened.tasks):

@@ -22,8 +22,9 @@ from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, recipe
+from vla_store.recipes.needs import Needs, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
-from vla_store.recipes.openvla import CAMERAS, STATE, differences
+from vla_store.recipes.openvla import CAMERAS, STATE, check_state, differences, state_needs
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def openpi(
         raise OptionError("the two cameras are one", cameras=", ".join(cameras))
     return OpenPiDataset(
         store,
+        needs=Needs(
+            "openpi", (*(pictures_of(each, "cameras") for each in cameras), *state_needs(state), numbers_of("actions"))
+        ),
         windows={cameras[0]: 0, cameras[1]: 0, **dict.fromkeys(state, 0), "actions": range(steps)},
         cameras=cameras,
         state=state,
@@ -101,6 +105,7 @@ class OpenPiDataset(NumericRecipe):
         store = store if isinstance(store, Store) else open_store(store)
         notes = differences(store, cameras, "openpi")
         super().__init__(store, notes=notes, **options)
+        check_state("openpi", state, store)
         if notes:
             warn("this is not the data that openpi trains on: " + "; ".join(notes))
 

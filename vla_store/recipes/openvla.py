@@ -26,7 +26,8 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.paths import local_path
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, recipe
-from vla_store.recipes.gripper import opens_at_one
+from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
+from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
 
 OFT_CHUNK = 8
@@ -35,6 +36,8 @@ CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 STATE = ("ee_states", "gripper_states")
 FILE = "dataset_statistics.json"
 NAME = "libero"
+ACTIONS = numbers_of("actions", ranges=[MINUS_ONE_TO_ONE])
+STATE_WIDTH = 8
 KEPT = ("mean", "std", "max", "min", "q01", "q99")
 
 
@@ -62,7 +65,8 @@ def openvla(
     """
     windows = {camera: 0, "actions": 0}
     shared = {"alignment": alignment, "images": images, "transform": transform, "normalize": normalize, **selection}
-    return OpenVLADataset(store, name=name, windows=windows, cameras=(camera,), state=(), **shared)
+    needs = Needs("openvla", (pictures_of(camera, "camera"), ACTIONS))
+    return OpenVLADataset(store, name=name, windows=windows, needs=needs, cameras=(camera,), state=(), **shared)
 
 
 @recipe
@@ -95,6 +99,7 @@ def openvla_oft(
         store,
         name=name,
         windows=windows,
+        needs=Needs("openvla_oft", (*(pictures_of(each, "cameras") for each in cameras), *state_needs(state), ACTIONS)),
         cameras=cameras,
         state=state,
         keep=lambda at: at.kept_step <= at.kept_length - chunk,
@@ -126,6 +131,7 @@ class OpenVLADataset(NumericRecipe):
         store = store if isinstance(store, Store) else open_store(store)
         notes = differences(store, cameras, "OpenVLA")
         super().__init__(store, notes=notes, **options)
+        check_state("openvla_oft", state, store)
         if notes:
             warn("this is not the data that OpenVLA trains on: " + "; ".join(notes))
 
@@ -191,6 +197,23 @@ class OpenVLADataset(NumericRecipe):
         except OSError as error:
             raise machine_error(error, "writing the statistics", path) from None
         return path
+
+
+def state_needs(state: tuple[str, ...]) -> list[Need]:
+    """What OpenVLA-OFT and openpi take of the fields of a state."""
+    return [numbers_of(name, "state") for name in state]
+
+
+def check_state(recipe: str, state: tuple[str, ...], store: Store) -> None:
+    """Raises OptionError unless the fields of a state, if there are some, have as many numbers as these trainers' models take."""
+    widths = {name: store.fields[name].shape[0] or 0 for name in state}
+    if state and sum(widths.values()) != STATE_WIDTH:
+        raise OptionError(
+            f"{recipe} takes a state of {STATE_WIDTH} numbers",
+            **{name: f"{width} numbers" for name, width in widths.items()},
+            found=sum(widths.values()),
+            hint=f"name other fields with state=; LIBERO's are {', '.join(STATE)}",
+        )
 
 
 def differences(store: Store, cameras: tuple[str, ...], trainer: str) -> tuple[str, ...]:

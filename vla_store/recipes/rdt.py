@@ -10,7 +10,7 @@ import json
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -23,6 +23,7 @@ from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.windows import shift_of
 from vla_store.recipes.dataset import SELECTION, Empty, RecipeDataset, Steps, recipe
+from vla_store.recipes.needs import MAPPING, Needs, Range, numbers_of, pictures_of
 from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
 
@@ -84,7 +85,8 @@ class Take:
     """Numbers [start, stop) of a field, after `convert`, stand in RDT's vector from `slot` on.
 
     convert: (..., stop - start) -> (..., n); a function of a module, so that it pickles. is_rotation: the 3 numbers that convert
-    gives are a rotation, of which 6 are made.
+    gives are a rotation, of which 6 are made. between: what `convert` takes them to lie between, and what the two ends mean;
+    numbers that do not are refused.
     """
 
     field: str
@@ -93,6 +95,7 @@ class Take:
     slot: int
     convert: Callable[[Array], Array] = as_it_is
     is_rotation: bool = False
+    between: tuple[float, float, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,17 @@ _ARM_POSE = (
 )
 
 
+# The two of a gripper that opens to 8 cm; those of regenerated files pass RDT-L's least and greatest by a little.
+_FINGERS = Take(
+    "gripper_states", 0, 2, GRIPPER, fingers_to_unit, between=(-0.1, 0.1, "where the two fingers are, in metres")
+)
+
+
 def _pose_action(position: Callable[[Array], Array]) -> tuple[Take, ...]:
     return (
         Take("actions", 0, 3, EEF_POSITION, position),
         Take("actions", 3, 6, EEF_ROTATION, to_radians, is_rotation=True),
-        Take("actions", 6, 7, GRIPPER, gripper_to_unit),
+        Take("actions", 6, 7, GRIPPER, gripper_to_unit, between=(-1, 1, "the gripper: -1 opens, 1 closes")),
     )
 
 
@@ -137,7 +146,7 @@ MAPPINGS: Mapping[str, RdtMapping] = {
     for each in (
         RdtMapping(
             "rdt_libero_finetune",
-            state=(Take("joint_states", 0, 7, JOINTS), Take("gripper_states", 0, 2, GRIPPER, fingers_to_unit)),
+            state=(Take("joint_states", 0, 7, JOINTS), _FINGERS),
             action=(
                 Take("actions", 0, 3, EEF_VELOCITY),
                 Take("actions", 3, 6, EEF_ANGULAR_VELOCITY),
@@ -287,7 +296,9 @@ class RdtDataset(RecipeDataset):
         self.mapping = _mapping(mapping)
         self._six = ROTATIONS[_rotation(rotation, self.mapping)]
         self._cameras = _cameras(cameras)
-        _check_fields(self.mapping, opened)
+        _check_mapping(self.mapping)
+        needs = _needs(self.mapping, self._cameras)
+        needs.check(opened)
         chunk, history = _count("chunk_size", chunk_size), _count("img_history_size", img_history_size)
         tail = _count("tail", tail, least=0)
         self._name = dataset_name
@@ -309,6 +320,7 @@ class RdtDataset(RecipeDataset):
         super().__init__(
             opened,
             windows=windows,
+            needs=needs,
             keep=self._keep if has_rule else None,
             alignment=alignment,
             images=images,
@@ -673,25 +685,27 @@ def _cameras(given: Mapping[str, str | None] | None) -> dict[str, str | None]:
     return {name: given.get(name) for name in CAMERAS}
 
 
-def _check_fields(mapping: RdtMapping, store: Store) -> None:
-    """Raises OptionError, UnknownName for what the store cannot give."""
+def _check_mapping(mapping: RdtMapping) -> None:
     if not mapping.state or not mapping.action:
         raise OptionError("a mapping takes something for the state and for the action", mapping=mapping.name)
     both = {each.field for each in mapping.state} & {each.field for each in mapping.action}
     if both:
         raise OptionError("a field is of the state or of the action, not both", field=sorted(both)[0])
-    for name in (*mapping.moves_by, *(each.field for each in (*mapping.state, *mapping.action))):
-        if name not in store.fields:
-            raise UnknownName.among("field", name, list(store.fields), store=store.url, mapping=mapping.name)
-    for take in (*mapping.state, *mapping.action):
-        field = store.fields[take.field]
-        if field.is_camera or len(field.shape) != 1 or (field.shape[0] or 0) < take.stop:
-            raise OptionError(
-                f"{take.field!r} has not the numbers that the mapping takes",
-                mapping=mapping.name,
-                expected=f"{take.stop} or more a step",
-                found=field.shape,
-            )
+
+
+def _needs(mapping: RdtMapping, cameras: Mapping[str, str | None]) -> Needs:
+    """What a mapping takes: those that come with this package are of LIBERO's fields, as wide as these are."""
+    is_known = any(mapping == each for each in MAPPINGS.values())
+    takes = (*mapping.state, *mapping.action)
+    found = [pictures_of(field, "cameras") for field in cameras.values() if field is not None]
+    for field in dict.fromkeys((*mapping.moves_by, *(each.field for each in takes))):
+        own = [each for each in takes if each.field == field]
+        ranges = [
+            Range(number, *each.between) for each in own if each.between for number in range(each.start, each.stop)
+        ]
+        need = numbers_of(field, MAPPING, at_least=max((each.stop for each in own), default=1), ranges=ranges)
+        found.append(need if is_known else replace(need, width=None))
+    return Needs(f"rdt, by its mapping {mapping.name!r},", tuple(found))
 
 
 def _checked_instruction(given: Any) -> str | dict[str, str]:

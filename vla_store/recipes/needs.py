@@ -1,0 +1,197 @@
+"""What a recipe takes of a store's fields, checked when it is made: what a trainer would train on without a word, were it not so."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_store.errors import DataError, OptionError, UnknownName
+from vla_store.format.statistics import FieldStatistics
+from vla_store.reader.store import Store
+from vla_store.reader.values import StoreField
+
+# Numbers a step of fields of LIBERO and robomimic, which recipes take by default.
+WIDTHS: Mapping[str, int] = {
+    "actions": 7,
+    "ee_ori": 3,
+    "ee_pos": 3,
+    "ee_states": 6,
+    "gripper_states": 2,
+    "joint_states": 7,
+    "robot0_eef_pos": 3,
+    "robot0_eef_quat": 4,
+    "robot_states": 9,
+}
+MAPPING = "mapping"
+TOLERANCE = 1e-3  # of a range's width: rounding is no other convention
+MAX_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between which values a trainer's rule takes number `component` of a field to lie. meaning: of the two ends, for people."""
+
+    component: int
+    low: float
+    high: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """One field that a recipe takes.
+
+    option: of the recipe, that names another one; "" where none does. is_picture: (H, W, 3) of uint8. width: how many numbers a
+    step; None: any one axis. at_least: ... or more. ragged: a width of its own in each episode will do.
+    """
+
+    field: str
+    option: str = ""
+    is_picture: bool = False
+    width: int | None = None
+    at_least: int = 1
+    ragged: bool = False
+    ranges: tuple[Range, ...] = ()
+
+    @property
+    def expected(self) -> str:
+        if self.is_picture:
+            return "pictures (H, W, 3) of uint8, from 0 to 255"
+        if self.width is not None:
+            return f"({self.width},): {self.width} numbers a step"
+        return f"(n,): one axis a step{f', n at least {self.at_least}' if self.at_least > 1 else ''}"
+
+    def fits(self, field: StoreField) -> bool:
+        """Whether this field is such a one, by shape and dtype."""
+        if self.is_picture:
+            return field.is_camera and field.dtype == "uint8" and len(field.shape) == 3 and field.shape[2] == 3
+        if field.is_camera or field.is_ragged:
+            return self.ragged and field.is_ragged
+        return len(field.shape) == 1 and (
+            field.shape == (self.width,) if self.width is not None else (field.shape[0] or 0) >= self.at_least
+        )
+
+
+def pictures_of(field: str, option: str) -> Need:
+    """Pictures of a camera, as every trainer here takes them: three colours of a byte."""
+    return Need(field, option, is_picture=True)
+
+
+def numbers_of(
+    field: str, option: str = "", *, at_least: int = 1, ragged: bool = False, ranges: Iterable[Range] = ()
+) -> Need:
+    """Numbers of a field: of one in WIDTHS so many; of another, any."""
+    return Need(field, option, width=WIDTHS.get(field), at_least=at_least, ragged=ragged, ranges=tuple(ranges))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """All that a recipe takes, and what to call the recipe."""
+
+    recipe: str
+    fields: tuple[Need, ...]
+
+    def check(self, store: Store) -> None:
+        """Raises UnknownName for a field that the store has not, OptionError for one that is not as the recipe takes it."""
+        for need in self.fields:
+            field = store.fields.get(need.field)
+            if field is not None and need.fits(field):
+                continue
+            fitting = [name for name, each in store.fields.items() if need.fits(each)]
+            if field is None:
+                raise UnknownName.among(
+                    "camera" if need.is_picture else "field",
+                    need.field,
+                    list(store.cameras if need.is_picture else store.fields),
+                    store=store.url,
+                    expected=f"{self.recipe} takes {need.expected}",
+                    hint=_other(need, fitting),
+                )
+            raise OptionError(
+                f"{need.field!r} is not what {self.recipe} takes",
+                store=store.url,
+                expected=need.expected,
+                found=_described(field),
+                hint="; ".join(filter(None, [_other(need, fitting), _conversion(need, field)])),
+            )
+
+    def check_ranges(self, store: Store, counted: Callable[[str], FieldStatistics]) -> None:
+        """Raises OptionError where a number lies outside of what the recipe's rule assumes.
+
+        counted: statistics of the rows that are used; asked only where those of the whole store do not settle it.
+        """
+        for need in self.fields:
+            known: FieldStatistics | None = None
+            if need.ranges:
+                with contextlib.suppress(DataError):  # no item needs them
+                    known = store.statistics.all.get(need.field)
+            if any(_outside(each, known) for each in need.ranges):
+                by = counted(need.field)
+                for each in need.ranges:
+                    if _outside(each, by):
+                        raise OptionError(
+                            f"{need.field!r}, component {each.component}, is not what {self.recipe} takes",
+                            expected=f"{each.low:g} to {each.high:g} ({each.meaning})",
+                            found=f"{by.min[each.component]:g} to {by.max[each.component]:g}",
+                            hint="write the files anew with it in this range, or leave those episodes out",
+                        )
+
+
+def _outside(each: Range, by: FieldStatistics | None) -> bool:
+    """Whether numbers are known to lie outside of a range, or nothing is known of them."""
+    if by is None:
+        return True
+    low, high = float(by.min[each.component]), float(by.max[each.component])
+    margin = (each.high - each.low) * TOLERANCE
+    # NaN where no value is finite: then nothing is outside.
+    return low < each.low - margin or high > each.high + margin
+
+
+def check_one_size(recipe: str, cameras: Iterable[str], option: str, store: Store) -> None:
+    """Raises OptionError unless these cameras have one size: they are stacked."""
+    sizes = {name: store.fields[name].shape for name in cameras}
+    if len(set(sizes.values())) > 1:
+        raise OptionError(
+            f"{recipe} stacks its cameras, and these differ in size",
+            **{name: " x ".join(map(str, size)) for name, size in sizes.items()},
+            hint=f"name cameras of one size with {option}=",
+        )
+
+
+def _described(field: StoreField) -> str:
+    if field.is_ragged:
+        return "a width of its own in each episode"
+    shape = f"({', '.join(map(str, field.shape))}{',' if len(field.shape) == 1 else ''})"
+    return f"{'pictures' if field.is_camera else 'numbers'} {shape} of {field.dtype}"
+
+
+def _other(need: Need, fitting: list[str]) -> str:
+    if not need.option:  # of actions
+        if need.width is None:
+            return f"recipes take the field {need.field!r}, by this name"
+        return "act and diffusion_policy take any number of them, and so does rdt with an RdtMapping of your own"
+    if need.option == MAPPING:
+        return "an RdtMapping of your own says which numbers of which field are taken: mapping="
+    if not fitting:
+        return f"another is named with {need.option}=, but the store has none that fits"
+    named = ", ".join(fitting[:MAX_NAMED]) + (", ..." if len(fitting) > MAX_NAMED else "")
+    return f"another is named with {need.option}=, and of this form are {named}"
+
+
+def _conversion(need: Need, field: StoreField) -> str:
+    """How files could be brought into the form of a picture; "" for numbers."""
+    if not need.is_picture or field.is_ragged or not 2 <= len(field.shape) <= 3:
+        return ""
+    steps = []
+    if len(field.shape) == 3 and field.shape[0] in (1, 3, 4) and not field.is_camera:
+        steps.append("np.moveaxis(data, 1, -1)")
+    elif len(field.shape) == 2 or field.shape[2] == 1:
+        steps.append(f"np.repeat(data{'[..., None]' if len(field.shape) == 2 else ''}, 3, axis=-1)")
+    elif field.shape[2] == 4:
+        steps.append("data[..., :3]")
+    if np.dtype(field.dtype).kind == "f":
+        steps.append("np.rint(data * 255).astype(np.uint8) if it is from 0 to 1")
+    return f"or write the files anew with {', then '.join(steps)}" if steps else ""
