@@ -204,8 +204,8 @@ BAD = {
     "actions_of_text": ("actions have the wrong dtype or shape", "demo_1", "(12, 7) of |S3"),
     "actions_of_another_dtype": ("differs in dtype or shape", "demo_1", "actions", "float64", "float32"),
     "actions_of_another_width": ("differs in dtype or shape", "demo_1", "actions", "(7,)", "(6,)"),
-    "pictures_of_floats": ("images have the wrong dtype or shape", "demo_1", "obs/agentview_rgb", "float64"),
-    "pictures_without_channels": ("images have the wrong dtype", "demo_1", "obs/agentview_rgb", "(12, 16, 24)"),
+    "pictures_of_floats": ("images of different size or type in one camera", "demo_1", "agentview_rgb", "float64"),
+    "pictures_without_channels": ("images of different size or type", "demo_1", "agentview_rgb", "(16, 24) of uint8"),
     "pictures_of_another_size": ("images of different size", "demo_1", "agentview_rgb", "(16, 24, 3)", "(12, 24, 3)"),
     "nan_in_actions": ("actions are not all finite numbers", "demo_1", "row", "5", "nan"),
     "raw_without_observations": (

@@ -42,6 +42,7 @@ TODAY = {
     "small": "16de1465fd8bd848befe02756d48c1ffb369846dc5543aae9bcde922668dd37d",
     "views": "335c5686abc327289a27e57cb8b41c54ff339248ff310478f1837ddee8f35862",
 }
+PICTURES = "866a97d86647244bfab6e69ef136dc4a067575d8c1f18a5c52b2fed44a921cfe"
 
 pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
@@ -168,6 +169,18 @@ def test_it_is_sound_today(folder: Path, store: str) -> None:
     assert verify_store(folder / f"{store}.vla").problems == []
 
 
+def test_pictures_built_today_are_the_same_store(folder: Path, make_golden: ModuleType, tmp_path: Path) -> None:
+    for module in ("h5py", "zarr", "dask"):
+        pytest.importorskip(module)
+    make_golden.build(folder / "more", tmp_path / "today.vla", "small")
+    assert TinyStore(tmp_path / "today.vla").root["fingerprint"] == PICTURES
+    from vla_store.format.codecs import blosc_version
+
+    if manifest_of(folder)["blosc"] != blosc_version():
+        pytest.skip(f"the bytes are those of Blosc {manifest_of(folder)['blosc']}, here is {blosc_version()}")
+    assert files(tmp_path / "today.vla") == files(folder / "pictures.vla")
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -234,6 +247,47 @@ def test_a_store_of_texts_made_today_is_the_same_store(folder: Path, make_golden
     if manifest_of(folder)["blosc"] != blosc_version():
         pytest.skip(f"the bytes are those of Blosc {manifest_of(folder)['blosc']}, here is {blosc_version()}")
     assert files(today / "parts") == files(golden / "parts")  # the words of warnings may change
+
+
+def test_the_second_reader_reads_pictures_of_every_kind_as_their_source_has_them(folder: Path) -> None:
+    store = TinyStore(folder / "pictures.vla")
+    assert tiny_reader.fingerprint(store.episodes()) == store.root["fingerprint"] == PICTURES
+    pictures = {name: each for name, each in store.root["fields"].items() if each["kind"] == "picture"}
+    dtypes = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {
+        "float16",
+        "float32",
+        "float64",
+    }
+    assert {each["dtype"] for each in pictures.values()} == dtypes | {"bool"}
+    assert {len(each["shape"]) for each in pictures.values()} == {2, 3, 4}
+    assert {name for name, each in store.root["fields"].items() if each["kind"] == "fixed"} == {
+        "actions",
+        "agentview_rgb",
+        "jacobian",
+        "rewards",
+    }
+    (part,) = store.root["parts"]
+    fields = json.loads((folder / "pictures.vla" / part["path"] / "zarr.json").read_bytes())
+    fields = fields["attributes"]["vla_store"]["fields"]
+    assert all(fields[name]["array"] in (f"frames/{name}", f"residuals/{name}") for name in pictures)
+    assert fields["infrared"]["prediction"] == ["above"]
+    pytest.importorskip("h5py")
+    assert assert_is_the_source(store, folder / "more") == (2, 7)
+
+
+def test_vla_store_reads_pictures_of_every_kind_as_the_second_reader_does(folder: Path) -> None:
+    import vla_store
+
+    store = vla_store.open_store(folder / "pictures.vla")
+    upright = vla_store.Samples(store, images="upright", alignment="as_stored")
+    for number, expected in enumerate(TinyStore(folder / "pictures.vla").episodes()):
+        start = store.episodes[number].start
+        for name, rows in expected["fields"].items():
+            found = store.read(name, range(start, start + len(rows)))
+            assert (found.dtype, found.tobytes()) == (rows.dtype, rows.tobytes()), name
+            turned = rows[:, ::-1] if store.fields[name].is_camera else rows
+            given = np.stack([upright[start + step][name] for step in range(len(rows))])
+            assert (given.dtype, given.tobytes()) == (turned.dtype, turned.tobytes()), name
 
 
 def test_the_second_reader_reads_the_views_of_every_root(folder: Path) -> None:

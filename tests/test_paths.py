@@ -161,7 +161,7 @@ def test_a_store_of_that_name_goes_to_worker_processes(here: Here) -> None:
     from vla_store.loader.batches import Batches
 
     here.make_store("here/run::1/s.vla")
-    samples = vla_store.Samples("run::1/s.vla", windows={"agentview_rgb": 0})
+    samples = vla_store.Samples("run::1/s.vla", windows={"agentview_rgb": 0}, images="as_stored")
     batch = next(iter(Batches(samples, batch_size=2, workers=1)))
     assert len(batch["agentview_rgb"]) == 2
 

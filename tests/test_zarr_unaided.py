@@ -109,6 +109,12 @@ def test_every_array_of_a_tiny_store_is_the_source(
     assert_reads_as_the_source(tiny_stores[preset], tiny_source, READERS[reader])
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_pictures_of_every_dtype_and_shape_are_the_source(reader: str) -> None:
+    golden = Path(__file__).parent / "golden/version-1"
+    assert_reads_as_the_source(golden / "pictures.vla", golden / "more", READERS[reader])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["fast", "small"])
 def test_every_array_of_a_store_of_the_demonstrations_is_the_source_by_tensorstore(

@@ -370,7 +370,7 @@ def _copy(target: Array, values: Array) -> Callable[[], None]:
 
 
 def _windows(store: Any) -> dict[str, Any]:
-    fixed = {name: each for name, each in store.fields.items() if each.kind == "fixed"}
+    fixed = {name: each for name, each in store.fields.items() if each.is_fixed}
     made: dict[str, Any] = {name: [-1, 0] if each.is_camera else 0 for name, each in fixed.items()}
     if "actions" in made:
         made["actions"] = range(ACTIONS)

@@ -33,7 +33,10 @@ def test_numpys_integers_become_pythons_own() -> None:
         ("float32", (8, 8, 4), "observation", True),
         ("uint8", (8, 8, 5), "observation", False),
         ("uint8", (8, 8), "observation", False),
-        ("float64", (8, 8, 3), "observation", False),
+        ("float64", (8, 8, 3), "observation", True),
+        ("bool", (8, 9, 1), "observation", True),
+        ("float32", (7, 8, 3), "observation", False),  # matrices, or a cloud of points
+        ("uint16", (1, 2, 3), "observation", True),
         ("uint8", (8, 8, 3), "step", False),
         ("uint8", (2, 8, 8, 3), "observation", False),
     ],

@@ -164,22 +164,29 @@ def test_a_probe_looks_at_sixty_four_rows_spread_over_the_part(rows: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("prediction", "dtype", "channels", "holds"),
+    ("prediction", "dtype", "shape", "holds"),
     [
-        ([], "float32", 1, True),
-        ([], "uint8", 4, True),
-        (["background"], "uint16", 1, True),
-        (["background", "green", "above"], "uint8", 3, True),
-        (["above", "green"], "uint8", 3, True),
-        (["background"], "float32", 3, False),
-        (["above"], "int8", 3, False),
-        (["green"], "uint8", 1, False),
-        (["green"], "uint8", 4, False),
-        (["above", "background"], "uint8", 3, False),
-        (["above", "above"], "uint8", 3, False),
-        (["background", "background"], "uint8", 3, False),
-        (["left"], "uint8", 3, False),
+        ([], "float32", (4, 5, 1), True),
+        ([], "uint8", (4, 5, 4), True),
+        (["background"], "uint16", (4, 5, 1), True),
+        (["background", "green", "above"], "uint8", (4, 5, 3), True),
+        (["above", "green"], "uint8", (4, 5, 3), True),
+        (["background"], "float32", (4, 5, 3), False),
+        (["above"], "int8", (4, 5, 3), False),
+        (["green"], "uint8", (4, 5, 1), False),
+        (["green"], "uint8", (4, 5, 4), False),
+        (["above", "background"], "uint8", (4, 5, 3), False),
+        (["above", "above"], "uint8", (4, 5, 3), False),
+        (["background", "background"], "uint8", (4, 5, 3), False),
+        (["background", "above"], "uint16", (4, 5), True),
+        (["above"], "uint8", (4, 5, 2, 3), True),
+        (["green"], "uint8", (4, 3), False),
+        (["green"], "uint8", (4, 5, 2, 3), False),
+        (["background"], "bool", (4, 5), False),
+        (["left"], "uint8", (4, 5, 3), False),
     ],
 )
-def test_only_these_lists_can_stand_in_a_store(prediction: list[str], dtype: str, channels: int, holds: bool) -> None:
-    assert predictions.valid(prediction, dtype, channels) is holds
+def test_only_these_lists_can_stand_in_a_store(
+    prediction: list[str], dtype: str, shape: tuple[int, ...], holds: bool
+) -> None:
+    assert predictions.valid(prediction, dtype, shape) is holds

@@ -29,6 +29,7 @@ FILES = (
 OPTIONS = {"observation": "after"}  # what the source does not say
 ODD = "odd.vla"  # of a file in which demonstrations state texts of their own, and have datasets that are no fields
 ODD_OPTIONS = {"observation": "after", "exclude": ["obs/left_out"], "rename": {"obs/single": "one_number"}}
+PICTURES = "pictures.vla"  # of `more/`, whose pictures are of every kind and dtype
 VIEWS = "views.vla"  # one of two parts, with views of every rule, each kind, and a predicate that covers the first part alone
 
 
@@ -55,6 +56,12 @@ def main() -> None:
         shutil.rmtree(FOLDER / VIEWS)
     if not (FOLDER / VIEWS).exists():
         build_views(source, FOLDER / VIEWS)
+    if not (FOLDER / "more").exists():
+        write_more(FOLDER / "more")
+    if replace and (FOLDER / PICTURES).exists():
+        shutil.rmtree(FOLDER / PICTURES)
+    if not (FOLDER / PICTURES).exists():
+        build(FOLDER / "more", FOLDER / PICTURES, "small")
     (FOLDER / "manifest.json").write_text(json.dumps(manifest(FOLDER), indent=1, sort_keys=True) + "\n")
     print(f"{FOLDER}: {sum(path.stat().st_size for path in files_of(FOLDER)):,} bytes")
 
@@ -160,6 +167,35 @@ def write_odd_source(folder: Path) -> None:
             demo["goal"] = "grün"
             if text is not None:
                 demo.attrs["ep_meta"] = json.dumps({"lang": text, "layout_id": number})
+
+
+def write_more(folder: Path) -> None:
+    """One file of a camera, and of what lies over it: depth, masks and the like, of every dtype and several shapes."""
+    import h5py
+
+    path = folder / "suite_c" / "wipe_the_table_demo.hdf5"
+    path.parent.mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    with h5py.File(path, "w") as hdf5:
+        data = hdf5.create_group("data")
+        data.attrs["macros_image_convention"] = "opengl"
+        for number, steps in {0: 5, 3: 2}.items():
+            size = (steps, HEIGHT, WIDTH)
+            demo = data.create_group(f"demo_{number}")
+            demo["actions"] = rng.integers(-8, 9, (steps, 7)) / 8
+            demo["rewards"] = (np.arange(steps) == steps - 1).astype(np.uint8)
+            demo["obs/agentview_rgb"] = _wrist(rng, steps)
+            demo["obs/agentview_depth"] = rng.normal(size=size).astype(np.float32)
+            demo["obs/agentview_mask"] = rng.random(size) < 0.5
+            demo["segmentation"] = rng.integers(0, 4, size, dtype=np.uint8)
+            demo["infrared"] = _infrared(rng, steps)[..., 0]  # `above` pays
+            demo["obs/half"] = rng.normal(size=(*size, 1)).astype(np.float16)
+            demo["obs/double"] = rng.normal(size=(*size, 2, 3))
+            demo["obs/features"] = rng.integers(-128, 128, (*size, 5), dtype=np.int8)
+            for bits in (16, 32, 64):
+                demo[f"obs/int{bits}"] = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), size, dtype=f"int{bits}")
+                demo[f"obs/uint{bits}"] = rng.integers(0, 2**bits, size, dtype=f"uint{bits}")
+            demo["obs/jacobian"] = rng.normal(size=(steps, 7, 7))
 
 
 def arrays(rng: np.random.Generator, steps: int, width: int) -> dict[str, np.ndarray]:

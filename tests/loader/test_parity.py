@@ -23,7 +23,13 @@ OPTIONS = [
     {"windows": NEAR, "alignment": "causal", "images": "upright", "dtype": "float32"},
     {"windows": NEAR, "alignment": "as_stored", "images": "rot180", "pad": "zero"},
     {"windows": {"actions": [5, -3, 5, 0], "rewards": 0, "dones": [-1]}, "alignment": "as_stored", "dtype": "float16"},
-    {"windows": {"eye_in_hand_rgb": [-40, 2], "ee_pos": -1}, "alignment": "causal", "pad": "zero", "dtype": "float64"},
+    {
+        "windows": {"eye_in_hand_rgb": [-40, 2], "ee_pos": -1},
+        "alignment": "causal",
+        "images": "as_stored",
+        "pad": "zero",
+        "dtype": "float64",
+    },
 ]
 IDS = ["near", "turned", "numbers", "far"]
 

@@ -82,7 +82,9 @@ def test_what_is_not_selected_need_not_fit(tmp_path: Path) -> None:
 def test_fields_without_statistics_are_refused_at_the_first_number_that_does_not_fit(
     store: vla_store.Store, field: str, dtype: str, offsets: Any
 ) -> None:
-    samples = Samples(store, windows={field: offsets, "edge": 0}, dtype={field: dtype}, alignment="as_stored")
+    samples = Samples(
+        store, windows={field: offsets, "edge": 0}, dtype={field: dtype}, alignment="as_stored", images="as_stored"
+    )
     last = len(samples) - 1
     for read in (lambda: samples[last], lambda: samples.batch([last]), lambda: samples.__getitems__([0, last])):
         with pytest.raises(OptionError, match=f"'{field}' has numbers that {dtype} cannot hold"):

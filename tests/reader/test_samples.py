@@ -87,8 +87,8 @@ def test_samples_of_the_demonstrations_are_those_that_h5py_gives(
     store = open_store(demo_stores[preset])
     cases = [
         ({**NEAR, "actions": range(64)}, {"alignment": "causal", "images": "upright", "dtype": "float32"}),
-        ({"agentview_rgb": [500, -3, -3, 0], "eye_in_hand_rgb": 1, "actions": [9, 3, -900]}, {"alignment": "as_stored"}),
-        ({"agentview_rgb": 0, "rewards": range(400), "dones": [-2, -1]}, {"alignment": "causal", "pad": "zero"}),
+        ({"agentview_rgb": [500, -3, -3, 0], "eye_in_hand_rgb": 1, "actions": [9, 3, -900]}, {"alignment": "as_stored", "images": "as_stored"}),
+        ({"agentview_rgb": 0, "rewards": range(400), "dones": [-2, -1]}, {"alignment": "causal", "images": "upright", "pad": "zero"}),
         ({"eye_in_hand_rgb": [-2, -1], "states": [-7, 0], "joint_states": [2]}, {"alignment": "causal", "images": "rot180"}),
     ]  # fmt: skip
     for windows, chosen in cases:

@@ -76,7 +76,7 @@ def _frame_digests(reader: ArrayReader, part: Part, each: Field, pool: ThreadPoo
 
 
 def _backgrounds(reader: ArrayReader, part: Part, each: Field) -> Array:
-    """The background of every episode, (episodes, height, width, channels)."""
+    """The background of every episode, (episodes, *shape)."""
     grid = layout.background_grid((part.entry.episodes, *each.fixed_shape), each.dtype)
     shards = (reader.chunks(f"backgrounds/{each.name}", grid, shard, NONE) for shard in range(grid.shards))
     return np.concatenate([background for shard in shards for _, background in shard])

@@ -33,6 +33,7 @@ from vla_store.builder.datasets import (
     field_names,
     told_names,
 )
+from vla_store.builder.pictures import with_pictures
 from vla_store.builder.sources import Array, FieldSpec, check_actions, is_machines
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import Attributes, empty_value, encode_value
@@ -498,6 +499,7 @@ def fields_of(
         else _spec(path, group[path], steps, role_of(path))
         for path, name in names.items()
     }
+    fields = with_pictures(fields, {name: path for path, name in names.items()})
     if not any(spec.is_camera for spec in fields.values()):
         raise SourceError(
             "a demonstration without a camera",
@@ -551,17 +553,7 @@ def _spec(path: str, node: h5py.Dataset, steps: int, role: str) -> FieldSpec:
         raise SourceError(
             "a dataset of zero width", dataset=path, expected="at least one number a step", found=node.shape
         )
-    spec = FieldSpec(dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
-    if (role == "observation" and node.ndim == 4 and not spec.is_camera) or (
-        node.ndim == 3 and path.endswith(("_rgb", "_image"))
-    ):
-        raise SourceError(
-            "images have the wrong dtype or shape",
-            dataset=path,
-            expected="(T, H, W, at most 4) of uint8, uint16 or float32",
-            found=f"{node.shape} of {dtype}",
-        )
-    return spec
+    return FieldSpec(dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
 
 
 def count_of(node: h5py.Group, name: str) -> int | str | None:

@@ -13,11 +13,11 @@ import numpy as np
 
 from vla_store.builder.probe import Probe
 from vla_store.builder.scan import Scan, ScannedSource
-from vla_store.builder.sources import EpisodeInfo, SourceInfo
+from vla_store.builder.sources import EpisodeInfo, FieldSpec, SourceInfo
 from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
-from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task
+from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task, is_plain_camera
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
     sources, tasks, episodes, texts = _lay_out(scan)
     if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
         raise SourceError("too many steps for one part", expected=f"at most {MAX_PART_ROWS}", found=scan.steps)
+    pictures = _pictures(scan.fields)
     described = {
         # A preset's codec may change between versions of this package, so its name alone decides no bytes.
         "codecs": {"blosc": blosc or blosc_version(), "cameras": PRESETS[options["preset"]].codec.to_json()},
@@ -103,7 +104,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
         "sources": [
             {
                 "actions": each.actions,
-                "declared": _declared(each.info),
+                "declared": _declared(each.info, pictures),
                 "file": each.info.file,
                 "layout": each.layout,
                 "observation": each.info.observation,
@@ -124,7 +125,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
         folder = "steps" if not spec.is_camera else "residuals" if prediction else "frames"
         fields[name] = Field(
             name=name,
-            kind="ragged-episode" if spec.ragged else "fixed",
+            kind=_kind(spec),
             dtype=spec.dtype,
             shape=(None,) if spec.ragged else spec.shape,
             role=spec.role,
@@ -144,13 +145,34 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
     )
 
 
-def _declared(info: SourceInfo) -> str:
-    """The digest of what a source says beside its data: texts, roles and successes stand in the part, so they are of its name."""
+def _kind(spec: FieldSpec) -> str:
+    """As the format names it: pictures that a camera of kind "fixed" cannot be are "picture"."""
+    if spec.ragged:
+        return "ragged-episode"
+    return "picture" if spec.is_camera and not is_plain_camera(spec.shape, spec.dtype) else "fixed"
+
+
+def _pictures(fields: dict[str, FieldSpec]) -> list[str] | None:
+    """The names of all pictures, where roles, shapes and dtypes do not tell them by the rule that version 1 began with;
+    None where they do."""
+    found = sorted(name for name, spec in fields.items() if spec.is_camera)
+    told = sorted(
+        name for name, spec in fields.items() if spec.role == "observation" and is_plain_camera(spec.shape, spec.dtype)
+    )
+    return None if found == told else found
+
+
+def _declared(info: SourceInfo, pictures: list[str] | None) -> str:
+    """The digest of what a source says beside its data: texts, roles and successes stand in the part, so they are of its name.
+
+    pictures: what `_pictures` gives.
+    """
     roles = {name: spec.role for episode in info.episodes for name, spec in episode.fields.items()}
     success = [[int(each.number), int(each.success)] for each in info.episodes]
     texts = [[int(each.number), each.text] for each in info.episodes if own_text(info, each) is not None]
     said: dict[str, Any] = {"instruction": info.instruction, "roles": roles, "success": success, "text": info.text}
     said |= {"texts": texts} if texts else {}
+    said |= {} if pictures is None else {"pictures": pictures}
     return canonical.sha256_hex(canonical.dumps(said))
 
 

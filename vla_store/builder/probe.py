@@ -50,7 +50,7 @@ def probe_cameras(scan: Scan, preset: str, in_order: InOrder = one_by_one) -> Pr
     for name, spec in scan.fields.items():
         if not spec.is_camera:
             continue
-        tried = [each for each in PRESETS[preset].predictions if predictions.valid(each, spec.dtype, spec.shape[2])]
+        tried = [each for each in PRESETS[preset].predictions if predictions.valid(each, spec.dtype, spec.shape)]
         encoded = dict.fromkeys(tried, 0)
         jobs = (functools.partial(_encoded, *each, tried, preset) for each in _frames(scan, name))
         with contextlib.closing(in_order(jobs)) as results:  # a few at a time: 64 pictures may be gigabytes
@@ -89,7 +89,7 @@ def _frames(scan: Scan, camera: str) -> Iterator[tuple[Array, Array | None]]:
         source, episode = episodes[index]
         step = row - int(starts[index])
         frame = read_rows(source, episode.number, camera, spec.dtype, spec.shape, step, step + 1)[0]
-        if frame.dtype.kind == "u" and index != last:  # rows ascend: an episode does not come back
+        if frame.dtype.name in predictions.DTYPES and index != last:  # rows ascend: an episode does not come back
             last = index
             background = read_background(source, episode.number, episode.steps, camera, spec.dtype, spec.shape)
         yield frame, background

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_store.builder.pictures import with_pictures
 from vla_store.builder.sources import (
     EpisodeInfo,
     EpisodeSource,
@@ -120,7 +121,7 @@ def scan_sources(
             talk(f"scanning source {number + 1} of {len(sources)}")
         try:
             with _blamed(source, skip_bad):
-                info = source.scan()
+                info = _with_pictures(source, source.scan())
                 _check_info(source, info)
         except SourceError as error:
             leave_out(source, error)
@@ -193,6 +194,16 @@ class _Examined:
     own: Blob
 
 
+def _with_pictures(source: EpisodeSource, info: SourceInfo) -> SourceInfo:
+    episodes = []
+    for each in info.episodes:
+        try:
+            episodes.append(replace(each, fields=with_pictures(each.fields)))
+        except SourceError as error:
+            raise error.at(file=name_of(source), demo=each.number) from None
+    return replace(info, episodes=tuple(episodes))
+
+
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
     for name, value, allowed in (
         ("orientation", info.orientation, ORIENTATIONS),
@@ -227,8 +238,9 @@ def _is_text(text: Any) -> bool:
     return isinstance(text, str) and bool(text) and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-# One signature per layout of an episode: the fields' names, dtypes, shapes and roles, the width of a ragged field left open.
-_Signature = tuple[tuple[str, str, tuple[int | None, ...], str], ...]
+# One signature per layout of an episode: the fields' names, dtypes, shapes, roles and whether they are pictures, the width of a
+# ragged field left open.
+_Signature = tuple[tuple[str, str, tuple[int | None, ...], str, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -258,6 +270,8 @@ def _expected_fields(examined: list[_Examined]) -> _Expected:
             raise SourceError("a field that cannot be stored", **where, field=name, found=spec)
         if spec.ragged and len(spec.shape) != 1:
             raise SourceError("a ragged field has one axis a step", **where, field=name, found=f"shape {spec.shape}")
+        if spec.is_camera and (len(spec.shape) < 2 or spec.ragged):
+            raise SourceError("a picture has rows and columns", **where, field=name, found=f"shape {spec.shape}")
         if _nbytes(spec) > MAX_FRAME_BYTES:
             raise SourceError(
                 "a field is too large",
@@ -271,7 +285,7 @@ def _expected_fields(examined: list[_Examined]) -> _Expected:
 
 def _signature(episode: EpisodeInfo) -> _Signature:
     return tuple(
-        (name, spec.dtype, (None,) if spec.ragged else spec.shape, spec.role)
+        (name, spec.dtype, (None,) if spec.ragged else spec.shape, spec.role, spec.is_camera)
         for name, spec in sorted(episode.fields.items())
     )
 
@@ -304,9 +318,8 @@ def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
         )
     for name, spec in episode.fields.items():
         other = fields[name]
-        if (spec.dtype, spec.role, spec.ragged) == (other.dtype, other.role, other.ragged) and (
-            spec.shape == other.shape or (spec.ragged and len(spec.shape) == 1)
-        ):
+        kinds = [(each.dtype, each.role, each.ragged, each.is_camera) for each in (spec, other)]
+        if kinds[0] == kinds[1] and (spec.shape == other.shape or (spec.ragged and len(spec.shape) == 1)):
             continue
         camera = spec.is_camera or other.is_camera
         raise SourceError(
@@ -320,7 +333,7 @@ def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
 
 def _text(spec: FieldSpec) -> str:
     shape = "any width" if spec.ragged else spec.shape
-    return f"{shape} of {spec.dtype} for each {spec.role}"
+    return f"{shape} of {spec.dtype} for each {spec.role}{', as pictures' if spec.is_camera else ''}"
 
 
 def _nbytes(spec: FieldSpec) -> int:

@@ -19,6 +19,8 @@ from vla_store.format.nonfinite import counted
 
 Array = np.ndarray[Any, Any]
 
+MIN_SIDE = 8  # pixels: what has fewer rows or columns is taken for a matrix, unless it is plainly a picture
+
 WHERE = ("dataset", "field", "on", "attribute", "row", "missing", "more", "reason")
 
 
@@ -27,14 +29,17 @@ class FieldSpec:
     """One quantity recorded at every step of an episode.
 
     dtype: NumPy's name ("float64", "uint8", ...). shape: of one step. role: "observation" (what causal alignment shifts) or "step".
-    A field of role "observation", rank 3, at most 4 channels and dtype uint8, uint16 or float32 is a camera.
     ragged: a rank-1 field whose width may differ between episodes.
+    picture: whether it is stored as pictures, which are compressed one by one and turned with their source; its shape then is
+        (H, W) or (H, W, ...). None: it is one where it is an observation (H, W, C), C at most 4, of uint8 or uint16 or of at least
+        8 x 8, and where it has the size of such a field of the same episode.
     """
 
     dtype: str
     shape: tuple[int, ...]
     role: str
     ragged: bool = False
+    picture: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)  # np.float32 and "<f4" are welcome
@@ -42,12 +47,14 @@ class FieldSpec:
 
     @property
     def is_camera(self) -> bool:
-        """Whether this is stored as pictures."""
+        """Whether this is stored as pictures, by what it says itself."""
+        if self.picture is not None:
+            return self.picture
         return (
             self.role == "observation"
             and len(self.shape) == 3
             and self.shape[2] <= 4
-            and self.dtype in ("uint8", "uint16", "float32")
+            and (self.dtype in ("uint8", "uint16") or min(self.shape[:2]) >= MIN_SIDE)
         )
 
 

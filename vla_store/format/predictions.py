@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 KNOWN = ("background", "green", "above")
+DTYPES = ("uint8", "uint16")  # what can be predicted
 
 BACKGROUND_FRAMES = 16
 PROBE_FRAMES = 64
@@ -73,7 +74,7 @@ def _sorting_network(count: int) -> tuple[tuple[int, int], ...]:
 
 
 def apply(frames: Frames, prediction: Sequence[str], background: Frames | None = None) -> Frames:
-    """(N, H, W, C) residuals of (N, H, W, C) unsigned frames. `background`: (H, W, C), or (N, H, W, C)."""
+    """(N, H, W, ...) residuals of such unsigned frames. `background`: (H, W, ...), or (N, H, W, ...)."""
     residuals = frames
     for name in prediction:
         if name == "background":
@@ -92,7 +93,7 @@ def apply(frames: Frames, prediction: Sequence[str], background: Frames | None =
 
 
 def undo(residuals: Frames, prediction: Sequence[str]) -> None:
-    """Undo, in place, all of `prediction` but "background" on (N, H, W, C) residuals.
+    """Undo, in place, all of `prediction` but "background" on (N, H, W, ...) residuals.
 
     "background" comes first in every list, so it is the last to undo: the caller adds it while moving frames into place.
     """
@@ -107,14 +108,17 @@ def undo(residuals: Frames, prediction: Sequence[str]) -> None:
             raise ValueError(f"unknown prediction {name!r}")
 
 
-def valid(prediction: Sequence[str], dtype: str, channels: int) -> bool:
-    """Whether a list can stand in a store: known names, each once, `background` first, unsigned pictures, `green` on 3 channels."""
+def valid(prediction: Sequence[str], dtype: str, shape: Sequence[int]) -> bool:
+    """Whether a list can stand in a store: known names, each once, `background` first, pictures of DTYPES, `green` on 3 channels.
+
+    shape: of a picture, (H, W) or (H, W, ...).
+    """
     return not prediction or (
         len(set(prediction)) == len(prediction)
         and set(prediction) <= set(KNOWN)
         and "background" not in prediction[1:]
-        and dtype in ("uint8", "uint16")
-        and ("green" not in prediction or channels == 3)
+        and dtype in DTYPES
+        and ("green" not in prediction or (len(shape) == 3 and shape[2] == 3))
     )
 
 

@@ -46,7 +46,8 @@ NUMERIC_DTYPES = (
     "float64",
 )
 FLOATING_DTYPES = ("float16", "float32", "float64")
-CAMERA_DTYPES = ("uint8", "uint16", "float32")
+KINDS = ("fixed", "ragged-episode", "picture")
+CAMERA_DTYPES = ("uint8", "uint16", "float32")  # of kind "fixed"; pictures of another are of kind "picture"
 ORIENTATIONS = ("bottom_up", "top_down", "rot180")
 OBSERVATIONS = ("before", "after")
 TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attributes_start", "attributes_bytes")
@@ -60,7 +61,8 @@ _FIELD_NAME = re.compile(r"(?!__|attributes\Z)[A-Za-z0-9_-]{1,64}\Z")
 class Field:
     """A per-step quantity.
 
-    kind: "fixed", or "ragged-episode" (one axis whose width is an episode's own; shape is (None,)).
+    kind: "fixed"; "picture" (pictures of any shape and dtype; those of a camera as ever are "fixed"); or "ragged-episode" (one
+        axis whose width is an episode's own; shape is (None,)).
     dtype: Zarr's name. shape: of one step. role: "observation" or "step"; decides what causal alignment shifts.
     array: its Zarr array below the part: steps/, frames/ or residuals/ and its name.
     """
@@ -89,17 +91,17 @@ class Field:
 
     @property
     def fixed_shape(self) -> tuple[int, ...]:
-        """The shape of one step of a fixed field."""
+        """The shape of one step of a field that is not ragged."""
         return tuple(n for n in self.shape if n is not None)
 
     @property
     def step_nbytes(self) -> int:
-        """Bytes of one step of a fixed field."""
+        """Bytes of one step of a field that is not ragged."""
         return math.prod(self.fixed_shape) * np.dtype(self.dtype).itemsize
 
     def unsupported(self) -> str | None:
         """What about this field this version does not know, or None."""
-        if self.kind not in ("fixed", "ragged-episode"):
+        if self.kind not in KINDS:
             return f"kind {self.kind!r}"
         if self.role not in ("observation", "step"):
             return f"role {self.role!r}"
@@ -358,6 +360,11 @@ def is_field_name(name: str) -> bool:
     return bool(_FIELD_NAME.match(name))
 
 
+def is_plain_camera(shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether pictures of this shape and dtype can be of a field of kind "fixed", as all are that version 1 began with."""
+    return len(shape) == 3 and shape[2] <= 4 and dtype in CAMERA_DTYPES
+
+
 def check_field_names(names: list[str], **places: Any) -> None:
     """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __, not `attributes`."""
     seen: dict[str, str] = {}
@@ -477,19 +484,15 @@ def _field(name: str, read: JsonReader) -> Field:
             made.shape,
         )
         if made.is_camera:
-            sound = (
-                len(made.shape) == 3
-                and made.fixed_shape[2] <= 4
-                and made.dtype in CAMERA_DTYPES
-                and made.step_nbytes <= MAX_FRAME_BYTES
-            )
+            is_picture = made.kind == "picture" and len(made.shape) >= 2
             read.check(
-                sound,
-                f"{name}: (height, width, channels <= 4) of {', '.join(CAMERA_DTYPES)}, at most {MAX_FRAME_BYTES} bytes",
+                (is_picture or is_plain_camera(made.fixed_shape, made.dtype)) and made.step_nbytes <= MAX_FRAME_BYTES,
+                f"{name}: (height, width, channels <= 4) of {', '.join(CAMERA_DTYPES)}, or kind picture, at most "
+                f"{MAX_FRAME_BYTES} bytes",
                 f"{made.shape} {made.dtype}",
             )
             read.check(
-                predictions.valid(made.prediction, made.dtype, made.fixed_shape[2]),
+                predictions.valid(made.prediction, made.dtype, made.fixed_shape),
                 f"{name}: a prediction that fits it",
                 made.prediction,
             )
@@ -499,6 +502,7 @@ def _field(name: str, read: JsonReader) -> Field:
                 made.array,
             )
         else:
+            read.check(made.kind != "picture", f"{name}: pictures in frames/ or residuals/", made.array)
             read.check(
                 made.codec.name == "none" and not made.prediction, f"{name}: no codec, no prediction", f"{made.codec}"
             )

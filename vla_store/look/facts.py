@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.statistics import FieldStatistics
-from vla_store.look.pictures import Pictures, shrunk, to_rgb, value_range
+from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
 from vla_store.reader import Samples, Store
 from vla_store.reader.store import parts_of
 from vla_store.reader.values import StoreField, StoreTask
@@ -33,6 +33,7 @@ MAX_SAMPLED_ROWS = 1 << 16
 MAX_SAMPLED_NBYTES = 32 << 20
 MAX_SAMPLED_FRAMES = 48
 MAX_COMPONENTS = 16
+MAX_CHANNELS = 4
 MAX_PICTURES = 320
 MAX_CAMERAS_OF_A_TASK = 4
 PICTURE_SIDE = 160  # pixels; larger frames are shrunk by a whole factor
@@ -128,7 +129,8 @@ class RaggedFacts:
 
 @dataclass(frozen=True)
 class CameraFacts:
-    """coded: (prediction, codec) of its parts. channels: the histogram of each, over `sampled_frames`."""
+    """coded: (prediction, codec) of its parts. channels: the histogram of each, of the first MAX_CHANNELS, over
+    `sampled_frames`."""
 
     field: StoreField
     coded: tuple[tuple[str, str], ...]
@@ -340,7 +342,7 @@ def _tasks(store: Store, table: _Table, group: Callable[[str, Int64], Group]) ->
     """Every task, with pictures of as many as the page has room for."""
     places = _places_of(table.task, len(store.tasks))
     rows = [int(table.start[each[0]] + table.length[each[0]] // 2) for each in places]
-    cameras = sorted(store.cameras, key=lambda name: store.fields[name].dtype != "uint8")  # colour before depth
+    cameras = sorted(store.cameras, key=lambda name: not is_colour(store.fields[name]))  # before depth
     each_has = min(MAX_CAMERAS_OF_A_TASK, max(1, MAX_PICTURES // len(store.tasks)))
     pictures = {name: list(_upright(store, name, rows[:MAX_PICTURES])) for name in cameras[:each_has]}
     for number, (task, chosen, row) in enumerate(zip(store.tasks, places, rows)):
@@ -362,9 +364,12 @@ def _camera(store: Store, field: StoreField) -> CameraFacts:
     documents = [document.fields[field.name] for _, document in store.parts]
     frame_nbytes = documents[0].step_nbytes
     rows = spread(store.rows, max(1, min(MAX_SAMPLED_FRAMES, MAX_SAMPLED_NBYTES // frame_nbytes)))
-    frames = store.read(field.name, rows)
+    frames = with_channels(store.read(field.name, rows))
     low, high = (0.0, 255.0) if field.dtype == "uint8" else value_range(frames) or (0.0, 0.0)
-    made = [histogram(frames[..., c].astype(np.float64).reshape(-1), low, high, 32) for c in range(frames.shape[3])]
+    made = [
+        histogram(frames[..., c].astype(np.float64).reshape(-1), low, high, 32)
+        for c in range(min(frames.shape[3], MAX_CHANNELS))
+    ]
     folders = ("frames", "residuals", "backgrounds")
     return CameraFacts(
         field=field,

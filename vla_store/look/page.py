@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from vla_store.look.facts import (
     ACTION_WIDTH,
     ACTIONS,
     BINS,
+    MAX_CHANNELS,
     PICTURE_SIDE,
     CameraFacts,
     Component,
@@ -432,7 +434,9 @@ def _pixel_values(camera: CameraFacts) -> str:
     kinds = COLOURS if coloured else ("plain",) * len(drawn)
     low, high = number_text(drawn[0].low), number_text(drawn[0].high)
     chart = charts.overlaid(drawn[: len(kinds)], kinds, f"values of the pixels of {camera.field.name}, {low} to {high}")
-    return f'{chart}<div class="ends" style="width:300px"><span>{low}</span><span>{high}</span></div>'
+    ends = f'<div class="ends" style="width:300px"><span>{low}</span><span>{high}</span></div>'
+    has_more = math.prod(n or 1 for n in camera.field.shape[2:]) > MAX_CHANNELS
+    return f"{chart}{ends}{f'<small>the first {MAX_CHANNELS} channels</small>' if has_more else ''}"
 
 
 def _fields(facts: Facts) -> str:

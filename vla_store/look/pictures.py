@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.reader.values import StoreField
+
 Array = np.ndarray[Any, Any]
 Pictures = npt.NDArray[np.uint8]
 
@@ -21,12 +23,23 @@ _NOT_A_NUMBER = (255, 0, 160)
 _CLIPPED_PERCENT = 1.0
 
 
+def is_colour(field: StoreField) -> bool:
+    """Whether pictures of this field are shown as they are: colours, or a grey picture."""
+    return field.dtype == "uint8" and len(field.shape) > 2
+
+
+def with_channels(frames: Array) -> Array:
+    """(n, H, W, ...) frames as (n, H, W, C)."""
+    return frames.reshape(*frames.shape[:3], -1)
+
+
 def value_range(frames: Array) -> tuple[float, float] | None:
     """The range in which numbers of these frames are shown as colours; None where they are colours already.
 
-    frames: (n, H, W, C). One channel of uint16 or float32 has a range (depth); without one finite number it is (0, 0).
+    frames: (n, H, W, ...). All but uint8 with channels have a range (depth, masks, numbers of instances); without one finite
+    number it is (0, 0).
     """
-    if frames.dtype == np.uint8:
+    if frames.dtype == np.uint8 and frames.ndim > 3:
         return None
     finite = frames[np.isfinite(frames)].astype(np.float64)
     if not finite.size:
@@ -38,12 +51,13 @@ def value_range(frames: Array) -> tuple[float, float] | None:
 
 
 def to_rgb(frames: Array, shown: tuple[float, float] | None) -> Pictures:
-    """(n, H, W, 3) uint8 of (n, H, W, C) frames.
+    """(n, H, W, 3) uint8 of (n, H, W, ...) frames.
 
-    uint8: three channels are red, green, blue; a fourth is left out; one or two are a grey picture of the first.
-    uint16 and float32: numbers from shown[0] to shown[1] as colours if there is one channel, else as the brightness of each;
-    what is no number, or infinite, is pink.
+    Without a range: three channels are red, green, blue, and further ones are left out; one or two are a grey picture of the
+    first. With one: numbers from shown[0] to shown[1] as colours if there are fewer than three channels, else as the brightness
+    of each; what is no number, or infinite, is pink.
     """
+    frames = with_channels(frames)
     if shown is None:
         first = frames[..., :3] if frames.shape[3] >= 3 else np.repeat(frames[..., :1], 3, axis=3)
         return np.ascontiguousarray(first, np.uint8)

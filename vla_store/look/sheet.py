@@ -22,7 +22,7 @@ import numpy.typing as npt
 from vla_store.errors import MachineError, OptionError
 from vla_store.figures import size_text
 from vla_store.look.facts import ACTION_WIDTH, ACTIONS
-from vla_store.look.pictures import Pictures, to_rgb, value_range
+from vla_store.look.pictures import Pictures, is_colour, to_rgb, value_range
 from vla_store.look.text import number_text, shown
 from vla_store.look.writing import name_of, write_file
 from vla_store.paths import output_path
@@ -214,7 +214,7 @@ def _strips(store: Store, episode: Episode, steps: tuple[int, ...], images: str,
     if not store.cameras:
         return
     rows = [episode.start + step for step in steps]
-    for name in sorted(store.cameras, key=lambda name: store.fields[name].dtype != "uint8"):
+    for name in sorted(store.cameras, key=lambda name: not is_colour(store.fields[name])):
         # The same way as samples for training are read, so that the sheet shows what a policy would see.
         frames = Samples(store, windows={name: 0}, rows=rows, images=images).batch(range(len(rows)))[name]
         values = value_range(frames)

@@ -18,7 +18,7 @@ from vla_store.builder.find import find_sources
 from vla_store.builder.hdf5 import Hdf5Source
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
-from vla_store.builder.scan import scan_sources
+from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.sources import EpisodeSource
 from vla_store.builder.tasks import FieldArray, FrameShard, Receipt, make_tasks
 from vla_store.errors import OptionError, SourceError, StoreDamaged, VlaStoreError
@@ -146,7 +146,8 @@ def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEnt
 def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Plan:
     """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
     part_id = entry.path.rpartition("/")[2]
-    stored = _stored_plan(place, entry)
+    document = _stored_document(place, entry)
+    stored = document.plan if document else None
     recorded = recorded_sources(stored)
     # Another Blosc may encode pictures in other bytes, which are compared when they are made; all else stays what it was.
     blosc = stored["codecs"]["blosc"] if stored else None
@@ -157,6 +158,7 @@ def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Pl
         told = [as_recorded(each, options, recorded) for each in given]
         try:
             scan = scan_sources(told, skip_bad=True, require_finite=strict, thorough=thorough)
+            scan = _with_pictures_of(scan, document) if document is not None else scan
             plan = make_plan(scan, probe_cameras(scan, options["preset"]), options, blosc=blosc)
         except SourceError:
             continue  # conventions that do not fit these files, or one that cannot be read
@@ -206,15 +208,31 @@ def _candidates(
                 yield kept, {"observation": observation, "orientation": orientation, "preset": preset}
 
 
+def _with_pictures_of(scan: Scan, document: PartDocument) -> Scan:
+    """The same, with those fields as pictures that a part has as such: before they were told by their size, some were numbers."""
+    fields = {
+        name: replace(spec, picture=document.fields[name].is_camera) if name in document.fields else spec
+        for name, spec in scan.fields.items()
+    }
+    return replace(scan, fields=fields)
+
+
 def _stored_plan(place: Place, entry: PartEntry) -> dict[str, Any] | None:
-    """The plan that a part records, if it is whole: the part is named by its digest."""
+    """The plan that a part records, if its document is whole."""
+    document = _stored_document(place, entry)
+    return document.plan if document else None
+
+
+def _stored_document(place: Place, entry: PartEntry) -> PartDocument | None:
+    """What a part says of itself, if it is whole: the part is named by the digest of its plan."""
     key = f"{entry.path}/zarr.json"
     data = place.read(key)
     try:
-        plan = None if data is None else PartDocument.from_zarr_json(data, key).plan
+        document = None if data is None else PartDocument.from_zarr_json(data, key)
     except VlaStoreError:
         return None
-    return plan if plan is not None and sha256_hex(dumps(plan))[:16] == entry.path.rpartition("/")[2] else None
+    named = document is not None and sha256_hex(dumps(document.plan))[:16] == entry.path.rpartition("/")[2]
+    return document if named else None
 
 
 Recorded = dict[tuple[str, str], dict[str, Any]]

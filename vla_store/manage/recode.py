@@ -103,7 +103,7 @@ class StoreSource:
             for name, field in document.fields.items():
                 ragged = store.fields[name].kind == "ragged-episode"
                 shape = (self._width(entry, name),) if field.is_ragged else field.fixed_shape
-                fields[name] = FieldSpec(field.dtype, shape, field.role, ragged)
+                fields[name] = FieldSpec(field.dtype, shape, field.role, ragged, picture=field.is_camera)
             episodes.append(EpisodeInfo(number, length, fields, success, text))
         if len(tasks) != 1:
             raise StoreDamaged("a source of the store has more than one task", store=self.url, file=source.file)
@@ -142,7 +142,7 @@ class StoreSource:
         entry, episode = self._by_number()[number]
         if not described.is_ragged:
             rows = np.arange(entry[0] + start, entry[0] + stop) + part.row_start
-            return store.read(field, rows) if store.fields[field].kind == "fixed" else self._narrow(part, field, rows)
+            return self._narrow(part, field, rows) if store.fields[field].is_ragged else store.read(field, rows)
         starts, widths = part.ragged_spans(described, np.array([episode]))
         width, base = int(widths[0]), int(starts[0])
         flat = part.column(described).span(base + start * width, base + stop * width)

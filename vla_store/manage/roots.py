@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged
 from vla_store.format import arrays, canonical, digests, layout
-from vla_store.format.schema import Meta, PartDocument, PartEntry, Root, RootField
+from vla_store.format.schema import Field, Meta, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
 from vla_store.manage.place import Place
 from vla_store.manage.transfer import is_whole, part_listing
@@ -315,11 +315,19 @@ def _document(documents: dict[str, bytes], value: dict[str, Any] | None) -> str 
     return digest
 
 
-def _misfit(name: str, one: Any, other: Any, path: str) -> OptionError:
+def _misfit(name: str, one: Field, other: Field, path: str) -> OptionError:
+    described = [
+        f"{each.shape} of {each.dtype}, {each.role}, as {'pictures' if each.is_camera else 'numbers'}"
+        for each in (one, other)
+    ]
+    alike = (one.shape, one.dtype, one.role) == (other.shape, other.dtype, other.role)
     return OptionError(
         "the parts do not fit together",
         field=name,
         part=path,
-        expected=f"{one.shape} of {one.dtype}, {one.role}",
-        found=f"{other.shape} of {other.dtype}, {other.role}",
+        expected=described[0],
+        found=described[1],
+        hint="numbers are not turned by images=, pictures are: build one store anew from all the files"
+        if alike
+        else "",
     )

@@ -56,7 +56,7 @@ class Frames:
     ) -> None:
         """Decodes row rows[i] of the part into out[positions[i]] (out[i]), turned by flips[i]. A row that comes again is copied.
 
-        episodes: the part's episode of each row. out: (n, H, W, C), C-contiguous, of any dtype that the pictures convert to.
+        episodes: the part's episode of each row. out: (n, *shape), C-contiguous, of any dtype that the pictures convert to.
         Raises StoreDamaged for a chunk that is not sound, FetchError, MachineError.
         """
         self._arranged(self._fill, rows, episodes, flips, out, positions)
@@ -191,7 +191,7 @@ class Backgrounds:
         self._pictures: dict[int, Array] = {}
 
     def __getitem__(self, episode: int) -> Array:
-        """(H, W, C), read-only. Raises StoreDamaged."""
+        """(H, W, ...), read-only. Raises StoreDamaged."""
         if self._checked[episode] and self._only is not None:
             return self._only[episode]  # type: ignore[no-any-return]
         shard = episode // self._per_shard

@@ -172,7 +172,7 @@ class CameraWindow:
         self._has_axis = window.has_axis
 
     def one(self, place: Place) -> tuple[Array, Array]:
-        """The window's pictures (K, H, W, C) and is_pad (K,); without the axis where the window has none."""
+        """The window's pictures (K, *shape) and is_pad (K,); without the axis where the window has none."""
         episode, step, start, length, _, source = place
         if self._earlier is not None:
             step -= self._earlier[source]
@@ -221,7 +221,7 @@ class CameraWindow:
         )
 
     def many(self, frames: FrameList, out: Array) -> None:
-        """The pictures of such a list into `out` (N, *axes, H, W, C)."""
+        """The pictures of such a list into `out` (N, *axes, *shape)."""
         flat = out.reshape(-1, *self._shape[1:])
         if frames.zeros is not None:
             flat[frames.zeros] = 0

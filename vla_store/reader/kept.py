@@ -50,7 +50,7 @@ def kept_of(store: Store, names: Any) -> Kept:
     for each in partial:
         warn(
             f"view {each.name!r} tells of {each.covered_steps:,} of the store's {store.rows:,} steps; "
-            "the others are left out",
+            "the others are left out"
         )
     anchors, steps = views[0].kept, None
     for each in views[1:]:

@@ -102,7 +102,7 @@ class Samples:
         self.store = store if isinstance(store, Store) else open_store(store)
         fields = self.store.fields
         if windows is None:
-            windows = {name: 0 for name, each in fields.items() if each.kind == "fixed"}
+            windows = {name: 0 for name, each in fields.items() if each.is_fixed}
         self.windows: tuple[Window, ...] = parse_windows(windows, fields)
         if alignment is not None and alignment not in ALIGNMENTS:
             raise UnknownName.among("alignment", alignment, list(ALIGNMENTS))

@@ -50,7 +50,8 @@ class StoreTask:
 class StoreField:
     """A per-step quantity of the store.
 
-    kind: "fixed", or "ragged-episode" (a width of its own in each episode; shape is (None,)).
+    kind: "fixed"; "picture" (pictures of a shape or dtype that no camera of kind "fixed" has); or "ragged-episode" (a width of
+        its own in each episode; shape is (None,)).
     shape: of one step. role: "observation" or "step"; decides what causal alignment shifts.
     """
 
@@ -64,6 +65,11 @@ class StoreField:
     @property
     def is_ragged(self) -> bool:
         return self.kind == "ragged-episode"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every step has the same shape, in a way that this version knows."""
+        return self.kind in ("fixed", "picture")
 
 
 @dataclass(frozen=True)
