@@ -480,7 +480,8 @@ def measure_memory(setting: Setting, epochs: int, batches: int, ranks: int = 8) 
     samples = setting.samples()
     with Loader(samples, batch_size=BATCH, seed=0, workers=2) as loader:
         after = []
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
             stream = iter(loader)
             for _ in range(batches):
                 next(stream)
