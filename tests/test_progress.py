@@ -68,6 +68,21 @@ def test_elsewhere_a_line_is_printed_at_most_every_ten_seconds(clock: Clock) -> 
     assert not re.search(r"[\r\x1b\b]", stream.getvalue())
 
 
+def test_what_comes_after_the_last_line_is_told_ten_seconds_later(clock: Clock) -> None:
+    stream = io.StringIO()
+    with ProgressBar(stream) as bar:
+        bar.begin(100, 1_000, 0)
+        clock.now += 9.5
+        bar.advance(1_000)
+        clock.now += 2
+        bar.end()
+        bar.talk("writing tables")
+        clock.now += 10
+        bar.talk("still writing")
+    assert len(stream.getvalue().splitlines()) == 2
+    assert stream.getvalue().endswith("still writing\n")
+
+
 def test_a_long_silence_before_the_first_shard_is_broken(clock: Clock) -> None:
     stream = io.StringIO()
     bar = ProgressBar(stream)

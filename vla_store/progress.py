@@ -62,7 +62,8 @@ class ProgressBar:
     def end(self) -> None:
         self._clear()
         if not self._quiet and self._nbytes and self._done >= self._nbytes:
-            self._print(self.line(time.monotonic() - self._began, self._room()))
+            now = self._shown = time.monotonic()
+            self._print(self.line(now - self._began, self._room()))
 
     def line(self, seconds: float, columns: int | None = None) -> str:
         """What the bar says after so many seconds of encoding. columns: how wide it may be; what matters least goes first."""
