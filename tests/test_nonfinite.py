@@ -295,6 +295,8 @@ def test_the_commands_say_it(bad: tuple[Path, Path], tmp_path: Path) -> None:
     assert f"not finite     {line}" in run("info", tmp_path / "x.vla").out
     told = json.loads(run("info", tmp_path / "x.vla", "--json").out)["nonfinite"]["joint_states"]
     assert (told["nan"], told["demo"], told["step"], told["row"]) == (1, "demo_1", 7, 30)
+    recoded = run("recode", tmp_path / "x.vla", tmp_path / "y.vla", "--preset", "raw")
+    assert f"warning: {line}" in recoded.err
     assert run("report", tmp_path / "x.vla", "-o", tmp_path / "x.html").code == 0
     assert line in (tmp_path / "x.html").read_text()
 

@@ -16,6 +16,7 @@ import pytest
 from vla_store import recipes, view_rules
 from vla_store.builder import build_store
 from vla_store.manage.views import add_view
+from vla_store.recipes.dataset import RecipeDataset
 
 
 def spoilt(file: h5py.File) -> None:
@@ -102,3 +103,20 @@ def test_a_selection_without_such_a_number_says_nothing(store: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?!.*finite)")
         assert is_finite(recipes.act(store, normalize=True, episodes=[2]).__getitems__(range(8)))
+
+
+def test_of_fields_without_statistics_the_store_s_counts_are_told_unless_the_view_leaves_them_out(
+    tmp_path: Path,
+) -> None:
+    def ragged(file: h5py.File) -> None:
+        states = file["data/demo_4/states"][:, :-1]
+        states[5, 10] = math.nan
+        del file["data/demo_4/states"]
+        file["data/demo_4/states"] = states
+
+    build_store([odd_files.odd_file(tmp_path / "source", ragged)], tmp_path / "x.vla")
+    add_view(tmp_path / "x.vla", "finite", view_rules.finite())
+    with pytest.warns(UserWarning, match=r"'states' is not all finite numbers \(1 NaN\)"):
+        RecipeDataset(tmp_path / "x.vla", windows={"states": 0}, alignment="as_stored")
+    for view in ("finite", ["finite"]):
+        RecipeDataset(tmp_path / "x.vla", windows={"states": 0}, alignment="as_stored", view=view)

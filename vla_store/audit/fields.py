@@ -20,7 +20,7 @@ FRAMES_AT_ONCE = 64
 
 def digest_camera(reader: ArrayReader, part: Part, each: Field, pool: ThreadPoolExecutor) -> bool:
     """Decode every picture of a camera and digest it, episode by episode; False where one cannot be decoded."""
-    part.nonfinite[each.name] = np.zeros((part.entry.rows, 2), np.int64)
+    part.nonfinite[each.name] = np.zeros((part.entry.rows, 2), np.uint32)
     frames = _frame_digests(reader, part, each, pool)
     if frames is None:
         return False
@@ -58,7 +58,7 @@ def _frame_digests(reader: ArrayReader, part: Part, each: Field, pool: ThreadPoo
                         block += backgrounds[episode_of[rows]]
                     for picture in block:
                         found += hashlib.sha256(picture.data).digest()
-                    part.nonfinite[each.name][rows[0] : rows[-1] + 1] = counted(block)
+                    _count(part.nonfinite[each.name], rows[0], block)
                     rows, frames = [], []
         except DataError as error:
             return error
@@ -88,12 +88,20 @@ def digest_numbers(reader: ArrayReader, part: Part, each: Field) -> bool:
     if column is None:
         return False
     part.columns[each.name] = column
-    counts = part.nonfinite[each.name] = np.zeros((part.entry.rows, 2), np.int64)
-    starts, lengths = part.column("start").tolist(), part.column("length").tolist()
+    counts = part.nonfinite[each.name] = np.zeros((part.entry.rows, 2), np.uint32)
+    starts = part.column("start").tolist()
     for number in range(part.entry.episodes):
         rows = part.rows_of(each, number)
         digest = digests.FieldDigest(each.name, each.dtype, rows.shape)
         digest.update(np.ascontiguousarray(rows).tobytes())
         part.field_digests[number][each.name] = digest.hexdigest()
-        counts[starts[number] : starts[number] + lengths[number]] = counted(rows)
+        _count(counts, starts[number], rows)
     return True
+
+
+def _count(into: Array, start: int, rows: Array) -> None:
+    """Note what of these rows, from `start` on, is not finite. Where all is, nothing is written: pages that are never touched
+    take no memory."""
+    counts = counted(rows)
+    if counts.any():
+        into[start : start + len(rows)] = counts

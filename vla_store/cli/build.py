@@ -172,6 +172,7 @@ def _recode(arguments: argparse.Namespace) -> int:
             progress=bar,
             **told_executor(arguments),
         )
+    tell("warning", [each.text for each in report.nonfinite])
     _print_build(arguments, report)
     return 0
 

@@ -102,7 +102,7 @@ class RecipeDataset(Samples):
         super().__init__(opened, windows=windows, **options)
         if needs is not None:
             needs.check_ranges(opened, self._statistics_of)
-        for text in self._not_finite():
+        for text in self._not_finite(options.get("view")):
             warn(text)
         self.transform = transform
         self.notes = tuple(notes)
@@ -221,12 +221,15 @@ class RecipeDataset(Samples):
             and kind.__getitem__ is RecipeDataset.__getitem__
         )
 
-    def _not_finite(self) -> Iterator[str]:
-        """A line on each field that the items are made of and whose numbers are not all finite in the selection."""
+    def _not_finite(self, view: Any) -> Iterator[str]:
+        """A line on each field that the items are made of and whose numbers are not all finite in the selection. Of fields without
+        statistics (cameras, and those of several widths) the store's counts are told, whatever is selected."""
         known = self.store.statistics.all
+        names = [view] if isinstance(view, str) else view or ()
+        is_left_out = any(self.store.views[name].rule == "finite" for name in names)
         for name in (window.field for window in self.windows):
             told = self.store.nonfinite.get(name)
-            counts = (0, 0) if told is None else (told.nan, told.infinite)
+            counts = (0, 0) if told is None or is_left_out else (told.nan, told.infinite)
             if name in known and (
                 told or known[name].nan.any() or not np.isfinite([known[name].min, known[name].max]).all()
             ):
