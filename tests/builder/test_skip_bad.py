@@ -287,6 +287,67 @@ def test_damaged_attributes_of_a_file_leave_out_that_file_alone(tmp_path: Path) 
     assert report.episodes == 3
 
 
+# What was never written
+
+
+def never(demo: str, name: str, rows: int, **options: Any) -> Change:
+    """A dataset of a demo of which only the first rows were written."""
+
+    def change(file: h5py.File) -> None:
+        group = file[f"data/{demo}"]
+        whole = group[name][()]
+        del group[name]
+        node = group.create_dataset(name, whole.shape, whole.dtype, **options)
+        if rows:
+            node[:rows] = whole[:rows]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            never("demo_1", PIXELS, 8, chunks=(4, 16, 24, 3)),
+            f"{PIXELS}: 3 of 5 chunks were never written; HDF5 gives 0",
+        ),
+        (never("demo_1", PIXELS, 0, chunks=(4, 16, 24, 3), compression="gzip"), "5 of 5 chunks were never written"),
+        (never("demo_1", "dones", 0), "dones: no row was ever written; HDF5 gives 0 for them (demo_1)"),
+        (never("demo_0", JOINTS, 0, fillvalue=7.0), f"{JOINTS}: no row was ever written; HDF5 gives 7.0"),
+    ],
+)
+def test_what_was_never_written_is_kept_as_hdf5_gives_it_and_said(tmp_path: Path, change: Change, says: str) -> None:
+    path = odd_file(tmp_path / "odd", change)
+    report = build_store(path, tmp_path / "s.vla", observation="after")
+    (warning,) = report.warnings
+    assert says in warning
+    assert vla_store.open_store(tmp_path / "s.vla").warnings
+    assert_equals_h5py(tmp_path / "s.vla", path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"), [(0, {}), (8, {"chunks": (4, 7)}), (0, {"chunks": (4, 7), "compression": "gzip"})]
+)
+def test_actions_that_were_never_written_are_a_bad_demo(tmp_path: Path, rows: int, options: dict[str, Any]) -> None:
+    path = odd_file(tmp_path / "odd", never("demo_1", "actions", rows, **options))
+    with pytest.raises(SourceError, match="never written, or not to their end") as caught:
+        build_store(path, tmp_path / "refused.vla")
+    assert caught.value.places["demo"] == "demo_1"
+    report = build_store(path, tmp_path / "s.vla", skip_bad=True)
+    assert [each.demo for each in report.skipped] == ["demo_1"]
+    assert_equals_h5py(tmp_path / "s.vla", path)
+
+
+def test_what_was_written_whole_is_said_nothing_of(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        stored(PIXELS, "states", compression="gzip")(file)
+        stored("obs/ee_pos", maxshape=(None, None))(file)
+        for demo in each_demo(file):
+            demo["dones"][...] = 0  # zeros that were written are values
+
+    assert build_store(odd_file(tmp_path / "odd", change), tmp_path / "s.vla").warnings == ()
+
+
 # Every way to build
 
 

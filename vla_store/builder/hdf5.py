@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import importlib
+import math
 import operator
 import os
 import re
@@ -484,6 +485,13 @@ def fields_of(
         raise SourceError(
             "a demonstration without steps", dataset="actions", expected="at least one row", found=actions.shape
         )
+    for path in described:
+        if unwritten := _unwritten(group[path]):
+            if path == ACTIONS:
+                raise SourceError(
+                    "actions that were never written, or not to their end", dataset=path, found=unwritten, hint=_DAMAGED
+                )
+            note(f"{path}: {unwritten}; HDF5 gives {group[path].fillvalue} for them")
     kept = {path: each for path, each in described.items() if path in layout.aside}
     for path, each in kept.items():
         check_aside(path, each, steps, layout.aside[path])
@@ -514,6 +522,16 @@ def fields_of(
     with naming(group.file.filename, dataset="actions"):
         check_actions(actions[()])
     return steps, fields, sorted(names[path] for path in encoded)
+
+
+def _unwritten(node: h5py.Dataset) -> str:
+    """Which part of a dataset was never written, as an interrupted recording leaves it; "" where all was."""
+    if not node.size or node.is_virtual:
+        return ""
+    if node.chunks is None:
+        return "" if node.id.get_storage_size() else "no row was ever written"
+    there, of = node.id.get_num_chunks(), math.prod(-(-n // chunk) for n, chunk in zip(node.shape, node.chunks))
+    return "" if there == of else f"{of - there} of {of} chunks were never written"
 
 
 def is_robomimic(names: Iterable[str]) -> bool:
