@@ -129,17 +129,17 @@ class Damage:
 
 DAMAGES = {
     "gzip pictures": Damage(
-        "cannot be read (field agentview_rgb)",
+        "cannot be read (dataset obs/agentview_rgb)",
         lambda path: spoil_chunk(path, PIXELS),
         stored(PIXELS, compression="gzip"),
     ),
     "gzip with shuffle, of numbers": Damage(
-        "cannot be read (field ee_pos)",
+        "cannot be read (dataset obs/ee_pos)",
         lambda path: spoil_chunk(path, "obs/ee_pos"),
         stored("obs/ee_pos", compression="gzip", shuffle=True),
     ),
     "fletcher32 alone": Damage(
-        "cannot be read (field robot_states)",
+        "cannot be read (dataset robot_states)",
         lambda path: spoil_chunk(path, "robot_states"),
         stored("robot_states", fletcher32=True),
     ),
@@ -149,12 +149,12 @@ DAMAGES = {
         stored("actions", compression="gzip"),
     ),
     "gzip states, which are measured": Damage(
-        "cannot be read (field states)",
+        "cannot be read (dataset states)",
         lambda path: spoil_chunk(path, "states"),
         stored("states", compression="gzip"),
     ),
     "gzip joints, which are measured": Damage(
-        "cannot be read (field joint_states)",
+        "cannot be read (dataset obs/joint_states)",
         lambda path: spoil_chunk(path, JOINTS),
         stored(JOINTS, compression="gzip"),
     ),
@@ -243,7 +243,7 @@ def test_it_does_not_matter_which_demo_it_is(tmp_path: Path, demo: str) -> None:
     spoil_chunk(path, "states", demo)
     report = build_store(path, tmp_path / "s.vla", skip_bad=True)
     assert [each.demo for each in report.skipped] == [demo]
-    assert report.skipped[0].reason.endswith("(field agentview_rgb)")  # the first of two, by name
+    assert report.skipped[0].reason.endswith("(dataset obs/agentview_rgb)")  # the first of two, by name
     assert_equals_h5py(tmp_path / "s.vla", path)
 
 
@@ -375,7 +375,7 @@ def test_the_command_says_what_it_left_out_and_info_lists_it(tmp_path: Path) -> 
     ]
     told = json.loads(run("info", tmp_path / "s.vla", "--json").out)
     assert [(each["demo"], each["reason"]) for each in told["skipped"]] == [
-        ("demo_1", "a dataset of the HDF5 file cannot be read (field agentview_rgb)")
+        ("demo_1", "a dataset of the HDF5 file cannot be read (dataset obs/agentview_rgb)")
     ]
     assert "demo_1" in run("info", tmp_path / "s.vla").out
 
@@ -441,7 +441,7 @@ def test_verify_names_the_demo_that_cannot_be_read_in_the_source_and_goes_on(tmp
     assert report.compared_episodes == 3
     assert [str(each.what) for each in report.problems] == [
         f"{FILE.suite}/{FILE.name} demo_1: cannot be read in the source: "
-        "a dataset of the HDF5 file cannot be read (field agentview_rgb)"
+        "a dataset of the HDF5 file cannot be read (dataset obs/agentview_rgb)"
     ]
 
 

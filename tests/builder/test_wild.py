@@ -341,7 +341,7 @@ def test_a_bad_picture_is_refused_by_its_place(demos: Path, tmp_path: Path, what
     assert caught.value.places["row"] == str(row)
     assert caught.value.places["demo"] == "demo_10"
     assert caught.value.places["file"] == str(path)
-    assert "agentview_rgb" in caught.value.places.get("dataset", caught.value.places.get("field"))
+    assert caught.value.places["dataset"] == "obs/agentview_rgb_jpeg"
     assert not (tmp_path / "x.vla").exists()
 
 

@@ -89,7 +89,7 @@ class Hdf5Source:
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         group = self.group(number)
-        with naming(self.path, group.rpartition("/")[2] or None, field=field):
+        with naming(self.path, group.rpartition("/")[2] or None):
             return _handle(self.path).read(group, self.choice, field, start, stop)
 
     def layout(self) -> FileLayout:
@@ -129,7 +129,7 @@ class Hdf5Source:
     def is_plain(self, number: int, field: str) -> bool:
         """See EpisodeSource."""
         group = self.group(number)
-        with naming(self.path, group.rpartition("/")[2] or None, field=field):
+        with naming(self.path, group.rpartition("/")[2] or None):
             return _handle(self.path).place(group, self.choice, field).offset is not None
 
 
@@ -210,6 +210,10 @@ class _Handle:
 
     def read(self, group: str, choice: Choice, field: str, start: int, stop: int) -> Array:
         place = self.place(group, choice, field)
+        with naming(self.file.filename, dataset=place.path.removeprefix(group).lstrip("/")):
+            return self._rows(place, start, stop)
+
+    def _rows(self, place: _Place, start: int, stop: int) -> Array:
         if place.is_encoded:
             return _decoded(self.file[place.path], place.shape[1:], start, stop)
         if place.offset is None:
@@ -337,13 +341,9 @@ def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
             found=f"{size} bytes that begin with {head[: len(_SIGNATURE)]!r}" if size else "an empty file",
             hint=hint,
         )
-    inside = [name for name in ("dataset", "field", "attribute", "demo") if places.get(name) is not None]
-    kind = {"field": "dataset", "demo": "demonstration"}
-    what = (
-        f"a {kind.get(inside[0], inside[0])} of the HDF5 file cannot be read"
-        if inside
-        else "the HDF5 file cannot be read"
-    )
+    kinds = {"dataset": "a dataset of ", "demo": "a demonstration of "}
+    inside = next((kinds[name] for name in kinds if places.get(name) is not None), "")
+    what = f"{inside}the HDF5 file cannot be read"
     return SourceError(what, file=path, **places, found=str(error)[:300], hint=_DAMAGED)
 
 

@@ -186,7 +186,8 @@ def name_of(source: EpisodeSource) -> str:
 
 def reason_of(error: SourceError) -> str:
     """Why something was left out, as the store records it: without paths, which are the building machine's."""
-    where = [f"{label} {error.places[label]}" for label in WHERE if label in error.places]
+    known = error.places.keys() - ({"field"} if "dataset" in error.places else set())  # one name is enough
+    where = [f"{label} {error.places[label]}" for label in WHERE if label in known]
     return error.what + (f" ({', '.join(where)})" if where else "")
 
 
