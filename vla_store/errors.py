@@ -183,6 +183,13 @@ def machine_error(error: OSError | MemoryError, doing: str, path: object = None)
         errno.EPERM: "check the permissions of the folder",
         errno.EROFS: "the file system is mounted read-only: choose another destination",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "the machine has too many files open: end what needs them not",
+        errno.EIO: "the disk or the network storage failed (`dmesg` says more): copy the data elsewhere, then run the same command again",
+        errno.ESTALE: "the network storage lost the file: mount it again, then run the same command again",
+        errno.ENOTCONN: "the network storage is gone: mount it again, then run the same command again",
+        errno.ETIMEDOUT: "the network storage does not answer: run the same command again when it does",
+        errno.ENOMEM: "free some memory, or raise its limit (ulimit -v), then run the same command again",
+        errno.ENAMETOOLONG: "choose a shorter name",
     }
     reason = error.strerror or str(error)
     return MachineError(

@@ -31,7 +31,7 @@ from vla_store.builder.hdf5 import close_files
 from vla_store.builder.libero import LiberoFile
 from vla_store.builder.scan import scan_sources
 from vla_store.builder.sources import Array, EpisodeSource
-from vla_store.errors import MachineError, SourceError
+from vla_store.errors import MachineError, SourceError, machine_error
 from vla_store.format.attributes import Attributes
 from vla_store.manage.append import append_store
 from vla_store.manage.repair import repair_store
@@ -714,6 +714,26 @@ def test_a_disk_that_fails_in_the_middle_of_a_file_is_no_demos_fault(tmp_path: P
     assert ran.code == 3, ran.err
     assert_one_screen(ran.err, os.strerror(number), path)
     assert not (tmp_path / "s.vla").exists()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.ENOSPC,
+        errno.EACCES,
+        errno.EMFILE,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ENOMEM,
+        errno.ENAMETOOLONG,
+    ],
+)
+def test_every_failure_of_the_machine_says_what_to_do(number: int) -> None:
+    failed = machine_error(OSError(number, os.strerror(number), "/disk/x"), "building")
+    assert failed.hint
+    assert os.strerror(number) in failed.what
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

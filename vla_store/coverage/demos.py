@@ -184,7 +184,12 @@ def read_lengths(path: str | os.PathLike[str]) -> Demos:
                 )
             read = [(rows.line_num, each["length"], each.get("task")) for each in rows]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError("this is not a CSV file", path=place, found=error) from None
+        raise SourceError(
+            "this is not a CSV file",
+            path=place,
+            found=error,
+            hint="write one in UTF-8 with a column `length`; of a store or demonstrations the lengths are known: vla-store coverage STORE",
+        ) from None
     if not read:
         raise SourceError("the file names no demonstration", path=place, expected="a line for each")
     lengths = [_length(text, place, line) for line, text, _ in read]
