@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 from vla_store import __version__
 from vla_store.cli import build, look, measure, upkeep, views
 
-# What other tools call things: options that are arguments here, and commands.
-_OPTIONS_ELSEWHERE = re.compile(
-    r"-[iof]|--(in|out|input|output|from|to|src|source|dst|dest|destination|target|path|file|dir|folder|data|dataset|store|name)"
+NEAR = 0.75  # less is another word, not a slip
+
+# What other tools call things: arguments, which have options there, and commands and options.
+_ARGUMENTS_ELSEWHERE = re.compile(
+    r"-[io]|--(in|out|input|output|from|to|src|source|dst|dest|destination|target|path|file|dir|folder|data|dataset|store|name)"
     r"([-_](path|file|dir|folder|name))?"
 )
-_COMMANDS_ELSEWHERE = {
+_ELSEWHERE = {
     "build": "convert create import make new ingest init",
     "info": "ls list inspect describe stat stats status head summary",
     "verify": "check validate fsck test audit compare diff",
@@ -35,6 +37,12 @@ _COMMANDS_ELSEWHERE = {
     "list": "ls show",
     "add": "create new",
     "remove": "rm delete del drop",
+    "--overwrite": "-f --force --replace --clobber",
+    "--workers": "-j --jobs --num-workers --threads --processes --nproc",
+    "--preset": "--compression --compress --codec --level",
+    "--against": "--source --src --original --reference --from",
+    "--from": "--source --src --original --against",
+    "--view": "--filter --select",
 }
 
 
@@ -63,10 +71,7 @@ class _Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         if choice:
             known = [each.strip(" '") for each in choice[2].split(",")]
-            near = difflib.get_close_matches(choice[1], known, 1, cutoff=NEAR) or [
-                each for each in known if choice[1] in _COMMANDS_ELSEWHERE.get(each, "").split()
-            ]
-            said += [f"did you mean {' or '.join(near)}?"] if near else []
+            said.append(_meant(choice[1], known))
         said += [self._about(each.partition("=")[0]) for each in self._given if each.startswith("-") and not choice]
         if "arguments are required" in message and self.epilog and self.epilog.startswith("example: "):
             said.append(f"as in: {self.epilog.removeprefix('example: ')};")
@@ -79,17 +84,19 @@ class _Parser(argparse.ArgumentParser):
             return ""
         if option != "--" and os.path.lexists(option):
             return f"write ./{option} for a name that begins with a hyphen;"
-        near = difflib.get_close_matches(option, known, 1, cutoff=NEAR)
-        if near:
-            return f"did you mean {near[0]}?"
+        meant = _meant(option, known)
         places = [str(each.metavar) for each in self._actions if not each.option_strings and each.metavar]
-        if places and _OPTIONS_ELSEWHERE.fullmatch(option):
+        if not meant and places and _ARGUMENTS_ELSEWHERE.fullmatch(option):
             last = f", {places[-1]} as the last argument" if len(places) > 1 else ""
             return f"give {' and '.join(places)} without {option}{last};"
-        return ""
+        return meant
 
 
-NEAR = 0.75  # less is another word, not a slip
+def _meant(word: str, known: list[str]) -> str:
+    """Which of our words that is, by its letters or by what it is called elsewhere; "" where that cannot be said."""
+    near = difflib.get_close_matches(word, known, 1, cutoff=NEAR)
+    near = near or [each for each in known if word in _ELSEWHERE.get(each, "").split()]
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.ArgumentParser:
