@@ -35,7 +35,11 @@ def place_of(given: str | os.PathLike[str]) -> str:
     """The absolute path or the URL that a name stands for. Raises OptionError for what can be neither."""
     text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
-        raise OptionError("this is neither a path nor a URL", found=repr(given))
+        raise OptionError(
+            "this is neither a path nor a URL",
+            found=repr(given),
+            hint="an empty name comes of a variable without a value; . is the current folder" if text == "" else "",
+        )
     said = _FILE.match(text)
     path = _home(text[said.end() :] if said else text)
     if said and "%" in path and not _exists(path):

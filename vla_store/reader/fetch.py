@@ -507,7 +507,11 @@ def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
             hint=f'pip install "vla-store[{extra}]"' if extra else "install the package that is named above with pip",
         ) from error
     except ValueError as error:
-        raise OptionError(f"fsspec does not know this URL: {error}", store=url) from error
+        raise OptionError(
+            f"fsspec does not know this URL: {error}",
+            store=url,
+            hint=f"check what stands before ://; if a local path is called so, write ./{url}",
+        ) from error
     except FileNotFoundError as error:  # of a chain: what it would read from
         raise StoreNotFound("no store at this URL", store=url, found=error, hint="check the URL") from error
     except Exception as error:
