@@ -79,6 +79,7 @@ def check(store: Path, plain: naive.Naive, options: dict[str, Any], *, batches: 
         each.close()
 
 
+@pytest.mark.filterwarnings("ignore:in float16, 'actions'")  # so that a conversion is among the options
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_tiny_stores_are_served_as_the_rules_say(tiny_store: Path, options: dict[str, Any]) -> None:
     check(tiny_store, naive.of_tiny(), options, batches=None, batch_size=16)
