@@ -228,7 +228,11 @@ def test_a_place_past_the_texts_is_damage(tmp_path: Path) -> None:
 def test_recipes_say_what_the_episode_says(tmp_path: Path) -> None:
     from vla_store.recipes import libero, openpi, openvla, rdt
 
-    store = built(tmp_path)
+    def change(file: h5py.File) -> None:
+        state(file)
+        odd_files.with_liberos_hand(file)
+
+    store = built(tmp_path, change)
     ends = [each.start + each.length - 1 for each in vla_store.open_store(store).episodes]
     assert [openpi(store, rows=ends)[at]["prompt"] for at in range(3)] == list(TEXTS)
     assert [openvla(store, rows=ends)[at]["language"] for at in range(3)] == list(TEXTS)
