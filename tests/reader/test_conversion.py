@@ -77,6 +77,28 @@ def test_what_is_not_selected_need_not_fit(tmp_path: Path) -> None:
     assert caught.value.places["found"] == "-1e+06"
 
 
+@pytest.mark.parametrize(
+    "chosen", [{"rows": [8]}, {"rows": [3, 8, 30]}, {"view": "early"}], ids=["one", "several episodes", "a view"]
+)
+def test_what_windows_reach_beyond_the_selection_is_refused_where_it_is_read(tmp_path: Path, chosen: Any) -> None:
+    from vla_store import view_rules
+    from vla_store.manage.views import add_view
+
+    def change(file: h5py.File) -> None:
+        added("obs/force", lambda steps: np.ones(steps, np.float32))(file)
+        file["data/demo_0/obs/force"][10] = 1e6
+
+    build_store([odd_files.odd_file(tmp_path / "source", change)], tmp_path / "x.vla")
+    add_view(tmp_path / "x.vla", "early", view_rules.drop_tail(13))
+    stored, samples = (
+        Samples(tmp_path / "x.vla", windows={"force": range(4)}, dtype=dtype, **chosen) for dtype in (None, "float16")
+    )
+    at = next(number for number in range(len(stored)) if (stored[number]["episode"], stored[number]["step"]) == (0, 8))
+    for read in (lambda: samples[at], lambda: samples.batch([at]), lambda: samples.__getitems__([0, at, at])):
+        with pytest.raises(OptionError, match="'force' has numbers that float16 cannot hold"):
+            read()
+
+
 @pytest.mark.parametrize(("field", "dtype"), [("agentview_depth", "float16"), ("states", "float32")])
 @pytest.mark.parametrize("offsets", [0, [0], [-3, 0, 2]])
 def test_fields_without_statistics_are_refused_at_the_first_number_that_does_not_fit(

@@ -240,7 +240,7 @@ class Samples:
                 plan = self._plans.get(part.number) or self._plan(part)
                 plan.fill(places, at, arrays, ragged)
                 if self._task is not None:
-                    _scatter(tasks, at, part.texts_of(places.episode, places.task))
+                    _scatter(tasks, at, plan.texts(places))
         except StoreDamaged as error:
             error.at(store=self.store.url)
             raise
@@ -353,8 +353,9 @@ class Samples:
                 known = self.store.statistics.all.get(name)
             if known is None or not known.tells_range:
                 unknown.add(name)
-            elif not holds(dtype, known):  # what does not fit may not be selected
+            elif not holds(dtype, known):  # what does not fit may not be selected; windows may reach it all the same
                 check_range(fields[name], dtype, self._statistics_of(name))
+                unknown.add(name)
             if not fields[name].is_camera and (text := standing_still(parts_of(self.store), name, dtype)):
                 warn(text)
         return frozenset(unknown)
@@ -403,6 +404,7 @@ class Samples:
 
 
 _ALIGNMENT = 64
+_UNWATCHED = contextlib.nullcontext()
 _MADE_ANEW = ("_plans", "columns", "task_texts", "_number_of_text")  # by each process, and by a subset
 
 
@@ -468,6 +470,13 @@ class _PartPlan:
         """The instruction of one sample."""
         return self._part.text_of(place[0], place[4]) if self._texts is None else self._texts[place[4]]
 
+    def texts(self, places: Places) -> list[str]:
+        """The same of many."""
+        known = self._texts
+        if known is None:
+            return self._part.texts_of(places.episode, places.task)
+        return [known[task] for task in places.task.tolist()]
+
     def _one(
         self, name: str, reader: NumericWindow | RaggedWindow | CameraWindow
     ) -> Callable[[Place], tuple[Array, Array]]:
@@ -489,7 +498,8 @@ class _PartPlan:
                 offsets, earlier = self._times[number]
                 times[number] = kept.times_of(place, offsets, 0 if earlier is None else int(earlier[place[5]]))
             steps, is_pad = times[number]
-            with self._watched.get(name, contextlib.nullcontext)():
+            watched = self._watched.get(name)
+            with watched() if watched else _UNWATCHED:
                 sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
 
     def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
@@ -511,30 +521,30 @@ class _PartPlan:
                     times[number] = window_times(steps, places.length, offsets)
             clipped, is_pad = times[number]
             arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
-            if isinstance(reader, CameraWindow):
-                if frames[number] is None:
-                    frames[number] = reader.list_frames(places, clipped, is_pad, at)
-                with self._watched.get(name, contextlib.nullcontext)():
+            watched = self._watched.get(name)
+            with watched() if watched else _UNWATCHED:
+                if isinstance(reader, CameraWindow):
+                    if frames[number] is None:
+                        frames[number] = reader.list_frames(places, clipped, is_pad, at)
                     reader.many(frames[number], arrays[name])
-            elif isinstance(reader, RaggedWindow):
-                with self._watched.get(name, contextlib.nullcontext)():
-                    made = reader.many(places.episode, clipped, is_pad)
-                _scatter(ragged[name], at, made)
-            elif name in self._ragged:  # of one width in this part
-                values = np.empty((len(places), *reader.shape), reader.dtype)
-                with self._watched.get(name, contextlib.nullcontext)():
-                    reader.many(places, clipped, is_pad, values)
-                _scatter(ragged[name], at, list(values))
-            elif at is None:
-                reader.many(places, clipped, is_pad, arrays[name])
-            else:
-                taken = np.empty((len(places), *reader.shape), reader.dtype)
-                reader.many(places, clipped, is_pad, taken)
-                arrays[name][at] = taken
+                elif isinstance(reader, RaggedWindow):
+                    _scatter(ragged[name], at, reader.many(places.episode, clipped, is_pad))
+                elif at is None and name not in self._ragged:
+                    reader.many(places, clipped, is_pad, arrays[name])
+                else:
+                    taken = np.empty((len(places), *reader.shape), reader.dtype)
+                    reader.many(places, clipped, is_pad, taken)
+                    if name in self._ragged:  # of one width in this part
+                        _scatter(ragged[name], at, list(taken))
+                    else:
+                        arrays[name][at] = taken
 
 
 def _scatter(into: list[Any], at: Int64 | None, made: list[Any]) -> None:
-    for number, value in zip(range(len(made)) if at is None else at.tolist(), made):
+    if at is None:
+        into[:] = made
+        return
+    for number, value in zip(at.tolist(), made):
         into[number] = value
 
 
