@@ -305,7 +305,7 @@ def test_the_commands_say_it(bad: tuple[Path, Path], tmp_path: Path) -> None:
     line = "joint_states is not all finite numbers: 1 NaN in 1 step of 1 episode, first in libero_odd/"
     assert f"warning: {line}" in built.err
     assert "agentview_depth is not all finite numbers: 6 NaN, 3 infinite in 9 steps of 3 episodes" in built.err
-    assert f"not finite     {line}" in run("info", tmp_path / "x.vla").out
+    assert line in " ".join(run("info", tmp_path / "x.vla").out.split())
     told = json.loads(run("info", tmp_path / "x.vla", "--json").out)["nonfinite"]["joint_states"]
     assert (told["nan"], told["demo"], told["step"], told["row"]) == (1, "demo_1", 7, 30)
     recoded = run("recode", tmp_path / "x.vla", tmp_path / "y.vla", "--preset", "raw")

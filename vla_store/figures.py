@@ -358,10 +358,17 @@ def store_text(described: dict[str, Any]) -> str:
     ]
     lines.append(table(["field", "shape", "dtype", "role", "codec, prediction"], fields))
     if described["nonfinite"]:
-        lines += ["", *(f"not finite     {each['text']}" for each in described["nonfinite"].values())]
-        lines.append(
-            "               statistics are those of the finite values; `vla-store views add STORE finite` leaves these out"
+        found = [each["text"] for each in described["nonfinite"].values()]
+        found.append(
+            "Statistics are those of the finite values; `vla-store views add STORE finite` leaves such steps out."
         )
+        lines += [
+            "",
+            *(
+                textwrap.fill(each, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+                for each in found
+            ),
+        ]
     if described["views_damaged"]:
         lines += ["", f"views          DAMAGED: {described['views_damaged']['what']}"]
     if described["views"]:
