@@ -25,7 +25,9 @@ benchmarks/results/reading.json.
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import http.server
 import inspect
 import json
@@ -616,6 +618,70 @@ def test_the_errors_page_has_the_whole_tree_with_exit_codes() -> None:
         assert each is errors.VlaStoreError or f"| {each.exit_code} |" in row[0], (
             f"{each.__name__} exits {each.exit_code}"
         )
+
+
+# --- what bad-files.md quotes ------------------------------------------------------------------------------------------
+
+BAD_FILES = CHECKOUT / "docs/how-to/bad-files.md"
+LEAST_FIXED = 10  # characters that are not filled in, for a text to say something
+
+
+def quoted_sentences() -> list[str]:
+    """What the tables of bad-files.md quote as what a user sees: the code in their third column."""
+    rows = [line.strip("|").split(" | ") for line in BAD_FILES.read_text(encoding="utf-8").splitlines()]
+    return [sentence for row in rows if len(row) == 4 for sentence in re.findall(r"`([^`]+)`", row[2])]
+
+
+@functools.cache
+def texts_of_the_package() -> frozenset[str]:
+    """The texts in the package's code, docstrings aside; \0 stands for what is filled in."""
+    found = set()
+    for path in Path(vla_store.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                found.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.add("".join(str(each.value) if isinstance(each, ast.Constant) else "\0" for each in node.values))
+    return frozenset(each for each in found if len(each.replace("\0", "")) >= LEAST_FIXED)
+
+
+def is_printed(sentence: str) -> bool:
+    """Whether a text of the package, or its first words, filled in, are this sentence."""
+    shown = ".*".join(re.escape(piece) for piece in sentence.split("..."))
+    return any(
+        re.match(shown, text, re.DOTALL)
+        or any(re.fullmatch(start, sentence.removesuffix("...").strip()) for start in starts_of(text, sentence))
+        for text in texts_of_the_package()
+    )
+
+
+def starts_of(text: str, sentence: str) -> Iterator[str]:
+    """The first words of a text as patterns, up to each of its words, where the longest of what is fixed stands in the sentence."""
+    if max(text.split("\0"), key=len)[:LEAST_FIXED] in sentence:
+        for end in re.finditer(r"(?=[\s:;,]|\Z)", text):
+            start = text[: end.start()]
+            if len(start.replace("\0", "")) >= LEAST_FIXED:
+                yield ".+?".join(re.escape(each) for each in start.split("\0"))
+
+
+@pytest.mark.parametrize("sentence", quoted_sentences())
+def test_a_sentence_that_bad_files_quotes_is_the_packages(sentence: str) -> None:
+    assert is_printed(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "the HDF5 file is too short",
+        "actions are all finite numbers",
+        "the HDF5 file is truncated, or not",
+        "rows ... of the ... demo",
+    ],
+)
+def test_a_sentence_that_nothing_prints_is_found(sentence: str) -> None:
+    assert not is_printed(sentence)
 
 
 # --- this test itself ------------------------------------------------------------------------------------------------
