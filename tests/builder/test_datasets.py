@@ -484,3 +484,30 @@ def test_a_path_below_a_demonstration_leaves_nothing_else_out(tmp_path: Path) ->
     store = built(tmp_path, change, exclude=["mask"])
     assert "mask" not in store.fields
     assert set(store.source_attributes(0)["/mask"]) == {"train"}
+
+
+def test_a_store_recoded_from_parts_that_leave_out_other_things_still_is_what_its_sources_are(tmp_path: Path) -> None:
+    """What was left out of one part is not what was left out of another; each source keeps its own, twice over."""
+
+    def more(file: h5py.File) -> None:
+        on_each("more", lambda demo: np.arange(steps(demo)))(file)
+        on_each("extra", lambda demo: np.arange(4))(file)
+
+    folder = tmp_path / "source"
+    files: list[Path] = []
+    for number, change in enumerate((on_each("extra", lambda demo: np.arange(4)), more, more)):
+        path = odd_file(folder, change)
+        files.append(path.rename(path.with_name(f"task_{number}_demo.hdf5")))
+    build_store(files[0], tmp_path / "s.vla")
+    append_store(files[1], tmp_path / "s.vla", exclude=["more"])
+    append_store(files[2], tmp_path / "s.vla", exclude=["more", "extra"], rename={"obs/ee_pos": "ee_pos"})
+    recode_store(tmp_path / "s.vla", tmp_path / "once.vla", preset="small")
+    recode_store(tmp_path / "once.vla", tmp_path / "twice.vla", preset="fast")
+    for name in ("s.vla", "once.vla", "twice.vla"):
+        for number, without in enumerate((("extra",), ("extra", "more"), ("extra", "more"))):
+            assert_equals_h5py(tmp_path / name, files[number], without=without)
+    (victim,) = (tmp_path / "twice.vla").glob("parts/*/steps/actions/c/0/0")
+    whole = victim.read_bytes()
+    victim.unlink()
+    repair_store(tmp_path / "twice.vla", folder)
+    assert victim.read_bytes() == whole

@@ -24,7 +24,7 @@ FRAMES_AT_ONCE = 64
 
 def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found: Sequence[EpisodeSource]) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
-    from vla_store.builder.datasets import recorded_choice
+    from vla_store.builder.datasets import recorded_choice_of
     from vla_store.builder.hdf5 import Hdf5Source, close_files
     from vla_store.builder.sources import storable
 
@@ -47,7 +47,7 @@ def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found:
                     opened,
                     orientation=source.orientation,
                     observation=source.observation,
-                    choice=recorded_choice(part.document.plan.get("options")),
+                    choice=recorded_choice_of(part.document.plan, number),
                 )
             try:
                 _compare_source(objects, part, number, opened, left_out)

@@ -102,6 +102,20 @@ def recorded_choice(options: Any) -> Choice:
     return Choice(tuple(patterns), tuple(sorted((path, name) for path, name in renamed if isinstance(name, str))))
 
 
+def recorded_choice_of(plan: Mapping[str, Any], number: int) -> Choice:
+    """What a part's plan says was chosen of one of its sources: that one's own entry, where it is not what the options say."""
+    options, sources = plan.get("options"), plan.get("sources")
+    own = sources[number] if isinstance(sources, list) and number < len(sources) else None
+    return recorded_choice(own_options(options, own))
+
+
+def own_options(options: Any, own: Any) -> Any:
+    """A part's options as they are for a source. own: its entry in the plan."""
+    if not isinstance(options, dict) or not isinstance(own, dict):
+        return options
+    return options | {name: own[name] for name in ("exclude", "rename") if name in own}
+
+
 def _matches(pattern: str, path: str) -> bool:
     """Whether a pattern names a path, or a group above it."""
     names, parts = pattern.strip("/").split("/"), path.strip("/").split("/")

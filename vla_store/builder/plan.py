@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from vla_store.builder.datasets import NOTHING, Choice
 from vla_store.builder.probe import Probe
 from vla_store.builder.scan import Scan, ScannedSource
-from vla_store.builder.sources import EpisodeInfo, FieldSpec, SourceInfo
+from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, SourceInfo
 from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
@@ -116,6 +117,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
             # Another decoder may give other pixels.
             | ({"codec": each.info.codec, "decoder": each.info.decoder} if each.info.codec else {})
             | ({"said": sorted(each.info.said)} if each.info.said else {})
+            | _own_choice(each.source, options)
             for each in scan.sources
         ],
     }
@@ -143,6 +145,13 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
         attributes_nbytes=last[0] + last[1],
         elements={name: sum(each.steps * each.ragged[name][1] for each in episodes) for name in ragged},
     )
+
+
+def _own_choice(source: EpisodeSource, options: dict[str, Any]) -> dict[str, Any]:
+    """What was left out of a source or named otherwise, where the options do not say it: in stores recoded from several parts."""
+    choice = getattr(source, "choice", NOTHING)
+    chosen = choice.to_json() if isinstance(choice, Choice) else {}
+    return {name: value for name, value in chosen.items() if value != options.get(name)}
 
 
 def _kind(spec: FieldSpec) -> str:

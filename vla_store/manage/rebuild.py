@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_store.builder.commit import write_metadata, write_nonfinite, write_part, write_tables
-from vla_store.builder.datasets import recorded_choice
+from vla_store.builder.datasets import own_options, recorded_choice
 from vla_store.builder.executors import default_workers, run_tasks
 from vla_store.builder.find import find_sources
 from vla_store.builder.hdf5 import Hdf5Source
@@ -253,7 +253,7 @@ def as_recorded(source: EpisodeSource, options: dict[str, Any], recorded: Record
         orientation=said.get("orientation"),
         observation=said.get("observation"),
         said=tuple(said.get("said", ())),
-        choice=recorded_choice(options),
+        choice=recorded_choice(own_options(options, said)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder.build import BuildReport, Progress, build_store
-from vla_store.builder.datasets import recorded_choice
+from vla_store.builder.datasets import Choice, recorded_choice_of
 from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
@@ -55,8 +55,8 @@ def recode_store(
         progress=progress,
         orientation=said_alike.get("orientation"),
         observation=said_alike.get("observation"),
-        exclude=said_alike.get("exclude") or (),
-        rename=said_alike.get("rename"),
+        exclude=_alike([each.choice.exclude for each in sources], ()),
+        rename=dict(_alike([each.choice.rename for each in sources], ())),
         mixed=True,
         executor=executor,
         workers=workers,
@@ -66,6 +66,11 @@ def recode_store(
         dry_run=dry_run,
         finish=(lambda folder: translate_views(opened, folder)) if opened.views else None,
     )
+
+
+def _alike(values: list[Any], otherwise: Any) -> Any:
+    """What all of them are; `otherwise` where they differ."""
+    return values[0] if all(each == values[0] for each in values) else otherwise
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,13 @@ class StoreSource:
 
     @property
     def used(self) -> tuple[str, ...]:
+        """What `choice` says that names something."""
+        return (*self.choice.exclude, *(path for path, _ in self.choice.rename))
+
+    @property
+    def choice(self) -> Choice:
         """What was left out and named otherwise when it was built."""
-        choice = recorded_choice(self._open()[1].document.plan.get("options"))
-        return (*choice.exclude, *(path for path, _ in choice.rename))
+        return recorded_choice_of(self._open()[1].document.plan, self.number)
 
     def scan(self) -> SourceInfo:
         store, part = self._open()
