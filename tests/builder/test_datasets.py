@@ -224,6 +224,7 @@ CLASHES: dict[str, dict[str, str]] = {
     "a slash and two underscores": {"obs/a/b": "a__b", "obs/a__b": "obs__a__b"},
     "case": {"obs/EE": "EE", "obs/ee": "obs__ee"},
     "case of a known name": {"obs/Actions": "obs__Actions"},
+    "actions in capitals": {"ACTIONS": "ACTIONS-1ba13aa6"},
     "letters that names have not": {"obs/robot0:eef pos": "robot0_eef_pos", "obs/grüße": "gr__e"},
     "two of them": {"obs/a:b": "a_b", "obs/a;b": "obs__a_b"},
     "a name of the format": {"obs/attributes": "obs__attributes"},

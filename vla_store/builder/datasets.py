@@ -221,13 +221,13 @@ def field_name(path: str, encoded: bool = False) -> str:
 def field_names(encoded: Mapping[str, bool], choice: Choice) -> dict[str, str]:
     """The name of every dataset's field. encoded: by path, whether it holds encoded pictures.
 
-    It is `field_name` where that can be and is free. Whose path is its name comes first, then paths in their order; who finds the name
+    It is `field_name` where that can be and is free. `actions` keep their name; then comes whose path is its name, then paths in their order; who finds the name
     taken has its whole path for a name, and if need be a part of that path's digest. Raises SourceError for a `rename` to a taken name.
     """
     given = {path: name for path, name in choice.rename if path in encoded}
     plain = {path: field_name(path, is_encoded) for path, is_encoded in encoded.items() if path not in given}
     names, taken = dict(given), {name.lower(): path for path, name in given.items()}
-    for path in sorted(plain, key=lambda path: (plain[path] != path, path)):
+    for path in sorted(plain, key=lambda path: (path != ACTIONS, plain[path] != path, path)):
         if plain[path].lower() in (name.lower() for name in given.values()):
             raise SourceError(
                 "--rename gives a name that another dataset has",
