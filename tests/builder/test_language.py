@@ -295,3 +295,27 @@ def test_a_text_beside_the_data_states_the_instruction_too_unless_it_is_left_out
     assert_equals_h5py(tmp_path / "s.vla", path, without=("instruction", "language"))
     build_store(path, tmp_path / "t.vla", exclude=["instruction", "lang*"])
     assert texts_of(tmp_path / "t.vla") == [TASK] * 3
+
+
+@pytest.mark.parametrize("group", ["/", "/data"])
+@pytest.mark.parametrize("said", [{"language_instruction": TEXTS[0]}, {"ep_meta": json.dumps({"lang": TEXTS[0]})}])
+def test_what_a_file_states_once_is_the_text_of_its_demonstrations_that_state_none(
+    tmp_path: Path, group: str, said: dict[str, str]
+) -> None:
+    def write(file: h5py.File) -> None:
+        file[group].attrs.update(said)
+        each_demo(file)[1].attrs["lang"] = TEXTS[1]
+        file["data"].attrs["env_args"] = "{}"
+        del file["data"].attrs["problem_info"]
+
+    store = built(tmp_path, write)
+    assert texts_of(store) == list(TEXTS)
+    assert not vla_store.open_store(store).warnings
+    assert_equals_h5py(store, tmp_path / "source" / odd_files.FILE.suite / odd_files.FILE.name)
+
+
+def test_a_broken_statement_of_a_file_is_an_error_of_that_file(tmp_path: Path) -> None:
+    path = odd_file(tmp_path, lambda file: file["data"].attrs.update(ep_meta="{"))
+    with pytest.raises(SourceError, match="the attribute ep_meta is broken") as raised:
+        build_store(path, tmp_path / "s.vla")
+    assert raised.value.places["file"] == str(path)

@@ -65,10 +65,11 @@ class LiberoFile(Hdf5Source):
             episodes: list[EpisodeInfo] = []
             is_decoded = False
             noted: dict[str, list[str]] = {}
+            text = stated(_attributes_of(file) | _attributes_of(data), warnings.append)
             for name in names:
                 try:
                     with naming(self.path, name):
-                        episode, encoded = _scan_demo(self, data, name, warnings, noted)
+                        episode, encoded = _scan_demo(self, data, name, text, warnings, noted)
                         episodes.append(episode)
                         is_decoded |= encoded
                 except SourceError as error:
@@ -226,9 +227,17 @@ def _inside(data: h5py.Group, names: list[str]) -> list[list[str]]:
 
 
 def _scan_demo(
-    source: LiberoFile, data: h5py.Group, name: str, warnings: list[str], noted: dict[str, list[str]]
+    source: LiberoFile,
+    data: h5py.Group,
+    name: str,
+    text: str | None,
+    warnings: list[str],
+    noted: dict[str, list[str]],
 ) -> tuple[EpisodeInfo, bool]:
-    """What a demonstration holds, and whether some of its pictures are encoded. noted: what may be noticed of many, with whom."""
+    """What a demonstration holds, and whether some of its pictures are encoded.
+
+    text: the instruction that the file states for all of them. noted: what may be noticed of many, with whom.
+    """
     demo = data[name]
     inside = names_in(demo) if isinstance(demo, h5py.Group) else []
     if "actions" not in inside or not isinstance(demo["actions"], h5py.Dataset):
@@ -250,8 +259,8 @@ def _scan_demo(
     known = isinstance(rewards, h5py.Dataset) and rewards.shape == (steps,)
     with naming(data.file.filename, dataset="rewards"):
         success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
-    text = stated(_said(demo, f"/data/{name}", source.choice), note)
-    return EpisodeInfo(int(name[5:]), steps, fields, success, text), bool(encoded)
+    own = stated(_said(demo, f"/data/{name}", source.choice), note)
+    return EpisodeInfo(int(name[5:]), steps, fields, success, own or text), bool(encoded)
 
 
 def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
@@ -262,7 +271,12 @@ def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
         if isinstance(demo.get(name), h5py.Dataset) and not choice.excluding(f"{top}/{name}", name)
     ]
     said = {name: demo[name][()] for name in there if _is_text(demo[name])}
-    return said | {name: demo.attrs[name] for name in NAMES if name in demo.attrs}
+    return said | _attributes_of(demo)
+
+
+def _attributes_of(group: h5py.Group) -> dict[str, Any]:
+    """Those that may state an instruction."""
+    return {name: group.attrs[name] for name in NAMES if name in group.attrs}
 
 
 def _several(demos: list[str]) -> str:
