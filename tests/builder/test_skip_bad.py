@@ -500,7 +500,7 @@ def test_a_source_that_says_nothing_of_itself_is_read_whole_and_one_may_say_what
 def test_it_says_what_it_reads(tmp_path: Path) -> None:
     said: list[str] = []
     scan_sources(find_sources([gzip_file(tmp_path / "odd")], skip_bad=True), skip_bad=True, talk=said.append)
-    assert f"reading what is compressed in {FILE.suite}/{FILE.name}, to find what is bad" in said
+    assert f"reading {FILE.suite}/{FILE.name} beforehand, to find what is bad" in said
 
 
 # Sources of one's own
@@ -585,6 +585,27 @@ def test_an_episode_that_is_not_as_promised_is_left_out(tmp_path: Path, kind: st
     report = build_store(Promising(file=kind), tmp_path / "s.vla", skip_bad=True)
     assert [(each.demo, "(field joints)" in each.reason) for each in report.skipped] == [("demo_3", True)]
     assert report.episodes == 1
+
+
+class Moved(Own):
+    """Gives pictures of episode 3 with their channels first."""
+
+    def scan(self) -> SourceInfo:
+        info = super().scan()
+        moved = {**FIELDS, "front": replace(FIELDS["front"], shape=(3, 16, 16))}
+        return replace(
+            info, episodes=tuple(replace(each, fields=moved) if each.number == 3 else each for each in info.episodes)
+        )
+
+
+def test_an_episode_whose_pictures_lie_otherwise_is_left_out_alone() -> None:
+    scan = scan_sources([Moved()], skip_bad=True)
+    assert [(each.demo, each.reason) for each in scan.skipped] == [
+        ("demo_3", "images have the wrong dtype or shape (dataset front)")
+    ]
+    assert scan.episodes == 1
+    with pytest.raises(SourceError, match="demo_3"):
+        scan_sources([Moved()])
 
 
 class Attributes3(Own):

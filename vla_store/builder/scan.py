@@ -121,7 +121,7 @@ def scan_sources(
             talk(f"scanning source {number + 1} of {len(sources)}")
         try:
             with _blamed(source, skip_bad):
-                info = _with_pictures(source, source.scan())
+                info = source.scan()
                 _check_info(source, info)
         except SourceError as error:
             leave_out(source, error)
@@ -132,10 +132,8 @@ def scan_sources(
     _check_names(infos)
     examined: list[_Examined] = []
     for source, info in infos:
-        if talk and skip_bad and thorough:
-            talk(f"reading what is compressed in {info.suite}/{info.file}, to find what is bad")
-        if talk and require_finite:
-            talk(f"looking for numbers that are not finite in {info.suite}/{info.file}")
+        if talk and (require_finite or (skip_bad and thorough)):
+            talk(f"reading {info.suite}/{info.file} beforehand, to find what is bad")
         try:
             sound, left_out, bad = _examine(
                 source, info, skip_bad, thorough=skip_bad and thorough, require_finite=require_finite
@@ -192,16 +190,6 @@ class _Examined:
     info: SourceInfo
     attributes: dict[int, Blob]
     own: Blob
-
-
-def _with_pictures(source: EpisodeSource, info: SourceInfo) -> SourceInfo:
-    episodes = []
-    for each in info.episodes:
-        try:
-            episodes.append(replace(each, fields=with_pictures(each.fields)))
-        except SourceError as error:
-            raise error.at(file=name_of(source), demo=each.number) from None
-    return replace(info, episodes=tuple(episodes))
 
 
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
@@ -373,23 +361,21 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
 
 
 def _sifted(
-    source: EpisodeSource, info: SourceInfo, check: Callable[[EpisodeInfo], Any], skip_bad: bool
+    source: EpisodeSource, info: SourceInfo, check: Callable[[EpisodeInfo], EpisodeInfo], skip_bad: bool
 ) -> tuple[list[EpisodeInfo], list[Skipped], list[SourceError]]:
-    """The episodes that pass a check, by number; with skip_bad what was left out, and why."""
+    """The episodes that pass a check, by number, as it returns them; with skip_bad what was left out, and why."""
     kept: list[EpisodeInfo] = []
     skipped: list[Skipped] = []
     errors: list[SourceError] = []
     for episode in sorted(info.episodes, key=lambda each: each.number):
         try:
             with _blamed(source, skip_bad, episode.number):
-                check(episode)
+                kept.append(check(episode))
         except SourceError as error:
             if not skip_bad:
                 raise
             errors.append(error)
             skipped.append(Skipped(info.suite, info.file, episode_name(episode.number), reason_of(error)))
-        else:
-            kept.append(episode)
     return kept, skipped, errors
 
 
@@ -401,16 +387,15 @@ def _examine(
         own = _blob(source, None)
     attributes: dict[int, Blob] = {}
 
-    def check(episode: EpisodeInfo) -> None:
+    def check(episode: EpisodeInfo) -> EpisodeInfo:
         if episode.number in attributes:
             raise SourceError("two episodes of a source have the same number")
         _check_itself(episode)
+        episode = replace(episode, fields=with_pictures(episode.fields))
         blob = _blob(source, episode.number)
-        if thorough:
-            _check_readable(source, episode)
-        if require_finite:
-            _check_finite(source, episode)
+        _check_content(source, episode, skip_bad, thorough=thorough, require_finite=require_finite)
         attributes[episode.number] = blob
+        return episode
 
     kept, skipped, errors = _sifted(source, info, check, skip_bad)
     made = _Examined(source, replace(info, episodes=tuple(kept)), attributes, own) if kept else None
@@ -425,12 +410,13 @@ def _identify(
     source, info, own = examined.source, examined.info, examined.own
     actions, layout = hashlib.sha256(), hashlib.sha256()
 
-    def check(episode: EpisodeInfo) -> None:
+    def check(episode: EpisodeInfo) -> EpisodeInfo:
         _check_alike(episode, expected)
         actions.update(_actions(source, episode))
         shapes: Any = {name: [spec.dtype, [episode.steps, *spec.shape]] for name, spec in episode.fields.items()}
         layout.update(canonical.dumps({"fields": shapes, "number": episode.number}))
         layout.update(bytes.fromhex(examined.attributes[episode.number].sha256))
+        return episode
 
     kept, skipped, errors = _sifted(source, info, check, skip_bad)
     if not kept:
@@ -450,14 +436,32 @@ def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
     return actions.tobytes()
 
 
-def _check_finite(source: EpisodeSource, episode: EpisodeInfo) -> None:
-    """Read every floating field of an episode, cameras among them. Raises SourceError for one with a number that is not finite."""
+def _check_content(
+    source: EpisodeSource, episode: EpisodeInfo, skip_bad: bool, *, thorough: bool, require_finite: bool
+) -> None:
+    """Read what of an episode only reading can find to be bad, and keep nothing. Raises SourceError for the first that is.
+
+    thorough: every field that is not plain. require_finite: every floating field, for numbers that are not finite.
+    """
+    is_plain = getattr(source, "is_plain", None)
+    spans: list[tuple[str, FieldSpec, int, int]] = []
     for name, spec in sorted(episode.fields.items()):
-        found: tuple[Tally, ...] = ()
-        for start, stop in _stretches(spec, episode.steps) if spec.dtype in FLOATING_DTYPES else ():
+        is_doubtful = thorough and (is_plain is None or not is_plain(episode.number, name))
+        if is_doubtful or (require_finite and spec.dtype in FLOATING_DTYPES):
+            spans += [(name, spec, *stretch) for stretch in _stretches(spec, episode.steps)]
+
+    def read(span: tuple[str, FieldSpec, int, int]) -> tuple[Tally, ...]:
+        name, spec, start, stop = span
+        with _blamed(source, skip_bad, episode.number, name):
             rows = read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
-            found = together([*found, *tallied(episode.number, counted(rows), start)])
-        for each in found:
+        return tallied(episode.number, counted(rows), start) if require_finite else ()
+
+    found: dict[str, list[Tally]] = {}
+    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:
+        for (name, *_), tallies in zip(spans, pool.map(read, spans)):  # in order: the same error, however many cores
+            found.setdefault(name, []).extend(tallies)
+    for name, tallies in found.items():
+        for each in together(tallies):
             raise SourceError(
                 "a field is not all finite numbers",
                 field=name,
@@ -471,24 +475,6 @@ def _stretches(spec: FieldSpec, steps: int) -> list[tuple[int, int]]:
     """[start, stop) of all steps, in pieces of which a field's rows are a few megabytes."""
     at_once = max(1, BLOCK_NBYTES // max(1, _nbytes(spec)))
     return [(start, min(start + at_once, steps)) for start in range(0, steps, at_once)]
-
-
-def _check_readable(source: EpisodeSource, episode: EpisodeInfo) -> None:
-    """Read every field of an episode that is not plain, and keep nothing. Raises SourceError for the first that is bad."""
-    is_plain = getattr(source, "is_plain", None)
-    spans = []
-    for name, spec in sorted(episode.fields.items()):
-        if is_plain is None or not is_plain(episode.number, name):
-            spans += [(name, spec, *stretch) for stretch in _stretches(spec, episode.steps)]
-
-    def read(span: tuple[str, FieldSpec, int, int]) -> None:
-        name, spec, start, stop = span
-        with _blamed(source, True, episode.number, name):
-            read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
-
-    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:
-        for _ in pool.map(read, spans):  # in their order: the same error, whatever the number of cores
-            pass
 
 
 def _blob(source: EpisodeSource, number: int | None) -> Blob:
