@@ -460,8 +460,8 @@ def _check_content(
     with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:
         for (name, *_), tallies in zip(spans, pool.map(read, spans)):  # in order: the same error, however many cores
             found.setdefault(name, []).extend(tallies)
-    for name, tallies in found.items():
-        for each in together(tallies):
+    for name, stretches in found.items():
+        for each in together(stretches):
             raise SourceError(
                 "a field is not all finite numbers",
                 field=name,

@@ -172,11 +172,14 @@ class Part:
 
     def text_of(self, episode: int, task: int) -> str:
         """The instruction of an episode: its own where it has one, else its task's."""
+        if not self.document.texts:
+            return self._task_texts[task]
         return self.texts_of(np.array([episode]), np.array([task]))[0]
 
     def texts_of(self, episodes: Int64, tasks: Int64) -> list[str]:
         """The same of (n,) episodes, and of their tasks."""
-        texts = [self._task_texts[task] for task in tasks.tolist()]
+        of_tasks = self._task_texts
+        texts = [of_tasks[task] for task in tasks.tolist()]
         if self.document.texts:
             for at, number in enumerate(self.own_texts(episodes).tolist()):
                 texts[at] = texts[at] if number < 0 else self.document.texts[number]

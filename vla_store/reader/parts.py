@@ -81,9 +81,18 @@ class Parts:
         part = self[bisect.bisect_right(self.episode_starts, episode) - 1]
         return part, episode - part.episode_start
 
-    def numbers_of(self, rows: Int64) -> Int64:
-        """(n,) rows of the store -> the numbers of their parts."""
-        return np.searchsorted(self.row_starts, rows, side="right") - 1
+    def of_rows(self, rows: Int64) -> Iterator[tuple[Part, Int64 | None, Int64]]:
+        """Each part that has some of (n,) rows of the store, which of them it has (None for all), and their numbers there."""
+        for part, at in self.grouped(np.searchsorted(self.row_starts, rows, side="right") - 1):
+            yield part, at, (rows if at is None else rows[at]) - part.row_start
+
+    def grouped(self, numbers: Int64) -> Iterator[tuple[Part, Int64 | None]]:
+        """Each part among (n,) part numbers, and where it is; None for everywhere."""
+        if len(numbers) and (numbers == numbers[0]).all():
+            yield self[int(numbers[0])], None
+        else:
+            for number in np.unique(numbers).tolist():
+                yield self[number], np.flatnonzero(numbers == number)
 
     def _document(self, path: str) -> PartDocument:
         key = f"{path}/zarr.json"

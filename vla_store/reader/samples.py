@@ -174,9 +174,9 @@ class Samples:
                 for name, pad_name, one in plan.ones:
                     sample[name], sample[pad_name] = one(place)
             if self._task == "text":
-                sample["task"] = plan.text(place)
+                sample["task"] = part.text_of(place[0], place[4])
             elif self._task == "index":
-                sample[INDEX] = self._number_of_text[plan.text(place)]
+                sample[INDEX] = self._number_of_text[part.text_of(place[0], place[4])]
         except StoreDamaged as error:
             error.at(store=self.store.url)
             raise
@@ -240,7 +240,7 @@ class Samples:
                 plan = self._plans.get(part.number) or self._plan(part)
                 plan.fill(places, at, arrays, ragged)
                 if self._task is not None:
-                    _scatter(tasks, at, plan.texts(places))
+                    _scatter(tasks, at, part.texts_of(places.episode, places.task))
         except StoreDamaged as error:
             error.at(store=self.store.url)
             raise
@@ -392,10 +392,7 @@ class Samples:
         """The rows of the selection, each once and in the store's order, by part."""
         chosen, store = self._chosen, self.store
         if chosen.rows is not None:
-            rows = np.unique(chosen.rows)
-            numbers = parts_of(store).numbers_of(rows)
-            parts = [parts_of(store)[number] for number in np.unique(numbers).tolist()]
-            return [(part, rows[numbers == part.number] - part.row_start) for part in parts]
+            return [(part, rows) for part, _, rows in parts_of(store).of_rows(np.unique(chosen.rows))]
         return [
             (part, np.concatenate([np.arange(start, stop) for start, stop in runs.tolist()]))
             for part, runs, _ in chosen.runs(store)
@@ -425,8 +422,6 @@ class _PartPlan:
     ) -> None:
         self.kept = kept
         sources = part.document.sources
-        self._part = part
-        self._texts = None if part.document.texts else [task.text for task in part.document.tasks]
         self.episode_start = part.episode_start
         self._windows = windows
         self._ragged = {window.field for window in windows if fields[window.field].is_ragged}
@@ -465,17 +460,6 @@ class _PartPlan:
             (window.field, f"{window.field}_is_pad", self._one(window.field, reader))
             for window, reader in zip(windows, self._readers)
         ]
-
-    def text(self, place: Place) -> str:
-        """The instruction of one sample."""
-        return self._part.text_of(place[0], place[4]) if self._texts is None else self._texts[place[4]]
-
-    def texts(self, places: Places) -> list[str]:
-        """The same of many."""
-        known = self._texts
-        if known is None:
-            return self._part.texts_of(places.episode, places.task)
-        return [known[task] for task in places.task.tolist()]
 
     def _one(
         self, name: str, reader: NumericWindow | RaggedWindow | CameraWindow

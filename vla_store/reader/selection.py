@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,9 @@ class Chosen:
 
     def orientations(self, store: Store) -> set[str]:
         """How the pictures of its sources lie."""
-        found: set[str] = set()
-        for part, runs in self._stretches(store):
+        only = store.conventions.orientation
+        found = set[str]() if only is None else {only}
+        for part, runs in self._stretches(store) if only is None else ():
             sources = part.document.sources
             if len(runs) and len({each.orientation for each in sources}) > 1:
                 entries = part.entries(0, part.episodes)
@@ -97,10 +98,7 @@ class Chosen:
         if self.rows is None:
             yield from ((part, runs) for part, runs, _ in self.runs(store))
         else:
-            numbers = parts_of(store).numbers_of(self.rows)
-            for number in np.unique(numbers).tolist():
-                part = parts_of(store)[number]
-                rows = self.rows[numbers == number] - part.row_start
+            for part, _, rows in parts_of(store).of_rows(self.rows):
                 yield part, np.stack([rows, rows + 1], axis=1)
 
     def count(self, store: Store) -> int:
@@ -121,33 +119,27 @@ def choose(
     view: Any = None,
 ) -> Chosen:
     """What all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
-    suites, tasks, episodes, rows = (each if each is None else _kept(each) for each in (suites, tasks, episodes, rows))
     given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
-    given = {name: value for name, value in given.items() if value is not None}
-    chosen = _chosen(store, **given)
+    given = {
+        name: list(value) if isinstance(value, Iterator) else value  # it is looked at twice
+        for name, value in given.items()
+        if value is not None
+    }
+    chosen = _chosen(store, given)
     if not chosen.spans and not (chosen.rows is not None and len(chosen.rows)):
         raise _empty(store, given, chosen.text)
     return chosen
 
 
-def _chosen(
-    store: Store,
-    suites: Any = None,
-    tasks: Any = None,
-    episodes: Any = None,
-    rows: Any = None,
-    split: Any = None,
-    view: Any = None,
-) -> Chosen:
-    """As `choose`, empty or not."""
-    given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
-    text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items() if value is not None) or "whole store"
-    masks = _episode_masks(store, suites, tasks, episodes, split)
-    if rows is None:
-        chosen = Chosen(text, spans=tuple(_spans(store, masks)))
+def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
+    """What the parameters of `choose` that are given name together, be it nothing."""
+    text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items()) or "whole store"
+    masks = _episode_masks(store, *(given.get(name) for name in ("suites", "tasks", "episodes", "split")))
+    if "rows" in given:
+        chosen = _chosen_rows(store, store.check_rows(given["rows"]), masks, text)
     else:
-        chosen = _chosen_rows(store, store.check_rows(rows), masks, text)
-    return chosen if view is None else _viewed(chosen, kept_of(store, view))
+        chosen = Chosen(text, spans=tuple(_spans(store, masks)))
+    return _viewed(chosen, kept_of(store, given["view"])) if "view" in given else chosen
 
 
 def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchors:
@@ -238,10 +230,8 @@ class Anchors:
     def many(self, anchors: Int64, store: Store) -> Iterator[tuple[Part, Int64 | None, Places]]:
         """Part by part: the part, which of `anchors` are in it (None for all), and their places in it. Raises StoreDamaged."""
         if self._rows is not None:
-            rows = self._rows[anchors]
-            numbers = parts_of(store).numbers_of(rows)
-            for part, at in _by_part(store, numbers):
-                yield part, at, part.locate_many((rows if at is None else rows[at]) - part.row_start)
+            for part, at, rows in parts_of(store).of_rows(self._rows[anchors]):
+                yield part, at, part.locate_many(rows)
         elif len(self._part) == 1:
             _, parts, starts, _, bases, skips, slopes = self._fast
             part = parts_of(store)[parts[0]]
@@ -249,7 +239,7 @@ class Anchors:
         else:
             spans = np.searchsorted(self._firsts, anchors, side="right") - 1
             within = anchors - self._firsts[spans]
-            for part, at in _by_part(store, self._part[spans]):
+            for part, at in parts_of(store).grouped(self._part[spans]):
                 mine, those = (spans, within) if at is None else (spans[at], within[at])
                 known = (self._start[mine], self._base[mine], self._skips[mine] != 0, self._slopes[mine])
                 yield part, at, _settled(part, those, *known)
@@ -259,15 +249,6 @@ class Anchors:
         """The same as `many` looks at, for one at a time: a memoryview gives Python's numbers, and pickles nothing."""
         arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips, self._slopes)
         return tuple(each.data for each in arrays)
-
-
-def _by_part(store: Store, numbers: Int64) -> Iterator[tuple[Part, Int64 | None]]:
-    """Each part among (n,) part numbers, and where it is; None for everywhere."""
-    if len(numbers) and (numbers == numbers[0]).all():
-        yield parts_of(store)[int(numbers[0])], None
-    else:
-        for number in np.unique(numbers).tolist():
-            yield parts_of(store)[number], np.flatnonzero(numbers == number)
 
 
 def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: Any) -> Places:
@@ -346,14 +327,12 @@ def _spans(store: Store, masks: list[Mask] | None) -> Iterator[Span]:
 
 def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str) -> Chosen:
     kept, is_after, is_first = (np.zeros(len(rows), bool) for _ in range(3))
-    numbers = parts_of(store).numbers_of(rows)
-    for number in np.unique(numbers).tolist():
-        part = parts_of(store)[number]
-        at = np.flatnonzero(numbers == number)
-        places = part.locate_many(rows[at] - part.row_start)
-        kept[at] = True if masks is None else masks[number][places.episode]
-        is_after[at] = _is_after(part)[places.source]
-        is_first[at] = places.step == 0
+    for part, at, local in parts_of(store).of_rows(rows):
+        places = part.locate_many(local)
+        into = slice(None) if at is None else at
+        kept[into] = True if masks is None else masks[part.number][places.episode]
+        is_after[into] = _is_after(part)[places.source]
+        is_first[into] = places.step == 0
     return Chosen(text, rows=rows[kept], is_after=is_after[kept], is_first=is_first[kept])
 
 
@@ -435,11 +414,6 @@ def _is_pair(tasks: Any, store: Store) -> bool:
     return isinstance(tasks, tuple) and any((task.suite, task.name) == tasks for task in store.tasks)
 
 
-def _kept(value: Any) -> Any:
-    """The same, as something that can be looked at twice."""
-    return list(value) if isinstance(value, Iterator) else value
-
-
 def _as_list(value: Any) -> list[Any]:
     if isinstance(value, (str, bytes, StoreTask)) or not isinstance(value, Iterable):
         return [value]
@@ -463,8 +437,8 @@ def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
     places: dict[str, str] = {}
     nothing = []
     for number, name in enumerate(given):
-        alone = _chosen(store, **{name: given[name]}).count(store)
-        together = _chosen(store, **dict(list(given.items())[: number + 1])).count(store)
+        alone = _chosen(store, {name: given[name]}).count(store)
+        together = _chosen(store, dict(list(given.items())[: number + 1])).count(store)
         nothing += [] if alone else [name]
         places[name] = f"{alone:,} of {store.rows:,} steps" + (f"; {together:,} with those above" if number else "")
     hint = "each of these leaves something, and all of them together nothing: leave one out"

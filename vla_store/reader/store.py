@@ -344,19 +344,16 @@ class Store:
                 expected=f"{(len(wanted), *shape)} {self.fields[field].dtype}, C-contiguous",
                 found=f"{out.shape} {out.dtype}",
             )
-        numbers = self._parts.numbers_of(wanted)
-        for number in np.unique(numbers).tolist():
-            part = self._parts[number]
-            at = np.flatnonzero(numbers == number)
-            local = wanted[at] - part.row_start
+        for part, at, local in self._parts.of_rows(wanted):
             described = part.document.fields[field]
             if described.is_camera:
                 episodes = part.locate_many(local).episode.tolist()
-                part.frames(described).fill(local.tolist(), episodes, [0] * len(at), out, at.tolist())
-            elif len(at) == len(wanted):
+                into = list(range(len(wanted))) if at is None else at.tolist()
+                part.frames(described).fill(local.tolist(), episodes, [0] * len(local), out, into)
+            elif at is None:
                 part.column(described).take(local, out)
             else:
-                taken = np.empty((len(at), *shape), out.dtype)
+                taken = np.empty((len(local), *shape), out.dtype)
                 part.column(described).take(local, taken)
                 out[at] = taken
         return out
