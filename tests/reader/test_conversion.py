@@ -17,6 +17,7 @@ import pytest
 import vla_store
 from vla_store import OptionError, Samples, UnknownName
 from vla_store.builder import build_store
+from vla_store.format import layout
 
 Change = Callable[[h5py.File], Any]
 
@@ -114,6 +115,20 @@ def test_fields_without_statistics_are_refused_at_the_first_number_that_does_not
     if field == "states":
         assert samples[0]["states"].dtype == np.float32
     assert pickle.loads(pickle.dumps(samples))._watched == samples._watched
+
+
+def test_a_store_that_lost_its_statistics_is_watched_one_by_one_and_in_batches(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        added("obs/force", lambda steps: np.full((steps, 2), 70_000, np.float32))(file)
+
+    root = build_store([odd_files.odd_file(tmp_path / "source", change)], tmp_path / "x.vla").root
+    assert root is not None
+    assert root.meta.statistics is not None
+    (tmp_path / "x.vla" / layout.meta_key(root.meta.statistics)).unlink()
+    samples = Samples(tmp_path / "x.vla", windows={"force": [-1, 0]}, dtype="float16")
+    for read in (lambda: samples[3], lambda: samples.batch([3]), lambda: samples.__getitems__([3, 40])):
+        with pytest.raises(OptionError, match="'force' has numbers that float16 cannot hold"):
+            read()
 
 
 def test_a_view_of_steps_is_watched_too(store: vla_store.Store, tmp_path: Path) -> None:

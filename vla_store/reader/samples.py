@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import itertools
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -22,26 +21,23 @@ from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
 from vla_store.reader.bounded import keep
 from vla_store.reader.conversion import (
-    DTypes,
     check_range,
     dtypes_text,
     holds,
     narrowed,
     parse_dtypes,
-    refusing_overflow,
     standing_still,
 )
-from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
-from vla_store.reader.kept import KeptSteps
 from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
-from vla_store.reader.part import Part, Place, Places
+from vla_store.reader.part import Part
+from vla_store.reader.part_reader import PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import Anchors, anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import StoreField
-from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows, shift_of, window_times
+from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -135,14 +131,14 @@ class Samples:
         self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
         self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
         self._watched = self._checked_conversions()
-        self._plans: dict[int, _PartPlan] = {}
+        self._part_readers: dict[int, PartReader] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plans = {}
+        self._part_readers = {}
 
     def __len__(self) -> int:
         return len(self._anchors)
@@ -167,11 +163,11 @@ class Samples:
         sample: Sample = {}
         try:
             part, place = self._anchors.one(number, self.store)
-            plan = self._plans.get(part.number) or self._plan(part)
-            if plan.kept is not None:
-                plan.fill_kept(plan.kept, place, sample)
+            reader = self._part_readers.get(part.number) or self._part_reader(part)
+            if reader.kept is not None:
+                reader.fill_kept(reader.kept, place, sample)
             else:
-                for name, pad_name, one in plan.ones:
+                for name, pad_name, one in reader.ones:
                     sample[name], sample[pad_name] = one(place)
             if self._task == "text":
                 sample["task"] = part.text_of(place[0], place[4])
@@ -180,7 +176,7 @@ class Samples:
         except StoreDamaged as error:
             error.at(store=self.store.url)
             raise
-        sample["episode"] = plan.episode_start + place[0]
+        sample["episode"] = reader.episode_start + place[0]
         sample["step"] = place[1]
         return sample
 
@@ -237,10 +233,10 @@ class Samples:
         ragged = {window.field: [None] * len(anchors) for window in self.windows if self._field(window).is_ragged}
         try:
             for part, at, places in self._anchors.many(anchors, self.store):
-                plan = self._plans.get(part.number) or self._plan(part)
-                plan.fill(places, at, arrays, ragged)
+                reader = self._part_readers.get(part.number) or self._part_reader(part)
+                reader.fill(places, at, arrays, ragged)
                 if self._task is not None:
-                    _scatter(tasks, at, part.texts_of(places.episode, places.task))
+                    scatter(tasks, at, part.texts_of(places.episode, places.task))
         except StoreDamaged as error:
             error.at(store=self.store.url)
             raise
@@ -363,14 +359,14 @@ class Samples:
     def _field(self, window: Window) -> StoreField:
         return self.store.fields[window.field]
 
-    def _plan(self, part: Part) -> _PartPlan:
+    def _part_reader(self, part: Part) -> PartReader:
         kept = self._chosen.kept.of(part) if self._chosen.kept is not None else None
         fields = self.store.fields
-        plan = _PartPlan(
+        reader = PartReader(
             part, self.windows, fields, self.alignment, self._images, self._pad, self._dtypes, self._watched, kept
         )
-        keep(self._plans, part.number, plan, MAX_OPEN_PARTS)
-        return plan
+        keep(self._part_readers, part.number, reader, MAX_OPEN_PARTS)
+        return reader
 
     def _statistics_of(self, name: str) -> FieldStatistics:
         """Of a fixed numeric field, over all selected rows."""
@@ -401,135 +397,7 @@ class Samples:
 
 
 _ALIGNMENT = 64
-_UNWATCHED = contextlib.nullcontext()
-_MADE_ANEW = ("_plans", "columns", "task_texts", "_number_of_text")  # by each process, and by a subset
-
-
-class _PartPlan:
-    """What is settled once for all samples of one part."""
-
-    def __init__(
-        self,
-        part: Part,
-        windows: tuple[Window, ...],
-        fields: Mapping[str, StoreField],
-        alignment: str,
-        images: str,
-        pad: str,
-        dtypes: DTypes,
-        watched: Collection[str],
-        kept: KeptSteps | None,
-    ) -> None:
-        self.kept = kept
-        sources = part.document.sources
-        self.episode_start = part.episode_start
-        self._windows = windows
-        self._ragged = {window.field for window in windows if fields[window.field].is_ragged}
-        keys: list[tuple[tuple[int, ...], bytes | None]] = []
-        self._numbers: list[int] = []  # of the windows among `_times`: cameras often share theirs
-        self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
-        flips = bytes(orient.turn(images, source.orientation) for source in sources)
-        for window in windows:
-            field = part.document.fields[window.field]
-            shifts = bytes(-shift_of(field.role, source.observation, alignment) for source in sources)
-            earlier = shifts if any(shifts) else None
-            number = dtypes.get(field.name, np.dtype(field.dtype))
-            reader: NumericWindow | RaggedWindow | CameraWindow
-            if field.is_camera:
-                reader = CameraWindow(part, field, window, earlier, pad == "zero", number, flips)
-            else:
-                kind = RaggedWindow if field.is_ragged else NumericWindow
-                reader = kind(part, field, window, earlier, pad == "zero", number)
-            key = window.offsets, earlier
-            if key not in keys:
-                keys.append(key)
-            self._numbers.append(keys.index(key))
-            self._readers.append(reader)
-        self._times = [
-            (
-                np.array(offsets, np.int64),
-                None if earlier is None else np.frombuffer(earlier, np.uint8).astype(np.int64),
-            )
-            for offsets, earlier in keys
-        ]
-        # Whether all numbers of these fit is seen when they are read.
-        self._watched = {
-            name: functools.partial(refusing_overflow, name, dtypes[name], fields[name].dtype) for name in watched
-        }
-        self.ones = [
-            (window.field, f"{window.field}_is_pad", self._one(window.field, reader))
-            for window, reader in zip(windows, self._readers)
-        ]
-
-    def _one(
-        self, name: str, reader: NumericWindow | RaggedWindow | CameraWindow
-    ) -> Callable[[Place], tuple[Array, Array]]:
-        watched = self._watched.get(name)
-        if watched is None:
-            return reader.one
-
-        def one(place: Place) -> tuple[Array, Array]:
-            with watched():
-                return reader.one(place)
-
-        return one
-
-    def fill_kept(self, kept: KeptSteps, place: Place, sample: Sample) -> None:
-        """Puts the fields of one sample, whose windows go over kept steps, into it."""
-        times: list[Any] = [None] * len(self._times)
-        for (name, pad_name, _), number, reader in zip(self.ones, self._numbers, self._readers):
-            if times[number] is None:
-                offsets, earlier = self._times[number]
-                times[number] = kept.times_of(place, offsets, 0 if earlier is None else int(earlier[place[5]]))
-            steps, is_pad = times[number]
-            watched = self._watched.get(name)
-            with watched() if watched else _UNWATCHED:
-                sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
-
-    def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
-        """Writes the samples at `places` into rows `at` of the batch's arrays (None: all of them, in order)."""
-        where: Any = slice(None) if at is None else at
-        arrays["episode"][where] = places.episode + self.episode_start
-        arrays["step"][where] = places.step
-        times: list[Any] = [None] * len(self._times)
-        frames: list[Any] = [None] * len(self._times)
-        for window, number, reader in zip(self._windows, self._numbers, self._readers):
-            name = window.field
-            if times[number] is None:
-                offsets, earlier = self._times[number]
-                shifts = None if earlier is None else earlier[places.source]
-                if self.kept is not None:
-                    times[number] = self.kept.times(places, offsets, shifts)
-                else:
-                    steps = places.step if shifts is None else places.step - shifts
-                    times[number] = window_times(steps, places.length, offsets)
-            clipped, is_pad = times[number]
-            arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
-            watched = self._watched.get(name)
-            with watched() if watched else _UNWATCHED:
-                if isinstance(reader, CameraWindow):
-                    if frames[number] is None:
-                        frames[number] = reader.list_frames(places, clipped, is_pad, at)
-                    reader.many(frames[number], arrays[name])
-                elif isinstance(reader, RaggedWindow):
-                    _scatter(ragged[name], at, reader.many(places.episode, clipped, is_pad))
-                elif at is None and name not in self._ragged:
-                    reader.many(places, clipped, is_pad, arrays[name])
-                else:
-                    taken = np.empty((len(places), *reader.shape), reader.dtype)
-                    reader.many(places, clipped, is_pad, taken)
-                    if name in self._ragged:  # of one width in this part
-                        _scatter(ragged[name], at, list(taken))
-                    else:
-                        arrays[name][at] = taken
-
-
-def _scatter(into: list[Any], at: Int64 | None, made: list[Any]) -> None:
-    if at is None:
-        into[:] = made
-        return
-    for number, value in zip(at.tolist(), made):
-        into[number] = value
+_MADE_ANEW = ("_part_readers", "columns", "task_texts", "_number_of_text")  # by each process, and by a subset
 
 
 def _stacked(values: list[Any]) -> Any:
