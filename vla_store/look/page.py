@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.figures import damaged_views, size_text
+from vla_store.format.nonfinite import counts_text
 from vla_store.look import charts
 from vla_store.look.facts import (
     ACTION_WIDTH,
@@ -464,8 +465,8 @@ def _components(facts: FieldFacts) -> Iterator[list[str]]:
 
 
 def _values(name: str, component: Component) -> str:
-    counts = {"NaN": component.nan, "infinite": component.infinite}
-    bad = "".join(f" <small>{count:,} {what}</small>" for what, count in counts.items() if count)
+    counts = counts_text(component.nan, component.infinite)
+    bad = f" <small>{counts}</small>" if counts else ""
     if component.histogram is None:
         return f"<small>no finite value</small>{bad}"
     if len(component.histogram.counts) == 1:
