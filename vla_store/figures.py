@@ -168,6 +168,14 @@ def damaged_views(store: Store) -> DataError | None:
     return None
 
 
+def excluded(store: Store) -> list[str]:
+    """What the builds of a store were told to leave out, by `--exclude`; another writer's plan may have another form."""
+    plans = [document.plan for _, document in store.parts]
+    said = [each for plan in plans for each in (plan.get("options"), *(plan.get("sources") or ()))]
+    given = [each["exclude"] for each in said if isinstance(each, dict) and isinstance(each.get("exclude"), list)]
+    return sorted({str(path) for each in given for path in each})
+
+
 def store_json(store: Store) -> dict[str, Any]:
     """What a store holds, for programs."""
     documents = [document for _, document in store.parts]
@@ -194,6 +202,7 @@ def store_json(store: Store) -> dict[str, Any]:
         ],
         "digest": store.digest,
         "episodes": len(store.episodes),
+        "excluded": excluded(store),
         "fields": {
             name: {
                 "camera": each.is_camera,
@@ -373,6 +382,8 @@ def store_text(described: dict[str, Any]) -> str:
         lines += ["", f"views          DAMAGED: {described['views_damaged']['what']}"]
     if described["views"]:
         lines += ["", views_text(described["views"], described["rows"], by_task=False)]
+    if described["excluded"]:
+        lines += ["", f"left out of all demonstrations (--exclude): {', '.join(described['excluded'])}"]
     skipped, warnings = described["skipped"], described["warnings"]
     if skipped or warnings:
         lines += ["", f"{len(skipped)} left out, {len(warnings)} warnings when it was built:"]

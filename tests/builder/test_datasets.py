@@ -410,6 +410,10 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFi
         capsys.readouterr().err.split()
     )
     assert {"position", "seen"} <= set(vla_store.open_store(store).fields)
+    assert main(["info", str(store)]) == 0
+    assert "left out of all demonstrations (--exclude): obs/extra\n" in capsys.readouterr().out
+    assert main(["report", str(store), "-o", str(tmp_path / "s.html")]) == 0
+    assert "by <code>--exclude</code>: <code>obs/extra</code>" in (tmp_path / "s.html").read_text()
     assert main(["build", "--rename", "position", str(path), str(tmp_path / "t.vla")]) == 2
     assert "--rename is PATH=NAME" in capsys.readouterr().err
     assert main(["build", "--exclude", "obs/extras", str(path), str(tmp_path / "t.vla")]) != 0

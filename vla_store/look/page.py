@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.figures import damaged_views, size_text
+from vla_store.figures import damaged_views, excluded, size_text
 from vla_store.format.nonfinite import counts_text
 from vla_store.look import charts
 from vla_store.look.facts import (
@@ -205,18 +205,28 @@ def _decisions(facts: Facts) -> str:
         [
             "Instruction",
             _instructions(facts),
-            "<code>task</code> is the text of the file's name, which evaluations use",
+            "<code>task</code> is "
+            + ("that, else " if any(each.task.texts for each in facts.tasks) else "")
+            + "the text of the file's name, which evaluations use",
         ],
         [
             "Left out",
-            f"{counted(len(store.skipped), 'demonstration or file', 'demonstrations or files') if store.skipped else 'nothing'}; "
+            f"{', '.join(_left_out_counts(store)) or 'nothing'}; "
             f"{counted(len(store.warnings), 'warning') if store.warnings else 'no warnings'}",
             '<a href="#left-out">listed below</a>'
-            if store.skipped or store.warnings
+            if store.skipped or store.warnings or excluded(store)
             else "all that was given is in the store",
         ],
     ]
     return _table(["", "in this store", "what it means"], rows, "prose")
+
+
+def _left_out_counts(store: Store) -> list[str]:
+    found = (
+        (len(store.skipped), "demonstration or file", "demonstrations or files"),
+        (len(excluded(store)), "path of --exclude", "paths of --exclude"),
+    )
+    return [counted(*each) for each in found if each[0]]
 
 
 def _views(store: Store) -> list[str]:
@@ -306,16 +316,22 @@ def _left_out(facts: Facts) -> str:
         for each in facts.store.skipped
     ]
     warnings = [[_text(each["suite"]), _text(each["file"]), _text(each["warning"])] for each in facts.store.warnings]
-    if not skipped and not warnings:
-        return "<p>Nothing was left out, and nothing was warned of.</p>"
+    paths = ", ".join(_code(each) for each in excluded(facts.store))
+    if not skipped and not warnings and not paths:
+        return "<p>Nothing was left out, and no file was warned of.</p>"
+    said = f"<p>Left out of all demonstrations, by <code>--exclude</code>: {paths}.</p>" if paths else ""
     return (
-        f"<h3>Left out: {len(skipped):,}</h3>" + _table(["suite", "file", "demo", "why"], skipped, "words")
-        if skipped
-        else ""
-    ) + (
-        f"<h3>Warnings: {len(warnings):,}</h3>" + _table(["suite", "file", "warning"], warnings, "words")
-        if warnings
-        else ""
+        said
+        + (
+            f"<h3>Left out: {len(skipped):,}</h3>" + _table(["suite", "file", "demo", "why"], skipped, "words")
+            if skipped
+            else ""
+        )
+        + (
+            f"<h3>Warnings: {len(warnings):,}</h3>" + _table(["suite", "file", "warning"], warnings, "words")
+            if warnings
+            else ""
+        )
     )
 
 
