@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vla_store.builder.cosmos import CosmosFile, is_cosmos, suite_of
 from vla_store.builder.datasets import NOTHING, Choice
-from vla_store.builder.hdf5 import EXTENSIONS, opened
+from vla_store.builder.hdf5 import EXTENSIONS
+from vla_store.builder.hdf5_file import opened
 from vla_store.builder.libero import LiberoFile
 from vla_store.builder.sources import EpisodeSource
 from vla_store.errors import OptionError, SourceError, SourceNotFound, VlaStoreError, machine_error

@@ -1,4 +1,4 @@
-"""HDF5 files as sources: opening, reading, attributes, and failures turned into errors that name the file.
+"""HDF5 files as sources: which of their datasets are fields, and how their rows are read.
 
 What a file's groups mean is its layout's affair: libero.py and cosmos.py.
 """
@@ -6,13 +6,9 @@ What a file's groups mean is its layout's affair: libero.py and cosmos.py.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import importlib
 import math
-import operator
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.builder import jpeg, strangers
+from vla_store.builder import jpeg
 from vla_store.builder.datasets import (
     ACTIONS,
     LEAVE_OUT,
@@ -34,33 +30,24 @@ from vla_store.builder.datasets import (
     field_names,
     told_names,
 )
+from vla_store.builder.hdf5_file import (
+    DAMAGED,
+    attributes_of,
+    dtype_of,
+    is_text,
+    naming,
+    open_file,
+    opened,
+    value_of,
+    walk,
+)
 from vla_store.builder.pictures import with_pictures
-from vla_store.builder.sources import Array, FieldSpec, check_actions, is_machines
-from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
-from vla_store.format.attributes import Attributes, empty_value, encode_value
+from vla_store.builder.sources import Array, FieldSpec, check_actions
+from vla_store.errors import SourceError
+from vla_store.format.attributes import Attributes
 from vla_store.format.schema import NUMERIC_DTYPES
 
 EXTENSIONS = (".hdf5", ".h5")
-MAX_DEPTH = 32
-
-# Filters that are known by number and that HDF5 need not have. To lack one is the machine's fault; any other number is damage.
-FILTERS = {
-    4: "szip",
-    307: "bzip2",
-    32001: "blosc",
-    32004: "lz4",
-    32008: "bitshuffle",
-    32013: "zfp",
-    32015: "zstd",
-    32017: "sz",
-    32018: "fcidecomp",
-    32024: "sz3",
-    32026: "blosc2",
-    32028: "sperr",
-}
-
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_DAMAGED = "copy or download the file again, or leave the demonstration out with --skip-bad"
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ class Hdf5Source:
                     dataset=at,
                     hint=LEAVE_OUT.format(at.removeprefix(top).lstrip("/")),
                 )
-            made[above or "/"][name] = _dataset_value(node)
+            made[above or "/"][name] = value_of(node)
         return made
 
     def is_plain(self, number: int, field: str) -> bool:
@@ -176,7 +163,7 @@ class _Handle:
     """One open file: h5py for its structure, a plain descriptor for contiguous data."""
 
     def __init__(self, path: str) -> None:
-        self.file = _open(path)
+        self.file = open_file(path)
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._paths: dict[tuple[str, Choice], dict[str, str]] = {}
         self._places: dict[str, _Place] = {}
@@ -278,173 +265,6 @@ def _handle(path: str) -> _Handle:
     return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())
 
 
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[h5py.File]:
-    """The file, every failure of h5py turned into an error that names it."""
-    with naming(path), _open(path) as file:
-        yield file
-
-
-def _open(path: str) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        # Storage that cannot lock, where who only reads needs no lock; EAGAIN: somebody writes. Or it is open so already.
-        lockless = "unable to lock file" in str(error) and error.errno != errno.EAGAIN
-        if not lockless and "locking flag values don't match" not in str(error):
-            raise
-        return h5py.File(path, "r", locking=False)
-
-
-@contextlib.contextmanager
-def naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]:
-    """Every failure of h5py and of the system turned into an error that names the file and the demonstration."""
-    try:
-        yield
-    except VlaStoreError as error:
-        raise error.at(file=path, demo=demo, **places) from None
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise _unreadable(error, path, demo=demo, **places) from error
-
-
-def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
-    if isinstance(error, OSError) and is_machines(error):
-        number = error.errno or 0
-        failed = machine_error(OSError(number, os.strerror(number)), "reading a source", path)
-        if number == errno.EAGAIN:
-            failed.hint = (
-                "another program is writing the file: wait for it; if there is none (the file system's locks are stale), set "
-                "HDF5_USE_FILE_LOCKING=FALSE"
-            )
-        return failed
-    if not os.path.exists(path):
-        return SourceError("a source is gone", file=path, **places)
-    with open(path, "rb") as raw:
-        head = raw.read(strangers.HEAD_NBYTES)
-    size = os.path.getsize(path)
-    stored = re.search(r"stored_eof = ([0-9]+)", str(error))
-    if stored:
-        return SourceError(
-            "the HDF5 file is truncated",
-            file=path,
-            **places,
-            expected=f"{stored[1]} bytes",
-            found=f"{size} bytes",
-            hint="download or copy it again",
-        )
-    if not head.startswith(_SIGNATURE) and "file signature not found" in str(error):
-        name, hint = strangers.what_it_is(head)
-        return SourceError(
-            f"not an HDF5 file but {name}" if name else "not an HDF5 file",
-            file=path,
-            expected="an HDF5 signature",
-            found=f"{size} bytes that begin with {head[: len(_SIGNATURE)]!r}" if size else "an empty file",
-            hint=hint,
-        )
-    kinds = {"dataset": "a dataset of ", "demo": "a demonstration of "}
-    inside = next((kinds[name] for name in kinds if places.get(name) is not None), "")
-    what = f"{inside}the HDF5 file cannot be read"
-    return SourceError(what, file=path, **places, found=str(error)[:300], hint=_DAMAGED)
-
-
-def names_in(names: h5py.Group | h5py.AttributeManager) -> list[str]:
-    """The names of a group's members, or of attributes, sorted. Raises SourceError for one that is no text."""
-    found = list(names)
-    for name in found:
-        if not isinstance(name, str):  # h5py gives bytes for what is not UTF-8
-            raise SourceError("a name in the file is not UTF-8", found=ascii(name)[:120], hint=_DAMAGED)
-    return sorted(found)
-
-
-def walk(
-    group: h5py.Group, path: str = "", *, top: str = "", choice: Choice = NOTHING, used: set[str] | None = None
-) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
-    """The group, as "", and everything below it by path. Every name counts: h5py's own `visit` passes over second names and links.
-
-    top: the group's path in the file. choice: what is left out; `used` hears by which pattern.
-    """
-    yield path, group
-    if path.count("/") >= MAX_DEPTH:
-        raise SourceError("groups are nested too deeply", dataset=path, expected=f"at most {MAX_DEPTH} levels")
-    file = group.file.filename
-    for name in names_in(group):
-        below = f"{path}/{name}" if path else name
-        if (pattern := choice.excluding(f"{top.rstrip('/')}/{below}", below)) is not None:
-            if used is not None:
-                used.add(pattern)
-            continue
-        with naming(file, dataset=below):
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise SourceError(
-                    "a dataset is a link to another file",
-                    found=f"{link.filename}:{link.path}",
-                    hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
-                )
-            node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
-            if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
-                raise SourceError("a link that leads to no dataset", found=link.path)
-            if isinstance(node, h5py.Dataset):
-                check_own(group, node, below)
-                check_filters(node)
-        if isinstance(node, h5py.Group):
-            yield from walk(node, below, top=top, choice=choice, used=used)
-        else:
-            yield below, node
-
-
-def check_filters(node: h5py.Dataset) -> None:
-    """Raises MachineError for a dataset that needs a filter which this machine has not, SourceError where nobody knows that filter."""
-    if node.chunks is None:
-        return
-    filters = node.id.get_create_plist()
-    for number in (filters.get_filter(each)[0] for each in range(filters.get_nfilters())):
-        if h5py.h5z.filter_avail(number):
-            continue
-        with contextlib.suppress(ImportError):  # registers its filters
-            importlib.import_module("hdf5plugin")
-        if h5py.h5z.filter_avail(number) or _reads(node):
-            continue
-        if number in FILTERS:
-            raise MachineError(
-                f"the source is compressed with {FILTERS[number]}, which the HDF5 of this machine has not",
-                found=f"filter {number}",
-                hint="pip install hdf5plugin (it is then used of itself), or write the file anew: h5repack -f GZIP=4 OLD NEW",
-            )
-        raise SourceError("a dataset is compressed with an unknown filter", found=f"filter {number}", hint=_DAMAGED)
-
-
-def _reads(node: h5py.Dataset) -> bool:
-    """Whether a dataset can be read without one of its filters: who wrote it had it neither, and was content."""
-    try:
-        return bool(node.size and node[(0,) * node.ndim] is not None)
-    except (OSError, RuntimeError):
-        return False
-
-
-def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> None:
-    """Raises SourceError for what lies in another file. That one is not told apart when it changes; and HDF5 gives zeros, and
-    no error, for the parts of a virtual or external dataset that it does not find."""
-    found = None
-    if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(above.id).fileno:
-        found = f"{node.file.filename}:{node.name}"
-    elif isinstance(node, h5py.Dataset) and node.external:
-        found = f"external storage in {node.external[0][0]}"
-    elif isinstance(node, h5py.Dataset) and node.is_virtual:
-        lost = [each for each in node.virtual_sources() if each.file_name != "." or each.dset_name not in node.file]
-        found = f"a virtual dataset of {lost[0].file_name}:{lost[0].dset_name}" if lost else None
-    if found is not None:
-        raise SourceError(
-            "what a file names lies in another file",
-            dataset=path,
-            found=found,
-            hint="write a copy of the file that holds all of its data",
-        )
-
-
-# What is in it
-
-
 def described_below(group: h5py.Group, top: str, choice: Choice, used: set[str] | None = None) -> dict[str, Described]:
     """Every dataset of a demonstration by its path, without those that the caller leaves out."""
     nodes = walk(group, top=top, choice=choice, used=used)
@@ -453,9 +273,8 @@ def described_below(group: h5py.Group, top: str, choice: Choice, used: set[str] 
 
 def _described(node: h5py.Dataset) -> Described:
     dtype = dtype_of(node)
-    is_text = dtype.kind == "S" or h5py.check_string_dtype(node.dtype) is not None
     nbytes = 0 if node.shape is None else node.nbytes
-    return Described(node.shape, dtype, nbytes, is_text, is_encoded(node))
+    return Described(node.shape, dtype, nbytes, is_text(node), is_encoded(node))
 
 
 def fields_of(
@@ -489,7 +308,7 @@ def fields_of(
         if unwritten := _unwritten(group[path]):
             if path == ACTIONS:
                 raise SourceError(
-                    "actions that were never written, or not to their end", dataset=path, found=unwritten, hint=_DAMAGED
+                    "actions that were never written, or not to their end", dataset=path, found=unwritten, hint=DAMAGED
                 )
             note(f"{path}: {unwritten}; HDF5 gives {group[path].fillvalue} for them")
     kept = {path: each for path, each in described.items() if path in layout.aside}
@@ -572,57 +391,3 @@ def _spec(path: str, node: h5py.Dataset, steps: int, role: str) -> FieldSpec:
             "a dataset of zero width", dataset=path, expected="at least one number a step", found=node.shape
         )
     return FieldSpec(dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
-
-
-def count_of(node: h5py.Group, name: str) -> int | str | None:
-    """A count that an attribute declares; None where it declares none, what it says where that is no count."""
-    value = node.attrs.get(name)
-    if value is None:
-        return None
-    try:
-        return operator.index(np.asarray(value).item())
-    except (TypeError, ValueError):
-        return repr(value)[:60]
-
-
-def dtype_of(node: h5py.Dataset) -> np.dtype[Any]:
-    try:
-        dtype: np.dtype[Any] = node.dtype
-    except TypeError as error:  # HDF5 has types that NumPy has not
-        raise SourceError("a dataset has a type that NumPy does not have", dataset=node.name, found=error) from None
-    return dtype
-
-
-def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[str, Any]:
-    result = {}
-    for name in names_in(node.attrs):
-        try:
-            result[name] = _attribute(node, name)
-        except (TypeError, ValueError, OSError) as error:
-            if isinstance(error, OSError) and is_machines(error):
-                raise
-            raise SourceError(
-                "an attribute cannot be kept",
-                file=path,
-                on=on,
-                attribute=name,
-                expected="numbers or text",
-                found=str(error)[:200],
-            ) from None
-    return result
-
-
-def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> dict[str, Any]:
-    return _value(node.attrs.get_id(name).dtype, lambda: node.attrs[name])
-
-
-def _dataset_value(node: h5py.Dataset) -> dict[str, Any]:
-    """A whole dataset, as an attribute of its group would be kept."""
-    return _value(node.dtype, lambda: node[()])
-
-
-def _value(dtype: np.dtype[Any], read: Callable[[], Any]) -> dict[str, Any]:
-    if dtype.names or h5py.check_ref_dtype(dtype) or (dtype.kind == "O" and not h5py.check_string_dtype(dtype)):
-        raise TypeError(f"a value of type {dtype}")
-    value = read()
-    return empty_value(str(dtype)) if isinstance(value, h5py.Empty) else encode_value(value)

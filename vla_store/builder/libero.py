@@ -28,18 +28,8 @@ from vla_store.builder.conventions import (
     told,
 )
 from vla_store.builder.datasets import Choice
-from vla_store.builder.hdf5 import (
-    Hdf5Source,
-    attributes_of,
-    check_own,
-    count_of,
-    dtype_of,
-    fields_of,
-    is_robomimic,
-    names_in,
-    naming,
-    opened,
-)
+from vla_store.builder.hdf5 import Hdf5Source, fields_of, is_robomimic
+from vla_store.builder.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
 from vla_store.builder.language import NAMES, stated
 from vla_store.builder.sources import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
 from vla_store.errors import SourceError
@@ -270,7 +260,7 @@ def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
         for name in NAMES
         if isinstance(demo.get(name), h5py.Dataset) and not choice.excluding(f"{top}/{name}", name)
     ]
-    said = {name: demo[name][()] for name in there if _is_text(demo[name])}
+    said = {name: demo[name][()] for name in there if is_text(demo[name])}
     return said | _attributes_of(demo)
 
 
@@ -362,14 +352,10 @@ def _masks(file: h5py.File, choice: Choice) -> Iterator[tuple[str, h5py.Dataset]
     for name, node in file[MASKS].items():
         if choice.excluding(f"/{MASKS}/{name}"):
             continue
-        if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not _is_text(node):
+        if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not is_text(node):
             raise SourceError("a filter list is not a list of names", dataset=f"/mask/{name}", found=node)
         check_own(file, node, f"/mask/{name}")
         yield name, node
-
-
-def _is_text(node: h5py.Dataset) -> bool:
-    return dtype_of(node).kind == "S" or h5py.check_string_dtype(node.dtype) is not None
 
 
 def _check_masks(file: h5py.File, names: list[str], choice: Choice, warnings: list[str]) -> None:
