@@ -158,7 +158,7 @@ def test_an_empty_selection_is_refused(tiny_store: Path, selection: Any) -> None
         ),
         ({"rows": np.array([], np.int64)}, {"rows": "0 of 137 steps"}, "rows alone leaves nothing"),
     ],
-    ids=str,
+    ids=["one", "two", "iterators", "no suite", "no episode", "no row"],
 )
 def test_an_empty_selection_says_which_of_its_conditions_leave_what(
     tiny_store: Path, selection: Any, left: dict[str, str], hint: str
