@@ -73,6 +73,7 @@ def refused(
     assert ran.code == code, ran.err
     assert ran.out == ""
     assert_one_screen(ran.err, *says)
+    assert "\nhint: " in ran.err, f"it does not say what to do:\n{ran.err}"
     assert state(source) == before
     assert_nothing_built(store)
     return ran.err

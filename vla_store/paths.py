@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -74,9 +75,11 @@ def output_path(given: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Pat
             "not a name that can be written to", expected=f"a name that ends in {' or '.join(suffixes)}", found=made
         )
     if made.is_dir():
-        raise UsageError("there is a folder of this name", path=made)
+        raise UsageError("there is a folder of this name", path=made, hint="choose another name")
     if not made.parent.is_dir():
-        raise UsageError("the folder to write to does not exist", path=made.parent)
+        raise UsageError(
+            "the folder to write to does not exist", path=made.parent, hint=f"mkdir -p {shlex.quote(str(made.parent))}"
+        )
     return made
 
 

@@ -103,6 +103,8 @@ def _text(file: h5py.File, path: str) -> str:
             file=path,
             expected="attribute task_description, a text",
             found="no such attribute" if text is None else repr(text)[:120],
+            hint="write it into the file, as in file.attrs['task_description'] = 'put the bowl on the plate'; --skip-bad leaves the "
+            "file out",
         )
     return text.strip()
 

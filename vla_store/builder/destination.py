@@ -92,7 +92,7 @@ def _check_writable(target: Path) -> None:
     """Say now what would otherwise be found out after the scan."""
     above = next(each for each in target.parents if each.exists())
     if not above.is_dir():
-        raise DestinationExists("STORE would lie below a file", store=target, file=above)
+        raise DestinationExists("STORE would lie below a file", store=target, file=above, hint="choose another place")
     if not os.access(above, os.W_OK | os.X_OK):
         read_only = os.statvfs(above).f_flag & os.ST_RDONLY
         number = errno.EROFS if read_only else errno.EACCES
@@ -112,7 +112,12 @@ def replace_store(partial: Path, target: Path, *, overwrite: bool) -> None:
     """The commit: STORE.partial becomes STORE. A store that is there is set aside first and deleted after."""
     aside = _aside(target)
     if target.exists() and not overwrite:
-        raise DestinationExists("STORE appeared while it was being built", store=target, partial=partial)
+        raise DestinationExists(
+            "STORE appeared while it was being built",
+            store=target,
+            partial=partial,
+            hint="replace it with --overwrite, or move it away: the same command then finishes",
+        )
     if target.exists():
         if aside.exists():
             shutil.rmtree(aside)

@@ -163,7 +163,12 @@ def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None]
     try:
         client = Client(address, timeout=f"{ANSWER_S}s", set_as_default=False)
     except (OSError, ValueError) as error:
-        raise MachineError("the scheduler does not answer", scheduler=address, found=str(error)[:200]) from None
+        raise MachineError(
+            "the scheduler does not answer",
+            scheduler=address,
+            found=str(error)[:200],
+            hint="check that it runs: `dask scheduler` prints its address",
+        ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=WORKERS_S)

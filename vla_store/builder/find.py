@@ -87,7 +87,11 @@ def find_sources(
                     hint="check the path: it is an HDF5 file, a suite folder or a folder of suites",
                 )
             if not path.is_file() and not path.is_dir():
-                raise SourceNotFound("a source is neither a file nor a folder", path=path)
+                raise SourceNotFound(
+                    "a source is neither a file nor a folder",
+                    path=path,
+                    hint="copy what it gives into an HDF5 file first",
+                )
             files = [path] if path.is_file() else _hdf5_below(path)
         except VlaStoreError:
             raise
@@ -181,6 +185,6 @@ def _hdf5_below(folder: Path) -> list[Path]:
             found=(", ".join(there[:8]) + (", ..." if len(there) > 8 else "")) or "an empty folder",
             hint="this is a store, not a source; of stores, vla-store copy, merge and recode make another one"
             if {"zarr.json", "parts"} <= set(there)
-            else "",
+            else "give the folder of a suite, the folder of such folders, or a file; files need one of these endings",
         )
     return files

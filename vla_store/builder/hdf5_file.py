@@ -82,7 +82,9 @@ def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
             )
         return failed
     if not os.path.exists(path):
-        return SourceError("a source is gone", file=path, **places)
+        return SourceError(
+            "a source is gone", file=path, **places, hint="bring it back, then run the same command again"
+        )
     with open(path, "rb") as raw:
         head = raw.read(strangers.HEAD_NBYTES)
     size = os.path.getsize(path)
@@ -245,6 +247,7 @@ def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[s
                 attribute=name,
                 expected="numbers or text",
                 found=str(error)[:200],
+                hint="write it as numbers or text, or remove it; --skip-bad leaves out what has it",
             ) from None
     return result
 

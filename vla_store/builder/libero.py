@@ -27,7 +27,7 @@ from vla_store.builder.conventions import (
     orientation_of,
     told,
 )
-from vla_store.builder.datasets import Choice
+from vla_store.builder.datasets import LEAVE_OUT, Choice
 from vla_store.builder.hdf5 import Hdf5Source, fields_of, is_robomimic
 from vla_store.builder.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
 from vla_store.builder.language import NAMES, stated
@@ -185,6 +185,7 @@ def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list
             file=path,
             expected="groups /data/demo_<number>",
             found="none that --exclude leaves" if len(data) else "an empty /data",
+            hint="leave it out, with --skip-bad or by its name",
         )
     inside = _inside(data, names)
     if not any("obs" in each for each in inside) and any("actions" in each for each in inside):
@@ -348,12 +349,17 @@ def _masks(file: h5py.File, choice: Choice) -> Iterator[tuple[str, h5py.Dataset]
     if MASKS not in file or choice.excluding(f"/{MASKS}"):
         return
     if not isinstance(file[MASKS], h5py.Group):
-        raise SourceError("/mask is not a group", found=file[MASKS])
+        raise SourceError("/mask is not a group", found=file[MASKS], hint=LEAVE_OUT.format("/mask"))
     for name, node in file[MASKS].items():
         if choice.excluding(f"/{MASKS}/{name}"):
             continue
         if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not is_text(node):
-            raise SourceError("a filter list is not a list of names", dataset=f"/mask/{name}", found=node)
+            raise SourceError(
+                "a filter list is not a list of names",
+                dataset=f"/mask/{name}",
+                found=node,
+                hint=LEAVE_OUT.format(f"/mask/{name}"),
+            )
         check_own(file, node, f"/mask/{name}")
         yield name, node
 
@@ -375,7 +381,12 @@ def _mask_attributes(file: h5py.File, path: str, choice: Choice) -> Attributes:
     for name, node in _masks(file, choice):
         made.setdefault("/mask", attributes_of(file[MASKS], "/mask", path))
         if name in made["/mask"]:
-            raise SourceError("a filter list and an attribute have one name", file=path, found=f"/mask/{name}")
+            raise SourceError(
+                "a filter list and an attribute have one name",
+                file=path,
+                found=f"/mask/{name}",
+                hint=LEAVE_OUT.format(f"/mask/{name}"),
+            )
         made["/mask"][name] = encode_value(node[()])
         made[f"/mask/{name}"] = attributes_of(node, f"/mask/{name}", path)
     return made

@@ -94,7 +94,12 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
     """options: what the caller chose that decides bytes; `preset` among them. blosc: the version that encodes, if not this one."""
     sources, tasks, episodes, texts = _lay_out(scan)
     if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
-        raise SourceError("too many steps for one part", expected=f"at most {MAX_PART_ROWS}", found=scan.steps)
+        raise SourceError(
+            "too many steps for one part",
+            expected=f"at most {MAX_PART_ROWS}",
+            found=scan.steps,
+            hint="build from some of the sources, and `vla-store append` the others",
+        )
     pictures = _pictures(scan.fields)
     described = {
         # A preset's codec may change between versions of this package, so its name alone decides no bytes.

@@ -357,6 +357,7 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
                 "two files call different tasks by one name",
                 task=info.task,
                 files=f"{first.file}, {info.file}",
+                hint="rename one of the files, or put it into a folder (a suite) of its own",
             )
 
 

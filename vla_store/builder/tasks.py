@@ -256,7 +256,12 @@ class AttributesArray:
         for source, number, sha256 in known + [(source, None, sha256) for source, sha256 in self.sources]:
             encoded = encode_attributes(source.attributes(number))
             if hashlib.sha256(encoded).hexdigest() != sha256:
-                raise SourceError("a source changed while it was being read", file=name_of(source), demo=number)
+                raise SourceError(
+                    "a source changed while it was being read",
+                    file=name_of(source),
+                    demo=number,
+                    hint="run the same command again once nobody writes to it any more",
+                )
             yield encoded
 
 

@@ -109,7 +109,9 @@ def _commit(growing: Place, data: bytes, *, is_alone: bool) -> None:
     if is_alone:
         growing.write(key, data)
     elif not growing.create(key, data) and growing.read(key) != data:
-        raise DestinationExists("a root of another store is there", store=growing.url, object=key)
+        raise DestinationExists(
+            "a root of another store is there", store=growing.url, object=key, hint="choose another place for NEW"
+        )
     growing.write(layout.ROOT_KEY, data)
 
 

@@ -22,7 +22,7 @@ from typing import IO, Any, Protocol
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
 from vla_store.paths import is_url, place_of
-from vla_store.reader.fetch import filesystem_of, hint_for
+from vla_store.reader.fetch import NOT_PERMITTED, filesystem_of, hint_for
 
 PIECE_NBYTES = 8 << 20
 TEMPORARY = ".tmp"
@@ -395,7 +395,9 @@ class RemotePlace:
         except (FileNotFoundError, FileExistsError, VlaStoreError):
             raise
         except PermissionError as error:
-            raise MachineError("storage refuses access", object=key, store=self.url, found=str(error)[:200]) from error
+            raise MachineError(
+                "storage refuses access", object=key, store=self.url, found=str(error)[:200], hint=NOT_PERMITTED
+            ) from error
         except (NotImplementedError, TypeError) as error:
             raise OptionError(
                 "this storage cannot be written to", store=self.url, found=f"{type(error).__name__}: {error}"[:200]

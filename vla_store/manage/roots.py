@@ -205,7 +205,12 @@ def combined_fields(documents: Named) -> dict[str, RootField]:
         for path, document in documents[1:]:
             if document.fields.keys() != first.fields.keys():
                 differ = ", ".join(sorted(document.fields.keys() ^ first.fields.keys()))
-                raise OptionError("the parts have different fields", part=path, differ=differ)
+                raise OptionError(
+                    "the parts have different fields",
+                    part=path,
+                    differ=differ,
+                    hint="a field is in all parts or in none: build a store of its own, or anew with --exclude of what only some have",
+                )
             other = document.fields[name]
             if (other.is_camera, other.dtype, other.role) != (each.is_camera, each.dtype, each.role):
                 raise _misfit(name, each, other, path)
@@ -233,7 +238,12 @@ def check_names(documents: Named) -> None:
         for task in document.tasks:
             said = (task.text, task.instruction)
             if tasks.setdefault((task.suite, task.name), said) != said:
-                raise OptionError("two parts call different tasks by one name", suite=task.suite, task=task.name)
+                raise OptionError(
+                    "two parts call different tasks by one name",
+                    suite=task.suite,
+                    task=task.name,
+                    hint="build one of them anew, from files of another name or in another folder (a suite)",
+                )
 
 
 def conventions_of(documents: Named) -> Iterator[tuple[str, str, str]]:

@@ -37,6 +37,7 @@ from vla_store.reader.bounded import keep
 Range = tuple[str, int, int]  # key, start, stop
 
 KINDS = ("mmap", "pread", "fsspec")
+NOT_PERMITTED = "check your credentials for it, and what they permit"
 
 MAX_MAPS = 16_384  # Linux allows a process 65,530 by default
 LEAST_FILES = 32
@@ -309,7 +310,9 @@ class FsspecFetcher:
                 return ObjectMissing("an object of the store is missing", object=key, store=self._url)
             error = cause
         if isinstance(error, PermissionError) or _status(error) in _REFUSED:
-            return MachineError("storage refuses access", object=key, store=self._url, found=_text(error))
+            return MachineError(
+                "storage refuses access", object=key, store=self._url, found=_text(error), hint=NOT_PERMITTED
+            )
         if not isinstance(error, Exception):
             return error
         return FetchError(
