@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.recipes.needs import Range
-
 Array = np.ndarray[Any, Any]
 
-
-MINUS_ONE_TO_ONE = Range(6, -1, 1, "the gripper: -1 opens, 1 closes")
+# Least, greatest, and what they mean, as a range is told.
+MINUS_ONE_TO_ONE = (-1.0, 1.0, "the gripper: -1 opens, 1 closes")
 
 
 def opens_at_one(gripper: Array) -> Array:

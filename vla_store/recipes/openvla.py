@@ -27,7 +27,7 @@ from vla_store.paths import local_path
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, recipe
 from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
-from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
+from vla_store.recipes.needs import Need, Needs, Range, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
 
 OFT_CHUNK = 8
@@ -36,7 +36,7 @@ CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 STATE = ("ee_states", "gripper_states")
 FILE = "dataset_statistics.json"
 NAME = "libero"
-ACTIONS = numbers_of("actions", ranges=[MINUS_ONE_TO_ONE])
+ACTIONS = numbers_of("actions", ranges=[Range(6, *MINUS_ONE_TO_ONE)])
 STATE_WIDTH = 8
 KEPT = ("mean", "std", "max", "min", "q01", "q99")
 

@@ -23,6 +23,7 @@ from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.windows import shift_of
 from vla_store.recipes.dataset import SELECTION, Empty, RecipeDataset, Steps, recipe
+from vla_store.recipes.gripper import MINUS_ONE_TO_ONE
 from vla_store.recipes.needs import MAPPING, Needs, Range, numbers_of, pictures_of
 from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
@@ -137,7 +138,7 @@ def _pose_action(position: Callable[[Array], Array]) -> tuple[Take, ...]:
     return (
         Take("actions", 0, 3, EEF_POSITION, position),
         Take("actions", 3, 6, EEF_ROTATION, to_radians, is_rotation=True),
-        Take("actions", 6, 7, GRIPPER, gripper_to_unit, between=(-1, 1, "the gripper: -1 opens, 1 closes")),
+        Take("actions", 6, 7, GRIPPER, gripper_to_unit, between=MINUS_ONE_TO_ONE),
     )
 
 
