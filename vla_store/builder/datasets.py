@@ -186,13 +186,19 @@ def check_aside(path: str, each: Described, steps: int, can_be_kept: bool) -> No
             hint=leave_out,
         )
     if not can_be_kept:
-        raise SourceError(
-            "datasets of one demonstration have different lengths",
-            dataset=path,
-            expected=f"{steps} rows, as actions has",
-            found=f"{each.rows} rows",
-            hint=f"it has not one row a step in most demonstrations of the file; {leave_out}",
-        )
+        hint = f"it has not one row a step in most demonstrations of the file; {leave_out}"
+        raise different_lengths(path, steps, each.rows, hint)
+
+
+def different_lengths(path: str, steps: int, rows: int | None, hint: str = "") -> SourceError:
+    """The error for a dataset that has not one row a step."""
+    return SourceError(
+        "datasets of one demonstration have different lengths",
+        dataset=path,
+        expected=f"{steps} rows, as actions has",
+        found=f"{rows} rows",
+        hint=hint,
+    )
 
 
 def check_aside_nbytes(nbytes: Mapping[str, int]) -> None:

@@ -27,6 +27,7 @@ from vla_store.builder.datasets import (
     aside,
     check_aside,
     check_aside_nbytes,
+    different_lengths,
     field_names,
     told_names,
 )
@@ -291,25 +292,9 @@ def fields_of(
         raise SourceError("--exclude leaves out the actions", exclude=", ".join(choice.exclude))
     encoded_paths = {path: each.is_encoded for path, each in described.items()}
     names = field_names(encoded_paths, choice)
-    actions = group[ACTIONS]
-    if dtype_of(actions).kind != "f" or actions.ndim != 2:
-        raise SourceError(
-            "actions have the wrong dtype or shape",
-            dataset="actions",
-            expected="(T, n) of a float type",
-            found=f"{actions.shape} of {dtype_of(actions)}",
-        )
-    steps = actions.shape[0]
-    if steps == 0:
-        raise SourceError(
-            "a demonstration without steps", dataset="actions", expected="at least one row", found=actions.shape
-        )
+    steps = _steps_of(group[ACTIONS])
     for path in described:
         if unwritten := _unwritten(group[path]):
-            if path == ACTIONS:
-                raise SourceError(
-                    "actions that were never written, or not to their end", dataset=path, found=unwritten, hint=DAMAGED
-                )
             note(f"{path}: {unwritten}; HDF5 gives {group[path].fillvalue} for them")
     kept = {path: each for path, each in described.items() if path in layout.aside}
     for path, each in kept.items():
@@ -339,8 +324,29 @@ def fields_of(
             else "",
         )
     with naming(group.file.filename, dataset="actions"):
-        check_actions(actions[()])
+        check_actions(group[ACTIONS][()])
     return steps, fields, sorted(names[path] for path in encoded)
+
+
+def _steps_of(actions: h5py.Dataset) -> int:
+    """How many steps a demonstration with these actions has. Raises SourceError where they cannot be trained on."""
+    if dtype_of(actions).kind != "f" or actions.ndim != 2:
+        raise SourceError(
+            "actions have the wrong dtype or shape",
+            dataset=ACTIONS,
+            expected="(T, n) of a float type",
+            found=f"{actions.shape} of {dtype_of(actions)}",
+        )
+    steps = int(actions.shape[0])
+    if steps == 0:
+        raise SourceError(
+            "a demonstration without steps", dataset=ACTIONS, expected="at least one row", found=actions.shape
+        )
+    if unwritten := _unwritten(actions):
+        raise SourceError(
+            "actions that were never written, or not to their end", dataset=ACTIONS, found=unwritten, hint=DAMAGED
+        )
+    return steps
 
 
 def _unwritten(node: h5py.Dataset) -> str:
@@ -368,12 +374,7 @@ def _encoded_spec(path: str, node: h5py.Dataset, steps: int) -> FieldSpec:
 
 def _check_length(path: str, node: h5py.Dataset, steps: int) -> None:
     if node.shape[0] != steps:
-        raise SourceError(
-            "datasets of one demonstration have different lengths",
-            dataset=path,
-            expected=f"{steps} rows, as actions has",
-            found=f"{node.shape[0]} rows",
-        )
+        raise different_lengths(path, steps, node.shape[0])
 
 
 def _spec(path: str, node: h5py.Dataset, steps: int, role: str) -> FieldSpec:
