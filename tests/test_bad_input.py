@@ -684,6 +684,19 @@ def test_a_folder_named_like_a_file_is_a_folder(command: Command, source: Path, 
     assert store_tools.root_of(store).rows == 137 - sum(VICTIM.lengths.values())
 
 
+def test_a_folder_without_demonstrations_says_where_some_are_or_how_others_are_read(
+    command: Command, source: Path, store: Path
+) -> None:
+    deep = source.parent / "deep" / "of" / "a" / "robot"
+    shutil.move(victim(source).parent, deep)
+    (deep.parents[1] / ".hidden.hdf5").touch()
+    refused(command, deep.parents[2], store, says=("no demonstrations in the folder", "deeper: give", deep))
+    other = source.parent / "lerobot"
+    (other / "meta").mkdir(parents=True)
+    (other / "meta" / "info.json").touch()
+    refused(command, other, store, says=("no demonstrations in the folder", "EpisodeSource of forty lines"))
+
+
 def test_a_cache_of_links_gives_the_names_of_the_links(command: Command, source: Path, store: Path) -> None:
     reference = store_tools.built(store.with_name("reference.vla"), [source])
     blobs = source.parent / "blobs"
@@ -853,7 +866,7 @@ def external(file: h5py.File) -> None:
 REFUSED: dict[str, tuple[Callable[[h5py.File], object], tuple[str, ...]]] = {
     "object reference": (
         lambda file: file["data/demo_1"].attrs.update(ref=file["data"].ref),
-        ("an attribute cannot be kept", "/data/demo_1", "ref", "demo_1"),
+        ("an attribute cannot be kept", "/data/demo_1", "ref", "demo_1", "--skip-bad"),
     ),
     "compound": (
         lambda file: file["data/demo_1/obs/ee_pos"].attrs.update(
@@ -893,7 +906,7 @@ REFUSED: dict[str, tuple[Callable[[h5py.File], object], tuple[str, ...]]] = {
     ),
     "dangling link": (
         lambda file: link(file, "obs/ee_ori", lambda path: h5py.SoftLink("/nowhere")),  # type: ignore[arg-type]
-        ("a link that leads to no dataset", "obs/ee_ori", "/nowhere", "demo_1"),
+        ("a link that leads to no dataset", "obs/ee_ori", "/nowhere", "demo_1", "--exclude obs/ee_ori"),
     ),
     "link to a group": (
         lambda file: link(file, "obs/ee_ori", lambda path: h5py.SoftLink("/data/demo_1")),  # type: ignore[arg-type]

@@ -516,3 +516,14 @@ def test_a_store_recoded_from_parts_that_leave_out_other_things_still_is_what_it
     victim.unlink()
     repair_store(tmp_path / "twice.vla", folder)
     assert victim.read_bytes() == whole
+
+
+@pytest.mark.parametrize("path", ["step", "episode", "obs/task"])
+def test_a_dataset_called_as_what_every_sample_has_is_read_under_another_name(tmp_path: Path, path: str) -> None:
+    phases = on_each(path, lambda demo: np.arange(steps(demo)) // 4)
+    store = built(tmp_path / "a", phases)
+    with pytest.raises(OptionError, match="the same name") as raised:
+        vla_store.Samples(store, alignment="as_stored", images="as_stored")
+    assert "--rename PATH=NAME" in raised.value.hint
+    built(tmp_path / "b", phases, rename={path: "phase"})
+    assert_equals_h5py(tmp_path / "b" / "s.vla", at(tmp_path / "b"), fields={path: "phase"})

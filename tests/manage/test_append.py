@@ -478,7 +478,11 @@ def test_cameras_that_do_not_fit_are_refused_before_anything_is_built(
 ) -> None:
     store = copy_of("first")
     before = digests(store)
-    names = ["the parts have different fields", "agentview_depth"] if "depth" in options else ["do not fit", "_rgb"]
+    names = (
+        ["the parts have different fields", "agentview_depth", "--exclude"]
+        if "depth" in options
+        else ["do not fit", "_rgb"]
+    )
     refused(OptionError, [third(tmp_path / "more", **options)], store, *names)
     assert digests(store) == before
     shutil.rmtree(tmp_path / "more")

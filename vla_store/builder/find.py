@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -22,6 +23,8 @@ from vla_store.paths import is_url, place_of
 # A convention that the caller states: for all sources, or by path (None: for the others).
 Said = str | Mapping[str | Path | None, str] | None
 Given = str | os.PathLike[str] | EpisodeSource
+
+MAX_FOLDERS = 1000  # that are looked into for a hint
 
 
 def local_sources(given: Given | Sequence[Given]) -> list[Path | EpisodeSource]:
@@ -185,6 +188,18 @@ def _hdf5_below(folder: Path) -> list[Path]:
             found=(", ".join(there[:8]) + (", ..." if len(there) > 8 else "")) or "an empty folder",
             hint="this is a store, not a source; of stores, vla-store copy, merge and recode make another one"
             if {"zarr.json", "parts"} <= set(there)
-            else "give the folder of a suite, the folder of such folders, or a file; files need one of these endings",
+            else _deeper(folder),
         )
     return files
+
+
+def _deeper(folder: Path) -> str:
+    """What to give instead of a folder that holds no HDF5 files: where the first lie, if that is not far."""
+    for place, folders, names in itertools.islice(os.walk(folder), MAX_FOLDERS):
+        folders.sort()
+        if any(Path(name).suffix.lower() in EXTENSIONS and name[0] != "." for name in names):
+            return f"the first ones lie deeper: give {place}"
+    return (
+        "give the folder of a suite, the folder of such folders, or a file; files need one of these endings, and another format "
+        "an EpisodeSource of forty lines (docs/how-to/own-robot.md)"
+    )

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from vla_store.builder import strangers
-from vla_store.builder.datasets import NOTHING, Choice
+from vla_store.builder.datasets import LEAVE_OUT, NOTHING, Choice
 from vla_store.builder.sources import is_machines
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import empty_value, encode_value
@@ -149,7 +149,7 @@ def walk(
                 )
             node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
             if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
-                raise SourceError("a link that leads to no dataset", found=link.path)
+                raise SourceError("a link that leads to no dataset", found=link.path, hint=LEAVE_OUT.format(below))
             if isinstance(node, h5py.Dataset):
                 check_own(group, node, below)
                 check_filters(node)

@@ -412,7 +412,9 @@ def _check_names(windows: tuple[Window, ...], others: tuple[str, ...]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise OptionError(
-            "two values of a sample would have the same name", name=twice[0], hint="leave one out of `windows`"
+            "two values of a sample would have the same name",
+            name=twice[0],
+            hint="leave one out of `windows`, or build the store with --rename PATH=NAME to have both",
         )
 
 
