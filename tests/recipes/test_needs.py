@@ -287,6 +287,17 @@ def test_episodes_that_are_not_selected_do_not_count(tmp_path: Path) -> None:
     assert len(openvla(store, episodes=[1, 2])) == 17 + 9 - 2
 
 
+def test_what_windows_reach_beyond_the_selected_steps_counts(tmp_path: Path) -> None:
+    def late(demo: h5py.Group) -> None:
+        gripper(lambda g: np.where(np.arange(len(g)) < 8, g, 255))(demo)
+
+    store = store_of(tmp_path, late)
+    assert openvla(store, rows=[3, 5])[0]
+    with pytest.raises(OptionError, match="component 6") as caught:
+        openvla_oft(store, rows=[3, 5])
+    assert "-1 to 255" in str(caught.value)
+
+
 # A mapping of one's own says what it takes
 
 

@@ -105,6 +105,20 @@ def test_a_selection_without_such_a_number_says_nothing(store: Path) -> None:
         assert is_finite(recipes.act(store, normalize=True, episodes=[2]).__getitems__(range(8)))
 
 
+@pytest.mark.parametrize("chosen", [{"rows": [3, 4]}, {"rows": [30, 3]}, {"view": "early"}], ids=str)
+def test_a_number_that_only_windows_reach_is_told_of(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    def spoil(file: h5py.File) -> None:
+        odd_files.with_liberos_hand(file)
+        file["data/demo_0/obs/joint_states"][9, 1] = math.nan
+
+    build_store([odd_files.odd_file(tmp_path / "source", spoil)], tmp_path / "x.vla")
+    add_view(tmp_path / "x.vla", "early", view_rules.drop_tail(14), kind="anchors")
+    with pytest.warns(UserWarning, match=r"'joint_states' is not all finite numbers \(1 NaN\)"):
+        dataset = recipes.libero(tmp_path / "x.vla", **chosen)
+    assert not is_finite(dataset.__getitems__(range(len(dataset))))
+    assert is_finite(recipes.libero(tmp_path / "x.vla", rows=[30, 12]).__getitems__([0, 1]))
+
+
 def test_of_fields_without_statistics_the_store_s_counts_are_told_unless_the_view_leaves_them_out(
     tmp_path: Path,
 ) -> None:

@@ -21,7 +21,7 @@ from vla_store.reader.windows import Window, shift_of, window_times
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
-
+Mask = npt.NDArray[np.bool_]
 
 _UNWATCHED = contextlib.nullcontext()
 
@@ -107,6 +107,17 @@ class PartReader:
             with watched() if watched else _UNWATCHED:
                 sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
 
+    def times(self, window: int, places: Places) -> tuple[Int64, Mask]:
+        """The steps that one of the windows takes, within their episodes, and which of them are padding; both (B, K)."""
+        return self._times_of(self._numbers[window], places)
+
+    def _times_of(self, number: int, places: Places) -> tuple[Int64, Mask]:
+        offsets, earlier = self._times[number]
+        shifts = None if earlier is None else earlier[places.source]
+        if self.kept is not None:
+            return self.kept.times(places, offsets, shifts)
+        return window_times(places.step if shifts is None else places.step - shifts, places.length, offsets)
+
     def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
         """Writes the samples at `places` into rows `at` of the batch's arrays (None: all of them, in order)."""
         where: Any = slice(None) if at is None else at
@@ -117,13 +128,7 @@ class PartReader:
         for window, number, reader in zip(self._windows, self._numbers, self._readers):
             name = window.field
             if times[number] is None:
-                offsets, earlier = self._times[number]
-                shifts = None if earlier is None else earlier[places.source]
-                if self.kept is not None:
-                    times[number] = self.kept.times(places, offsets, shifts)
-                else:
-                    steps = places.step if shifts is None else places.step - shifts
-                    times[number] = window_times(steps, places.length, offsets)
+                times[number] = self._times_of(number, places)
             clipped, is_pad = times[number]
             arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
             watched = self._watched.get(name)

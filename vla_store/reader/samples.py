@@ -42,6 +42,7 @@ from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
+REACH_ANCHORS = 1 << 14  # whose windows are looked at at once
 PADS = ("edge", "zero")
 TASKS = ("text", "index", None)
 INDEX = "task_index"
@@ -372,8 +373,24 @@ class Samples:
         """Of a fixed numeric field, over all selected rows."""
         if self._chosen.text == "whole store" and name in self.store.statistics.all:
             return self.store.statistics.all[name]
+        return self._statistics_over(name, self._selected_rows())
+
+    def _statistics_in_use(self, name: str) -> FieldStatistics:
+        """The same over the selected rows and those beyond them that its window reaches: all that samples may hold."""
+        if self._chosen.text == "whole store":
+            return self._statistics_of(name)
+        window = [each.field for each in self.windows].index(name)
+        found = {part.number: (part, [rows]) for part, rows in self._selected_rows()}
+        for start in range(0, len(self), REACH_ANCHORS):
+            block = np.arange(start, min(start + REACH_ANCHORS, len(self)))
+            for part, _, places in self._anchors.many(block, self.store):
+                reader = self._part_readers.get(part.number) or self._part_reader(part)
+                found[part.number][1].append(np.unique(reader.times(window, places)[0] + places.start[:, None]))
+        return self._statistics_over(name, [(part, np.unique(np.concatenate(each))) for part, each in found.values()])
+
+    def _statistics_over(self, name: str, by_part: Iterable[tuple[Part, Int64]]) -> FieldStatistics:
         pieces, episodes, count = [], [], 0
-        for part, rows in self._selected_rows():
+        for part, rows in by_part:
             column = part.column(part.document.fields[name])
             taken = np.empty((len(rows), *column.shape), column.dtype)
             column.take(rows, taken)

@@ -101,7 +101,7 @@ class RecipeDataset(Samples):
             needs.check(opened)
         super().__init__(opened, windows=windows, **options)
         if needs is not None:
-            needs.check_ranges(opened, self._statistics_of)
+            needs.check_ranges(opened, self._statistics_in_use)
         for text in self._not_finite(options.get("view")):
             warn(text)
         self.transform = transform
@@ -222,8 +222,9 @@ class RecipeDataset(Samples):
         )
 
     def _not_finite(self, view: Any) -> Iterator[str]:
-        """A line on each field that the items are made of and whose numbers are not all finite in the selection. Of fields without
-        statistics (cameras, and those of several widths) the store's counts are told, whatever is selected."""
+        """A line on each field that the items are made of and whose numbers are not all finite, in the selection or where windows
+        reach beyond it. Of fields without statistics (cameras, and those of several widths) the store's counts are told, whatever
+        is selected."""
         known = self.store.statistics.all
         names = [view] if isinstance(view, str) else view or ()
         is_left_out = any(self.store.views[name].rule == "finite" for name in names)
@@ -233,7 +234,7 @@ class RecipeDataset(Samples):
             if name in known and (
                 told or known[name].nan.any() or not np.isfinite([known[name].min, known[name].max]).all()
             ):
-                found = self._statistics_of(name)
+                found = self._statistics_in_use(name)
                 counts = int(found.nan.sum()), int(found.infinite.sum())
             if any(counts):
                 yield (
