@@ -31,7 +31,7 @@ from vla_store.reader.conversion import (
 from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Part
-from vla_store.reader.part_reader import PartReader, scatter
+from vla_store.reader.part_reader import Mask, PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import Anchors, anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
@@ -380,13 +380,16 @@ class Samples:
         if self._chosen.text == "whole store":
             return self._statistics_of(name)
         window = [each.field for each in self.windows].index(name)
-        found = {part.number: (part, [rows]) for part, rows in self._selected_rows()}
+        found: dict[int, tuple[Part, Mask]] = {}
+        for part, rows in self._selected_rows():
+            found[part.number] = part, np.zeros(part.rows, bool)
+            found[part.number][1][rows] = True
         for start in range(0, len(self), REACH_ANCHORS):
             block = np.arange(start, min(start + REACH_ANCHORS, len(self)))
             for part, _, places in self._anchors.many(block, self.store):
                 reader = self._part_readers.get(part.number) or self._part_reader(part)
-                found[part.number][1].append(np.unique(reader.times(window, places)[0] + places.start[:, None]))
-        return self._statistics_over(name, [(part, np.unique(np.concatenate(each))) for part, each in found.values()])
+                found[part.number][1][reader.times(window, places)[0] + places.start[:, None]] = True
+        return self._statistics_over(name, [(part, np.flatnonzero(used)) for part, used in found.values()])
 
     def _statistics_over(self, name: str, by_part: Iterable[tuple[Part, Int64]]) -> FieldStatistics:
         pieces, episodes, count = [], [], 0
