@@ -347,3 +347,41 @@ def test_own_sources_are_refused_what_may_lie_otherwise(change: Callable[[tuple[
         return
     with pytest.raises(SourceError, match="images have the wrong dtype or shape"):
         specs(odd=FieldSpec("float32", shape, "observation"))
+
+
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
+UNDECODED: dict[str, Callable[[int], np.ndarray]] = {
+    "texts of one length": lambda steps: np.array([JPEG + bytes([row + 1] * row) for row in range(steps)]),
+    "rows padded to one length": lambda steps: np.tile(np.frombuffer(JPEG + bytes(20), np.uint8), (steps, 1)),
+    "PNG in texts": lambda steps: np.array([b"\x89PNG\r\n\x1a\n"] * steps),
+    "several cameras a step": lambda steps: np.array([[JPEG, JPEG]] * steps),
+}
+
+
+@pytest.mark.parametrize("path", ["obs/front_rgb", "images"])
+@pytest.mark.parametrize("how", UNDECODED)
+def test_encoded_pictures_are_not_kept_undecoded(tmp_path: Path, how: str, path: str) -> None:
+    def change(file: h5py.File) -> None:
+        for demo in each_demo(file):
+            demo[path] = UNDECODED[how](len(demo["actions"]))
+
+    source = odd_file(tmp_path, change)
+    with pytest.raises(SourceError, match="encoded pictures in texts, or in rows of one length") as raised:
+        build_store(source, tmp_path / "s.vla")
+    assert raised.value.places["dataset"] == path
+    assert f"--exclude {path}" in raised.value.hint
+    build_store(source, tmp_path / "s.vla", exclude=[path])
+    assert_equals_h5py(tmp_path / "s.vla", source, without=(path,))
+
+
+def test_bytes_and_texts_that_are_no_pictures_are_kept(tmp_path: Path) -> None:
+    rows = {"obs/bytes": np.arange(40, dtype=np.uint8), "obs/words": np.array([b"left", b"right"])}
+
+    def change(file: h5py.File) -> None:
+        for demo in each_demo(file):
+            for path, row in rows.items():
+                demo[path] = np.tile(row, (len(demo["actions"]), 1))
+
+    source = odd_file(tmp_path, change)
+    build_store(source, tmp_path / "s.vla")
+    assert_equals_h5py(tmp_path / "s.vla", source, without=("obs/words",))

@@ -296,6 +296,7 @@ def fields_of(
     for path in described:
         if unwritten := _unwritten(group[path]):
             note(f"{path}: {unwritten}; HDF5 gives {group[path].fillvalue} for them")
+        _check_pixels(group[path], path)
     kept = {path: each for path, each in described.items() if path in layout.aside}
     for path, each in kept.items():
         check_aside(path, each, steps, layout.aside[path])
@@ -347,6 +348,24 @@ def _steps_of(actions: h5py.Dataset) -> int:
             "actions that were never written, or not to their end", dataset=ACTIONS, found=unwritten, hint=DAMAGED
         )
     return steps
+
+
+def _check_pixels(node: h5py.Dataset, path: str) -> None:
+    """Raises SourceError for encoded pictures in texts or in rows of one length, which would be kept undecoded, as attributes or
+    as numbers."""
+    texts = is_text(node)
+    if not node.size or not (texts or (node.dtype == np.uint8 and node.ndim == 2)):
+        return
+    with naming(node.file.filename, dataset=path):
+        first = node[(0,) * node.ndim] if texts else node[0].tobytes()
+    if isinstance(first, bytes) and first.startswith(jpeg.ENCODED):
+        raise SourceError(
+            "encoded pictures in texts, or in rows of one length",
+            dataset=path,
+            expected="(T,) of bytes of variable length, as JPEG",
+            found=f"{node.shape} of {node.dtype}, which begins with {first[:4]!r}",
+            hint=f"write them with dtype=h5py.vlen_dtype('uint8'), or as pixels; {LEAVE_OUT.format(path)}",
+        )
 
 
 def _unwritten(node: h5py.Dataset) -> str:

@@ -24,6 +24,7 @@ _LEAVE_OUT = (
     "(add --overwrite to discard the unfinished build)"
 )
 _SIGNATURE = b"\xff\xd8\xff"
+ENCODED = (_SIGNATURE, b"\x89PNG")  # what encoded pictures begin with
 _CHANNELS = {"RGB": 3, "L": 1}  # other modes (CMYK) would need a conversion that is nobody's but ours
 
 
