@@ -18,6 +18,7 @@ import vla_store
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, UnknownName
 from vla_store.reader import fetch
 from vla_store.reader.fetch import Blocks, Fetcher, FsspecFetcher, MmapFetcher, ObjectMissing, PreadFetcher, locate
+from vla_store.reader.files import map_file
 
 DATA = bytes(range(256)) * 1_000
 
@@ -106,7 +107,7 @@ def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Pa
     (tmp_path / "object").write_bytes(DATA)
     with open(tmp_path / "object") as file:
         assert open_files(tmp_path) == 1
-        view = fetch.map_file(file.fileno())
+        view = map_file(file.fileno())
     assert open_files(tmp_path) == 0
     part = view[5:10]
     del view

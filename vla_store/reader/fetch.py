@@ -10,16 +10,11 @@ A fetcher belongs to one process: `Location` is what travels, and opens one wher
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
 import os
 import stat
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-
-import numpy as np
 
 from vla_store.errors import (
     FetchError,
@@ -33,6 +28,7 @@ from vla_store.errors import (
 )
 from vla_store.paths import is_url, place_of
 from vla_store.reader.bounded import keep
+from vla_store.reader.files import OpenFile, map_file
 
 Range = tuple[str, int, int]  # key, start, stop
 
@@ -137,7 +133,7 @@ class MmapFetcher:
         view = self._maps.get(key)
         if view is None and self._reading is None:
             with _naming(key, self._folder):
-                file = _File(os.path.join(self._folder, key))
+                file = OpenFile(os.path.join(self._folder, key))
                 try:
                     view = map_file(file.descriptor)
                 except OSError as error:
@@ -182,7 +178,7 @@ class PreadFetcher:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, OpenFile] = {}
         self._max_files = max(LEAST_FILES, _soft_file_limit() // 4)
 
     def whole(self, key: str) -> memoryview | None:
@@ -210,11 +206,11 @@ class PreadFetcher:
                 made.append(memoryview(_pread(file.descriptor, key, start, stop)))
         return made
 
-    def _file(self, key: str) -> _File:
+    def _file(self, key: str) -> OpenFile:
         file = self._files.pop(key, None)
         if file is None:
             with _naming(key, self._folder):
-                file = _File(os.path.join(self._folder, key))
+                file = OpenFile(os.path.join(self._folder, key))
         keep(self._files, key, file, self._max_files)  # and so the one used last is the last to go
         return file
 
@@ -397,58 +393,6 @@ def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range],
             merged.append((key, start, stop))
         places[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
     return merged, places
-
-
-def map_file(descriptor: int) -> memoryview:
-    """A read-only view of a whole open file, mapped. The map lives as long as any view of it, and needs the descriptor no longer.
-
-    (Python's own mmap keeps a descriptor for each map before 3.13, and a store may have more objects than a process may open files.)
-    """
-    size = os.fstat(descriptor).st_size
-    if not size:
-        return memoryview(b"")
-    if os.name != "posix":
-        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
-    if address == ctypes.c_void_p(-1).value:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    owner: Any = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(owner, _libc().munmap, address, size).atexit = False
-    return np.frombuffer(owner, np.uint8).data.toreadonly()
-
-
-_LIBC: list[Any] = []
-
-
-def _libc() -> Any:
-    if not _LIBC:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_long,
-        ]
-        libc.munmap.restype = ctypes.c_int
-        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        _LIBC.append(libc)
-    return _LIBC[0]
-
-
-class _File:
-    """An open file that is closed with its last user: one thread may read what another one has just evicted."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
 
 
 def _pread(descriptor: int, key: str, start: int, stop: int) -> bytes:
