@@ -66,6 +66,22 @@ def test_a_language_that_a_demonstration_states_is_its_text(tmp_path: Path, how:
     assert not opened.warnings
 
 
+def test_a_file_that_is_called_after_its_making_does_not_say_what_the_policy_is_told(tmp_path: Path) -> None:
+    def robocasa(file: h5py.File, texts: tuple[str, ...] = TEXTS) -> None:
+        state(file, texts=texts)
+        del file["data"].attrs["problem_info"]
+
+    for name, change in (("stated", robocasa), ("silent", lambda file: robocasa(file, texts=TEXTS[:1]))):
+        path = odd_file(tmp_path / name, change)
+        named = path.rename(path.with_name("demo_gentex_im128_randcams.hdf5"))
+        build_store(named, tmp_path / f"{name}.vla")
+        assert_equals_h5py(tmp_path / f"{name}.vla", named)
+    assert texts_of(tmp_path / "stated.vla") == list(TEXTS)
+    assert not vla_store.open_store(tmp_path / "stated.vla").warnings
+    (warning,) = vla_store.open_store(tmp_path / "silent.vla").warnings
+    assert "the text is from the file's name: 'demo gentex im128 randcams' (demo_1 and 1 more)" in warning["warning"]
+
+
 def test_the_second_reader_finds_the_same_texts_and_the_same_fingerprint(tmp_path: Path) -> None:
     store = built(tmp_path)
     tiny = TinyStore(store)
