@@ -527,3 +527,21 @@ def test_a_dataset_called_as_what_every_sample_has_is_read_under_another_name(tm
     assert "--rename PATH=NAME" in raised.value.hint
     built(tmp_path / "b", phases, rename={path: "phase"})
     assert_equals_h5py(tmp_path / "b" / "s.vla", at(tmp_path / "b"), fields={path: "phase"})
+
+
+@pytest.mark.parametrize("options", [{"skip_bad": True}, {"exclude": ["/data/demo_1"]}])
+def test_counts_of_a_file_are_right_though_a_demonstration_is_left_out(tmp_path: Path, options: dict[str, Any]) -> None:
+    def change(file: h5py.File) -> None:
+        file["data/demo_1/actions"][3, 0] = np.nan
+        assert (file["data"].attrs["num_demos"], file["data"].attrs["total"]) == (3, 49)
+
+    store = built(tmp_path, change, **options)
+    assert [each.number for each in store.episodes] == [0, 4]
+    assert not store.warnings
+
+
+def test_a_new_name_for_what_is_no_field_is_said_to_name_nothing(tmp_path: Path) -> None:
+    store = built(tmp_path, on_each("extra", lambda demo: np.arange(4)), rename={"extra": "more"})
+    assert ["--rename extra names no field" in each["warning"] for each in store.warnings] == [False, True]
+    assert stored(store, 0, "extra").tolist() == [0, 1, 2, 3]
+    assert_equals_h5py(tmp_path / "s.vla", at(tmp_path), without=("extra",))

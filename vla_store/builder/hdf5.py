@@ -301,6 +301,8 @@ def fields_of(
     for path, each in kept.items():
         check_aside(path, each, steps, layout.aside[path])
         note(f"dataset {path} has no row a step, and is kept as an attribute of its episode")
+        if path in dict(choice.rename):
+            note(f"--rename {path} names no field, as that is none; its attribute keeps its own name")
     check_aside_nbytes({path: each.nbytes for path, each in kept.items()})
     names = {path: name for path, name in names.items() if path not in kept}
     for text in told_names(names, encoded_paths, choice):

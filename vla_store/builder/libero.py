@@ -70,7 +70,7 @@ class LiberoFile(Hdf5Source):
             if not episodes:
                 raise SourceError("every demonstration of the file is bad", file=self.path, reason=skipped[0].reason)
             warnings += [f"{text} ({_several(demos)})" for text, demos in noted.items()]
-            _check_counts(data, episodes, len(names), warnings)
+            _check_counts(data, episodes, warnings)
             _check_masks(file, names, self.choice, warnings)
             task = _task_name(self.file)
             instruction = _instruction(data, self.path)
@@ -279,10 +279,13 @@ def _role(path: str) -> str:
     return "observation" if path.startswith(("obs/", "next_obs/")) or path == "robot_states" else "step"
 
 
-def _check_counts(data: h5py.Group, episodes: list[EpisodeInfo], demos: int, warnings: list[str]) -> None:
-    for name, real in (("num_demos", demos), ("total", sum(each.steps for each in episodes))):
+def _check_counts(data: h5py.Group, episodes: list[EpisodeInfo], warnings: list[str]) -> None:
+    """Warn of counts that are not those of the file. How many steps it has is not known where a demonstration is left out."""
+    demos = sum(1 for name in names_in(data) if _DEMO.match(name))
+    total = sum(each.steps for each in episodes) if len(episodes) == demos else None
+    for name, real in (("num_demos", demos), ("total", total)):
         declared = count_of(data, name)
-        if declared not in (None, real):
+        if declared not in (None, real) and real is not None:
             warnings.append(f"{name} says {declared}, the arrays have {real}")
 
 
