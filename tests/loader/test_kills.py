@@ -844,6 +844,45 @@ def test_a_signal_to_the_whole_process_group_lets_a_script_that_answers_it_train
     script.kill()
 
 
+IN_THE_BACKGROUND = """
+import fcntl, os, signal, sys, termios
+from vla_store.loader.batches import Batches
+from vla_store.reader import open_store
+from vla_store.reader.samples import Samples
+
+def tells(batch):
+    with open("/dev/tty", "wb", buffering=0) as terminal:
+        terminal.write(b"from a worker")
+    return batch
+
+if __name__ == "__main__":
+    master, slave = os.openpty()
+    os.setsid()
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    settings = termios.tcgetattr(slave)
+    settings[3] |= termios.TOSTOP
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    job = os.fork()
+    if job == 0:
+        os.setpgid(0, 0)
+        samples = Samples(open_store(sys.argv[1]), windows={"actions": 0}, rows=[0, 1])
+        next(iter(Batches(samples, batch_size=2, workers=1, batch_transform=tells)))
+        os._exit(0)
+    assert os.waitpid(job, os.WUNTRACED)[1] == 0, "the job was stopped"
+    print(os.read(master, 100).decode())
+"""
+
+
+def test_a_worker_of_a_background_job_may_write_to_a_terminal_that_stops_such_jobs(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "background.py"
+    path.write_text(IN_THE_BACKGROUND)
+    command = [sys.executable, str(path), str(tiny_store)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "from a worker"), done.stderr
+
+
 def test_a_handler_that_is_set_after_the_workers_began_is_in_time(tiny_store: Path, tmp_path: Path) -> None:
     text = TRAINS.replace("def main():", LATE.partition("def main():")[0] + "def main():")
     text = text.replace('print("trains"', 'signal.signal(signal.SIGUSR1, warned), print("trains"')

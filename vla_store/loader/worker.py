@@ -38,6 +38,7 @@ AS_THEY_ARE = ("KILL STOP", "ABRT BUS FPE ILL SEGV SYS TRAP", "CHLD CONT PIPE UR
 IGNORED = signal.valid_signals() - {
     getattr(signal, f"SIG{name}") for names in AS_THEY_ARE for name in names.split() if hasattr(signal, f"SIG{name}")
 }
+TERMINAL = {signal.SIGTTIN, signal.SIGTTOU}  # after a handler the system asks the terminal again, and so for ever
 TIMERS = {signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF}  # which a transform's module may have set for itself
 
 is_loading_main = False
@@ -123,7 +124,7 @@ def _ignore(signals: Iterable[int]) -> None:
     # A handler that does nothing, and not SIG_IGN: a program that a transform starts would inherit that, and not end when told to.
     for each in signals:
         if signal.getsignal(each) not in (None, signal.SIG_IGN):  # not what a library in C answers, nor what nohup says
-            signal.signal(each, _nothing)
+            signal.signal(each, signal.SIG_IGN if each in TERMINAL else _nothing)
             signal.siginterrupt(each, False)
 
 
