@@ -74,7 +74,7 @@ class Column:
         """The first numbers of one row, as Python's."""
         shard = row // self._per_shard
         at = (row - shard * self._per_shard) * self._row_nbytes
-        body = self._shards.body(shard)
+        body = self._shards.bodies.get(shard) or self._shards.body(shard)
         if body is not None:
             return layout.unpack_from(body, at)
         return layout.unpack(self._fetcher.read([(self._shards.key(shard), at, at + layout.size)])[0])

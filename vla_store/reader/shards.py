@@ -33,7 +33,7 @@ class RawShards:
         self.grid = grid
         self._array = array
         self._chunk_nbytes = chunk_nbytes
-        self._bodies: dict[int, memoryview] = {}
+        self.bodies: dict[int, memoryview] = {}  # those that `body` gave
         self._checked: set[int] = set()
 
     def key(self, shard: int) -> str:
@@ -54,11 +54,11 @@ class RawShards:
 
     def body(self, shard: int) -> memoryview | None:
         """All chunks of a shard as one view, where that costs nothing."""
-        body = self._bodies.get(shard)
+        body = self.bodies.get(shard)
         if body is None:
             whole = self.fetcher.whole(self.key(shard))
             if whole is not None:
-                body = self._bodies[shard] = whole[: self._body_nbytes(shard)]
+                body = self.bodies[shard] = whole[: self._body_nbytes(shard)]
         return body
 
     def _body_nbytes(self, shard: int) -> int:
