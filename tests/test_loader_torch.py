@@ -242,6 +242,7 @@ def test_transforms_may_use_torch(make: Any, workers: int) -> None:
     assert torch.equal(batch["half"], torch.arange(16, dtype=torch.bfloat16)[:, None].expand(16, 3))
     assert not batch["actions"].requires_grad
     assert batch["scalar"].tolist() == [float(step) for step in range(16)]
+    assert torch.equal(batch["sparse"].to_dense()[:, 1, 1], batch["scalar"])
     batch = next(iter(make(workers=workers, shuffle=False, batch_transform=torch_transforms.batch_as_tensors)))
     assert torch.equal(batch["actions"], 2 * next(iter(make(shuffle=False)))["actions"])
 

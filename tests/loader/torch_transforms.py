@@ -20,6 +20,7 @@ def as_tensors(sample: Sample) -> Sample:
         "actions": torch.from_numpy(sample["actions"]).requires_grad_(),
         "half": torch.ones(3, dtype=torch.bfloat16) * sample["step"],
         "scalar": torch.tensor(float(sample["step"])),
+        "sparse": (torch.eye(3) * sample["step"]).to_sparse(),
     }
 
 

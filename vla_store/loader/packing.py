@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,8 @@ def array_nbytes(batch: Any) -> int:
 
     def leaf(each: Any) -> None:
         nonlocal total
-        total += int(getattr(each, "nbytes", 0))
+        with contextlib.suppress(RuntimeError):  # torch does not count those of sparse tensors
+            total += int(getattr(each, "nbytes", 0))
 
     walk(batch, leaf)
     return total
