@@ -156,7 +156,12 @@ class Samples:
 
     def sample(self, index: SupportsIndex) -> Sample:
         """One sample, without `transform`."""
-        number = operator.index(index)
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"a sample has one whole number, and this is {str(index)[:60]!r}: dataset.batch([1, 2, 3]) is for many"
+            ) from None
         if number < 0:
             number += len(self._anchors)
         if not 0 <= number < len(self._anchors):
