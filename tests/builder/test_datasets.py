@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -545,3 +546,19 @@ def test_a_new_name_for_what_is_no_field_is_said_to_name_nothing(tmp_path: Path)
     assert ["--rename extra names no field" in each["warning"] for each in store.warnings] == [False, True]
     assert stored(store, 0, "extra").tolist() == [0, 1, 2, 3]
     assert_equals_h5py(tmp_path / "s.vla", at(tmp_path), without=("extra",))
+
+
+def test_what_an_older_root_left_out_is_restored_beside_a_file_that_came_later(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["data/demo_1/actions"][3, 0] = np.nan
+
+    first = odd_file(tmp_path / "source", change)
+    store = tmp_path / "s.vla"
+    build_store(first, store, skip_bad=True)
+    documents = {path: path.read_bytes() for path in store.glob("meta/*.json")}
+    second = Path(shutil.copy(first, first.with_name("second_demo.hdf5")))
+    append_store(second, store, skip_bad=True)
+    for path in documents:
+        path.unlink()
+    repair_store(store, first.parent)
+    assert {path: path.read_bytes() for path in documents} == documents

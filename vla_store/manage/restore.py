@@ -253,7 +253,7 @@ def _skipped_documents(parts: list[PartDocument], sources: Sources) -> Iterator[
         return scans[key]
 
     for strict in (False, True):
-        for holder in range(len(parts)):
+        for holder in range(len(parts) + 1):  # the last: for none, as where a later part brought them
             with contextlib.suppress(SourceError):  # nothing would be left
                 told = [scanned(number, number == holder, strict) for number in range(len(parts))]
                 yield dumps(roots.combined_skipped(told))
