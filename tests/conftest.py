@@ -26,10 +26,15 @@ settings.register_profile(
 settings.load_profile("vla_store")
 
 
-# A shell that starts something in the background lets it ignore Ctrl-C, and so would every process that a test starts and
-# interrupts.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts something in the background lets it ignore Ctrl-C, nohup lets it ignore the end of a terminal, and so would
+# every process that a test starts and signals.
+for name, handler in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGQUIT", signal.SIG_DFL),
+    ("SIGHUP", signal.SIG_DFL),
+):
+    if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
