@@ -93,7 +93,7 @@ def floors(arguments: list[str]) -> int:
 def ci(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vla_store-ci-") as folder:
         os.environ.setdefault("VLA_STORE_VENV", str(Path(folder, "venv")))
-        return max([check([]), test(["--durations=12", *arguments]), floors([])])
+        return max([check([]), test(["-n", "2", "--dist", "loadfile", "--durations=12", *arguments]), floors([])])
 
 
 def environment(*requirements: str) -> str:
