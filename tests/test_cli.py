@@ -253,6 +253,11 @@ def test_the_error_text_wraps_its_hint_and_nothing_else() -> None:
     assert cli.error_text(OptionError("plain")) == "vla-store: error: plain"
 
 
+def test_a_long_path_in_a_hint_can_be_copied() -> None:
+    path = "/long" * 30
+    assert f"      {path}" in cli.error_text(OptionError("it is wrong", hint=f"give {path}")).splitlines()
+
+
 def test_a_path_that_is_not_utf8_can_be_printed(tiny_store: Path, tmp_path: Path) -> None:
     place = os.fsencode(tmp_path) + b"/caf\xe9.vla"
     os.symlink(tiny_store, place)

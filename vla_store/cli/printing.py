@@ -25,8 +25,10 @@ LINE_WIDTH = 88
 def error_text(error: VlaStoreError) -> str:
     """What is printed for an error: a screen at most, its hint in lines that a terminal need not wrap."""
     what, hint, advice = str(error).rpartition("\nhint: ")
-    if hint:  # the other lines hold paths, and what a file said
-        advice = textwrap.fill(advice, LINE_WIDTH, subsequent_indent="      ", break_on_hyphens=False)
+    if hint:  # the other lines hold paths, and what a file said; a path in a hint is there to be copied
+        advice = textwrap.fill(
+            advice, LINE_WIDTH, subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
+        )
     return f"vla-store: error: {what}{hint}{advice}"
 
 
