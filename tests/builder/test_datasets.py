@@ -421,6 +421,7 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_episode_a_file_is_treated_alike(demos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="JPEG pictures need Pillow")
     paths = wild_sources.cosmos_episodes(demos, tmp_path)
     for path in paths:
         with h5py.File(path, "r+") as file:

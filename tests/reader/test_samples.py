@@ -447,6 +447,8 @@ def test_a_task_that_cannot_be_is_refused(tiny_store: Path, task: Any) -> None:
 
 
 def test_the_number_of_a_text_that_an_episode_has_of_its_own_is_of_that_text(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="building needs zarr")
+
     def state(file: Any) -> None:
         for demo, text in zip(each_demo(file), ("open it", "close it", "open it")):
             demo.attrs["lang"] = text
