@@ -125,9 +125,8 @@ def _kind(value: Any) -> str:
 
 def _dtype(value: Any) -> str:
     name = str(getattr(value.dtype, "name", value.dtype)).removeprefix("torch.")
-    return (
-        name.rstrip("0123456789") if name.startswith(("str", "bytes", "void")) else name
-    )  # these differ by their width
+    # Texts are of one dtype, whatever their width.
+    return name.rstrip("0123456789") if name.startswith(("str", "bytes", "void")) else name
 
 
 def _uneven(key: Any, shapes: set[tuple[int, ...]]) -> OptionError:
