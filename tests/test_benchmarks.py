@@ -25,6 +25,7 @@ from odd_files import with_liberos_hand
 from benchmarks import (
     build_speed,
     codec_levels,
+    journeys,
     loader,
     measure,
     micro,
@@ -319,3 +320,10 @@ def test_without_demonstrations_a_benchmark_says_what_to_give(tmp_path: Path) ->
     for given in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(SystemExit, match="--demos FOLDER"):
             measure.find_demos(given, tmp_path)
+
+
+def test_journeys_are_counted_in_this_process_and_in_a_worker(tiny_source: Path, tmp_path: Path) -> None:
+    counts = dict(journeys.journeys(tiny_source, tmp_path, batch=8))
+    assert len(counts) == 6
+    assert all(0 < each["files"] <= each["functions"] <= each["calls"] for each in counts.values())
+    assert counts["samples.sample(i)"]["calls"] < counts["samples.batch(8)"]["calls"]
