@@ -97,8 +97,11 @@ def _compare_episode(
     where = f"{source.suite}/{source.file} demo_{demo}"
     if encode_attributes(opened.attributes(demo)) != part.attributes_of(episode):
         objects.problem("", f"{where}: attributes differ from the source's")
-    said = found.text or info.text
-    if said != (part.text_of(episode) or part.document.tasks[int(part.column("task")[episode])].text):
+    task, stored_task = info.task_of(found), part.document.tasks[int(part.column("task")[episode])]
+    if task.name != stored_task.name:
+        objects.problem("", f"{where}: the source says its task is {task.name!r}")
+    said = found.text or task.text
+    if said != (part.text_of(episode) or stored_task.text):
         objects.problem("", f"{where}: the source says its text is {said!r}")
     if sorted(found.fields) != sorted(part.document.fields):
         objects.problem("", f"{where}: the datasets are not the fields of the store")

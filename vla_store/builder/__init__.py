@@ -5,7 +5,7 @@ build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")
 """
 
 from vla_store.builder.build import BuildReport, CameraReport, Progress, build_store
-from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, Skipped, SourceInfo
+from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, Skipped, SourceInfo, TaskInfo
 from vla_store.format.attributes import encode_value
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "Skipped",
     "SourceInfo",
+    "TaskInfo",
     "build_store",
     "encode_value",
 ]

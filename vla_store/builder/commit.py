@@ -177,7 +177,7 @@ def _episode_digests(plan: Plan, receipts: dict[str, Receipt]) -> Iterator[bytes
         yield digests.episode_digest(
             suite=info.suite,
             file=info.file,
-            task=info.task,
+            task=plan.document.tasks[each.task].name,
             number=each.number,
             steps=each.steps,
             attributes=each.attributes[2],

@@ -117,8 +117,8 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
                 "orientation": each.info.orientation,
                 "size": each.info.nbytes,
                 "suite": each.info.suite,
-                "task": each.info.task,
             }
+            | _named_tasks(each.info)
             # Another decoder may give other pixels.
             | ({"codec": each.info.codec, "decoder": each.info.decoder} if each.info.codec else {})
             | ({"said": sorted(each.info.said)} if each.info.said else {})
@@ -184,15 +184,25 @@ def _declared(info: SourceInfo, pictures: list[str] | None) -> str:
     roles = {name: spec.role for episode in info.episodes for name, spec in episode.fields.items()}
     success = [[int(each.number), int(each.success)] for each in info.episodes]
     texts = [[int(each.number), each.text] for each in info.episodes if own_text(info, each) is not None]
-    said: dict[str, Any] = {"instruction": info.instruction, "roles": roles, "success": success, "text": info.text}
+    said: dict[str, Any] = {"roles": roles, "success": success}
+    if len(info.tasks) == 1:
+        said |= {"instruction": info.tasks[0].instruction, "text": info.tasks[0].text}
+    else:
+        said["tasks"] = [[each.name, each.text, each.instruction] for each in map(info.task_of, info.episodes)]
     said |= {"texts": texts} if texts else {}
     said |= {} if pictures is None else {"pictures": pictures}
     return canonical.sha256_hex(canonical.dumps(said))
 
 
+def _named_tasks(info: SourceInfo) -> dict[str, Any]:
+    """The task of a source by its name; or its tasks, where there are several."""
+    names = [each.name for each in info.tasks]
+    return {"task": names[0]} if len(names) == 1 else {"tasks": names}
+
+
 def own_text(info: SourceInfo, episode: EpisodeInfo) -> str | None:
     """The instruction of an episode, where it is not its task's."""
-    return None if episode.text == info.text else episode.text
+    return None if episode.text == info.task_of(episode).text else episode.text
 
 
 def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[str]]:
@@ -205,10 +215,11 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[
     at = {name: 0 for name, spec in scan.fields.items() if spec.ragged}
     for source_number, each in enumerate(scan.sources):
         info = each.info
-        task = tasks.setdefault((info.suite, info.task), len(tasks))
-        if task == len(task_list):
-            task_list.append(Task(info.suite, info.task, info.text, info.instruction))
         for episode, blob in zip(info.episodes, each.episode_attributes):
+            own = info.task_of(episode)
+            task = tasks.setdefault((info.suite, own.name), len(tasks))
+            if task == len(task_list):
+                task_list.append(Task(info.suite, own.name, own.text, own.instruction))
             ragged = {name: (at[name], _width(episode, name)) for name in at}
             span = (attributes_at, blob.nbytes, blob.sha256)
             text = own_text(info, episode)

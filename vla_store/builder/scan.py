@@ -27,6 +27,7 @@ from vla_store.builder.sources import (
     FieldSpec,
     Skipped,
     SourceInfo,
+    TaskInfo,
     check_actions,
     is_machines,
     name_of,
@@ -207,10 +208,11 @@ def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
             file=name_of(source),
             found=(info.codec, info.decoder),
         )
-    for name in ("suite", "file", "task", "text", "instruction"):
-        text = getattr(info, name)
-        if name == "instruction" and text is None:
-            continue
+    texts = [("suite", info.suite), ("file", info.file)]
+    for task in info.tasks:
+        texts += [("task", task.name), ("text", task.text)]
+        texts += [("instruction", task.instruction)] if task.instruction is not None else []
+    for name, text in texts:
         if not _is_text(text):
             raise SourceError(
                 f"a source's {name} must be a text that is not empty, in UTF-8",
@@ -349,16 +351,17 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
                 second=getattr(other, "path", None),
                 hint="name each file once; files of one name need folders of different names",
             )
-    tasks: dict[tuple[str, str], SourceInfo] = {}
+    tasks: dict[tuple[str, str], tuple[TaskInfo, str]] = {}
     for _, info in infos:
-        first = tasks.setdefault((info.suite, info.task), info)
-        if (first.text, first.instruction) != (info.text, info.instruction):
-            raise SourceError(
-                "two files call different tasks by one name",
-                task=info.task,
-                files=f"{first.file}, {info.file}",
-                hint="rename one of the files, or put it into a folder (a suite) of its own",
-            )
+        for task in info.tasks:
+            first, file = tasks.setdefault((info.suite, task.name), (task, info.file))
+            if first != task:
+                raise SourceError(
+                    f"{'a source calls' if file == info.file else 'two files call'} different tasks by one name",
+                    task=task.name,
+                    files=f"{file}, {info.file}",
+                    hint="rename one of the files, or put it into a folder (a suite) of its own",
+                )
 
 
 def _sifted(

@@ -59,15 +59,28 @@ class FieldSpec:
 
 
 @dataclass(frozen=True)
+class TaskInfo:
+    """A task that episodes belong to.
+
+    name: short, unique in its suite. text: the instruction evaluations use. instruction: the source's own wording, or None.
+    """
+
+    name: str
+    text: str
+    instruction: str | None = None
+
+
+@dataclass(frozen=True)
 class EpisodeInfo:
     """number: unique within its source. success: 1, 0, or -1 where it cannot be known. text: the instruction of this episode, where
-    it has one of its own; None for the task's."""
+    it has one of its own; None for the task's. task: what it belongs to, in a source of several tasks; None for the source's."""
 
     number: int
     steps: int
     fields: dict[str, FieldSpec]
     success: int = -1
     text: str | None = None
+    task: TaskInfo | None = None
 
     def __post_init__(self) -> None:
         for name in ("number", "steps", "success"):
@@ -97,12 +110,12 @@ class Skipped:
         return {"demo": self.demo, "file": self.file, "reason": self.reason, "suite": self.suite}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceInfo:
     """What one source holds.
 
-    suite, file: its names in the store; a pair occurs once. task: short name, unique in its suite. text: the instruction
-    evaluations use. instruction: the source's own, or None.
+    suite, file: its names in the store; a pair occurs once. task, text, instruction: the task of all episodes that have none of
+    their own (see `TaskInfo`).
     orientation: of its pictures as stored: "bottom_up", "top_down" or "rot180".
     observation: whether observations are recorded "before" or "after" the action of the same row.
     codec, decoder: "jpeg" and what decoded it, where the source's pictures were decoded; else "".
@@ -112,9 +125,9 @@ class SourceInfo:
 
     suite: str
     file: str
-    task: str
-    text: str
-    instruction: str | None
+    task: str = ""
+    text: str = ""
+    instruction: str | None = None
     orientation: str
     observation: str
     nbytes: int
@@ -124,6 +137,15 @@ class SourceInfo:
     codec: str = ""
     decoder: str = ""
     said: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[TaskInfo, ...]:
+        """The tasks of the episodes, in the order in which they first occur."""
+        return tuple(dict.fromkeys(self.task_of(each) for each in self.episodes))
+
+    def task_of(self, episode: EpisodeInfo) -> TaskInfo:
+        """Return the task of an episode: its own, or else the source's."""
+        return episode.task or TaskInfo(self.task, self.text, self.instruction)
 
 
 @runtime_checkable

@@ -12,8 +12,7 @@ import numpy as np
 
 from vla_store.builder.build import BuildReport, Progress, build_store
 from vla_store.builder.datasets import Choice, recorded_choice_of
-from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo
-from vla_store.errors import StoreDamaged
+from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
 from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
 from vla_store.manage.views import translate_views
@@ -103,28 +102,21 @@ class StoreSource:
         document = part.document
         source = document.sources[self.number]
         episodes = []
-        tasks = set()
+        tasks = [TaskInfo(each.name, each.text, each.instruction) for each in document.tasks]
         for entry in self._entries():
             _, length, task, _, number, success = entry[:6]
             text = document.texts[entry[-1]] if document.texts and entry[-1] >= 0 else None
-            tasks.add(task)
             fields = {}
             for name, field in document.fields.items():
                 ragged = store.fields[name].kind == "ragged-episode"
                 shape = (self._width(entry, name),) if field.is_ragged else field.fixed_shape
                 fields[name] = FieldSpec(field.dtype, shape, field.role, ragged, picture=field.is_camera)
-            episodes.append(EpisodeInfo(number, length, fields, success, text))
-        if len(tasks) != 1:
-            raise StoreDamaged("a source of the store has more than one task", store=self.url, file=source.file)
-        task_of = document.tasks[tasks.pop()]
+            episodes.append(EpisodeInfo(number, length, fields, success, text, tasks[task]))
         known = {(each.suite, each.file) for _, of in store.parts for each in of.sources}
         planned = document.plan["sources"][self.number]
         return SourceInfo(
             suite=source.suite,
             file=source.file,
-            task=task_of.name,
-            text=task_of.text,
-            instruction=task_of.instruction,
             orientation=source.orientation,
             observation=source.observation,
             nbytes=planned["size"],
