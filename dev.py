@@ -1,7 +1,7 @@
 """One command per check, in an environment of its own. Standard library only; needs Python 3.11 or newer with pip.
 
     python3 dev.py demo             install into .venv, then draw, build, verify and read a small store
-    python3 dev.py test [ARG ...]   install what tests need too, then run pytest with these arguments
+    python3 dev.py test [ARG ...]   install what tests need too, then run pytest: all tests on two cores, or with these arguments
     python3 dev.py check            ruff and mypy --strict
     python3 dev.py floors           tests again with the oldest dependencies, here and on Python 3.10 where it is found
     python3 dev.py ci               check, test, floors: what .ci/run runs
@@ -24,7 +24,9 @@ CONSTRAINTS = ["-c", "constraints.txt"]
 TESTS = ["-r", "tests/requirements.txt"]
 
 # For the floors: no torch, and nothing that asks for newer versions of what we have floors for. h5py is the oracle.
-TOOLS = ["pytest", "pytest-timeout", "hypothesis", "psutil", "h5py"]
+TOOLS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil", "h5py"]
+# By file: the tests of one file share what they build.
+TWO_CORES = ["-n", "2", "--dist", "loadfile"]
 # Not the docs (their pages need torch), not the wheel, not the servers of integration tests; the loader is tried on 3.10.
 NOT_AT_FLOORS = ("test_docs.py", "test_own_robot.py", "test_packaging.py", "integration", "loader")
 FLOOR_TESTS = ["tests", *(f"--ignore=tests/{name}" for name in NOT_AT_FLOORS)]
@@ -57,7 +59,7 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    return run(environment(*TESTS), "-m", "pytest", *arguments)
+    return run(environment(*TESTS), "-m", "pytest", *(arguments or TWO_CORES))
 
 
 def check(arguments: list[str]) -> int:
@@ -86,14 +88,15 @@ def floors(arguments: list[str]) -> int:
             print(f"floors: Python {version} with {', '.join(lowest(version))}", flush=True)
             inside = make_environment(Path(folder, version), python, [*TOOLS, "-c", str(pins)])
             tests = READING_TESTS if version == "3.10" else FLOOR_TESTS
-            code = max(code, run(inside, "-m", "pytest", *tests, *arguments, VLA_STORE_TEST_STORES=stores))
+            chosen = arguments or TWO_CORES
+            code = max(code, run(inside, "-m", "pytest", *tests, *chosen, VLA_STORE_TEST_STORES=stores))
     return code
 
 
 def ci(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vla_store-ci-") as folder:
         os.environ.setdefault("VLA_STORE_VENV", str(Path(folder, "venv")))
-        return max([check([]), test(["-n", "2", "--dist", "loadfile", "--durations=12", *arguments]), floors([])])
+        return max([check([]), test([*TWO_CORES, "--durations=12", *arguments]), floors([])])
 
 
 def environment(*requirements: str) -> str:

@@ -1,11 +1,16 @@
-"""Makes the sources and stores that tests share, once, in a folder; what is there is kept. The fixtures are in conftest.py."""
+"""Make the sources and stores that tests share, once, in a folder; what is there is kept. The fixtures are in conftest.py.
+
+Several test processes may share the folder (VLA_STORE_TEST_STORES with -n 2): one makes a thing, the others wait for it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tiny_libero
@@ -17,9 +22,10 @@ PRESETS = ("raw", "fast", "small")
 def tiny_source(folder: Path) -> Path:
     """The folder of suites of tiny_libero, written unless it is there."""
     done = folder / "tiny_source"
-    if not done.exists():
-        unfinished = folder / "tiny_source.unfinished"
-        tiny_libero.write_suites(unfinished).rename(done)
+    with one_at_a_time(folder):
+        if not done.exists():
+            unfinished = folder / "tiny_source.unfinished"
+            tiny_libero.write_suites(unfinished).rename(done)
     return done
 
 
@@ -35,8 +41,9 @@ def demos(cache: Path) -> Path | None:
         return place
     if not (place / "unpack.py").exists():
         return None
-    # It compares digests, and unpacks only what is absent or differs.
-    subprocess.run([sys.executable, place / "unpack.py", cache], check=True, stdout=subprocess.DEVNULL)
+    with one_at_a_time(cache.parent):
+        # It compares digests, and unpacks only what is absent or differs.
+        subprocess.run([sys.executable, place / "unpack.py", cache], check=True, stdout=subprocess.DEVNULL)
     return cache
 
 
@@ -50,8 +57,17 @@ def demo_store(folder: Path, demos: Path, preset: str) -> Path:
 
 def built(store: Path, sources: Sequence[Path], preset: str) -> Path:
     """`store`, built unless it is there."""
-    if not store.exists():
-        from vla_store.builder import build_store
+    with one_at_a_time(store.parent):
+        if not store.exists():
+            from vla_store.builder import build_store
 
-        build_store(sources, store, preset=preset)
+            build_store(sources, store, preset=preset)
     return store
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock of what is made in `folder`."""
+    with (folder / "making.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -48,5 +48,19 @@ def test_every_dependency_has_one_floor_and_no_ceiling(version: str) -> None:
     assert ({"zarr", "dask", "h5py"} <= set(names)) == (version != "3.10")
 
 
+@pytest.mark.parametrize("given", [[], ["tests/reader", "-k", "window"]], ids=["none", "some"])
+def test_all_tests_run_on_two_cores_and_named_ones_as_they_are_named(
+    given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(CHECKOUT / "dev.py"))
+    ran: list[tuple[str, ...]] = []
+    scope = script["test"].__globals__
+    monkeypatch.setitem(scope, "environment", lambda *requirements: "python")
+    monkeypatch.setitem(scope, "run", lambda python, *arguments, **variables: ran.append(arguments) or 0)
+    script["test"](given)
+    assert ran == [("-m", "pytest", *(given or ["-n", "2", "--dist", "loadfile"]))]
+    assert "pytest-xdist" in script["TOOLS"]
+
+
 def test_an_interpreter_that_is_not_here_is_not_found() -> None:
     assert dev("find_python")(3, 99) is None  # type: ignore[operator]
