@@ -58,9 +58,9 @@ class Case:
 
 def residuals(demos: Path, frames: int | None) -> dict[str, np.ndarray]:
     """Camera -> (N, H, W, C) of what `fast` encodes; every n-th frame where not all are wanted."""
-    from vla_store.builder.find import find_sources
     from vla_store.builder.scan import scan_sources
     from vla_store.format import predictions
+    from vla_store.sources.find import find_sources
 
     scan = scan_sources(find_sources([demos]))
     cameras = {name: PREDICTIONS.get(name, ()) for name, spec in scan.fields.items() if spec.is_camera}

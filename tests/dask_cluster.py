@@ -17,7 +17,7 @@ from types import TracebackType
 from own_sources import Own
 from store_tools import environment
 
-from vla_store.builder.sources import Array
+from vla_store.sources.protocol import Array
 
 LIMIT_S = 120
 

@@ -11,7 +11,7 @@ import numpy as np
 from own_sources import Own
 
 from vla_store.builder import FieldSpec, SourceInfo
-from vla_store.builder.sources import Array
+from vla_store.sources.protocol import Array
 
 # Two lines, markup that would run, mathematics for matplotlib, writing that turns around, and no end.
 HOSTILE = (

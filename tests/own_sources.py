@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder import EpisodeInfo, FieldSpec, SourceInfo
-from vla_store.builder.find import find_sources
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import scan_sources
-from vla_store.builder.sources import Array
 from vla_store.format.attributes import Attributes
+from vla_store.sources.find import find_sources
+from vla_store.sources.protocol import Array
 
 FIELDS: Mapping[str, FieldSpec] = {
     "actions": FieldSpec("float32", (4,), "step"),

@@ -23,7 +23,7 @@ PACKAGE = Path(vla_store.__file__).parent
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
 BELOW_READER = {"format", "paths", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
-BOTH_SIDES = {"reader", "builder", *BELOW_READER}
+BOTH_SIDES = {"reader", "builder", "sources", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "paths": {"errors"},
@@ -32,7 +32,8 @@ LAYERS = {
     "progress": set[str](),
     "drawing": {"errors"},
     "format": {"errors"},
-    "builder": {"rules", *BELOW_READER},
+    "sources": BELOW_READER,
+    "builder": {"sources", "rules", *BELOW_READER},
     "reader": BELOW_READER,
     "loader": {"reader", *BELOW_READER},
     "package": {"reader", "format", "errors"},
@@ -63,7 +64,13 @@ LAYERS = {
 
 # Third-party packages that may be loaded once everything in a folder or module is imported, and nothing is called yet.
 COSTS = {"numpy", "google_crc32c"}
-COSTS_MORE = {"builder", "manage", "torch", "recipes"}  # these may load more; see what they must not load below
+COSTS_MORE = {
+    "sources",
+    "builder",
+    "manage",
+    "torch",
+    "recipes",
+}  # these may load more; see what they must not load below
 ONLY_COPIES = ["vla_store.manage.copy", "vla_store.manage.merge"]  # what works where nothing can be built
 BUILDING = {"zarr", "dask", "distributed", "h5py"}
 
@@ -73,7 +80,7 @@ ONLY_IN = {
     "zarr": {"builder"},
     "dask": {"builder"},
     "distributed": {"builder"},
-    "h5py": {"builder", "drawing", "demo"},
+    "h5py": {"sources", "drawing", "demo"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
 }
@@ -149,7 +156,8 @@ def test_builder_and_reader_never_import_each_other() -> None:
 
 
 def test_only_the_libero_source_knows_how_libero_names_its_demos() -> None:
-    inside = {path.name for path in (PACKAGE / "builder").rglob("*.py") if "demo_" in path.read_text()}
+    folders = (PACKAGE / "builder", PACKAGE / "sources")
+    inside = {path.name for folder in folders for path in folder.rglob("*.py") if "demo_" in path.read_text()}
     assert inside == {"libero.py"}
 
 

@@ -25,13 +25,13 @@ from own_sources import Own
 
 from vla_store import open_store
 from vla_store.builder import build_store
-from vla_store.builder.sources import FieldSpec
 from vla_store.cli import main
 from vla_store.look import charts, facts
 from vla_store.look.facts import Histogram, gather, histogram, runs_of, spread
 from vla_store.look.page import html_page, write_page
 from vla_store.look.sheet import describe
 from vla_store.reader.frames import Frames
+from vla_store.sources.protocol import FieldSpec
 
 VOID = {"meta", "img", "br", "path"}  # of what the page uses, these have no end
 

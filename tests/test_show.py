@@ -20,13 +20,13 @@ from own_sources import Own
 
 from vla_store import UsageError, open_store
 from vla_store.builder import build_store
-from vla_store.builder.sources import FieldSpec
 from vla_store.cli import error_text, main
 from vla_store.look import sheet
 from vla_store.look.episodes import find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
 from vla_store.look.sheet import canvas_of, chosen_steps, describe, write_sheet
 from vla_store.look.text import counted, escaped, number_text, percent_text, shown
+from vla_store.sources.protocol import FieldSpec
 
 
 def opened_png(data: bytes) -> np.ndarray[Any, Any]:

@@ -14,10 +14,10 @@ from own_sources import FIELDS, Own, plan_of
 from vla_store.builder import journal as journals
 from vla_store.builder.journal import LOCK, Journal
 from vla_store.builder.plan import Plan
-from vla_store.builder.sources import FieldSpec
 from vla_store.builder.tasks import Receipt, make_tasks
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format.listing import ObjectEntry
+from vla_store.sources.protocol import FieldSpec
 
 
 @pytest.fixture(scope="module")

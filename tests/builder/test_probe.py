@@ -11,11 +11,11 @@ import pytest
 from own_sources import Own
 
 from vla_store.builder import FieldSpec
-from vla_store.builder.find import find_sources
 from vla_store.builder.probe import MIN_SAVING_PERCENT, Trial, _choose, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.format import predictions
 from vla_store.format.codecs import PRESETS, encode
+from vla_store.sources.find import find_sources
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import tiny_libero
 from own_sources import FIELDS, Own
 
 from vla_store.builder import FieldSpec, SourceInfo
-from vla_store.builder.find import find_sources
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.errors import SourceError
 from vla_store.format.attributes import encode_value
+from vla_store.sources.find import find_sources
 
 
 def order(scan: Scan) -> list[tuple[str, str, int, int]]:

@@ -13,13 +13,13 @@ import tiny_libero
 from google_crc32c import value as crc32c
 from own_sources import WRONG, Own, Wrong, plan_of
 
-from vla_store.builder.hdf5 import close_files
 from vla_store.builder.plan import Plan
 from vla_store.builder.tasks import AttributesArray, Backgrounds, FieldArray, FrameShard, Receipt, make_tasks
 from vla_store.errors import SourceError
 from vla_store.format import canonical, codecs, predictions
 from vla_store.format.digests import FieldDigest
 from vla_store.format.shard_index import parse_index
+from vla_store.sources.hdf5 import close_files
 
 
 @pytest.fixture(scope="module")

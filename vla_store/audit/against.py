@@ -17,16 +17,16 @@ from vla_store.format.attributes import encode_attributes
 from vla_store.format.schema import Root, Source
 
 if TYPE_CHECKING:
-    from vla_store.builder.sources import EpisodeInfo, EpisodeSource, SourceInfo
+    from vla_store.sources.protocol import EpisodeInfo, EpisodeSource, SourceInfo
 
 FRAMES_AT_ONCE = 64
 
 
 def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found: Sequence[EpisodeSource]) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
-    from vla_store.builder.datasets import recorded_choice_of
-    from vla_store.builder.hdf5 import Hdf5Source, close_files
-    from vla_store.builder.sources import storable
+    from vla_store.sources.datasets import recorded_choice_of
+    from vla_store.sources.hdf5 import Hdf5Source, close_files
+    from vla_store.sources.protocol import storable
 
     report = objects.report
     given: dict[tuple[str, str], EpisodeSource] = {}
@@ -61,7 +61,7 @@ def compare_with_sources(objects: Objects, root: Root, parts: list[Part], found:
 
 
 def _compare_source(objects: Objects, part: Part, number: int, opened: Any, left_out: set[Any]) -> None:
-    from vla_store.builder.sources import reason_of
+    from vla_store.sources.protocol import reason_of
 
     source = part.document.sources[number]
     name = f"{source.suite}/{source.file}"
@@ -90,7 +90,7 @@ def _compare_source(objects: Objects, part: Part, number: int, opened: Any, left
 def _compare_episode(
     objects: Objects, part: Part, episode: int, opened: Any, info: SourceInfo, found: EpisodeInfo
 ) -> None:
-    from vla_store.builder.sources import read_rows
+    from vla_store.sources.protocol import read_rows
 
     source = part.document.sources[int(part.column("source")[episode])]
     demo = found.number

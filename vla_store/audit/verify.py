@@ -17,8 +17,8 @@ from vla_store.format.schema import Root
 from vla_store.reader.fetch import Location, locate
 
 if TYPE_CHECKING:
-    from vla_store.builder.find import Given
-    from vla_store.builder.sources import EpisodeSource
+    from vla_store.sources.find import Given
+    from vla_store.sources.protocol import EpisodeSource
 
 
 class Progress(Protocol):
@@ -91,6 +91,6 @@ def _about_part(number: int, talk: Callable[[str], None]) -> Callable[[str], Non
 
 
 def _sources(against: Given | Sequence[Given]) -> list[EpisodeSource]:
-    from vla_store.builder.find import find_sources
+    from vla_store.sources.find import find_sources
 
     return find_sources(against, skip_bad=True)

@@ -5,8 +5,8 @@ build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")
 """
 
 from vla_store.builder.build import BuildReport, CameraReport, Progress, build_store
-from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, Skipped, SourceInfo, TaskInfo
 from vla_store.format.attributes import encode_value
+from vla_store.sources.protocol import EpisodeInfo, EpisodeSource, FieldSpec, Skipped, SourceInfo, TaskInfo
 
 __all__ = [
     "BuildReport",

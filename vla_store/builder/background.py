@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla_store.builder.sources import Array, EpisodeSource, read_rows
 from vla_store.format import predictions
+from vla_store.sources.protocol import Array, EpisodeSource, read_rows
 
 
 def read_background(

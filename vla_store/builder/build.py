@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vla_store.builder.commit import nonfinite_of, write_first_root, write_metadata, write_part
-from vla_store.builder.datasets import NOTHING, Choice, chosen
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
-from vla_store.builder.find import Given, Said, find_sources, local_sources
-from vla_store.builder.hdf5 import Hdf5Source, close_files
 from vla_store.builder.journal import Journal, check_unchanged, states_of
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
 from vla_store.builder.overlap import Threads
@@ -24,7 +21,6 @@ from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.shards import remove_temporaries, sync_folder
-from vla_store.builder.sources import EpisodeSource, Skipped, name_of
 from vla_store.builder.tasks import Receipt, Task, make_tasks
 from vla_store.errors import OptionError, SourceError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
@@ -32,6 +28,10 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartDocument, Root
+from vla_store.sources.datasets import NOTHING, Choice, chosen
+from vla_store.sources.find import Given, Said, find_sources, local_sources
+from vla_store.sources.hdf5 import Hdf5Source, close_files
+from vla_store.sources.protocol import EpisodeSource, Skipped, name_of
 
 
 class Progress(Protocol):

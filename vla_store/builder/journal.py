@@ -19,10 +19,10 @@ from typing import IO, Any
 
 from vla_store.builder.plan import Plan
 from vla_store.builder.shards import TEMPORARY, remove_temporaries, write_object
-from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.builder.tasks import Receipt, Task
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
+from vla_store.sources.protocol import EpisodeSource, describe
 
 LOCK = "build.lock"
 SOURCES = "source.json"

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.datasets import NOTHING, Choice
 from vla_store.builder.probe import Probe
 from vla_store.builder.scan import Scan, ScannedSource
-from vla_store.builder.sources import EpisodeInfo, EpisodeSource, FieldSpec, SourceInfo
 from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
 from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task, is_plain_camera
+from vla_store.sources.datasets import NOTHING, Choice
+from vla_store.sources.protocol import EpisodeInfo, EpisodeSource, FieldSpec, SourceInfo
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 from vla_store.builder.background import read_background
 from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.scan import Scan
-from vla_store.builder.sources import Array, read_rows
 from vla_store.format import predictions
 from vla_store.format.codecs import PRESETS, encode
+from vla_store.sources.protocol import Array, read_rows
 
 MIN_SAVING_PERCENT = 10
 

@@ -20,20 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.pictures import with_pictures
-from vla_store.builder.sources import (
-    EpisodeInfo,
-    EpisodeSource,
-    FieldSpec,
-    Skipped,
-    SourceInfo,
-    TaskInfo,
-    check_actions,
-    is_machines,
-    name_of,
-    read_rows,
-    reason_of,
-)
 from vla_store.errors import MachineError, SourceError, UsageError, VlaStoreError
 from vla_store.format import canonical
 from vla_store.format.attributes import encode_attributes
@@ -47,6 +33,20 @@ from vla_store.format.schema import (
     OBSERVATIONS,
     ORIENTATIONS,
     check_field_names,
+)
+from vla_store.sources.pictures import with_pictures
+from vla_store.sources.protocol import (
+    EpisodeInfo,
+    EpisodeSource,
+    FieldSpec,
+    Skipped,
+    SourceInfo,
+    TaskInfo,
+    check_actions,
+    is_machines,
+    name_of,
+    read_rows,
+    reason_of,
 )
 
 BLOCK_NBYTES = 4 << 20  # that one thread reads at a time, to check it

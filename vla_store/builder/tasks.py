@@ -22,7 +22,6 @@ from vla_store.builder.background import read_background
 from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.plan import Episode, Plan
 from vla_store.builder.shards import ArrayWriter, RowWriter
-from vla_store.builder.sources import Array, EpisodeSource, name_of, read_rows
 from vla_store.errors import SourceError
 from vla_store.format import predictions
 from vla_store.format.attributes import encode_attributes
@@ -32,6 +31,7 @@ from vla_store.format.layout import ATTRIBUTES_ARRAY, Grid, attributes_grid, bac
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.nonfinite import Tally, counted, tallied, together
 from vla_store.format.schema import Field
+from vla_store.sources.protocol import Array, EpisodeSource, name_of, read_rows
 
 BLOCK_NBYTES = 4 << 20
 

@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
-from vla_store.builder.datasets import Choice, chosen, recorded_choice
 from vla_store.builder.destination import is_store
-from vla_store.builder.find import Given, Said, local_sources
-from vla_store.builder.sources import EpisodeSource, describe
 from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
 from vla_store.format import canonical, layout
 from vla_store.format.conventions import check_alike
@@ -31,6 +28,9 @@ from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusiv
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
 from vla_store.paths import local_path
+from vla_store.sources.datasets import Choice, chosen, recorded_choice
+from vla_store.sources.find import Given, Said, local_sources
+from vla_store.sources.protocol import EpisodeSource, describe
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vla_store.builder.commit import write_metadata, write_nonfinite, write_part, write_tables
-from vla_store.builder.datasets import own_options, recorded_choice
 from vla_store.builder.executors import default_workers, run_tasks
-from vla_store.builder.find import find_sources
-from vla_store.builder.hdf5 import Hdf5Source
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
-from vla_store.builder.sources import EpisodeSource
 from vla_store.builder.tasks import FieldArray, FrameShard, Receipt, make_tasks
 from vla_store.errors import OptionError, SourceError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
@@ -28,6 +24,10 @@ from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
 from vla_store.manage.place import Place
+from vla_store.sources.datasets import own_options, recorded_choice
+from vla_store.sources.find import find_sources
+from vla_store.sources.hdf5 import Hdf5Source
+from vla_store.sources.protocol import EpisodeSource
 
 Sources = Sequence[str | Path | EpisodeSource]
 

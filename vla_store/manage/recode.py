@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder.build import BuildReport, Progress, build_store
-from vla_store.builder.datasets import Choice, recorded_choice_of
-from vla_store.builder.sources import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
 from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
 from vla_store.manage.views import translate_views
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store, open_store, parts_of
+from vla_store.sources.datasets import Choice, recorded_choice_of
+from vla_store.sources.protocol import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
 
 
 def recode_store(

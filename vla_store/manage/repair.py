@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vla_store.audit import verify_store
-from vla_store.builder.find import Given, local_sources
 from vla_store.errors import StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.manage import roots
 from vla_store.manage.place import Place, place_at, require_writable
 from vla_store.manage.rebuild import Sources, repair_part
 from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, restore_meta, restore_superseded
+from vla_store.sources.find import Given, local_sources
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from vla_store.builder.commit import skipped_document
-from vla_store.builder.find import find_sources
 from vla_store.builder.scan import scan_sources
 from vla_store.errors import DataError, SourceError, StoreDamaged
 from vla_store.format import layout
@@ -24,6 +23,7 @@ from vla_store.manage import roots
 from vla_store.manage.place import Place, place_at
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources, suite_and_file
 from vla_store.manage.views import carried
+from vla_store.sources.find import find_sources
 
 MAX_GUESSES = 10_000
 

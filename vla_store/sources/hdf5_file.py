@@ -14,11 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.builder import strangers
-from vla_store.builder.datasets import LEAVE_OUT, NOTHING, Choice
-from vla_store.builder.sources import is_machines
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import empty_value, encode_value
+from vla_store.sources import strangers
+from vla_store.sources.datasets import LEAVE_OUT, NOTHING, Choice
+from vla_store.sources.protocol import is_machines
 
 MAX_DEPTH = 32
 

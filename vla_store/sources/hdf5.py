@@ -17,8 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.builder import jpeg
-from vla_store.builder.datasets import (
+from vla_store.errors import SourceError
+from vla_store.format.attributes import Attributes
+from vla_store.format.schema import NUMERIC_DTYPES
+from vla_store.sources import jpeg
+from vla_store.sources.datasets import (
     ACTIONS,
     LEAVE_OUT,
     NOTHING,
@@ -31,7 +34,7 @@ from vla_store.builder.datasets import (
     field_names,
     told_names,
 )
-from vla_store.builder.hdf5_file import (
+from vla_store.sources.hdf5_file import (
     DAMAGED,
     attributes_of,
     dtype_of,
@@ -42,11 +45,8 @@ from vla_store.builder.hdf5_file import (
     value_of,
     walk,
 )
-from vla_store.builder.pictures import with_pictures
-from vla_store.builder.sources import Array, FieldSpec, check_actions
-from vla_store.errors import SourceError
-from vla_store.format.attributes import Attributes
-from vla_store.format.schema import NUMERIC_DTYPES
+from vla_store.sources.pictures import with_pictures
+from vla_store.sources.protocol import Array, FieldSpec, check_actions
 
 EXTENSIONS = (".hdf5", ".h5")
 

@@ -11,11 +11,11 @@ import tiny_libero
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_store.builder.datasets import field_name
-from vla_store.builder.hdf5 import close_files
-from vla_store.builder.libero import LiberoFile, task_text
 from vla_store.errors import SourceError
 from vla_store.format.attributes import decode_value
+from vla_store.sources.datasets import field_name
+from vla_store.sources.hdf5 import close_files
+from vla_store.sources.libero import LiberoFile, task_text
 
 FILE = tiny_libero.SUITES[2]  # demos 0 (33 steps) and 1 (12 steps)
 

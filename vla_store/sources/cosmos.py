@@ -16,13 +16,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.builder import jpeg
-from vla_store.builder.conventions import LIKE_COSMOS, observation_of, orientation_of, told
-from vla_store.builder.hdf5 import Hdf5Source, fields_of
-from vla_store.builder.hdf5_file import attributes_of, opened
-from vla_store.builder.sources import EpisodeInfo, SourceInfo
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
+from vla_store.sources import jpeg
+from vla_store.sources.conventions import LIKE_COSMOS, observation_of, orientation_of, told
+from vla_store.sources.hdf5 import Hdf5Source, fields_of
+from vla_store.sources.hdf5_file import attributes_of, opened
+from vla_store.sources.protocol import EpisodeInfo, SourceInfo
 
 NUMBER = 0  # of the one episode of a file
 

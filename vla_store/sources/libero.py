@@ -18,8 +18,10 @@ from typing import Any
 
 import h5py
 
-from vla_store.builder import jpeg
-from vla_store.builder.conventions import (
+from vla_store.errors import SourceError
+from vla_store.format.attributes import Attributes, encode_value
+from vla_store.sources import jpeg
+from vla_store.sources.conventions import (
     LIKE_COSMOS,
     LIKE_REGENERATED,
     LIKE_ROBOMIMIC,
@@ -27,13 +29,11 @@ from vla_store.builder.conventions import (
     orientation_of,
     told,
 )
-from vla_store.builder.datasets import LEAVE_OUT, Choice
-from vla_store.builder.hdf5 import Hdf5Source, fields_of, is_robomimic
-from vla_store.builder.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
-from vla_store.builder.language import NAMES, stated
-from vla_store.builder.sources import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
-from vla_store.errors import SourceError
-from vla_store.format.attributes import Attributes, encode_value
+from vla_store.sources.datasets import LEAVE_OUT, Choice
+from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
+from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
+from vla_store.sources.language import NAMES, stated
+from vla_store.sources.protocol import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
 
 MASKS = "mask"
 

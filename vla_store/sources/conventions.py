@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.sources import Array
 from vla_store.errors import SourceError
+from vla_store.sources.protocol import Array
 
 IMAGE_CONVENTIONS = {"opengl": "bottom_up", "opencv": "top_down"}  # robosuite's macros.IMAGE_CONVENTION
 

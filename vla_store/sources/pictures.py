@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vla_store.builder.sources import MIN_SIDE, FieldSpec
 from vla_store.errors import SourceError
+from vla_store.sources.protocol import MIN_SIDE, FieldSpec
 
 # Names that promise a picture. The first two are cameras' own, which have channels.
 _COLOURS = re.compile(r"_(rgb|image)\Z")

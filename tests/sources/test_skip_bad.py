@@ -26,15 +26,15 @@ from store_tools import assert_one_screen, objects, part_of, run
 import vla_store
 from vla_store.audit import verify_store
 from vla_store.builder import SourceInfo, build_store
-from vla_store.builder.find import find_sources
-from vla_store.builder.hdf5 import close_files
-from vla_store.builder.libero import LiberoFile
 from vla_store.builder.scan import scan_sources
-from vla_store.builder.sources import Array, EpisodeSource
 from vla_store.errors import MachineError, SourceError, machine_error
 from vla_store.format.attributes import Attributes
 from vla_store.manage.append import append_store
 from vla_store.manage.repair import repair_store
+from vla_store.sources.find import find_sources
+from vla_store.sources.hdf5 import close_files
+from vla_store.sources.libero import LiberoFile
+from vla_store.sources.protocol import Array, EpisodeSource
 
 Change = Callable[[h5py.File], Any]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla_store.builder.conventions import observation_of, orientation_of, told
 from vla_store.errors import OptionError, SourceError
 from vla_store.format.conventions import check_alike
+from vla_store.sources.conventions import observation_of, orientation_of, told
 
 STEPS = 40
 

@@ -7,9 +7,9 @@ import pytest
 from own_sources import FIELDS, WRONG, Own, Wrong, drawn
 
 from vla_store.builder import EpisodeInfo, EpisodeSource, FieldSpec
-from vla_store.builder.libero import LiberoFile
-from vla_store.builder.sources import name_of, read_rows, reason_of
 from vla_store.errors import SourceError
+from vla_store.sources.libero import LiberoFile
+from vla_store.sources.protocol import name_of, read_rows, reason_of
 
 
 @pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32"), "<f4", ">f4"])

@@ -17,14 +17,14 @@ from odd_files import assert_equals_h5py, each_demo, odd_file
 import vla_store
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
-from vla_store.builder.datasets import Choice, Described, aside, chosen, field_name, field_names
-from vla_store.builder.find import find_sources
 from vla_store.cli import main
 from vla_store.errors import OptionError, SourceError
 from vla_store.format.attributes import decode_value
 from vla_store.manage.append import append_store
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
+from vla_store.sources.datasets import Choice, Described, aside, chosen, field_name, field_names
+from vla_store.sources.find import find_sources
 
 
 def at(folder: Path) -> Path:

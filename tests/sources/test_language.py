@@ -19,12 +19,12 @@ from tiny_reader import TinyStore, fingerprint
 import vla_store
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
-from vla_store.builder.language import stated
 from vla_store.errors import SourceError, StoreDamaged, UnknownName
 from vla_store.manage.append import append_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
+from vla_store.sources.language import stated
 
 TASK = "pick up the odd bowl"
 TEXTS = ("open the left drawer", "open the right drawer", "open the left drawer")

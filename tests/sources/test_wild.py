@@ -22,11 +22,7 @@ import wild_sources
 
 from vla_store import OptionError, Samples, SourceError, open_store
 from vla_store.audit import verify_store
-from vla_store.builder import build_store, jpeg
-from vla_store.builder.cosmos import CosmosFile
-from vla_store.builder.find import find_sources
-from vla_store.builder.hdf5 import close_files
-from vla_store.builder.libero import LiberoFile
+from vla_store.builder import build_store
 from vla_store.cli import main
 from vla_store.errors import MachineError
 from vla_store.format.schema import Source
@@ -34,6 +30,11 @@ from vla_store.manage.append import append_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
+from vla_store.sources import jpeg
+from vla_store.sources.cosmos import CosmosFile
+from vla_store.sources.find import find_sources
+from vla_store.sources.hdf5 import close_files
+from vla_store.sources.libero import LiberoFile
 
 pytest.importorskip("PIL", reason="JPEG pictures need Pillow: pip install pillow")
 

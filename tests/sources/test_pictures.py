@@ -16,12 +16,12 @@ from odd_files import assert_equals_h5py, each_demo, odd_file
 from vla_store import Samples, open_store
 from vla_store.audit import verify_store
 from vla_store.builder import FieldSpec, build_store
-from vla_store.builder.pictures import with_pictures
 from vla_store.cli import main
 from vla_store.errors import OptionError, SourceError
 from vla_store.manage.append import append_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
+from vla_store.sources.pictures import with_pictures
 
 H, W = 16, 24  # of the odd file's cameras
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.sources import Array
 from vla_store.errors import MachineError, SourceError
 from vla_store.format.schema import MAX_FRAME_BYTES
+from vla_store.sources.protocol import Array
 
 CODEC = "jpeg"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from own_sources import Own
 
-from vla_store.builder.find import find_sources
 from vla_store.errors import OptionError, SourceNotFound
+from vla_store.sources.find import find_sources
 
 
 def test_a_source_is_a_path_or_an_object() -> None:
