@@ -31,10 +31,10 @@ from benchmarks.measure import (
     table,
     timed,
 )
-from vla_store.format.codecs import CRC_BYTES, PRESETS, Codec, encode
+from vla_store.format.codecs import CRC_BYTES, PRESETS, Blosc, encode
 
 CODECS = tuple(
-    Codec("blosc", cname, level)
+    Blosc(cname, level)
     for cname, levels in (("lz4", (1, 5, 9)), ("lz4hc", (1, 2, 3, 4, 5, 6, 7, 8, 9)), ("zstd", (1, 3, 5)))
     for level in levels
 )
@@ -46,7 +46,7 @@ class Case:
     """One camera's frames under one codec."""
 
     camera: str
-    codec: Codec
+    codec: Blosc
     chunks: tuple[bytes, ...]  # with their crc32c, as they lie in a shard
     bodies: tuple[memoryview, ...]
     checksum: int  # zlib.crc32 over the frames
@@ -75,7 +75,7 @@ def residuals(demos: Path, frames: int | None) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(np.concatenate(pieces)) for name, pieces in found.items()}
 
 
-def encoding(frames: np.ndarray, codec: Codec, rng: np.random.Generator, count: int) -> Callable[[], Pass]:
+def encoding(frames: np.ndarray, codec: Blosc, rng: np.random.Generator, count: int) -> Callable[[], Pass]:
     """A turn that encodes some frames, others each time."""
 
     def turn() -> Pass:
@@ -108,7 +108,7 @@ def checking(case: Case, order: np.ndarray) -> Callable[[], Pass]:
     return lambda: timed([None], all_frames)
 
 
-def make_case(camera: str, frames: np.ndarray, codec: Codec) -> Case:
+def make_case(camera: str, frames: np.ndarray, codec: Blosc) -> Case:
     chunks = tuple(encode(frame, codec) for frame in frames)
     checksum = 0
     for frame in frames:

@@ -35,7 +35,7 @@ from benchmarks.measure import (
     write_result,
 )
 from vla_store.format import arrays, canonical, codecs, layout
-from vla_store.format.codecs import Codec
+from vla_store.format.codecs import NONE, Blosc
 from vla_store.format.layout import Grid
 from vla_store.format.schema import TABLE_COLUMNS, Field, PartDocument, PartEntry, Root, RootField, Source, Task
 from vla_store.format.shard_index import encode_index, index_nbytes
@@ -47,13 +47,10 @@ ACTIONS = 16
 ANCHORS = 512
 PICTURE = (16, 24, 3)
 WINDOWS = {"camera": [-1, 0], "robot_states": 0, "actions": range(ACTIONS)}
-NO_CODEC = Codec("none", None, None)
 FIELDS = {
-    "camera": Field(
-        "camera", "fixed", "uint8", PICTURE, "observation", Codec("blosc", "lz4hc", 9), (), "frames/camera"
-    ),
-    "robot_states": Field("robot_states", "fixed", "float64", (9,), "observation", NO_CODEC, (), "steps/robot_states"),
-    "actions": Field("actions", "fixed", "float64", (7,), "step", NO_CODEC, (), "steps/actions"),
+    "camera": Field("camera", "fixed", "uint8", PICTURE, "observation", Blosc("lz4hc", 9), (), "frames/camera"),
+    "robot_states": Field("robot_states", "fixed", "float64", (9,), "observation", NONE, (), "steps/robot_states"),
+    "actions": Field("actions", "fixed", "float64", (7,), "step", NONE, (), "steps/actions"),
 }
 PART = "parts/0123456789abcdef"
 

@@ -38,7 +38,7 @@ from benchmarks import (
     size,
     workload,
 )
-from vla_store.format.codecs import Codec
+from vla_store.format.codecs import Blosc
 from vla_store.reader.store import open_store
 
 
@@ -106,7 +106,7 @@ def test_the_roof_finds_a_chunk_that_changed(tiny_stores: dict[str, Path], tiny_
 
 
 def test_codec_levels_compares_what_it_decodes(tiny_source: Path) -> None:
-    codecs = (Codec("blosc", "lz4hc", 9), Codec("blosc", "zstd", 1))
+    codecs = (Blosc("lz4hc", 9), Blosc("zstd", 1))
     result = codec_levels.measure(tiny_source, rounds=2, frames=None, encoded_frames=3, codecs=codecs)
     assert [(row["camera"], row["codec"]) for row in result["rows"]] == [
         (camera, str(codec)) for camera in workload.CAMERAS for codec in codecs

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_store.format import arrays, canonical, codecs, layout
-from vla_store.format.codecs import NONE, Codec
+from vla_store.format.codecs import NONE, Blosc, Codec
 from vla_store.format.layout import Grid
 from vla_store.format.schema import NUMERIC_DTYPES, Field, PartDocument, Root, Source, Task
 from vla_store.format.shard_index import encode_index
 
-LZ4HC = Codec("blosc", "lz4hc", 5)
+LZ4HC = Blosc("lz4hc", 5)
 
 
 def test_the_metadata_of_a_numeric_array_is_spelled_so() -> None:

@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as hnp
 
 from vla_store.errors import StoreDamaged, UnsupportedStore
 from vla_store.format import codecs
-from vla_store.format.codecs import NONE, PRESETS, Codec, decoder, encode
+from vla_store.format.codecs import NONE, PRESETS, Blosc, Codec, Unknown, decoder, encode
 
 CODECS = {preset: PRESETS[preset].codec for preset in PRESETS} | {"attributes": codecs.ATTRIBUTES}
-CODECS |= {cname: Codec("blosc", cname, 5) for cname in codecs.BLOSC_CNAMES}
+CODECS |= {cname: Blosc(cname, 5) for cname in codecs.BLOSC_CNAMES}
 DTYPES = ("uint8", "uint16", "float32")
 
 
@@ -185,7 +185,7 @@ def test_a_frame_in_several_blocks_and_a_copied_one_are_read() -> None:
 
 def test_an_unknown_codec_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedStore, match="webp") as caught:
-        decoder(Codec("webp"), "agentview_rgb")
+        decoder(Unknown({"name": "webp"}), "agentview_rgb")
     assert "agentview_rgb" in str(caught.value)
 
 
@@ -206,7 +206,7 @@ def test_the_error_for_a_bad_frame_says_which_one_it_is() -> None:
 def test_codecs_are_written_so() -> None:
     assert NONE.to_json() == {"name": "none"}
     assert PRESETS["small"].codec.to_json() == {"clevel": 3, "cname": "zstd", "name": "blosc"}
-    assert [str(codec) for codec in (NONE, Codec("blosc", "lz4hc", 5))] == ["none", "lz4hc 5"]
+    assert [str(codec) for codec in (NONE, Blosc("lz4hc", 5))] == ["none", "lz4hc 5"]
 
 
 def test_presets_try_no_prediction_first_and_raw_tries_nothing_else() -> None:

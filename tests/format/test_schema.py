@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from vla_store.errors import SourceError, StoreDamaged, UnsupportedStore
 from vla_store.format import arrays, canonical, schema
-from vla_store.format.codecs import NONE, Codec
+from vla_store.format.codecs import NONE, Blosc
 from vla_store.format.digests import NO_DIGEST
 from vla_store.format.json_reader import check_key
 from vla_store.format.schema import Field, Meta, PartDocument, PartEntry, Root, RootField, Source, Task
 
-LZ4HC = Codec("blosc", "lz4hc", 5)
+LZ4HC = Blosc("lz4hc", 5)
 PART = PartDocument(
     plan={"format_version": 1, "sources": []},
     tasks=(Task("libero_goal", "open_the_drawer", "open the drawer", "open it"), Task("s", "t", "t", None)),

@@ -7,32 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from vla_store.format.codecs import ATTRIBUTES, Codec
+from vla_store.format.codecs import ATTRIBUTES, ZARR_BYTES, Codec
 from vla_store.format.layout import Grid
 
 GROUP: dict[str, Any] = {"attributes": {}, "node_type": "group", "zarr_format": 3}
 
-_BYTES = {"configuration": {"endian": "little"}, "name": "bytes"}
 _CRC32C = {"name": "crc32c"}
 
 
 def numeric_codecs() -> list[dict[str, Any]]:
     """Inner codecs of fields, index, table and digests: the file is its rows."""
-    return [_BYTES]
+    return [ZARR_BYTES]
 
 
 def frame_codecs(codec: Codec, typesize: int, chunk_nbytes: int) -> list[dict[str, Any]]:
     """Inner codecs of cameras, backgrounds (codec none) and attributes: the codec, then crc32c."""
-    if codec.name == "none":
-        return [_BYTES, _CRC32C]
-    configuration = {
-        "blocksize": chunk_nbytes,
-        "clevel": codec.clevel,
-        "cname": codec.cname,
-        "shuffle": "noshuffle",
-        "typesize": typesize,
-    }
-    return [_BYTES, {"configuration": configuration, "name": "blosc"}, _CRC32C]
+    return [*codec.zarr_codecs(typesize, chunk_nbytes), _CRC32C]
 
 
 def attributes_codecs(grid: Grid) -> list[dict[str, Any]]:
@@ -48,7 +38,7 @@ def array_metadata(
     sharding = {
         "chunk_shape": [grid.chunk, *trailing],
         "codecs": inner_codecs,
-        "index_codecs": [_BYTES, _CRC32C],
+        "index_codecs": [ZARR_BYTES, _CRC32C],
         "index_location": "end",
     }
     return {

@@ -1,53 +1,220 @@
-"""How one frame becomes the bytes of one inner chunk and back: a codec, then crc32c.
+"""Codecs: how the data of one inner chunk becomes bytes and back, each an object that a registry finds by name; and the
+crc32c after every encoded chunk.
 
-Only this module calls numcodecs, on first use: whoever reads no encoded frames does not pay for importing it.
+Imports numpy, google_crc32c and errors; numcodecs on first use: whoever reads no encoded frames does not pay for it.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from google_crc32c import value as crc32c
 
 from vla_store.errors import StoreDamaged, UnsupportedStore
+from vla_store.format.json_reader import JsonReader
 
 CRC_BYTES = 4
-HEADER_BYTES = 16
 NOSHUFFLE = 0
+BLOSC_CNAMES = ("blosclz", "lz4", "lz4hc", "zlib", "zstd")
+ZARR_BYTES: dict[str, Any] = {"configuration": {"endian": "little"}, "name": "bytes"}
 
 _SEALED = crc32c(bytes(CRC_BYTES))  # of nothing and its crc32c, which is 0
 _EMPTY = np.empty(0, np.uint8)
-_BAD_CRC = "its crc32c does not match"
 _BLOSC_SIZES = struct.Struct("<4x3I")
-BLOSC_CNAMES = ("blosclz", "lz4", "lz4hc", "zlib", "zstd")
+_BLOSC_HEADER_BYTES = 16
+
+Array = np.ndarray[Any, Any]
+
+
+class Codec:
+    """A way from an array to bytes and back; the base of all codecs, which are hashable values.
+
+    A new one is a subclass that is registered (`register`). It overrides `encode`, `decode`, `to_json`, `from_json`,
+    `zarr_codecs` and `largest`, and what else differs from the defaults.
+
+    Attributes
+    ----------
+    name : str
+        What stores call it.
+    is_lossy : bool
+        True where `decode` may give other values than were encoded, as where a source's own JPEG bytes are kept. Digests are
+        then of the encoded bytes.
+    """
+
+    name: ClassVar[str]
+    is_lossy: ClassVar[bool] = False
+
+    @classmethod
+    def from_json(cls, read: JsonReader) -> Codec:
+        """Return the codec that a document describes. Raises StoreDamaged where the description cannot be."""
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description that stands in documents; `name` is in it."""
+        return {"name": self.name}
+
+    def problem(self) -> str | None:
+        """Name the codec where this version cannot decode it; None where it can."""
+        return None
+
+    def zarr_codecs(self, typesize: int, chunk_nbytes: int) -> list[dict[str, Any]]:
+        """Return Zarr's metadata of this codec, for chunks of `chunk_nbytes` bytes of data of items of `typesize` bytes."""
+        return [ZARR_BYTES]
+
+    def encode(self, data: Array) -> bytes:
+        """Return the encoded bytes of an array, without crc32c."""
+        raise NotImplementedError
+
+    def decode(self, body: Any, out: Array) -> None:
+        """Fill the C-contiguous array `out` from encoded bytes, a memoryview or (n,) uint8, without crc32c.
+
+        Raises
+        ------
+        ValueError
+            Where the bytes are not sound, with the reason; what `out` holds then means nothing. Sizes that the bytes claim are
+            checked before anything of that size is allocated, because the crc32c is not checked every time.
+        """
+        raise NotImplementedError
+
+    def largest(self, nbytes: int) -> int:
+        """Return the most bytes that `nbytes` bytes of data may be encoded to."""
+        raise NotImplementedError
+
+    def fixed(self, nbytes: int) -> int | None:
+        """Return the number of bytes that `nbytes` bytes of data are always encoded to; None where it depends on the data."""
+        return None
+
+    def digested(self, data: Array, body: bytes | memoryview) -> Any:
+        """Return the bytes of a frame that its digest is of: the data, or where the codec is lossy the encoded bytes."""
+        return body if self.is_lossy else data.data
 
 
 @dataclass(frozen=True)
-class Codec:
-    """name: "none" or "blosc"; cname and clevel: Blosc's inner compressor and its level."""
+class Plain(Codec):
+    """No codec: the bytes are the data in C order."""
 
-    name: str
-    cname: str = ""
-    clevel: int = 0
+    name = "none"
 
-    def to_json(self) -> dict[str, Any]:
-        return (
-            {"name": self.name}
-            if self.name == "none"
-            else {"clevel": self.clevel, "cname": self.cname, "name": self.name}
-        )
+    def encode(self, data: Array) -> bytes:
+        return data.tobytes()
+
+    def decode(self, body: Any, out: Array) -> None:
+        if len(body) != out.nbytes:
+            raise ValueError(f"it holds {len(body)} bytes instead of {out.nbytes}")
+        out[...] = _as_array(body).view(out.dtype).reshape(out.shape)
+
+    def largest(self, nbytes: int) -> int:
+        return nbytes
+
+    def fixed(self, nbytes: int) -> int | None:
+        return nbytes
 
     def __str__(self) -> str:
-        return self.name if self.name == "none" else f"{self.cname} {self.clevel}"
+        return self.name
 
 
-NONE = Codec("none")
-ATTRIBUTES = Codec("blosc", "zstd", 5)
+@dataclass(frozen=True)
+class Blosc(Codec):
+    """Blosc without shuffling, one block a chunk. cname, clevel: the inner compressor and its level."""
+
+    cname: str
+    clevel: int
+
+    name = "blosc"
+
+    @classmethod
+    def from_json(cls, read: JsonReader) -> Codec:
+        return cls(read.word("cname"), read.count("clevel", 9))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"clevel": self.clevel, "cname": self.cname, "name": self.name}
+
+    def problem(self) -> str | None:
+        return None if self.cname in BLOSC_CNAMES else f"blosc {self.cname}"
+
+    def zarr_codecs(self, typesize: int, chunk_nbytes: int) -> list[dict[str, Any]]:
+        configuration = {
+            "blocksize": chunk_nbytes,
+            "clevel": self.clevel,
+            "cname": self.cname,
+            "shuffle": "noshuffle",
+            "typesize": typesize,
+        }
+        return [ZARR_BYTES, {"configuration": configuration, "name": "blosc"}]
+
+    def encode(self, data: Array) -> bytes:
+        flat = np.ascontiguousarray(data).reshape(-1)
+        return bytes(_blosc().compress(flat, self.cname.encode(), self.clevel, NOSHUFFLE, data.nbytes))
+
+    def decode(self, body: Any, out: Array) -> None:
+        if len(body) < _BLOSC_HEADER_BYTES:
+            raise ValueError("it has no Blosc header")
+        # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes.
+        # It decides what Blosc allocates (buffers of some blocks), so it is checked here, whatever the Blosc library checks.
+        nbytes, blocksize, cbytes = _BLOSC_SIZES.unpack_from(body)
+        if nbytes != out.nbytes or not 0 < blocksize <= nbytes or cbytes != len(body):
+            raise ValueError("its Blosc header does not have the frame's sizes")
+        try:
+            _blosc().decompress(body, out)
+        except RuntimeError as error:
+            raise ValueError(f"Blosc says: {error}") from None
+
+    def largest(self, nbytes: int) -> int:
+        return nbytes + _BLOSC_HEADER_BYTES
+
+    def __str__(self) -> str:
+        return f"{self.cname} {self.clevel}"
+
+
+@dataclass(frozen=True)
+class Unknown(Codec):
+    """A codec that nobody registered: kept as its document has it, and refused when it is used."""
+
+    described: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return str(self.described["name"])
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.described)
+
+    def problem(self) -> str | None:
+        return self.name
+
+
+_REGISTERED: dict[str, type[Codec]] = {}
+
+
+def register(kind: type[Codec]) -> type[Codec]:
+    """Make stores with this codec readable in this process, and return the class: `register` may be used as a decorator.
+
+    A process that starts as a fresh interpreter (a worker of a Loader or of a build) has to register it again.
+    """
+    _REGISTERED[kind.name] = kind
+    return kind
+
+
+register(Plain)
+register(Blosc)
+
+
+def from_json(read: JsonReader) -> Codec:
+    """Return the codec that a store's document describes; an `Unknown` where nobody registered its name.
+
+    Raises StoreDamaged.
+    """
+    name = read.word("name")
+    return _REGISTERED[name].from_json(read) if name in _REGISTERED else Unknown(read.value)
+
+
+NONE = Plain()
+ATTRIBUTES = Blosc("zstd", 5)
 
 
 @dataclass(frozen=True)
@@ -61,9 +228,9 @@ class Preset:
 # LZ4HC's level: docs/explanation/predictions.md has the experiment (benchmarks/codec_levels.py repeats it).
 PRESETS = {
     "raw": Preset(NONE, ((),)),
-    "fast": Preset(Codec("blosc", "lz4hc", 9), ((), ("background",))),
+    "fast": Preset(Blosc("lz4hc", 9), ((), ("background",))),
     "small": Preset(
-        Codec("blosc", "zstd", 3),
+        Blosc("zstd", 3),
         ((), ("background",), ("above",), ("green", "above"), ("background", "green", "above")),
     ),
 }
@@ -79,89 +246,50 @@ def _blosc() -> Any:
 
 
 def blosc_version() -> str:
-    """The version of the Blosc library that encodes here; part of a build's plan, because it decides bytes."""
+    """Return the version of the Blosc library that encodes here; part of a build's plan, because it decides bytes."""
     return str(_blosc().VERSION_STRING)
 
 
-def encode(data: np.ndarray[Any, Any], codec: Codec) -> bytes:
-    """The inner chunk of `data` (C order): encoded bytes and their crc32c, little-endian."""
-    if codec.name == "none":
-        body = data.tobytes()
-    else:
-        body = _blosc().compress(
-            np.ascontiguousarray(data).reshape(-1), codec.cname.encode(), codec.clevel, NOSHUFFLE, data.nbytes
-        )
+def encode(data: Array, codec: Codec) -> bytes:
+    """Return the inner chunk of `data` (C order): encoded bytes and their crc32c, little-endian."""
+    body = codec.encode(data)
     return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
 
 
-Decode = Callable[[Any, "np.ndarray[Any, Any]"], None]
+Decode = Callable[[Any, Array], None]
 
 
-def decoder(codec: Codec, field: str) -> Decode:
-    """A function (chunk, out) that fills the C-contiguous array `out` from one inner chunk, crc32c included.
+def decoder(codec: Codec, name: str) -> Decode:
+    """Return a function (chunk, out) that checks the crc32c of one inner chunk and decodes it; see `Codec.decode`.
 
-    chunk: its bytes, as a memoryview or (n,) uint8. The function raises ValueError with the reason if the chunk is not sound;
-    what `out` holds then means nothing.
-    Raises UnsupportedStore for a codec this version does not know.
+    Raises UnsupportedStore, naming the field, for a codec that this version does not know.
     """
-    if codec.name == "none":
-        return _decode_none
-    if codec.name == "blosc":
-        decompress = _blosc().decompress
-        return functools.partial(_decode_blosc, decompress)
-    raise UnsupportedStore(
-        f"field {field!r} uses a codec this version does not know",
-        codec=codec.name,
-        hint="upgrade vla_store, or leave the field out",
-    )
+    if problem := codec.problem():
+        raise UnsupportedStore(
+            f"field {name!r} uses a codec this version does not know",
+            codec=problem,
+            hint="upgrade vla_store, or leave the field out",
+        )
+    return lambda chunk, out: codec.decode(checked_body(chunk), out)
 
 
-def checked_body(chunk: memoryview) -> memoryview:
-    """The chunk without its crc32c, once that holds; ValueError otherwise."""
-    data = _as_array(chunk)
-    if crc32c(data) != _SEALED or len(data) < CRC_BYTES:
-        raise ValueError(_BAD_CRC)
+def checked_body(chunk: Any) -> Any:
+    """Return an inner chunk, a memoryview or (n,) uint8, without its crc32c, once that holds. Raises ValueError."""
+    # Data and its own crc32c have one crc32c, whatever the data: nothing to cut off and compare.
+    if crc32c(_as_array(chunk)) != _SEALED or len(chunk) < CRC_BYTES:
+        raise ValueError("its crc32c does not match")
     return chunk[:-CRC_BYTES]
 
 
-def _as_array(chunk: Any) -> Any:
+def _as_array(chunk: Any) -> Array:
     # google-crc32c takes bytes and arrays, but no memoryview.
     if isinstance(chunk, np.ndarray):
         return chunk
     return np.frombuffer(chunk, np.uint8) if len(chunk) else _EMPTY
 
 
-def _decode_none(chunk: Any, out: np.ndarray[Any, Any]) -> None:
-    data = _as_array(chunk)
-    if len(data) != out.nbytes + CRC_BYTES:
-        raise ValueError(f"it holds {len(data) - CRC_BYTES} bytes instead of {out.nbytes}")
-    out[...] = data[:-CRC_BYTES].view(out.dtype).reshape(out.shape)
-    # The copy is checked, which is in the processor's cache, and is what the caller gets.
-    if crc32c(out) != int.from_bytes(data[-CRC_BYTES:], "little"):
-        raise ValueError(_BAD_CRC)
-
-
-def _decode_blosc(decompress: Callable[..., Any], chunk: Any, out: np.ndarray[Any, Any]) -> None:
-    data = _as_array(chunk)
-    # Whatever the data, data and its own crc32c have one crc32c: nothing to cut off and compare, which for a frame of some
-    # microseconds counts.
-    if crc32c(data) != _SEALED:
-        raise ValueError(_BAD_CRC)
-    if len(data) < HEADER_BYTES + CRC_BYTES:
-        raise ValueError("it has no Blosc header")
-    # Blosc's header: version, version of the format, flags, typesize, then uint32 nbytes, blocksize, cbytes.
-    # It decides what Blosc allocates (buffers of some blocks), so it is checked here, whatever the Blosc library checks.
-    nbytes, blocksize, cbytes = _BLOSC_SIZES.unpack_from(data)
-    if nbytes != out.nbytes or not 0 < blocksize <= nbytes or cbytes != len(data) - CRC_BYTES:
-        raise ValueError("its Blosc header does not have the frame's sizes")
-    try:
-        decompress(data, out)  # reads cbytes of it, which leaves the crc32c out
-    except RuntimeError as error:
-        raise ValueError(f"Blosc says: {error}") from None
-
-
 def damaged_frame(error: ValueError, object_key: str, chunk: int, row: int) -> StoreDamaged:
-    """The error for an inner chunk that a decoder refused."""
+    """Return the error for an inner chunk that a decoder refused."""
     return StoreDamaged(
         "an encoded frame does not decode",
         object=object_key,

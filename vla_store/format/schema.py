@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import SourceError, StoreDamaged, UnsupportedStore
-from vla_store.format import arrays, canonical, layout, predictions
-from vla_store.format.codecs import BLOSC_CNAMES, Codec
+from vla_store.format import arrays, canonical, codecs, layout, predictions
+from vla_store.format.codecs import NONE, Codec
 from vla_store.format.digests import NO_DIGEST
 from vla_store.format.json_reader import JsonReader, check_key
 from vla_store.format.nonfinite import SUFFIXES, columns_of
@@ -105,10 +105,8 @@ class Field:
             return f"kind {self.kind!r}"
         if self.role not in ("observation", "step"):
             return f"role {self.role!r}"
-        if self.codec.name not in ("none", "blosc"):
-            return f"codec {self.codec.name!r}"
-        if self.codec.name == "blosc" and self.codec.cname not in BLOSC_CNAMES:
-            return f"codec 'blosc {self.codec.cname}'"
+        if codec := self.codec.problem():
+            return f"codec {codec!r}"
         if self.dtype not in NUMERIC_DTYPES:
             return f"dtype {self.dtype!r}"
         unknown = [name for name in self.prediction if name not in predictions.KNOWN]
@@ -456,18 +454,13 @@ def _source(read: JsonReader) -> Source:
 
 def _field(name: str, read: JsonReader) -> Field:
     read.check(is_field_name(name), "a field's name", repr(name)[:100])
-    codec = JsonReader(read.get("codec", dict), read.name)
-    named = Codec(
-        codec.word("name"),
-        *((codec.word("cname"), codec.count("clevel", 9)) if codec.value.get("name") == "blosc" else ()),
-    )
     made = Field(
         name,
         read.word("kind"),
         read.word("dtype"),
         _shape(read),
         read.word("role"),
-        named,
+        codecs.from_json(JsonReader(read.get("codec", dict), read.name)),
         read.words("prediction"),
         check_key(read.get("array", str), read.name),
     )
@@ -503,9 +496,7 @@ def _field(name: str, read: JsonReader) -> Field:
             )
         else:
             read.check(made.kind != "picture", f"{name}: pictures in frames/ or residuals/", made.array)
-            read.check(
-                made.codec.name == "none" and not made.prediction, f"{name}: no codec, no prediction", f"{made.codec}"
-            )
+            read.check(made.codec == NONE and not made.prediction, f"{name}: no codec, no prediction", f"{made.codec}")
             read.check(made.step_nbytes <= MAX_FRAME_BYTES, f"{name}: at most 256 MiB a step", f"{made.step_nbytes}")
     return made
 

@@ -37,8 +37,7 @@ class Frames:
         self._field = field.name
         self._decode = codecs.decoder(field.codec, field.name)
         grid = field.grid(rows)
-        known = field.step_nbytes + CRC_BYTES if field.codec.name == "none" else None
-        self._shards = EncodedShards(fetcher, f"{part}/{field.array}", grid, known, opened, first)
+        self._shards = EncodedShards(fetcher, f"{part}/{field.array}", grid, field.codec, opened, first)
         self._grouped = [name for name in field.prediction if name != "background"]
         self._backgrounds = (
             Backgrounds(fetcher, f"{part}/backgrounds/{field.name}", (episodes, *self.shape), field.dtype)
@@ -226,7 +225,7 @@ class Backgrounds:
             keep(self._pictures, episode, picture, MAX_PICTURES)
         return picture
 
-    def _check(self, chunk: memoryview, episode: int) -> memoryview:
+    def _check(self, chunk: memoryview, episode: int) -> Any:
         try:
             return codecs.checked_body(chunk)
         except ValueError as error:

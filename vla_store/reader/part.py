@@ -258,7 +258,7 @@ class Part:
             self._fetcher,
             self._array(layout.ATTRIBUTES_ARRAY),
             grid,
-            None,
+            codecs.ATTRIBUTES,
             self._opened,
             (self.number << 40) + (1 << 39),
         )

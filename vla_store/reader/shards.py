@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
-from vla_store.format.codecs import CRC_BYTES, HEADER_BYTES
+from vla_store.format.codecs import CRC_BYTES, Codec
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import index_nbytes, parse_index
 from vla_store.reader.bounded import keep
@@ -72,13 +72,11 @@ class EncodedShards:
     first: this array's first number in `opened`.
     """
 
-    def __init__(
-        self, fetcher: Fetcher, array: str, grid: Grid, chunk_nbytes: int | None, opened: Opened, first: int
-    ) -> None:
+    def __init__(self, fetcher: Fetcher, array: str, grid: Grid, codec: Codec, opened: Opened, first: int) -> None:
         self.grid = grid
         self._fetcher = fetcher
         self._array = array
-        self._chunk_nbytes = chunk_nbytes
+        self._codec = codec
         self._opened = opened
         self._first = first
         self._per_shard = grid.chunks_per_shard
@@ -123,11 +121,12 @@ class EncodedShards:
             will_need(whole[size - nbytes :])
             body = whole[: size - nbytes]
         index = self._fetcher.read([(key, size - nbytes, size)])[0]
-        entries = parse_index(
-            index, self._per_shard, self.grid.present(shard), size - nbytes, key, size=self._chunk_nbytes
-        )
-        most = self.grid.chunk_nbytes + HEADER_BYTES + CRC_BYTES
-        if (entries[: self.grid.present(shard), 1] > most).any():
+        raw_nbytes, present = self.grid.chunk_nbytes, self.grid.present(shard)
+        fixed = self._codec.fixed(raw_nbytes)
+        known = None if fixed is None else fixed + CRC_BYTES
+        entries = parse_index(index, self._per_shard, present, size - nbytes, key, size=known)
+        most = self._codec.largest(raw_nbytes) + CRC_BYTES
+        if (entries[:present, 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
         # As a memoryview: it gives Python's numbers, at any alignment.
         made = (key, body, index[: entries.nbytes].cast("Q"))
