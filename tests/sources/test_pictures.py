@@ -206,8 +206,8 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A store with a depth that is numbers, as they were before pictures were told by their size, and its file."""
     path = odd_file(tmp_path / "source", lambda file: add(file, {"obs/agentview_depth": ("float32", (H, W))}))
     with monkeypatch.context() as patched:
-        for module in ("hdf5", "scan"):
-            patched.setattr(f"vla_store.builder.{module}.with_pictures", lambda fields, paths=None: dict(fields))
+        for module in ("sources.hdf5", "builder.scan"):
+            patched.setattr(f"vla_store.{module}.with_pictures", lambda fields, paths=None: dict(fields))
         build_store([path.parent], tmp_path / "older.vla")
     assert not open_store(tmp_path / "older.vla").fields["agentview_depth"].is_camera
     return tmp_path / "older.vla", path
