@@ -21,12 +21,12 @@ PACKAGE = Path(vla_store.__file__).parent
 
 # What each folder or module may import of this package, wherever in its text the import stands. `package` is
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
-BELOW_READER = {"format", "paths", "errors"}
+BELOW_READER = {"format", "storage", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", "sources", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
-    "paths": {"errors"},
+    "storage": {"errors"},
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
     "progress": set[str](),

@@ -101,7 +101,7 @@ def test_the_tests_pass_against_the_wheel(away: Path, kept: Path, tiny_stores: d
     shutil.copy(CHECKOUT / "pyproject.toml", elsewhere)
     where = "import vla_store; print(vla_store.__file__)"
     assert run([python_of(away), "-c", where], cwd=elsewhere).startswith(str(away / "venv"))
-    chosen = ("tests/reader/test_samples.py", "tests/reader/test_fetch.py", "tests/test_golden.py")
+    chosen = ("tests/reader/test_samples.py", "tests/storage/test_reading.py", "tests/test_golden.py")
     told = run(
         [python_of(away), "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
         cwd=elsewhere,

@@ -25,10 +25,10 @@ from vla_store.errors import OptionError, StoreDamaged
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
-from vla_store.paths import is_url
 from vla_store.reader.frames import Frames
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store, parts_of
+from vla_store.storage import is_url
 
 Array = np.ndarray[Any, Any]
 Talk = Callable[[str], None]

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from vla_store import figures
 from vla_store.drawing import TASKS, draw_suites
 from vla_store.errors import DestinationExists, MachineError, StoreDamaged
-from vla_store.paths import local_path
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
+from vla_store.storage import local_path
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -20,7 +20,7 @@ from vla_store import view_rules as rules
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
 from vla_store.manage.views import add_view
-from vla_store.reader.fetch import MERGE_GAP_BYTES
+from vla_store.storage.remote import MERGE_GAP_BYTES
 
 CAMERA = "eye_in_hand_rgb"
 WINDOWS = {"agentview_rgb": [-1, 0], CAMERA: [-1, 0], "robot_states": 0, "states": 0, "actions": range(16)}

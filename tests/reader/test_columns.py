@@ -13,8 +13,8 @@ from vla_store.format import codecs, layout
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import encode_index, index_nbytes
 from vla_store.reader.columns import Column
-from vla_store.reader.fetch import locate
 from vla_store.reader.frames import Backgrounds
+from vla_store.storage import locate
 
 KINDS = ["mmap", "pread", "fsspec"]
 GRIDS = {

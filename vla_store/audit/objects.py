@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from vla_store.audit.report import Problem, VerifyReport
 from vla_store.errors import DataError, StoreDamaged
 from vla_store.format.schema import MAX_DOCUMENT_BYTES
-from vla_store.reader.fetch import Fetcher, Location, filesystem_of
+from vla_store.storage import Location, Storage
+from vla_store.storage.remote import filesystem_of
 
 PIECE_NBYTES = 8 << 20
 
@@ -16,7 +17,7 @@ PIECE_NBYTES = 8 << 20
 class Objects:
     """The objects of a store: their bytes, which of them a root names, and what was found wrong with them."""
 
-    def __init__(self, fetcher: Fetcher, report: VerifyReport) -> None:
+    def __init__(self, fetcher: Storage, report: VerifyReport) -> None:
         self._fetcher = fetcher
         self.report = report
         self.named: dict[str, int] = {}  # with their sizes

@@ -9,8 +9,8 @@ from vla_store.errors import DataError, StoreDamaged, UnsupportedStore
 from vla_store.format import arrays, canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
-from vla_store.reader.fetch import ObjectMissing
 from vla_store.reader.opening import no_store
+from vla_store.storage import ObjectMissing
 
 MAX_MISSING_ROOTS = 20
 

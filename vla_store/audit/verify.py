@@ -14,7 +14,7 @@ from vla_store.audit.reading import check_part
 from vla_store.audit.report import VerifyReport
 from vla_store.audit.roots import check_roots
 from vla_store.format.schema import Root
-from vla_store.reader.fetch import Location, locate
+from vla_store.storage import Location, locate
 
 if TYPE_CHECKING:
     from vla_store.sources.find import Given

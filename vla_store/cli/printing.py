@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vla_store import figures
 from vla_store.errors import VlaStoreError
-from vla_store.paths import place_of
+from vla_store.storage import place_of
 
 if TYPE_CHECKING:
     from vla_store.format.schema import Root

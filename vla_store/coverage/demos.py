@@ -15,10 +15,10 @@ import numpy.typing as npt
 from vla_store import open_store
 from vla_store.errors import OptionError, SourceError, SourceNotFound
 from vla_store.format.views import Runs
-from vla_store.paths import local_path
 from vla_store.reader.kept import kept_of
 from vla_store.reader.store import Store
 from vla_store.rules import first_moving
+from vla_store.storage import local_path
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -12,7 +12,7 @@ from vla_store.coverage import formulas
 from vla_store.coverage.demos import Demos
 from vla_store.coverage.samplers import RandomSampler, Sampler, all_samplers
 from vla_store.errors import MachineError
-from vla_store.paths import output_path
+from vla_store.storage import output_path
 
 EPOCHS = 10
 NEAR_END = 100  # steps before the end of a demo that are shown

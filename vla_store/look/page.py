@@ -40,9 +40,9 @@ from vla_store.look.pictures import Pictures, png_bytes
 from vla_store.look.style import STYLE
 from vla_store.look.text import counted, escaped, number_text, percent_text
 from vla_store.look.writing import name_of, write_file
-from vla_store.paths import output_path
 from vla_store.reader import Store
 from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST
+from vla_store.storage import output_path
 
 MAX_LISTED = 200
 MAX_WIDTHS = 24

@@ -27,10 +27,10 @@ from vla_store.manage import roots
 from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive, require_writable
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
-from vla_store.paths import local_path
 from vla_store.sources.datasets import Choice, chosen, recorded_choice
 from vla_store.sources.find import Given, Said, local_sources
 from vla_store.sources.protocol import EpisodeSource, describe
+from vla_store.storage import local_path
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import IO, Any, Protocol
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
-from vla_store.paths import is_url, place_of
-from vla_store.reader.fetch import NOT_PERMITTED, filesystem_of, hint_for
+from vla_store.storage import is_url, place_of
+from vla_store.storage.remote import NOT_PERMITTED, filesystem_of, hint_for
 
 PIECE_NBYTES = 8 << 20
 TEMPORARY = ".tmp"

@@ -14,9 +14,9 @@ from vla_store.format.schema import Field, Meta, PartDocument, PartEntry, Root, 
 from vla_store.format.statistics import store_statistics
 from vla_store.manage.place import Place
 from vla_store.manage.transfer import is_whole, part_listing
-from vla_store.reader.fetch import locate
 from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
+from vla_store.storage import locate
 
 MAX_TRIES = 1_000
 _DOCUMENT = re.compile(r"meta/[0-9a-f]{64}\.json")

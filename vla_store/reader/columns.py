@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.layout import Grid
-from vla_store.reader.fetch import Fetcher, Range
 from vla_store.reader.shards import RawShards, as_array
+from vla_store.storage import Range, Storage
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ class Column:
     Row numbers are the array's own, and are not checked here: the caller takes them from places that were.
     """
 
-    def __init__(self, fetcher: Fetcher, array: str, grid: Grid) -> None:
+    def __init__(self, fetcher: Storage, array: str, grid: Grid) -> None:
         self.rows = grid.rows
         self.shape = grid.shape[1:]
         self.dtype = np.dtype(grid.dtype).newbyteorder("<")

@@ -12,10 +12,9 @@ from vla_store.errors import StoreDamaged
 from vla_store.format import codecs, layout, predictions
 from vla_store.format.codecs import CRC_BYTES
 from vla_store.format.schema import Field
-from vla_store.reader.bounded import keep
-from vla_store.reader.fetch import Fetcher
 from vla_store.reader.orient import place
 from vla_store.reader.shards import EncodedShards, Opened, RawShards, as_array
+from vla_store.storage import Storage, keep
 
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +29,7 @@ class Frames:
     """
 
     def __init__(
-        self, fetcher: Fetcher, part: str, field: Field, rows: int, episodes: int, opened: Opened, first: int
+        self, fetcher: Storage, part: str, field: Field, rows: int, episodes: int, opened: Opened, first: int
     ) -> None:
         self.shape = field.fixed_shape
         self.dtype = np.dtype(field.dtype).newbyteorder("<")
@@ -176,7 +175,7 @@ class Frames:
 class Backgrounds:
     """One picture an episode, mapped; its crc32c is checked when it is first used."""
 
-    def __init__(self, fetcher: Fetcher, array: str, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, fetcher: Storage, array: str, shape: tuple[int, ...], dtype: str) -> None:
         grid = layout.background_grid(shape, dtype)
         self._shape = shape[1:]
         self._dtype = np.dtype(dtype).newbyteorder("<")

@@ -9,15 +9,14 @@ import shlex
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.schema import MAX_ROOT_BYTES, Root
-from vla_store.paths import is_url
-from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, read_document
+from vla_store.storage import Location, ObjectMissing, Storage, is_url, read_document
 
 _FOLDER = "give the folder that `vla-store build` wrote"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 
 
-def current_root(location: Location, fetcher: Fetcher, digest: str | None) -> Root:
+def current_root(location: Location, fetcher: Storage, digest: str | None) -> Root:
     """The root that zarr.json holds; with `digest`, that root, however old. Raises StoreNotFound, StoreUnfinished, StoreDamaged."""
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
         raise OptionError("digest is 64 hex digits, as `vla-store info` prints them", found=repr(digest)[:100])
@@ -39,7 +38,7 @@ def current_root(location: Location, fetcher: Fetcher, digest: str | None) -> Ro
     return root if digest is None or root.digest == digest else _search(location, fetcher, root, digest)
 
 
-def pinned_root(location: Location, fetcher: Fetcher, generation: int, digest: str) -> Root:
+def pinned_root(location: Location, fetcher: Storage, generation: int, digest: str) -> Root:
     """Root `generation`, which a handle saw before. Raises StoreNotFound, StoreDamaged."""
     key = layout.root_key(generation)
     try:
@@ -58,7 +57,7 @@ def pinned_root(location: Location, fetcher: Fetcher, generation: int, digest: s
     return root
 
 
-def _search(location: Location, fetcher: Fetcher, current: Root, digest: str) -> Root:
+def _search(location: Location, fetcher: Storage, current: Root, digest: str) -> Root:
     """The root with this digest, among those before `current`, then those after it that zarr.json does not name yet."""
     generations = [*range(current.generation - 1, 0, -1), current.generation + 1]
     for generation in generations:

@@ -14,10 +14,10 @@ from vla_store.format import attributes, canonical, codecs, layout
 from vla_store.format.nonfinite import Tally, columns_of, tallies_in
 from vla_store.format.schema import Field, PartDocument, PartEntry
 from vla_store.reader.columns import Column
-from vla_store.reader.fetch import Blocks, Fetcher
 from vla_store.reader.frames import Frames
 from vla_store.reader.lazily import lazily
 from vla_store.reader.shards import EncodedShards, Opened
+from vla_store.storage import Blocks, Storage
 
 Int64 = npt.NDArray[np.int64]
 
@@ -53,7 +53,7 @@ class Part:
         number: int,
         entry: PartEntry,
         document: PartDocument,
-        fetcher: Fetcher,
+        fetcher: Storage,
         opened: Opened,
         row_start: int,
         episode_start: int,

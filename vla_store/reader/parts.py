@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged, VlaStoreError
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
-from vla_store.reader.bounded import keep
-from vla_store.reader.fetch import Fetcher, read_document
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part
 from vla_store.reader.shards import Opened
+from vla_store.storage import Storage, keep, read_document
 
 Int64 = npt.NDArray[np.int64]
 
@@ -25,7 +24,7 @@ MAX_OPEN_PARTS = 256
 class Parts:
     """The parts of one root, by number. Each is opened when it is asked for, and at most MAX_OPEN_PARTS stay open."""
 
-    def __init__(self, root: Root, fetcher: Fetcher, url: str) -> None:
+    def __init__(self, root: Root, fetcher: Storage, url: str) -> None:
         self._root = root
         self._fetcher = fetcher
         self._url = url

@@ -19,7 +19,6 @@ from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, 
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
-from vla_store.reader.bounded import keep
 from vla_store.reader.conversion import (
     check_range,
     dtypes_text,
@@ -38,6 +37,7 @@ from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
+from vla_store.storage import keep
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]

@@ -15,9 +15,8 @@ from vla_store.errors import StoreDamaged
 from vla_store.format.codecs import CRC_BYTES, Codec
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import index_nbytes, parse_index
-from vla_store.reader.bounded import keep
-from vla_store.reader.fetch import Fetcher
-from vla_store.reader.pages import Weather, at_random, will_need
+from vla_store.storage import Storage, keep
+from vla_store.storage.pages import PageFaultMonitor, at_random, will_need
 
 LEAST_COLD = 4  # chunks; for fewer, asking the system ahead gains nothing
 
@@ -28,7 +27,7 @@ Opened = dict[int, tuple[str, "Bytes | None", memoryview]]
 class RawShards:
     """The shards of an array whose inner chunks all have `chunk_nbytes` bytes, one after another from offset 0."""
 
-    def __init__(self, fetcher: Fetcher, array: str, grid: Grid, chunk_nbytes: int) -> None:
+    def __init__(self, fetcher: Storage, array: str, grid: Grid, chunk_nbytes: int) -> None:
         self.fetcher = fetcher
         self.grid = grid
         self._array = array
@@ -72,7 +71,7 @@ class EncodedShards:
     first: this array's first number in `opened`.
     """
 
-    def __init__(self, fetcher: Fetcher, array: str, grid: Grid, codec: Codec, opened: Opened, first: int) -> None:
+    def __init__(self, fetcher: Storage, array: str, grid: Grid, codec: Codec, opened: Opened, first: int) -> None:
         self.grid = grid
         self._fetcher = fetcher
         self._array = array
@@ -80,7 +79,7 @@ class EncodedShards:
         self._opened = opened
         self._first = first
         self._per_shard = grid.chunks_per_shard
-        self._weather = Weather()
+        self._page_faults = PageFaultMonitor()
 
     def key(self, chunk: int) -> str:
         """The object that a chunk lies in."""
@@ -102,7 +101,7 @@ class EncodedShards:
                 views.append(body[start : start + entries[at + 1]])
             else:
                 ranges.append((key, start, start + entries[at + 1]))
-        if len(views) >= LEAST_COLD and self._weather.is_cold():
+        if len(views) >= LEAST_COLD and self._page_faults.is_cold():
             for view in views:
                 will_need(view)  # all at once, before the first is waited for
         return views if not ranges else [np.frombuffer(view, np.uint8) for view in self._fetcher.read(ranges)]

@@ -22,7 +22,6 @@ from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry,
 from vla_store.format.statistics import FieldStatistics
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
-from vla_store.reader.fetch import Fetcher, Location, ObjectMissing, locate, read_document
 from vla_store.reader.lazily import lazily
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import (
@@ -37,6 +36,7 @@ from vla_store.reader.values import (
     StoreTask,
     said_at_build,
 )
+from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -78,7 +78,7 @@ class Store:
         self._generation = generation
         self._digest = digest
 
-    def _adopt(self, fetcher: Fetcher, root: Root) -> None:
+    def _adopt(self, fetcher: Storage, root: Root) -> None:
         self._fetcher = fetcher
         self._root = root
         _ = self._parts.documents  # what is wrong with them is said at opening
@@ -367,7 +367,7 @@ class Store:
         return _numbers("episode", episodes, len(self.episodes))
 
     @lazily
-    def _fetcher(self) -> Fetcher:
+    def _fetcher(self) -> Storage:
         return self._location.open()
 
     @lazily

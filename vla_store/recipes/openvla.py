@@ -23,12 +23,12 @@ import numpy as np
 
 from vla_store.errors import OptionError, machine_error, warn
 from vla_store.format.statistics import FieldStatistics
-from vla_store.paths import local_path
 from vla_store.reader.store import Store, open_store
 from vla_store.recipes.dataset import Array, Empty, recipe
 from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
 from vla_store.recipes.needs import Need, Needs, Range, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
+from vla_store.storage import local_path
 
 OFT_CHUNK = 8
 PIXELS = 256

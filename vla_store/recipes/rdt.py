@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, SourceError, UnknownName
-from vla_store.paths import local_path
-from vla_store.reader.bounded import keep as keep_at_most
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.windows import shift_of
@@ -27,6 +25,8 @@ from vla_store.recipes.gripper import MINUS_ONE_TO_ONE
 from vla_store.recipes.needs import MAPPING, Needs, Range, numbers_of, pictures_of
 from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
+from vla_store.storage import keep as keep_at_most
+from vla_store.storage import local_path
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from vla_store.errors import OptionError, SourceError, SourceNotFound, VlaStoreError, machine_error
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
-from vla_store.paths import is_url, place_of
 from vla_store.sources.cosmos import CosmosFile, is_cosmos, suite_of
 from vla_store.sources.datasets import NOTHING, Choice
 from vla_store.sources.hdf5 import EXTENSIONS
 from vla_store.sources.hdf5_file import opened
 from vla_store.sources.libero import LiberoFile
 from vla_store.sources.protocol import EpisodeSource
+from vla_store.storage import is_url, place_of
 
 # A convention that the caller states: for all sources, or by path (None: for the others).
 Said = str | Mapping[str | Path | None, str] | None

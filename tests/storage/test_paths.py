@@ -25,7 +25,7 @@ from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
-from vla_store.paths import is_url, local_path, output_path, place_of
+from vla_store.storage import is_url, local_path, output_path, place_of
 
 # A name, and where it leads: below the home folder or the current one.
 NAMES = {

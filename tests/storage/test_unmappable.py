@@ -14,7 +14,7 @@ import pytest
 import store_tools
 
 from vla_store.errors import StoreDamaged
-from vla_store.reader.fetch import MmapFetcher
+from vla_store.storage import LocalStorage
 
 UNMAPPABLE = Path("/sys/devices/system/cpu/online")  # a file that has a size, and that the system maps for nobody
 
@@ -161,7 +161,7 @@ def test_a_file_that_the_system_maps_for_nobody_is_read(tmp_path: Path) -> None:
         pytest.skip("this system has no such file")
     (tmp_path / "first").write_bytes(b"0123456789")
     (tmp_path / "object").symlink_to(UNMAPPABLE)
-    fetcher = MmapFetcher(str(tmp_path))
+    fetcher = LocalStorage(str(tmp_path))
     kept = fetcher.whole("first")
     with pytest.warns(UserWarning, match=r"No such device.*--fetcher pread"):
         (found,) = fetcher.read([("object", 0, 2)])

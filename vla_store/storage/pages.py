@@ -23,8 +23,8 @@ _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-class Weather:
-    """Whether pages were missing lately: those that this process had to wait for, as the system counts them."""
+class PageFaultMonitor:
+    """Tells whether this process had to wait for missing pages lately, as the system counts them."""
 
     def __init__(self) -> None:
         self._faults = -1

@@ -16,15 +16,26 @@ from reader.conftest import merged
 
 import vla_store
 from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, UnknownName
-from vla_store.reader import fetch
-from vla_store.reader.fetch import Blocks, Fetcher, FsspecFetcher, MmapFetcher, ObjectMissing, PreadFetcher, locate
-from vla_store.reader.files import map_file
+from vla_store.storage import (
+    Blocks,
+    FsspecStorage,
+    LocalStorage,
+    Location,
+    ObjectMissing,
+    Range,
+    Storage,
+    local,
+    locate,
+)
+from vla_store.storage import blocks as blocks_module
+from vla_store.storage.files import map_file
+from vla_store.storage.remote import merge_ranges
 
 DATA = bytes(range(256)) * 1_000
 
 
 @pytest.fixture(params=["mmap", "pread", "fsspec", "memory", "blocks"])
-def fetcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fetcher]:
+def fetcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "object").write_bytes(DATA)
     (tmp_path / "small").write_bytes(b"0123456789")
@@ -35,43 +46,43 @@ def fetcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fetcher]
         memory = fsspec.filesystem("memory")
         for name in ("deep/object", "small", "empty"):
             memory.pipe_file(f"/fetched/{name}", (tmp_path / name).read_bytes())
-        yield FsspecFetcher("memory://fetched", {})
+        yield FsspecStorage("memory://fetched")
         memory.rm("/fetched", recursive=True)
     else:
-        kinds: dict[str, Callable[[], Fetcher]] = {
-            "mmap": lambda: MmapFetcher(str(tmp_path)),
-            "pread": lambda: PreadFetcher(str(tmp_path)),
-            "fsspec": lambda: FsspecFetcher(str(tmp_path), {}),
-            "blocks": lambda: Blocks(PreadFetcher(str(tmp_path))),
+        kinds: dict[str, Callable[[], Storage]] = {
+            "mmap": lambda: LocalStorage(str(tmp_path)),
+            "pread": lambda: LocalStorage(str(tmp_path), mapped=False),
+            "fsspec": lambda: FsspecStorage(str(tmp_path)),
+            "blocks": lambda: Blocks(LocalStorage(str(tmp_path), mapped=False)),
         }
         yield kinds[request.param]()
 
 
-def test_ranges_come_in_the_order_asked_for_whatever_they_overlap(fetcher: Fetcher) -> None:
+def test_ranges_come_in_the_order_asked_for_whatever_they_overlap(fetcher: Storage) -> None:
     ranges = [("deep/object", 1_000, 1_010), ("small", 3, 7), ("deep/object", 0, 5), ("deep/object", 1_005, 200_000)]
     ranges += [("small", 0, 10), ("deep/object", 1_000, 1_010), ("deep/object", len(DATA) - 1, len(DATA))]
     contents = {"deep/object": DATA, "small": b"0123456789"}
     assert [bytes(view) for view in fetcher.read(ranges)] == [contents[key][start:stop] for key, start, stop in ranges]
 
 
-def test_what_is_read_cannot_be_written(fetcher: Fetcher) -> None:
+def test_what_is_read_cannot_be_written(fetcher: Storage) -> None:
     for view in fetcher.read([("small", 0, 4), ("deep/object", 0, 100_000)]):
         assert view.readonly
         assert (view.format, view.ndim) == ("B", 1)
 
 
-def test_an_object_has_a_size_and_a_head(fetcher: Fetcher) -> None:
+def test_an_object_has_a_size_and_a_head(fetcher: Storage) -> None:
     assert (fetcher.size("deep/object"), fetcher.size("small"), fetcher.size("empty")) == (256_000, 10, 0)
     assert fetcher.head("small", 4) == b"0123"
     assert fetcher.head("small", 10) == fetcher.head("small", 11) == fetcher.head("small", 1 << 20) == b"0123456789"
     assert fetcher.head("empty", 10) == b""
 
 
-def test_nothing_asked_for_is_nothing_read(fetcher: Fetcher) -> None:
+def test_nothing_asked_for_is_nothing_read(fetcher: Storage) -> None:
     assert fetcher.read([]) == []
 
 
-def test_a_missing_object_is_named(fetcher: Fetcher) -> None:
+def test_a_missing_object_is_named(fetcher: Storage) -> None:
     for ask in (
         lambda: fetcher.size("deep/other"),
         lambda: fetcher.read([("small", 0, 1), ("deep/other", 0, 1)]),
@@ -81,15 +92,15 @@ def test_a_missing_object_is_named(fetcher: Fetcher) -> None:
             ask()
 
 
-def test_a_range_past_the_end_is_an_error_that_names_the_object(fetcher: Fetcher) -> None:
+def test_a_range_past_the_end_is_an_error_that_names_the_object(fetcher: Storage) -> None:
     with pytest.raises((StoreDamaged, FetchError), match=r"object +small"):
         fetcher.read([("small", 5, 11)])
 
 
 def test_views_outlive_the_fetcher_that_gave_them(tmp_path: Path) -> None:
     (tmp_path / "object").write_bytes(DATA)
-    for kind in (MmapFetcher, PreadFetcher):
-        view = kind(str(tmp_path)).read([("object", 100, 200)])[0]
+    for mapped in (True, False):
+        view = LocalStorage(str(tmp_path), mapped=mapped).read([("object", 100, 200)])[0]
         gc.collect()
         assert bytes(view) == DATA[100:200]
 
@@ -120,10 +131,10 @@ def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Pa
 
 
 def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "MAX_MAPS", 3)
+    monkeypatch.setattr(local, "MAX_MAPS", 3)
     for number in range(9):
         (tmp_path / f"object-{number}").write_bytes(bytes([number]) * 10)
-    fetcher = MmapFetcher(str(tmp_path))
+    fetcher = LocalStorage(str(tmp_path))
     for number in [*range(9), 0, 8]:
         assert bytes(fetcher.read([(f"object-{number}", 0, 1)])[0]) == bytes([number])
     gc.collect()
@@ -131,10 +142,10 @@ def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_open_files_are_bounded_by_the_limit_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_soft_file_limit", lambda: 160)
+    monkeypatch.setattr(local, "_soft_file_limit", lambda: 160)
     for number in range(60):
         (tmp_path / f"object-{number}").write_bytes(bytes([number]))
-    fetcher = PreadFetcher(str(tmp_path))
+    fetcher = LocalStorage(str(tmp_path), mapped=False)
     for number in [*range(60), *range(60)]:
         assert bytes(fetcher.read([(f"object-{number}", 0, 1)])[0]) == bytes([number])
     assert open_files(tmp_path) == 40
@@ -151,12 +162,12 @@ def _run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 FORBIDDEN = """
 import os, sys
 from vla_store.errors import MachineError
-from vla_store.reader.fetch import MmapFetcher, PreadFetcher
+from vla_store.storage import LocalStorage
 if os.geteuid() == 0:
     os.setuid(65534)  # root may read everything
-for kind in (MmapFetcher, PreadFetcher):
+for mapped in (True, False):
     try:
-        kind(sys.argv[1]).size("object")
+        LocalStorage(sys.argv[1], mapped=mapped).head("object", 1)
     except MachineError as error:
         print(error)
 """
@@ -182,7 +193,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
 
 def test_a_folder_where_an_object_should_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "object").mkdir()
-    for fetcher in (MmapFetcher(str(tmp_path)), PreadFetcher(str(tmp_path))):
+    for fetcher in (LocalStorage(str(tmp_path)), LocalStorage(str(tmp_path), mapped=False)):
         with pytest.raises(MachineError, match="reading the store"):
             fetcher.read([("object", 0, 1)])
 
@@ -193,10 +204,8 @@ spans = st.tuples(st.sampled_from("ab"), st.integers(0, 300), st.integers(1, 40)
 
 
 @given(st.lists(spans, max_size=30), st.integers(0, 50))
-def test_merged_ranges_cover_those_asked_for_and_lie_further_apart_than_the_gap(
-    ranges: list[fetch.Range], gap: int
-) -> None:
-    merged_ranges, places = fetch.merge_ranges(ranges, gap)
+def test_merged_ranges_cover_those_asked_for_and_lie_further_apart_than_the_gap(ranges: list[Range], gap: int) -> None:
+    merged_ranges, places = merge_ranges(ranges, gap)
     for (key, start, stop), (number, first, last) in zip(ranges, places):
         other, begin, _ = merged_ranges[number]
         assert (key, start, stop) == (other, begin + first, begin + last)
@@ -208,11 +217,11 @@ def test_merged_ranges_cover_those_asked_for_and_lie_further_apart_than_the_gap(
 
 
 def test_blocks_are_read_once_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "BLOCK_BYTES", 100)
-    monkeypatch.setattr(fetch, "MAX_BLOCKS", 4)
+    monkeypatch.setattr(blocks_module, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(blocks_module, "MAX_BLOCKS", 4)
     (tmp_path / "object").write_bytes(DATA[:950])
-    inner = PreadFetcher(str(tmp_path))
-    asked: list[fetch.Range] = []
+    inner = LocalStorage(str(tmp_path), mapped=False)
+    asked: list[Range] = []
     read = inner.read
     monkeypatch.setattr(inner, "read", lambda ranges: asked.extend(ranges) or read(ranges))
     blocks = Blocks(inner)
@@ -227,7 +236,7 @@ def test_blocks_are_read_once_and_bounded(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_wrong_size_that_storage_told_once_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "object").write_bytes(DATA[:950])
-    inner = PreadFetcher(str(tmp_path))
+    inner = LocalStorage(str(tmp_path), mapped=False)
     told = iter([17, 950])  # a proxy's own page, and then the object
     monkeypatch.setattr(inner, "size", lambda key: next(told))
     blocks = Blocks(inner)
@@ -237,23 +246,24 @@ def test_a_wrong_size_that_storage_told_once_does_not_stay(tmp_path: Path, monke
 
 def test_blocks_that_were_fetched_together_do_not_keep_each_other() -> None:
     fsspec = pytest.importorskip("fsspec")
-    nbytes = 2 * fetch.MAX_BLOCKS * fetch.BLOCK_BYTES
+    nbytes = 2 * blocks_module.MAX_BLOCKS * blocks_module.BLOCK_BYTES
     fsspec.filesystem("memory").pipe_file("/blocks/table", bytes(nbytes))
-    blocks = fetch.Blocks(fetch.FsspecFetcher("memory://blocks", {}))
+    blocks = Blocks(FsspecStorage("memory://blocks"))
     assert len(blocks.read([("table", 0, nbytes)])[0]) == nbytes
     kept = {id(view.obj): len(view.obj) for view in blocks._blocks.values()}
-    assert sum(kept.values()) <= fetch.MAX_BLOCKS * fetch.BLOCK_BYTES
+    assert sum(kept.values()) <= blocks_module.MAX_BLOCKS * blocks_module.BLOCK_BYTES
 
 
 def test_a_place_is_local_or_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert locate("store.vla", None, None) == fetch.Location(str(tmp_path / "store.vla"), "mmap")
-    assert locate(tmp_path / "store.vla", "pread", None) == fetch.Location(str(tmp_path / "store.vla"), "pread")
-    assert locate(f"file://{tmp_path}/store.vla", None, None).kind == "mmap"
-    assert locate("s3://bucket/store.vla/", None, {"anon": True}) == fetch.Location(
-        "s3://bucket/store.vla", "fsspec", (("anon", True),)
+    read = (("mapped", False),)
+    assert locate("store.vla") == Location(str(tmp_path / "store.vla"), LocalStorage)
+    assert locate(tmp_path / "store.vla", "pread") == Location(str(tmp_path / "store.vla"), LocalStorage, read)
+    assert locate(f"file://{tmp_path}/store.vla").opener is LocalStorage
+    assert locate("s3://bucket/store.vla/", None, {"anon": True}) == Location(
+        "s3://bucket/store.vla", FsspecStorage, (("anon", True),)
     )
-    assert locate("memory://x", "fsspec", None).kind == "fsspec"
+    assert locate("memory://x", "fsspec").opener is FsspecStorage
 
 
 def test_a_fetcher_that_cannot_be_is_refused() -> None:

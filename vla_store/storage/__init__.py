@@ -1,0 +1,33 @@
+"""Where bytes lie: one protocol for the storage of a store's objects, local or remote, opened by path or URL.
+
+Everything else reads and writes stores by this folder, and by nothing else. It imports errors only.
+"""
+
+from __future__ import annotations
+
+from vla_store.storage.base import ObjectMissing, Range, Storage, read_document
+from vla_store.storage.blocks import Blocks
+from vla_store.storage.bounded import keep
+from vla_store.storage.local import LocalStorage
+from vla_store.storage.locations import Location, locate, register
+from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
+from vla_store.storage.remote import FsspecStorage
+
+__all__ = [
+    "Blocks",
+    "FsspecStorage",
+    "LocalStorage",
+    "Location",
+    "ObjectMissing",
+    "Range",
+    "Storage",
+    "check_length",
+    "is_url",
+    "keep",
+    "local_path",
+    "locate",
+    "output_path",
+    "place_of",
+    "read_document",
+    "register",
+]

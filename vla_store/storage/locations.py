@@ -1,0 +1,105 @@
+"""How a place that a user names is opened: the registry of storages, and the handle that travels.
+
+Owns the schemes. Imports errors, and what else is in storage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vla_store.errors import OptionError, UnknownName
+from vla_store.storage.base import Storage
+from vla_store.storage.local import LocalStorage
+from vla_store.storage.paths import is_url, place_of
+from vla_store.storage.remote import FsspecStorage
+
+Opener = Callable[..., Storage]
+
+_READ = (("mapped", False),)
+_SCHEMES: dict[str, Opener] = {}
+
+
+def register(scheme: str, opener: Opener) -> None:
+    """Open URLs of a scheme by `opener`, in place of fsspec.
+
+    Parameters
+    ----------
+    scheme
+        What stands before `://`, in small letters.
+    opener
+        Called as ``opener(url, **storage_options)``; gives a `Storage`. A function or class at the top of a module, so that a
+        `Location` can travel to other processes.
+    """
+    _SCHEMES[scheme] = opener
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a store lies and what opens it; small, and pickles.
+
+    url: an absolute path, or a URL. opener: called with the URL and `options`, pairs of names and values.
+    """
+
+    url: str
+    opener: Opener
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        return not is_url(self.url)
+
+    def after(self, storage: Storage | None) -> Location:
+        """Return the location for another process, with what a storage that it opened found out of its files."""
+        is_unmappable = isinstance(storage, LocalStorage) and not storage.mapped
+        return replace(self, options=_READ) if is_unmappable else self
+
+    def open(self) -> Storage:
+        return self.opener(self.url, **dict(self.options))
+
+
+_FETCHERS: dict[str, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
+    "mmap": (LocalStorage, ()),
+    "pread": (LocalStorage, _READ),
+    "fsspec": (FsspecStorage, ()),
+}
+
+
+def locate(
+    url: str | os.PathLike[str], fetcher: str | None = None, options: Mapping[str, Any] | None = None
+) -> Location:
+    """Return the location that a user asked for.
+
+    Parameters
+    ----------
+    url
+        A path or URL, as `place_of` takes it.
+    fetcher
+        "mmap" (default for paths), "pread" or "fsspec" (default for URLs of no registered scheme).
+    options
+        What the storage takes besides the URL.
+
+    Raises
+    ------
+    OptionError, UnknownName
+        Where these do not go together.
+    """
+    place = place_of(url)
+    given = tuple(sorted((options or {}).items()))
+    if fetcher is not None and fetcher not in _FETCHERS:
+        raise UnknownName.among("fetcher", fetcher, list(_FETCHERS))
+    if is_url(place):
+        if fetcher not in (None, "fsspec"):
+            raise OptionError(
+                f"fetcher={fetcher!r} reads local files only", store=place, hint="leave `fetcher` out for a URL"
+            )
+        registered = None if fetcher else _SCHEMES.get(place.partition("://")[0])
+        return Location(place, registered or FsspecStorage, given)
+    opener, own = _FETCHERS[fetcher or "mmap"]
+    if given and fetcher != "fsspec":
+        raise OptionError(
+            "storage_options are for URLs and fetcher='fsspec'", store=place, found=", ".join(name for name, _ in given)
+        )
+    return Location(place, opener, own or given)

@@ -1,0 +1,213 @@
+"""Anything that fsspec knows by a URL, as storage. The only module that imports fsspec, but for `paths`, which asks it for names.
+
+Owns fsspec's peculiarities: instances shared between users, forks, listings that are kept, and what each error means. Imports
+errors, and what else is in storage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound
+from vla_store.storage.base import ObjectMissing, Range, too_short
+from vla_store.storage.paths import is_url
+
+NOT_PERMITTED = "check your credentials for it, and what they permit"
+MAX_INDICES = 512
+MERGE_GAP_BYTES = 16 << 10
+
+
+class FsspecStorage:
+    """Byte ranges over fsspec. Ranges of one object that lie near each other are one request; all requests go at once."""
+
+    max_open = MAX_INDICES
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.url = url
+        self._options = options
+        self._pid = -1
+        self._connect()
+
+    def whole(self, key: str) -> memoryview | None:
+        return None
+
+    def size(self, key: str) -> int:
+        fs = self._connect()
+        try:
+            found = fs.size(self._path(key))
+        except Exception as error:
+            raise self._failure(error, key) from error
+        if found is None:
+            raise FetchError(
+                "storage does not say how large an object is",
+                object=key,
+                store=self.url,
+                hint="the server must answer HEAD with Content-Length, and byte ranges",
+            )
+        return int(found)
+
+    def head(self, key: str, nbytes: int) -> bytes:
+        try:
+            return bytes(self._connect().cat_file(self._path(key), start=0, end=nbytes))
+        except Exception as error:
+            if _is_past_the_end(error) and self.size(key) == 0:
+                return b""
+            raise self._failure(error, key) from error
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        if not ranges:
+            return []
+        fs = self._connect()
+        merged, places = merge_ranges(ranges, MERGE_GAP_BYTES)
+        paths = [self._path(key) for key, _, _ in merged]
+        starts, stops = [start for _, start, _ in merged], [stop for _, _, stop in merged]
+        try:
+            found = fs.cat_ranges(paths, starts, stops, on_error="return")
+        except Exception as error:
+            raise self._failure(error, merged[0][0]) from error
+        for (key, start, stop), data in zip(merged, found):
+            if isinstance(data, BaseException) and not _is_past_the_end(data):
+                raise self._failure(data, key) from data
+            if isinstance(data, BaseException) or len(data) != stop - start:
+                raise self._other_bytes(data, key, start, stop)
+        views = [memoryview(data).toreadonly() for data in found]
+        return [views[number][start:stop] for number, start, stop in places]
+
+    def _connect(self) -> Any:
+        # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
+        if self._pid != os.getpid():
+            _forget_the_parents_loop()
+            self._fs, self._root = filesystem_of(self.url, self._options)
+            _CONNECTED[id(self._fs)] = self._fs
+            # fsspec shares instances, and answers sizes from listings that somebody made before.
+            self._fs.invalidate_cache()
+            self._pid = os.getpid()
+        return self._fs
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _other_bytes(self, data: Any, key: str, start: int, stop: int) -> Exception:
+        is_short = isinstance(data, BaseException) or len(data) < stop - start
+        if is_short and (size := self.size(key)) < stop:
+            return too_short(key, stop, size)
+        return FetchError(
+            "storage did not give the bytes that were asked for",
+            object=key,
+            store=self.url,
+            expected=f"bytes {start} to {stop}",
+            found=_text(data) if isinstance(data, BaseException) else f"{len(data)} bytes",
+            hint="try again; then the network" if is_short else "the server must serve byte ranges",
+        )
+
+    def _failure(self, error: BaseException, key: str) -> Exception | BaseException:
+        cause = error.__cause__
+        if isinstance(error, FileNotFoundError):
+            # fsspec's http calls every failure to learn a size a missing file; what it was is the cause.
+            if "http" not in self._fs.protocol or cause is None or _status(cause) in _GONE:
+                return ObjectMissing("an object of the store is missing", object=key, store=self.url)
+            error = cause
+        if isinstance(error, PermissionError) or _status(error) in _REFUSED:
+            return MachineError(
+                "storage refuses access", object=key, store=self.url, found=_text(error), hint=NOT_PERMITTED
+            )
+        if not isinstance(error, Exception):
+            return error
+        return FetchError(
+            "storage answered with an error" if _status(error) else "storage did not answer",
+            object=key,
+            store=self.url,
+            found=_text(error),
+            hint=hint_for(error),
+        )
+
+
+def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range], list[tuple[int, int, int]]]:
+    """Fewer ranges that cover these: ranges of one key that overlap, touch or lie at most `gap_nbytes` apart become one.
+
+    Returns them, and for each range asked for: the number of its merged range, and its start and stop within it.
+    """
+    merged: list[Range] = []
+    places: list[tuple[int, int, int]] = [(0, 0, 0)] * len(ranges)
+    for at in sorted(range(len(ranges)), key=ranges.__getitem__):
+        key, start, stop = ranges[at]
+        if merged and merged[-1][0] == key and start - merged[-1][2] <= gap_nbytes:
+            merged[-1] = (key, merged[-1][1], max(merged[-1][2], stop))
+        else:
+            merged.append((key, start, stop))
+        places[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
+    return merged, places
+
+
+def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """fsspec's filesystem of a place, and the place's root in it. Raises OptionError, StoreNotFound, FetchError."""
+    import fsspec
+
+    try:
+        if not is_url(url):
+            return fsspec.filesystem("file", **options), url  # as it stands: fsspec would take `::` in it for a chain
+        fs, root = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        protocol = url.partition("://")[0].rpartition("::")[2].lower()
+        extra = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}.get(protocol)
+        raise OptionError(
+            f"this URL needs another package: {error}",
+            store=url,
+            hint=f'pip install "vla-store[{extra}]"' if extra else "install the package that is named above with pip",
+        ) from error
+    except ValueError as error:
+        raise OptionError(
+            f"fsspec does not know this URL: {error}",
+            store=url,
+            hint=f"check what stands before ://; if a local path is called so, write ./{url}",
+        ) from error
+    except FileNotFoundError as error:  # of a chain: what it would read from
+        raise StoreNotFound("no store at this URL", store=url, found=error, hint="check the URL") from error
+    except Exception as error:
+        raise FetchError("fsspec cannot open this URL", store=url, found=_text(error), hint=hint_for(error)) from error
+    return fs, str(root).rstrip("/")
+
+
+def hint_for(error: BaseException) -> str:
+    """What to do where storage failed like this."""
+    return _WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network"
+
+
+_WITHOUT_CREDENTIALS = (
+    "give the storage's credentials (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile); a public bucket "
+    "needs none: FSSPEC_S3_ANON=true in the environment, or storage_options={'anon': True}"
+)
+
+# Instances of fsspec's, kept for good. A forked process that freed one of its parent's would close the connections in it,
+# and so take them out of the epoll that both processes share: the parent would wait for ever for its next answer.
+_CONNECTED: dict[int, Any] = {}
+
+
+def _forget_the_parents_loop() -> None:
+    """fsspec before 2025.5 starts no event loop of its own in a forked process, and waits for ever for the parent's."""
+    import fsspec.asyn
+
+    thread = fsspec.asyn.iothread[0]
+    if thread is not None and not thread.is_alive():
+        fsspec.asyn.reset_lock()
+
+
+_GONE = (404, 410)
+_REFUSED = (401, 403)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of aiohttp stands for."""
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_past_the_end(error: BaseException) -> bool:
+    """Whether storage refused a range because the object ends before it begins."""
+    return _status(error) == 416 or "not satisfiable" in str(error)
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
