@@ -116,7 +116,7 @@ def demo_store(kept: Path, demos: Path) -> Path:
 def skip_unless_ready(store: Path) -> None:
     """Skips where the store is not there and this interpreter cannot build."""
     if not store.exists():
-        for module in ("h5py", "zarr", "dask"):
+        for module in ("h5py", "zarr"):
             pytest.importorskip(module, reason=f"building needs {module}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -110,9 +111,9 @@ def test_workers_that_join_late_get_their_share(tmp_path: Path, reference: dict[
 def test_when_nobody_is_left_the_build_says_so_and_resumes_elsewhere(
     tmp_path: Path, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vla_store.builder import executors
+    from vla_store.builder import cluster as clusters
 
-    monkeypatch.setattr(executors, "LOST_S", 2)
+    monkeypatch.setattr(clusters, "LOST_S", 2)
     flag = tmp_path / "deadly"
     source = Own(faulty="front", fault="die", flag=str(flag), lengths=LENGTHS, fields=CAMERAS)
     with Cluster(tmp_path, workers=1) as cluster, pytest.raises(MachineError) as caught:
@@ -152,12 +153,22 @@ def test_an_own_source_s_error_comes_back_too(tmp_path: Path) -> None:
         build_store([broken], tmp_path / "y.vla", scheduler=cluster.address, progress=Told(flag))
 
 
+def test_a_cluster_without_dask_names_the_extra_before_any_work(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MachineError) as caught:
+        build_store([tiny_source], tmp_path / "x.vla", scheduler="tcp://127.0.0.1:1")
+    assert_one_screen(cli.error_text(caught.value), "a cluster needs dask", 'pip install "vla-store[cluster]"')
+    assert not (tmp_path / "x.vla.partial").exists()
+
+
 def test_a_cluster_without_workers_is_not_waited_for_without_end(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vla_store.builder import executors
+    from vla_store.builder import cluster as clusters
 
-    monkeypatch.setattr(executors, "WORKERS_S", 0.5)
+    monkeypatch.setattr(clusters, "WORKERS_S", 0.5)
     with Cluster(tmp_path, workers=0) as cluster, pytest.raises(MachineError) as caught:
         build_store([tiny_source], tmp_path / "x.vla", scheduler=cluster.address)
     text = cli.error_text(caught.value)

@@ -45,7 +45,7 @@ def test_every_dependency_has_one_floor_and_no_ceiling(version: str) -> None:
     names = [pin.partition("==")[0] for pin in pins]
     assert len(set(names)) == len(names)
     assert {"numpy", "numcodecs", "google-crc32c", "fsspec"} <= set(names)
-    assert ({"zarr", "dask", "h5py"} <= set(names)) == (version != "3.10")
+    assert ({"zarr", "h5py"} <= set(names)) == (version != "3.10")
 
 
 @pytest.mark.parametrize("given", [[], ["tests/reader", "-k", "window"]], ids=["none", "some"])

@@ -120,7 +120,7 @@ def test_vla_store_reads_it_to_the_same_content(folder: Path, preset: str) -> No
 def test_a_build_of_the_same_source_today_differs_only_in_what_it_tells_of_numbers_that_are_not_finite(
     folder: Path, preset: str, make_golden: ModuleType, tmp_path: Path
 ) -> None:
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module)
     golden, today = folder / f"{preset}.vla", tmp_path / "today.vla"
     make_golden.build(folder / "source", today, preset)
@@ -170,7 +170,7 @@ def test_it_is_sound_today(folder: Path, store: str) -> None:
 
 
 def test_pictures_built_today_are_the_same_store(folder: Path, make_golden: ModuleType, tmp_path: Path) -> None:
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module)
     make_golden.build(folder / "more", tmp_path / "today.vla", "small")
     assert TinyStore(tmp_path / "today.vla").root["fingerprint"] == PICTURES
@@ -238,7 +238,7 @@ def test_vla_store_reads_texts_and_what_is_no_field_to_the_same(folder: Path) ->
 
 
 def test_a_store_of_texts_made_today_is_the_same_store(folder: Path, make_golden: ModuleType, tmp_path: Path) -> None:
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module)
     golden, today = folder / "odd.vla", tmp_path / "odd.vla"
     make_golden.build_odd(folder / "odd-source", today)
@@ -345,7 +345,7 @@ def test_samples_of_a_store_with_views_that_name_none_are_all_of_it(folder: Path
 
 
 def test_views_made_today_are_the_same_store(folder: Path, make_golden: ModuleType, tmp_path: Path) -> None:
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module)
     golden, today = folder / "views.vla", tmp_path / "views.vla"
     make_golden.build_views(folder / "source", today)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_the_first_error_stops_what_has_not_begun(tmp_path: Path, executor: str)
 def test_an_error_that_does_not_pickle_keeps_its_words_and_its_place() -> None:
     with pytest.raises(RuntimeError, match="job a is odd") as caught:
         run_tasks([Job("a", "raise")], lambda receipt: None, executor="processes", workers=1)  # type: ignore[list-item]
-    assert "test_executors.py" in "".join(caught.value.__notes__)
+    assert "test_executors.py" in "".join(traceback.format_exception(caught.value))
     with pytest.raises(OddError, match="job a is odd"):
         run_tasks([Job("a", "raise")], lambda receipt: None, executor="threads", workers=1)  # type: ignore[list-item]
 

@@ -26,7 +26,7 @@ def wide_store(kept: Path) -> Path:
     """A `fast` store of 180 steps of 128 x 128 pixels, about 40 kB a wrist frame. Do not write into it: copy it."""
     store = kept / "wide-fast.vla"
     if not store.exists():
-        for module in ("h5py", "zarr", "dask"):
+        for module in ("h5py", "zarr"):
             pytest.importorskip(module, reason=f"building needs {module}")
         from vla_store.builder import build_store
 

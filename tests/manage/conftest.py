@@ -30,7 +30,7 @@ class Halves:
 @pytest.fixture(scope="session")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Halves:
     """Do not write into it: copy it. The widths of `states` differ between the halves, but not within one."""
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module, reason=f"building needs {module}")
     source = tiny_libero.write_suites(tmp_path_factory.mktemp("halves"), suites=FILES)
     return Halves(source, source / "libero_goal", source / "libero_spatial")

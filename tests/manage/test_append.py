@@ -267,7 +267,7 @@ def test_a_create_that_fails_before_storage_did_it_is_an_error_and_the_store_as_
 # sound, and the same append must finish. Prints a line of JSON for each n.
 CRASH = """
 import json, os, shutil, signal, sys, threading
-import distributed.client, dask.local, dask.callbacks, zarr
+import zarr
 from vla_store.audit import verify_store
 from vla_store.manage.append import append_store
 source, first, store, *numbers = sys.argv[1:]

@@ -31,7 +31,7 @@ WINDOWS = {"ee_states": [0, 1], "agentview_rgb": 0}
 
 @pytest.fixture(scope="module", autouse=True)
 def _writing() -> None:
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module, reason=f"building needs {module}")
 
 

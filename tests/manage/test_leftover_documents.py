@@ -31,7 +31,7 @@ KEY = layout.meta_key(sha256_hex(LEFT))
 
 @pytest.fixture(scope="module", autouse=True)
 def _writing() -> None:
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module, reason=f"repair needs {module}")
 
 

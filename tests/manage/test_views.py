@@ -62,7 +62,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Actions stand still now and then, robots start late, some fail. Do not write into it."""
-    for module in ("h5py", "zarr", "dask"):
+    for module in ("h5py", "zarr"):
         pytest.importorskip(module, reason=f"building needs {module}")
     folder = tmp_path_factory.mktemp("world")
     source = tiny_libero.write_suites(folder / "source", suites=FILES)

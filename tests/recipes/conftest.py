@@ -50,7 +50,7 @@ def tiny_store(kept: Path, tiny_source: Path) -> Path:
     """The `fast` store of them."""
     store = kept / "recipes/tiny-fast.vla"
     if not store.exists():
-        for module in ("h5py", "zarr", "dask"):
+        for module in ("h5py", "zarr"):
             pytest.importorskip(module, reason=f"building needs {module}")
         from vla_store.builder import build_store
 
@@ -69,7 +69,7 @@ def regenerated(kept: Path, demos: Path) -> Both:
     """Two demos of OpenVLA's regenerated LIBERO: observations before the action, 256 px, no attributes."""
     store, source = kept / "no-noops-256.vla", demos / "variants/no_noops_256"
     if not store.exists():
-        for module in ("h5py", "zarr", "dask"):
+        for module in ("h5py", "zarr"):
             pytest.importorskip(module, reason=f"building needs {module}")
         from vla_store.builder import build_store
 

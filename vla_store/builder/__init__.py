@@ -1,4 +1,4 @@
-"""How a store is written: sources, scan, probe, plan, shards, commit. Costs zarr, dask and h5py.
+"""How a store is written: sources, scan, probe, plan, shards, commit. Costs zarr and h5py.
 
 from vla_store.builder import build_store
 build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vla_store.builder.cluster import require_dask
 from vla_store.builder.commit import nonfinite_of, write_first_root, write_metadata, write_part
 from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.executors import AUTO, EXECUTORS, chosen_executor, default_workers, run_tasks
@@ -357,6 +358,8 @@ def _check_options(
         raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join((AUTO, *EXECUTORS)))
     if workers is not None and workers < 1:
         raise OptionError(f"workers cannot be {workers}", expected="at least 1")
+    if scheduler is not None:
+        require_dask()
     if scheduler is not None and (workers is not None or max_memory is not None):
         raise OptionError(
             "workers and max_memory are the cluster's own affair when there is a scheduler",

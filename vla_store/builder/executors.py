@@ -1,22 +1,23 @@
-"""Running the tasks of a build on dask: threads, processes, or a cluster's scheduler. The same bytes whoever runs them."""
+"""Run the tasks of a build on threads, on processes, or on a cluster: the same bytes whoever runs them.
+
+Local builds use concurrent.futures; dask is imported by `cluster` alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import os
 import pickle
-import queue
-import secrets
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any
 
+from vla_store.builder.cluster import run_on_cluster
 from vla_store.builder.overlap import Threads
 from vla_store.builder.tasks import FrameShard, Receipt, Task
 from vla_store.errors import MachineError, OptionError, VlaStoreError
@@ -26,19 +27,18 @@ AUTO = "auto"
 # Python's lock makes threads on two cores 1.5 times as fast as on one; processes are 1.8 times as fast from about here on, their
 # start included (benchmarks/build_speed.py).
 PROCESSES_FROM_NBYTES = 512 << 20  # of the source, for each worker
-ANSWER_S = 20
-WORKERS_S = 20
-LOST_S = 60
-WATCH_S = 1.0
+PARENT_S = 1.0  # how often a worker process looks for its parent
+
+OnReceipt = Callable[[Receipt], None]
 
 
 def default_workers() -> int:
-    """The cores this process may use."""
+    """Count the cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chosen_executor(executor: str, workers: int | None, source_nbytes: int) -> str:
-    """The executor that "auto" stands for with a source of so many bytes; any other as it is."""
+    """Return the executor that "auto" stands for with a source of so many bytes; any other as it is."""
     if executor != AUTO:
         return executor
     wanted = workers or default_workers()
@@ -47,50 +47,76 @@ def chosen_executor(executor: str, workers: int | None, source_nbytes: int) -> s
 
 def run_tasks(
     tasks: Sequence[Task],
-    on_receipt: Callable[[Receipt], None],
+    on_receipt: OnReceipt,
     *,
     executor: str = "threads",
     workers: int = 1,
     scheduler: str | None = None,
 ) -> None:
-    """Run all tasks; `on_receipt` is called in this thread for each that is done. The first error stops the rest.
+    """Run all tasks, begun in their order; the first error stops the rest.
 
-    scheduler: address of a dask.distributed scheduler whose workers see source and destination.
+    Parameters
+    ----------
+    tasks
+        What to run.
+    on_receipt
+        Called in this thread for each task that is done.
+    executor
+        "threads" or "processes".
+    workers
+        How many run at once.
+    scheduler
+        Address of a dask scheduler whose workers see source and destination; they run the tasks instead.
+
+    Raises
+    ------
+    MachineError
+        A worker died, or a cluster does not work.
+    OptionError
+        There is no such executor.
     """
     if scheduler is not None:
-        _run_on_cluster(tasks, on_receipt, scheduler)
-        return
-    if executor not in EXECUTORS:
+        run_on_cluster(_run, tasks, on_receipt, scheduler)
+    elif executor == "threads":
+        _run_on_threads(tasks, on_receipt, workers)
+    elif executor == "processes":
+        _run_on_processes(tasks, on_receipt, workers)
+    else:
         raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join(EXECUTORS))
-    if not tasks:
-        return
-    from dask.callbacks import Callback
-    from dask.local import get_async
 
-    def posttask(key: str, result: Receipt, *_: Any) -> None:
-        on_receipt(result)
 
-    threads = executor == "threads"
-    encoders = Threads(workers) if threads else None
-    # dask begins independent tasks in the order of their keys.
-    graph = {
-        f"{number:08} {task.name}": (_run_on, encoders, task) if encoders else (_run, pickle.dumps(task))
-        for number, task in enumerate(tasks)
-    }
-    # Fresh interpreters: h5py and the parent's threads do not survive a fork.
-    slots = workers + 1 if threads else workers  # while one waits for the disk, the others keep the threads busy
-    pool = (
-        ThreadPoolExecutor(slots, thread_name_prefix="vla-store-build")
-        if threads
-        else ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
-        )
-    )
-    across = {} if threads else {"loads": pickle.loads, "dumps": pickle.dumps}
-    submit = pool.submit if threads else _deaf_to_interrupts(pool.submit)
+def _run_on_threads(tasks: Sequence[Task], on_receipt: OnReceipt, workers: int) -> None:
+    encoders = Threads(workers)
+    slots = workers + 1  # while one waits for the disk, the others keep the encoders busy
+
+    def run(task: Task) -> Receipt:
+        if isinstance(task, FrameShard):
+            return task.run(encoders.in_order)
+        with encoders.core():
+            return task.run()
+
+    pool = ThreadPoolExecutor(slots, thread_name_prefix="vla-store-build")
     try:
-        with Callback(posttask=posttask):
-            get_async(submit, slots, graph, list(graph), pack_exception=_pack if threads else _pickle, **across)
+        _run_on_pool(pool, lambda task: pool.submit(run, task), tasks, on_receipt, slots)
+    finally:
+        encoders.close()
+
+
+def _run_on_processes(tasks: Sequence[Task], on_receipt: OnReceipt, workers: int) -> None:
+    # Fresh interpreters: h5py and the parent's threads do not survive a fork.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+
+    def submit(task: Task) -> Future[Receipt]:
+        # Ctrl-C reaches the whole process group, and the parent decides what stops: a process that is started here never
+        # hears it, because a child begins with its parent's mask.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return pool.submit(_run, pickle.dumps(task))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        _run_on_pool(pool, submit, tasks, on_receipt, workers)
     except BrokenProcessPool as error:
         raise MachineError(
             "a worker process died",
@@ -98,145 +124,51 @@ def run_tasks(
             hint="if memory ran out, use fewer --workers; then run the same command again: it resumes. "
             'A script must call build_store below `if __name__ == "__main__":`',
         ) from None
+    except VlaStoreError as error:
+        raise error from None  # without the worker's traceback: it says itself what is wrong
+
+
+def _run_on_pool(
+    pool: Executor,
+    submit: Callable[[Task], Future[Receipt]],
+    tasks: Sequence[Task],
+    on_receipt: OnReceipt,
+    slots: int,
+) -> None:
+    """Keep `slots` tasks running: one that has begun ends, so what waits in a pool could not be stopped by an error."""
+    left = iter(tasks)
+    try:
+        running = {submit(task) for task in itertools.islice(left, slots)}
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                receipt = future.result()
+                running.update(submit(task) for task in itertools.islice(left, 1))
+                on_receipt(receipt)
     finally:
         # Tasks in hand finish: an object is whole or absent, and Ctrl-C stops within a shard's time.
         pool.shutdown(wait=True, cancel_futures=True)
-        if encoders:
-            encoders.close()
 
 
 def _run(task: bytes) -> Receipt:
-    made: Task = pickle.loads(task)
-    return made.run()
-
-
-def _run_on(threads: Threads, task: Task) -> Receipt:
-    if isinstance(task, FrameShard):
-        return task.run(threads.in_order)
-    with threads.core():
-        return task.run()
-
-
-def _deaf_to_interrupts(submit: Callable[..., Any]) -> Callable[..., Any]:
-    """Ctrl-C reaches the whole process group, and the parent decides what stops: processes started here never hear it."""
-
-    def quiet_submit(*args: Any) -> Any:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child begins with its parent's mask
+    """Run a pickled task in a process of its own. What it raises can cross processes."""
+    try:
+        made: Task = pickle.loads(task)
+        return made.run()
+    except Exception as error:
         try:
-            return submit(*args)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    return quiet_submit
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError("".join(traceback.format_exception_only(error)).strip()) from error
+        raise
 
 
 def _end_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for its next task for ever."""
+    """Let this process end when its parent is killed: it would wait for its next task for ever."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(WATCH_S)
+            time.sleep(PARENT_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _pack(error: BaseException, dumps: Callable[[Any], Any]) -> Any:
-    return dumps((error, error.__traceback__))
-
-
-def _pickle(error: BaseException, dumps: Callable[[Any], bytes]) -> bytes:
-    """An error that can cross processes. Where it was raised goes with it as a note: tracebacks do not pickle."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        error = RuntimeError("".join(traceback.format_exception_only(error)).strip())
-    if not isinstance(error, VlaStoreError):
-        error.add_note("raised in a worker process:\n" + "".join(traceback.format_exc()))
-    return dumps((error, None))
-
-
-def _run_on_cluster(tasks: Sequence[Task], on_receipt: Callable[[Receipt], None], address: str) -> None:
-    from distributed import CancelledError, Client, KilledWorker
-    from distributed.comm import CommClosedError
-
-    try:
-        client = Client(address, timeout=f"{ANSWER_S}s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise MachineError(
-            "the scheduler does not answer",
-            scheduler=address,
-            found=str(error)[:200],
-            hint="check that it runs: `dask scheduler` prints its address",
-        ) from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=WORKERS_S)
-        except TimeoutError:
-            raise MachineError(
-                "the scheduler has no workers", scheduler=address, hint=f"start some: dask worker {address}"
-            ) from None
-        futures = [
-            client.submit(_run, pickle.dumps(task), key=f"vla-store-{secrets.token_hex(4)}-{task.name}", pure=False)
-            for task in tasks
-        ]
-        try:
-            ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            for future in futures:
-                future.add_done_callback(ended.put)
-            left, watch = len(futures), _Watch(client, address)
-            while left:
-                try:
-                    future = ended.get(timeout=WATCH_S)
-                except queue.Empty:
-                    watch.look()
-                    continue
-                try:
-                    receipt = future.result(timeout=WATCH_S)
-                except TimeoutError:
-                    if future.status == "error":  # the task's own
-                        raise
-                    # The worker that had the receipt is gone, and the task is to be done again.
-                    future.add_done_callback(ended.put)
-                    watch.look()
-                    continue
-                watch.seen()
-                on_receipt(receipt)
-                left -= 1
-        except (CancelledError, CommClosedError, KilledWorker, ImportError) as error:
-            raise MachineError(
-                "the cluster failed to run a task",
-                scheduler=address,
-                found=f"{type(error).__name__}: {error}"[:300],
-                hint="its workers need the same vla_store, memory for their tasks, and the same paths; "
-                "then run the same command again: it resumes",
-            ) from error
-        finally:
-            # Also after an error, and Ctrl-C: what has not begun shall not begin.
-            with contextlib.suppress(Exception):
-                client.cancel(futures)
-
-
-class _Watch:
-    """Looks whether anybody works on a cluster: tasks of which no worker is left would be waited for without end."""
-
-    def __init__(self, client: Any, address: str) -> None:
-        self._client, self._address = client, address
-        self.seen()
-
-    def seen(self) -> None:
-        """Somebody works."""
-        self._last_seen = time.monotonic()
-
-    def look(self) -> None:
-        """Raises MachineError once there has been no worker, or no scheduler, for a while: who restarts them has some time."""
-        with contextlib.suppress(OSError, TimeoutError):
-            if self._client.nthreads():
-                self.seen()
-        if time.monotonic() - self._last_seen > LOST_S:
-            raise MachineError(
-                "nobody is left in the cluster",
-                scheduler=self._address,
-                found=f"no worker for {LOST_S} s",
-                hint="start the scheduler and workers again, then run the same command again: it resumes",
-            )

@@ -22,7 +22,7 @@ from vla_store.errors import MachineError, VlaStoreError, machine_error
 __all__ = ["error_text", "main", "parse_size"]
 
 INTERRUPTED = 130
-BUILDING = ("dask", "distributed", "h5py", "zarr")
+BUILDING = ("h5py", "zarr")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
