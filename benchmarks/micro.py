@@ -37,7 +37,7 @@ class Piece:
 def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dict[str, Any]:
     """Everything that benchmarks/results/micro.json holds."""
     import vla_store
-    from vla_store.loader.packing import carve, pack, slot_nbytes, unpack
+    from vla_store.loader.packing import Room, pack, slot_nbytes, unpack
     from vla_store.loader.ring import Ring, RingView
     from vla_store.reader.store import parts_of
     from vla_store.reader.windows import window_times
@@ -133,11 +133,10 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     ring = Ring(2, slot_nbytes(columns, size))
     view = RingView(_duplicate(ring.fd), 2, ring.slot_nbytes)
     slot = view.slot(0)
-    carved = carve(slot, columns, size)
-    assert carved is not None
+    room = Room(slot)
     texts: dict[str, int] = {}
-    batch = samples["fast"].batch(indices[0], carved.arrays)
-    packed = pack(batch, slot, texts, carved)
+    batch = samples["fast"].batch(indices[0], empty=room.empty)
+    packed = pack(batch, room, texts)
     convert = _Convert(None)
 
     def leased(_: int) -> None:
@@ -147,9 +146,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
         held[0] = convert(unpack(packed, ring.lease(number, packed.nbytes), list(texts), copy=False), None)  # type: ignore[arg-type]
 
     pieces += [
-        Piece(
-            "hand-over: a batch's arrays into the ring's book", "batch", lambda at: pack(batch, slot, texts, carved), 1
-        ),
+        Piece("hand-over: a batch's arrays into the ring's book", "batch", lambda at: pack(batch, room, texts), 1),
         Piece("hand-over: lease, views and tensors of a batch", "batch", leased, 1),
     ]
     digests = {

@@ -32,7 +32,9 @@ from benchmarks.measure import (
 from benchmarks.reading import make_stores
 from benchmarks.workload import BATCH, Array
 from vla_store import recipes
-from vla_store.loader.packing import Room, pack, tree_nbytes, unpack, walk
+from vla_store.loader.dataset import OneByOne
+from vla_store.loader.packing import Room, pack, tree_nbytes, unpack
+from vla_store.loader.trees import walk
 from vla_store.loader.work import Job, Work
 
 RECIPES: dict[str, Callable[[Path], Any]] = {
@@ -84,10 +86,11 @@ def _measure_one(make: Callable[[Path], Any], store: Path, rounds: int, batches:
     count = min(batches, max(1, len(order) // BATCH))
     jobs = [Job(0, 0, at * BATCH, order[at * BATCH : (at + 1) * BATCH]) for at in range(count)]
     slot = np.ones(2 * tree_nbytes(dataset.batch([0]), BATCH), np.uint8)  # touched, as a ring's are
-    works = {ONE_BY_ONE: Work(dataset, Indexed(dataset)), AT_ONCE: Work(dataset, dataset)}
+    works = {ONE_BY_ONE: Work(OneByOne(dataset, Indexed(dataset))), AT_ONCE: Work(dataset)}
 
     def packed(name: str, job: Job) -> Any:
-        return pack(works[name].run(job, None, Room(slot).empty), slot, {})
+        room = Room(slot)
+        return pack(works[name].run(job, room.empty), room, {})
 
     digests = {name: [_digest(packed(name, job), slot) for job in jobs] for name in works}
     if digests[ONE_BY_ONE] != digests[AT_ONCE]:

@@ -21,10 +21,10 @@ from vla_store.errors import OptionError, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.batches import Batches, BatchStream, Stats, environment_ranks
 from vla_store.loader.collate import collate as stacked
-from vla_store.loader.packing import walk
+from vla_store.loader.dataset import served
 from vla_store.loader.sampler import ShuffleSampler
 from vla_store.loader.staging import Staged
-from vla_store.loader.subset import Chosen, changes_samples, is_subset, samples_of
+from vla_store.loader.trees import walk
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name
@@ -92,6 +92,11 @@ class StepDataset(Dataset[Any]):
         """What `task_index` numbers, with task="index"."""
         return self.samples.task_texts
 
+    @property
+    def makes_batches(self) -> bool:
+        """Whether a batch is made at once: nobody changes its samples one by one."""
+        return self.transform is None and type(self).__getitem__ is StepDataset.__getitem__
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -116,7 +121,7 @@ class StepDataset(Dataset[Any]):
 
     def batch(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
         """B samples as one dict of tensors with a leading axis B; "task" is a list. Raises as `Samples.batch` does."""
-        if self.transform is not None or type(self).__getitem__ is not StepDataset.__getitem__:
+        if not self.makes_batches:
             raise OptionError(
                 "this dataset changes its samples one by one", hint="collate(dataset.__getitems__(indices))"
             )
@@ -216,11 +221,11 @@ class Loader:
             pin_memory = False
         self._stages = pin_memory or self._moves
         self._convert = _Convert(batch_transform if self.device is not None else None)
-        samples = samples_of(dataset)
-        if samples is None:
+        found = served(dataset)
+        if found is None:
             raise _not_ours(dataset)
         self._batches = Batches(
-            samples,
+            found,
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle,
@@ -229,7 +234,6 @@ class Loader:
             transform=transform,
             batch_transform=batch_transform if self.device is None else None,
             ranks=_ranks_of(rank, world_size),
-            dataset=_indexed(dataset),
         )
         self._staged: Staged | None = None
         self._summary = summary
@@ -316,7 +320,7 @@ class Loader:
         return (
             f"Loader({length} of {self.batch_size} on rank {rank} of {world_size}"
             f"{', last dropped' if batches.drop_last else ''}\n"
-            f"  rows     {len(batches.samples):,}, {order}; epoch {epoch} at {position:,}\n"
+            f"  rows     {len(batches.dataset):,}, {order}; epoch {epoch} at {position:,}\n"
             f"  workers  {batches.workers or 'none: decodes in this process'}{where})"
         )
 
@@ -441,24 +445,13 @@ def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[in
     return ranks
 
 
-def _indexed(dataset: Any) -> Any:
-    """The dataset itself, where it changes its samples one by one; those of it that are chosen, where it is a Subset."""
-    if is_subset(dataset):
-        inner = _indexed(dataset.dataset)
-        if changes_samples(dataset):
-            return dataset
-        return None if inner is None else Chosen(inner, dataset.indices)
-    own = StepDataset if isinstance(dataset, StepDataset) else Samples
-    return dataset if dataset.transform or type(dataset).__getitem__ is not own.__getitem__ else None
-
-
 def _not_ours(dataset: Any) -> OptionError:
     """What to write instead."""
     torchs = "torch.utils.data.DataLoader(dataset, batch_size=64{}, collate_fn=vla_store.torch.collate)"
     if isinstance(dataset, Loader):
         hint = "it is one already"
     elif isinstance(dataset, DataLoader):
-        is_ours = samples_of(dataset.dataset) is not None
+        is_ours = served(dataset.dataset) is not None
         hint = "vla_store.torch.Loader(dataset.dataset, batch_size=64)" if is_ours else "use that DataLoader as it is"
     elif isinstance(dataset, IterableDataset):
         hint = torchs.format("")

@@ -39,7 +39,7 @@ def served(batches: Any, count: int | None = None) -> list[list[int]]:
 
 
 def opened_store(batches: Any) -> vla_store.Store:
-    return batches._owner.samples.store
+    return batches._owner.dataset.store
 
 
 def ranks_of(

@@ -63,7 +63,7 @@ def test_a_resumed_pass_is_the_rest_of_it(store: vla_store.Store, rows: int, cut
 
 def test_indices_that_were_read_ahead_are_told_apart_by_what_was_consumed(sampler: ShuffleSampler) -> None:
     list(itertools.islice(iter(sampler), 60))
-    fresh = ShuffleSampler(sampler._epochs.samples, seed=5)
+    fresh = ShuffleSampler(sampler._epochs.dataset, seed=5)
     fresh.load_state_dict(sampler.state_dict(consumed=24))
     assert list(fresh) == order(0)[24:]
 

@@ -111,7 +111,7 @@ def test_a_resumed_epoch_is_the_rest_of_it_though_copies_were_ahead(batches: Bat
     assert wait_until(lambda: len(stream._copies) == AHEAD)
     state = batches.epochs.state_dict()
     stream.close()
-    fresh = Batches(batches.samples, batch_size=10, workers=0)
+    fresh = Batches(batches.dataset, batch_size=10, workers=0)
     fresh.epochs.load_state_dict(state)
     assert taken + rows(staged(fresh), store) == order()
 

@@ -18,7 +18,6 @@ import vla_store
 from vla_store.errors import OptionError, UsageError
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
-from vla_store.loader.state import selection_digest
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +252,7 @@ def test_an_error_of_the_loops_body_costs_no_batch(batches: Batches) -> None:
     for _ in range(2):
         with contextlib.suppress(ZeroDivisionError):
             for batch in batches:
-                found += rows_of(batch, batches.samples.store)
+                found += rows_of(batch, batches.dataset.store)
                 if len(found) == 40:
                     raise ZeroDivisionError
     assert found == order(0)
@@ -286,7 +285,7 @@ def test_ranks_that_leave_their_passes_alike_go_on_alike(store: vla_store.Store)
 
 
 def peeked(batches: Batches) -> list[int]:
-    return rows_of(batches.peek()[0], batches.samples.store)
+    return rows_of(batches.peek()[0], batches.dataset.store)
 
 
 def test_a_peek_is_the_batch_that_comes_and_takes_nothing(batches: Batches) -> None:
@@ -408,7 +407,7 @@ def test_lightnings_order_iter_load_iter_set_epoch_next_resumes_exactly(batches:
     stream = iter(batches)
     served(stream, 4)
     state = batches.epochs.state_dict()
-    fresh = Batches(batches.samples, batch_size=10, workers=0, seed=5)
+    fresh = Batches(batches.dataset, batch_size=10, workers=0, seed=5)
     iter(fresh)
     fresh.epochs.load_state_dict(state)
     stream = iter(fresh)
@@ -473,7 +472,7 @@ def test_a_state_that_lacks_something_is_refused(batches: Batches) -> None:
 
 def test_another_store_or_selection_is_another_identity(store: vla_store.Store, tiny_stores: dict[str, Path]) -> None:
     def identity(samples: vla_store.Samples) -> tuple[str, str]:
-        return samples.store.fingerprint, selection_digest(samples)
+        return samples.identity["fingerprint"], samples.identity["selection"]
 
     windows = {"actions": 0}
     whole = identity(vla_store.Samples(store, windows=windows))
@@ -498,14 +497,15 @@ def test_how_a_store_is_cut_into_parts_does_not_change_what_a_selection_is(
     halves = vla_store.Samples(cut, windows=windows)
     spans = [len(part._part) for part in (halves._anchors,)]
     assert spans == [2]
+    whole = vla_store.Samples(store, windows=windows)
     half = vla_store.Samples(cut, windows=windows, episodes=range(len(store.episodes)))
-    assert selection_digest(half) == selection_digest(vla_store.Samples(store, windows=windows))
-    assert selection_digest(halves) != selection_digest(half)
+    assert half.identity["selection"] == whole.identity["selection"]
+    assert halves.identity["selection"] != half.identity["selection"]
 
 
 def test_the_digest_of_a_selection_is_computed_once(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
     first = batches.epochs.state_dict()
-    monkeypatch.setattr("vla_store.loader.state.selection_digest", None)
+    monkeypatch.setattr(vla_store.Samples, "identity", None)
     assert batches.epochs.state_dict() == first
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loader.serving import rows_of
 
 import vla_store
 from vla_store import recipes
@@ -134,15 +133,6 @@ def test_a_subset_of_a_recipe_gives_its_items(tiny_store: Path, workers: int) ->
             assert np.array_equal(np.asarray(one[at]), np.asarray(other))
 
 
-def test_statistics_of_chosen_samples_are_of_their_rows(dataset: StepDataset, tiny_store: Path) -> None:
-    chosen = dataset.samples.subset([3, 40, 3])
-    rows = [dataset.samples.store.episodes.starts[episode] + step for episode, step in of(dataset, [3, 40])]
-    actions = vla_store.Samples(tiny_store, windows={"actions": 0}, rows=rows).statistics()["actions"]
-    assert np.array_equal(chosen.statistics()["actions"].mean, actions.mean)
-    assert "3 samples of whole store" in repr(chosen)
-    assert len(dataset) == 127
-
-
 @pytest.mark.parametrize("indices", [[0, 127], [-128]])
 def test_a_number_that_no_sample_has_is_refused_when_the_loader_is_made(dataset: StepDataset, indices: Any) -> None:
     with pytest.raises(IndexError, match="of 127"):
@@ -224,8 +214,3 @@ def test_a_sampler_says_what_to_write_for_what_it_does_not_take(dataset: StepDat
         ShuffleSampler(other)
     names = {"torch": torch, "vla_store": vla_store, "dataset": other}
     assert len(next(iter(eval(raised.value.hint, names)))["step"]) == 64
-
-
-def test_the_rows_that_a_subset_chose_are_those_of_the_store(dataset: StepDataset) -> None:
-    batch = dataset.samples.subset([12, 3]).batch([0, 1])
-    assert rows_of(batch, dataset.store) == rows_of(dataset.samples.batch([12, 3]), dataset.store)

@@ -13,9 +13,10 @@ from loader import transforms
 from loader.serving import first_rows, rows_of
 
 import vla_store
-from vla_store.loader import packing
+from vla_store.loader import packing, trees
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate
+from vla_store.loader.dataset import OneByOne
 from vla_store.loader.work import Job, Work
 
 Make = Callable[..., Batches]
@@ -79,7 +80,7 @@ def same(one: Any, other: Any) -> bool:
 )
 def test_a_workers_batches_are_those_that_are_made_here(make: Make, options: dict[str, Any]) -> None:
     found = [
-        packing.walk(batch, lambda each: each.copy() if isinstance(each, np.ndarray) else each)
+        trees.walk(batch, lambda each: each.copy() if isinstance(each, np.ndarray) else each)
         for batch in make(**options)
     ]
     expected = list(make(workers=0, **options))
@@ -110,7 +111,7 @@ def test_the_sum_of_two_strided_views_is_not_the_sum_of_one(make: Make) -> None:
 
 def test_a_dataset_may_have_a_transform_of_its_own(store: vla_store.Store) -> None:
     samples = vla_store.Samples(store, windows={"actions": 0}, rows=range(8), transform=transforms.noise_free)
-    batches = Batches(samples, dataset=samples, batch_size=8, workers=1, shuffle=False, transform=transforms.adds_one)
+    batches = Batches(OneByOne(samples, samples), batch_size=8, workers=1, shuffle=False, transform=transforms.adds_one)
     assert next(iter(batches))["step"].tolist() == [10 * step + 1 for step in range(8)]
     batches.close()
 
@@ -229,7 +230,7 @@ def test_an_array_beside_what_has_no_axes_is_said_to_have_another_shape(values: 
 
 
 def through_a_slot(batch: Any, slot: np.ndarray) -> Any:
-    packed = packing.pack(batch, slot, {})
+    packed = packing.pack(batch, packing.Room(slot), {})
     assert packed.nbytes <= slot.nbytes
     return packing.unpack(packed, slot, list(packed.new), copy=True)
 
@@ -237,10 +238,8 @@ def through_a_slot(batch: Any, slot: np.ndarray) -> Any:
 def test_arrays_that_lie_in_the_slot_already_stay_where_they_are() -> None:
     slot = np.zeros(1_000, np.uint8)
     inside = slot[64:128].view(np.float32).reshape(2, 8)
-    packed = packing.pack({"x": inside, "y": inside[:, 0], "z": np.arange(4)}, slot, {})
-    assert packed.tree["x"].offset == 64
-    assert packed.tree["y"].offset == 128
-    assert packed.tree["z"].offset == 192
+    packed = packing.pack({"x": inside, "y": inside[:, 0], "z": np.arange(4)}, packing.Room(slot), {})
+    assert [each.offset for each in packed.layout.spans] == [64, 128, 192]
     assert packed.nbytes == 192 + 32
 
 
@@ -275,16 +274,11 @@ def test_what_a_value_refers_to_out_of_sight_is_not_copied_over() -> None:
 def test_what_does_not_fit_is_pickled_and_the_need_is_told() -> None:
     slot = np.zeros(256, np.uint8)
     batch = {"a": np.arange(20), "b": np.arange(30), "c": np.arange(5)}
-    packed = packing.pack(batch, slot, {})
-    assert isinstance(packed.tree["b"], packing.Carried)
-    assert packed.tree["c"].offset == 192
+    packed = packing.pack(batch, packing.Room(slot), {})
+    assert [each and each.offset for each in packed.layout.spans] == [0, None, 192]
     assert packed.needed == 192 + 256 + 40
     assert same(through_a_slot(batch, slot), batch)
-    assert not [
-        each
-        for each in packing.pack(batch, np.zeros(packed.needed, np.uint8), {}).tree.values()
-        if isinstance(each, packing.Carried)
-    ]
+    assert None not in packing.pack(batch, packing.Room(np.zeros(packed.needed, np.uint8)), {}).layout.spans
 
 
 @pytest.mark.parametrize("dtype", ["?", "i1", "<u2", "<u4", "<i8", "<f2", "<f4", "<f8", ">f4", "<c8"])
@@ -297,38 +291,35 @@ def test_numbers_of_any_dtype_keep_it(dtype: str) -> None:
 
 def test_texts_are_sent_once() -> None:
     slot, texts = np.zeros(64, np.uint8), {}
-    assert packing.pack({"t": ["a", "b", "a"]}, slot, texts).new == ("a", "b")
-    second = packing.pack({"t": ["b", "c"], "u": ["c"]}, slot, texts)
+    room = packing.Room(slot)
+    assert packing.pack({"t": ["a", "b", "a"]}, room, texts).new == ("a", "b")
+    second = packing.pack({"t": ["b", "c"], "u": ["c"]}, room, texts)
     assert second.new == ("c",)
     assert packing.unpack(second, slot, ["a", "b", "c"], copy=False) == {"t": ["b", "c"], "u": ["c"]}
 
 
-def test_a_batch_like_the_one_before_is_packed_as_if_it_were_the_first() -> None:
-    slot, texts = np.zeros(4_096, np.uint8), {}
-    carved = packing.carve(slot, {"x": ((3,), np.dtype("f4")), "n": ((), np.dtype("i8"))}, 2)
-    assert carved is not None
-    first = {"x": carved.arrays["x"], "t": ["a", "b"], "n": carved.arrays["n"], "u": ["b", "b"]}
-    before = packing.pack(first, slot, texts, carved)
-    second = first | {"t": ["b", "b"], "u": ["a", "a"]}
-    alike = packing.pack_alike(second, carved, before, texts)
-    assert alike == packing.pack(second, slot, texts, carved)
-    assert alike is not None
-    assert alike.tree is before.tree
-    for other in (
-        first | {"t": ["a", "new"]},
-        first | {"x": carved.arrays["x"].copy()},
-        first | {"t": ("a", "b")},
-        first | {"n": ["a", "b"]},
-        first | {"more": 1},
-        {"x": first["x"]},
-    ):
-        assert packing.pack_alike(other, carved, before, texts) is None
+def test_the_next_batch_in_a_slot_gets_the_same_arrays_as_far_as_it_asks_for_the_same() -> None:
+    room = packing.Room(np.zeros(4_096, np.uint8))
+    asked: list[Any] = [((2, 3), "f4"), ((2,), "i8"), ((2, 5), "u1")]
+    first = [room.empty(*each) for each in asked]
+    assert [room.offset(each) for each in first] == [0, 64, 128]
+    again = [room.begin().empty(*asked[0]), *(room.empty(*each) for each in asked[1:])]
+    assert all(one is other for one, other in zip(first, again))
+    first[1].shape = (2, 1)  # by somebody who kept it
+    room.begin()
+    third = [room.empty(*each) for each in asked]
+    assert third[0] is first[0]
+    assert third[1] is not first[1]
+    assert [each.shape for each in third] == [(2, 3), (2,), (2, 5)]
+    assert [room.offset(each) for each in (*third, first[1])] == [0, 64, 128, 64]
+    assert room.empty((5_000,), "u1").nbytes == 5_000  # elsewhere
+    assert room.offset(np.arange(3)) is None
 
 
 def test_a_batch_that_fails_to_pickle_teaches_no_texts() -> None:
     texts: dict[str, int] = {}
     with pytest.raises(Exception, match="pickle"):
-        packing.pack({"t": ["a"], "x": lambda: None}, np.zeros(64, np.uint8), texts)
+        packing.pack({"t": ["a"], "x": lambda: None}, packing.Room(np.zeros(64, np.uint8)), texts)
     assert texts == {}
 
 
@@ -350,10 +341,10 @@ def test_collating_agrees_with_torchs() -> None:
         for number in range(3)
     ]
     ours, theirs = collate(samples), default_collate(samples)
-    as_array = packing.walk(theirs, packing.as_numpy)
+    as_array = trees.walk(theirs, packing.as_numpy)
     assert list(ours) == list(theirs)
     for key in ours:
-        one, other = packing.walk(ours[key], np.asarray), packing.walk(as_array[key], np.asarray)
+        one, other = trees.walk(ours[key], np.asarray), trees.walk(as_array[key], np.asarray)
         assert str(one) == str(other), key
         if isinstance(one, np.ndarray):
             assert one.dtype == other.dtype

@@ -15,6 +15,7 @@ import vla_store
 from vla_store import recipes
 from vla_store.errors import TransformError
 from vla_store.loader.batches import Batches
+from vla_store.loader.dataset import served as as_dataset
 from vla_store.reader.transforms import a_sample, name_of, transformed
 from vla_store.recipes.dataset import RecipeDataset
 
@@ -95,7 +96,9 @@ def ways(store: Path) -> dict[str, Callable[[], Any]]:
     own = ForgetsItem(store, windows=WINDOWS)
 
     def served(dataset: Any = None, **options: Any) -> Callable[[], Any]:
-        return lambda: next(iter(Batches(plain, batch_size=4, dataset=dataset, workers=0, **options)))
+        return lambda: next(
+            iter(Batches(plain if dataset is None else as_dataset(dataset), batch_size=4, workers=0, **options))
+        )
 
     return {
         "Samples[]": lambda: samples[3],

@@ -19,8 +19,10 @@ from recipes.test_recipes_dataset import Fails, spoil
 from vla_store import OptionError, StoreDamaged, open_store
 from vla_store.errors import VlaStoreError
 from vla_store.loader.collate import collate
+from vla_store.loader.dataset import OneByOne
 from vla_store.loader.order import Order
-from vla_store.loader.packing import Room, walk
+from vla_store.loader.packing import Room
+from vla_store.loader.trees import walk
 from vla_store.loader.work import Job, TransformError, Work
 from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt
 from vla_store.recipes import dataset as recipe_dataset
@@ -233,7 +235,7 @@ class Indexed:
 def test_transforms_draw_what_they_drew_item_by_item(tiny_store: Path, own: Any, options: dict[str, Any]) -> None:
     pytest.importorskip("torch")
     dataset = openvla(tiny_store, transform=own, rows=range(60, 100))
-    work = Work(dataset, Indexed(dataset), options.get("transform"), options.get("batch_transform"))
+    work = Work(OneByOne(dataset, Indexed(dataset)), options.get("transform"), options.get("batch_transform"))
     rows = Order(len(dataset), 1, 0).take(0, len(dataset))
     expected = [work.run(Job(1, 0, at, rows[at : at + 8])) for at in range(0, len(rows), 8)]
     for workers in (0, 1):
@@ -284,7 +286,7 @@ def test_a_sample_in_the_middle_of_a_batch_that_cannot_be_read_is_named(
             read(indices)
         assert told(raised.value) == told(single.value)
     with pytest.raises(StoreDamaged) as before:
-        Work(dataset, Indexed(dataset)).run(Job(0, 0, 0, np.array(indices)))
+        Work(OneByOne(dataset, Indexed(dataset))).run(Job(0, 0, 0, np.array(indices)))
     for workers in (0, 1):
         with pytest.raises(StoreDamaged) as raised:
             loaded(dataset, workers, batch_size=len(dataset), shuffle=False)
@@ -335,7 +337,7 @@ def test_of_two_samples_that_fail_the_first_is_named_whatever_fails(tiny_store: 
             dataset.__getitems__(indices)
         assert raised.value.places["sample"] == sample
         with pytest.raises(error) as raised:
-            Work(dataset, dataset).run(Job(0, 0, 0, np.array(indices)))
+            Work(OneByOne(dataset, dataset)).run(Job(0, 0, 0, np.array(indices)))
         assert raised.value.places["sample"] == sample
 
 

@@ -29,12 +29,12 @@ import numpy as np
 
 from vla_store.errors import OptionError, UsageError, VlaStoreError
 from vla_store.loader.crew import Crew, Made
+from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Deal, Order
 from vla_store.loader.packing import array_nbytes
 from vla_store.loader.pool import pickled
 from vla_store.loader.state import Epochs, Pass
 from vla_store.loader.work import Job, Work
-from vla_store.reader.samples import Samples
 
 ORDER_BLOCK_ROWS = 8_192
 MAX_WAITS = 10_000
@@ -98,15 +98,14 @@ class Stats:
 
 
 class Batches:
-    """Iterable over NumPy batches of `samples`; `vla_store.torch.Loader` is its torch face, and documents the options.
+    """Iterable over NumPy batches of a dataset; `vla_store.torch.Loader` is its torch face, and documents the options.
 
     ranks: asked at the first batch of a pass for (rank, world size).
-    dataset: indexed one by one instead of `samples` where it changes samples itself.
     """
 
     def __init__(
         self,
-        samples: Samples,
+        dataset: Dataset,
         *,
         batch_size: int,
         seed: int = 0,
@@ -116,18 +115,17 @@ class Batches:
         transform: Callable[..., Any] | None = None,
         batch_transform: Callable[..., Any] | None = None,
         ranks: Ranks = lambda: (0, 1),
-        dataset: Any = None,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise OptionError(f"{name} is a whole number of at least {least}", found=repr(value))
-        self.samples = samples
+        self.dataset = dataset
         self.batch_size, self.drop_last = int(batch_size), bool(drop_last)
-        self.epochs = Epochs(samples, seed, shuffle, LOOK)
+        self.epochs = Epochs(dataset, seed, shuffle, LOOK)
         self.workers = int(workers)
         self.stats = Stats()
         self._ranks = ranks
-        self.work = Work(samples, dataset, transform, batch_transform)
+        self.work = Work(dataset, transform, batch_transform)
         self._pickled = pickled(self.work) if workers else b""
         self._crew: Crew | None = None
         self._finalizer: Any = None
@@ -164,7 +162,7 @@ class Batches:
         if not deal.batches(position):
             epoch, position = epoch + 1, 0
         start, stop = deal.stretch(position, self.rank[0])
-        order = Order(len(self.samples), self.epochs.seed, epoch, self.epochs.shuffle)
+        order = Order(len(self.dataset), self.epochs.seed, epoch, self.epochs.shuffle)
         job = Job(order.seed, epoch, start, order.take(start, stop))
         return self.work.run(job), job
 
@@ -178,7 +176,7 @@ class Batches:
 
     def deal(self) -> Deal:
         """How batches are dealt to the ranks, as many as there are now."""
-        return Deal(len(self.samples), self.batch_size, self.rank[1], self.drop_last)
+        return Deal(len(self.dataset), self.batch_size, self.rank[1], self.drop_last)
 
     def pids(self) -> list[int]:
         """The processes of the workers; none before the first batch."""
@@ -204,7 +202,7 @@ class Batches:
     def crew(self) -> Crew:
         """The workers, started where there are none."""
         if self._crew is None:
-            rows = min(self.batch_size, len(self.samples))
+            rows = min(self.batch_size, len(self.dataset))
             self._crew = Crew(self.work, self._pickled, self.workers, rows)
             self._finalizer = weakref.finalize(self, Crew.close, self._crew)
         return self._crew

@@ -53,7 +53,7 @@ class Crew:
         self._queue: deque[int] = deque()  # tickets whose batches are wanted, in order
         self._done: dict[int, tuple[_Out, Filled] | VlaStoreError] = {}
         self._texts: list[list[str]] = [[] for _ in range(workers)]
-        self._trees: list[Any] = [None] * workers
+        self._layouts: list[Any] = [None] * workers
         self._number = 0
         self._ring: Ring | None = None
         self._waited_s = 0.0
@@ -110,9 +110,9 @@ class Crew:
             filled = isinstance(message, Filled)
             if filled:
                 self._texts[worker] += message.packed.new
-                if message.packed.tree is None:
-                    message = message._replace(packed=message.packed._replace(tree=self._trees[worker]))
-                self._trees[worker] = message.packed.tree
+                if message.packed.layout is None:
+                    message = message._replace(packed=message.packed._replace(layout=self._layouts[worker]))
+                self._layouts[worker] = message.packed.layout
             wanted = bool(self._queue) and message.number >= self._queue[0]
             if not (filled and wanted):
                 out.ring.release(out.slot)

@@ -1,25 +1,28 @@
-"""How a batch lies in a slot: its arrays one after another, and a tree of the batch that says where; the rest travels pickled."""
+"""How a batch lies in a slot: its arrays one after another, and a layout that says where; what is no array travels pickled.
+
+May import numpy and trees.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vla_store.loader.trees import Structure, flatten, unflatten
+
 ALIGN = 64
 MAX_TEXTS = 10_000
-PLAIN = frozenset({str, bytes, int, float, bool, type(None)})  # what a list may hold and still be one value
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
-Empty = Callable[[Shape, Any], Array]  # as np.empty
 
 
-class Placed(NamedTuple):
+class Span(NamedTuple):
     """An array in a slot."""
 
     dtype: str
@@ -27,18 +30,23 @@ class Placed(NamedTuple):
     offset: int
 
 
-class Carried(NamedTuple):
-    """Any other value: `number` among those that travel beside the tree."""
+class Layout(NamedTuple):
+    """What batches of one kind have in common. spans: of the values of the tree; None for one that travels beside it."""
 
-    number: int
+    structure: Structure
+    spans: tuple[Span | None, ...]
 
 
 class Packed(NamedTuple):
-    """tree: the batch, with a Placed or a Carried in place of each value. carried: those values, pickled as bytes, and lists of
-    strings as numbers in a table that a worker and its parent share. nbytes: of the slot that are used. needed: bytes that would
-    have held every array. new: strings that the parent does not know yet."""
+    """A batch in a slot.
 
-    tree: Any
+    layout: None on the way from a worker whose batch before had the same.
+    carried: the values without a span: pickled as bytes, or, for a list of strings, numbers in a table that a worker and its parent
+    share. nbytes: of the slot that are used. needed: bytes that would have held every array. new: strings that the parent does not
+    know yet.
+    """
+
+    layout: Layout | None
     carried: tuple[bytes | tuple[int, ...], ...]
     nbytes: int
     needed: int
@@ -50,157 +58,110 @@ class Packed(NamedTuple):
 
 
 def aligned(offset: int) -> int:
-    """The next offset at which an array may begin."""
+    """Return the next offset at which an array may begin."""
     return -(-offset // ALIGN) * ALIGN
 
 
 def slot_nbytes(columns: Mapping[str, tuple[Shape, Any]], rows: int) -> int:
-    """Bytes of a batch of so many rows, of arrays with these shapes and dtypes a row."""
-    total = 0
-    for shape, dtype in columns.values():
-        total = aligned(total) + _nbytes((rows, *shape), np.dtype(dtype))
-    return aligned(total)
-
-
-def carve(slot: Array, columns: Mapping[str, tuple[Shape, Any]], rows: int) -> Carved | None:
-    """Arrays for a batch of so many rows, lying in the slot; None where they do not fit."""
-    if slot_nbytes(columns, rows) > slot.nbytes:
-        return None
-    arrays, offsets, offset = {}, {}, 0
-    for key, (shape, dtype) in columns.items():
-        offset = aligned(offset)
-        array = arrays[key] = np.ndarray((rows, *shape), dtype, slot, offset)
-        offsets[id(array)] = offset
-        offset += array.nbytes
-    return Carved(arrays, offsets)
-
-
-class Carved(NamedTuple):
-    """Arrays that lie in a slot, and by the id of each where it begins."""
-
-    arrays: dict[str, Array]
-    offsets: dict[int, int]
+    """Return the bytes of a batch of so many rows, of arrays with these shapes and dtypes a row."""
+    return sum(aligned(_nbytes((rows, *shape), np.dtype(dtype))) for shape, dtype in columns.values())
 
 
 class Room:
-    """A slot as memory for new arrays: one after another while they fit, and anywhere else after that."""
+    """A slot as memory for the arrays of a batch: one after another while they fit, and anywhere else after that.
+
+    The next batch in the same slot gets the same arrays again, as far as it asks for the same: making them anew costs more than
+    packing them.
+    """
 
     def __init__(self, slot: Array) -> None:
-        self._slot = slot
-        self._end = 0
+        self.slot = slot
+        self.base: int = slot.__array_interface__["data"][0]
+        self._made: list[tuple[Array, int]] = []  # with their ends
+        self._used = 0
+        self._offsets: dict[int, int] = {}  # by the id of each
+
+    def begin(self) -> Room:
+        """Begin a batch: the arrays of the one before are free."""
+        self._used = 0
+        return self
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
-        """As np.empty."""
-        start = aligned(self._end)
+        """Return an uninitialised array, as np.empty does."""
+        used = self._used
+        if used < len(self._made):
+            array, end = self._made[used]
+            # Who saw it may have turned it into something else.
+            if array.shape == shape and array.dtype == dtype and array.flags.carray:
+                self._used += 1
+                return array
+            for array, _ in self._made[used:]:
+                del self._offsets[id(array)]
+            del self._made[used:]
+        start = aligned(self._made[-1][1]) if self._made else 0
         end = start + _nbytes(shape, np.dtype(dtype))
-        if end > self._slot.nbytes:
+        if end > self.slot.nbytes:
             return np.empty(shape, dtype)
-        self._end = end
-        return np.ndarray(shape, dtype, self._slot, start)
+        array = np.ndarray(shape, dtype, self.slot, start)
+        self._made.append((array, end))
+        self._offsets[id(array)] = start
+        self._used += 1
+        return array
+
+    def offset(self, array: Array) -> int | None:
+        """Return where in the slot an array lies, or None if it does not, or not in one piece."""
+        known = self._offsets.get(id(array))
+        if known is not None and array.flags.carray:
+            return known
+        at: int = array.__array_interface__["data"][0] - self.base
+        inside = at >= 0 and at + array.nbytes <= self.slot.nbytes
+        return at if inside and array.flags.c_contiguous and array.nbytes else None
 
 
-def walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The same tree of dicts, lists and tuples with `leaf` of every other value. A list of plain values is one value."""
-    kind = type(value)
-    if kind is dict:
-        return {key: walk(each, leaf) for key, each in value.items()}
-    if isinstance(value, (list, tuple)) and not PLAIN.issuperset(map(type, value)):
-        made = [walk(each, leaf) for each in value]
-        return kind(*made) if hasattr(value, "_fields") else kind(made)
-    return leaf(value)
-
-
-def pack(batch: Any, slot: Array, texts: dict[str, int], carved: Carved | None = None) -> Packed:
+def pack(batch: Any, room: Room, texts: dict[str, int]) -> Packed:
     """Put a batch into a slot. Arrays that lie in it already stay; others are copied behind them while there is room.
 
-    texts: the worker's table of strings, added to. carved: of this slot; those of its arrays that are in the batch are found
-    without looking.
+    texts: the worker's table of strings, added to.
     """
-    packer = _Packer(slot, texts, carved.offsets if carved is not None else {})
-    batch = walk(batch, packer.look)
+    packer = _Packer(room, texts)
+    leaves, structure = flatten(batch)
+    looked = [packer.look(each) for each in leaves]
     packer.needed = packer.end
-    tree = walk(batch, packer.put)
+    made = [packer.put(each) if isinstance(each, np.ndarray) else each for each in looked]
     texts |= packer.new  # only now: what is not sent must not be counted
-    return Packed(tree, tuple(packer.carried), packer.end, packer.needed, tuple(packer.new))
-
-
-def pack_alike(batch: Any, carved: Carved, before: Packed, texts: dict[str, int]) -> Packed | None:
-    """As `pack`, in a few microseconds, for a batch of carved arrays and lists of known strings like the one `before`, of as many
-    rows; None for any other."""
-    arrays = carved.arrays
-    if batch.keys() != before.tree.keys():
-        return None
-    carried = list(before.carried)
-    for key, value in batch.items():
-        if arrays.get(key) is value:
-            continue
-        there = before.tree[key]
-        if type(value) is not list or type(there) is not Carried:
-            return None
-        try:
-            carried[there.number] = tuple([texts[each] for each in value])
-        except (KeyError, TypeError):
-            return None
-    return before._replace(carried=tuple(carried), new=())
-
-
-def is_same(tree: Any, other: Any) -> bool:
-    """Whether two trees are equal, also in what `==` passes over: the order of keys, and a namedtuple that is no plain tuple."""
-    if tree is other or type(tree) is not type(other) or tree != other:
-        return tree is other
-    if type(tree) is dict:
-        return list(tree) == list(other) and all(map(is_same, tree.values(), other.values()))
-    return type(tree) in (Placed, Carried) or all(map(is_same, tree, other))
+    layout = Layout(structure, tuple([each if isinstance(each, Span) else None for each in made]))
+    carried = tuple([each for each in made if not isinstance(each, Span)])
+    return Packed(layout, carried, packer.end, packer.needed, tuple(packer.new))
 
 
 def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any:
-    """The batch in a slot: views of the lease, or copies. texts: the parent's side of the worker's table."""
-    # Not a function inside this one: one that calls itself is a cycle, which would keep the lease until the collector comes by.
-    return _rebuilt(packed.tree, packed.carried, lease, texts, copy)
-
-
-def _rebuilt(tree: Any, carried: Sequence[Any], lease: Array, texts: list[str], copy: bool) -> Any:
-    kind = type(tree)
-    if kind is Placed:
-        view = np.ndarray(tree.shape, tree.dtype, lease, tree.offset)
-        return view.copy() if copy else view
-    if kind is Carried:
-        value = carried[tree.number]
-        return pickle.loads(value) if isinstance(value, bytes) else [texts[number] for number in value]
-    if kind is dict:
-        return {key: _rebuilt(each, carried, lease, texts, copy) for key, each in tree.items()}
-    made = [_rebuilt(each, carried, lease, texts, copy) for each in tree]
-    return kind(*made) if hasattr(tree, "_fields") else kind(made)
+    """Return the batch in a slot: views of the lease, or copies. texts: the parent's side of the worker's table."""
+    assert packed.layout is not None
+    carried = iter(packed.carried)
+    leaves: list[Any] = []
+    for span in packed.layout.spans:
+        if span is None:
+            value = next(carried)
+            leaves.append(pickle.loads(value) if isinstance(value, bytes) else [texts[number] for number in value])
+        else:
+            view = np.ndarray(span.shape, span.dtype, lease, span.offset)
+            leaves.append(view.copy() if copy else view)
+    return unflatten(packed.layout.structure, leaves)
 
 
 def array_nbytes(batch: Any) -> int:
-    """Bytes of all arrays of a batch."""
-    total = 0
-
-    def leaf(each: Any) -> None:
-        nonlocal total
-        with contextlib.suppress(RuntimeError):  # torch does not count those of sparse tensors
-            total += int(getattr(each, "nbytes", 0))
-
-    walk(batch, leaf)
-    return total
+    """Return the bytes of all arrays of a batch."""
+    return sum(_nbytes_of(each) for each in flatten(batch)[0])
 
 
 def tree_nbytes(batch: Any, rows: int) -> int:
-    """Bytes in a slot of a batch of so many rows, of which `batch` is one of a single row."""
-    total = 0
-
-    def leaf(each: Any) -> None:
-        nonlocal total
-        total += aligned(rows * int(getattr(each, "nbytes", 0)))
-
-    walk(batch, leaf)
-    return total
+    """Return the bytes in a slot of a batch of so many rows, of which `batch` is one of a single row."""
+    return sum(aligned(rows * _nbytes_of(each)) for each in flatten(batch)[0])
 
 
 def as_numpy(value: Any) -> Any:
-    """A tensor of a transform as an array; bfloat16 and the like, which NumPy does not know, stay tensors."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
+    """Return a tensor of a transform as an array; bfloat16 and the like, which NumPy does not know, stay tensors."""
+    if type(value) is not np.ndarray and hasattr(value, "detach") and hasattr(value, "cpu"):
         try:
             return value.detach().cpu().numpy()
         except TypeError:
@@ -209,72 +170,52 @@ def as_numpy(value: Any) -> Any:
 
 
 class _Packer:
-    def __init__(self, slot: Array, texts: Mapping[str, int], known: Mapping[int, int]) -> None:
-        self._slot = slot
-        self._base = slot.__array_interface__["data"][0]
+    def __init__(self, room: Room, texts: Mapping[str, int]) -> None:
+        self._room = room
         self._texts = texts
-        self._known = known
         self.new: dict[str, int] = {}
-        self.carried: list[bytes | tuple[int, ...]] = []
         self.end = self.needed = 0
 
-    def look(self, value: Any) -> Any:
-        """Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself.
+    def look(self, value: Any) -> Array | bytes | tuple[int, ...]:
+        """Return what `put` takes, or what is carried.
 
-        What is more than its bytes (masked arrays, strings, objects) is pickled here, before anything is copied: nobody can
-        see which memory such a value refers to.
+        Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself. What is more than
+        its bytes (masked arrays, strings, objects) is pickled here, before anything is copied: nobody can see which memory such a
+        value refers to.
         """
-        known = self._known.get(id(value))
-        if known is not None:
-            self.end = max(self.end, known + value.nbytes)
-            return value
         value = as_numpy(value)
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
-            start, stop = (edge - self._base for edge in _edges(value))
-            if start < self._slot.nbytes and stop > 0:
-                self.end = max(self.end, min(stop, self._slot.nbytes))
+            room, at = self._room, self._room.offset(value)
+            start, stop = (edge - room.base for edge in _edges(value)) if at is None else (at, at + value.nbytes)
+            if start < room.slot.nbytes and stop > 0:
+                self.end = max(self.end, min(stop, room.slot.nbytes))
             return value
         numbers = self._numbers(value) if type(value) is list and set(map(type, value)) == {str} else None
-        return self._carry(pickle.dumps(value, protocol=5) if numbers is None else numbers)
+        return pickle.dumps(value, protocol=5) if numbers is None else numbers
 
-    def put(self, value: Any) -> Placed | Carried:
-        """`value`: what `look` made of one."""
-        if type(value) is Carried:
-            return value
-        known = self._known.get(id(value))
-        if known is not None:
-            return Placed(value.dtype.str, value.shape, known)
-        at = self._offset(value)
+    def put(self, array: Array) -> Span | bytes:
+        """Return where the array lies in the slot, having copied it there if need be; pickled where there is no room."""
+        room, at = self._room, self._room.offset(array)
         if at is None:
-            at, self.needed = aligned(self.end), aligned(self.needed) + value.nbytes
-            if at + value.nbytes > self._slot.nbytes:
-                return self._carry(pickle.dumps(value, protocol=5))
-            np.ndarray(value.shape, value.dtype, self._slot, at)[...] = value
-            self.end = at + value.nbytes
-        return Placed(value.dtype.str, value.shape, at)
-
-    def _carry(self, value: bytes | tuple[int, ...]) -> Carried:
-        self.carried.append(value)
-        return Carried(len(self.carried) - 1)
+            at, self.needed = aligned(self.end), aligned(self.needed) + array.nbytes
+            if at + array.nbytes > room.slot.nbytes:
+                return pickle.dumps(array, protocol=5)
+            np.ndarray(array.shape, array.dtype, room.slot, at)[...] = array
+            self.end = at + array.nbytes
+        return Span(array.dtype.str, array.shape, at)
 
     def _numbers(self, value: list[str]) -> tuple[int, ...] | None:
-        known = self._texts
-        unknown = [each for each in dict.fromkeys(value) if each not in known and each not in self.new]
-        count = len(known) + len(self.new)
+        known, new = self._texts, self.new
+        unknown = [each for each in dict.fromkeys(value) if each not in known and each not in new]
+        count = len(known) + len(new)
         if count + len(unknown) > MAX_TEXTS:  # a table of strings that never come again would grow for ever
             return None
-        self.new |= {each: count + number for number, each in enumerate(unknown)}
-        return tuple(known[each] if each in known else self.new[each] for each in value)
-
-    def _offset(self, array: Array) -> int | None:
-        """Where in the slot an array lies, or None if it does not, or not in one piece."""
-        at: int = array.__array_interface__["data"][0] - self._base
-        inside = at >= 0 and at + array.nbytes <= self._slot.nbytes
-        return at if inside and array.flags.c_contiguous and array.nbytes else None
+        new |= {each: count + number for number, each in enumerate(unknown)}
+        return tuple([known[each] if each in known else new[each] for each in value])
 
 
 def _edges(array: Array) -> tuple[int, int]:
-    """The first address of an array's memory, and the one behind its last."""
+    """Return the first address of an array's memory, and the one behind its last."""
     start = stop = array.__array_interface__["data"][0]
     if array.flags.c_contiguous:
         return start, start + array.nbytes
@@ -286,6 +227,12 @@ def _edges(array: Array) -> tuple[int, int]:
                 stop += (count - 1) * stride
         stop += array.itemsize
     return start, stop
+
+
+def _nbytes_of(value: Any) -> int:
+    with contextlib.suppress(RuntimeError):  # torch does not count those of sparse tensors
+        return int(getattr(value, "nbytes", 0))
+    return 0
 
 
 def _nbytes(shape: Shape, dtype: np.dtype[Any]) -> int:

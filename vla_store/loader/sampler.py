@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vla_store.errors import OptionError
+from vla_store.loader.dataset import served
 from vla_store.loader.order import Order
 from vla_store.loader.state import Epochs, Pass
-from vla_store.loader.subset import samples_of
 from vla_store.reader.options import OF_A_SAMPLER, by_name
 
 BLOCK_ROWS = 8_192
@@ -28,18 +28,18 @@ class ShuffleSampler:
 
     @by_name(OF_A_SAMPLER)
     def __init__(self, dataset: Any, *, seed: int = 0, shuffle: bool = True) -> None:
-        samples = samples_of(dataset)
-        if samples is None:
+        found = served(dataset)
+        if found is None:
             raise OptionError(
                 "a ShuffleSampler takes a StepDataset or Samples, or a Subset of one",
                 found=type(dataset).__name__,
                 hint="torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=vla_store.torch.collate)",
             )
-        self._epochs = Epochs(samples, seed, shuffle, LOOK)
+        self._epochs = Epochs(found, seed, shuffle, LOOK)
 
     def __len__(self) -> int:
         """Rows of a whole epoch."""
-        return len(self._epochs.samples)
+        return len(self._epochs.dataset)
 
     def __iter__(self) -> Iterator[int]:
         """A new pass; it ends the one before. Epoch and position are settled at its first index."""

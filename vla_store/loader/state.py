@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from typing import Any, SupportsIndex
 
-import numpy as np
-
 from vla_store.errors import OptionError, UsageError, warn
+from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Order
 from vla_store.reader.lazily import lazily
-from vla_store.reader.samples import Samples
 
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
 BY_A_NEWER = "a newer pass began"
@@ -29,8 +26,8 @@ class Epochs:
     unless `set_epoch` or `load_state_dict` said otherwise. look: what a user does who wanted to see a batch, or two passes.
     """
 
-    def __init__(self, samples: Samples, seed: SupportsIndex, shuffle: bool, look: str) -> None:
-        self.samples, self.shuffle = samples, bool(shuffle)
+    def __init__(self, dataset: Dataset, seed: SupportsIndex, shuffle: bool, look: str) -> None:
+        self.dataset, self.shuffle = dataset, bool(shuffle)
         self.look = look
         self.seed = _whole("seed", seed, least=None)
         self.following = (0, 0)  # epoch and position of the pass that begins next
@@ -89,17 +86,16 @@ class Epochs:
 
     def place_of(self, state: dict[str, Any]) -> tuple[int, int]:
         """Epoch and position of a state. Raises OptionError where it is of something else."""
-        for name, what in _SAME.items():
-            if name not in state or state[name] != self._identity[name]:
-                raise OptionError(
-                    f"the state is of {what}", expected=self._identity[name], found=state.get(name, "nothing")
-                )
+        for name, expected in self._identity.items():
+            if name not in state or state[name] != expected:
+                what = _OTHERS.get(name, f"a dataset of another {name}")
+                raise OptionError(f"the state is of {what}", expected=expected, found=state.get(name, "nothing"))
         epoch, position = (
             _whole("epoch", state.get("epoch"), least=0),
             _whole("position", state.get("position"), least=0),
         )
-        if position > len(self.samples):
-            raise OptionError("the state cannot be", epoch=epoch, position=position, rows=len(self.samples))
+        if position > len(self.dataset):
+            raise OptionError("the state cannot be", epoch=epoch, position=position, rows=len(self.dataset))
         return epoch, position
 
     @property
@@ -119,7 +115,7 @@ class Epochs:
             self._warned = True
             warn(
                 f"the pass before this one was not finished, so this one goes on where that stood (epoch {epoch}, row {position:,} "
-                f"of {len(self.samples):,}). set_epoch({epoch}) before a pass begins that epoch anew; {self.look}. All ranks must do the "
+                f"of {len(self.dataset):,}). set_epoch({epoch}) before a pass begins that epoch anew; {self.look}. All ranks must do the "
                 "same.",
                 RuntimeWarning,
             )
@@ -134,10 +130,9 @@ class Epochs:
     @lazily
     def _identity(self) -> dict[str, Any]:
         return {
-            "fingerprint": self.samples.store.fingerprint,
-            "rows": len(self.samples),
+            **self.dataset.identity,
+            "rows": len(self.dataset),
             "seed": self.seed,
-            "selection": selection_digest(self.samples),
             "shuffle": self.shuffle,
         }
 
@@ -166,7 +161,7 @@ class Pass:
             return None
         if self._ended_by == BY_A_NEWER:
             hint = self._epochs.look
-        stood = f"{self.epoch}, at row {self.position:,} of {len(self._epochs.samples):,}" if self.has_begun else None
+        stood = f"{self.epoch}, at row {self.position:,} of {len(self._epochs.dataset):,}" if self.has_begun else None
         return UsageError(f"this pass was ended, because {self._ended_by}", epoch=stood, hint=hint)
 
     @property
@@ -178,7 +173,7 @@ class Pass:
         """Settle epoch and position; the order of the epoch."""
         self.epoch, self.position, self.was_loaded = self._epochs.settle(self.place)
         self.has_begun = True
-        return Order(len(self._epochs.samples), self._epochs.seed, self.epoch, self._epochs.shuffle)
+        return Order(len(self._epochs.dataset), self._epochs.seed, self.epoch, self._epochs.shuffle)
 
     def give(self, position: int, is_last: bool) -> None:
         """The consumer has the rows up to this position. is_last: there are no more."""
@@ -211,22 +206,6 @@ class Pass:
         self.end(by)
 
 
-def selection_digest(samples: Samples) -> str:
-    """A digest of which rows of the store are anchors, in which order; the same however the store is cut into parts."""
-    anchors, digest = samples._anchors, hashlib.sha256()
-    if anchors.rows is not None:
-        digest.update(b"rows\n" + np.ascontiguousarray(anchors.rows, "<i8").tobytes())
-        return digest.hexdigest()
-    spans = anchors.spans_of(samples.store)
-    # A span that goes on where the one before ends, and leaves out the same steps, is the same span.
-    begins = np.ones(len(spans), bool)
-    begins[1:] = (spans[1:, 0] != spans[:-1, 1]) | (spans[1:, 2] != spans[:-1, 2])
-    ends = np.append(begins[1:], True)
-    merged = np.stack([spans[begins, 0], spans[ends, 1], spans[begins, 2]], axis=1)
-    digest.update(b"spans\n" + np.ascontiguousarray(merged, "<i8").tobytes())
-    return digest.hexdigest()
-
-
 def _whole(name: str, value: Any, least: int | None) -> int:
     try:
         number = operator.index(value)
@@ -239,7 +218,7 @@ def _whole(name: str, value: Any, least: int | None) -> int:
     return number
 
 
-_SAME = {
+_OTHERS = {
     "fingerprint": "another store",
     "selection": "another selection of anchors",
     "rows": "another number of rows",

@@ -24,12 +24,12 @@ import numpy as np
 
 from vla_store.errors import TransformError, VlaStoreError
 from vla_store.loader.channel import Channel, Closed
-from vla_store.loader.packing import Carved, Packed, Room, carve, is_same, pack, pack_alike
+from vla_store.loader.packing import Layout, Packed, Room, pack
 from vla_store.loader.ring import RingView
 from vla_store.loader.work import Job, Work
 
 WATCH_S = 1.0
-MAX_CARVED = 64
+MAX_ROOMS = 64
 
 # Ctrl-C, a scheduler's warning (SIGTERM, SIGUSR1, ...) and a closed terminal reach the whole process group, and are the parent's to
 # answer: it may want to train on until it has saved. A worker ends with its parent. What stays as it is: what nobody can ignore,
@@ -78,7 +78,7 @@ class Ticket(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A ticket is done. packed.tree is None where it is that of the worker's batch before."""
+    """A ticket is done."""
 
     number: int
     packed: Packed
@@ -161,7 +161,6 @@ def _start(channel: Channel) -> Work | None:
             prepare(message.main)
             is_loading_main = False
         work: Work = pickle.loads(message.work)
-        _ = work.columns  # opens the store: an error of it is told as such, and not as a death
     except VlaStoreError as error:
         channel.send(Ready(error))
     except BaseException as error:  # a script that calls sys.exit, too
@@ -175,74 +174,40 @@ def _start(channel: Channel) -> Work | None:
 
 def _serve(channel: Channel, work: Work) -> None:
     ring: RingView | None = None
+    rooms: dict[
+        tuple[int, int], Room
+    ] = {}  # by slot and rows: batches of as many rows lie in a slot one like the other
     texts: dict[str, int] = {}
-    tree: Any = None
-    carver = _Carver(work)
+    layout: Layout | None = None
     while True:
         message, fd = channel.receive()
         if isinstance(message, NewRing):
             assert fd is not None
+            rooms.clear()
             ring = RingView(fd, message.slots, message.slot_nbytes)
-            carver = _Carver(work)
             continue
         ticket: Ticket = message
         assert ring is not None
         began = time.perf_counter()
-        slot = ring.slot(ticket.slot)
-        indices = slot[: 8 * ticket.rows].view(np.int64).copy()
-        carved = carver.carve(slot, ticket)
+        key = ticket.slot, ticket.rows
+        room = rooms.pop(key, None) or Room(ring.slot(ticket.slot))
+        indices = room.slot[: 8 * ticket.rows].view(np.int64).copy()
         batch: Any = None
         try:
-            job = Job(ticket.seed, ticket.epoch, ticket.position, indices)
-            batch = work.run(job, carved.arrays if carved else None, Room(slot).empty)
-            packed = carver.pack(batch, slot, ticket, texts, carved)
+            batch = work.run(Job(ticket.seed, ticket.epoch, ticket.position, indices), room.begin().empty)
+            packed = pack(batch, room, texts)
         except VlaStoreError as error:
             channel.send(Failed(ticket.number, error))
         except Exception as error:
             channel.send(Failed(ticket.number, TransformError("a batch could not be made", found=repr(error)[:500])))
         else:
-            filled = packed._replace(tree=None) if is_same(packed.tree, tree) else packed
-            tree = packed.tree
-            channel.send(Filled(ticket.number, filled, time.perf_counter() - began))
+            sent = packed._replace(layout=None) if packed.layout == layout else packed
+            layout = packed.layout
+            channel.send(Filled(ticket.number, sent, time.perf_counter() - began))
+            if len(rooms) < MAX_ROOMS:
+                rooms[key] = room
         # Nothing may refer to the memory of a slot that is another's now, but what nobody else has seen.
-        del batch, slot, carved
-
-
-class _Carver:
-    """Batches lie in their slots one like the other: what was worked out for one is kept for the next of so many rows.
-
-    Only where nobody but the reader sees a batch's arrays: a transform might change their shapes, or keep them.
-    """
-
-    def __init__(self, work: Work) -> None:
-        self._columns = work.columns
-        self._keeps = work.keeps_arrays
-        self._carved: dict[tuple[int, int], Carved | None] = {}
-        self._packed: dict[int, Packed] = {}
-
-    def carve(self, slot: Any, ticket: Ticket) -> Carved | None:
-        """Arrays in the slot to fill; None where they cannot be told beforehand, or do not fit."""
-        if not self._columns:
-            return None
-        place = ticket.slot, ticket.rows
-        if place in self._carved:
-            return self._carved[place]
-        made = carve(slot, self._columns, ticket.rows)
-        if self._keeps and len(self._carved) < MAX_CARVED:
-            self._carved[place] = made
-        return made
-
-    def pack(self, batch: Any, slot: Any, ticket: Ticket, texts: dict[str, int], carved: Carved | None) -> Packed:
-        """As `packing.pack`."""
-        before = self._packed.get(ticket.rows)
-        if before is not None and carved is not None:
-            alike = pack_alike(batch, carved, before, texts)
-            if alike is not None:
-                return alike
-        packed = pack(batch, slot, texts, carved)
-        if self._keeps and len(self._packed) < MAX_CARVED:
-            self._packed[ticket.rows] = packed
-        return packed
+        del batch, room
 
 
 if __name__ == "__main__":

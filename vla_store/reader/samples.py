@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 import math
@@ -15,7 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, warn
+from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
@@ -32,7 +31,7 @@ from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Part
 from vla_store.reader.part_reader import Mask, PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS
-from vla_store.reader.selection import Anchors, anchors_of, choose
+from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import StoreField
@@ -186,17 +185,47 @@ class Samples:
         sample["step"] = place[1]
         return sample
 
-    def batch(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
+    def batch(
+        self,
+        indices: Sequence[int] | Int64,
+        out: dict[str, Array] | None = None,
+        *,
+        empty: Callable[..., Array] = np.empty,
+    ) -> dict[str, Any]:
         """B samples as one dict of arrays with a leading axis B; "task" is a list of B texts.
 
         out: arrays to fill, as `allocate` makes them; what is not in it is allocated. C-contiguous, of the right shape and dtype.
+        empty: makes the arrays instead of np.empty, where `out` is not given.
         Raises IndexError, OptionError (an array of `out` that does not fit, a ragged field of several widths, a transform).
         """
         if self.transform is not None:
             raise OptionError("transform works on samples", hint="use __getitems__, or transform the batch yourself")
+        if out is None and empty is not np.empty:
+            out = {name: empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.columns.items()}
         made = self.batch_or_lists(indices, out)
         same_width(made)
         return made
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a Loader's state must agree on: the store's content, and which of its rows are anchors, in which order."""
+        return {"fingerprint": self.store.fingerprint, "selection": self._anchors.digest(self.store)}
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether `batch` gives what `__getitem__` would: nobody changes the samples one by one."""
+        return self.transform is None and type(self).__getitem__ is Samples.__getitem__
+
+    def where(self, index: int | None = None) -> dict[str, Any]:
+        """Return what an error message says of where a sample lies: store, row, episode and step; without `index`, the store."""
+        where: dict[str, Any] = {"store": self.store.url}
+        if index is not None:
+            with contextlib.suppress(VlaStoreError):  # the index itself is damaged
+                part, place = self._anchors.one(index, self.store)
+                where["row"] = part.row_start + place[2] + place[1]
+                where["episode"] = part.episode_start + place[0]
+                where["step"] = place[1]
+        return where
 
     def allocate(self, count: int) -> dict[str, Array]:
         """Uninitialised arrays for a batch of `count`, to give as `out=`; ragged fields have none."""
@@ -328,23 +357,6 @@ class Samples:
     def _number_of_text(self) -> dict[str, int]:
         return {text: number for number, text in enumerate(self.task_texts)}
 
-    def subset(self, indices: Any) -> Samples:
-        """The same with only these samples, in this order, numbered anew: what torch's Subset is of a dataset.
-
-        indices: whole numbers; negative ones count from the end, and one may come several times. Raises IndexError, OptionError.
-        """
-        anchors = self._checked(indices)
-        if not len(anchors):
-            raise OptionError("the subset is empty", samples=f"0 of {len(self):,}")
-        rows = np.empty(len(anchors), np.int64)
-        for part, at, places in self._anchors.many(anchors, self.store):
-            rows[slice(None) if at is None else at] = part.row_start + places.start + places.step
-        made = copy.copy(self)
-        made._anchors = Anchors((), rows, ())
-        text = f"{len(rows):,} samples of {self._chosen.text}"
-        made._chosen = dataclasses.replace(self._chosen, text=text, spans=(), rows=rows)
-        return made
-
     def _checked_conversions(self) -> frozenset[str]:
         """Refuse, or warn of, what the conversions to a narrower dtype would lose; the fields of which that is not known before they
         are read. Raises OptionError."""
@@ -422,7 +434,7 @@ class Samples:
 
 
 _ALIGNMENT = 64
-_MADE_ANEW = ("_part_readers", "columns", "task_texts", "_number_of_text")  # by each process, and by a subset
+_MADE_ANEW = ("_part_readers", "columns", "task_texts", "_number_of_text")  # by each process
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -199,6 +200,18 @@ class Anchors:
         """(n, 3), where they were not given one by one: rows [start, stop) of the store, and whether first steps are left out."""
         starts = np.array(parts_of(store).row_starts, np.int64)[self._part]
         return np.stack([self._start + starts, self._stop + starts, self._skips], axis=1)
+
+    def digest(self, store: Store) -> str:
+        """Return a digest of which rows of the store are anchors, in which order; however the store is cut into parts."""
+        if self._rows is not None:
+            return hashlib.sha256(b"rows\n" + np.ascontiguousarray(self._rows, "<i8").tobytes()).hexdigest()
+        spans = self.spans_of(store)
+        # A span that goes on where the one before ends, and leaves out the same steps, is the same span.
+        begins = np.ones(len(spans), bool)
+        begins[1:] = (spans[1:, 0] != spans[:-1, 1]) | (spans[1:, 2] != spans[:-1, 2])
+        ends = np.append(begins[1:], True)
+        merged = np.stack([spans[begins, 0], spans[ends, 1], spans[begins, 2]], axis=1)
+        return hashlib.sha256(b"spans\n" + np.ascontiguousarray(merged, "<i8").tobytes()).hexdigest()
 
     def one(self, anchor: int, store: Store) -> tuple[Part, Place]:
         """The part and the place in it of one anchor, 0 <= anchor < len. Raises StoreDamaged."""

@@ -1,0 +1,166 @@
+"""What a Loader serves: the protocol, and the adapters for what users hand over in its place. May import numpy and errors."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError
+
+Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
+Empty = Callable[[tuple[int, ...], Any], Array]  # as np.empty
+
+
+class Dataset(Protocol):
+    """What a Loader serves. `vla_store.Samples` and recipes are such datasets; so is any object with these members.
+
+    It is pickled to the workers. Three more members are used where a dataset has them. `__getitem__(index)`: one sample, which the
+    Loader's `transform` needs. `makes_batches`: false where a sample is what `__getitem__` says, and `batch` must not be asked.
+    `items_in_turn(indices)`: an iterator over many such samples, for a dataset that reads them together.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Values that fit into JSON, and differ where samples or their order do: a state of another dataset is refused by them."""
+
+    def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
+        """Return the samples of these indices as one batch: a tree of dicts, lists and tuples, of arrays (B, ...) and lists of texts.
+
+        Parameters
+        ----------
+        indices : int64 array (B,), each in [0, len)
+        empty : gives uninitialised arrays, as np.empty does. In a worker they lie where the batch is handed over: such an array is
+            not copied again. Ask for the same ones in the same order.
+
+        Raises
+        ------
+        Any exception. The Loader asks for the samples one by one then, and names the first that fails.
+        """
+
+    def where(self, index: int | None = None) -> Mapping[str, Any]:
+        """Return what an error message says of where sample `index` lies (None: where the dataset does), by name."""
+
+
+NEEDED = ("__len__", "identity", "batch", "where")
+
+
+def served(given: Any) -> Dataset | None:
+    """Return what a Loader serves for what it is given; None where that cannot be served.
+
+    A dataset itself; the `samples` of what stands for them as a StepDataset does; through torch Subsets; and one by one what
+    says itself what a sample is.
+    """
+    if is_subset(given):
+        inner = served(given.dataset)
+        if inner is None:
+            return None
+        chosen = choose(inner, given.indices)
+        changes = type(given).__getitem__ is not sys.modules["torch.utils.data"].Subset.__getitem__
+        return OneByOne(chosen, given) if changes else chosen
+    plain: Any = given if _is_dataset(given) else getattr(given, "samples", None)
+    if not _is_dataset(plain):
+        return None
+    return plain if getattr(given, "makes_batches", given is plain) else OneByOne(plain, given)
+
+
+def is_subset(given: Any) -> bool:
+    """Return whether this is torch's Subset, or of a class made from it. Imports no torch."""
+    kind = getattr(sys.modules.get("torch.utils.data"), "Subset", None)  # where nobody imported torch there is none
+    return kind is not None and isinstance(given, kind)
+
+
+def choose(dataset: Dataset, indices: Any) -> Dataset:
+    """Return the dataset of these samples, in this order, numbered anew; negative indices count from the end.
+
+    Raises IndexError, OptionError.
+    """
+    if isinstance(dataset, OneByOne):
+        return OneByOne(choose(dataset.plain, indices), choose(dataset.source, indices))
+    return Chosen(dataset, indices)
+
+
+class Chosen:
+    """Some samples of a dataset under new numbers: 0 is the first of `indices`, one of which may come several times."""
+
+    def __init__(self, dataset: Any, indices: Any) -> None:
+        given = np.asarray(indices)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
+        if not given.size:
+            raise OptionError("the subset is empty", samples=f"0 of {len(dataset):,}")
+        numbers = given.astype(np.int64)
+        numbers[numbers < 0] += len(dataset)
+        wrong = (numbers < 0) | (numbers >= len(dataset))
+        if wrong.any():
+            raise IndexError(f"sample {given[wrong.argmax()]} of {len(dataset)}")
+        self._dataset = dataset
+        self._indices: Int64 = numbers
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset[int(self._indices[index])]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """That of the dataset, with a digest of which samples these are."""
+        whole = self._dataset.identity
+        digest = hashlib.sha256(f"{whole.get('selection')}\n".encode() + self._indices.astype("<i8").tobytes())
+        return {**whole, "selection": digest.hexdigest()}
+
+    def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
+        """Yield these samples one after another."""
+        return in_turn(self._dataset, self._indices[np.asarray(indices)].tolist())
+
+    def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
+        """Return the dataset's batch of these samples."""
+        return self._dataset.batch(self._indices[np.asarray(indices)], empty=empty)
+
+    def where(self, index: int | None = None) -> Mapping[str, Any]:
+        """Return where the dataset says that a sample lies."""
+        found: Mapping[str, Any] = self._dataset.where(None if index is None else int(self._indices[index]))
+        return found
+
+
+class OneByOne:
+    """Samples that are made one at a time, and collated: those of `source`, which is indexed like the dataset `plain`."""
+
+    def __init__(self, plain: Dataset, source: Any) -> None:
+        self.plain, self.source = plain, source
+        self.where = plain.where
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """That of the plain dataset."""
+        return self.plain.identity
+
+    def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
+        """Return the samples collated."""
+        from vla_store.loader.collate import collate
+
+        return collate(list(in_turn(self.source, indices)))
+
+
+def in_turn(source: Any, indices: Sequence[int]) -> Iterator[Any]:
+    """Yield what `source[index]` is of each index, read together where the source can."""
+    many = getattr(source, "items_in_turn", None)
+    return many(indices) if many else map(source.__getitem__, indices)
+
+
+def _is_dataset(given: Any) -> bool:
+    # Looked for without asking: a property may read the store.
+    return all(inspect.getattr_static(given, name, None) is not None for name in NEEDED)
