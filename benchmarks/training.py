@@ -42,8 +42,8 @@ import vla_store
 from benchmarks.measure import CHECKOUT, RESULTS, environment, find_demos, work_folder, write_result
 from vla_store.coverage import demos_of_store
 from vla_store.coverage.demos import Demos
-from vla_store.coverage.report import many
 from vla_store.coverage.samplers import RandomSampler, all_samplers
+from vla_store.text import counted
 from vla_store.torch import Loader, StepDataset
 
 PAGE = CHECKOUT / "docs" / "tutorial-training.md"
@@ -339,7 +339,7 @@ def page_part(result: dict[str, Any]) -> str:
     options, demos = result["options"], result["demos"]
     draws = options["updates"] * options["batch_size"]
     lines = [
-        f"{many(options['seeds'], 'seed')}, {options['updates']} updates of {options['batch_size']} samples each "
+        f"{counted(options['seeds'], 'seed')}, {options['updates']} updates of {options['batch_size']} samples each "
         f"({draws:,} draws); {demos['training']} demonstrations to train on and {demos['held_out']} held out; "
         f"{len(result['arms']) * options['seeds']} policies.",
         "",

@@ -12,31 +12,6 @@ from vla_store import figures, open_store
 from vla_store.builder import build_store
 
 
-@pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1_000, "1 kB"),
-        (1_234_567, "1.23 MB"),
-        (999_499, "999 kB"),
-        (999_600, "1 MB"),
-        (73_147_294, "73.1 MB"),
-        (205_000_000, "205 MB"),
-        (5.5e10, "55 GB"),
-        (2.5e12, "2.5 TB"),
-        (1.5e15, "1,500 TB"),
-    ],
-)
-def test_a_size_has_three_digits_and_a_unit(nbytes: float, text: str) -> None:
-    assert figures.size_text(nbytes) == text
-
-
-def test_columns_line_up() -> None:
-    made = figures.table(["name", "n"], [["a", "1"], ["longer", "12,000"]])
-    assert made.splitlines() == ["name         n", "a            1", "longer  12,000"]
-
-
 @pytest.mark.parametrize(("prediction", "text"), [((), "none"), (("background", "green"), "background+green")])
 def test_a_prediction_reads_as_a_sum(prediction: tuple[str, ...], text: str) -> None:
     assert figures.prediction_text(prediction) == text

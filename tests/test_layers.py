@@ -21,17 +21,18 @@ PACKAGE = Path(vla_store.__file__).parent
 
 # What each folder or module may import of this package, wherever in its text the import stands. `package` is
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
-BELOW_READER = {"format", "storage", "errors"}
+BELOW_READER = {"format", "storage", "text", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", "sources", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
+    "text": set[str](),
     "storage": {"errors"},
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
-    "progress": set[str](),
+    "progress": {"text"},
     "drawing": {"errors"},
-    "format": {"errors"},
+    "format": {"text", "errors"},
     "sources": BELOW_READER,
     "builder": {"sources", "rules", *BELOW_READER},
     "reader": BELOW_READER,
@@ -83,6 +84,7 @@ ONLY_IN = {
     "h5py": {"sources", "drawing", "demo"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
+    "jinja2": {"look"},
 }
 
 

@@ -144,13 +144,6 @@ def test_redraws_are_few(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3_599, "59:59"), (3_600, "1:00:00"), (100_000, "27:46:40")]
-)
-def test_times_read_as_clocks_do(seconds: float, text: str) -> None:
-    assert progress._time(seconds) == text
-
-
-@pytest.mark.parametrize(
     ("columns", "text"),
     [
         (80, " 20%  200 of 1,000 steps  20 steps/s  2 MB/s  0:40 left"),

@@ -15,7 +15,7 @@ import pytest
 import store_tools
 from hypothesis import given
 from hypothesis import strategies as st
-from own_looks import HOSTILE, Halves, Odd
+from own_looks import Halves, Odd
 from own_sources import Own
 
 from vla_store import UsageError, open_store
@@ -25,7 +25,6 @@ from vla_store.look import sheet
 from vla_store.look.episodes import find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
 from vla_store.look.sheet import canvas_of, chosen_steps, describe, write_sheet
-from vla_store.look.text import counted, escaped, number_text, percent_text, shown
 from vla_store.sources.protocol import FieldSpec
 
 
@@ -438,48 +437,6 @@ def test_shrinking_takes_the_mean_of_whole_squares() -> None:
     assert (made[3, 5] == np.rint(picture[12:16, 20:24].reshape(16, 3).mean(axis=0))).all()
     assert shrunk(made, 160) is made
     assert shrunk(np.zeros((1, 1_000, 3), np.uint8), 160).shape == (1, 142, 3)
-
-
-# Text and numbers
-
-
-def test_text_is_shown_as_what_it_is() -> None:
-    assert shown("a\tb\nc") == "a b c"
-    assert shown("x\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}y") == "x\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}y"
-    assert shown("\N{CJK UNIFIED IDEOGRAPH-676F} caf\N{LATIN SMALL LETTER E WITH ACUTE}") == "\u676f caf\u00e9"
-    assert escaped('<b a="1">\'&') == "&lt;b a=&quot;1&quot;&gt;&#x27;&amp;"
-    assert "<" not in escaped(HOSTILE)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"), (-1, "-1"), (140_000, "140,000"), (0.05, "0.05"), (-0.123456, "-0.1235"), (1.2345e-5, "1.23e-5"),
-        (123_456.7, "1.23e5"), (float("nan"), "-"), (float("inf"), "inf"), (float("-inf"), "-inf"),
-    ],
-)  # fmt: skip
-def test_a_number_has_no_more_digits_than_count(value: float, text: str) -> None:
-    assert number_text(value) == text
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "text"),
-    [
-        (0, 10, "0 %"),
-        (10, 10, "100 %"),
-        (132, 2058, "6.4 %"),
-        (1, 1_000_000, "< 0.1 %"),
-        (999_999, 1_000_000, "> 99.9 %"),
-        (0, 0, "-"),
-    ],
-)
-def test_a_share_is_never_rounded_to_none_or_all(part: int, whole: int, text: str) -> None:
-    assert percent_text(part, whole).replace("\N{NO-BREAK SPACE}", " ") == text
-
-
-def test_one_is_not_many() -> None:
-    assert [counted(n, "file") for n in (0, 1, 2_000)] == ["0 files", "1 file", "2,000 files"]
-    assert counted(2, "entry", "entries") == "2 entries"
 
 
 def test_the_limits_of_the_command_line_are_those_of_the_sheet() -> None:

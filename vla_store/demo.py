@@ -25,6 +25,7 @@ from vla_store.errors import DestinationExists, MachineError, StoreDamaged
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 from vla_store.storage import local_path
+from vla_store.text import size_text, table
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -93,7 +94,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
     source_nbytes = sum(path.stat().st_size for path in source.rglob("*.hdf5"))
     _say(f"drew      {sum(task.demos for task in TASKS)} demonstrations of {len(TASKS)} tasks, as LIBERO's HDF5 files,")
     _say(
-        f"          {figures.size_text(source_nbytes)} in {time.perf_counter() - began:.1f} s; drawn, not rendered or recorded\n"
+        f"          {size_text(source_nbytes)} in {time.perf_counter() - began:.1f} s; drawn, not rendered or recorded\n"
     )
 
     built = build_store([source], folder / "demo.vla")
@@ -126,7 +127,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
         [name, f"{rate:,.0f}", f"{rate / report.hdf5_rate:.1f} x"]
         for name, rate in zip(("HDF5, opened per sample", "store, one at a time", f"store, batches of {BATCH}"), rates)
     ]
-    _say(figures.table(["", "samples/s", ""], rows))
+    _say(table(["", "samples/s", ""], rows))
     _say(f"\nsize      {report.store_nbytes / source_nbytes:.2f} of the HDF5; on LIBERO's rendered pictures about 0.35")
     _say(f"time      {report.seconds:.0f} s in all, one process, files in the page cache")
     return report

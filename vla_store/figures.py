@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vla_store.errors import DataError
 from vla_store.format.schema import FORMAT_VERSION
+from vla_store.text import WIDTH, counted, size_text, table
 
 if TYPE_CHECKING:
     from vla_store.builder import BuildReport
@@ -16,31 +17,8 @@ if TYPE_CHECKING:
     from vla_store.format.views import View
     from vla_store.reader import Store
 
-TEXT_WIDTH = 80
 MAX_TASKS = 20
 MAX_TEXTS = 8
-
-
-def size_text(nbytes: float) -> str:
-    """1234567 -> "1.23 MB"."""
-    if nbytes < 1000:
-        return f"{nbytes:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        nbytes /= 1000
-        if nbytes < 999.5:  # else three digits would be 1e+03
-            return f"{nbytes:.3g} {unit}"
-    nbytes /= 1000
-    return f"{nbytes:,.3g} TB" if nbytes < 999.5 else f"{nbytes:,.0f} TB"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; the first is left-aligned, the others right-aligned."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = []
-    for row in [head, *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def prediction_text(prediction: Sequence[str]) -> str:
@@ -114,15 +92,9 @@ def build_table(report: BuildReport) -> str:
     return "\n".join(lines)
 
 
-def _parts(count: int) -> str:
-    return f"{count} part{'s' * (count != 1)}"
-
-
 def _workers(report: BuildReport) -> str:
-    """As in "2 threads"."""
-    count = report.memory.workers
-    one, several = ("thread", "threads") if report.memory.executor == "threads" else ("process", "processes")
-    return f"{count} {several if count > 1 else one}"
+    of = ("thread", "threads") if report.memory.executor == "threads" else ("process", "processes")
+    return counted(report.memory.workers, *of)
 
 
 def root_json(url: str, root: Root) -> dict[str, Any]:
@@ -142,7 +114,7 @@ def root_text(described: dict[str, Any]) -> str:
     """The same for people, and what else the command tells of itself."""
     lines = [
         f"store          {described['store']}",
-        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {_parts(described['parts'])}",
+        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {counted(described['parts'], 'part')}",
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
     ]
@@ -275,7 +247,7 @@ def views_text(described: dict[str, Any], rows: int, *, by_task: bool) -> str:
     width = max(map(len, described))
     lines += ["", *(f"{name:<{width}}  {rule_text(each['rule'], each['options'])}" for name, each in described.items())]
     for name, each in described.items() if by_task else ():
-        lines += ["", *textwrap.wrap(f"{name}: {each['description']}", TEXT_WIDTH, break_on_hyphens=False)]
+        lines += ["", *textwrap.wrap(f"{name}: {each['description']}", WIDTH, break_on_hyphens=False)]
         losing = [count for count in each["counts"] if count["kept_steps"] < count["steps"]]
         losing.sort(key=lambda count: count["kept_steps"] / count["steps"])
         if losing:
@@ -326,7 +298,7 @@ def store_text(described: dict[str, Any]) -> str:
     )
     lines = [
         f"store          {described['url']}",
-        f"rows           {described['rows']:,} steps of {described['episodes']:,} episodes in {_parts(len(described['parts']))}",
+        f"rows           {described['rows']:,} steps of {described['episodes']:,} episodes in {counted(len(described['parts']), 'part')}",
         f"size           {size_text(described['nbytes'])}",
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest']}",

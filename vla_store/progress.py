@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from vla_store.text import duration_text
+
 REDRAW_S = 0.2
 LINE_S = 10.0
 DEFAULT_COLUMNS = 80
@@ -74,7 +76,9 @@ class ProgressBar:
             left = (self._nbytes - self._done) / rate
             parts["rate"] = f"{rate * self._steps / self._nbytes:,.0f} steps/s"
             parts["bytes"] = f"{rate / 1e6:,.0f} MB/s"
-            parts["time"] = f"{_time(left)} left" if self._done < self._nbytes else f"in {_time(seconds)}"
+            parts["time"] = (
+                f"{duration_text(left)} left" if self._done < self._nbytes else f"in {duration_text(seconds)}"
+            )
         for least in ("bytes", "steps", "rate", "time"):
             if columns is not None and len("  ".join(parts.values())) > columns:
                 parts.pop(least, None)
@@ -107,12 +111,3 @@ class ProgressBar:
     def _print(self, text: str) -> None:
         self._stream.write(text + "\n")
         self._stream.flush()
-
-
-def _time(seconds: float) -> str:
-    whole = round(seconds)
-    return (
-        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-        if whole >= 3600
-        else f"{whole // 60}:{whole % 60:02d}"
-    )

@@ -13,9 +13,9 @@ import numpy as np
 
 from vla_store.coverage.demos import Demos
 from vla_store.coverage.formulas import expected_curve
-from vla_store.coverage.report import many
 from vla_store.coverage.samplers import RandomSampler, all_samplers
 from vla_store.rules import TAIL_AS_CODED, TAIL_AS_QUOTED
+from vla_store.text import counted
 
 NEAR = 0.10  # a quoted count holds if it is off by no more than a tenth
 NEAR_POINTS = 5.0  # a quoted share, if by no more than so many percentage points
@@ -56,7 +56,7 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
         _claim(
             "about 30 % of the data is used",
             f"as quoted {percent(kept):.1f} % of all steps can be anchors, {percent(quoted['expected']['anchors']):.1f} % are one in "
-            f"{many(report['draws'], 'draw')}, {percent(quoted['ever']['targets']):.1f} % can be targets; "
+            f"{counted(report['draws'], 'draw')}, {percent(quoted['ever']['targets']):.1f} % can be targets; "
             f"{percent(steps - kept):.1f} % can never be anchors",
             _used(percent(kept), percent(quoted["expected"]["anchors"]), percent(quoted["ever"]["targets"])),
         ),
@@ -68,7 +68,7 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
         _claim(
             "an early version reads 2 % of the demos, the first of each file",
             f"S1 uses {s1['demos_used']} of {len(demos):,}: {percent(s1['demos_used'], len(demos)):.1f} % "
-            f"({many(report['demos']['files'], 'file')})",
+            f"({counted(report['demos']['files'], 'file')})",
             _near_points(percent(s1["demos_used"], len(demos)), 2.0, 1.0) + "; it is 1 / (demos a file)",
         ),
         _claim(
@@ -79,12 +79,12 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
         ),
         _claim(
             "an epoch is as many draws as there are files",
-            f"RDT-L, S1, S2: {many(s2['epoch'], 'draw')}; RDT itself, of one demo a file: {by_name['rdt']['epoch']:,}; steps: {steps:,}",
+            f"RDT-L, S1, S2: {counted(s2['epoch'], 'draw')}; RDT itself, of one demo a file: {by_name['rdt']['epoch']:,}; steps: {steps:,}",
             HOLDS if s2["epoch"] == report["demos"]["files"] else FAILS,
         ),
         _claim(
             "50 demos did not train, while 1 demo overfitted, because of the sampler",
-            f"drawn as S2 does, {percent(s2['expected']['anchors']):.1f} % of the steps are anchors in {many(report['draws'], 'draw')}, "
+            f"drawn as S2 does, {percent(s2['expected']['anchors']):.1f} % of the steps are anchors in {counted(report['draws'], 'draw')}, "
             f"{percent(_after(demos, report, 5)):.1f} % in five times as many",
             f"{UNKNOWN} from coverage; what a sampler does to training must be measured by training",
         ),
@@ -179,7 +179,7 @@ def _short_demos(demos: Demos, seed: int) -> tuple[str, str]:
     sampler = samplers["port_s2"]
     assert isinstance(sampler, RandomSampler)
     chances = [sampler.probability[demos.demo_of_step == each].max() for each in (short, long)]
-    here = f"S2 takes a step of a demo of {many(int(demos.lengths[short]), 'step')} "
+    here = f"S2 takes a step of a demo of {counted(int(demos.lengths[short]), 'step')} "
     if not chances[1] or not chances[0]:
         return here + "never", f"{FAILS}: it refuses short demos"
     ratio = float(chances[0] / chances[1])

@@ -12,7 +12,7 @@ from vla_store.coverage import formulas, simulation
 from vla_store.coverage.demos import TAIL_SHARE, Demos
 from vla_store.coverage.samplers import BufferSampler, ListSampler, Sampler, all_samplers
 from vla_store.errors import OptionError
-from vla_store.figures import TEXT_WIDTH, table
+from vla_store.text import WIDTH, counted, table
 
 HORIZON = 64  # RDT's action chunk
 RUNS = 20
@@ -111,13 +111,9 @@ def report_text(report: dict[str, Any]) -> str:
     if critical["gripper"] is not None:
         near = f"of the {critical['gripper']:,} steps at most {demos['k']} from a change of the gripper, the same"
     lines = [
-        f"{demos['name']}: {many(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps",
-        f"{many(steps, 'step')} in {many(demos['files'], 'file')}; windows of {many(report['horizon'], 'action')}",
-        *(
-            line
-            for each in demos["views"]
-            for line in textwrap.wrap(f"view {each}", TEXT_WIDTH, subsequent_indent="     ")
-        ),
+        f"{demos['name']}: {counted(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps",
+        f"{counted(steps, 'step')} in {counted(demos['files'], 'file')}; windows of {counted(report['horizon'], 'action')}",
+        *(line for each in demos["views"] for line in textwrap.wrap(f"view {each}", WIDTH, subsequent_indent="     ")),
         "",
         "EVER, however long it trains; % of steps",
         table(["sampler", "demos", "anchors", "lost a demo", "targets", "tail", "gripper", "by index"], ever),
@@ -144,11 +140,6 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def many(count: int, name: str) -> str:
-    """1 -> "1 file", 1234 -> "1,234 files"."""
-    return f"{count:,} {name}" + ("" if count == 1 else "s")
-
-
 def _agreement(described: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether exact and simulated figures agree; None where there are too few runs to say. deviations: how far the furthest apart
     are, as if their standard error were known, in standard errors; standard_errors: the same in those that were estimated."""
@@ -173,7 +164,7 @@ def _agreement(described: list[dict[str, Any]]) -> dict[str, Any]:
 def _agreement_text(agreement: dict[str, Any], runs: int) -> str:
     if agreement["agrees"] is None:
         return (
-            f"exact and simulated are not compared: {many(runs, 'run')} cannot say how far apart chance\n"
+            f"exact and simulated are not compared: {counted(runs, 'run')} cannot say how far apart chance\n"
             f"takes them; give --runs {FEWEST_RUNS} or more"
         )
     if not agreement["agrees"]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.text import counted as with_noun
+
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
@@ -57,8 +59,8 @@ class NonFinite:
     def text(self) -> str:
         """For people, in one line."""
         return (
-            f"{self.field} is not all finite numbers: {counts_text(self.nan, self.infinite)} in {_several(self.steps, 'step')} of "
-            f"{_several(self.episodes, 'episode')}, first in {self.suite}/{self.file} {self.demo}, step {self.step}"
+            f"{self.field} is not all finite numbers: {counts_text(self.nan, self.infinite)} in {with_noun(self.steps, 'step')} of "
+            f"{with_noun(self.episodes, 'episode')}, first in {self.suite}/{self.file} {self.demo}, step {self.step}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -75,10 +77,6 @@ class NonFinite:
 def counts_text(nan: int, infinite: int) -> str:
     """(3, 1) -> "3 NaN, 1 infinite"."""
     return ", ".join(f"{count:,} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count)
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def counted(rows: Array) -> Int64:

@@ -19,8 +19,8 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
 from vla_store.reader import Samples, Store
 from vla_store.reader.store import parts_of
-from vla_store.reader.values import StoreField, StoreTask
-from vla_store.rules import NOOP_THRESHOLD, noops
+from vla_store.reader.values import SourceConvention, StoreField, StoreTask
+from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST, noops
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -49,6 +49,10 @@ class Histogram:
     high: float
     counts: tuple[int, ...]
 
+    @property
+    def most(self) -> int:
+        return max(self.counts)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -69,21 +73,18 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Convention:
-    """How so many files were recorded."""
+class Recorded:
+    """An orientation, or an observation, and the files that have it; of `stated` of them it was stated when the store was built."""
 
-    orientation: str
-    observation: str
+    value: str
     files: int
     episodes: int
+    stated: int
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    suite: str
-    file: str
-    orientation: str
-    observation: str
+    source: SourceConvention
     episodes: int
     steps: int
 
@@ -138,28 +139,33 @@ class CameraFacts:
     raw_nbytes: int
     channels: tuple[Histogram, ...]
     sampled_frames: int
+    has_more_channels: bool
+
+    @property
+    def share(self) -> float:
+        return self.nbytes / max(1, self.raw_nbytes)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All of a report. stated: {(option, value): files} of conventions that were said at build. decoders: (what decoded, files) of
-    pictures that the files hold as JPEG."""
+    """All of a report. decoders: {what decoded: files} of pictures that the files hold as JPEG."""
 
     name: str
     store: Store
     whole: Group
     suites: tuple[Group, ...]
     tasks: tuple[TaskFacts, ...]
-    conventions: tuple[Convention, ...]
-    stated: Mapping[tuple[str, str], int]
-    decoders: tuple[tuple[str, int], ...]
+    orientations: tuple[Recorded, ...]
+    observations: tuple[Recorded, ...]
+    decoders: Mapping[str, int]
     presets: tuple[str, ...]
     sources: tuple[SourceFacts, ...]
     cameras: tuple[CameraFacts, ...]
     fields: tuple[FieldFacts, ...]
     ragged: tuple[RaggedFacts, ...]
-    lengths: Int64
-    suite_lengths: tuple[Int64, ...]
+    lengths: Histogram
+    suite_lengths: tuple[Histogram, ...]  # in the bins of `lengths`
+    shorter: Mapping[int, int]  # {bound of RDT's: episodes that are shorter}
     noop_episodes: int | None  # whose actions were read; None: the store has no actions of that kind
     array_nbytes: tuple[tuple[str, int], ...]
 
@@ -199,29 +205,31 @@ def gather(store: Store, name: str) -> Facts:
             counted=steps_counted,
         )
 
-    sources = store.conventions.sources
-    per_source = np.bincount(table.source, minlength=len(sources)), _sums(table.source, table.length, len(sources))
+    sources = [
+        SourceFacts(each, len(chosen), int(table.length[chosen].sum()))
+        for each, chosen in zip(store.conventions.sources, _places_of(table.source, len(store.conventions.sources)))
+    ]
+    by_suite = _places_of(table.suite, len(store.suites))
+    lengths = _lengths(table.length, [table.length, *(table.length[each] for each in by_suite)])
     return Facts(
         name=name,
         store=store,
         whole=group("", np.arange(len(table.length))),
-        suites=tuple(map(group, store.suites, _places_of(table.suite, len(store.suites)))),
+        suites=tuple(map(group, store.suites, by_suite)),
         tasks=tuple(_tasks(store, table, group)),
-        conventions=_conventions(store, per_source[0]),
-        stated=_stated(store),
-        decoders=tuple(sorted(Counter(each.decoder for each in sources if each.decoder).items())),
+        orientations=_recorded(sources, "orientation"),
+        observations=_recorded(sources, "observation"),
+        decoders=Counter(sorted(each.source.decoder for each in sources if each.source.decoder)),
         presets=tuple(sorted({str(each.plan.get("options", {}).get("preset", "?")) for _, each in store.parts})),
-        sources=tuple(
-            SourceFacts(each.suite, each.file, each.orientation, each.observation, int(episodes), int(steps))
-            for each, episodes, steps in zip(sources, *per_source)
-        ),
+        sources=tuple(sources),
         cameras=tuple(_camera(store, each) for each in store.fields.values() if each.is_camera),
         fields=tuple(
             _field(store, each) for each in store.fields.values() if not each.is_camera and not each.is_ragged
         ),
         ragged=tuple(_ragged(store, each) for each in store.fields.values() if each.is_ragged),
-        lengths=table.length,
-        suite_lengths=tuple(table.length[each] for each in _places_of(table.suite, len(store.suites))),
+        lengths=lengths[0],
+        suite_lengths=lengths[1:],
+        shorter={bound: int((table.length < bound).sum()) for bound in (RDT_SHORTEST, RDT_FINETUNE_SHORTEST)},
         noop_episodes=None if found is None else int(counted.sum()),
         array_nbytes=tuple(sorted(store.array_nbytes.items(), key=lambda item: (-item[1], item[0]))),
     )
@@ -313,23 +321,27 @@ def _blocks(episodes: Sequence[int], lengths: Int64) -> Iterator[list[int]]:
         yield block
 
 
-def _sums(places: Int64, values: Int64, count: int) -> Int64:
-    made = np.zeros(count, np.int64)
-    np.add.at(made, places, values)
-    return made
+def _recorded(sources: Sequence[SourceFacts], name: str) -> tuple[Recorded, ...]:
+    """Group files by their orientation or observation, whichever `name` says."""
+    values = [getattr(each.source, name) for each in sources]
+    return tuple(
+        Recorded(
+            value,
+            values.count(value),
+            sum(each.episodes for each, other in zip(sources, values) if other == value),
+            sum(name in each.source.said for each, other in zip(sources, values) if other == value),
+        )
+        for value in sorted(set(values))
+    )
 
 
-def _conventions(store: Store, episodes: Int64) -> tuple[Convention, ...]:
-    found: dict[tuple[str, str], list[int]] = {}
-    for each, count in zip(store.conventions.sources, episodes.tolist()):
-        both = found.setdefault((each.orientation, each.observation), [0, 0])
-        both[0] += 1
-        both[1] += count
-    return tuple(Convention(*key, *counts) for key, counts in sorted(found.items()))
-
-
-def _stated(store: Store) -> Mapping[tuple[str, str], int]:
-    return Counter((name, getattr(each, name)) for each in store.conventions.sources for name in each.said)
+def _lengths(lengths: Int64, groups: Sequence[Int64]) -> tuple[Histogram, ...]:
+    """Return the histogram of each group of lengths, all in the same bins of whole steps."""
+    low, span = int(lengths.min()), int(np.ptp(lengths)) + 1
+    width = -(-span // min(BINS, max(5, len(lengths))))
+    bins = -(-span // width)
+    made = [histogram(each.astype(np.float64), low, low + bins * width, bins) for each in groups]
+    return tuple(each for each in made if each is not None)
 
 
 def _places_of(numbers: Int64, count: int) -> list[Int64]:
@@ -378,6 +390,7 @@ def _camera(store: Store, field: StoreField) -> CameraFacts:
         raw_nbytes=frame_nbytes * store.rows,
         channels=tuple(each for each in made if each is not None),
         sampled_frames=len(rows),
+        has_more_channels=frames.shape[3] > MAX_CHANNELS,
     )
 
 

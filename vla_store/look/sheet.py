@@ -20,15 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import MachineError, OptionError
-from vla_store.figures import size_text
 from vla_store.look.facts import ACTION_WIDTH, ACTIONS
 from vla_store.look.pictures import Pictures, is_colour, to_rgb, value_range
-from vla_store.look.text import number_text, shown
 from vla_store.look.writing import name_of, write_file
 from vla_store.reader import Samples, Store
 from vla_store.reader.values import Episode, SourceConvention, StoreField, StoreTask
 from vla_store.rules import noops
 from vla_store.storage import output_path
+from vla_store.text import number_text, shown, size_text
 
 Array = np.ndarray[Any, Any]
 Floats = npt.NDArray[np.float64]
