@@ -130,6 +130,7 @@ class Epochs:
     @lazily
     def _identity(self) -> dict[str, Any]:
         return {
+            "selection": "",  # of a dataset that has none, so that a state of some of its samples is not its own
             **self.dataset.identity,
             "rows": len(self.dataset),
             "seed": self.seed,
