@@ -33,7 +33,7 @@ from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Deal, Order
 from vla_store.loader.packing import array_nbytes
 from vla_store.loader.pool import pickled
-from vla_store.loader.state import Epochs, Pass
+from vla_store.loader.state import BY_AN_ERROR, BY_ITS_END, Epochs, Pass
 from vla_store.loader.work import Job, Work
 
 ORDER_BLOCK_ROWS = 8_192
@@ -305,11 +305,11 @@ class BatchStream:
     def finish(self) -> None:
         """The consumer has all batches of the pass."""
         self.is_finished = self._pass.is_live
-        self._pass.finish()
+        self._pass.end(BY_ITS_END)
 
     def fail(self) -> None:
         """The consumer got an error instead of a batch."""
-        self._pass.abandon()
+        self._pass.end(BY_AN_ERROR)
 
     def close(self) -> None:
         """No more batches; where the pass stands does not change. A `take` in another thread comes back."""
@@ -329,7 +329,7 @@ class BatchStream:
         owner = self._owner
         self._rank, _ = owner.rank
         self._deal = owner.deal()
-        self._left = self._owed = self._deal.batches(self._pass.following[1])  # before the pass begins: it may raise
+        self._left = self._owed = self._deal.batches(self._pass.place[1])  # before the pass begins: it may raise
         self._order = self._pass.begin()
         self._ahead = self._pass.position
 

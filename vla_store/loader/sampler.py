@@ -8,7 +8,7 @@ from typing import Any
 from vla_store.errors import OptionError
 from vla_store.loader.dataset import served
 from vla_store.loader.order import Order
-from vla_store.loader.state import Epochs, Pass
+from vla_store.loader.state import BY_ITS_END, Epochs, Pass, Start
 from vla_store.reader.options import OF_A_SAMPLER, by_name
 
 BLOCK_ROWS = 8_192
@@ -95,7 +95,7 @@ class Indices:
         if index is None:
             start, self._stop = self._stop, min(self._stop + BLOCK_ROWS, self._order.rows)
             if start == self._stop:
-                current.finish()
+                current.end(BY_ITS_END)
                 raise StopIteration
             self._block = iter(self._order.take(start, self._stop).tolist())
             index = next(self._block)
@@ -104,10 +104,8 @@ class Indices:
 
     def state_dict(self) -> dict[str, Any]:
         """Where this pass stands, or stood when it ended."""
-        current = self._pass
-        place = (current.epoch, current.position) if current.has_begun else current.following
-        return self._epochs.state_at(*place)
+        return self._epochs.state_at(*self._pass.place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin at this state."""
-        self._pass.place = self._epochs.place_of(state)
+        self._pass.wanted = Start(*self._epochs.place_of(state), is_loaded=True)
