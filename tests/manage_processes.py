@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-STEPS = ("read", "write", "create", "adopt", "settle")
+STEPS = ("get", "write", "create", "adopt", "settle")
 LIMIT_S = 120
 
 
@@ -57,13 +57,13 @@ def _next(pipe: Any, answers: dict[int, dict[str, Any]], number: int) -> None:
 
 def _append(pipe: Any, source: Path, store: Path) -> None:
     from vla_store.manage import append
-    from vla_store.manage.place import LocalPlace
+    from vla_store.storage import LocalStorage
 
     moved = append._move
 
     def move(*arguments: Any) -> None:
         for name in STEPS:
-            setattr(LocalPlace, name, _in_turn(pipe, getattr(LocalPlace, name)))
+            setattr(LocalStorage, name, _in_turn(pipe, getattr(LocalStorage, name)))
         moved(*arguments)
 
     append._move = move
@@ -75,11 +75,11 @@ def _append(pipe: Any, source: Path, store: Path) -> None:
 
 
 def _add_view(pipe: Any, rule: str, store: Path) -> None:
-    from vla_store.manage.place import LocalPlace
     from vla_store.manage.views import add_views, parse_view
+    from vla_store.storage import LocalStorage
 
     for name in STEPS:
-        setattr(LocalPlace, name, _in_turn(pipe, getattr(LocalPlace, name)))
+        setattr(LocalStorage, name, _in_turn(pipe, getattr(LocalStorage, name)))
     try:
         add_views(store, [parse_view(rule)])
         pipe.send({"error": ""})

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from own_sources import FIELDS, Own, plan_of
 
-from vla_store.builder import journal as journals
 from vla_store.builder.journal import LOCK, Journal
 from vla_store.builder.plan import Plan
 from vla_store.builder.tasks import Receipt, make_tasks
@@ -87,7 +86,7 @@ def test_a_lock_whose_file_was_taken_away_is_no_lock(
             first.close(partial.with_suffix(""))
         real(file, how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(journals.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     second = Journal(partial, plan)
     assert second.open() == {}
     assert (partial / LOCK).exists()
@@ -102,7 +101,7 @@ def test_a_file_system_without_locks_can_be_built_on(
     def without(file: object, how: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(journals.fcntl, "flock", without)
+    monkeypatch.setattr(fcntl, "flock", without)
     journal = Journal(partial, plan)
     assert journal.open() == {}
     journal.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from vla_store.builder.shards import (
     ArrayWriter,
     RowWriter,
-    remove_temporaries,
     write_array,
     write_object,
 )
@@ -26,6 +26,7 @@ from vla_store.format import arrays, canonical
 from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.shard_index import encode_index
+from vla_store.storage import LocalStorage
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,10 +59,10 @@ def test_rows_in_pieces_of_any_length_give_the_files_the_format_names(
     folder = tmp_path_factory.mktemp("rows")
     grid = Grid((rows, *width), "int32", chunk, chunk * chunks_per_shard)
     data = np.arange(rows * int(np.prod(width)), dtype="<i4").reshape(rows, *width) + 1
-    writer = RowWriter(folder, "steps/x", grid)
+    writer = RowWriter(LocalStorage(folder), "steps/x", grid)
     edges = [0, *sorted(min(cut, rows) for cut in cuts), rows]
     for start, stop in itertools.pairwise(edges):
-        writer.add(data[start:stop])
+        writer.add_rows(data[start:stop])
     entries = writer.finish()
     expected = {}
     for shard in range(grid.shards):
@@ -81,11 +82,11 @@ def test_rows_in_pieces_of_any_length_give_the_files_the_format_names(
 def test_wide_rows_take_no_more_memory_than_they_come_in(tmp_path: Path) -> None:
     """An inner chunk is 64 rows and more, however wide they are."""
     rows = np.ones((1, 1 << 18), "uint8")
-    writer = RowWriter(tmp_path, "steps/x", Grid((65, 1 << 18), "uint8", 64, 128))
+    writer = RowWriter(LocalStorage(tmp_path), "steps/x", Grid((65, 1 << 18), "uint8", 64, 128))
     tracemalloc.start()
     try:
         for _ in range(65):
-            writer.add(rows)
+            writer.add_rows(rows)
         (entry,) = writer.finish()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -100,7 +101,7 @@ def test_chunks_of_any_size_follow_one_another_and_the_index_says_where(
 ) -> None:
     folder = tmp_path_factory.mktemp("chunks")
     grid = Grid((len(sizes), 4, 4, 3), "uint8", 1, per_shard)
-    writer = ArrayWriter(folder, "frames/x", grid)
+    writer = ArrayWriter(LocalStorage(folder), "frames/x", grid)
     chunks = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
     for each in chunks:
         writer.add(each)
@@ -116,7 +117,7 @@ def test_chunks_of_any_size_follow_one_another_and_the_index_says_where(
 
 def test_a_writer_can_begin_at_any_shard(tmp_path: Path) -> None:
     grid = Grid((10, 2), "uint8", 1, 3)
-    writer = ArrayWriter(tmp_path, "x", grid, first_shard=2)
+    writer = ArrayWriter(LocalStorage(tmp_path), "x", grid, first_shard=2)
     for _ in range(3):
         writer.add(b"ab")
     assert [each.key for each in writer.finish()] == ["x/c/2/0"]
@@ -124,29 +125,19 @@ def test_a_writer_can_begin_at_any_shard(tmp_path: Path) -> None:
 
 def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     grid = Grid((4, 2), "uint8", 1, 2)
-    writer = ArrayWriter(tmp_path, "x", grid)
-    writer.add(b"ab")
-    assert [path.name.endswith(".tmp") for path in tmp_path.rglob("*") if path.is_file()] == [True]
-    writer.add(b"cd")
-    writer.add(b"ef")  # of the next one; the first is closed outside of what encodes
-    writer.abandon()
-    assert list(files(tmp_path)) == ["x/c/0/0"]
-
-
-def test_an_abandoned_writer_leaves_what_is_whole_and_nothing_else(tmp_path: Path) -> None:
-    grid = Grid((4, 2), "uint8", 1, 2)
-    writer = ArrayWriter(tmp_path, "x", grid)
-    for _ in range(3):
+    with contextlib.suppress(KeyboardInterrupt), ArrayWriter(LocalStorage(tmp_path), "x", grid) as writer:
         writer.add(b"ab")
-    writer.abandon()
-    writer.abandon()
+        assert [path.name.endswith(".tmp") for path in tmp_path.rglob("*") if path.is_file()] == [True]
+        writer.add(b"cd")
+        writer.add(b"ef")  # of the next one; the first is closed outside of what encodes
+        raise KeyboardInterrupt
     assert list(files(tmp_path)) == ["x/c/0/0"]
 
 
 def test_two_writers_of_one_object_do_not_meet(tmp_path: Path) -> None:
     """A worker of an interrupted build may still write when the resumed one does."""
     grid = Grid((2, 2), "uint8", 1, 2)
-    old, new = ArrayWriter(tmp_path, "x", grid), ArrayWriter(tmp_path, "x", grid)
+    old, new = ArrayWriter(LocalStorage(tmp_path), "x", grid), ArrayWriter(LocalStorage(tmp_path), "x", grid)
     for writer in (old, new, old, new):
         writer.add(b"ab")
     assert old.finish() == new.finish()
@@ -179,5 +170,5 @@ def test_temporary_files_are_swept_and_nothing_else(tmp_path: Path) -> None:
     for name in ("a/b.0123abcd.tmp", "a/b", "c.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    remove_temporaries(tmp_path)
+    LocalStorage(tmp_path).sweep(held=True)
     assert list(files(tmp_path)) == ["a/b"]

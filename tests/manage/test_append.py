@@ -29,7 +29,7 @@ from vla_store import DestinationExists, FetchError, OptionError, StoreDamaged, 
 from vla_store.audit import verify_store
 from vla_store.manage import roots
 from vla_store.manage.append import append_store
-from vla_store.manage.place import LocalPlace, RemotePlace, place_at
+from vla_store.storage import FsspecStorage, LocalStorage, open_storage
 
 Copy = Callable[[str], Path]
 
@@ -174,16 +174,16 @@ def test_a_writer_that_was_overtaken_adds_to_the_newer_root_and_never_takes_it_b
     halves: Any, copy_of: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, other = copy_of("first"), third(tmp_path / "more")
-    real = LocalPlace.write
+    real = LocalStorage.write
     did = []
 
-    def write(self: LocalPlace, key: str, data: bytes) -> None:
+    def write(self: LocalStorage, key: str, data: bytes) -> None:
         if key == "zarr.json" and self.folder == store and not did:
             did.append(1)
             append_store([other], store)  # commits root 3 after our root 2 and before our zarr.json
         real(self, key, data)
 
-    monkeypatch.setattr(LocalPlace, "write", write)
+    monkeypatch.setattr(LocalStorage, "write", write)
     append_store([halves.second], store)
     assert (root_of(store).generation, [part.rows for part in root_of(store).parts]) == (3, [17, 10, 6])
 
@@ -196,10 +196,10 @@ def test_a_commit_whose_reply_was_lost_is_recognised(
     halves: Any, copy_of: Copy, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     store: Any = copy_of("first")
-    kind: Any = LocalPlace
+    kind: Any = LocalStorage
     if where == "memory":
         skip_unless_it_creates()
-        store, kind = in_memory(store), RemotePlace
+        store, kind = in_memory(store), FsspecStorage
     real = kind.create
 
     def create(self: Any, key: str, data: bytes) -> bool:
@@ -244,15 +244,15 @@ def test_a_create_that_fails_before_storage_did_it_is_an_error_and_the_store_as_
 ) -> None:
     store = copy_of("first")
     before = digests(store)
-    real = LocalPlace.create
+    real = LocalStorage.create
 
-    def create(self: LocalPlace, key: str, data: bytes) -> bool:
+    def create(self: LocalStorage, key: str, data: bytes) -> bool:
         if "probe" not in key:
             raise FetchError("storage did not answer")
         return real(self, key, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalPlace, "create", create)
+        patch.setattr(LocalStorage, "create", create)
         with pytest.raises(FetchError):
             append_store([halves.second], store)
     assert {key: digests(store)[key] for key in before} == before
@@ -433,11 +433,11 @@ def test_the_part_is_copied_where_the_stage_lies_on_another_disk_and_a_broken_co
     def adopt(*arguments: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    real = LocalPlace.stream
+    real = LocalStorage.stream
     left = [6]
 
     @contextlib.contextmanager
-    def stream(self: LocalPlace, key: str) -> Iterator[Any]:
+    def stream(self: LocalStorage, key: str) -> Iterator[Any]:
         if self.folder == store:
             left[0] -= 1
             if not left[0]:
@@ -445,8 +445,8 @@ def test_the_part_is_copied_where_the_stage_lies_on_another_disk_and_a_broken_co
         with real(self, key) as file:
             yield file
 
-    monkeypatch.setattr(LocalPlace, "adopt", adopt)
-    monkeypatch.setattr(LocalPlace, "stream", stream)
+    monkeypatch.setattr(LocalStorage, "adopt", adopt)
+    monkeypatch.setattr(LocalStorage, "stream", stream)
     with pytest.raises(vla_store.MachineError, match="No space left"):
         append_store([halves.second], store, staging=tmp_path / "stage.vla")
     assert verify_store(store).sound
@@ -602,10 +602,10 @@ def test_a_store_in_a_bucket_grows(halves: Any, made: Path, bucket: Any, tmp_pat
 
 def test_a_bucket_holds_the_first_of_two_objects_that_are_created(bucket: Any, made: Path) -> None:
     skip_unless_it_creates()
-    place = place_at("s3://robots/created")
+    place = open_storage("s3://robots/created")
     assert place.create("roots/00000002.json", b"ours")
     assert not place.create("roots/00000002.json", b"theirs")
-    assert place.read("roots/00000002.json") == b"ours"
+    assert place.get("roots/00000002.json") == b"ours"
 
 
 def test_of_two_appenders_to_a_bucket_at_once_both_parts_are_in_the_store(

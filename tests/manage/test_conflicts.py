@@ -19,10 +19,9 @@ from store_tools import digests, environment, root_of
 import vla_store
 from vla_store import FetchError
 from vla_store.audit import verify_store
-from vla_store.manage import place as place_module
 from vla_store.manage.append import append_store
 from vla_store.manage.merge import merge_stores
-from vla_store.manage.place import LocalPlace, place_at
+from vla_store.storage import LocalStorage, open_storage, remote
 
 Copy = Callable[[str], Path]
 
@@ -97,29 +96,29 @@ def between(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place_module, "CONFLICT_WAITS_S", (0.001,) * 7)
+    monkeypatch.setattr(remote, "CONFLICT_WAITS_S", (0.001,) * 7)
 
 
 def test_a_conflict_on_exclusive_creation_is_tried_again(between: Between) -> None:
-    place = place_at("s3://robots/conflict")
+    place = open_storage("s3://robots/conflict")
     between.answers = [(409, CONFLICT)] * 3
     assert place.create("roots/00000002.json", b"ours")
     assert between.asked == 4
     between.answers = [(409, CONFLICT)]
     assert not place.create("roots/00000002.json", b"theirs")
-    assert place.read("roots/00000002.json") == b"ours"
+    assert place.get("roots/00000002.json") == b"ours"
 
 
 def test_a_conflict_that_does_not_end_is_an_error_and_no_commit(between: Between) -> None:
     between.answers = [(409, CONFLICT)] * 100
     with pytest.raises(FetchError):
-        place_at("s3://robots/endless").create("roots/00000002.json", b"ours")
+        open_storage("s3://robots/endless").create("roots/00000002.json", b"ours")
     assert between.asked == 8
 
 
 def test_a_lost_race_is_seen_where_storage_does_not_say_which_condition_failed(between: Between) -> None:
     between.answers = [(412, PRECONDITION)]
-    assert not place_at("s3://robots/terse").create("roots/00000002.json", b"ours")
+    assert not open_storage("s3://robots/terse").create("roots/00000002.json", b"ours")
 
 
 def test_an_append_goes_on_through_conflicts(
@@ -166,9 +165,9 @@ def test_half_written_objects_of_dead_writers_are_swept_and_those_of_living_ones
     dead = [store / "roots/.00000002.json.0123456789ab.tmp", store / "parts/.zarr.json.ba9876543210.tmp"]
     for path in dead:
         path.write_bytes(b"half")
-    with LocalPlace(store).stream("meta/alive.json") as file:
+    with LocalStorage(store).stream("meta/alive.json") as file:
         file.write(b"still being written")
-        LocalPlace(store).sweep()
+        LocalStorage(store).sweep()
         assert not any(path.exists() for path in dead)
         assert len(list((store / "meta").glob("*.tmp"))) == 1
     (store / "meta/alive.json").unlink()
@@ -187,7 +186,7 @@ def test_temporary_files_of_others_below_a_common_parent_stay(halves: Any, made:
     for path in (*others, own):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-    LocalPlace(tmp_path).sweep()
+    LocalStorage(tmp_path).sweep()
     assert [path.exists() for path in (*others, own)] == [True, True, False]
 
 
@@ -195,7 +194,7 @@ def test_trying_whether_storage_is_exclusive_leaves_nothing(
     halves: Any, made: Path, bucket: Any, tmp_path: Path
 ) -> None:
     url = bucket.upload(made / "two.vla", "tried.vla")
-    for place in (place_at(url), LocalPlace(made / "two.vla")):
+    for place in (open_storage(url), LocalStorage(made / "two.vla")):
         before = list(place.keys())
-        place_module.require_exclusive(place)
+        place.check_exclusive("roots/00000001.json")
         assert list(place.keys()) == before

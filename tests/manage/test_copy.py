@@ -20,15 +20,15 @@ from vla_store import DestinationExists, StoreDamaged, StoreNotFound, StoreUnfin
 from vla_store.audit import verify_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
-from vla_store.manage.place import place_at
+from vla_store.storage import open_storage
 
 Copy = Callable[[str], Path]
 
 
 def tree(url: str) -> dict[str, bytes]:
     """Every object at a URL."""
-    place = place_at(url)
-    return {key: place.read(key) or b"" for key in list(place.keys())}
+    place = open_storage(url)
+    return {key: place.get(key) or b"" for key in list(place.keys())}
 
 
 def test_a_local_copy_is_the_same_tree(made: Path, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_copy_between_two_urls_resumes_and_sends_only_what_is_missing(
 ) -> None:
     source, target = bucket.upload(made / "two.vla", "from.vla"), f"memory://to-{tmp_path.name}"
     whole = copy_store(source, target).sent_nbytes
-    place = place_at(target)
+    place = open_storage(target)
     place.remove("zarr.json")
     lost = [key for key in list(place.keys()) if "residuals" in key or "frames" in key][-1]
-    expected = place.read(lost) or b""
+    expected = place.get(lost) or b""
     place.write(lost, expected[:-1])
     assert copy_store(source, target).sent_nbytes == len(expected) < whole
     assert tree(target) == store_tools.objects(made / "two.vla")
@@ -115,9 +115,9 @@ def test_a_damaged_object_never_becomes_visible(
     with pytest.raises(StoreDamaged) as caught:
         copy_store(store, target)
     assert_one_screen(cli.error_text(caught.value), key)
-    place = place_at(target)
-    assert place.read("zarr.json") is None
-    assert place.read(key) is None  # not even the object itself
+    place = open_storage(target)
+    assert place.get("zarr.json") is None
+    assert place.get(key) is None  # not even the object itself
     with pytest.raises((StoreNotFound, StoreDamaged, StoreUnfinished)):
         vla_store.open_store(target)
     path.write_bytes(whole) if what == "missing" else store_tools.flip(path, 100)
@@ -158,7 +158,7 @@ def test_storage_that_cannot_be_reached_is_a_machine_error(made: Path, monkeypat
         "copy", made / "two.vla", "s3://robots/y.vla", AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1"
     )
     assert ran.code == 3
-    assert_one_screen(ran.err, "storage answered with an error, or did not answer", "s3://robots/y.vla")
+    assert_one_screen(ran.err, "storage did not answer", "s3://robots/y.vla")
 
 
 @pytest.mark.parametrize("is_link", [False, True])

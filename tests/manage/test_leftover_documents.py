@@ -20,9 +20,9 @@ from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.manage import roots
 from vla_store.manage.copy import copy_store
-from vla_store.manage.place import LocalPlace, place_at
 from vla_store.manage.repair import repair_store
 from vla_store.manage.views import NewView, add_view, add_views, remove_views
+from vla_store.storage import LocalStorage, open_storage
 
 GOLDEN = Path(__file__).parents[1] / "golden/version-1"
 LEFT = dumps({"views": "of a writer that came second"})
@@ -48,20 +48,20 @@ def test_of_two_writers_the_one_that_comes_second_leaves_no_document(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    real_write, real_create = LocalPlace.write, LocalPlace.create
+    real_write, real_create = LocalStorage.write, LocalStorage.create
 
-    def write(self: LocalPlace, key: str, data: bytes) -> None:
+    def write(self: LocalStorage, key: str, data: bytes) -> None:
         written.append(key)
         real_write(self, key, data)
 
-    def create(self: LocalPlace, key: str, data: bytes) -> bool:
+    def create(self: LocalStorage, key: str, data: bytes) -> bool:
         if key == "roots/00000004.json":  # at the last moment another one is faster
-            monkeypatch.setattr(LocalPlace, "create", real_create)
+            monkeypatch.setattr(LocalStorage, "create", real_create)
             add_view(store, "first", rules.drop_tail(1))
         return real_create(self, key, data)
 
-    monkeypatch.setattr(LocalPlace, "write", write)
-    monkeypatch.setattr(LocalPlace, "create", create)
+    monkeypatch.setattr(LocalStorage, "write", write)
+    monkeypatch.setattr(LocalStorage, "create", create)
     add_view(store, "second", rules.drop_tail(2))
     assert root_of(store).generation == 5
     put = {key for key in written if key.startswith("meta/")}
@@ -74,24 +74,24 @@ def test_of_two_writers_the_one_that_comes_second_leaves_no_document(
 
 def test_what_a_living_writer_has_put_is_not_touched(store: Path) -> None:
     """It holds the lock from before it puts its documents until its root is there; others go on beside it."""
-    living = place_at(store)
+    living = open_storage(store)
     with living.proposing():
         living.write(KEY, LEFT)
         add_view(store, "another", rules.drop_tail(1))
         remove_views(store, "another")
         repair_store(store, GOLDEN / "source")
-        assert roots.sweep_documents(place_at(store)) == []
+        assert roots.sweep_documents(open_storage(store)) == []
         assert KEY in documents(store)
         with living.alone() as is_alone:
             assert not is_alone
     report = verify_store(store)
     assert (report.sound, report.leftovers) == (True, [KEY])
-    assert roots.sweep_documents(place_at(store)) == [KEY]
+    assert roots.sweep_documents(open_storage(store)) == [KEY]
     assert verify_store(store).leftovers == []
 
 
 def _put_and_wait(store: Path, pipe: Any) -> None:
-    place = place_at(store)
+    place = open_storage(store)
     with place.proposing():
         place.write(KEY, LEFT)
         pipe.send("put")
@@ -131,19 +131,19 @@ def test_what_a_killed_writer_had_put_is_harmless_and_swept_by_a_later_one(
 
 def test_a_root_that_is_created_just_before_the_sweep_is_heeded(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweeper has read every root there was; then there is one more, which names what it would remove."""
-    real = LocalPlace.read
+    real = LocalStorage.get
 
-    def read(self: LocalPlace, key: str) -> bytes | None:
+    def get(self: LocalStorage, key: str) -> bytes | None:
         data = real(self, key)
         if key == "roots/00000003.json":
-            monkeypatch.setattr(LocalPlace, "read", real)
+            monkeypatch.setattr(LocalStorage, "get", real)
             monkeypatch.setattr(roots, "sweep_documents", lambda place: [])
             add_views(store, [NewView("just.now", rules.drop_tail(1))])
             monkeypatch.undo()
         return data
 
-    monkeypatch.setattr(LocalPlace, "read", read)
-    assert roots.sweep_documents(place_at(store)) == []
+    monkeypatch.setattr(LocalStorage, "get", get)
+    assert roots.sweep_documents(open_storage(store)) == []
     assert "just.now" in open_store(store).views
 
 
@@ -156,7 +156,7 @@ def test_where_a_root_cannot_be_read_nothing_is_swept(store: Path, what: str) ->
     else:
         old.write_bytes(old.read_bytes()[:-10])
     before = documents(store)
-    assert roots.sweep_documents(place_at(store)) == []
+    assert roots.sweep_documents(open_storage(store)) == []
     assert documents(store) == before
     expected = digests(GOLDEN / "views.vla")
     assert repair_store(store, GOLDEN / "source").sound
@@ -168,7 +168,7 @@ def test_only_documents_are_swept(store: Path) -> None:
     for path in others:
         path.write_bytes(b"{}")
     (store / KEY).write_bytes(LEFT)
-    assert roots.sweep_documents(place_at(store)) == [KEY]
+    assert roots.sweep_documents(open_storage(store)) == [KEY]
     assert all(path.exists() for path in others)
     assert len(verify_store(store).leftovers) == 3
 

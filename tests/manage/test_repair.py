@@ -20,8 +20,8 @@ from vla_store.builder import build_store
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
-from vla_store.manage.place import place_at
 from vla_store.manage.repair import repair_store
+from vla_store.storage import open_storage
 
 Copy = Callable[[str], Path]
 State = dict[str, tuple[int, int, int]]
@@ -179,12 +179,12 @@ def test_a_group_that_is_the_root_of_a_store_merged_in_place_is_that_root_again(
 def test_a_store_at_a_url_is_repaired(halves: Any, made: Path, tmp_path: Path, bucket: Any) -> None:
     for url in (f"memory://repair-{tmp_path.name}", "s3://robots/repair.vla"):
         copy_store(made / "two.vla", url)
-        place = place_at(url)
+        place = open_storage(url)
         keys = [key for key in list(place.keys()) if key.endswith("_rgb/c/0/0/0/0")]
-        place.write(keys[0], (place.read(keys[0]) or b"")[:-3])
+        place.write(keys[0], (place.get(keys[0]) or b"")[:-3])
         place.remove(keys[1])
         assert sorted(repair_store(url, halves.source).repaired) == sorted(keys[:2])
-        assert {key: place.read(key) for key in list(place.keys())} == store_tools.objects(made / "two.vla")
+        assert {key: place.get(key) for key in list(place.keys())} == store_tools.objects(made / "two.vla")
 
 
 # Refused

@@ -30,11 +30,11 @@ from vla_store.format.canonical import loads
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
-from vla_store.manage.place import LocalPlace
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
 from vla_store.manage.views import NewView, add_view, add_views, parse_view, remove_views
 from vla_store.reader.store import parts_of
+from vla_store.storage import LocalStorage
 
 FILES = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 12, 2: 5, 3: 30}),
@@ -552,16 +552,16 @@ def test_of_many_threads_at_once_none_is_lost(copy_of: Copy) -> None:
 
 def test_a_commit_whose_reply_was_lost_is_recognised(copy_of: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     store = copy_of("both")
-    real = LocalPlace.create
+    real = LocalStorage.create
 
-    def create(self: LocalPlace, key: str, data: bytes) -> bool:
+    def create(self: LocalStorage, key: str, data: bytes) -> bool:
         real(self, key, data)
         if key == "roots/00000002.json":
             raise OSError("no reply")
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalPlace, "create", lambda self, key, data: create(self, key, data) if "probe" not in key else real(self, key, data))  # fmt: skip
+        patch.setattr(LocalStorage, "create", lambda self, key, data: create(self, key, data) if "probe" not in key else real(self, key, data))  # fmt: skip
         report = add_views(store, [NewView("v", rules.success())], allow_empty=True)
     assert (report.changed, report.root.generation, list(open_store(store).views)) == (True, 2, ["v"])
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from vla_store.audit.report import Problem, VerifyReport
-from vla_store.errors import DataError, StoreDamaged
+from vla_store.errors import DataError, OptionError, StoreDamaged
 from vla_store.format.schema import MAX_DOCUMENT_BYTES
-from vla_store.storage import Location, Storage
-from vla_store.storage.remote import filesystem_of
-
-PIECE_NBYTES = 8 << 20
+from vla_store.storage import Storage
 
 
 class Objects:
@@ -52,9 +48,7 @@ class Objects:
         return b"".join(self.pieces(key))
 
     def pieces(self, key: str) -> Iterator[memoryview]:
-        size = self._fetcher.size(key)
-        for start in range(0, size, PIECE_NBYTES):
-            yield self._fetcher.read([(key, start, min(start + PIECE_NBYTES, size))])[0]
+        return self._fetcher.pieces(key)
 
     def size(self, key: str) -> int:
         return self._fetcher.size(key)
@@ -63,13 +57,9 @@ class Objects:
         return self._fetcher.read([(key, start, stop) for start, stop in ranges])
 
 
-def list_keys(location: Location) -> list[str]:
-    """Every object below a store; empty where its storage cannot say (plain HTTP)."""
-    if location.is_local:
-        found = (os.path.join(folder, name) for folder, _, names in os.walk(location.url) for name in names)
-        return [os.path.relpath(path, location.url).replace(os.sep, "/") for path in found]
-    fs, root = filesystem_of(location.url, dict(location.options))
+def list_keys(storage: Storage) -> list[str]:
+    """Return every object below a store; none where its storage cannot say (plain HTTP)."""
     try:
-        return [str(path).removeprefix(root).lstrip("/") for path in fs.find(root)]
-    except (OSError, NotImplementedError, ValueError):
+        return storage.keys()
+    except (OSError, OptionError):
         return []

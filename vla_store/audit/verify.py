@@ -14,7 +14,7 @@ from vla_store.audit.reading import check_part
 from vla_store.audit.report import VerifyReport
 from vla_store.audit.roots import check_roots
 from vla_store.format.schema import Root
-from vla_store.storage import Location, locate
+from vla_store.storage import Storage, locate
 
 if TYPE_CHECKING:
     from vla_store.sources.find import Given
@@ -45,10 +45,11 @@ def verify_store(
     sources = [] if against is None else _sources(against)
     location = locate(url, fetcher, dict(storage_options or {}))
     report = VerifyReport(location.url)
-    objects = Objects(location.open(), report)
+    storage = location.open()
+    objects = Objects(storage, report)
     root = check_roots(objects)
     if root is not None:
-        _check_below(objects, root, location, sources, workers, progress)
+        _check_below(objects, root, storage, sources, workers, progress)
     report.objects, report.nbytes = len(objects.named), sum(objects.named.values())
     return report
 
@@ -56,7 +57,7 @@ def verify_store(
 def _check_below(
     objects: Objects,
     root: Root,
-    location: Location,
+    storage: Storage,
     sources: Sequence[EpisodeSource],
     workers: int | None,
     progress: Progress | None,
@@ -82,7 +83,7 @@ def _check_below(
             report.differences = len(report.problems) - before
         else:
             objects.problem("", "not compared with the source: too much of the store is damaged")
-    there = set(list_keys(location)) - objects.named.keys()
+    there = set(list_keys(storage)) - objects.named.keys()
     report.leftovers = sorted(key for key in there if not objects.is_unchecked(key))
 
 

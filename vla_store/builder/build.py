@@ -21,7 +21,6 @@ from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
-from vla_store.builder.shards import remove_temporaries, sync_folder
 from vla_store.builder.tasks import Receipt, Task, make_tasks
 from vla_store.errors import OptionError, SourceError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
@@ -33,6 +32,7 @@ from vla_store.sources.datasets import NOTHING, Choice, chosen
 from vla_store.sources.find import Given, Said, find_sources, local_sources
 from vla_store.sources.hdf5 import Hdf5Source, close_files
 from vla_store.sources.protocol import EpisodeSource, Skipped, name_of
+from vla_store.storage import LocalStorage, sync_folder
 
 
 class Progress(Protocol):
@@ -313,7 +313,7 @@ def run_build(
                 root = finish(partial)
             journal.remove()
             # Of a cluster's worker that died, whose task another one did.
-            remove_temporaries(partial)
+            LocalStorage(partial).sweep(held=True)
             sync_folder(partial)
             replace_store(partial, planned.target, overwrite=planned.overwrite)
             committed = planned.target

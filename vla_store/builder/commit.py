@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from vla_store.builder.plan import Plan
 from vla_store.builder.scan import Scan
-from vla_store.builder.shards import sync_folder, write_array, write_object
+from vla_store.builder.shards import write_array, write_object
 from vla_store.builder.tasks import Receipt
 from vla_store.errors import MachineError
 from vla_store.format import arrays, canonical, digests, layout
@@ -22,6 +21,7 @@ from vla_store.format.listing import ObjectEntry, encode_listing
 from vla_store.format.nonfinite import Tally, columns_of, table_of, together
 from vla_store.format.schema import Field, Meta, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
+from vla_store.storage import LocalStorage, sync_folder
 
 DIGEST_NBYTES = 32
 
@@ -132,11 +132,15 @@ def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, epis
 
 def part_statistics(plan: Plan, folder: Path) -> dict[str, Any] | None:
     """Statistics of the fixed numeric fields, from their stored columns: no second pass over pixels."""
+    storage = LocalStorage(folder)
 
     def maps(field: Field) -> Iterator[np.ndarray[Any, Any]]:
         grid = field.grid(plan.rows)
         for shard in range(grid.shards):
-            yield _map_shard(folder / field.array / grid.key(shard), grid, shard)
+            start, stop = grid.rows_of(shard)
+            key, nbytes = f"{field.array}/{grid.key(shard)}", (stop - start) * grid.row_nbytes
+            rows = np.frombuffer(storage.read([(key, 0, nbytes)])[0], np.dtype(grid.dtype).newbyteorder("<"))
+            yield rows.reshape(stop - start, -1)
 
     fixed = [each for each in plan.document.fields.values() if not each.is_camera and not each.is_ragged]
     return store_statistics(
@@ -206,16 +210,6 @@ def _nonfinite_grid(plan: Plan, fields: Collection[str]) -> Grid:
 def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:
     """What a part says of itself, with the zarr.json of all its arrays."""
     return write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
-
-
-def _map_shard(path: Path, grid: Grid, shard: int) -> np.ndarray[Any, Any]:
-    start, stop = grid.rows_of(shard)
-    dtype, shape = np.dtype(grid.dtype).newbyteorder("<"), (stop - start, *grid.shape[1:])
-    try:
-        rows: np.ndarray[Any, Any] = np.memmap(path, dtype, "r", shape=shape)
-    except OSError:  # storage that cannot be mapped, or no addresses left
-        rows = np.fromfile(path, dtype, math.prod(shape))
-    return rows.reshape(stop - start, -1)
 
 
 def _write_meta(store: Path, document: dict[str, Any] | None) -> str | None:

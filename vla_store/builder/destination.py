@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla_store.builder.journal import LOCK
-from vla_store.builder.shards import TEMPORARY, sync_folder
 from vla_store.errors import DestinationExists, OptionError, machine_error
 from vla_store.format.layout import ROOT_KEY, partial_path, root_key
-from vla_store.storage import check_length, is_url, place_of
+from vla_store.storage import TEMPORARY, check_length, is_url, place_of, sync_folder
 
 FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... STORE"
 

@@ -7,26 +7,24 @@ keeps a second build away, right after.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vla_store.builder.plan import Plan
-from vla_store.builder.shards import TEMPORARY, remove_temporaries, write_object
+from vla_store.builder.shards import write_object
 from vla_store.builder.tasks import Receipt, Task
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
 from vla_store.sources.protocol import EpisodeSource, describe
+from vla_store.storage import TEMPORARY, LocalStorage, locked
 
 LOCK = "build.lock"
 SOURCES = "source.json"
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that cannot say who else is there
 
 
 class Journal:
@@ -37,7 +35,7 @@ class Journal:
         self.part = partial / layout.part_path(plan.part_id)
         self._folder = partial / (layout.part_path(plan.part_id) + ".build")
         self._plan = plan
-        self._lock: IO[str] | None = None
+        self._lock = contextlib.ExitStack()
 
     def open(
         self, *, discard: bool = False, rehash: bool = False, talk: Callable[[str], None] = lambda text: None
@@ -46,7 +44,7 @@ class Journal:
 
         discard: what another build left is removed instead of refused. rehash: compare, and note, the sha256 of every source.
         """
-        self._lock = self._take_lock()
+        self._take_lock()
         try:
             now = self._sources(rehash, talk)
             self._check_same_build(now)
@@ -62,7 +60,7 @@ class Journal:
         for name in ("roots", "meta"):
             shutil.rmtree(self.partial / name, ignore_errors=True)
         (self.partial / layout.ROOT_KEY).unlink(missing_ok=True)
-        remove_temporaries(self.partial)
+        LocalStorage(self.partial).sweep(held=True)
         before = self._before()
         if before is None:  # receipts are of nobody knows what
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -97,38 +95,20 @@ class Journal:
         """Let go of the lock. store: where the build lies now, if it is committed."""
         if store is not None:
             (store / LOCK).unlink()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def missing(self, tasks: Sequence[Task], receipts: dict[str, Receipt]) -> list[Task]:
         return [task for task in tasks if task.name not in receipts]
 
-    def _take_lock(self) -> IO[str]:
-        path = self.partial / LOCK
-        while True:
-            self.partial.mkdir(parents=True, exist_ok=True)
-            try:
-                lock = open(path, "a")  # noqa: SIM115
-            except FileNotFoundError:  # the build that was there has just been committed
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                raise DestinationExists(
-                    "another build is writing there now",
-                    partial=self.partial,
-                    hint="wait for it, or choose another STORE",
-                ) from None
-            except OSError as error:
-                if error.errno not in WITHOUT_LOCKS:
-                    lock.close()
-                    raise
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-                    return lock
-            lock.close()
+    def _take_lock(self) -> None:
+        try:
+            self._lock.enter_context(locked(self.partial, LOCK))
+        except BlockingIOError:
+            raise DestinationExists(
+                "another build is writing there now",
+                partial=self.partial,
+                hint="wait for it, or choose another STORE",
+            ) from None
 
     def _check_same_build(self, now: list[dict[str, Any]]) -> None:
         """Raises DestinationExists if something else lies there, SourceError if a source is not as it was."""

@@ -1,170 +1,118 @@
-"""Writing the shards of one array: whole or absent, streamed, hashed on the way."""
+"""Writing the objects of a part: whole or absent, streamed, hashed on the way.
+
+Owns the layout of chunks and index in a shard's bytes. Imports format, and storage, which makes an object of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.shard_index import encode_index
+from vla_store.storage import LocalStorage, Storage
 
-TEMPORARY = ".tmp"
 PADDING_NBYTES = 1 << 20
+
+_Writer = TypeVar("_Writer", bound="ArrayWriter")
 
 
 def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
-    """One small object below `folder`, whole or absent."""
-    path = folder / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too; and on a full disk every byte counts
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write one small object below `folder`."""
+    LocalStorage(folder).write(key, data)
     return ObjectEntry(key, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def _temporary(path: Path) -> Path:
-    # A name of its own: a worker of an interrupted build may still be writing the same object.
-    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder as durable as the files they name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class ArrayWriter:
-    """Takes the inner chunks of an array in order and writes its shard files.
+    """Takes the inner chunks of an array in order and writes its shards. As a context that ends badly, it drops the last one.
 
-    folder: of the part. array: its path there. Each file is written under a temporary name, fsynced and renamed.
+    storage: of the part. array: its path there.
     """
 
-    def __init__(self, folder: Path, array: str, grid: Grid, first_shard: int = 0) -> None:
-        self._folder, self._array, self._grid = folder, array, grid
+    def __init__(self, storage: Storage, array: str, grid: Grid, first_shard: int = 0) -> None:
+        self._storage, self._array, self._grid = storage, array, grid
         self._shard = first_shard
         self._sizes: list[int] = []
-        self._file: IO[bytes] | None = None
-        self._temporary = folder
-        self._hash = hashlib.sha256()
-        self._written = 0
+        self._open = contextlib.ExitStack()
+        self._file: Any = None
         self.objects: list[ObjectEntry] = []
 
+    def __enter__(self: _Writer) -> _Writer:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self._open.__exit__(kind, error, traceback)
+
     def add(self, encoded: bytes | memoryview, sizes: Sequence[int] | None = None) -> None:
-        """The next inner chunks, end to end, of so many bytes each (default: one chunk); they must not pass a shard's end."""
+        """Add inner chunks, end to end, of so many bytes each (default: one chunk); they must not pass a shard's end."""
         if len(self._sizes) == self._grid.chunks_per_shard:
-            self._close()
+            self.finish()
         if self._file is None:
-            path = self._path()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = _temporary(path)
-            self._file = open(self._temporary, "wb", buffering=1 << 20)  # noqa: SIM115
+            self._file = self._open.enter_context(self._storage.stream(self._key()))
             self._hash, self._written = hashlib.sha256(), 0
         self._put(encoded)
         self._sizes += [len(encoded)] if sizes is None else sizes
 
     def finish(self) -> list[ObjectEntry]:
-        """Close the last shard; all objects written."""
+        """Close the last shard; return all objects written."""
         if self._file is not None:
-            self._close()
+            self._put(encode_index(self._sizes, self._grid.chunks_per_shard))
+            self._open.close()
+            self.objects.append(ObjectEntry(self._key(), self._hash.hexdigest(), self._written))
+            self._file, self._sizes = None, []
+            self._shard += 1
         return self.objects
 
-    def _path(self) -> Path:
-        return self._folder / self._array / self._grid.key(self._shard)
+    def _key(self) -> str:
+        return f"{self._array}/{self._grid.key(self._shard)}"
 
     def _put(self, data: bytes | memoryview) -> None:
-        assert self._file is not None
         self._file.write(data)
         self._hash.update(data)
         self._written += len(data)
 
-    def _close(self) -> None:
-        assert self._file is not None
-        self._put(encode_index(self._sizes, self._grid.chunks_per_shard))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._path())
-        self.objects.append(
-            ObjectEntry(f"{self._array}/{self._grid.key(self._shard)}", self._hash.hexdigest(), self._written)
-        )
-        self._file, self._sizes = None, []
-        self._shard += 1
 
-    def abandon(self) -> None:
-        """Close without finishing; the temporary file is removed."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
-            self._file = None
-
-
-class RowWriter:
+class RowWriter(ArrayWriter):
     """Takes the rows of a numeric array in order, in pieces of any length. They go to the file as they come: an inner chunk of
     wide rows may be larger than the memory."""
 
-    def __init__(self, folder: Path, array: str, grid: Grid) -> None:
-        self._out = ArrayWriter(folder, array, grid)
-        self._grid = grid
-        self._written = 0
+    _rows_nbytes = 0
 
-    def add(self, rows: np.ndarray[Any, Any]) -> None:
-        """Rows in C order, little-endian."""
-        self._add(memoryview(rows.tobytes()))
+    def add_rows(self, rows: np.ndarray[Any, Any]) -> None:
+        """Add rows in C order, little-endian."""
+        self._add_bytes(memoryview(rows.tobytes()))
 
     def finish(self) -> list[ObjectEntry]:
         """Pad the last inner chunk with zeros and close."""
-        missing = -self._written % self._grid.chunk_nbytes
+        missing = -self._rows_nbytes % self._grid.chunk_nbytes
         zeros = memoryview(bytes(min(missing, PADDING_NBYTES)))
         while missing:
-            self._add(zeros[:missing])
+            self._add_bytes(zeros[:missing])
             missing -= len(zeros[:missing])
-        return self._out.finish()
+        return super().finish()
 
-    def abandon(self) -> None:
-        self._out.abandon()
-
-    def _add(self, data: memoryview) -> None:
+    def _add_bytes(self, data: memoryview) -> None:
         chunk = self._grid.chunk_nbytes
         shard = chunk * self._grid.chunks_per_shard
         while data:
-            piece = data[: shard - self._written % shard]
-            ended = (self._written % chunk + len(piece)) // chunk
-            self._out.add(piece, [chunk] * ended)
-            self._written += len(piece)
+            piece = data[: shard - self._rows_nbytes % shard]
+            ended = (self._rows_nbytes % chunk + len(piece)) // chunk
+            self.add(piece, [chunk] * ended)
+            self._rows_nbytes += len(piece)
             data = data[len(piece) :]
 
 
 def write_array(folder: Path, array: str, grid: Grid, rows: np.ndarray[Any, Any]) -> list[ObjectEntry]:
-    """A small numeric array that is at hand whole."""
-    writer = RowWriter(folder, array, grid)
-    try:
-        writer.add(rows)
+    """Write a small numeric array that is at hand whole."""
+    with RowWriter(LocalStorage(folder), array, grid) as writer:
+        writer.add_rows(rows)
         return writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Sweep what a killed build left half-written."""
-    for path in list(folder.rglob(f"*{TEMPORARY}")):
-        path.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ from vla_store.format.listing import ObjectEntry
 from vla_store.format.nonfinite import Tally, counted, tallied, together
 from vla_store.format.schema import Field
 from vla_store.sources.protocol import Array, EpisodeSource, name_of, read_rows
+from vla_store.storage import LocalStorage
 
 BLOCK_NBYTES = 4 << 20
 
@@ -124,10 +125,9 @@ class FrameShard:
         return (stop - start) * self.grid.row_nbytes
 
     def run(self, in_order: InOrder = one_by_one) -> Receipt:
-        writer = ArrayWriter(Path(self.folder), self.field.array, self.grid, self.shard)
         digests = bytearray()
         tallies: list[Tally] = []
-        with _abandoned_on_error(writer):
+        with ArrayWriter(LocalStorage(self.folder), self.field.array, self.grid, self.shard) as writer:
             # Closed before the writer: what is still being encoded is waited for, and given up.
             with contextlib.closing(in_order(self._blocks())) as blocks:
                 for hashed, encoded, sizes, tally in blocks:
@@ -174,10 +174,9 @@ class FieldArray:
         return self.grid.rows * self.grid.row_nbytes
 
     def run(self) -> Receipt:
-        writer = RowWriter(Path(self.folder), self.field.array, self.grid)
         digests = bytearray()
         tallies: list[Tally] = []
-        with _abandoned_on_error(writer):
+        with RowWriter(LocalStorage(self.folder), self.field.array, self.grid) as writer:
             for piece in self.pieces:
                 shape = (piece.episode.steps, *piece.shape_of(self.field))
                 digest = FieldDigest(self.field.name, self.field.dtype, shape)
@@ -185,7 +184,7 @@ class FieldArray:
                     rows = block.read(self.field)
                     digest.update(rows.tobytes())
                     tallies += block.tally(rows)
-                    writer.add(rows)
+                    writer.add_rows(rows)
                 digests += bytes.fromhex(digest.hexdigest())
             return Receipt(self.name, tuple(writer.finish()), bytes(digests), together(tallies))
 
@@ -213,8 +212,7 @@ class Backgrounds:
         return 0  # its frames are counted where they are encoded
 
     def run(self) -> Receipt:
-        writer = ArrayWriter(Path(self.folder), f"backgrounds/{self.field.name}", self.grid)
-        with _abandoned_on_error(writer):
+        with ArrayWriter(LocalStorage(self.folder), f"backgrounds/{self.field.name}", self.grid) as writer:
             for piece in self.pieces:
                 writer.add(encode(piece.background(self.field), NONE))
             return Receipt(self.name, tuple(writer.finish()))
@@ -237,9 +235,8 @@ class AttributesArray:
         return self.grid.rows
 
     def run(self) -> Receipt:
-        writer = ArrayWriter(Path(self.folder), ATTRIBUTES_ARRAY, self.grid)
         pending = bytearray()
-        with _abandoned_on_error(writer):
+        with ArrayWriter(LocalStorage(self.folder), ATTRIBUTES_ARRAY, self.grid) as writer:
             for document in self._documents():
                 pending += document
                 while len(pending) >= self.grid.chunk:
@@ -297,12 +294,3 @@ def _pieces(plan: Plan, start: int, stop: int) -> Iterator[Piece]:
 
 def _attribute_chunk(data: bytearray) -> bytes:
     return encode(np.frombuffer(bytes(data), np.uint8), ATTRIBUTES)
-
-
-@contextlib.contextmanager
-def _abandoned_on_error(writer: ArrayWriter | RowWriter) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        writer.abandon()
-        raise

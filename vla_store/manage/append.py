@@ -24,13 +24,12 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import roots
-from vla_store.manage.place import LocalPlace, Place, place_at, require_exclusive, require_writable
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
 from vla_store.sources.datasets import Choice, chosen, recorded_choice
 from vla_store.sources.find import Given, Said, local_sources
 from vla_store.sources.protocol import EpisodeSource, describe
-from vla_store.storage import local_path
+from vla_store.storage import LocalStorage, Storage, local_path, open_storage
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,12 @@ def append_store(
     Readers that hold the old root go on to see the old store. Raises what `build_store` raises; OptionError where the sources
     do not fit the store, or its storage cannot create an object exclusively; StoreDamaged where no root can be made over it.
     """
-    place = place_at(store)
+    place = open_storage(store)
     talk = progress.talk if progress else lambda text: None
     given = local_sources(sources)
     conventions: dict[str, Any] = {"orientation": orientation, "observation": observation, "skip_bad": skip_bad}
     try:
-        require_writable(place)
+        place.check_writable()
         current = roots.newest_root(place)
         place.sweep()  # also after a commit that was killed before it had tidied up
         roots.sweep_documents(place)
@@ -123,13 +122,13 @@ def append_store(
         roots.check_names([*documents, ("the new part", document)])
         roots.combined_fields([*documents, ("the new part", document)])
         views_in(place, current)  # what is wrong with them is said before the work
-        require_exclusive(place)
+        place.check_exclusive(layout.root_key(1))
         staged = _finished(stage, plan.plan.part_id, place)
         report = plan.report() if staged else run_build(plan, progress)
         staged = staged or report.root
         assert staged is not None
         entry = staged.parts[0]
-        skipped = roots.read_document(LocalPlace(stage), staged.meta.skipped)
+        skipped = roots.read_document(LocalStorage(stage), staged.meta.skipped)
         talk("moving the new part into the store")
         _move(stage, entry, place)
         sound: set[PartEntry] = set()
@@ -158,7 +157,7 @@ def append_store(
     return AppendReport(root, entry, report, notes=tuple(notes))
 
 
-def _finished(stage: Path, part_id: str, place: Place) -> Root | None:
+def _finished(stage: Path, part_id: str, place: Storage) -> Root | None:
     """The store of the new part alone, where an append that was killed later had finished it."""
     try:
         root = Root.from_bytes((stage / layout.ROOT_KEY).read_bytes(), layout.ROOT_KEY)
@@ -167,25 +166,25 @@ def _finished(stage: Path, part_id: str, place: Place) -> Root | None:
     entry = root.parts[0]
     key = f"{entry.path}/{layout.LISTING}"
     is_somewhere = any(
-        (data := each.read(key)) is not None and canonical.sha256_hex(data) == entry.listing
-        for each in (LocalPlace(stage), place)
+        (data := each.get(key)) is not None and canonical.sha256_hex(data) == entry.listing
+        for each in (LocalStorage(stage), place)
     )
     return root if is_somewhere and entry.path == layout.part_path(part_id) else None
 
 
-def _move(stage: Path, entry: PartEntry, place: Place) -> None:
+def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
     """The part, whole, below the store; there already where an append was killed after this."""
     key = f"{entry.path}/{layout.LISTING}"
-    listing = place.read(key)
+    listing = place.get(key)
     if listing is None:
         try:
-            if not isinstance(place, LocalPlace):
+            if not isinstance(place, LocalStorage):
                 raise OSError
             place.adopt(stage / entry.path, entry.path)
         except OSError:  # another disk, or begun by a copy that was killed, or another appender of the same was faster
             if (stage / key).exists():
-                copy_part(LocalPlace(stage), entry, place, entry.path, lambda text: None)
-        listing = place.read(key)
+                copy_part(LocalStorage(stage), entry, place, entry.path, lambda text: None)
+        listing = place.get(key)
     if listing is None or canonical.sha256_hex(listing) != entry.listing:
         raise DestinationExists(
             "another part lies where the new one belongs",
@@ -196,7 +195,7 @@ def _move(stage: Path, entry: PartEntry, place: Place) -> None:
 
 
 def _staging(
-    place: Place,
+    place: Storage,
     sources: Sequence[Path | EpisodeSource],
     preset: str,
     conventions: dict[str, Any],
@@ -208,7 +207,7 @@ def _staging(
     name = f"append-{hashlib.sha256(canonical.dumps(said)).hexdigest()[:12]}"
     if staging is not None:
         return local_path(staging, "the staging folder") / name
-    if isinstance(place, LocalPlace):
+    if isinstance(place, LocalStorage):
         return place.folder.with_name(f"{place.folder.name}.{name}")
     return Path(tempfile.gettempdir()) / f"vla_store-{name}"
 

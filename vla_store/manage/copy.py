@@ -11,9 +11,9 @@ from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
-from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import views_in
+from vla_store.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ def copy_store(
     All roots are copied, so that handles and pinned digests keep working. A local copy grows in TARGET.partial and is renamed;
     on other storage zarr.json comes last. Raises DestinationExists, StoreDamaged (nothing damaged is ever made visible).
     """
-    origin, place = place_at(source), place_at(target)
+    origin, place = open_storage(source), open_storage(target)
     try:
         root = roots.newest_root(origin)
-        present = place.read(layout.ROOT_KEY)
+        present = place.get(layout.ROOT_KEY)
         if present is not None:
             there = Root.from_bytes(present, layout.ROOT_KEY)
             if there.digest == root.digest:
@@ -58,7 +58,7 @@ def copy_store(
     return CopyReport(root, place.url, sent, notes)
 
 
-def _documents(origin: Place, root: Root) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def _documents(origin: Storage, root: Root) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Groups, small documents and roots, in the order in which they are written; and notes. Raises StoreDamaged.
 
     Views that only superseded roots name stop no copy where they are lost: as with such roots themselves, verify says so of both.
@@ -68,7 +68,7 @@ def _documents(origin: Place, root: Root) -> tuple[dict[str, bytes], tuple[str, 
     notes: dict[str, str] = {}
     for generation in range(1, root.generation + 1):
         key = layout.root_key(generation)
-        data = origin.read(key)
+        data = origin.get(key)
         if data is None:
             continue  # verify says so of both stores; the newest root, which is here, names all that is needed
         each = Root.from_bytes(data, key)
@@ -77,7 +77,7 @@ def _documents(origin: Place, root: Root) -> tuple[dict[str, bytes], tuple[str, 
                 found[layout.meta_key(digest)] = roots.document_bytes(origin, digest)
         if each.meta.views is not None and layout.meta_key(each.meta.views) not in found:
             views = layout.meta_key(each.meta.views)
-            document = origin.read(views)
+            document = origin.get(views)
             if document is not None and canonical.sha256_hex(document) == each.meta.views:
                 found[views] = document
                 try:

@@ -14,9 +14,9 @@ from vla_store.format.json_reader import check_key
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
-from vla_store.manage.place import Place, place_at
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, merged, views_in
+from vla_store.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def merge_stores(
     """
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")
-    place = place_at(target)
+    place = open_storage(target)
     try:
-        if place.read(layout.ROOT_KEY) is not None:
+        if place.get(layout.ROOT_KEY) is not None:
             raise DestinationExists("a store is there", store=place.url, hint="choose another name")
-        origins = [place_at(each) for each in stores]
+        origins = [open_storage(each) for each in stores]
         found = [roots.newest_root(origin) for origin in origins]
         prefixes = [_below(origin, place) for origin in origins]
         documents = [
@@ -86,7 +86,7 @@ def merge_stores(
             made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
             groups = roots.group_keys(made.root)
             for key in groups:
-                if growing.read(key) is None:  # where a store is merged in place, its own root is the group
+                if growing.get(key) is None:  # where a store is merged in place, its own root is the group
                     growing.write(key, roots.GROUP_BYTES)
             for key, data in made.documents.items():
                 growing.write(key, data)
@@ -103,19 +103,19 @@ def merge_stores(
     return MergeReport(made.root, place.url, copied, tuple(notes))
 
 
-def _commit(growing: Place, data: bytes, *, is_alone: bool) -> None:
+def _commit(growing: Storage, data: bytes, *, is_alone: bool) -> None:
     """Roots last. Of two merges into one place at once, one is told; in STORE.partial, what lies there was never a store."""
     key = layout.root_key(1)
     if is_alone:
         growing.write(key, data)
-    elif not growing.create(key, data) and growing.read(key) != data:
+    elif not growing.create(key, data) and growing.get(key) != data:
         raise DestinationExists(
             "a root of another store is there", store=growing.url, object=key, hint="choose another place for NEW"
         )
     growing.write(layout.ROOT_KEY, data)
 
 
-def _below(store: Place, target: Place) -> str | None:
+def _below(store: Storage, target: Storage) -> str | None:
     """The path of a store below the target's folder, as a root can name it, or None."""
     base = target.url.rstrip("/") + "/"
     if not store.url.startswith(base):

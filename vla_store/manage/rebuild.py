@@ -23,17 +23,17 @@ from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
-from vla_store.manage.place import Place
 from vla_store.sources.datasets import own_options, recorded_choice
 from vla_store.sources.find import find_sources
 from vla_store.sources.hdf5 import Hdf5Source
 from vla_store.sources.protocol import EpisodeSource
+from vla_store.storage import Storage
 
 Sources = Sequence[str | Path | EpisodeSource]
 
 
 def repair_part(
-    place: Place, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
+    place: Storage, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> list[str]:
     listing_key = f"{entry.path}/{layout.LISTING}"
     if listing_key in keys and _restore_listing(place, entry):
@@ -41,7 +41,7 @@ def repair_part(
     return _rebuild(place, root, entry, keys, sources, talk)
 
 
-def _restore_listing(place: Place, entry: PartEntry) -> bool:
+def _restore_listing(place: Storage, entry: PartEntry) -> bool:
     """Hash every object of the part; if that is the listing that the root names, it is whole again."""
     found = []
     for key in place.keys(entry.path):
@@ -57,7 +57,7 @@ def _restore_listing(place: Place, entry: PartEntry) -> bool:
 
 
 def _rebuild(
-    place: Place, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
+    place: Storage, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> list[str]:
     """Make the objects again from the sources. Once all are what the listing says, they are put in place."""
     talk(f"reading the sources of part {entry.path.rpartition('/')[2]}")
@@ -99,18 +99,18 @@ def _rebuild(
     return keys
 
 
-def _needs_counts(place: Place, entry: PartEntry, relative: list[str]) -> bool:
+def _needs_counts(place: Storage, entry: PartEntry, relative: list[str]) -> bool:
     """Whether what was lost depends on which numbers are not finite: the counts, and the document that names their array."""
     prefix = f"{layout.NONFINITE_ARRAY}/"
     if any(key.startswith(prefix) for key in relative):
         return True
     key = f"{entry.path}/{layout.LISTING}"
     return "zarr.json" in relative and any(
-        each.key.startswith(prefix) for each in parse_listing(place.read(key) or b"", key)
+        each.key.startswith(prefix) for each in parse_listing(place.get(key) or b"", key)
     )
 
 
-def _check_made(place: Place, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:
+def _check_made(place: Storage, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:
     full = f"{entry.path}/{key}"
     if not made.exists():
         raise StoreDamaged("an object is of no array of its part", object=full, store=place.url, hint="remove it")
@@ -128,11 +128,11 @@ def _check_made(place: Place, entry: PartEntry, made: Path, key: str, expected: 
         )
 
 
-def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEntry]:
+def _expected(place: Storage, entry: PartEntry, made: Path) -> dict[str, ObjectEntry]:
     """The listing of the part that the root names: the stored one, or the one just made."""
     key = f"{entry.path}/{layout.LISTING}"
     again = made / layout.LISTING
-    for data in (place.read(key), again.read_bytes() if again.exists() else None):
+    for data in (place.get(key), again.read_bytes() if again.exists() else None):
         if data is not None and sha256_hex(data) == entry.listing:
             return {each.key: each for each in parse_listing(data, key)}
     raise StoreDamaged(
@@ -143,7 +143,7 @@ def _expected(place: Place, entry: PartEntry, made: Path) -> dict[str, ObjectEnt
     )
 
 
-def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Plan:
+def _plan_of(place: Storage, root: Root, entry: PartEntry, sources: Sources) -> Plan:
     """The plan of a part, made again from its sources; its digest is the part's name. Raises OptionError."""
     part_id = entry.path.rpartition("/")[2]
     document = _stored_document(place, entry)
@@ -177,7 +177,7 @@ def _plan_of(place: Place, root: Root, entry: PartEntry, sources: Sources) -> Pl
 
 
 def _candidates(
-    place: Place, root: Root, entry: PartEntry, sources: Sources
+    place: Storage, root: Root, entry: PartEntry, sources: Sources
 ) -> Iterator[tuple[list[EpisodeSource], dict[str, Any]]]:
     """Sources and options of a part: those that its document records; without it, what may have been given."""
     given = find_sources(sources, skip_bad=True)
@@ -217,16 +217,16 @@ def _with_pictures_of(scan: Scan, document: PartDocument) -> Scan:
     return replace(scan, fields=fields)
 
 
-def _stored_plan(place: Place, entry: PartEntry) -> dict[str, Any] | None:
+def _stored_plan(place: Storage, entry: PartEntry) -> dict[str, Any] | None:
     """The plan that a part records, if its document is whole."""
     document = _stored_document(place, entry)
     return document.plan if document else None
 
 
-def _stored_document(place: Place, entry: PartEntry) -> PartDocument | None:
+def _stored_document(place: Storage, entry: PartEntry) -> PartDocument | None:
     """What a part says of itself, if it is whole: the part is named by the digest of its plan."""
     key = f"{entry.path}/zarr.json"
-    data = place.read(key)
+    data = place.get(key)
     try:
         document = None if data is None else PartDocument.from_zarr_json(data, key)
     except VlaStoreError:

@@ -15,10 +15,10 @@ from vla_store.audit import verify_store
 from vla_store.errors import StoreDamaged, VlaStoreError, machine_error
 from vla_store.format import layout
 from vla_store.manage import roots
-from vla_store.manage.place import Place, place_at, require_writable
 from vla_store.manage.rebuild import Sources, repair_part
 from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, restore_meta, restore_superseded
 from vla_store.sources.find import Given, local_sources
+from vla_store.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def repair_store(
 
     Raises StoreDamaged where an object cannot be restored: the source is not the one the store was built from.
     """
-    place = place_at(store)
+    place = open_storage(store)
     given = local_sources(sources)
     repaired: list[str] = []
     lost: StoreDamaged | None = None  # views, which stop nothing else
     try:
-        require_writable(place)
+        place.check_writable()
         # Damage can hide damage: with a listing restored, its objects can be checked.
         for _ in range(4):
             report = verify_store(place.url)
@@ -69,7 +69,7 @@ def repair_store(
 
 
 def _repair(
-    place: Place, damaged: list[str], sources: Sources, talk: Callable[[str], None]
+    place: Storage, damaged: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> tuple[list[str], StoreDamaged | None]:
     """Restore what can be restored now; the keys that were, and an error on views that cannot be. What depends on other objects
     comes after them."""

@@ -20,10 +20,10 @@ from vla_store.format.schema import MAX_ROWS, Meta, PartDocument, PartEntry, Roo
 from vla_store.format.statistics import COUNTS
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
-from vla_store.manage.place import Place, place_at
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources, suite_and_file
 from vla_store.manage.views import carried
 from vla_store.sources.find import find_sources
+from vla_store.storage import Storage, open_storage
 
 MAX_GUESSES = 10_000
 
@@ -32,7 +32,7 @@ class ViewsLost(StoreDamaged):
     """Views that nothing tells of any more."""
 
 
-def newest_sound_root(place: Place) -> Root:
+def newest_sound_root(place: Storage) -> Root:
     """The newest root there is, from either of its two places. Raises StoreDamaged where both are damaged: an older one in its
     place would take the store back to what it was."""
     found: list[Root] = []
@@ -40,7 +40,7 @@ def newest_sound_root(place: Place) -> Root:
     for key in [layout.ROOT_KEY, *place.keys("roots")]:
         if match := re.fullmatch(r"roots/([0-9]{8})\.json", key):
             generations.append(int(match[1]))
-        data = place.read(key)
+        data = place.get(key)
         try:
             if data is not None:
                 found.append(Root.from_bytes(data, key))
@@ -59,14 +59,14 @@ def newest_sound_root(place: Place) -> Root:
     return newest
 
 
-def group_bytes(place: Place, folder: str) -> bytes:
+def group_bytes(place: Storage, folder: str) -> bytes:
     """What the group above a part is: the root of a store that was merged in place, or the constant."""
     if place.keys(f"{folder}/roots"):
-        return newest_sound_root(place_at(f"{place.url}/{folder}")).to_bytes()
+        return newest_sound_root(open_storage(f"{place.url}/{folder}")).to_bytes()
     return roots.GROUP_BYTES
 
 
-def restore_superseded(place: Place, root: Root, key: str) -> list[str]:
+def restore_superseded(place: Storage, root: Root, key: str) -> list[str]:
     """An older root, and those lost next to it, made again of what the next one knows of them: each names the one before it."""
     generation = int(key.rpartition("/")[2].partition(".")[0])
     if _read_root(place, generation) is not None:
@@ -127,12 +127,12 @@ def _superseded(
                         yield [*earlier, (parts, skipped, views)]
 
 
-def _with_its_statistics(place: Place, entries: tuple[PartEntry, ...]) -> Root:
+def _with_its_statistics(place: Storage, entries: tuple[PartEntry, ...]) -> Root:
     """A first root over these parts. Of numbers that are not finite, earlier versions made other statistics: where those of today
     are not there, it names what is there of so many rows."""
     made = roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
     computed = made.meta.statistics
-    if computed is None or place.read(layout.meta_key(computed)) is not None:
+    if computed is None or place.get(layout.meta_key(computed)) is not None:
         return made
     for digest in filter(None, _documents(place, "fields")):
         with contextlib.suppress(
@@ -145,23 +145,23 @@ def _with_its_statistics(place: Place, entries: tuple[PartEntry, ...]) -> Root:
     return made
 
 
-def _documents(place: Place, name: str) -> list[str | None]:
+def _documents(place: Storage, name: str) -> list[str | None]:
     """Digests of the small documents of this sort that are there, and None for none."""
     mark = f'"{name}"'.encode()
-    keys = [each for each in place.keys("meta") if mark in (place.read(each) or b"")]
+    keys = [each for each in place.keys("meta") if mark in (place.get(each) or b"")]
     return [None, *(each.removeprefix("meta/").removesuffix(".json") for each in keys)]
 
 
-def _read_root(place: Place, generation: int) -> Root | None:
+def _read_root(place: Storage, generation: int) -> Root | None:
     key = layout.root_key(generation)
-    data = place.read(key)
+    data = place.get(key)
     try:
         return None if data is None else Root.from_bytes(data, key)
     except DataError:
         return None
 
 
-def restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[str]:
+def restore_meta(place: Storage, root: Root, key: str, sources: Sources) -> list[str]:
     """Statistics from the stored columns, what was left out from a new scan, views from those of other roots; for the root that
     names them."""
     for generation in range(root.generation, 0, -1):
@@ -184,7 +184,7 @@ def restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[s
                 if sha256_hex(data) == each.meta.views:
                     place.write(key, data)
                     return [key]
-            stored = place.read(key)
+            stored = place.get(key)
             if stored is not None and sha256_hex(stored) == each.meta.views:
                 try:
                     views_of(stored, each.meta.views, each.rows)
@@ -210,7 +210,7 @@ def restore_meta(place: Place, root: Root, key: str, sources: Sources) -> list[s
     )
 
 
-def _views_documents(place: Place, root: Root) -> Iterator[bytes]:
+def _views_documents(place: Storage, root: Root) -> Iterator[bytes]:
     """What the views of a root may have been, from those of other roots: the same, all but one of them, or one alone."""
     parts = roots.open_parts(place.url, root.parts)
     below = np.array([[0, root.rows]], np.int64)
@@ -218,7 +218,7 @@ def _views_documents(place: Place, root: Root) -> Iterator[bytes]:
         if digest is None or digest == root.meta.views:
             continue
         try:
-            found = views_of(place.read(layout.meta_key(digest)), digest, MAX_ROWS)
+            found = views_of(place.get(layout.meta_key(digest)), digest, MAX_ROWS)
         except DataError:
             continue
         views = {

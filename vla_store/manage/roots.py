@@ -12,11 +12,10 @@ from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.schema import Field, Meta, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
-from vla_store.manage.place import Place
 from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
-from vla_store.storage import locate
+from vla_store.storage import Storage, locate
 
 MAX_TRIES = 1_000
 _DOCUMENT = re.compile(r"meta/[0-9a-f]{64}\.json")
@@ -34,26 +33,26 @@ class NewRoot:
     documents: dict[str, bytes]
 
 
-def newest_root(place: Place) -> Root:
+def newest_root(place: Storage) -> Root:
     """The newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
-    data = place.read(layout.ROOT_KEY)
+    data = place.get(layout.ROOT_KEY)
     if data is None:
         raise no_store(place.url)
     return _newest_from(place, Root.from_bytes(data, layout.ROOT_KEY))
 
 
-def heal(place: Place, committed: Root) -> Root:
+def heal(place: Storage, committed: Root) -> Root:
     """Bring zarr.json up to the newest root, from one that is known to be committed; that newest root."""
     while True:
         committed = _newest_from(place, committed)
         if _generation_of(place) != committed.generation:
             place.write(layout.ROOT_KEY, committed.to_bytes())
             place.settle()
-        if place.read(layout.root_key(committed.generation + 1)) is None:
+        if place.get(layout.root_key(committed.generation + 1)) is None:
             return committed
 
 
-def commit(place: Place, make: Callable[[Root], NewRoot | None]) -> Root:
+def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
     """Commit what `make` makes of the newest root; where another writer was first, make it again of that one's.
 
     make: None says that the newest root holds it already: a commit whose reply was lost was ours.
@@ -70,24 +69,24 @@ def commit(place: Place, make: Callable[[Root], NewRoot | None]) -> Root:
     raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
 
 
-def _create(place: Place, new: NewRoot) -> bool:
+def _create(place: Storage, new: NewRoot) -> bool:
     """Put the documents of a root, then the root, if there is none of its generation; whether it was put."""
     documents = dict.fromkeys(group_keys(new.root), GROUP_BYTES) | new.documents
     with place.proposing():
         for key, data in documents.items():
-            if place.read(key) is None or key in new.documents:
+            if place.get(key) is None or key in new.documents:
                 place.write(key, data)
         place.settle()
         key, data = layout.root_key(new.root.generation), new.root.to_bytes()
         try:
             return place.create(key, data)
         except (MachineError, OSError):
-            if place.read(key) != data:
+            if place.get(key) != data:
                 raise
             return True  # only the reply was lost
 
 
-def sweep_documents(place: Place) -> list[str]:
+def sweep_documents(place: Storage) -> list[str]:
     """Remove the small documents of roots that came second, or were never created; the keys that were.
 
     A document is surely unused if no root names it, every root there ever was can be read, and nobody is about to create another
@@ -103,7 +102,7 @@ def sweep_documents(place: Place) -> list[str]:
     try:
         for generation in generations:
             key = layout.root_key(generation)
-            meta = Root.from_bytes(place.read(key) or b"", key).meta
+            meta = Root.from_bytes(place.get(key) or b"", key).meta
             named |= {layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each}
     except (DataError, OSError):
         return []
@@ -116,7 +115,7 @@ def sweep_documents(place: Place) -> list[str]:
     return unused
 
 
-def _generations(place: Place) -> list[int]:
+def _generations(place: Storage) -> list[int]:
     return sorted(int(match[1]) for key in place.keys("roots") if (match := _ROOT.fullmatch(key)))
 
 
@@ -133,7 +132,7 @@ def group_keys(root: Root) -> list[str]:
 COLUMNS = ("steps/", "episodes/", "zarr.json")
 
 
-def check_columns(place: Place, entry: PartEntry, prefixes: tuple[str, ...] = COLUMNS) -> None:
+def check_columns(place: Storage, entry: PartEntry, prefixes: tuple[str, ...] = COLUMNS) -> None:
     """Hash what a root is made of: a part's document, tables, digests and numeric fields. Their arrays carry no checksum of
     their own, and damage would go into statistics and fingerprint for ever. Raises StoreDamaged."""
     _, objects = part_listing(place, entry)
@@ -280,7 +279,7 @@ def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] |
     return {key: [line for each in given for line in each[key]] for key in ("skipped", "warnings")}
 
 
-def read_document(place: Place, digest: str | None) -> dict[str, Any] | None:
+def read_document(place: Storage, digest: str | None) -> dict[str, Any] | None:
     """A small document that a root names. Raises StoreDamaged."""
     if digest is None:
         return None
@@ -288,10 +287,10 @@ def read_document(place: Place, digest: str | None) -> dict[str, Any] | None:
     return value
 
 
-def document_bytes(place: Place, digest: str) -> bytes:
+def document_bytes(place: Storage, digest: str) -> bytes:
     """The same, as it is stored."""
     key = layout.meta_key(digest)
-    data = place.read(key)
+    data = place.get(key)
     if data is None or canonical.sha256_hex(data) != digest:
         raise StoreDamaged("a document is missing or changed", object=key, store=place.url)
     return data
@@ -302,16 +301,16 @@ def has_part(root: Root, entry: PartEntry) -> bool:
     return any((each.path, each.listing) == (entry.path, entry.listing) for each in root.parts)
 
 
-def _newest_from(place: Place, root: Root) -> Root:
-    while (data := place.read(layout.root_key(root.generation + 1))) is not None:
+def _newest_from(place: Storage, root: Root) -> Root:
+    while (data := place.get(layout.root_key(root.generation + 1))) is not None:
         root = Root.from_bytes(data, layout.root_key(root.generation + 1))
     return root
 
 
-def _generation_of(place: Place) -> int:
+def _generation_of(place: Storage) -> int:
     """That of zarr.json, which another writer may have brought further since; 0 where it cannot be read."""
     try:
-        return Root.from_bytes(place.read(layout.ROOT_KEY) or b"", layout.ROOT_KEY).generation
+        return Root.from_bytes(place.get(layout.ROOT_KEY) or b"", layout.ROOT_KEY).generation
     except DataError:
         return 0
 

@@ -10,29 +10,30 @@ from vla_store.format import layout
 from vla_store.format.canonical import sha256_hex
 from vla_store.format.listing import ObjectEntry, parse_listing
 from vla_store.format.schema import PartEntry
-from vla_store.manage.place import Place
+from vla_store.storage import Storage
 
 Talk = Callable[[str], None]
 
 
-def part_listing(place: Place, entry: PartEntry) -> tuple[bytes, list[ObjectEntry]]:
+def part_listing(place: Storage, entry: PartEntry) -> tuple[bytes, list[ObjectEntry]]:
     """The listing of a part, checked against the root's word for it. Raises StoreDamaged."""
     key = f"{entry.path}/{layout.LISTING}"
-    data = place.read(key)
+    data = place.get(key)
     if data is None or sha256_hex(data) != entry.listing:
         raise StoreDamaged("a listing is missing or changed", object=key, store=place.url)
     return data, parse_listing(data, key)
 
 
-def copy_part(source: Place, entry: PartEntry, target: Place, path: str, talk: Talk) -> int:
+def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, talk: Talk) -> int:
     """Copy a part to `path` below another place; its listing goes last. The number of bytes that were sent.
 
     Raises StoreDamaged where an object of the source is not what the listing says; nothing of it becomes visible then.
     """
     listing, objects = part_listing(source, entry)
     sent = 0
-    if target.read(f"{path}/{layout.LISTING}") == listing:
-        missing = [each for each in objects if target.size(f"{path}/{each.key}") != each.size]
+    if target.get(f"{path}/{layout.LISTING}") == listing:
+        sizes = target.sizes([f"{path}/{each.key}" for each in objects])
+        missing = [each for each, size in zip(objects, sizes) if size != each.size]
     else:
         missing = [each for each in objects if not is_whole(target, f"{path}/{each.key}", each)]
     for number, each in enumerate(missing):
@@ -43,7 +44,7 @@ def copy_part(source: Place, entry: PartEntry, target: Place, path: str, talk: T
     return sent
 
 
-def copy_object(source: Place, key: str, target: Place, target_key: str, expected: ObjectEntry) -> None:
+def copy_object(source: Storage, key: str, target: Storage, target_key: str, expected: ObjectEntry) -> None:
     """One object, as a stream."""
     digest, size = hashlib.sha256(), 0
     with target.stream(target_key) as file:
@@ -61,9 +62,9 @@ def copy_object(source: Place, key: str, target: Place, target_key: str, expecte
             )
 
 
-def is_whole(place: Place, key: str, expected: ObjectEntry) -> bool:
+def is_whole(place: Storage, key: str, expected: ObjectEntry) -> bool:
     """Whether an object is there with the bytes that it should have. Reads it, if its size fits."""
-    if place.size(key) != expected.size:
+    if place.sizes([key]) != [expected.size]:
         return False
     digest = hashlib.sha256()
     for piece in place.pieces(key):

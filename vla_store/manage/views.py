@@ -34,9 +34,9 @@ from vla_store.format.views import (
     views_of,
 )
 from vla_store.manage import roots
-from vla_store.manage.place import Place, place_at, require_exclusive, require_writable
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store
+from vla_store.storage import Storage, open_storage
 from vla_store.view_rules import EpisodeFacts, Rule, kind_of, parse_rule, rule_of
 
 __all__ = ["NewView", "ViewsReport", "add_view", "add_views", "carried", "merged", "parse_view", "remove_views"]
@@ -95,7 +95,7 @@ def add_views(
     if twice:
         raise OptionError("two views have the same name", name=twice[0], hint="as in length:shortest=128,name=long")
     kinds = [kind_of(each.rule, each.kind) for each in wanted]
-    place = place_at(store)
+    place = open_storage(store)
     sound: set[tuple[str, str]] = set()
     made: dict[str, View] = {}
     notes: list[str] = []
@@ -137,7 +137,7 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
 
     Raises UnknownName, StoreDamaged.
     """
-    place = place_at(store)
+    place = open_storage(store)
     wanted = None if names is None else [names] if isinstance(names, str) else list(names)
     gone: list[View] = []
 
@@ -164,12 +164,12 @@ def parse_view(text: str) -> NewView:
     return NewView(check_view_name(name), rule, kind_of(rule, kind))
 
 
-def views_in(place: Place, root: Root) -> dict[str, View]:
+def views_in(place: Storage, root: Root) -> dict[str, View]:
     """The views of a root. Raises StoreDamaged."""
     if root.meta.views is None:
         return {}
     try:
-        return views_of(place.read(layout.meta_key(root.meta.views)), root.meta.views, root.rows)
+        return views_of(place.get(layout.meta_key(root.meta.views)), root.meta.views, root.rows)
     except StoreDamaged as error:
         raise error.at(store=place.url) from None
 
@@ -317,7 +317,7 @@ def translated(before: Store, after: Sequence[Part]) -> dict[str, View]:
 
 def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
     """Give a store of the same episodes, which has no views yet, those of `before`."""
-    place = place_at(store)
+    place = open_storage(store)
 
     def make(newest: Root) -> roots.NewRoot | None:
         return roots.root_with_views(newest, document_of(translated(before, roots.open_parts(place.url, newest.parts))))
@@ -325,19 +325,19 @@ def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
     return roots.commit(place, make)
 
 
-def _commit(place: Place, make: Callable[[Root], roots.NewRoot | None], doing: str) -> tuple[Root, bool]:
+def _commit(place: Storage, make: Callable[[Root], roots.NewRoot | None], doing: str) -> tuple[Root, bool]:
     """The root that is current then, and whether there was anything to commit."""
     proposed: list[roots.NewRoot] = []
 
     def propose(newest: Root) -> roots.NewRoot | None:
         new = make(newest)
         if new is not None and not proposed:
-            require_exclusive(place)
+            place.check_exclusive(layout.root_key(1))
         proposed.extend([new] if new else [])
         return new
 
     try:
-        require_writable(place)
+        place.check_writable()
         return roots.commit(place, propose), bool(proposed)
     except VlaStoreError:
         raise
@@ -345,7 +345,7 @@ def _commit(place: Place, make: Callable[[Root], roots.NewRoot | None], doing: s
         raise machine_error(error, f"{doing} {place.url}") from error
 
 
-def check_sound(place: Place, entry: PartEntry, part: Part, rule: Rule, sound: set[tuple[str, str]]) -> None:
+def check_sound(place: Storage, entry: PartEntry, part: Part, rule: Rule, sound: set[tuple[str, str]]) -> None:
     """Hash the numbers of a part that a rule looks at; `sound` remembers which were. Raises StoreDamaged."""
     prefixes = ["episodes/", "zarr.json", *(f"{each.array}/" for each in rule.looks_at(part.document))]
     missing = tuple(each for each in prefixes if (entry.listing, each) not in sound)

@@ -5,15 +5,17 @@ Everything else reads and writes stores by this folder, and by nothing else. It 
 
 from __future__ import annotations
 
-from vla_store.storage.base import ObjectMissing, Range, Storage, read_document
+from vla_store.storage.base import ObjectMissing, Range, Storage, not_exclusive, read_document
 from vla_store.storage.blocks import Blocks
 from vla_store.storage.bounded import keep
-from vla_store.storage.local import LocalStorage
-from vla_store.storage.locations import Location, locate, register
+from vla_store.storage.local import TEMPORARY, LocalStorage, sync_folder
+from vla_store.storage.locations import Location, locate, open_storage, register
+from vla_store.storage.locks import locked
 from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
 from vla_store.storage.remote import FsspecStorage
 
 __all__ = [
+    "TEMPORARY",
     "Blocks",
     "FsspecStorage",
     "LocalStorage",
@@ -26,8 +28,12 @@ __all__ = [
     "keep",
     "local_path",
     "locate",
+    "locked",
+    "not_exclusive",
+    "open_storage",
     "output_path",
     "place_of",
     "read_document",
     "register",
+    "sync_folder",
 ]

@@ -5,49 +5,142 @@ Owns the protocol, its error for objects that are not there, and what is done al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from vla_store.errors import StoreDamaged
+from vla_store.errors import OptionError, StoreDamaged
 
 Range = tuple[str, int, int]  # key, start, stop
+
+MAX_INDICES = 512
+PIECE_NBYTES = 8 << 20
 
 
 class ObjectMissing(StoreDamaged):
     """An object that should be there is not."""
 
 
-class Storage(Protocol):
+class Storage:
     """The objects below one folder or prefix. Keys are relative to it.
 
-    A storage belongs to one process: a `Location` is what travels, and opens one where it arrives.
+    `size` and `read` suffice to read a store; `keys`, `write` and `remove` to copy one there; `create` to append to it. The rest
+    has defaults, which other storage may do better. An object becomes visible whole or not at all. `create` is what commits a
+    root: of two writers one wins, and the other one is told.
+
+    A storage belongs to one process: a `Location` is what travels, and opens one where it arrives. All methods raise FetchError,
+    MachineError where the storage fails; those that write, OptionError where it is read-only.
     """
 
     url: str
-
-    @property
-    def max_open(self) -> int:
-        """How many objects a reader may keep open, as views or parsed indices, at one time."""
+    max_open: int = MAX_INDICES
+    """How many objects a reader may keep open, as views or parsed indices, at one time."""
 
     def size(self, key: str) -> int:
-        """Return the bytes of an object. Raises ObjectMissing, FetchError, MachineError."""
+        """Return the bytes of an object. Raises ObjectMissing."""
+        raise NotImplementedError
+
+    def sizes(self, keys: Sequence[str]) -> list[int | None]:
+        """Return the bytes of many objects; None for one that is not there."""
+        found: list[int | None] = []
+        for key in keys:
+            try:
+                found.append(self.size(key))
+            except ObjectMissing:
+                found.append(None)
+        return found
 
     def whole(self, key: str) -> memoryview | None:
-        """Return all of an object as a view that costs nothing, to be held and indexed at will.
+        """Return all of an object as a view that costs nothing, to be held and indexed at will. Raises ObjectMissing.
 
-        None where there is no such view: then ranges are to be read. Errors as for `size`; where there is no view, `size` and
-        `read` raise them.
+        None where there is no such view: then ranges are to be read, and `size` and `read` raise what is wrong.
         """
+        return None
 
     def head(self, key: str, nbytes: int) -> bytes:
-        """Return the first bytes of an object, all of them where it has fewer, by one request. Errors as for `size`."""
+        """Return the first bytes of an object, all of them where it has fewer. Raises ObjectMissing."""
+        return bytes(self.read([(key, 0, min(nbytes, self.size(key)))])[0])
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         """Return the bytes of each (key, start, stop), as read-only views in the order asked for.
 
-        A view stays valid as long as it is held. Raises ObjectMissing, StoreDamaged where an object ends before `stop`,
-        FetchError, MachineError.
+        A view stays valid as long as it is held. Raises ObjectMissing, StoreDamaged where an object ends before `stop`.
         """
+        raise NotImplementedError
+
+    def get(self, key: str) -> bytes | None:
+        """Return a small object whole, as it is now; None where there is none."""
+        try:
+            return bytes(self.read([(key, 0, self.size(key))])[0])
+        except ObjectMissing:
+            return None
+
+    def pieces(self, key: str) -> Iterator[memoryview]:
+        """Yield an object, a few megabytes at a time. Raises ObjectMissing."""
+        size = self.size(key)
+        for start in range(0, size, PIECE_NBYTES):
+            yield self.read([(key, start, min(start + PIECE_NBYTES, size))])[0]
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return the keys of all objects below a prefix, sorted."""
+        raise self._read_only()
+
+    def check_writable(self) -> None:
+        """Say now what a first write would say later, after work."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put a small object, replacing what is there."""
+        raise self._read_only()
+
+    @contextlib.contextmanager
+    def stream(self, key: str) -> Iterator[Any]:
+        """Yield a file to write a large object to; the object is there when the context ends well, and only then."""
+        self.check_writable()
+        with tempfile.NamedTemporaryFile(prefix="vla_store-") as file:
+            yield file
+            file.flush()
+            self._upload(file.name, key)
+
+    def _upload(self, path: str, key: str) -> None:
+        with open(path, "rb") as file:
+            self.write(key, file.read())
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Put an object only if there is none; return whether it was put. Raises OptionError where the storage cannot say."""
+        raise not_exclusive(self.url, "it has no way to create an object only where there is none")
+
+    def check_exclusive(self, key: str) -> None:
+        """Try now whether `create` tells a second writer, which decides about a commit later. Raises OptionError.
+
+        key: of an object that is there; whatever the storage does with its bytes, nothing is left behind.
+        """
+        data = self.get(key)
+        if data is None:
+            raise ObjectMissing("an object of the store is missing", object=key, store=self.url)
+        if self.create(key, data):
+            raise not_exclusive(self.url, "it replaces an object that it was told only to create")
+
+    def remove(self, key: str) -> None:
+        """Remove an object that may be there."""
+        raise self._read_only()
+
+    def settle(self) -> None:
+        """Make the names of what was written durable."""
+
+    def sweep(self) -> None:
+        """Remove half-written objects of writers that are no more."""
+
+    def proposing(self) -> contextlib.AbstractContextManager[Any]:
+        """Surround the writing of documents that no root names yet, and the creation of the root that does."""
+        return contextlib.nullcontext()
+
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        """Tell whether it is sure that nobody is `proposing`, nor begins to before the context ends. Never waits."""
+        return contextlib.nullcontext(False)  # nothing tells a writer that lives from one that does not
+
+    def _read_only(self) -> OptionError:
+        return OptionError("this storage cannot be written to", store=self.url)
 
 
 def read_document(storage: Storage, key: str, max_nbytes: int) -> bytes:
@@ -72,4 +165,14 @@ def too_short(key: str, expected: int, found: int) -> StoreDamaged:
         object=key,
         expected=f"at least {expected} bytes",
         found=f"{found}",
+    )
+
+
+def not_exclusive(store: str, found: object) -> OptionError:
+    """Return the error for storage that cannot commit a root."""
+    return OptionError(
+        "this storage cannot create an object exclusively, so it cannot be appended to",
+        store=store,
+        found=str(found)[:200],
+        hint="append to the store on a local disk and copy it there anew, or build the whole store again",
     )

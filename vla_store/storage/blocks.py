@@ -11,7 +11,7 @@ BLOCK_BYTES = 64 << 10
 MAX_BLOCKS = 64
 
 
-class Blocks:
+class Blocks(Storage):
     """Read another storage, where it has no view of the whole, in aligned blocks, and keep the last of them."""
 
     def __init__(self, inner: Storage) -> None:

@@ -1,43 +1,59 @@
-"""A folder of this machine as storage: files are mapped, or read where they cannot be mapped.
+"""A folder of this machine as storage.
 
-Owns every access to a store's files. Imports errors, and what else is in storage.
+Owns every access to a store's files: maps and reads, and the one way in which a file comes to be (written under a temporary name,
+flushed to the disk, and given its name). Imports errors, and what else is in storage.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import posixpath
+import re
 import stat
+import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
 
-from vla_store.errors import MachineError, StoreDamaged, machine_error, warn
-from vla_store.storage.base import ObjectMissing, Range, cut, too_short
+from vla_store.errors import VlaStoreError, machine_error, warn
+from vla_store.storage.base import MAX_INDICES, ObjectMissing, Range, Storage, cut, not_exclusive, too_short
 from vla_store.storage.bounded import keep
 from vla_store.storage.files import OpenFile, map_file
+from vla_store.storage.locks import try_lock
 
 MAX_MAPS = 16_384  # Linux allows a process 65,530 by default
-MAX_INDICES = 512
 LEAST_FILES = 32
+BUFFER_NBYTES = 1 << 20
+TEMPORARY = ".tmp"
+_OWN_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp|probe-[0-9a-f]{32}\.tmp")
+_WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
 
-class LocalStorage:
-    """A folder. Files are immutable once they have their names, so maps and open files are kept, each a bounded number.
+class LocalStorage(Storage):
+    """A folder. Files that have their names do not change, so maps and open files are kept, each a bounded number.
 
-    mapped: a range is a view of a map, which holds no file descriptor. Some file systems cannot be mapped, and a process may run
-    out of addresses: from then on files are read, which is said once. False: files are read from the start, and at most a quarter
-    of the file descriptors that the process may have are used; for network file systems and cold disks.
+    Parameters
+    ----------
+    url
+        The folder's path.
+    mapped
+        A range is a view of a map, which holds no file descriptor. Some file systems cannot be mapped, and a process may run out
+        of addresses: from then on files are read, which is said once. False: files are read from the start, and at most a quarter
+        of the file descriptors that the process may have are used; for network file systems, cold disks, and whoever writes.
     """
 
-    def __init__(self, url: str, *, mapped: bool = True) -> None:
-        self.url = url
+    def __init__(self, url: str | os.PathLike[str], *, mapped: bool = True) -> None:
+        self.url = os.fspath(url)
+        self.folder = Path(url)
         self.mapped = mapped
+        self.max_open = MAX_MAPS if mapped else MAX_INDICES
         self._maps: dict[str, memoryview] = {}
         self._files: dict[str, OpenFile] = {}
         self._max_files = max(LEAST_FILES, _soft_file_limit() // 4)
-
-    @property
-    def max_open(self) -> int:
-        return MAX_MAPS if self.mapped else MAX_INDICES
+        self._unsettled: set[Path] = set()
 
     def size(self, key: str) -> int:
         with self._naming(key):
@@ -53,7 +69,7 @@ class LocalStorage:
                 except OSError as error:
                     if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
                         raise
-                    self.mapped = False
+                    self.mapped, self.max_open = False, MAX_INDICES
                     warn(
                         f"a file of the store cannot be mapped into memory ({error.strerror}), so files are read instead; "
                         'fetcher="pread" (--fetcher pread) does that without this warning'
@@ -61,9 +77,6 @@ class LocalStorage:
                     return None
             keep(self._maps, key, view, MAX_MAPS)
         return view
-
-    def head(self, key: str, nbytes: int) -> bytes:
-        return bytes(self.read([(key, 0, min(nbytes, self.size(key)))])[0])
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         views = [self.whole(key) for key, _, _ in ranges]
@@ -73,6 +86,134 @@ class LocalStorage:
             next(read) if view is None else cut(view, key, start, stop)
             for (key, start, stop), view in zip(ranges, views)
         ]
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with self._naming(key), open(self._path(key), "rb") as file:
+                return file.read()
+        except ObjectMissing:
+            return None
+
+    def keys(self, prefix: str = "") -> list[str]:
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(self.folder / prefix) for name in names)
+        return sorted(os.path.relpath(path, self.folder).replace(os.sep, "/") for path in found)
+
+    def write(self, key: str, data: bytes) -> None:
+        with self.stream(key) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def stream(self, key: str) -> Iterator[IO[bytes]]:
+        with self._temporary(key) as (file, temporary):
+            yield file
+            _flush(file)
+            os.replace(temporary, self.folder / key)
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._temporary(key) as (file, temporary):
+            file.write(data)
+            _flush(file)
+            try:
+                os.link(temporary, self.folder / key)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _WITHOUT_LINKS:
+                    raise
+                raise not_exclusive(self.url, f"no hard links: {error.strerror}") from None
+        self.settle()
+        return True
+
+    def check_exclusive(self, key: str) -> None:
+        # By an object of its own: where there are no hard links, one that is there looks as if there were. Both names end as those
+        # of temporary files: were this process killed here, `sweep` would remove them.
+        probe = f"{posixpath.dirname(key)}/probe-{uuid.uuid4().hex}{TEMPORARY}"
+        try:
+            self.create(probe, b"first")
+            super().check_exclusive(probe)
+        finally:
+            with contextlib.suppress(OSError):
+                self.remove(probe)
+
+    def remove(self, key: str) -> None:
+        self._forget(key)
+        (self.folder / key).unlink(missing_ok=True)
+
+    def adopt(self, folder: Path, key: str) -> None:
+        """Give a folder that lies elsewhere on this disk its place here. Raises OSError where that is taken, or not possible."""
+        target = self.folder / key
+        self._make_folder(target.parent)
+        os.rename(folder, target)
+        self._unsettled.add(target.parent)
+
+    def settle(self) -> None:
+        for folder in sorted(self._unsettled):
+            with contextlib.suppress(FileNotFoundError):
+                sync_folder(folder)
+        self._unsettled.clear()
+
+    def sweep(self, *, held: bool = False) -> None:
+        """Remove half-written objects of writers that are no more. held: of all writers, and whatever is called temporary."""
+        # Else only what is called as `_temporary` calls its files: of stores that were merged where they lie, this is the folder
+        # above them, where anything may lie.
+        for key in self.keys():
+            if held and key.endswith(TEMPORARY):
+                self.remove(key)
+            elif _OWN_TEMPORARY.fullmatch(posixpath.basename(key)):
+                _remove_if_nobody_holds(self.folder / key)
+
+    @contextlib.contextmanager
+    def proposing(self) -> Iterator[None]:
+        with self._locked_roots(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        with self._locked_roots(fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            yield held
+
+    @contextlib.contextmanager
+    def _locked_roots(self, how: int) -> Iterator[bool]:
+        """Hold a lock on the folder of roots, which ends with its holder; yield False where there is none to be had."""
+        try:
+            descriptor = os.open(self.folder / "roots", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, how)
+                held = True
+            except OSError:  # somebody holds it; or a file system without locks, where nothing is swept
+                held = False
+            yield held
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _temporary(self, key: str) -> Iterator[tuple[IO[bytes], Path]]:
+        """Yield a file of its own for each of two writers that may be at the same object at once; gone when the context ends."""
+        path = self.folder / key
+        self._make_folder(path.parent)
+        file, temporary = _new_temporary(path)
+        try:
+            yield file, temporary
+        finally:  # after Ctrl-C too; and on a full disk every byte counts
+            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
+                file.close()
+            self._forget(key)
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder not in self._unsettled:
+            folder.mkdir(parents=True, exist_ok=True)
+            # A new folder's own name lies in the one above it.
+            self._unsettled.update(each for each in (folder, *folder.parents) if each.is_relative_to(self.folder))
+            self._unsettled.add(self.folder.parent)
+
+    def _forget(self, key: str) -> None:
+        self._maps.pop(key, None)
+        self._files.pop(key, None)
 
     def _pread(self, ranges: Sequence[Range]) -> list[memoryview]:
         if len(ranges) > 1 and hasattr(os, "posix_fadvise"):
@@ -106,10 +247,42 @@ class LocalStorage:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise ObjectMissing("an object of the store is missing", object=key, store=self.url) from None
-        except (MachineError, StoreDamaged):
+        except VlaStoreError:
             raise
         except OSError as error:
             raise machine_error(error, "reading the store", self._path(key)) from error
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder as durable as the files they name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _new_temporary(path: Path) -> tuple[IO[bytes], Path]:
+    """Open a new file beside `path`, locked: the lock ends with its writer, however that ends."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+        file = open(temporary, "xb", buffering=BUFFER_NBYTES)  # noqa: SIM115
+        with contextlib.suppress(BlockingIOError):
+            try_lock(file.fileno())
+            if temporary.exists():
+                return file, temporary
+        file.close()  # it was swept before it was held
+
+
+def _remove_if_nobody_holds(path: Path) -> None:
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # OSError: held, gone, or without locks
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _pread(descriptor: int, key: str, start: int, stop: int) -> bytes:

@@ -103,3 +103,9 @@ def locate(
             "storage_options are for URLs and fetcher='fsspec'", store=place, found=", ".join(name for name, _ in given)
         )
     return Location(place, opener, own or given)
+
+
+def open_storage(url: str | os.PathLike[str]) -> Storage:
+    """Open the place of a store to manage: objects change under its hands, so local files are read, not mapped."""
+    location = locate(url)
+    return LocalStorage(location.url, mapped=False) if location.is_local else location.open()

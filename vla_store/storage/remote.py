@@ -6,23 +6,30 @@ errors, and what else is in storage.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound
-from vla_store.storage.base import ObjectMissing, Range, too_short
+from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound, VlaStoreError
+from vla_store.storage.base import ObjectMissing, Range, Storage, not_exclusive, too_short
 from vla_store.storage.paths import is_url
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
-MAX_INDICES = 512
 MERGE_GAP_BYTES = 16 << 10
+MAX_THREADS = 16
+CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
-class FsspecStorage:
-    """Byte ranges over fsspec. Ranges of one object that lie near each other are one request; all requests go at once."""
+class FsspecStorage(Storage):
+    """Any URL of fsspec's, or a local path by its `file` filesystem.
 
-    max_open = MAX_INDICES
+    Ranges of one object that lie near each other are one request; all requests go at once. A put shows an object whole or not at
+    all, and one that returned is durable.
+    """
 
     def __init__(self, url: str, **options: Any) -> None:
         self.url = url
@@ -30,15 +37,9 @@ class FsspecStorage:
         self._pid = -1
         self._connect()
 
-    def whole(self, key: str) -> memoryview | None:
-        return None
-
     def size(self, key: str) -> int:
-        fs = self._connect()
-        try:
+        with self._asking(key) as fs:
             found = fs.size(self._path(key))
-        except Exception as error:
-            raise self._failure(error, key) from error
         if found is None:
             raise FetchError(
                 "storage does not say how large an object is",
@@ -47,6 +48,13 @@ class FsspecStorage:
                 hint="the server must answer HEAD with Content-Length, and byte ranges",
             )
         return int(found)
+
+    def sizes(self, keys: Sequence[str]) -> list[int | None]:
+        def size(key: str) -> int | None:
+            return super(FsspecStorage, self).sizes([key])[0]
+
+        with ThreadPoolExecutor(MAX_THREADS) as threads:
+            return list(threads.map(size, keys))
 
     def head(self, key: str, nbytes: int) -> bytes:
         try:
@@ -59,14 +67,11 @@ class FsspecStorage:
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         if not ranges:
             return []
-        fs = self._connect()
         merged, places = merge_ranges(ranges, MERGE_GAP_BYTES)
         paths = [self._path(key) for key, _, _ in merged]
         starts, stops = [start for _, start, _ in merged], [stop for _, _, stop in merged]
-        try:
+        with self._asking(merged[0][0]) as fs:
             found = fs.cat_ranges(paths, starts, stops, on_error="return")
-        except Exception as error:
-            raise self._failure(error, merged[0][0]) from error
         for (key, start, stop), data in zip(merged, found):
             if isinstance(data, BaseException) and not _is_past_the_end(data):
                 raise self._failure(data, key) from data
@@ -74,6 +79,65 @@ class FsspecStorage:
                 raise self._other_bytes(data, key, start, stop)
         views = [memoryview(data).toreadonly() for data in found]
         return [views[number][start:stop] for number, start, stop in places]
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with self._asking(key) as fs:
+                return bytes(fs.cat_file(self._path(key)))
+        except ObjectMissing:
+            return None
+
+    def keys(self, prefix: str = "") -> list[str]:
+        try:
+            with self._asking(prefix) as fs:
+                fs.invalidate_cache()
+                found = fs.find(self._path(prefix) if prefix else self._root)
+        except ObjectMissing:
+            return []
+        return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+
+    def check_writable(self) -> None:
+        # A server may take a PUT, but of two writers it tells none that the other was first.
+        if "http" in _protocols(self._connect()):
+            raise OptionError(
+                "a store at an HTTP URL is read-only",
+                store=self.url,
+                hint="give the place that the server shows: a folder there, or the URL of the bucket (s3://, gs://)",
+            )
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._asking(key, writing=True) as fs:
+            fs.pipe_file(self._path(key), data)
+
+    def _upload(self, path: str, key: str) -> None:
+        # Not written to the URL as it comes: many of fsspec's storages show a file from its first byte on.
+        with self._asking(key, writing=True) as fs:
+            fs.put_file(path, self._path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.check_writable()
+        if not _creates_itself(self._connect()):
+            raise not_exclusive(self.url, f"{type(self._connect()).__name__} looks first and writes then")
+        for wait_s in (*CONFLICT_WAITS_S, None):
+            try:
+                with self._asking(key, writing=True) as fs:
+                    fs.pipe_file(self._path(key), data, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except FetchError as error:
+                status = _status(error)
+                if status == 412:  # storage that does not say which condition failed: there was only one
+                    return False
+                if status != 409 or wait_s is None:
+                    raise
+                # ConditionalRequestConflict: another writer's request for this object is under way, and nobody's has won yet.
+                time.sleep(wait_s * random.uniform(0.5, 1.5))
+        raise AssertionError("the last try has no wait")
+
+    def remove(self, key: str) -> None:
+        with contextlib.suppress(ObjectMissing), self._asking(key, writing=True) as fs:
+            fs.rm_file(self._path(key))
 
     def _connect(self) -> Any:
         # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
@@ -89,24 +153,25 @@ class FsspecStorage:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
-    def _other_bytes(self, data: Any, key: str, start: int, stop: int) -> Exception:
-        is_short = isinstance(data, BaseException) or len(data) < stop - start
-        if is_short and (size := self.size(key)) < stop:
-            return too_short(key, stop, size)
-        return FetchError(
-            "storage did not give the bytes that were asked for",
-            object=key,
-            store=self.url,
-            expected=f"bytes {start} to {stop}",
-            found=_text(data) if isinstance(data, BaseException) else f"{len(data)} bytes",
-            hint="try again; then the network" if is_short else "the server must serve byte ranges",
-        )
+    @contextlib.contextmanager
+    def _asking(self, key: str, *, writing: bool = False) -> Iterator[Any]:
+        """Yield fsspec's filesystem, and turn what it raises into our errors, but for FileExistsError."""
+        if writing:
+            self.check_writable()
+        try:
+            yield self._connect()
+        except (FileExistsError, VlaStoreError):
+            raise
+        except Exception as error:
+            if writing and isinstance(error, (NotImplementedError, TypeError)):
+                raise OptionError("this storage cannot be written to", store=self.url, found=_text(error)) from error
+            raise self._failure(error, key) from error
 
-    def _failure(self, error: BaseException, key: str) -> Exception | BaseException:
+    def _failure(self, error: BaseException, key: str) -> BaseException:
         cause = error.__cause__
         if isinstance(error, FileNotFoundError):
             # fsspec's http calls every failure to learn a size a missing file; what it was is the cause.
-            if "http" not in self._fs.protocol or cause is None or _status(cause) in _GONE:
+            if "http" not in _protocols(self._fs) or cause is None or _status(cause) in _GONE:
                 return ObjectMissing("an object of the store is missing", object=key, store=self.url)
             error = cause
         if isinstance(error, PermissionError) or _status(error) in _REFUSED:
@@ -120,7 +185,20 @@ class FsspecStorage:
             object=key,
             store=self.url,
             found=_text(error),
-            hint=hint_for(error),
+            hint=_hint_for(error),
+        )
+
+    def _other_bytes(self, data: Any, key: str, start: int, stop: int) -> Exception:
+        is_short = isinstance(data, BaseException) or len(data) < stop - start
+        if is_short and (size := self.size(key)) < stop:
+            return too_short(key, stop, size)
+        return FetchError(
+            "storage did not give the bytes that were asked for",
+            object=key,
+            store=self.url,
+            expected=f"bytes {start} to {stop}",
+            found=_text(data) if isinstance(data, BaseException) else f"{len(data)} bytes",
+            hint="try again; then the network" if is_short else "the server must serve byte ranges",
         )
 
 
@@ -166,11 +244,11 @@ def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     except FileNotFoundError as error:  # of a chain: what it would read from
         raise StoreNotFound("no store at this URL", store=url, found=error, hint="check the URL") from error
     except Exception as error:
-        raise FetchError("fsspec cannot open this URL", store=url, found=_text(error), hint=hint_for(error)) from error
+        raise FetchError("fsspec cannot open this URL", store=url, found=_text(error), hint=_hint_for(error)) from error
     return fs, str(root).rstrip("/")
 
 
-def hint_for(error: BaseException) -> str:
+def _hint_for(error: BaseException) -> str:
     """What to do where storage failed like this."""
     return _WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network"
 
@@ -198,10 +276,16 @@ _GONE = (404, 410)
 _REFUSED = (401, 403)
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of aiohttp stands for."""
-    status = getattr(error, "status", None)
-    return status if isinstance(status, int) else None
+def _status(error: BaseException | None) -> int | None:
+    """Return the HTTP status that an error stands for, or one below it: of aiohttp's or botocore's."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        status = getattr(error, "status", metadata.get("HTTPStatusCode"))
+        if isinstance(status, int):
+            return status
+        error = error.__cause__
+    return None
 
 
 def _is_past_the_end(error: BaseException) -> bool:
@@ -211,3 +295,29 @@ def _is_past_the_end(error: BaseException) -> bool:
 
 def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]
+
+
+def _creates_itself(fs: Any) -> bool:
+    """Tell whether a filesystem of fsspec's has its own way to create an object. The inherited one looks whether there is one and
+    then writes, and of two writers at once both would be told that they were first."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    fs = _innermost(fs)
+    if isinstance(fs, AsyncFileSystem):
+        return type(fs)._pipe_file is not AsyncFileSystem._pipe_file
+    return type(fs).pipe_file is not AbstractFileSystem.pipe_file
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    protocol = _innermost(fs).protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _innermost(fs: Any) -> Any:
+    """Return the filesystem that caches and the like of fsspec's stand before."""
+    from fsspec import AbstractFileSystem
+
+    while isinstance(inner := getattr(fs, "fs", None), AbstractFileSystem):
+        fs = inner
+    return fs
