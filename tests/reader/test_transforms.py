@@ -84,8 +84,8 @@ class Forgets(vla_store.Samples):
 
 
 class ForgetsItem(RecipeDataset):
-    def item(self, sample: Any) -> Any:
-        sample["x"] = 1
+    def items(self, batch: Any, empty: Any) -> Any:
+        batch["x"] = 1
 
 
 def ways(store: Path) -> dict[str, Callable[[], Any]]:

@@ -24,13 +24,6 @@ class Plain(RecipeDataset):
         return batch["agentview_rgb"], {"step": batch["step"].tolist(), "text": batch["task"]}
 
 
-class OwnItem(OpenVLADataset):
-    """As a user may change what a recipe makes of a sample."""
-
-    def item(self, sample: Item) -> Item:
-        return super().item(sample) | {"step": sample["step"]}
-
-
 class OwnGetItem(OpenVLADataset):
     """As a user may change it as he would a torch dataset's."""
 

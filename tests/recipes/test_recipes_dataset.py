@@ -33,17 +33,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:this is not the data", "ignore:.
 class Numbers(RecipeDataset):
     """The smallest recipe: which row it is, by its number."""
 
-    def item(self, sample: dict[str, Any]) -> Any:
-        return {"place": np.array([sample["episode"], sample["step"]]), "text": sample["task"]}
+    def items(self, batch: dict[str, Any], empty: Any) -> Any:
+        return {"place": np.stack([batch["episode"], batch["step"]], axis=1), "text": batch["task"]}
 
 
 class Fails(RecipeDataset):
     """Makes nothing of step 2."""
 
-    def item(self, sample: dict[str, Any]) -> Any:
-        if sample["step"] == 2:
+    def items(self, batch: dict[str, Any], empty: Any) -> Any:
+        if 2 in batch["step"]:
             raise ValueError("no such luck")
-        return sample["step"]
+        return batch["step"]
 
 
 def numbers(tiny: Both, **options: Any) -> Numbers:
@@ -274,9 +274,8 @@ def test_an_option_that_a_recipe_has_not_is_refused_also_where_samples_have_it_a
 
 
 def test_there_is_no_batch_of_fields_behind_a_recipes_back(tiny: Both) -> None:
-    for call in (lambda: numbers(tiny).batch([0]), lambda: numbers(tiny).__getitems__([0], out={})):
-        with pytest.raises(OptionError, match="one by one"):
-            call()
+    with pytest.raises(OptionError, match="one by one"):
+        numbers(tiny).__getitems__([0], out={})
 
 
 def test_indices_that_are_no_whole_numbers_are_refused(tiny: Both) -> None:

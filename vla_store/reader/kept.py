@@ -32,8 +32,7 @@ class Kept:
 
     def has(self, rows: Int64) -> Bool:
         """Which of (n,) rows may be sampled."""
-        at = np.searchsorted(self.anchors[:, 0], rows, side="right") - 1
-        return (at >= 0) & (rows < self.anchors[at, 1]) if len(self.anchors) else np.zeros(len(rows), bool)
+        return inside(self.anchors, rows)
 
     def of(self, part: Part) -> KeptSteps | None:
         """The steps that exist for windows in one part."""
@@ -64,6 +63,12 @@ def kept_of(store: Store, names: Any) -> Kept:
         for each in views
     )
     return Kept(anchors, steps, lines)
+
+
+def inside(runs: Runs, rows: Int64) -> Bool:
+    """Return which of (n,) rows lie in runs (m, 2)."""
+    at = np.searchsorted(runs[:, 0], rows, side="right") - 1
+    return (at >= 0) & (rows < runs[at, 1]) if len(runs) else np.zeros(len(rows), bool)
 
 
 def within(runs: Runs, part: Part) -> Runs:

@@ -10,9 +10,8 @@ with actions from t - 1 "to make timesteps more aligned"; in simulation, and her
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,92 +19,94 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.samples import PADS
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array, Empty, recipe
-from vla_store.recipes.needs import Need, Needs, check_one_size, pictures_of
-from vla_store.recipes.normalize import NumericRecipe, warn_of
-from vla_store.recipes.pictures import fill_channels_first
+from vla_store.recipes.dataset import Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.images import fill_channels_first
+from vla_store.recipes.needs import Need, Needs, pictures_of
+from vla_store.recipes.normalize import NumericRecipe, joined, warn_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MIN_STD, MAX_STD = 1e-2, 10.0
 
 Item = tuple[Array, Array, Array, Array]
 
 
-@recipe
+@recipe(normalize=False, alignment="causal", images="upright")
 def act(
-    store: Store | str | os.PathLike[str],
+    store: Store,
     *,
     chunk: int = 100,
     cameras: Sequence[str] = ("agentview_rgb", "eye_in_hand_rgb"),
     qpos: Sequence[str] = ("joint_states", "gripper_states"),
     pad: str = "edge",
-    normalize: bool | Mapping[str, FieldStatistics] = False,
-    alignment: str = "causal",
-    images: str = "upright",
-    transform: Callable[[Item], Any] | None = None,
-    **selection: Any,
+    **options: Unpack[NormalizedOptions],
 ) -> ActDataset:
-    """ACT's items: the tuple (image (K, 3, H, W) float32 in 0..1, qpos (n,) float32, action (chunk, 7) float32, is_pad (chunk,)
-    bool), with the K cameras in the order given.
+    """Make ACT's dataset: every row is an anchor.
 
-    Every row is an anchor (under "causal" alignment, the default, the first of an episode that was recorded after the action is
-    none). pad: what stands past the end of an episode, where is_pad is true: "edge", the last action, as LeRobot has it, or
-    "zero", as ACT has it, which normalises the zeros as well.
-    qpos: fields that are put together, here the seven joints and the two fingers.
-    normalize: qpos and action less their mean, by their standard deviation (of a sample, n - 1), which is kept from 1e-2 to 10.
-    images: upright, or "rot180", on which LeRobot trains LIBERO.
-    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
+    (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.)
+
+    Parameters
+    ----------
+    chunk
+        How many actions an item has.
+    cameras
+        Whose pictures are stacked, in this order.
+    qpos
+        Fields that are put together: the seven joints and the two fingers.
+    pad
+        What stands past the end of an episode, where is_pad is true: "edge", the last action, as LeRobot has it, or "zero", as
+        ACT has it, which normalises the zeros as well.
+    normalize
+        qpos and action less their mean, by their standard deviation (of a sample, n - 1), which is kept from 1e-2 to 10.
+    images
+        "upright", or "rot180", on which LeRobot trains LIBERO.
+    alignment, transform, suites, tasks, episodes, rows, split, view, keep_first
+        As `vla_store.Samples` has them.
+
+    Returns
+    -------
+    dataset
+        Of items (image (K, 3, H, W) float32 in 0..1, qpos (n,) float32, action (chunk, 7) float32, is_pad (chunk,) bool), with K
+        cameras.
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
-        raise OptionError("chunk is a whole number of at least 1", found=repr(chunk)[:100])
+    chunk = whole_number("chunk", chunk)
     if pad not in PADS:
         raise UnknownName.among("pad", pad, list(PADS))
-    names = {"cameras": cameras, "qpos": qpos}
-    for option, given in names.items():
+    for option, given in {"cameras": cameras, "qpos": qpos}.items():
         if isinstance(given, str) or not len(given) or len(set(given)) < len(given):
             raise OptionError(f"{option} is a list of fields, each once", found=repr(given)[:100])
-    fields = (
-        *(pictures_of(name, "cameras") for name in cameras),
-        *(Need(name, "qpos") for name in qpos),
-        Need("actions"),
-    )
+    fields = (*pictures_of(cameras), *(Need(name, "qpos") for name in qpos), Need("actions"))
     return ActDataset(
         store,
-        needs=Needs("act", fields),
+        needs=Needs("act", fields, stacks=True),
         windows={**dict.fromkeys([*cameras, *qpos], 0), "actions": range(chunk)},
         cameras=tuple(cameras),
         qpos=tuple(qpos),
         zeros=pad == "zero",
-        normalize=normalize,
-        alignment=alignment,
-        images=images,
-        transform=transform,
-        **selection,
+        **options,
     )
 
 
 class ActDataset(NumericRecipe):
-    """What `act` gives."""
+    """The dataset of `act`."""
 
     def __init__(
-        self, store: Any, *, cameras: tuple[str, ...], qpos: tuple[str, ...], zeros: bool, **options: Any
+        self, store: Store, *, cameras: tuple[str, ...], qpos: tuple[str, ...], zeros: bool, **options: Any
     ) -> None:
         self._cameras, self._qpos, self._zeros = cameras, qpos, zeros
         super().__init__(store, **options)
-        check_one_size("act", cameras, "cameras", self.store)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
-        return {
-            "qpos": np.concatenate([fields[name] for name in self._qpos], axis=-1).astype(np.float32),
-            "action": fields["actions"].astype(np.float32),
-        }
+        return {"qpos": joined(fields, self._qpos), "action": fields["actions"].astype(np.float32)}
 
     def items(self, batch: dict[str, Any], empty: Empty) -> Item:
         is_pad = batch["actions_is_pad"]
         if self._zeros:
             batch["actions"][is_pad] = 0
         numbers = self.item_numbers(batch)
-        count, *shape = batch[self._cameras[0]].shape
-        image = empty((count, len(self._cameras), shape[-1], *shape[:-1]), np.float32)
+        count, height, width, channels = batch[self._cameras[0]].shape
+        image = empty((count, len(self._cameras), channels, height, width), np.float32)
         for at, camera in enumerate(self._cameras):
             fill_channels_first(batch[camera], image[:, at])
         return image, numbers["qpos"], numbers["action"], is_pad
@@ -117,14 +118,14 @@ class ActDataset(NumericRecipe):
         warn_of(key, _sample_std(by) < MIN_STD, f"its standard deviation is below {MIN_STD}, which stands in for it")
 
     def norm_stats(self) -> dict[str, Array]:
-        """What ACT keeps in `dataset_stats.pkl`: action_mean, action_std, qpos_mean, qpos_std, (n,) float32 each."""
+        """Return what ACT keeps in `dataset_stats.pkl`: action_mean, action_std, qpos_mean, qpos_std, (n,) float32 each."""
         made = {}
-        for key, each in (self.normalized_by or self.statistics()).items():
+        for key, each in self.scales.items():
             made[f"{key}_mean"] = each.mean.astype(np.float32)
             made[f"{key}_std"] = np.clip(_sample_std(each), MIN_STD, MAX_STD).astype(np.float32)
         return made
 
 
 def _sample_std(by: FieldStatistics) -> Array:
-    """With n - 1, as torch's `std` has it."""
+    """Return the standard deviation with n - 1, as torch's `std` has it."""
     return by.std * np.sqrt(by.count / np.maximum(by.count - 1, 1))

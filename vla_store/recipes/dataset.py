@@ -1,55 +1,107 @@
-"""What all recipes share: a dataset whose samples are the items that a trainer takes from its own dataset."""
+"""The dataset that every recipe is: samples of a store, made a trainer's items. And the decorator that gives recipes the options
+they share.
+
+It stands on `reader.samples`; of the loader it uses only how a batch is collated, and it imports no torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, SupportsIndex, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, TransformError, VlaStoreError, warn
-from vla_store.format.nonfinite import counts_text
+from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.collate import collate
-from vla_store.loader.packing import slot_nbytes
-from vla_store.reader.batch import Batch, Sample, same_width
-from vla_store.reader.kept import Kept, KeptSteps
+from vla_store.loader.dataset import Empty as Empty
+from vla_store.reader.batch import same_width
 from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import Anchors
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import a_sample, transformed
-from vla_store.recipes.needs import Needs
+from vla_store.recipes.needs import Needs, nonfinite_notes
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-Empty = Callable[[tuple[int, ...], Any], Array]  # as np.empty
 
 BLOCK_ANCHORS = 1 << 18
 # Of fields that are read at once for a list of items. Pictures become four times as large as floats, and arrays of more than
 # 32 MiB are never kept by the C library: the system would have to find fresh pages for each batch.
 BLOCK_NBYTES = 8 << 20
-# What a recipe hands on to Samples.
-OPTIONS = tuple(
-    name for name in inspect.signature(Samples).parameters if name not in ("store", "windows", "task", "transform")
-)
-# What every recipe lets its caller choose. Not what a trainer's rule has settled: dtype, or how windows are padded.
-SELECTION = ("suites", "tasks", "episodes", "rows", "split", "view", "keep_first")
+
+
+class Options(TypedDict, total=False):
+    """What every recipe takes beside its own options: which steps, and how they are given, as `vla_store.Samples` has it.
+
+    Not what a trainer's rule has settled: dtype, or how windows are padded. transform: called with each item; what it returns is
+    the item.
+    """
+
+    alignment: str
+    images: str
+    transform: Callable[[Any], Any] | None
+    suites: str | Iterable[str] | None
+    tasks: Any
+    episodes: Any
+    rows: npt.ArrayLike | None
+    split: Any
+    view: str | Sequence[str] | None
+    keep_first: bool
+
+
+class NormalizedOptions(Options, total=False):
+    """Of a recipe whose items can be normalised; see `vla_store.recipes.normalize`."""
+
+    normalize: bool | Mapping[str, FieldStatistics]
+
 
 Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
 
+if TYPE_CHECKING:
+    Recipe = Callable[Concatenate[Store, Parameters], Made]
+    OverAnyStore = Callable[Concatenate[Store | str | os.PathLike[str], Parameters], Made]
 
-def recipe(function: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
-    """The function, with an error for options that the recipe has not, or takes by name, which lists those that it has."""
-    return by_name(OF_A_DATASET, SELECTION)(function)
+
+def recipe(**defaults: Any) -> Callable[[Recipe[Parameters, Made]], OverAnyStore[Parameters, Made]]:
+    """Make a function of an open store and options a recipe: of a store, or where one is.
+
+    defaults: of the trainer, for those of `NormalizedOptions` that it has beside the selection and `transform`. Signature and
+    errors list all options; one that does not exist raises UnknownName.
+    """
+    given = defaults | {"transform": None}
+
+    def decorate(function: Recipe[Parameters, Made]) -> OverAnyStore[Parameters, Made]:
+        @functools.wraps(function)
+        def made(store: Any, **options: Any) -> Made:
+            return function(store if isinstance(store, Store) else open_store(store), **given | options)  # type: ignore[call-arg]
+
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=each) for name, each in given.items()]
+        made.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+        return by_name(OF_A_DATASET, Options.__annotations__)(made)  # type: ignore[arg-type]
+
+    return decorate
+
+
+def whole_number(name: str, given: Any, least: int = 1) -> int:
+    """Return an option that counts something. Raises OptionError for any other value."""
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < least:
+        raise OptionError(f"{name} is a whole number of at least {least}", found=repr(given)[:100])
+    return int(given)
 
 
 @dataclass(frozen=True)
@@ -68,23 +120,37 @@ class Steps:
 
 
 class RecipeDataset(Samples):
-    """`vla_store.Samples` whose samples are a trainer's items. A subclass says in `items` what many are made of, at once, or,
-    simpler and slower, in `item` what one is.
+    """`vla_store.Samples` whose samples are a trainer's items. A subclass says in `items` what many samples become.
 
-    store, windows, and options: as `vla_store.Samples` has them.
-    needs: what the recipe takes of the store's fields; checked before anything else.
-    keep: which of the selection's anchors are anchors of the recipe: asked once, with `Steps`, for a mask (n,). What it leaves
-        out is still in windows, and in `statistics`.
-    transform: called with each item; what it returns is the item.
-    notes: what a user should know of this store under this recipe, a line each; `repr` shows them.
+    A map-style dataset for torch's DataLoader, under fork, spawn and forkserver, which collates arrays to tensors; and for
+    `vla_store.torch.Loader`. It imports no torch, and pickles to a few kB (48 bytes an episode more where `keep` leaves anchors
+    out). Arrays are fresh and writable.
 
-    A map-style dataset for torch's DataLoader, under fork, spawn and forkserver, which collates arrays to tensors. Where items are
-    dicts, lists or tuples of arrays, numbers and texts, `vla_store.torch.Loader` takes it as well. It imports no torch, and pickles
-    to a few kB (48 bytes an episode more where `keep` leaves anchors out). Arrays are fresh and writable.
-    An item that cannot be made raises the store's own error, or TransformError, that names sample, row, episode and step.
+    Parameters
+    ----------
+    store, windows, options
+        As `vla_store.Samples` has them.
+    needs
+        What the recipe takes of the store's fields; checked before anything else.
+    keep
+        Which of the selection's anchors are anchors of the recipe: called with `Steps`, for a mask (n,). What it leaves out is
+        still in windows, and in `statistics`.
+    transform
+        Called with each item; what it returns is the item.
+    notes
+        What a user should know of this store under this recipe, a line each; `repr` shows them.
+
+    Raises
+    ------
+    OptionError, UnknownName
+        For options, and fields that are not what the recipe takes.
+    TransformError
+        For an item that cannot be made; it names sample, row, episode and step, as the store's own errors do.
     """
 
-    @by_name(OF_A_DATASET, OPTIONS)
+    unchanged: tuple[str, ...] = ()
+    """Fields that `items` gives as they are read. The Loader lets them be read where its batch lies."""
+
     def __init__(
         self,
         store: Store | str | os.PathLike[str],
@@ -102,63 +168,84 @@ class RecipeDataset(Samples):
         super().__init__(opened, windows=windows, **options)
         if needs is not None:
             needs.check_ranges(opened, self._statistics_in_use)
-        for text in self._not_finite(options.get("view")):
+        fields = [window.field for window in self.windows]
+        for text in nonfinite_notes(opened, fields, options.get("view"), self._statistics_in_use):
             warn(text)
         self.transform = transform
         self.notes = tuple(notes)
         self._aligned = len(self._anchors)
         if keep is not None:
-            self._anchors = kept_anchors(self._anchors, self.store, keep, self._chosen.kept)
-
-    unchanged: tuple[str, ...] = ()
-    """Fields that `items` gives as they are read. The Loader lets them be read where its batch lies."""
+            self._keep_anchors(keep)
 
     def items(self, batch: dict[str, Any], empty: Empty) -> Any:
-        """The trainer's items of a batch, as a tree of dicts and tuples of what has a leading axis B: arrays, or lists of B values.
+        """Make the trainer's items of a batch; one item is those of a batch of one.
 
-        batch: fresh arrays (B, ...), as `vla_store.Samples.batch` gives them: `<field>` and `<field>_is_pad` of every window,
-        `episode` and `step` int64; `task` is a list. empty: makes the large arrays of the items; in the Loader, where the batch lies.
+        Parameters
+        ----------
+        batch
+            Fresh arrays (B, ...), as `vla_store.Samples.batch` gives them: `<field>` and `<field>_is_pad` of every window,
+            `episode` and `step` int64; `task` is a list. A ragged field of several widths is an error.
+        empty
+            As np.empty; makes the large arrays of the items: in the Loader, where the batch lies.
+
+        Returns
+        -------
+        tree
+            Dicts and tuples of what has a leading axis B: arrays, or lists of B values.
         """
         raise NotImplementedError
 
-    def item(self, sample: Sample) -> Any:
-        """The trainer's item of one sample, which has the same without the axis."""
-        batch = {key: [each] if isinstance(each, str) else np.asarray(each)[None] for key, each in sample.items()}
-        return _part(self.items(batch, np.empty), 0)
-
-    @property
-    def makes_batches(self) -> bool:
-        """Whether a batch of items is made at once: nobody says what becomes of a single one."""
-        return self._has_items and self.transform is None
-
     def __getitem__(self, index: SupportsIndex) -> Any:
-        """One item. Negative numbers count from the end; IndexError past it."""
-        try:
-            made = a_sample(self.item(self.sample(index)), "the recipe's", self.item)
-            return made if self.transform is None else transformed(self.transform, made)
-        except Exception as error:
-            raise self._named(error, operator.index(index)) from error
+        """Return one item. Negative numbers count from the end; IndexError past it."""
+        number = self._in_range(index)
+        with self._naming(number):
+            return self._transformed(_part(self._tree([number]), 0))
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: Any = None) -> list[Any]:
-        """Many items, which are read and made at once; a DataLoader calls this. `out` cannot be given."""
+        """Return many items, which are read and made at once; a DataLoader calls this. `out` cannot be given."""
         if out is not None:
             raise OptionError("items of a recipe are made one by one: there is nothing to fill", recipe=self)
         return list(self.items_in_turn(indices))
 
     def items_in_turn(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
-        """As `self[index]` of one index after the other, but many are read at once."""
-        numbers = list(indices)
-        count = max(1, BLOCK_NBYTES // slot_nbytes(self.columns, 1))
+        """Yield `self[index]` of one index after the other, but read many at once."""
+        numbers, is_own = list(indices), type(self).__getitem__ is RecipeDataset.__getitem__
+        nbytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.columns.values())
+        count = max(1, BLOCK_NBYTES // nbytes)
         for start in range(0, len(numbers), count):
-            yield from self._block(numbers[start : start + count])
+            block, tree = numbers[start : start + count], None
+            if is_own:
+                with contextlib.suppress(Exception):  # the one that cannot be read or made says so in its turn
+                    tree = self._tree(block)
+            for at, index in enumerate(block):
+                if tree is None:
+                    yield self[index]
+                else:
+                    with self._naming(index):
+                        item = self._transformed(_part(tree, at))
+                    yield item
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether `batch` gives what `__getitem__` would: nobody changes the items one by one."""
+        return self.transform is None and type(self).__getitem__ is RecipeDataset.__getitem__
 
     def batch(
-        self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None, *, empty: Empty | None = None
+        self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None, *, empty: Empty = np.empty
     ) -> Any:
-        """B items as one, as the Loader gives them: dicts and lists of arrays (B, ...), and lists of texts.
+        """Return B items as one, as the Loader gives them: dicts and lists of arrays (B, ...), and lists of texts.
 
-        empty: makes the large arrays, as np.empty. Raises OptionError where items are made one by one: `item` was written anew,
-        or there is a transform.
+        Parameters
+        ----------
+        indices
+            As `vla_store.Samples.batch` takes them.
+        empty
+            As np.empty; makes the large arrays.
+
+        Raises
+        ------
+        OptionError
+            Where items are made one by one: there is a transform.
         """
         if out is not None or not self.makes_batches:
             raise OptionError(
@@ -168,21 +255,16 @@ class RecipeDataset(Samples):
                 hint="dataset.__getitems__(indices), which reads them at once and gives a list",
             )
         try:
-            return _collated(self._made(indices, empty))
+            return _collated(self._tree(indices, empty))
         except Exception:
             for index in indices:
                 self[index]  # the one that cannot be made says so
             raise
 
     def place(self, index: SupportsIndex) -> dict[str, Any]:
-        """Of item `index`: {"row", "episode", "step"}, as `store.provenance(row)` and the store's other methods number them."""
-        number = operator.index(index)
-        part, found = self._anchors.one(number + len(self) if number < 0 else number, self.store)
-        return {
-            "row": part.row_start + found[2] + found[1],
-            "episode": part.episode_start + found[0],
-            "step": found[1],
-        }
+        """Return where item `index` lies: {"row", "episode", "step"}, numbered as `store.provenance` and other methods do it."""
+        found = self.where(self._in_range(index))
+        return {name: found[name] for name in ("row", "episode", "step")}
 
     @lazily
     def selected_episodes(self) -> Int64:
@@ -208,93 +290,87 @@ class RecipeDataset(Samples):
         return "\n".join([first, *lines, *(f"  {name:<9}  {text}" for name, text in self.facts())]) + ")"
 
     def facts(self) -> list[tuple[str, str]]:
-        """What `repr` says beside selection, windows and conventions: (name, text) a line."""
+        """Return what `repr` says beside selection, windows and conventions: (name, text) a line."""
         return [("note", note) for note in self.notes]
 
-    @property
-    def _has_items(self) -> bool:
-        """Whether `items` says what becomes of samples, and nobody has said otherwise since."""
-        kind = type(self)
-        return (
-            kind.items is not RecipeDataset.items
-            and kind.item is RecipeDataset.item
-            and kind.__getitem__ is RecipeDataset.__getitem__
+    def _in_range(self, index: SupportsIndex) -> int:
+        """Return a number of an item, 0 or more. Raises IndexError."""
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        return number % len(self)
+
+    def _tree(self, indices: Sequence[int] | Int64, empty: Empty = np.empty) -> Any:
+        """Read a batch and make its items, without the transform."""
+        columns = {name: self.columns[name] for name in self.unchanged if empty is not np.empty}
+        fields = self.batch_or_lists(
+            indices, {name: empty((len(indices), *shape), dtype) for name, (shape, dtype) in columns.items()}
         )
-
-    def _not_finite(self, view: Any) -> Iterator[str]:
-        """A line on each field that the items are made of and whose numbers are not all finite, in the selection or where windows
-        reach beyond it. Of fields without statistics (cameras, and those of several widths) the store's counts are told, whatever
-        is selected."""
-        known = self.store.statistics.all
-        names = [view] if isinstance(view, str) else view or ()
-        is_left_out = any(self.store.views[name].rule == "finite" for name in names)
-        for name in (window.field for window in self.windows):
-            told = self.store.nonfinite.get(name)
-            counts = (0, 0) if told is None or is_left_out else (told.nan, told.infinite)
-            if name in known and (
-                told or known[name].nan.any() or not np.isfinite([known[name].min, known[name].max]).all()
-            ):
-                found = self._statistics_in_use(name)
-                counts = int(found.nan.sum()), int(found.infinite.sum())
-            if any(counts):
-                yield (
-                    f"{name!r} is not all finite numbers ({counts_text(*counts)}), and items made of these are not either; "
-                    "view='finite' leaves them out, after `vla-store views add STORE finite`"
-                )
-
-    def _block(self, numbers: Sequence[Any]) -> Iterator[Any]:
-        made = self._read(numbers)
-        if made is None:
-            yield from map(self.__getitem__, numbers)  # one that cannot be read says so in its turn
-            return
-        for index in numbers:
-            try:
-                item = next(made)
-                if self.transform is not None:
-                    item = transformed(self.transform, item)
-            except Exception as error:
-                raise self._named(error, operator.index(index)) from error
-            yield item
-
-    def _read(self, indices: Sequence[int] | Int64) -> Iterator[Any] | None:
-        """Items without the transform, all of which are read; None where that cannot be done at once."""
-        if type(self).__getitem__ is not RecipeDataset.__getitem__:
-            return None
-        try:
-            if not self._has_items:
-                return (
-                    a_sample(self.item(each), "the recipe's", self.item) for each in Batch(self.batch_or_lists(indices))
-                )
-            tree = self._made(indices, None)
-        except Exception:
-            return None
-        return (_part(tree, at) for at in range(len(indices)))
-
-    def _made(self, indices: Sequence[int] | Int64, empty: Empty | None) -> Any:
-        out = None
-        if empty is not None:
-            columns = {name: self.columns[name] for name in self.unchanged if name in self.columns}
-            out = {name: empty((len(indices), *shape), dtype) for name, (shape, dtype) in columns.items()}
-        fields = self.batch_or_lists(indices, out)
         same_width(fields)
-        return self.items(fields, empty or np.empty)
+        return a_sample(self.items(fields, empty), "the recipe's", self.items)
 
-    def _named(self, error: Exception, index: int) -> Exception:
-        """The error, with the sample that it is of."""
-        if isinstance(error, IndexError) and not -len(self) <= index < len(self):
-            return error
-        where: dict[str, Any] = {"store": self.store.url, "sample": index}
-        with contextlib.suppress(VlaStoreError):  # then the index itself is damaged
-            where |= self.place(index)
-            if isinstance(error, VlaStoreError) and "row" in error.places:
+    def _transformed(self, item: Any) -> Any:
+        return item if self.transform is None else transformed(self.transform, item)
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Let errors name the item that is made."""
+        try:
+            yield
+        except Exception as error:
+            number = index % len(self)
+            where: dict[str, Any] = {"store": self.store.url, "sample": number} | self.where(number)
+            if not isinstance(error, VlaStoreError):
+                found = f"{type(error).__name__}: {error}"
+                raise TransformError("a sample could not be made", **where, found=found) from error
+            if "row" in error.places and "row" in where:
                 where["anchor row"] = where.pop("row")  # theirs is that of the damage, which a window reads
-        if isinstance(error, VlaStoreError):
-            return error.at(**where)
-        return TransformError("a sample could not be made", **where, found=f"{type(error).__name__}: {error}")
+            error.at(**where)
+            raise
+
+    def _keep_anchors(self, keep: Callable[[Steps], Mask]) -> None:
+        """Leave out anchors that `keep` does not say. Raises OptionError where none is left."""
+        anchors, view, found = self._anchors, self._chosen.kept, []
+        for start in range(0, len(anchors), BLOCK_ANCHORS):
+            block = np.arange(start, min(start + BLOCK_ANCHORS, len(anchors)))
+            rows, mask = np.empty(len(block), np.int64), np.empty(len(block), bool)
+            for part, at, places in anchors.many(block, self.store):
+                row = part.row_start + places.start + places.step
+                kept = None if view is None else view.of(part)
+                counted = (places.step, places.length) if kept is None else kept.counted(places)
+                where = slice(None) if at is None else at
+                rows[where] = row
+                mask[where] = keep(
+                    Steps(row, part.episode_start + places.episode, places.step, places.length, *counted)
+                )
+            found.append(rows[mask])
+        rows = np.concatenate(found)
+        if not len(rows):
+            raise OptionError(
+                "no step of the selection is an anchor by this recipe's rule",
+                steps=len(anchors),
+                hint="episodes may be shorter than the window that must fit into them",
+            )
+        if len(rows) < len(anchors):
+            self._anchors = _anchors_at(rows, self.store, in_order=anchors.rows is None)
+
+
+def _anchors_at(rows: Int64, store: Store, *, in_order: bool) -> Anchors:
+    """Return anchors at these rows. in_order: they ascend, and pickle small as runs of rows that follow one another."""
+    starts = np.array(parts_of(store).row_starts, np.int64)
+    parts = np.searchsorted(starts, rows, side="right") - 1
+    edges = np.flatnonzero((np.diff(rows) != 1) | (np.diff(parts) != 0)) + 1
+    if not in_order or len(edges) > len(rows) // 8:
+        return Anchors((), rows, ())
+    firsts, lasts = np.concatenate([[0], edges]), np.concatenate([edges, [len(rows)]]) - 1
+    part, bases = parts[firsts], starts[parts[firsts]]
+    table = np.zeros((len(firsts), 6), np.int64)  # part, start, stop; and no first steps to be left out
+    table[:, :3] = np.stack([part, rows[firsts] - bases, rows[lasts] + 1 - bases], axis=1)
+    return Anchors(table, None, ())
 
 
 def _part(tree: Any, at: int) -> Any:
-    """One item of a tree of many."""
+    """Return one item of a tree of many."""
     if isinstance(tree, dict):
         return {key: _part(each, at) for key, each in tree.items()}
     if isinstance(tree, tuple):
@@ -303,49 +379,9 @@ def _part(tree: Any, at: int) -> Any:
 
 
 def _collated(tree: Any) -> Any:
-    """A tree of many items as `collate` makes it of a list of them."""
+    """Return a tree of many items as `collate` makes it of a list of them."""
     if isinstance(tree, dict):
         return {key: _collated(each) for key, each in tree.items()}
     if isinstance(tree, tuple):
         return [_collated(each) for each in tree]
     return collate(tree) if isinstance(tree, list) and tree else tree
-
-
-def kept_anchors(anchors: Anchors, store: Store, keep: Callable[[Steps], Mask], view: Kept | None = None) -> Anchors:
-    """Those of `anchors` that `keep` says, in the same order. view: what their views keep. Raises OptionError where none is left."""
-    rows, numbers = [], []
-    existing: dict[int, KeptSteps | None] = {}
-    for start in range(0, len(anchors), BLOCK_ANCHORS):
-        block = np.arange(start, min(start + BLOCK_ANCHORS, len(anchors)))
-        row, episode, step, length, kept_step, kept_length, number = (np.empty(len(block), np.int64) for _ in range(7))
-        for part, at, places in anchors.many(block, store):
-            where: Any = slice(None) if at is None else at
-            row[where] = part.row_start + places.start + places.step
-            episode[where] = part.episode_start + places.episode
-            step[where], length[where], number[where] = places.step, places.length, part.number
-            if part.number not in existing:
-                existing[part.number] = view.of(part) if view is not None else None
-            steps = existing[part.number]
-            counted = (places.step, places.length) if steps is None else steps.counted(places)
-            kept_step[where], kept_length[where] = counted
-        mask = np.asarray(keep(Steps(row, episode, step, length, kept_step, kept_length)), bool)
-        rows.append(row[mask])
-        numbers.append(number[mask])
-    kept, parts = np.concatenate(rows), np.concatenate(numbers)
-    if not len(kept):
-        raise OptionError(
-            "no step of the selection is an anchor by this recipe's rule",
-            steps=len(anchors),
-            hint="episodes may be shorter than the window that must fit into them",
-        )
-    if len(kept) == len(anchors):
-        return anchors
-    # Runs of rows that follow one another, rather than each row: that is what pickles small.
-    edges = np.flatnonzero((np.diff(kept) != 1) | (np.diff(parts) != 0)) + 1
-    if anchors.rows is not None or len(edges) > len(kept) // 8:
-        return Anchors((), kept, ())
-    firsts, lasts = np.concatenate([[0], edges]), np.concatenate([edges, [len(kept)]]) - 1
-    bases = np.array(parts_of(store).row_starts, np.int64)[parts[firsts]]
-    table = np.zeros((len(firsts), 6), np.int64)  # part, start, stop; and no first steps to be left out
-    table[:, :3] = np.stack([parts[firsts], kept[firsts] - bases, kept[lasts] + 1 - bases], axis=1)
-    return Anchors(table, None, ())

@@ -11,9 +11,8 @@ the transformer; 8 actions are executed.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,14 @@ import numpy.typing as npt
 from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.lazily import lazily
-from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Empty, Mask, Steps, recipe
+from vla_store.reader.store import Store
+from vla_store.recipes.dataset import Array, Empty, Mask, NormalizedOptions, Steps, recipe, whole_number
+from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
-from vla_store.recipes.pictures import channels_first
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 CAMERAS = {"agentview_image": "agentview_rgb", "robot0_eye_in_hand_image": "eye_in_hand_rgb"}
 # robomimic's names, which decide how each is normalised; the quaternion is xyzw.
@@ -37,9 +39,9 @@ LOW_DIM: dict[str, str | tuple[str, int, int]] = {
 MIN_RANGE = 1e-7
 
 
-@recipe
+@recipe(normalize=False, alignment="causal", images="upright")
 def diffusion_policy(
-    store: Store | str | os.PathLike[str],
+    store: Store,
     *,
     horizon: int = 16,
     n_obs_steps: int = 2,
@@ -49,31 +51,43 @@ def diffusion_policy(
     val_ratio: float = 0.0,
     seed: int = 42,
     validation: bool = False,
-    normalize: bool | Mapping[str, FieldStatistics] = False,
-    alignment: str = "causal",
-    images: str = "upright",
-    transform: Callable[[dict[str, Any]], Any] | None = None,
-    **selection: Any,
+    **options: Unpack[NormalizedOptions],
 ) -> DiffusionPolicyDataset:
-    """Diffusion Policy's items: {"obs": {camera: (n_obs_steps, 3, H, W) float32 in 0..1, low-dim: (n_obs_steps, n) float32},
-    "action": (horizon, 7) float32}, under robomimic's names.
+    """Make Diffusion Policy's dataset, under robomimic's names.
 
-    cameras: {name in the item: camera of the store}. low_dim: {name: field, or (field, start, stop) for some of its numbers}.
-        By default robomimic's names, of the store's fields of the same names, or else of LIBERO's that hold the same.
     A window of `horizon` steps begins n_obs_steps - 1 before the anchor. Anchors are 0 .. T - horizon + n_action_steps +
     n_obs_steps - 2 (T - 8, by default): the window reaches at most n_obs_steps - 1 steps before its episode and n_action_steps - 1
     past it. There the first or last step is repeated, without a mark. Shorter episodes have no anchor.
     Under "causal" alignment, the default, an episode that was recorded after the action has no anchor 0. Its first
     observation is repeated in the history, while its first action, which was recorded, stands in the window of anchor 1.
-    val_ratio, seed: which episodes are held out, as Diffusion Policy draws them (its yaml has 0.02 and 42); validation=True gives
-        those instead. `statistics` and the normalised form are of both sides, as there.
-    normalize: items as its LinearNormalizer makes them: pictures and positions to -1..1, quaternions and actions as they are.
-    images: robomimic's pictures are upright.
-    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
+
+    Parameters
+    ----------
+    horizon, n_obs_steps, n_action_steps
+        As there.
+    cameras
+        {name in the item: camera of the store}.
+    low_dim
+        {name: field, or (field, start, stop) for some of its numbers}. By default of both robomimic's names, of the store's
+        fields of the same names, or else of LIBERO's that hold the same.
+    val_ratio, seed, validation
+        Which episodes are held out, as Diffusion Policy draws them (its yaml has 0.02 and 42); validation=True gives those
+        instead. `statistics` and the normalised form are of both sides, as there.
+    normalize
+        Items as its LinearNormalizer makes them: pictures and positions to -1..1, quaternions and actions as they are.
+    images
+        robomimic's pictures are upright.
+    alignment, transform, suites, tasks, episodes, rows, split, view, keep_first
+        As `vla_store.Samples` has them.
+
+    Returns
+    -------
+    dataset
+        Of items {"obs": {camera: (n_obs_steps, 3, H, W) float32 in 0..1, low-dim: (n_obs_steps, n) float32}, "action":
+        (horizon, 7) float32}.
     """
     for name, value in (("horizon", horizon), ("n_obs_steps", n_obs_steps), ("n_action_steps", n_action_steps)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise OptionError(f"{name} is a whole number of at least 1", found=repr(value)[:100])
+        whole_number(name, value)
     if n_obs_steps > horizon or n_action_steps > horizon:
         raise OptionError(
             "a window holds its observations and its executed actions",
@@ -87,49 +101,40 @@ def diffusion_policy(
             val_ratio=val_ratio,
             validation=validation,
         )
-    store = store if isinstance(store, Store) else open_store(store)
-    cameras = _present(CAMERAS, store) if cameras is None else cameras
+    cameras = _present(CAMERAS, store) if cameras is None else dict(cameras)
     low_dim = _present(LOW_DIM, store) if low_dim is None else low_dim
-    for name in low_dim:
-        _rule(name)
+    needs, taken = list(pictures_of(cameras.values())), {}
+    for name, each in low_dim.items():
+        _is_scaled(name)
+        taken[name] = field, _, stop = (each, None, None) if isinstance(each, str) else each
+        needs += (
+            numbers_of([field], "low_dim") if each in LOW_DIM.values() else [Need(field, "low_dim", at_least=stop or 1)]
+        )
     before = n_obs_steps - 1
-    seen = range(-before, 1)
-    taken = {name: (each, None, None) if isinstance(each, str) else each for name, each in low_dim.items()}
-    windows: dict[str, range] = dict.fromkeys([*cameras.values(), *(field for field, _, _ in taken.values())], seen)
+    windows = dict.fromkeys([*cameras.values(), *(field for field, _, _ in taken.values())], range(-before, 1))
     if "actions" in windows:
         raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
-    pictures = [pictures_of(field, "cameras") for field in cameras.values()]
-    observed = [
-        numbers_of(each[0], "low_dim")
-        if low_dim[name] in LOW_DIM.values()
-        else Need(each[0], "low_dim", at_least=each[2] or 1)
-        for name, each in taken.items()
-    ]
     return DiffusionPolicyDataset(
         store,
         windows={**windows, "actions": range(-before, horizon - before)},
-        cameras=dict(cameras),
+        cameras=cameras,
         low_dim=taken,
-        needs=Needs("diffusion_policy", (*pictures, *observed, Need("actions"))),
+        needs=Needs("diffusion_policy", (*needs, Need("actions"))),
         tail=horizon - n_action_steps - before,
         held_out=(float(val_ratio), int(seed), bool(validation)),
-        normalize=normalize,
-        alignment=alignment,
-        images=images,
-        transform=transform,
-        **selection,
+        **options,
     )
 
 
 class DiffusionPolicyDataset(NumericRecipe):
-    """What `diffusion_policy` gives."""
+    """The dataset of `diffusion_policy`."""
 
     def __init__(
         self,
-        store: Any,
+        store: Store,
         *,
         cameras: dict[str, str],
-        low_dim: Mapping[str, tuple[str, int | None, int | None]],
+        low_dim: dict[str, tuple[str, int | None, int | None]],
         tail: int,
         held_out: tuple[float, int, bool],
         **options: Any,
@@ -163,24 +168,21 @@ class DiffusionPolicyDataset(NumericRecipe):
         return values * scale + offset
 
     def check_scale(self, key: str, by: FieldStatistics) -> None:
-        if _rule(key) == "range":
+        if _is_scaled(key):
             warn_of(key, by.max - by.min < MIN_RANGE, "it never changes; its normalised form is 0")
 
     def normalizer(self) -> dict[str, dict[str, Any]]:
-        """What to make Diffusion Policy's LinearNormalizer of: {key: {"scale", "offset", "input_stats_dict"}}, float32 arrays.
+        """Return what to make Diffusion Policy's LinearNormalizer of.
 
-        For `SingleFieldLinearNormalizer.create_manual(**each)`; input_stats_dict has min, max, mean, std.
+        {key: {"scale", "offset", "input_stats_dict"}}, float32 arrays, for `SingleFieldLinearNormalizer.create_manual(**each)`;
+        input_stats_dict has min, max, mean, std.
         """
         made: dict[str, dict[str, Any]] = {}
-        for key, each in (self.normalized_by or self.statistics()).items():
+        for key, each in self.scales.items():
             self.check_scale(key, each)
-            scale, offset = _scale_of(key, each)
-            made[key] = _parameters(
-                scale, offset, {name: getattr(each, name) for name in ("min", "max", "mean", "std")}
-            )
-        uniform = {"min": 0, "max": 1, "mean": 0.5, "std": np.sqrt(1 / 12)}
+            made[key] = _parameters(*_scale_of(key, each), min=each.min, max=each.max, mean=each.mean, std=each.std)
         for key in self._cameras:
-            made[key] = _parameters([2], [-1], {name: [value] for name, value in uniform.items()})
+            made[key] = _parameters([2], [-1], min=[0], max=[1], mean=[0.5], std=[np.sqrt(1 / 12)])
         return made
 
     @lazily
@@ -201,20 +203,12 @@ def _present(named: Mapping[str, Any], store: Store) -> dict[str, Any]:
     return {name: name if name in store.fields else field for name, field in named.items()}
 
 
-def _scale_of(key: str, by: FieldStatistics) -> tuple[Array, Array]:
-    if _rule(key) == "identity":
-        return np.ones_like(by.min), np.zeros_like(by.min)
-    spread = by.max - by.min
-    constant = spread < MIN_RANGE
-    scale = 2 / np.where(constant, 2.0, spread)
-    return scale, np.where(constant, -by.min, -1 - scale * by.min)
-
-
-def _rule(key: str) -> str:
+def _is_scaled(key: str) -> bool:
+    """Return whether this number's range becomes -1 to 1; False for one that stays as it is. Raises OptionError."""
     if key == "action" or key.endswith("quat"):
-        return "identity"
+        return False
     if key.endswith("pos"):  # "qpos" too
-        return "range"
+        return True
     raise OptionError(
         "Diffusion Policy knows how to normalise an observation by the end of its name",
         name=key,
@@ -223,12 +217,19 @@ def _rule(key: str) -> str:
     )
 
 
-def _parameters(scale: Any, offset: Any, stats: Mapping[str, Any]) -> dict[str, Any]:
-    def as_float32(value: Any) -> Array:
-        return np.asarray(value, np.float32)
+def _scale_of(key: str, by: FieldStatistics) -> tuple[Array, Array]:
+    if not _is_scaled(key):
+        return np.ones_like(by.min), np.zeros_like(by.min)
+    spread = by.max - by.min
+    constant = spread < MIN_RANGE
+    scale = 2 / np.where(constant, 2.0, spread)
+    return scale, np.where(constant, -by.min, -1 - scale * by.min)
 
+
+def _parameters(scale: Any, offset: Any, **stats: Any) -> dict[str, Any]:
+    listed = {name: np.asarray(value, np.float32) for name, value in stats.items()}
     return {
-        "scale": as_float32(scale),
-        "offset": as_float32(offset),
-        "input_stats_dict": {name: as_float32(value) for name, value in stats.items()},
+        "scale": np.asarray(scale, np.float32),
+        "offset": np.asarray(offset, np.float32),
+        "input_stats_dict": listed,
     }

@@ -7,109 +7,112 @@ libero/configs/data/default.yaml.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
-from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Empty, RecipeDataset, recipe
+from vla_store.reader.store import Store
+from vla_store.recipes.dataset import Empty, Options, RecipeDataset, recipe, whole_number
+from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Needs, numbers_of, pictures_of
-from vla_store.recipes.pictures import channels_first
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SEQUENCE_LENGTH = 10
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 LOW_DIM = ("gripper_states", "joint_states")
 
 
-@recipe
+@recipe(alignment="as_stored", images="as_stored")
 def libero(
-    store: Store | str | os.PathLike[str],
+    store: Store,
     *,
     sequence_length: int = SEQUENCE_LENGTH,
     cameras: tuple[str, ...] = CAMERAS,
     low_dim: tuple[str, ...] = LOW_DIM,
     task_emb: Mapping[str, npt.ArrayLike] | None = None,
-    alignment: str = "as_stored",
-    images: str = "as_stored",
-    transform: Callable[[Any], Any] | None = None,
-    **selection: Any,
+    **options: Unpack[Options],
 ) -> LiberoDataset:
-    """What LIBERO's own policies (BC-RNN, BC-Transformer, BC-ViLT) take from their dataset. Every row is an anchor.
+    """Make the dataset of LIBERO's own policies (BC-RNN, BC-Transformer, BC-ViLT): every row is an anchor.
 
-    An item, with L sequence_length: {"actions": (L, 7), "obs": {camera: (L, 3, H, W) in 0..1, low-dim: (L, n)}}, all float32.
-    Observations *and* actions are of steps t .. t + L - 1; past the end the last step is repeated, and no mask says so.
+    LIBERO normalises nothing but pixels. It interleaves tasks (GroupedTaskDataset): the order of a shuffling loader takes the
+    place of that.
 
-    task_emb: {text of a task, or an episode's own: its embedding}, given as "task_emb", a fresh array, as LIBERO's SequenceVLDataset gives it; without
-        it items have none, and that class can still put one around the dataset of a task. LIBERO interleaves tasks
-        (GroupedTaskDataset): the order of a shuffling loader takes the place of that.
-    alignment: "as_stored", LIBERO's own: an action with the observation of its row, which its files recorded *after* it.
-        images: "as_stored", LIBERO's own: upside down, in training and in evaluation alike.
-    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
-    LIBERO normalises nothing but pixels. Raises OptionError, UnknownName, and what the store raises.
+    Parameters
+    ----------
+    sequence_length
+        L, how many steps an item has.
+    cameras, low_dim
+        Fields that are observed.
+    task_emb
+        {text of a task, or an episode's own: its embedding}, given as "task_emb", a fresh array, as LIBERO's SequenceVLDataset
+        gives it; without it items have none, and that class can still put one around the dataset of a task.
+    alignment
+        "as_stored", LIBERO's own: an action with the observation of its row, which its files recorded *after* it.
+    images
+        "as_stored", LIBERO's own: upside down, in training and in evaluation alike.
+    transform, suites, tasks, episodes, rows, split, view, keep_first
+        As `vla_store.Samples` has them.
+
+    Returns
+    -------
+    dataset
+        Of items {"actions": (L, 7), "obs": {camera: (L, 3, H, W) in 0..1, low-dim: (L, n)}}, all float32. Observations *and*
+        actions are of steps t .. t + L - 1; past the end the last step is repeated, and no mask says so.
     """
-    return LiberoDataset(
+    steps = range(whole_number("sequence_length", sequence_length))
+    if "actions" in low_dim:
+        raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
+    fields = (*pictures_of(cameras), *numbers_of(low_dim, "low_dim", ragged=True), *numbers_of(["actions"]))
+    notes = []
+    if options["alignment"] == "as_stored" and store.conventions.observation != "before":
+        notes.append("each action comes with what was seen after it, as LIBERO's own baselines train")
+    embeddings = None if task_emb is None else {text: np.array(each) for text, each in task_emb.items()}
+    made = LiberoDataset(
         store,
-        sequence_length=sequence_length,
-        cameras=cameras,
-        low_dim=low_dim,
-        task_emb=task_emb,
-        alignment=alignment,
-        images=images,
-        transform=transform,
-        **selection,
+        needs=Needs("libero", fields),
+        windows=dict.fromkeys(("actions", *cameras, *low_dim), steps),
+        cameras=tuple(cameras),
+        low_dim=tuple(low_dim),
+        embeddings=embeddings,
+        notes=notes,
+        **options,
     )
+    if embeddings is not None:
+        texts = {task.text for task in store.tasks}
+        if any(task.texts for task in store.tasks):
+            texts = {each.text for each in store.episodes}
+        for text in sorted(texts - embeddings.keys()):
+            raise UnknownName.among("embedding of task", text, list(embeddings), store=store.url)
+    return made
 
 
 class LiberoDataset(RecipeDataset):
-    """What `libero` gives."""
+    """The dataset of `libero`."""
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
+        store: Store,
         *,
-        sequence_length: int,
         cameras: tuple[str, ...],
         low_dim: tuple[str, ...],
-        task_emb: Mapping[str, npt.ArrayLike] | None,
+        embeddings: dict[str, npt.NDArray[Any]] | None,
         **options: Any,
     ) -> None:
-        opened = store if isinstance(store, Store) else open_store(store)
-        if (
-            isinstance(sequence_length, bool)
-            or not isinstance(sequence_length, (int, np.integer))
-            or sequence_length < 1
-        ):
-            raise OptionError("sequence_length is a whole number, at least 1", found=repr(sequence_length)[:100])
-        if "actions" in low_dim:
-            raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
-        observed = [numbers_of(name, "low_dim", ragged=True) for name in low_dim]
-        needs = Needs("libero", (*(pictures_of(name, "cameras") for name in cameras), *observed, numbers_of("actions")))
-        self._cameras, self._low_dim = tuple(cameras), tuple(low_dim)
-        self._task_emb = None if task_emb is None else {text: np.array(each) for text, each in task_emb.items()}
-        notes = []
-        if options["alignment"] == "as_stored" and opened.conventions.observation != "before":
-            notes.append("each action comes with what was seen after it, as LIBERO's own baselines train")
-        steps = range(int(sequence_length))
-        windows = dict.fromkeys(("actions", *self._cameras, *self._low_dim), steps)
-        super().__init__(opened, windows=windows, needs=needs, notes=notes, **options)
-        if self._task_emb is not None:
-            texts = {task.text for task in opened.tasks}
-            if any(task.texts for task in opened.tasks):
-                texts = {each.text for each in opened.episodes}
-            for text in sorted(texts - self._task_emb.keys()):
-                raise UnknownName.among("embedding of task", text, list(self._task_emb), store=opened.url)
+        self._cameras, self._low_dim, self._embeddings = cameras, low_dim, embeddings
+        super().__init__(store, **options)
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
         obs = {name: channels_first(batch[name], empty) for name in self._cameras}
         obs |= {name: batch[name].astype(np.float32) for name in self._low_dim}
         items = {"actions": batch["actions"].astype(np.float32), "obs": obs}
-        if self._task_emb is None:
+        if self._embeddings is None:
             return items
-        return items | {"task_emb": [self._task_emb[text].copy() for text in batch["task"]]}
+        return items | {"task_emb": [self._embeddings[text].copy() for text in batch["task"]]}
 
     @property
     def n_demos(self) -> int:

@@ -1,14 +1,17 @@
-"""What a recipe takes of a store's fields, checked when it is made: what a trainer would train on without a word, were it not so."""
+"""What a recipe takes of a store's fields, declared by each recipe and checked when its dataset is made: what a trainer would
+train on without a word, were it not so. It looks at the store's metadata and statistics, and reads no sample."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vla_store.errors import DataError, OptionError, UnknownName
+from vla_store.format.nonfinite import counts_text
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store
 from vla_store.reader.values import StoreField
@@ -29,6 +32,8 @@ MAPPING = "mapping"
 TOLERANCE = 1e-3  # of a range's width: rounding is no other convention
 MAX_NAMED = 8
 
+Counted = Callable[[str], FieldStatistics]
+
 
 @dataclass(frozen=True)
 class Range:
@@ -38,6 +43,15 @@ class Range:
     low: float
     high: float
     meaning: str
+
+    def holds(self, by: FieldStatistics | None) -> bool:
+        """Return whether all numbers are known to lie within."""
+        if by is None:
+            return False
+        low, high = float(by.min[self.component]), float(by.max[self.component])
+        margin = (self.high - self.low) * TOLERANCE
+        # NaN where no value is finite: then nothing is outside.
+        return not (low < self.low - margin or high > self.high + margin)
 
 
 @dataclass(frozen=True)
@@ -65,37 +79,39 @@ class Need:
         return f"(n,): one axis a step{f', n at least {self.at_least}' if self.at_least > 1 else ''}"
 
     def fits(self, field: StoreField) -> bool:
-        """Whether this field is such a one, by shape and dtype."""
+        """Return whether this field is such a one, by shape and dtype."""
         if self.is_picture:
             return field.is_camera and field.dtype == "uint8" and len(field.shape) == 3 and field.shape[2] == 3
         if field.is_camera or field.is_ragged:
             return self.ragged and field.is_ragged
-        return len(field.shape) == 1 and (
-            field.shape == (self.width,) if self.width is not None else (field.shape[0] or 0) >= self.at_least
-        )
+        wide = (field.shape[0] or 0) if len(field.shape) == 1 else 0
+        return wide == self.width if self.width is not None else wide >= self.at_least
 
 
-def pictures_of(field: str, option: str) -> Need:
-    """Pictures of a camera, as every trainer here takes them: three colours of a byte."""
-    return Need(field, option, is_picture=True)
+def pictures_of(fields: Iterable[str], option: str = "cameras") -> tuple[Need, ...]:
+    """Return the needs of cameras, as every trainer here takes them: three colours of a byte."""
+    return tuple(Need(name, option, is_picture=True) for name in fields)
 
 
-def numbers_of(
-    field: str, option: str = "", *, at_least: int = 1, ragged: bool = False, ranges: Iterable[Range] = ()
-) -> Need:
-    """Numbers of a field: of one in WIDTHS so many; of another, any."""
-    return Need(field, option, width=WIDTHS.get(field), at_least=at_least, ragged=ragged, ranges=tuple(ranges))
+def numbers_of(fields: Iterable[str], option: str = "", **more: Any) -> tuple[Need, ...]:
+    """Return the needs of fields of numbers: of one in WIDTHS so many; of another, any. more: as `Need` has it."""
+    return tuple(Need(name, option, width=WIDTHS.get(name), **more) for name in fields)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """All that a recipe takes, and what to call the recipe."""
+    """All that a recipe takes, and what to call the recipe.
+
+    stacks: its cameras must have one size. state_width: how many numbers the fields named with `state=` have together.
+    """
 
     recipe: str
     fields: tuple[Need, ...]
+    stacks: bool = False
+    state_width: int | None = None
 
     def check(self, store: Store) -> None:
-        """Raises UnknownName for a field that the store has not, OptionError for one that is not as the recipe takes it."""
+        """Raise UnknownName for a field that the store has not, OptionError for one that is not as the recipe takes it."""
         for need in self.fields:
             field = store.fields.get(need.field)
             if field is not None and need.fits(field):
@@ -117,9 +133,24 @@ class Needs:
                 found=_described(field),
                 hint="; ".join(filter(None, [_other(need, fitting), _conversion(need, field)])),
             )
+        shapes = {each.field: store.fields[each.field].shape for each in self.fields if each.is_picture}
+        if self.stacks and len(set(shapes.values())) > 1:
+            raise OptionError(
+                f"{self.recipe} stacks its cameras, and these differ in size",
+                **{name: " x ".join(map(str, shape)) for name, shape in shapes.items()},
+                hint="name cameras of one size with cameras=",
+            )
+        widths = {each.field: store.fields[each.field].shape[0] or 0 for each in self.fields if each.option == "state"}
+        if widths and self.state_width is not None and sum(widths.values()) != self.state_width:
+            raise OptionError(
+                f"{self.recipe} takes a state of {self.state_width} numbers",
+                **{name: f"{width} numbers" for name, width in widths.items()},
+                found=sum(widths.values()),
+                hint="name other fields with state=; LIBERO's are ee_states, gripper_states",
+            )
 
-    def check_ranges(self, store: Store, counted: Callable[[str], FieldStatistics]) -> None:
-        """Raises OptionError where a number lies outside of what the recipe's rule assumes.
+    def check_ranges(self, store: Store, counted: Counted) -> None:
+        """Raise OptionError where a number lies outside of what the recipe's rule assumes.
 
         counted: statistics of the rows that are used; asked only where those of the whole store do not settle it.
         """
@@ -128,37 +159,39 @@ class Needs:
             if need.ranges:
                 with contextlib.suppress(DataError):  # no item needs them
                     known = store.statistics.all.get(need.field)
-            if any(_outside(each, known) for each in need.ranges):
-                by = counted(need.field)
-                for each in need.ranges:
-                    if _outside(each, by):
-                        raise OptionError(
-                            f"{need.field!r}, component {each.component}, is not what {self.recipe} takes",
-                            expected=f"{each.low:g} to {each.high:g} ({each.meaning})",
-                            found=f"{by.min[each.component]:g} to {by.max[each.component]:g}",
-                            hint="write the files anew with it in this range, or leave those episodes out",
-                        )
+            if all(each.holds(known) for each in need.ranges):
+                continue
+            by = counted(need.field)
+            for each in need.ranges:
+                if not each.holds(by):
+                    raise OptionError(
+                        f"{need.field!r}, component {each.component}, is not what {self.recipe} takes",
+                        expected=f"{each.low:g} to {each.high:g} ({each.meaning})",
+                        found=f"{by.min[each.component]:g} to {by.max[each.component]:g}",
+                        hint="write the files anew with it in this range, or leave those episodes out",
+                    )
 
 
-def _outside(each: Range, by: FieldStatistics | None) -> bool:
-    """Whether numbers are known to lie outside of a range, or nothing is known of them."""
-    if by is None:
-        return True
-    low, high = float(by.min[each.component]), float(by.max[each.component])
-    margin = (each.high - each.low) * TOLERANCE
-    # NaN where no value is finite: then nothing is outside.
-    return low < each.low - margin or high > each.high + margin
+def nonfinite_notes(store: Store, fields: Iterable[str], view: Any, counted: Counted) -> Iterator[str]:
+    """Yield a line on each field whose numbers, of which items are made, are not all finite.
 
-
-def check_one_size(recipe: str, cameras: Iterable[str], option: str, store: Store) -> None:
-    """Raises OptionError unless these cameras have one size: they are stacked."""
-    sizes = {name: store.fields[name].shape for name in cameras}
-    if len(set(sizes.values())) > 1:
-        raise OptionError(
-            f"{recipe} stacks its cameras, and these differ in size",
-            **{name: " x ".join(map(str, size)) for name, size in sizes.items()},
-            hint=f"name cameras of one size with {option}=",
-        )
+    counted: as for `Needs.check_ranges`. Of fields without statistics (cameras, and those of several widths) the store's counts
+    are told, whatever is selected.
+    """
+    known = store.statistics.all
+    names = [view] if isinstance(view, str) else view or ()
+    is_left_out = any(store.views[name].rule == "finite" for name in names)
+    for name in fields:
+        listed, by = store.nonfinite.get(name), known.get(name)
+        counts = (0, 0) if listed is None or is_left_out else (listed.nan, listed.infinite)
+        if by is not None and (listed or by.nan.any() or not np.isfinite([by.min, by.max]).all()):
+            by = counted(name)
+            counts = int(by.nan.sum()), int(by.infinite.sum())
+        if any(counts):
+            yield (
+                f"{name!r} is not all finite numbers ({counts_text(*counts)}), and items made of these are not either; "
+                "view='finite' leaves them out, after `vla-store views add STORE finite`"
+            )
 
 
 def _described(field: StoreField) -> str:
@@ -169,6 +202,7 @@ def _described(field: StoreField) -> str:
 
 
 def _other(need: Need, fitting: list[str]) -> str:
+    """Say how another field is named."""
     if not need.option:  # of actions
         if need.width is None:
             return f"recipes take the field {need.field!r}, by this name"
@@ -182,7 +216,7 @@ def _other(need: Need, fitting: list[str]) -> str:
 
 
 def _conversion(need: Need, field: StoreField) -> str:
-    """How files could be brought into the form of a picture; "" for numbers."""
+    """Say how files could be brought into the form of a picture; "" for numbers."""
     if not need.is_picture or field.is_ragged or not 2 <= len(field.shape) <= 3:
         return ""
     steps = []

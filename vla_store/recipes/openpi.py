@@ -11,25 +11,30 @@ The order after the item: repack, LiberoInputs, DeltaActions (pi0 and FAST), Nor
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName, warn
+from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Empty, recipe
-from vla_store.recipes.needs import Needs, numbers_of, pictures_of
-from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
-from vla_store.recipes.openvla import CAMERAS, STATE, check_state, differences, state_needs
+from vla_store.reader.store import Store
+from vla_store.recipes.dataset import Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.needs import numbers_of
+from vla_store.recipes.normalize import TINY_RANGE, quantiles
+from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
 class Config:
-    """Of openpi's configurations for LIBERO: actions in a chunk; whether state is subtracted from actions before normalising."""
+    """One of openpi's configurations for LIBERO.
+
+    horizon: actions in a chunk. subtracts_state: from actions, before they are normalised.
+    """
 
     horizon: int
     subtracts_state: bool
@@ -42,96 +47,73 @@ CONFIGS = {
 }
 
 
-@recipe
+@recipe(normalize=False, alignment="causal", images="rot180")
 def openpi(
-    store: Store | str | os.PathLike[str],
+    store: Store,
     *,
     config: str = "pi05_libero",
     horizon: int | None = None,
     cameras: tuple[str, str] = CAMERAS,
     state: tuple[str, ...] = STATE,
-    normalize: bool | Mapping[str, FieldStatistics] = False,
-    alignment: str = "causal",
-    images: str = "rot180",
-    transform: Callable[[dict[str, Any]], Any] | None = None,
-    **selection: Any,
+    **options: Unpack[NormalizedOptions],
 ) -> OpenPiDataset:
-    """openpi's items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "state" (8,) float32, the `ee_states`
-    and `gripper_states`; "actions" (horizon, 7) float32, as recorded; "prompt", the task's text.
+    """Make openpi's dataset: every row is an anchor.
 
-    config: one of openpi's for LIBERO: it says the horizon (50 for pi0_libero, 10 for pi0_fast_libero and pi05_libero).
-    Every row is an anchor (under "causal" alignment, the default, the first of an episode that was recorded after the action is
-    none). Past the end of an episode the last action is repeated, without a mark: openpi trains on that padding.
-    normalize: for pi05_libero: state and actions by their 1 % and 99 % quantiles, not clipped. openpi computes these from
-        windows, in which tails count again, and from histograms; here they are exact, each step once. For the configurations
-        that subtract the state first it is refused: let openpi do it.
-    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
-    Where the store is not of the kind that openpi trains on, a warning and the dataset's `repr` say in what it differs.
+    (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.) Past the end of
+    an episode the last action is repeated, without a mark: openpi trains on that padding. Where the store is not of the kind that
+    openpi trains on, a warning and the dataset's `repr` say in what it differs.
+
+    Parameters
+    ----------
+    config
+        One of openpi's for LIBERO: it says the horizon (50 for pi0_libero, 10 for pi0_fast_libero and pi05_libero).
+    horizon
+        How many actions an item has, where it is another number.
+    cameras, state
+        Fields of the image, the wrist image and the state.
+    normalize
+        For pi05_libero: state and actions by their 1 % and 99 % quantiles, not clipped. openpi computes these from windows, in
+        which tails count again, and from histograms; here they are exact, each step once. For the configurations that subtract
+        the state first it is refused: let openpi do it.
+    alignment, images, transform, suites, tasks, episodes, rows, split, view, keep_first
+        As `vla_store.Samples` has them.
+
+    Returns
+    -------
+    dataset
+        Of items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "state" (8,) float32, the `ee_states` and
+        `gripper_states`; "actions" (horizon, 7) float32, as recorded; "prompt", the task's text.
     """
     if config not in CONFIGS:
         raise UnknownName.among("config", config, list(CONFIGS))
-    if normalize is not False and CONFIGS[config].subtracts_state:
+    if options["normalize"] is not False and CONFIGS[config].subtracts_state:
         raise OptionError(
             f"{config} subtracts the state from the actions before it normalises them",
             hint="leave normalize out: openpi's own Normalize does it, by scripts/compute_norm_stats.py on this dataset",
         )
-    steps = CONFIGS[config].horizon if horizon is None else horizon
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise OptionError("horizon is a whole number of at least 1", found=repr(horizon)[:100])
-    if cameras[0] == cameras[1]:
-        raise OptionError("the two cameras are one", cameras=", ".join(cameras))
+    steps = whole_number("horizon", CONFIGS[config].horizon if horizon is None else horizon)
     return OpenPiDataset(
         store,
-        needs=Needs(
-            "openpi", (*(pictures_of(each, "cameras") for each in cameras), *state_needs(state), numbers_of("actions"))
-        ),
-        windows={cameras[0]: 0, cameras[1]: 0, **dict.fromkeys(state, 0), "actions": range(steps)},
+        name="openpi",
+        trainer="openpi",
         cameras=cameras,
         state=state,
-        normalize=normalize,
-        alignment=alignment,
-        images=images,
-        transform=transform,
-        **selection,
+        state_at=0,
+        actions=numbers_of(["actions"])[0],
+        actions_at=range(steps),
+        **options,
     )
 
 
-class OpenPiDataset(NumericRecipe):
-    """What `openpi` gives."""
-
-    def __init__(self, store: Any, *, cameras: tuple[str, str], state: tuple[str, ...], **options: Any) -> None:
-        self._cameras, self._state = cameras, state
-        self.unchanged = cameras
-        store = store if isinstance(store, Store) else open_store(store)
-        notes = differences(store, cameras, "openpi")
-        super().__init__(store, notes=notes, **options)
-        check_state("openpi", state, store)
-        if notes:
-            warn("this is not the data that openpi trains on: " + "; ".join(notes))
+class OpenPiDataset(RegeneratedRecipe):
+    """The dataset of `openpi`."""
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
-        return {
-            "state": np.concatenate([fields[name] for name in self._state], axis=-1).astype(np.float32),
-            "actions": fields["actions"].astype(np.float32),
-        }
+        return {"state": self.state(fields), "actions": fields["actions"].astype(np.float32)}
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
-        outside, wrist = self._cameras
-        return {
-            "image": batch[outside],
-            "wrist_image": batch[wrist],
-            **self.item_numbers(batch),
-            "prompt": batch["task"],
-        }
+        return {**self.pictures(batch), **self.item_numbers(batch), "prompt": batch["task"]}
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
         low, high = quantiles(by)
         return (values - low) / (np.maximum(high - low, TINY_RANGE) + 1e-6) * 2 - 1  # type: ignore[no-any-return]
-
-    def check_scale(self, key: str, by: FieldStatistics) -> None:
-        low, high = quantiles(by)
-        warn_of(
-            key,
-            high - low < TINY_RANGE,
-            f"from 1 % to 99 % it changes by less than {TINY_RANGE}, which stands in for that range",
-        )

@@ -15,100 +15,111 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, machine_error, warn
+from vla_store.errors import machine_error
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.store import Store, open_store
-from vla_store.recipes.dataset import Array, Empty, recipe
+from vla_store.reader.store import Store
+from vla_store.recipes.dataset import Array, Empty, NormalizedOptions, recipe, whole_number
 from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
-from vla_store.recipes.needs import Need, Needs, Range, numbers_of, pictures_of
-from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, quantiles, warn_of
+from vla_store.recipes.needs import Range, numbers_of
+from vla_store.recipes.normalize import TINY_RANGE, quantiles, warn_of
+from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
 from vla_store.storage import local_path
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 OFT_CHUNK = 8
-PIXELS = 256
-CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
-STATE = ("ee_states", "gripper_states")
 FILE = "dataset_statistics.json"
 NAME = "libero"
-ACTIONS = numbers_of("actions", ranges=[Range(6, *MINUS_ONE_TO_ONE)])
-STATE_WIDTH = 8
 KEPT = ("mean", "std", "max", "min", "q01", "q99")
+(ACTIONS,) = numbers_of(["actions"], ranges=(Range(6, *MINUS_ONE_TO_ONE),))
 
 
-@recipe
+@recipe(normalize=False, alignment="causal", images="rot180")
 def openvla(
-    store: Store | str | os.PathLike[str],
-    *,
-    name: str = NAME,
-    camera: str = CAMERAS[0],
-    normalize: bool | Mapping[str, FieldStatistics] = False,
-    alignment: str = "causal",
-    images: str = "rot180",
-    transform: Callable[[dict[str, Any]], Any] | None = None,
-    **selection: Any,
+    store: Store, *, name: str = NAME, camera: str = CAMERAS[0], **options: Unpack[NormalizedOptions]
 ) -> OpenVLADataset:
-    """OpenVLA's items: "image" (H, W, 3) uint8, turned by 180 degrees; "action" (7,) float32, whose gripper is 1 open, 0 close;
-    "language", the task's text in lower case.
+    """Make OpenVLA's dataset: every row is an anchor.
 
-    Every row is an anchor (under "causal" alignment, the default, the first of an episode that was recorded after the action is
-    none). normalize: True, or the `statistics()` of a training set: numbers 0 to 5 of the action by its 1 % and 99 % quantiles.
-    name: of these statistics in `dataset_statistics`: the unnorm_key of the model.
-    transform: called with each item, e.g. `lambda item: batch_transform(rlds_batch(item))`.
-    selection: suites, tasks, episodes, rows, split, view, keep_first, as `vla_store.Samples` has them.
-    Where the store is not of the kind that OpenVLA trains on, a warning and the dataset's `repr` say in what it differs.
+    (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.) Where the store
+    is not of the kind that OpenVLA trains on, a warning and the dataset's `repr` say in what it differs.
+
+    Parameters
+    ----------
+    name
+        Of the statistics in `dataset_statistics`: the unnorm_key of the model.
+    camera
+        Whose picture is the image.
+    normalize
+        True, or the `statistics()` of a training set: numbers 0 to 5 of the action by its 1 % and 99 % quantiles.
+    transform
+        Called with each item, e.g. `lambda item: batch_transform(rlds_batch(item))`.
+    alignment, images, suites, tasks, episodes, rows, split, view, keep_first
+        As `vla_store.Samples` has them.
+
+    Returns
+    -------
+    dataset
+        Of items: "image" (H, W, 3) uint8, turned by 180 degrees; "action" (7,) float32, whose gripper is 1 open, 0 close;
+        "language", the task's text in lower case.
     """
-    windows = {camera: 0, "actions": 0}
-    shared = {"alignment": alignment, "images": images, "transform": transform, "normalize": normalize, **selection}
-    needs = Needs("openvla", (pictures_of(camera, "camera"), ACTIONS))
-    return OpenVLADataset(store, name=name, windows=windows, needs=needs, cameras=(camera,), state=(), **shared)
+    cameras = {"cameras": (camera,), "camera_option": "camera"}
+    return OpenVLADataset(store, name="openvla", key=name, **cameras, state=(), state_at=0, actions_at=0, **options)
 
 
-@recipe
+@recipe(normalize=False, alignment="causal", images="rot180")
 def openvla_oft(
-    store: Store | str | os.PathLike[str],
+    store: Store,
     *,
     name: str = NAME,
     chunk: int = OFT_CHUNK,
     cameras: tuple[str, str] = CAMERAS,
     state: tuple[str, ...] = STATE,
-    normalize: bool | Mapping[str, FieldStatistics] = False,
-    alignment: str = "causal",
-    images: str = "rot180",
-    transform: Callable[[dict[str, Any]], Any] | None = None,
-    **selection: Any,
+    **options: Unpack[NormalizedOptions],
 ) -> OpenVLADataset:
-    """OpenVLA-OFT's items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "proprio" (1, 8) float32, the
-    `ee_states` and `gripper_states`; "actions" (chunk, 7) float32 with OpenVLA's gripper; "language" in lower case.
+    """Make OpenVLA-OFT's dataset: anchors are the steps from which `chunk` actions remain.
 
-    Anchors are the steps from which `chunk` actions remain, t <= T - chunk: nothing is padded, and shorter episodes have none.
-    normalize: also all numbers of proprio. The rest is as `openvla` has it.
+    t <= T - chunk: nothing is padded, and shorter episodes have none.
+
+    Parameters
+    ----------
+    chunk
+        How many actions an item has.
+    cameras, state
+        Fields of the image, the wrist image and the proprio.
+    normalize
+        As `openvla` has it; also all numbers of proprio.
+    options
+        The rest is as `openvla` has it.
+
+    Returns
+    -------
+    dataset
+        Of items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "proprio" (1, 8) float32, the `ee_states` and
+        `gripper_states`; "actions" (chunk, 7) float32 with OpenVLA's gripper; "language" in lower case.
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
-        raise OptionError("chunk is a whole number of at least 1", found=repr(chunk)[:100])
-    if cameras[0] == cameras[1]:
-        raise OptionError("the two cameras are one", cameras=", ".join(cameras))
-    windows = {cameras[0]: 0, cameras[1]: 0, **{name: [0] for name in state}, "actions": range(chunk)}
-    shared = {"alignment": alignment, "images": images, "transform": transform, "normalize": normalize, **selection}
+    chunk = whole_number("chunk", chunk)
     return OpenVLADataset(
         store,
-        name=name,
-        windows=windows,
-        needs=Needs("openvla_oft", (*(pictures_of(each, "cameras") for each in cameras), *state_needs(state), ACTIONS)),
+        name="openvla_oft",
+        key=name,
         cameras=cameras,
         state=state,
+        state_at=[0],
+        actions_at=range(chunk),
         keep=lambda at: at.kept_step <= at.kept_length - chunk,
-        **shared,
+        **options,
     )
 
 
 def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, Any]:
-    """An item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it, with the leading axis of a window of one."""
+    """Return an item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it, with the leading axis of a window of one."""
     observation = {"image_primary": item["image"][None]}
     if "wrist_image" in item:
         observation |= {"image_wrist": item["wrist_image"][None], "proprio": item["proprio"]}
@@ -120,51 +131,37 @@ def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, A
     }
 
 
-class OpenVLADataset(NumericRecipe):
-    """What `openvla` and `openvla_oft` give."""
+class OpenVLADataset(RegeneratedRecipe):
+    """The dataset of `openvla` and `openvla_oft`."""
 
-    def __init__(
-        self, store: Any, *, name: str, cameras: tuple[str, ...], state: tuple[str, ...], **options: Any
-    ) -> None:
-        self.name, self._cameras, self._state = name, cameras, state
-        self.unchanged = cameras
-        store = store if isinstance(store, Store) else open_store(store)
-        notes = differences(store, cameras, "OpenVLA")
-        super().__init__(store, notes=notes, **options)
-        check_state("openvla_oft", state, store)
-        if notes:
-            warn("this is not the data that OpenVLA trains on: " + "; ".join(notes))
+    def __init__(self, store: Store, *, key: str, **options: Any) -> None:
+        self.name = key
+        super().__init__(store, trainer="OpenVLA", actions=ACTIONS, **options)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         actions = fields["actions"].astype(np.float32)
         actions[..., -1] = opens_at_one(actions[..., -1])
-        if not self._state:
-            return {"action": actions}
-        return {
-            "proprio": np.concatenate([fields[name] for name in self._state], axis=-1).astype(np.float32),
-            "actions": actions,
-        }
+        return {"proprio": self.state(fields), "actions": actions} if self._state else {"action": actions}
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
-        pictures = dict(zip(("image", "wrist_image"), (batch[name] for name in self._cameras)))
-        return {**pictures, **self.item_numbers(batch), "language": [text.lower() for text in batch["task"]]}
+        language = [text.lower() for text in batch["task"]]
+        return {**self.pictures(batch), **self.item_numbers(batch), "language": language}
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
         low, high = quantiles(by)
-        span = np.where(high - low < TINY_RANGE, np.maximum(high - low, TINY_RANGE), high - low)
+        span = np.maximum(high - low, TINY_RANGE)
         made = np.clip(2 * (values - low) / (span + 1e-8) - 1, -1, 1)
         if key != "proprio":
             made[..., -1] = values[..., -1]  # the gripper is masked
         return np.where(by.min == by.max, 0.0, made)  # also where it is the gripper
 
     def check_scale(self, key: str, by: FieldStatistics) -> None:
-        low, high = quantiles(by)
         constant = by.min == by.max
         closed = " (which closes the gripper)" if key != "proprio" and constant[-1] else ""
         warn_of(key, constant, f"it never changes, and its normalised form is 0{closed}")
-        tiny = ~constant & (high - low < TINY_RANGE)
-        tiny[-1] &= key == "proprio"
-        warn_of(key, tiny, f"from 1 % to 99 % it changes by less than {TINY_RANGE}, which stands in for that range")
+        scaled = ~constant
+        scaled[-1] &= key == "proprio"
+        self.warn_of_tiny(key, scaled, by)
 
     @property
     def dataset_statistics(self) -> dict[str, Any]:
@@ -173,9 +170,8 @@ class OpenVLADataset(NumericRecipe):
         "action" (and "proprio"): mean, std, max, min, q01, q99; of the action also the mask of what is normalised;
         num_transitions and num_trajectories. Those that items are normalised by, else of the selection.
         """
-        chosen = self.normalized_by or self.statistics()
         made: dict[str, Any] = {}
-        for key, each in sorted(chosen.items()):
+        for key, each in sorted(self.scales.items()):
             values = {what: np.asarray(getattr(each, what)).tolist() for what in KEPT}
             if key == "proprio":
                 made["proprio"] = values
@@ -186,7 +182,7 @@ class OpenVLADataset(NumericRecipe):
         return {self.name: made}
 
     def write_statistics(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes them as `dataset_statistics.json` into `folder`, as OpenVLA's `save_dataset_statistics` does; its path.
+        """Write them as `dataset_statistics.json` into `folder`, as OpenVLA's `save_dataset_statistics` does; return its path.
 
         Raises MachineError.
         """
@@ -197,35 +193,3 @@ class OpenVLADataset(NumericRecipe):
         except OSError as error:
             raise machine_error(error, "writing the statistics", path) from None
         return path
-
-
-def state_needs(state: tuple[str, ...]) -> list[Need]:
-    """What OpenVLA-OFT and openpi take of the fields of a state."""
-    return [numbers_of(name, "state") for name in state]
-
-
-def check_state(recipe: str, state: tuple[str, ...], store: Store) -> None:
-    """Raises OptionError unless the fields of a state, if there are some, have as many numbers as these trainers' models take."""
-    widths = {name: store.fields[name].shape[0] or 0 for name in state}
-    if state and sum(widths.values()) != STATE_WIDTH:
-        raise OptionError(
-            f"{recipe} takes a state of {STATE_WIDTH} numbers",
-            **{name: f"{width} numbers" for name, width in widths.items()},
-            found=sum(widths.values()),
-            hint=f"name other fields with state=; LIBERO's are {', '.join(STATE)}",
-        )
-
-
-def differences(store: Store, cameras: tuple[str, ...], trainer: str) -> tuple[str, ...]:
-    """In what a store differs from the regenerated LIBERO that OpenVLA and openpi train on, a line each."""
-    notes = []
-    if any(each.observation == "after" for each in store.conventions.sources):
-        notes.append(
-            "the demonstrations are as published (observation after the action); "
-            f"{trainer} trains on regenerated ones, without no-ops and failures"
-        )
-    sizes = {store.fields[name].shape[:2] for name in cameras if name in store.cameras} - {(PIXELS, PIXELS)}
-    if sizes:
-        shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes, key=str))
-        notes.append(f"pictures are {shown}; {trainer}'s are {PIXELS} x {PIXELS}")
-    return tuple(notes)
