@@ -47,7 +47,7 @@ class Rule:
     """How a view chooses. options: as documents hold them: text for a number with a fraction. fields: what it looks at.
 
     if_finite: it looks at nothing of these but where they are finite; they may be cameras, and None stands for all that are floating.
-    kinds: those it makes sense for, its usual one first. said: for people, one or two sentences.
+    kinds: those it makes sense for, its usual one first. description: for people, one or two sentences.
     keeps: of an episode's facts, a (T,) mask of the steps that are kept.
     """
 
@@ -55,7 +55,7 @@ class Rule:
     options: Mapping[str, Any]
     fields: tuple[str, ...] | None
     kinds: tuple[str, ...]
-    said: str
+    description: str
     keeps: Callable[[EpisodeFacts], Mask]
     if_finite: bool = False
 

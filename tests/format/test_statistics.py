@@ -15,7 +15,15 @@ from hypothesis.extra import numpy as hnp
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical, statistics
-from vla_store.format.statistics import FieldStatistics, field_statistics, order_statistic, statistics_document
+from vla_store.format.codecs import NONE
+from vla_store.format.schema import Field, PartDocument, Source
+from vla_store.format.statistics import (
+    FieldStatistics,
+    PartNumbers,
+    field_statistics,
+    order_statistic,
+    store_statistics,
+)
 
 FLOATS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -191,12 +199,16 @@ def test_statistics_read_back_as_they_were(rows: np.ndarray) -> None:
 
 
 def test_the_document_is_spelled_so() -> None:
-    found = field_statistics(np.array([[0.5], [1.5]]), [(0, 2)])
+    field = Field("ee_pos", "fixed", "float64", (1,), "observation", NONE, (), "steps/ee_pos")
+    source = Source("libero_goal", "x_demo.hdf5", "bottom_up", "after", (0, 0))
+    part = PartNumbers(
+        PartDocument({}, (), (source,), {"ee_pos": field}), [(0, 2)], lambda _: [np.array([[0.5], [1.5]])]
+    )
     one = (
         '{"count":[2],"max":["1.5"],"mean":["1.0"],"min":["0.5"],"nan":[0],"q01":["0.51"],"q99":["1.49"],"std":["0.5"]}'
     )
     expected = '{"fields":{"ee_pos":{"all":' + one + ',"suites":{"libero_goal":' + one + '}}},"version":1}'
-    assert canonical.dumps(statistics_document({"ee_pos": (found, {"libero_goal": found})})).decode() == expected
+    assert canonical.dumps(store_statistics([part])).decode() == expected
 
 
 def test_infinities_are_spelled_only_where_there_are_any() -> None:

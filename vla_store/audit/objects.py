@@ -13,8 +13,8 @@ from vla_store.storage import Storage
 class Objects:
     """The objects of a store: their bytes, which of them a root names, and what was found wrong with them."""
 
-    def __init__(self, fetcher: Storage, report: VerifyReport) -> None:
-        self._fetcher = fetcher
+    def __init__(self, storage: Storage, report: VerifyReport) -> None:
+        self.storage = storage
         self.report = report
         self.named: dict[str, int] = {}  # with their sizes
         self.damaged: set[str] = set()
@@ -42,19 +42,19 @@ class Objects:
     def read(self, key: str) -> bytes:
         """A small object whole. Raises StoreDamaged for one that is larger than any document may be."""
         self.named[key] = 0
-        size = self.named[key] = self._fetcher.size(key)
+        size = self.named[key] = self.storage.size(key)
         if size > MAX_DOCUMENT_BYTES:
             raise StoreDamaged(f"has {size} bytes; a document has at most {MAX_DOCUMENT_BYTES}", object=key)
         return b"".join(self.pieces(key))
 
     def pieces(self, key: str) -> Iterator[memoryview]:
-        return self._fetcher.pieces(key)
+        return self.storage.pieces(key)
 
     def size(self, key: str) -> int:
-        return self._fetcher.size(key)
+        return self.storage.size(key)
 
     def ranges(self, key: str, ranges: list[tuple[int, int]]) -> list[memoryview]:
-        return self._fetcher.read([(key, start, stop) for start, stop in ranges])
+        return self.storage.read([(key, start, stop) for start, stop in ranges])
 
 
 def list_keys(storage: Storage) -> list[str]:

@@ -1,77 +1,294 @@
-"""A part of a store as the audit has read it."""
+"""The audit of one part: its objects against the listing, its arrays against the format, its content read for digests.
+
+Imports `reader`, through which the content is read, and `format`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from vla_store.format.nonfinite import Tally, tallied
-from vla_store.format.schema import TEXT_COLUMN, Field, PartDocument, PartEntry
-
-DIGEST_NBYTES = 32
+from vla_store.audit.objects import Objects
+from vla_store.errors import DataError, StoreDamaged, UnsupportedStore
+from vla_store.format import arrays, canonical, digests, layout
+from vla_store.format.digests import DIGEST_NBYTES
+from vla_store.format.listing import ObjectEntry, parse_listing
+from vla_store.format.nonfinite import counted, table_of, tallied
+from vla_store.format.part_arrays import PartArray, part_arrays
+from vla_store.format.schema import MAX_FRAME_BYTES, TEXT_COLUMN, Field, PartDocument, PartEntry
+from vla_store.format.shard_index import index_nbytes, parse_index
+from vla_store.reader.columns import Column
+from vla_store.reader.part import Part
+from vla_store.reader.whole import WholePart
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass
-class Part:
-    """A part as the audit sees it."""
+class AuditedPart(WholePart):
+    """A part as the audit has read it.
 
-    entry: PartEntry
-    document: PartDocument
-    table: Array  # (episodes, columns) int64
-    episode_digests: Array  # (episodes, 32) uint8, as stored
-    attributes: bytes  # of all episodes and source files, end to end
-    field_digests: list[dict[str, str]]  # per episode: field -> hex of the digest of what was read
-    columns: dict[str, Array]  # numeric field -> its array
-    nonfinite: dict[str, Array]  # field -> of every row that was read, (rows, 2): numbers that are NaN, and infinite
-    complete: bool  # nothing of it was unreadable
+    attributes: of all episodes and sources, end to end. field_digests: per episode, the digest of every field as it was read.
+    is_complete: nothing of it was unreadable.
+    """
 
-    def column(self, name: str) -> Array:
-        """A column of the episode table, (episodes,) int64."""
-        return self.table[:, self.document.columns.index(name)]
+    def __init__(self, part: Part) -> None:
+        super().__init__(part)
+        self.attributes = b""
+        self.field_digests: list[dict[str, str]] = [{} for _ in range(part.episodes)]
+        self.is_complete = True
 
     @property
     def attributes_nbytes(self) -> int:
         return sum(self.document.sources[-1].attributes)  # the last of all
 
     def attributes_of(self, episode: int) -> bytes:
-        return self._span(int(self.column("attributes_start")[episode]), int(self.column("attributes_bytes")[episode]))
+        return self._attributes(
+            int(self.column("attributes_start")[episode]), int(self.column("attributes_bytes")[episode])
+        )
 
-    def file_attributes_of(self, source: int) -> bytes:
-        return self._span(*self.document.sources[source].attributes)
-
-    def _span(self, start: int, nbytes: int) -> bytes:
-        return self.attributes[start : start + nbytes]
-
-    def tallies_of(self, name: str) -> tuple[Tally, ...]:
-        """What of a field is not finite, by episode, as it was read."""
-        starts, lengths = self.column("start").tolist(), self.column("length").tolist()
-        counts = self.nonfinite[name]
-        found = [tallied(n, counts[start : start + length]) for n, (start, length) in enumerate(zip(starts, lengths))]
-        return tuple(each for several in found for each in several)
+    def source_attributes(self, source: int) -> bytes:
+        return self._attributes(*self.document.sources[source].attributes)
 
     def text_of(self, episode: int) -> str | None:
         """The instruction that an episode has of its own; None for its task's."""
-        if not self.document.texts:
-            return None
-        number = int(self.column(TEXT_COLUMN)[episode])
+        number = int(self.column(TEXT_COLUMN)[episode]) if self.document.texts else -1
         return None if number < 0 else self.document.texts[number]
 
-    def elements_of(self, field: Field) -> int | None:
-        """Of a ragged field: how many elements it has in all episodes together."""
-        return int((self.column("length") * self.column(f"{field.name}_width")).sum()) if field.is_ragged else None
+    def add_digest(self, field: Field, episode: int, length: int, shape: tuple[int, ...], data: bytes) -> None:
+        digest = digests.FieldDigest(field.name, field.dtype, (length, *shape))
+        digest.update(data)
+        self.field_digests[episode][field.name] = digest.hexdigest()
 
-    def rows_of(self, field: Field, episode: int) -> Array:
-        """A numeric field in one episode, (length, *shape)."""
-        start, length = int(self.column("start")[episode]), int(self.column("length")[episode])
-        column = self.columns[field.name]
-        if not field.is_ragged:
-            return column[start : start + length]
-        first, width = (
-            int(self.column(f"{field.name}_start")[episode]),
-            int(self.column(f"{field.name}_width")[episode]),
-        )
-        return column[first : first + length * width].reshape(length, width)
+    def _attributes(self, start: int, nbytes: int) -> bytes:
+        return self.attributes[start : start + nbytes]
+
+
+def check_part(
+    objects: Objects,
+    entry: PartEntry,
+    opened: Callable[[PartDocument], Part],
+    pool: ThreadPoolExecutor,
+    log: Callable[[str], None],
+) -> AuditedPart | None:
+    """Check a part as far as it can be read, recording problems; None where not even its episode table can be read.
+
+    opened: the part as the reader has it, given its document.
+    """
+    listing_key, key = f"{entry.path}/{layout.LISTING}", f"{entry.path}/{layout.ROOT_KEY}"
+    try:
+        data = objects.read(listing_key)
+        if canonical.sha256_hex(data) != entry.listing:
+            raise StoreDamaged("is not the listing that the root names; the part's objects were not checked")
+        listing = parse_listing(data, listing_key)
+    except DataError as error:
+        objects.error(listing_key, error)
+        objects.unchecked.add(entry.path)
+        return None
+    log(f"hashing {len(listing):,} objects")
+    for each, problem in zip(listing, pool.map(lambda each: _problem_of(objects, entry.path, each), listing)):
+        objects.named[f"{entry.path}/{each.key}"] = each.size
+        if problem:
+            objects.problem(f"{entry.path}/{each.key}", problem)
+    if objects.is_damaged(key):
+        return None  # what it says of the other objects would be held against them
+    try:
+        document = PartDocument.from_zarr_json(objects.read(key), key)
+        return _read_part(objects, entry, AuditedPart(opened(document)), {each.key for each in listing}, pool, log)
+    except UnsupportedStore:
+        raise
+    except DataError as error:
+        objects.error(key, error)
+        return None
+
+
+def _problem_of(objects: Objects, part: str, each: ObjectEntry) -> str | None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        for piece in objects.pieces(f"{part}/{each.key}"):
+            digest.update(piece)
+            size += len(piece)
+    except DataError as error:
+        return error.what
+    if size != each.size:
+        return f"has {size} bytes instead of {each.size}"
+    if digest.hexdigest() != each.sha256:
+        return f"has changed: its sha256 is {digest.hexdigest()}, the listing says {each.sha256}"
+    return None
+
+
+def _read_part(
+    objects: Objects,
+    entry: PartEntry,
+    whole: AuditedPart,
+    listed: set[str],
+    pool: ThreadPoolExecutor,
+    log: Callable[[str], None],
+) -> AuditedPart | None:
+    path, document = entry.path, whole.document
+    if path.rpartition("/")[2] != canonical.sha256_hex(canonical.dumps(document.plan))[:16]:
+        objects.problem(f"{path}/zarr.json", "the part's name is not the digest of its plan")
+    try:
+        table = whole.part.table.span(0, entry.episodes)
+    except DataError as error:
+        objects.error(f"{path}/{layout.TABLE_ARRAY}", error)
+        return None
+    if objects.is_damaged(f"{path}/{layout.TABLE_ARRAY}"):
+        return None
+    _check_table(path, entry.rows, document, {name: table[:, at] for at, name in enumerate(document.columns)})
+    elements = {name: int((whole.column("length") * whole.column(f"{name}_width")).sum()) for name in document.ragged}
+    expected = part_arrays(document, entry.rows, entry.episodes, elements, whole.attributes_nbytes)
+    _check_metadata(objects, path, document, expected, listed)
+    for array, each in expected.items():
+        for shard in range(each.grid.shards):
+            _check_index(objects, f"{path}/{array}/{each.grid.key(shard)}", each, shard)
+
+    def attempt(array: str, read: Callable[[], None]) -> None:
+        try:
+            read()
+        except DataError as error:
+            objects.error(f"{path}/{array}", error)
+            whole.is_complete = False
+
+    def read_attributes() -> None:
+        whole.attributes = whole.part.attributes(0, whole.attributes_nbytes)
+
+    attempt(layout.INDEX_ARRAY, lambda: _check_steps(objects, path, whole))
+    attempt(layout.ATTRIBUTES_ARRAY, read_attributes)
+    for field in document.fields.values():
+        if field.unsupported():
+            objects.problem(
+                f"{path}/{field.array}/zarr.json",
+                f"field {field.name!r} has a {field.unsupported()} that this version cannot check",
+            )
+            whole.is_complete = False
+            continue
+        log(f"checking {field.name}")
+        digest = _digest_camera if field.is_camera else _digest_numbers
+        attempt(field.array, lambda field=field, digest=digest: digest(whole, field, pool))  # type: ignore[misc]
+    if whole.is_complete and document.nonfinite:
+        attempt(layout.NONFINITE_ARRAY, lambda: _check_nonfinite(objects, path, whole, expected))
+    return whole
+
+
+def _check_table(path: str, rows: int, document: PartDocument, table: Mapping[str, Array]) -> None:
+    """Raises StoreDamaged unless the episodes, and what lies in arrays of their own, follow one another."""
+    key = f"{path}/{layout.TABLE_ARRAY}"
+    starts, lengths = table["start"], table["length"]
+    possible = (lengths >= 1) & (lengths <= rows)  # so that no sum wraps around
+    if not possible.all() or (starts != np.cumsum(lengths) - lengths).any() or int(lengths.sum()) != rows:
+        raise StoreDamaged("the episodes of the table do not follow one another", object=key)
+    for column, least, count in (
+        ("task", 0, len(document.tasks)),
+        ("source", 0, len(document.sources)),
+        *([(TEXT_COLUMN, -1, len(document.texts))] if document.texts else []),
+    ):
+        if (table[column] < least).any() or (table[column] >= count).any():
+            raise StoreDamaged(f"the table names a {column} that does not exist", object=key)
+    for name in document.ragged:
+        widths, sizes = table[f"{name}_width"], lengths * table[f"{name}_width"]
+        possible = (widths >= 1) & (widths <= MAX_FRAME_BYTES)
+        if not possible.all() or (table[f"{name}_start"] != np.cumsum(sizes) - sizes).any():
+            raise StoreDamaged(f"the table's places of {name} do not follow one another", object=key)
+    end = 0
+    spans = zip(table["attributes_start"].tolist(), table["attributes_bytes"].tolist())
+    for place, (start, nbytes) in (
+        *((key, span) for span in spans),
+        *((f"{path}/zarr.json", each.attributes) for each in document.sources),
+    ):
+        if start != end or nbytes < 0 or start + nbytes > canonical.MAX_INTEGER:
+            raise StoreDamaged("the attributes do not follow one another", object=place)
+        end = start + nbytes
+
+
+def _check_metadata(
+    objects: Objects, path: str, document: PartDocument, expected: Mapping[str, PartArray], listed: set[str]
+) -> None:
+    """Every zarr.json must be what the format's template gives, and the listing hold exactly the objects of the arrays."""
+    metadata = {array: each.metadata for array, each in expected.items()}
+    for array, each in expected.items():
+        if each.grid.shards > len(listed):  # before a name is made for each
+            raise StoreDamaged("an array has more shards than the part has objects", object=f"{path}/{array}")
+    documents = {
+        f"{folder}/zarr.json": value
+        for folder, value in ({array.rpartition("/")[0]: arrays.GROUP for array in metadata} | metadata).items()
+    }
+    for key, value in documents.items():
+        try:
+            if objects.read(f"{path}/{key}") != canonical.dumps(value):
+                objects.problem(f"{path}/{key}", "is not the metadata that the format gives")
+        except DataError as error:
+            objects.error(f"{path}/{key}", error)
+    if any(each.unsupported() for each in document.fields.values()):
+        return
+    if objects.read(f"{path}/zarr.json") != canonical.dumps(arrays.part_metadata(document.to_json(), metadata)):
+        objects.problem(f"{path}/zarr.json", "its consolidated metadata is not that of its arrays")
+    shards = {f"{array}/{each.grid.key(n)}" for array, each in expected.items() for n in range(each.grid.shards)}
+    known = {layout.ROOT_KEY, *documents, *shards}
+    for extra in sorted(listed - known):
+        objects.problem(f"{path}/{extra}", "is in the listing, but of no array")
+    for missing in sorted(known - listed):
+        objects.problem(f"{path}/{missing}", "is not in the listing")
+
+
+def _check_index(objects: Objects, key: str, array: PartArray, shard: int) -> None:
+    """The index of a shard, which reading looks at only where chunks have a size of their own."""
+    nbytes = index_nbytes(array.grid.chunks_per_shard)
+    try:
+        body = objects.size(key) - nbytes
+        if body < 0:
+            raise StoreDamaged("a shard is cut short", object=key)
+        (index,) = objects.ranges(key, [(body, body + nbytes)])
+        parse_index(index, array.grid.chunks_per_shard, array.grid.present(shard), body, key, array.chunk_nbytes)
+    except DataError as error:
+        objects.error(key, error)
+
+
+def _check_steps(objects: Objects, path: str, whole: AuditedPart) -> None:
+    index = whole.part.index.span(0, whole.part.rows)
+    episode = np.repeat(np.arange(whole.part.episodes), whole.column("length"))
+    step = np.arange(whole.part.rows) - whole.column("start")[episode]
+    is_right = (index[:, 0] == episode).all() and (index[:, 1] == step).all()
+    if not is_right and not objects.is_damaged(f"{path}/{layout.INDEX_ARRAY}"):
+        objects.problem(f"{path}/{layout.INDEX_ARRAY}", "the index and the episode table disagree")
+
+
+def _digest_camera(whole: AuditedPart, field: Field, pool: ThreadPoolExecutor) -> None:
+    """Decode every picture of a camera, and digest it episode by episode. Raises StoreDamaged."""
+
+    def digest(rows: range) -> tuple[bytes, Array | None]:
+        pictures = whole.pictures(field, rows)
+        found = b"".join(hashlib.sha256(picture.data).digest() for picture in pictures)
+        return found, counted(pictures) if field.is_floating else None
+
+    found = list(pool.map(digest, whole.picture_blocks(field)))
+    if field.is_floating:
+        whole.counts[field.name] = np.concatenate([counts for _, counts in found if counts is not None])
+    frames = b"".join(each for each, _ in found)
+    for episode, (start, stop) in enumerate(whole.spans.tolist()):
+        data = frames[start * DIGEST_NBYTES : stop * DIGEST_NBYTES]
+        whole.add_digest(field, episode, stop - start, field.fixed_shape, data)
+
+
+def _digest_numbers(whole: AuditedPart, field: Field, pool: ThreadPoolExecutor) -> None:
+    for episode, rows in enumerate(whole.by_episode(field)):
+        whole.add_digest(field, episode, len(rows), rows.shape[1:], np.ascontiguousarray(rows).tobytes())
+
+
+def _check_nonfinite(objects: Objects, path: str, whole: AuditedPart, expected: Mapping[str, PartArray]) -> None:
+    """What a part records must be what was read. Parts of earlier versions record nothing, whatever they hold."""
+    found = {}
+    for field in whole.document.fields.values():
+        counts = whole.nonfinite(field)
+        if field.is_floating and counts.any():
+            spans = enumerate(whole.spans.tolist())
+            found[field.name] = [each for n, (start, stop) in spans for each in tallied(n, counts[start:stop])]
+    key = f"{path}/{layout.NONFINITE_ARRAY}"
+    stored = Column(objects.storage, key, expected[layout.NONFINITE_ARRAY].grid).span(0, whole.part.episodes)
+    if sorted(found) != sorted(whole.document.nonfinite) or not np.array_equal(
+        stored, table_of(found, whole.part.episodes)
+    ):
+        objects.problem(key, "the counts of numbers that are not finite are not those of the data")

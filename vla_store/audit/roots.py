@@ -16,55 +16,55 @@ MAX_MISSING_ROOTS = 20
 
 
 def check_roots(objects: Objects) -> Root | None:
-    """Check zarr.json, every root ever committed, and the small documents; the current root if one can be read."""
+    """Check zarr.json, every root ever committed, and the small documents; return the newest root that can be read."""
+    current, data = _current_root(objects)
     newest: Root | None = None
-    current: Root | None = None
+    generation, parent, missing = 0, None, 0
+    while missing <= MAX_MISSING_ROOTS:  # a root can claim any generation
+        generation += 1
+        key = layout.root_key(generation)
+        try:
+            raw = objects.read(key) if _is_there(objects, key) else None
+            if raw is None and (current is None or generation > current.generation):
+                break
+            if raw is None:
+                objects.problem(key, "a root is missing")
+                parent, missing = None, missing + 1
+                continue
+            root = Root.from_bytes(raw, key)
+        except DataError as error:
+            objects.error(key, error)
+            parent = None
+            continue
+        if root.generation != generation:
+            objects.problem(key, f"names generation {root.generation}")
+        if (parent is not None and root.parent != parent) or (generation == 1 and root.parent is not None):
+            objects.problem(key, "its parent is not the root before it")
+        if current is not None and generation == current.generation and raw != data:
+            objects.problem(key, f"differs from {layout.ROOT_KEY}")
+        newest, parent = root, root.digest
+        _check_meta(objects, root)
+    if newest is None and current is None:
+        objects.problem(layout.root_key(1), "no root can be read; nothing below it was checked")
+        return None
+    # A newer one was committed by a writer that was killed before it could say so in zarr.json.
+    chosen = max((each for each in (current, newest) if each), key=lambda root: root.generation)
+    _check_groups(objects, chosen)
+    return chosen
+
+
+def _current_root(objects: Objects) -> tuple[Root | None, bytes]:
+    """The root in zarr.json, and its bytes. Raises StoreNotFound, UnsupportedStore."""
     try:
         data = objects.read(layout.ROOT_KEY)
-        current = Root.from_bytes(data, layout.ROOT_KEY)
+        return Root.from_bytes(data, layout.ROOT_KEY), data
     except UnsupportedStore:
         raise
     except DataError as error:
         objects.error(layout.ROOT_KEY, error)
-        data = b""
-        if isinstance(error, ObjectMissing) and _is_missing(objects, layout.root_key(1)):
+        if isinstance(error, ObjectMissing) and not _is_there(objects, layout.root_key(1)):
             raise no_store(objects.report.url) from None
-    generation, parent, missing = 1, None, 0
-    while True:
-        key = layout.root_key(generation)
-        try:
-            objects.size(key)
-        except ObjectMissing:
-            if current is None or generation > current.generation:
-                break
-            objects.problem(key, "a root is missing")
-            generation, parent, missing = generation + 1, None, missing + 1
-            if missing > MAX_MISSING_ROOTS:
-                break  # a root can claim any generation
-            continue
-        try:
-            raw = objects.read(key)
-            root = Root.from_bytes(raw, key)
-            if root.generation != generation:
-                objects.problem(key, f"names generation {root.generation}")
-            if (parent is not None and root.parent != parent) or (generation == 1 and root.parent is not None):
-                objects.problem(key, "its parent is not the root before it")
-            if current is not None and generation == current.generation and raw != data:
-                objects.problem(key, f"differs from {layout.ROOT_KEY}")
-            newest, parent = root, root.digest
-            _check_meta(objects, root)
-        except DataError as error:
-            objects.error(key, error)
-            parent = None
-        generation += 1
-    if newest is None and current is None:
-        objects.problem(layout.root_key(1), "no root can be read; nothing below it was checked")
-    chosen = current or newest
-    if current and newest and newest.generation > current.generation:
-        chosen = newest  # committed by a writer that was killed before it could say so in zarr.json
-    if chosen:
-        _check_groups(objects, chosen)
-    return chosen
+        return None, b""
 
 
 def _check_groups(objects: Objects, root: Root) -> None:
@@ -102,9 +102,9 @@ def _check_meta(objects: Objects, root: Root) -> None:
             objects.report.damaged_views.setdefault(key, []).append(root.generation)
 
 
-def _is_missing(objects: Objects, key: str) -> bool:
+def _is_there(objects: Objects, key: str) -> bool:
     try:
         objects.size(key)
     except ObjectMissing:
-        return True
-    return False
+        return False
+    return True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +15,24 @@ from vla_store.builder.shards import write_array, write_object
 from vla_store.builder.tasks import Receipt
 from vla_store.errors import MachineError
 from vla_store.format import arrays, canonical, digests, layout
-from vla_store.format.codecs import NONE
-from vla_store.format.layout import Grid
+from vla_store.format.digests import DIGEST_NBYTES
 from vla_store.format.listing import ObjectEntry, encode_listing
-from vla_store.format.nonfinite import Tally, columns_of, table_of, together
+from vla_store.format.nonfinite import Tally, table_of, together
+from vla_store.format.part_arrays import PartArray, part_arrays
 from vla_store.format.schema import Field, Meta, PartEntry, Root, RootField
-from vla_store.format.statistics import store_statistics
+from vla_store.format.statistics import PartNumbers, store_statistics
 from vla_store.storage import LocalStorage, sync_folder
 
-DIGEST_NBYTES = 32
 
-
-def part_arrays(plan: Plan, nonfinite: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
-    """The zarr.json of every array of a part, by path. nonfinite: fields that have numbers that are not finite."""
-    rows, episodes, columns, bad = plan.rows, len(plan.episodes), plan.document.columns, list(nonfinite)
-    found = {
-        field.array: field.metadata(rows, plan.elements.get(field.name)) for field in plan.document.fields.values()
-    }
-    for field in plan.cameras:
-        if "background" in field.prediction:
-            grid = layout.background_grid((episodes, *field.fixed_shape), field.dtype)
-            found[f"backgrounds/{field.name}"] = arrays.array_metadata(grid, arrays.frame_codecs(NONE, 1, 0))
-    attributes = layout.attributes_grid(plan.attributes_nbytes)
-    found[layout.ATTRIBUTES_ARRAY] = arrays.array_metadata(attributes, arrays.attributes_codecs(attributes))
-    for path, grid, notes in (
-        (layout.INDEX_ARRAY, _index_grid(plan), {}),
-        (layout.TABLE_ARRAY, _table_grid(plan), {"columns": columns}),
-        (layout.DIGEST_ARRAY, _digest_grid(plan), {}),
-        *([(layout.NONFINITE_ARRAY, _nonfinite_grid(plan, bad), {"columns": columns_of(bad)})] if bad else []),
-    ):
-        found[path] = arrays.array_metadata(grid, arrays.numeric_codecs(), notes)
-    return dict(sorted(found.items()))
+def arrays_of(plan: Plan, nonfinite: Iterable[str] = ()) -> dict[str, PartArray]:
+    """Return the arrays of a part, by path. nonfinite: fields that have numbers that are not finite."""
+    document = replace(plan.document, nonfinite=tuple(sorted(nonfinite)))
+    return part_arrays(document, plan.rows, len(plan.episodes), plan.elements, plan.attributes_nbytes)
 
 
 def write_metadata(plan: Plan, folder: Path) -> list[ObjectEntry]:
     """Every zarr.json of a part; zarr-python reads them back as a check, before any work is put into shards."""
-    found = part_arrays(plan)
+    found = _metadata(arrays_of(plan))
     groups = {path.rpartition("/")[0]: arrays.GROUP for path in found}
     documents = {**groups, **found}
     written = [
@@ -70,7 +52,7 @@ def write_part(
     episodes = list(_episode_digests(plan, receipts))
     digest_rows = np.frombuffer(b"".join(episodes), np.uint8).reshape(-1, DIGEST_NBYTES)
     objects += write_tables(plan, folder)
-    objects += write_array(folder, layout.DIGEST_ARRAY, _digest_grid(plan), digest_rows)
+    objects += write_array(folder, layout.DIGEST_ARRAY, arrays_of(plan)[layout.DIGEST_ARRAY].grid, digest_rows)
     listing = encode_listing(objects)
     write_object(folder, layout.LISTING, listing)
     _sync_below(folder)
@@ -80,9 +62,10 @@ def write_part(
 
 def write_tables(plan: Plan, folder: Path) -> list[ObjectEntry]:
     """Index and episode table of a part, which are of its plan alone."""
+    found = arrays_of(plan)
     return [
-        *write_array(folder, layout.INDEX_ARRAY, _index_grid(plan), plan.steps_index()),
-        *write_array(folder, layout.TABLE_ARRAY, _table_grid(plan), plan.table()),
+        *write_array(folder, layout.INDEX_ARRAY, found[layout.INDEX_ARRAY].grid, plan.steps_index()),
+        *write_array(folder, layout.TABLE_ARRAY, found[layout.TABLE_ARRAY].grid, plan.table()),
     ]
 
 
@@ -101,12 +84,13 @@ def write_nonfinite(plan: Plan, folder: Path, receipts: Mapping[str, Receipt]) -
     found = nonfinite_of(receipts)
     if not found:
         return []
-    documents = part_arrays(plan, found)
-    key = f"{layout.NONFINITE_ARRAY}/zarr.json"
-    written = [write_object(folder, key, canonical.dumps(documents[layout.NONFINITE_ARRAY]))]
-    written.append(_write_document(plan, folder, documents))
-    grid = _nonfinite_grid(plan, found)
-    return [*written, *write_array(folder, layout.NONFINITE_ARRAY, grid, table_of(found, len(plan.episodes)))]
+    arrays_now = arrays_of(plan, found)
+    array = arrays_now[layout.NONFINITE_ARRAY]
+    return [
+        write_object(folder, f"{layout.NONFINITE_ARRAY}/zarr.json", canonical.dumps(array.metadata)),
+        _write_document(plan, folder, _metadata(arrays_now)),
+        *write_array(folder, layout.NONFINITE_ARRAY, array.grid, table_of(found, len(plan.episodes))),
+    ]
 
 
 def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, episodes: list[bytes]) -> Root:
@@ -142,11 +126,8 @@ def part_statistics(plan: Plan, folder: Path) -> dict[str, Any] | None:
             rows = np.frombuffer(storage.read([(key, 0, nbytes)])[0], np.dtype(grid.dtype).newbyteorder("<"))
             yield rows.reshape(stop - start, -1)
 
-    fixed = [each for each in plan.document.fields.values() if not each.is_camera and not each.is_ragged]
-    return store_statistics(
-        [(plan.scanned[each.source].info.suite, each.steps) for each in plan.episodes],
-        [(each.name, each.fixed_shape, functools.partial(maps, each)) for each in fixed],
-    )
+    episodes = [(each.source, each.steps) for each in plan.episodes]
+    return store_statistics([PartNumbers(plan.document, episodes, maps)])
 
 
 def skipped_document(scan: Scan) -> dict[str, Any] | None:
@@ -191,20 +172,8 @@ def _episode_digests(plan: Plan, receipts: dict[str, Receipt]) -> Iterator[bytes
         )
 
 
-def _index_grid(plan: Plan) -> Grid:
-    return layout.numeric_grid((plan.rows, 2), "int32", plan.rows)
-
-
-def _table_grid(plan: Plan) -> Grid:
-    return layout.numeric_grid((len(plan.episodes), len(plan.document.columns)), "int64", plan.rows)
-
-
-def _digest_grid(plan: Plan) -> Grid:
-    return layout.numeric_grid((len(plan.episodes), DIGEST_NBYTES), "uint8", plan.rows)
-
-
-def _nonfinite_grid(plan: Plan, fields: Collection[str]) -> Grid:
-    return layout.numeric_grid((len(plan.episodes), len(columns_of(fields))), "int64", plan.rows)
+def _metadata(found: Mapping[str, PartArray]) -> dict[str, dict[str, Any]]:
+    return {path: each.metadata for path, each in found.items()}
 
 
 def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from vla_store.format import canonical
 
 NO_DIGEST = "0" * 64
+DIGEST_NBYTES = 32
 
 
 class FieldDigest:

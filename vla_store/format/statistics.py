@@ -9,7 +9,7 @@ sign first: which zero a minimum finds is the hardware's affair.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
 from vla_store.format.canonical import float_text
+from vla_store.format.schema import Field, PartDocument
 
 COUNTS = ("count", "nan", "infinite")
 QUANTILES = {"q01": 0.01, "q99": 0.99}
@@ -26,7 +27,6 @@ FLOATS = ("min", "max", "mean", "std", "q01", "q99")
 
 FloatArray = npt.NDArray[np.float64]
 Spans = Sequence[tuple[int, int]]
-Pieces = Callable[[], Iterable[npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,88 +52,74 @@ class FieldStatistics:
         return not np.isinf([self.min, self.max]).any()
 
     def to_json(self) -> dict[str, Any]:
-        stated = (
-            COUNTS if self.infinite.any() else COUNTS[:2]
-        )  # infinities are rare, and older documents do not know them
-        whole = {key: getattr(self, key).reshape(-1).tolist() for key in stated}
-        floats = {key: getattr(self, key) for key in FLOATS}
-        return whole | {
-            key: None if value is None else [float_text(x) for x in value.reshape(-1)] for key, value in floats.items()
-        }
+        stated = COUNTS if self.infinite.any() else COUNTS[:2]  # infinities are rare; older documents do not know them
+        made: dict[str, Any] = {key: getattr(self, key).reshape(-1).tolist() for key in stated}
+        for key in FLOATS:
+            value = getattr(self, key)
+            made[key] = None if value is None else [float_text(x) for x in value.reshape(-1)]
+        return made
 
     @classmethod
     def from_json(cls, value: Any, shape: tuple[int, ...], name: str = "statistics") -> FieldStatistics:
-        """What `to_json` gave, for a field whose step has this shape; `name` is the object's. Raises StoreDamaged."""
+        """Read what `to_json` gave, for a field whose step has this shape; `name` is the object's. Raises StoreDamaged."""
+
+        def array(key: str, read: Callable[[Any], Any], dtype: type) -> npt.NDArray[Any] | None:
+            if value[key] is None and key in QUANTILES:
+                return None
+            return np.array([read(x) for x in value[key]], dtype).reshape(shape)
+
         try:
-            counts = value if "infinite" in value else value | {"infinite": [0] * len(value["count"])}
-            whole = [np.array([_count(x) for x in counts[key]], np.int64).reshape(shape) for key in COUNTS]
-            floats = [
-                None
-                if value[key] is None and key in QUANTILES
-                else np.array([_float(x) for x in value[key]], np.float64).reshape(shape)
-                for key in FLOATS
+            value = {"infinite": [0] * len(value["count"])} | value
+            found = [
+                *(array(key, _count, np.int64) for key in COUNTS),
+                *(array(key, _float, np.float64) for key in FLOATS),
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreDamaged(
                 "statistics are not as the format says", object=name, found=f"{type(error).__name__}: {error}"[:200]
             ) from None
-        return cls(*whole, *floats)  # type: ignore[arg-type]
+        return cls(*found)  # type: ignore[arg-type]
 
 
 def field_statistics(rows: npt.NDArray[Any], episodes: Spans) -> FieldStatistics:
-    """Statistics of (N, ...) rows that lie in `episodes`, given as ascending [start, stop) spans that do not overlap."""
-    flat = rows.reshape(len(rows), -1)
-    return statistics_of_components((flat[:, i] for i in range(flat.shape[1])), rows.shape[1:], episodes)
+    """Return the statistics of (N, ...) rows that lie in `episodes`: ascending [start, stop) spans that do not overlap."""
+    return _statistics([rows.reshape(len(rows), -1)], rows.shape[1:], episodes)
 
 
-def statistics_of_components(
-    columns: Iterable[npt.NDArray[Any]], shape: tuple[int, ...], episodes: Spans
-) -> FieldStatistics:
-    """The same for a field whose components come one at a time, each (N,), in C order of `shape`."""
-    made = [_component(column, episodes) for column in columns]
-    whole = {key: np.array([each[key] for each in made], np.int64).reshape(shape) for key in COUNTS}
-    floats = {
-        key: None if made[0][key] is None else np.array([each[key] for each in made], np.float64).reshape(shape)
-        for key in FLOATS
-    }
-    return FieldStatistics(**whole, **floats)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class PartNumbers:
+    """The numeric fields of a part, wherever they are read from.
 
-
-def statistics_document(fields: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]]) -> dict[str, Any]:
-    """meta.statistics of a root: {"fields": {name: {"all": ..., "suites": {suite: ...}}}, "version": 1}."""
-    described = {
-        name: {"all": whole.to_json(), "suites": {suite: each.to_json() for suite, each in suites.items()}}
-        for name, (whole, suites) in fields.items()
-    }
-    return {"fields": described, "version": 1}
-
-
-def store_statistics(
-    episodes: Iterable[tuple[str, int]], fields: Iterable[tuple[str, tuple[int, ...], Pieces]]
-) -> dict[str, Any] | None:
-    """The statistics document of a store; None where it has no field to take them of.
-
-    episodes: suite and length of each, in row order. fields: name and shape of one step of every fixed numeric field, and what
-    gives its rows as (n, components) pieces that follow one another; it is called when the field's turn comes.
+    episodes: source and length of each, in row order. read: gives the rows of a field as pieces that follow one another; it is
+    called when the field's turn comes.
     """
+
+    document: PartDocument
+    episodes: Sequence[tuple[int, int]]
+    read: Callable[[Field], Iterable[npt.NDArray[Any]]]
+
+
+def store_statistics(parts: Sequence[PartNumbers]) -> dict[str, Any] | None:
+    """Return the statistics document of a store of these parts; None where it has no field to take them of."""
     spans: list[tuple[int, int]] = []
     suites: dict[str, list[tuple[int, int]]] = {}
     row = 0
-    for suite, length in episodes:
-        spans.append((row, row + length))
-        suites.setdefault(suite, []).append(spans[-1])
-        row += length
-    found: dict[str, tuple[FieldStatistics, dict[str, FieldStatistics]]] = {}
-    for name, shape, read in fields:
-        pieces = list(read())
-
-        def of(where: Spans, pieces: Any = pieces, shape: tuple[int, ...] = shape) -> FieldStatistics:
-            # One component at a time: a whole field need not fit in memory.
-            columns = (np.concatenate([each[:, i] for each in pieces]) for i in range(math.prod(shape)))
-            return statistics_of_components(columns, shape, where)
-
-        found[name] = of(spans), {suite: of(where) for suite, where in suites.items()}
-    return statistics_document(found) if found else None
+    for part in parts:
+        for source, length in part.episodes:
+            spans.append((row, row + length))
+            suites.setdefault(part.document.sources[source].suite, []).append(spans[-1])
+            row += length
+    described: dict[str, Any] = {}
+    for name, field in parts[0].document.fields.items():
+        alike = [part.document.fields[name] for part in parts]
+        if field.is_camera or any((each.kind, each.shape) != ("fixed", field.shape) for each in alike):
+            continue
+        pieces = [piece.reshape(len(piece), -1) for part, each in zip(parts, alike) for piece in part.read(each)]
+        described[name] = {
+            "all": _statistics(pieces, field.fixed_shape, spans).to_json(),
+            "suites": {suite: _statistics(pieces, field.fixed_shape, of).to_json() for suite, of in suites.items()},
+        }
+    return {"fields": described, "version": 1} if described else None
 
 
 def order_statistic(ordered: FloatArray, q: float) -> float:
@@ -142,9 +128,8 @@ def order_statistic(ordered: FloatArray, q: float) -> float:
     below = math.floor(place)
     a, b = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
     t = place - below
-    return (
-        a if t == 0 or a == b else a + (b - a) * t
-    )  # of ends far apart, b - a may be infinite, and 0 * inf is no number
+    # Of ends far apart, b - a may be infinite, and 0 * inf is no number.
+    return a if t == 0 or a == b else a + (b - a) * t
 
 
 def _count(value: Any) -> int:
@@ -159,38 +144,39 @@ def _float(text: Any) -> float:
     return float(text)
 
 
+def _statistics(pieces: Sequence[npt.NDArray[Any]], shape: tuple[int, ...], episodes: Spans) -> FieldStatistics:
+    # One component at a time: a whole field need not fit in memory.
+    made = [_component(np.concatenate([each[:, i] for each in pieces]), episodes) for i in range(math.prod(shape))]
+
+    def array(key: str, dtype: type) -> npt.NDArray[Any] | None:
+        return None if made[0][key] is None else np.array([each[key] for each in made], dtype).reshape(shape)
+
+    return FieldStatistics(*(array(key, np.int64) for key in COUNTS), *(array(key, np.float64) for key in FLOATS))  # type: ignore[arg-type]
+
+
 def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
-    values = np.concatenate([column[start:stop] for start, stop in episodes]).astype(np.float64) + 0.0
-    finite = np.isfinite(values)
-    kept = values[finite]
-    nan = int(np.isnan(values).sum())
-    result: dict[str, Any] = {"count": len(kept), "nan": nan, "infinite": len(values) - len(kept) - nan}
-    if not len(kept):
-        return result | dict.fromkeys(("min", "max", "mean", "std", "q01", "q99"), math.nan)
+    values = [column[start:stop].astype(np.float64) + 0.0 for start, stop in episodes]
+    kept = [each[np.isfinite(each)] for each in values]
+    total, count, nan = (int(sum(of)) for of in (map(len, values), map(len, kept), (np.isnan(x).sum() for x in values)))
+    result: dict[str, Any] = {"count": count, "nan": nan, "infinite": total - count - nan}
+    if not count:
+        return result | dict.fromkeys(FLOATS, math.nan)
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = _sum(_pieces(values, finite, episodes)) / len(kept)
-        variance = _sum((piece - mean) ** 2 for piece in _pieces(values, finite, episodes)) / len(kept)
-    result |= {
-        "min": float(kept.min()),
-        "max": float(kept.max()),
+        mean = _sum(kept) / count
+        variance = _sum((each - mean) ** 2 for each in kept) / count
+    ordered = np.sort(np.concatenate(kept))
+    exact = total <= MAX_QUANTILE_ROWS  # not `count`: all components of a field have quantiles, or none
+    return result | {
+        "min": float(ordered[0]),
+        "max": float(ordered[-1]),
         "mean": mean,
         "std": math.sqrt(variance) if variance >= 0 else math.nan,
+        **{key: order_statistic(ordered, q) if exact else None for key, q in QUANTILES.items()},
     }
-    kept.sort()
-    exact = len(values) <= MAX_QUANTILE_ROWS  # not `kept`: all components of a field have quantiles, or none
-    return result | {key: order_statistic(kept, q) if exact else None for key, q in QUANTILES.items()}
 
 
-def _pieces(values: FloatArray, finite: npt.NDArray[np.bool_], episodes: Spans) -> Iterator[FloatArray]:
-    at = 0
-    for start, stop in episodes:
-        piece = values[at : at + stop - start]
-        yield piece[finite[at : at + stop - start]]
-        at += stop - start
-
-
-def _sum(pieces: Iterator[FloatArray]) -> float:
+def _sum(episodes: Iterable[FloatArray]) -> float:
     try:
-        return math.fsum([math.fsum(piece.tolist()) for piece in pieces])
+        return math.fsum([math.fsum(each.tolist()) for each in episodes])
     except (ValueError, OverflowError):  # beyond a double: no sum
         return math.nan

@@ -8,7 +8,7 @@ a view of a million steps takes a few bytes per stretch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,10 +176,39 @@ def rows_in(runs: Runs) -> int:
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
+def rows_in_each(spans: Runs, runs: Runs) -> Int64:
+    """How many rows of each of (n, 2) spans, which may touch, lie in these stretches, (n,)."""
+    found, at = overlaps(spans, runs)
+    return np.bincount(at, weights=found[:, 1] - found[:, 0], minlength=len(spans)).astype(np.int64)
+
+
 def runs_of(mask: npt.NDArray[np.bool_], start: int = 0) -> Runs:
     """The stretches of a mask; its first entry is row `start`."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).view(np.int8)))
     return edges.reshape(-1, 2).astype(np.int64) + start
+
+
+def mask_of(runs: Runs, rows: int) -> npt.NDArray[np.bool_]:
+    """The (rows,) mask of these stretches."""
+    mask = np.zeros(rows, bool)
+    for start, stop in runs.tolist():
+        mask[start:stop] = True
+    return mask
+
+
+def united(several: Sequence[Runs]) -> Runs:
+    """Stretches none of which overlap, as ascending ones."""
+    runs = np.concatenate(several)
+    return joined(runs[np.argsort(runs[:, 0], kind="stable")])
+
+
+def without(runs: Runs, taken: Runs) -> Runs:
+    """What of these stretches lies in none of the others."""
+    if not len(runs):
+        return runs
+    edges = np.concatenate([[runs[0, 0]], taken.reshape(-1), [max(runs[-1, 1], taken[-1, 1] if len(taken) else 0)]])
+    gaps = edges.reshape(-1, 2)
+    return joined(overlaps(runs, gaps[gaps[:, 0] < gaps[:, 1]])[0])
 
 
 def joined(runs: Runs) -> Runs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from vla_store.format.statistics import store_statistics
 from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
+from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, locate
 
 MAX_TRIES = 1_000
@@ -179,8 +179,8 @@ def root_over(
     documents_of = [(part.path, part.document) for part in parts]
     check_names(documents_of)
     fields = combined_fields(documents_of)
-    found = statistics_over(parts, fields)
     documents: dict[str, bytes] = {}
+    found = store_statistics([WholePart(part).numbers() for part in parts])
     meta = Meta(_document(documents, found), _document(documents, skipped), _document(documents, views))
     episodes = (row.tobytes() for part in parts for row in part.digests.span(0, part.episodes))
     root = Root(
@@ -250,25 +250,6 @@ def conventions_of(documents: Named) -> Iterator[tuple[str, str, str]]:
     for name, document in documents:
         for source in document.sources:
             yield f"{source.suite}/{source.file} in {name}", source.orientation, source.observation
-
-
-def statistics_over(parts: list[Part], fields: dict[str, RootField]) -> dict[str, Any] | None:
-    """The statistics document of a store of these parts, from their stored columns."""
-    described = parts[0].document.fields
-    fixed = [name for name, each in fields.items() if each.kind == "fixed" and not described[name].is_camera]
-
-    def columns(name: str) -> list[Any]:
-        # Views of maps for a local store; from a URL, a whole field in memory, so that it is fetched once.
-        return [part.column(part.document.fields[name]).span(0, part.rows).reshape(part.rows, -1) for part in parts]
-
-    return store_statistics(
-        [
-            (part.document.sources[source].suite, length)
-            for part in parts
-            for _, length, _, source in part.entries(0, part.episodes)[:, :4].tolist()
-        ],
-        [(name, described[name].fixed_shape, functools.partial(columns, name)) for name in fixed],
-    )
 
 
 def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] | None:

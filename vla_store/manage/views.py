@@ -8,45 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_error
 from vla_store.format import layout
-from vla_store.format.nonfinite import counted
-from vla_store.format.schema import Field, PartEntry, Root
+from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import (
     Runs,
-    TaskCount,
     View,
     Views,
     check_view_name,
     document_of,
-    joined,
-    overlaps,
-    rows_in,
+    mask_of,
     runs_of,
+    united,
     views_of,
+    without,
 )
 from vla_store.manage import roots
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store
+from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, open_storage
-from vla_store.view_rules import EpisodeFacts, Rule, kind_of, parse_rule, rule_of
-
-__all__ = ["NewView", "ViewsReport", "add_view", "add_views", "carried", "merged", "parse_view", "remove_views"]
-
-Array = np.ndarray[Any, Any]
-Int64 = npt.NDArray[np.int64]
-Talk = Callable[[str], None]
+from vla_store.view_rules import Rule, kind_of, parse_rule, rule_of
+from vla_store.view_steps import computed_view, counts_of, kept_in
 
 MAX_NOTED = 5
-BLOCK_NBYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -81,11 +71,11 @@ def add_view(
 
 
 def add_views(
-    store: str | os.PathLike[str] | Path,
+    store: str | os.PathLike[str],
     wanted: Sequence[NewView],
     *,
     allow_empty: bool = False,
-    talk: Talk = lambda text: None,
+    talk: Callable[[str], None] = lambda text: None,
 ) -> ViewsReport:
     """The same for several views at once, in one root."""
     if not wanted:
@@ -104,14 +94,14 @@ def add_views(
         made.clear()
         notes.clear()
         before = views_in(place, newest)
-        parts = roots.open_parts(place.url, newest.parts)
+        parts = [WholePart(part) for part in roots.open_parts(place.url, newest.parts)]
         added = dict(before)
         for each, kind in zip(wanted, kinds):
             _check_fields(each.rule, newest)
-            for part, entry in zip(parts, newest.parts):
-                check_sound(place, entry, part, each.rule, sound)
+            for whole, entry in zip(parts, newest.parts):
+                _check_sound(place, entry, whole, each.rule, sound)
             talk(f"computing view {each.name}")
-            view = computed(each.name, kind, each.rule, parts)
+            view = computed_view(each.name, kind, each.rule, parts)
             there = before.get(each.name)
             if there is not None and not _same(there, view):
                 raise OptionError(
@@ -174,92 +164,44 @@ def views_in(place: Storage, root: Root) -> dict[str, View]:
         raise error.at(store=place.url) from None
 
 
-# Computing
-
-
-def computed(name: str, kind: str, rule: Rule, parts: Sequence[Part]) -> View:
-    """The view by a rule over everything in these parts. Raises OptionError where the rule cannot be applied."""
-    rows = sum(part.rows for part in parts)
-    found = [runs + part.row_start for part in parts for runs in [kept_in(rule, part)]]
-    kept = joined(np.concatenate(found))
-    covered = np.array([[0, rows]], np.int64)
-    return View(name, kind, rule.name, rule.options, rule.said, covered, kept, counts_of(covered, kept, parts))
-
-
-def kept_in(rule: Rule, part: Part) -> Runs:
-    """What a rule keeps of a part, as the part's own rows."""
-    pieces = [np.zeros(0, bool)]
-    for number, facts in enumerate(_facts(rule, part)):
-        try:
-            mask = rule.keeps(facts)
-        except VlaStoreError as error:
-            raise error.at(rule=rule.name, **_where(part, number)) from None
-        except Exception as error:
-            raise OptionError(
-                "a rule failed on an episode",
-                rule=rule.name,
-                **_where(part, number),
-                found=f"{type(error).__name__}: {error}",
-            ) from error
-        pieces.append(mask)
-    return runs_of(np.concatenate(pieces))
-
-
-def counts_of(covered: Runs, kept: Runs, parts: Sequence[Part]) -> tuple[TaskCount, ...]:
-    """Per task, by suite and name: episodes and steps that are covered, and that are kept."""
-    totals: dict[tuple[str, str], Int64] = {}
-    for part in parts:
-        table = part.entries(0, part.episodes)
-        starts = table[:, 0] + part.row_start
-        episodes = np.stack([starts, starts + table[:, 1]], axis=1)
-        steps, kept_steps = (_rows_of_each(episodes, runs) for runs in (covered, kept))
-        for number, task in enumerate(part.document.tasks):
-            mine = table[:, 2] == number
-            told, left = steps[mine], kept_steps[mine]
-            if told.any():
-                counts = np.array([(told > 0).sum(), told.sum(), (left > 0).sum(), left.sum()], np.int64)
-                totals[task.suite, task.name] = totals.get((task.suite, task.name), np.zeros(4, np.int64)) + counts
-    order = sorted(totals, key=lambda key: (key[0].encode(), key[1].encode()))
-    return tuple(TaskCount(*key, *totals[key].tolist()) for key in order)
+# For other parts
 
 
 def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[str]]:
-    """The same views of a store that may have grown, and a line on each that could not follow.
+    """Return the views of a store that may have grown, and a line on each that could not follow.
 
     Known rules are computed where a view does not cover episodes; what else a view covers stays. Rows keep their numbers.
     """
     made: dict[str, View] = {}
     notes: list[str] = []
+    whole = [WholePart(part) for part in parts]
     rows = sum(part.rows for part in parts)
     for name, view in views.items():
         rule = rule_of(view)
-        covered, kept, is_told = [view.covered], [view.kept], False
-        for part in parts:
-            whole = np.array([[part.row_start, part.row_start + part.rows]], np.int64)
-            missing = _without(whole, view.covered)
-            if rule is None or not len(missing):
-                continue
+        covered, kept, has_failed = [view.covered], [view.kept], False
+        for each in whole:
+            if rule is None:
+                break
+            here = np.array([[each.part.row_start, each.part.row_start + each.part.rows]], np.int64)
+            missing = without(here, view.covered)
             try:
-                found = kept_in(rule, part) + part.row_start
+                kept.append(kept_in(rule, each, missing))
+                covered.append(missing)
             except VlaStoreError as error:
                 notes.append(f"view {name!r} could not be computed for all that is new: {error.what}")
-                is_told = True
-                continue
-            covered.append(missing)
-            kept.append(overlaps(missing, found)[0])
-        all_covered, all_kept = _together(covered), _together(kept)
-        if rows_in(all_covered) < rows and not is_told:
+                has_failed = True
+        carried_on = _with_rows(view, whole, united(covered), united(kept))
+        if carried_on.covered_steps < rows and not has_failed:
             notes.append(
-                f"view {name!r} cannot be computed again: it covers {rows_in(all_covered):,} of {rows:,} steps, and not the new"
+                f"view {name!r} cannot be computed again: it covers {carried_on.covered_steps:,} of {rows:,} steps, and not the new"
             )
-        counts = counts_of(all_covered, all_kept, parts)
-        made[name] = dataclasses.replace(view, covered=all_covered, kept=all_kept, counts=counts)
         before = {(each.suite, each.task) for each in view.counts}
         notes += [
             f"view {name!r} keeps nothing of {each.suite}/{each.task}"
-            for each in counts
+            for each in carried_on.counts
             if not each.kept_steps and (each.suite, each.task) not in before
         ]
+        made[name] = carried_on
     return made, notes
 
 
@@ -286,33 +228,32 @@ def merged(stores: Sequence[tuple[str, Views, int]]) -> dict[str, View]:
                     hint="add one of them under another name (views add), and remove it (views remove), then merge",
                 )
             covered, kept = ([getattr(each, side) for each in (other, moved)] for side in ("covered", "kept"))
-            together[name] = dataclasses.replace(other, covered=_together(covered), kept=_together(kept))
+            together[name] = dataclasses.replace(other, covered=united(covered), kept=united(kept))
         start += rows
     return dict(sorted(together.items()))
 
 
-def translated(before: Store, after: Sequence[Part]) -> dict[str, View]:
-    """The views of a store for another one of the same episodes, in whatever order."""
-    moves = []
-    places = {(each.suite, each.file, each.number): each.start for each in before.episodes}
-    for part in after:
-        for start, length, _, source, number in part.entries(0, part.episodes)[:, :5].tolist():
-            described = part.document.sources[source]
-            moves.append((part.row_start + start, length, places[described.suite, described.file, number]))
-    made = {}
-    for name, view in before.views.items():
-        runs = []
-        for old in (view.covered, view.kept):
-            mask = np.zeros(before.rows, bool)
-            for first, stop in old.tolist():
-                mask[first:stop] = True
-            moved = np.zeros(before.rows, bool)
-            for start, length, there in moves:
-                moved[start : start + length] = mask[there : there + length]
-            runs.append(runs_of(moved))
-        counts = counts_of(runs[0], runs[1], after)
-        made[name] = dataclasses.replace(view, covered=runs[0], kept=runs[1], counts=counts)
-    return made
+def _translated(before: Store, after: Sequence[Part]) -> dict[str, View]:
+    """Return the views of a store for another one of the same episodes, in whatever order."""
+    first_rows = {(each.suite, each.file, each.number): each.start for each in before.episodes}
+    rows = np.zeros(before.rows, np.int64)  # of each row of the new store, its row in the old one
+    whole = [WholePart(part) for part in after]
+    for each in whole:
+        for (start, stop), source, number in zip(
+            each.spans + each.part.row_start, each.column("source"), each.column("number")
+        ):
+            described = each.document.sources[source]
+            rows[start:stop] = np.arange(stop - start) + first_rows[described.suite, described.file, int(number)]
+    return {
+        name: _with_rows(
+            view, whole, *(runs_of(mask_of(runs, before.rows)[rows]) for runs in (view.covered, view.kept))
+        )
+        for name, view in before.views.items()
+    }
+
+
+def _with_rows(view: View, parts: Sequence[WholePart], covered: Runs, kept: Runs) -> View:
+    return dataclasses.replace(view, covered=covered, kept=kept, counts=counts_of(covered, kept, parts))
 
 
 def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
@@ -320,7 +261,9 @@ def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
     place = open_storage(store)
 
     def make(newest: Root) -> roots.NewRoot | None:
-        return roots.root_with_views(newest, document_of(translated(before, roots.open_parts(place.url, newest.parts))))
+        return roots.root_with_views(
+            newest, document_of(_translated(before, roots.open_parts(place.url, newest.parts)))
+        )
 
     return roots.commit(place, make)
 
@@ -345,74 +288,16 @@ def _commit(place: Storage, make: Callable[[Root], roots.NewRoot | None], doing:
         raise machine_error(error, f"{doing} {place.url}") from error
 
 
-def check_sound(place: Storage, entry: PartEntry, part: Part, rule: Rule, sound: set[tuple[str, str]]) -> None:
+def _check_sound(place: Storage, entry: PartEntry, whole: WholePart, rule: Rule, sound: set[tuple[str, str]]) -> None:
     """Hash the numbers of a part that a rule looks at; `sound` remembers which were. Raises StoreDamaged."""
-    prefixes = ["episodes/", "zarr.json", *(f"{each.array}/" for each in rule.looks_at(part.document))]
+    prefixes = ["episodes/", "zarr.json", *(f"{each.array}/" for each in rule.looks_at(whole.document))]
     missing = tuple(each for each in prefixes if (entry.listing, each) not in sound)
     if missing:
         roots.check_columns(place, entry, missing)
         sound.update((entry.listing, each) for each in missing)
 
 
-def _facts(rule: Rule, part: Part) -> Iterator[EpisodeFacts]:
-    table = part.entries(0, part.episodes)
-    if rule.if_finite:
-        yield from _finite_facts(rule, part, table)
-        return
-    described = {each.name: each for each in rule.looks_at(part.document)}
-    # From a URL, a field is fetched whole: one request rather than one an episode.
-    whole = {name: part.column(field).span(0, part.column(field).rows) for name, field in described.items()}
-    spans = {
-        name: part.ragged_spans(field, np.arange(part.episodes)) for name, field in described.items() if field.is_ragged
-    }
-    digests = part.digests.span(0, part.episodes)
-    for number, (start, length, _, _, _, success) in enumerate(table[:, :6].tolist()):
-        values = {}
-        for name in described:
-            if name in spans:
-                base, width = int(spans[name][0][number]), int(spans[name][1][number])
-                values[name] = whole[name][base : base + length * width].reshape(length, width)
-            else:
-                values[name] = whole[name][start : start + length]
-        yield EpisodeFacts(length, success, digests[number].tobytes(), values)
-
-
-def _finite_facts(rule: Rule, part: Part, table: Int64) -> Iterator[EpisodeFacts]:
-    finite = {each.name: ~_nonfinite_rows(part, each) for each in rule.looks_at(part.document)}
-    seen = [each.name for each in rule.looks_at(part.document) if each.role == "observation"]
-    digests = part.digests.span(0, part.episodes)
-    for number, (start, length, _, source, _, success) in enumerate(table[:, :6].tolist()):
-        masks = {name: mask[start : start + length] for name, mask in finite.items()}
-        earlier = seen if part.document.sources[source].observation == "after" else ()
-        yield EpisodeFacts(length, success, digests[number].tobytes(), {}, masks, earlier)
-
-
-def _nonfinite_rows(part: Part, field: Field) -> npt.NDArray[np.bool_]:
-    """(rows,) of a part: whether any number of a field is not finite there. It reads them all: a part of an earlier version does not
-    say where some are."""
-    bad = np.zeros(part.rows, bool)
-    if not field.is_floating:
-        return bad
-    if field.is_ragged:
-        starts, widths = part.ragged_spans(field, np.arange(part.episodes))
-        for (start, length), first, width in zip(part.entries(0, part.episodes)[:, :2].tolist(), starts, widths):
-            values = part.column(field).span(int(first), int(first + length * width))
-            bad[start : start + length] = counted(values.reshape(length, width)).any(axis=1)
-        return bad
-    at_once = max(1, BLOCK_NBYTES // field.step_nbytes)
-    for start in range(0, part.rows, at_once):
-        rows = np.arange(start, min(start + at_once, part.rows))
-        values = np.empty((len(rows), *field.fixed_shape), field.dtype)
-        if field.is_camera:
-            episodes = part.locate_many(rows).episode.tolist()
-            part.frames(field).fill(rows.tolist(), episodes, [0] * len(rows), values, list(range(len(rows))))
-        else:
-            part.column(field).take(rows, values)
-        bad[rows] = counted(values).any(axis=1)
-    return bad
-
-
-def _checked(view: View, parts: Sequence[Part], allow_empty: bool) -> Iterator[str]:
+def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Iterator[str]:
     """What a user should know of a new view. Raises OptionError where it keeps nothing, or nothing of a task."""
     empty = [each for each in view.counts if not each.kept_steps]
     if not view.steps:
@@ -437,8 +322,7 @@ def _checked(view: View, parts: Sequence[Part], allow_empty: bool) -> Iterator[s
         )
     yield from (f"{view.name}: nothing is left of {each.suite}/{each.task}" for each in empty)
     if view.rule == "success":
-        tables = [part.entries(0, part.episodes)[:, 5] for part in parts]
-        unknown = sum(int((table < 0).sum()) for table in tables)
+        unknown = sum(int((whole.column("success") < 0).sum()) for whole in parts)
         if unknown:
             yield f"{view.name}: {unknown:,} episodes have no rewards, and are left out as if they had failed"
         constant = sum(each.kept_episodes in (0, each.episodes) for each in view.counts)
@@ -461,26 +345,6 @@ def _check_fields(rule: Rule, root: Root) -> None:
             raise OptionError("a view looks at numeric fields only", field=name, rule=rule.name)
 
 
-def _rows_of_each(spans: Runs, runs: Runs) -> Int64:
-    found, at = overlaps(spans, runs)
-    return np.bincount(at, weights=found[:, 1] - found[:, 0], minlength=len(spans)).astype(np.int64)
-
-
-def _without(runs: Runs, taken: Runs) -> Runs:
-    """What of these stretches lies in none of the others."""
-    if not len(runs):
-        return runs
-    edges = np.concatenate([[runs[0, 0]], taken.reshape(-1), [max(runs[-1, 1], taken[-1, 1] if len(taken) else 0)]])
-    gaps = edges.reshape(-1, 2)
-    return joined(overlaps(runs, gaps[gaps[:, 0] < gaps[:, 1]])[0])
-
-
-def _together(several: Sequence[Runs]) -> Runs:
-    """Stretches none of which overlap, as ascending ones."""
-    runs = np.concatenate(several)
-    return joined(runs[np.argsort(runs[:, 0], kind="stable")])
-
-
 def _says_the_same(one: View, other: View) -> bool:
     return (one.kind, one.rule, dict(one.options), one.description) == (
         other.kind,
@@ -496,9 +360,3 @@ def _same(one: View, other: View) -> bool:
         and np.array_equal(one.kept, other.kept)
         and np.array_equal(one.covered, other.covered)
     )
-
-
-def _where(part: Part, number: int) -> Mapping[str, Any]:
-    entry = part.entries(number, number + 1)[0]
-    source = part.document.sources[int(entry[3])]
-    return {"episode": part.episode_start + number, "file": f"{source.suite}/{source.file}", "number": int(entry[4])}

@@ -99,7 +99,7 @@ class Parts:
         for name, each in self._root.fields.items():
             if name not in document.fields:
                 raise StoreDamaged("a part lacks a field that the root names", object=key, field=name)
-            if not _agree(each, document.fields[name]):
+            if not agree(each, document.fields[name]):
                 raise StoreDamaged(
                     "a part and the root disagree about a field",
                     object=key,
@@ -110,7 +110,8 @@ class Parts:
         return document
 
 
-def _agree(whole: RootField, part: Field) -> bool:
+def agree(whole: RootField, part: Field) -> bool:
+    """Return whether a field of a part can be what the root says of it."""
     if whole.dtype != part.dtype:
         return False
     if whole.kind == "ragged-episode" and part.kind == "fixed":  # widths that differ between parts only

@@ -1,0 +1,96 @@
+"""Fields of a part read whole, each at most once: for views, statistics and `verify`, which look at every row.
+
+Imports `format` and the reader's own parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.format.nonfinite import counted
+from vla_store.format.schema import Field
+from vla_store.format.statistics import PartNumbers
+from vla_store.reader.lazily import lazily
+from vla_store.reader.part import Part
+
+Array = np.ndarray[Any, Any]
+
+MAX_PICTURES = 64
+PICTURES_NBYTES = 8 << 20
+
+
+class WholePart:
+    """A part of which every row is read. What was read stays in memory as long as this does; of a local store, as views of maps."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.document = part.document
+        self._values: dict[str, Array] = {}
+        self.counts: dict[str, Array] = {}  # what `nonfinite` gives, by field
+
+    @lazily
+    def table(self) -> npt.NDArray[np.int64]:
+        """The episode table, (episodes, columns). Raises StoreDamaged."""
+        return self.part.entries(0, self.part.episodes)
+
+    @lazily
+    def spans(self) -> npt.NDArray[np.int64]:
+        """The rows [start, stop) of every episode, (episodes, 2)."""
+        return np.stack([self.column("start"), self.column("start") + self.column("length")], axis=1)
+
+    def column(self, name: str) -> npt.NDArray[np.int64]:
+        """A column of the episode table, (episodes,)."""
+        column: npt.NDArray[np.int64] = self.table[:, self.document.columns.index(name)]
+        return column
+
+    def values(self, field: Field) -> Array:
+        """The rows of a numeric field, read-only; of a ragged one, its flat array."""
+        return self._values.setdefault(field.name, self._read(field))
+
+    def by_episode(self, field: Field) -> list[Array]:
+        """The rows of a numeric field in every episode, (length, *shape) each. Raises StoreDamaged."""
+        values = self.values(field)
+        if not field.is_ragged:
+            return [values[start:stop] for start, stop in self.spans.tolist()]
+        starts, widths = self.part.ragged_spans(field, np.arange(self.part.episodes))
+        return [
+            values[start : start + length * width].reshape(length, width)
+            for start, length, width in zip(starts.tolist(), self.column("length").tolist(), widths.tolist())
+        ]
+
+    def picture_blocks(self, field: Field) -> list[range]:
+        """The rows of the part, in blocks of as many pictures of a camera as may be in memory at one time."""
+        most = max(1, min(MAX_PICTURES, PICTURES_NBYTES // field.step_nbytes))
+        return [range(start, min(start + most, self.part.rows)) for start in range(0, self.part.rows, most)]
+
+    def pictures(self, field: Field, rows: Sequence[int]) -> Array:
+        """Pictures of a camera as they are stored, (n, *shape). Raises StoreDamaged."""
+        out = np.empty((len(rows), *field.fixed_shape), np.dtype(field.dtype).newbyteorder("<"))
+        episodes = np.searchsorted(self.spans[:, 1], rows, side="right").tolist()
+        self.part.frames(field).fill(list(rows), episodes, [0] * len(rows), out)
+        return out
+
+    def nonfinite(self, field: Field) -> Array:
+        """How many numbers of a field are NaN, and infinite, in every row: (rows, 2). Raises StoreDamaged."""
+        found = self.counts.get(field.name)
+        if found is None and field.is_camera and field.is_floating:
+            found = np.concatenate([counted(self.pictures(field, rows)) for rows in self.picture_blocks(field)])
+        elif found is None and field.is_floating:
+            found = np.concatenate([counted(each) for each in self.by_episode(field)])
+        elif found is None:
+            found = np.zeros((self.part.rows, 2), np.int64)
+        return self.counts.setdefault(field.name, found)
+
+    def numbers(self) -> PartNumbers:
+        """Its numeric fields, for statistics: nothing that is read for these is kept."""
+        episodes = list(zip(self.column("source").tolist(), self.column("length").tolist()))
+        return PartNumbers(self.document, episodes, lambda field: [self._read(field)])
+
+    def _read(self, field: Field) -> Array:
+        found = self._values.get(field.name)
+        column = self.part.column(field)
+        return column.span(0, column.rows) if found is None else found
