@@ -7,6 +7,7 @@ anchor: anchors s - horizon + 1 ... s of the same demo reach step s.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +82,13 @@ def expected(sampler: Sampler, draws: int, horizon: int) -> Reached | None:
 
 
 def draws_until(sampler: Sampler, share: float) -> float | None:
-    """After how many draws this share of all steps that can be anchors has been one, on average; None without a formula."""
+    """Return after how many draws this share of all possible anchors has been one, on average; None without a formula."""
     reachable = int(sampler.is_anchor.sum())
-    if not reachable or not isinstance(sampler, (RandomSampler, ListSampler)):
-        return None
     if isinstance(sampler, ListSampler):
-        return share * reachable
-    chances, counts = np.unique(sampler.probability[sampler.is_anchor], return_counts=True)
-
-    def reached(draws: float) -> float:
-        return float((counts * _met(chances, draws)).sum())
-
+        return share * reachable if reachable else None
+    if not reachable or not isinstance(sampler, RandomSampler):
+        return None
+    reached = _reached(sampler)
     low, high = 0.0, float(reachable)
     while reached(high) < share * reachable:
         low, high = high, 2 * high
@@ -102,13 +99,15 @@ def draws_until(sampler: Sampler, share: float) -> float | None:
 
 
 def expected_curve(sampler: Sampler, draws: Int64) -> Floats | None:
-    """(len(draws),) expected distinct anchors after so many draws; None without a formula."""
+    """Return the expected distinct anchors after so many draws, (len(draws),); None without a formula."""
     if isinstance(sampler, ListSampler):
         return np.minimum(draws, len(sampler.anchors)).astype(np.float64)
-    if not isinstance(sampler, RandomSampler):
-        return None
-    chances, counts = np.unique(sampler.probability, return_counts=True)
-    return np.array([float((counts * _met(chances, each)).sum()) for each in draws])
+    return np.array(list(map(_reached(sampler), draws))) if isinstance(sampler, RandomSampler) else None
+
+
+def _reached(sampler: RandomSampler) -> Callable[[float], float]:
+    chances, counts = np.unique(sampler.probability[sampler.is_anchor], return_counts=True)
+    return lambda draws: float((counts * _met(chances, draws)).sum())
 
 
 def count_shares(sampler: Sampler, draws: int, most: int) -> Floats | None:

@@ -29,7 +29,6 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
     """
     by_name = {each["name"]: each for each in report["samplers"]}
     steps, lengths = demos.steps, demos.lengths
-    tail, gripper = report["critical"]["tail"], report["critical"]["gripper"]
     quoted, s1, s2, s3 = (by_name[f"port_{name}"] for name in ("quoted", "s1", "s2", "s3"))
 
     def percent(value: float, of: int = steps) -> float:
@@ -38,57 +37,56 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
     mean = steps / len(demos)
     kept = quoted["ever"]["anchors"]
     per_demo = kept / len(demos)
-    return [
-        _claim(
-            "a demo has about 213 steps", f"{mean:.0f} on average, {lengths.min()} to {lengths.max()}", _near(mean, 213)
-        ),
-        _claim(
+    claims: list[tuple[str, str, str]] = [
+        ("a demo has about 213 steps", f"{mean:.0f} on average, {lengths.min()} to {lengths.max()}", _near(mean, 213)),
+        (
             "about 150 of them can be anchors (7,500 of 10,650: 70 %)",
             f"as quoted {per_demo:.0f} a demo, {percent(kept):.1f} % of all",
             _all_or_parts(_near(per_demo, 150), _near_points(percent(kept), 70.4), "the number", "the share"),
         ),
-        _claim(
+        (
             "the last 64 steps of a demo are never an anchor, the moment of success among them",
             f"as quoted {_lost(quoted, lengths, TAIL_AS_QUOTED)}; as coded: S1 and S2 lose {_end_lost(s1)} and {_end_lost(s2)} at "
             f"the end of a demo they use, S3 {_lost(s3, lengths, TAIL_AS_CODED)}",
             f"{HOLDS} for the rule as quoted, {FAILS} for any version of the code",
         ),
-        _claim(
+        (
             "about 30 % of the data is used",
             f"as quoted {percent(kept):.1f} % of all steps can be anchors, {percent(quoted['expected']['anchors']):.1f} % are one in "
             f"{counted(report['draws'], 'draw')}, {percent(quoted['ever']['targets']):.1f} % can be targets; "
             f"{percent(steps - kept):.1f} % can never be anchors",
             _used(percent(kept), percent(quoted["expected"]["anchors"]), percent(quoted["ever"]["targets"])),
         ),
-        _key_moments(report, quoted, percent, tail, gripper),
-        _claim(
+        _key_moments(report, quoted, percent),
+        (
             "steps of short demos come more often, because the demo is drawn uniformly",
             *_short_demos(demos, report["seed"]),
         ),
-        _claim(
+        (
             "an early version reads 2 % of the demos, the first of each file",
             f"S1 uses {s1['demos_used']} of {len(demos):,}: {percent(s1['demos_used'], len(demos)):.1f} % "
             f"({counted(report['demos']['files'], 'file')})",
             _near_points(percent(s1["demos_used"], len(demos)), 2.0, 1.0) + "; it is 1 / (demos a file)",
         ),
-        _claim(
+        (
             "the port's own list of all steps keeps T - 63 anchors, called 100 %",
-            f"{percent(s3['ever']['anchors']):.1f} % of all steps, {percent(s3['ever']['tail'], tail):.1f} % of the last tenths; "
+            f"{percent(s3['ever']['anchors']):.1f} % of all steps, {percent(s3['ever']['tail'], report['critical']['tail']):.1f} % of the last tenths; "
             f"{percent(s3['ever']['targets']):.1f} % can be targets",
             f"{HOLDS} for T - 63; 100 % {FAILS}" if s3["ever"]["anchors"] < steps else HOLDS,
         ),
-        _claim(
+        (
             "an epoch is as many draws as there are files",
             f"RDT-L, S1, S2: {counted(s2['epoch'], 'draw')}; RDT itself, of one demo a file: {by_name['rdt']['epoch']:,}; steps: {steps:,}",
             HOLDS if s2["epoch"] == report["demos"]["files"] else FAILS,
         ),
-        _claim(
+        (
             "50 demos did not train, while 1 demo overfitted, because of the sampler",
             f"drawn as S2 does, {percent(s2['expected']['anchors']):.1f} % of the steps are anchors in {counted(report['draws'], 'draw')}, "
             f"{percent(_after(demos, report, 5)):.1f} % in five times as many",
             f"{UNKNOWN} from coverage; what a sampler does to training must be measured by training",
         ),
     ]
+    return [{"here": here, "said": said, "verdict": verdict} for said, here, verdict in claims]
 
 
 def judged_text(claims: list[dict[str, str]]) -> str:
@@ -104,12 +102,8 @@ def judged_text(claims: list[dict[str, str]]) -> str:
     return "\n".join(lines[:-1])
 
 
-def _claim(said: str, here: str, verdict: str) -> dict[str, str]:
-    return {"here": here, "said": said, "verdict": verdict}
-
-
 def _near(value: float, said: float) -> str:
-    return HOLDS if abs(value - said) <= NEAR * said else FAILS
+    return _near_points(value, said, NEAR * said)
 
 
 def _near_points(value: float, said: float, points: float = NEAR_POINTS) -> str:
@@ -136,25 +130,17 @@ def _used(*shares: float) -> str:
     return FAILS + ("; 30 % is the share that is lost" if lost else "")
 
 
-def _key_moments(
-    report: dict[str, Any], quoted: dict[str, Any], percent: Callable[..., float], tail: int, gripper: int | None
-) -> dict[str, str]:
+def _key_moments(report: dict[str, Any], quoted: dict[str, Any], percent: Callable[..., float]) -> tuple[str, str, str]:
     found = [
-        ("of the last tenths", percent(quoted["ever"]["tail"], tail), percent(quoted["expected"]["tail"], tail)),
+        (what, percent(quoted["ever"][name], steps), percent(quoted["expected"][name], steps))
+        for name, what in (("tail", "of the last tenths"), ("gripper", "of the steps near a change of the gripper"))
+        if (steps := report["critical"][name]) or name == "tail"
     ]
-    if gripper:
-        found.append(
-            (
-                "of the steps near a change of the gripper",
-                percent(quoted["ever"]["gripper"], gripper),
-                percent(quoted["expected"]["gripper"], gripper),
-            )
-        )
     here = "; ".join(
         f"{what}, {ever:.1f} % can be anchors and {epoch:.1f} % are one in these draws" for what, ever, epoch in found
     )
     close = any(abs(share - 13.0) <= NEAR_POINTS for _, *shares in found for share in shares)
-    return _claim(
+    return (
         "13 % of the key moments are seen",
         f"as quoted, {here}",
         f"{HOLDS} for one of these" if close else FAILS,

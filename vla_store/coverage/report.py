@@ -74,10 +74,17 @@ def report_text(report: dict[str, Any]) -> str:
     def share(value: float | None, of: int | None) -> str:
         return "-" if value is None or not of else f"{100 * value / of:.1f}"
 
+    def critical_shares(found: dict[str, Any]) -> list[str]:
+        return [share(found[name], critical[name]) for name in ("tail", "gripper")]
+
+    def drawn(each: dict[str, Any]) -> str:
+        mean, error = (100 * each["simulated"]["anchors"][name] / steps for name in ("mean", "error"))
+        return f"{mean:.1f}" + (f" ±{error:.2f}" if each["runs"] > 1 else "")
+
     ever, epoch = [], []
     for each in report["samplers"]:
-        found, simulated, exact = each["ever"], each["simulated"], each["expected"]
-        reached = exact or {name: value and value["mean"] for name, value in simulated.items()}
+        found, exact, until = each["ever"], each["expected"], each["draws_until_99"]
+        reached = exact or {name: value and value["mean"] for name, value in each["simulated"].items()}
         ever.append(
             [
                 each["title"],
@@ -85,22 +92,17 @@ def report_text(report: dict[str, Any]) -> str:
                 share(found["anchors"], steps),
                 _span(each["lost_anchors"]),
                 share(found["targets"], steps),
-                share(found["tail"], critical["tail"]),
-                share(found["gripper"], critical["gripper"]),
+                *critical_shares(found),
                 "yes" if each["by_index"] else "no",
             ]
         )
-        mean, error = (100 * simulated["anchors"][name] / steps for name in ("mean", "error"))
-        drawn = f"{mean:.1f}" + (f" ±{error:.2f}" if each["runs"] > 1 else "")
-        until = each["draws_until_99"]
         epoch.append(
             [
                 each["title"],
                 share(exact and exact["anchors"], steps),
-                drawn,
+                drawn(each),
                 share(reached["targets"], steps),
-                share(reached["tail"], critical["tail"]),
-                share(reached["gripper"], critical["gripper"]),
+                *critical_shares(reached),
                 f"{math.sqrt(reached['variance']):.2f}",
                 "-" if until is None else f"{until / steps:.1f}",
             ]
@@ -181,7 +183,6 @@ def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) 
     exact = formulas.expected(sampler, draws, horizon)
     if isinstance(sampler, BufferSampler):
         runs = max(1, min(runs, MOST_BUFFER_DRAWS // draws))
-    drawn = simulation.simulate(sampler, draws, horizon, runs, seed)
     near = demos.near_gripper
     return {
         "by_index": isinstance(sampler, ListSampler),
@@ -195,15 +196,12 @@ def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) 
             "tail": int(sampler.is_anchor[demos.is_tail].sum()),
             "targets": int(ever_targets.sum()),
         },
-        "expected": None if exact is None else {name: getattr(exact, name) for name in FIGURES},
+        "expected": None if exact is None else vars(exact),
         "lost_anchors": sampler.lost.tolist(),
         "name": sampler.name,
         "rule": sampler.rule,
-        "runs": drawn.runs,
-        "simulated": {
-            name: None if (each := getattr(drawn, name)) is None else {"error": each.error, "mean": each.mean}
-            for name in FIGURES
-        },
+        "runs": runs,
+        "simulated": simulation.simulate(sampler, draws, horizon, runs, seed),
         "title": sampler.title,
     }
 

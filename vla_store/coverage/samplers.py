@@ -11,6 +11,7 @@ import bisect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ from vla_store.rules import (
     RDT_SHORTEST,
     TAIL_AS_CODED,
     TAIL_AS_QUOTED,
-    drop_tail,
     has_length,
 )
 
@@ -60,7 +60,7 @@ class Sampler(ABC):
     @property
     def lost(self) -> Int64:
         """(E,) how many steps of each demo are never an anchor."""
-        return self.demos.lengths - (self.high - self.low)
+        return self.demos.lengths - np.add.reduceat(self.is_anchor, self.demos.starts, dtype=np.int64)
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, draws: int) -> Int64:
@@ -114,7 +114,17 @@ class RandomSampler(Sampler):
 
 @dataclass(frozen=True, eq=False)
 class ListSampler(Sampler):
-    """A list of anchors, in a new random order each pass: draws are without replacement."""
+    """A list of anchors, in a new random order each pass: draws are without replacement.
+
+    only: (N,) the steps that the list may hold; default: all of the ranges.
+    """
+
+    only: Mask | None = None
+
+    @cached_property
+    def is_anchor(self) -> Mask:
+        made: Mask = super().is_anchor if self.only is None else super().is_anchor & self.only
+        return made
 
     @cached_property
     def anchors(self) -> Int64:
@@ -126,21 +136,6 @@ class ListSampler(Sampler):
             return np.empty(0, np.int64)
         passes = [rng.permutation(self.anchors) for _ in range(-(-draws // len(self.anchors)))]
         return np.concatenate([np.empty(0, np.int64), *passes])[:draws]
-
-
-@dataclass(frozen=True, eq=False)
-class ViewSampler(ListSampler):
-    """The same list, of the steps in it that a view lets be sampled. low, high: around them."""
-
-    @cached_property
-    def is_anchor(self) -> Mask:
-        assert self.demos.in_view is not None
-        made: Mask = super().is_anchor & self.demos.in_view
-        return made
-
-    @property
-    def lost(self) -> Int64:
-        return self.demos.lengths - np.add.reduceat(self.is_anchor, self.demos.starts, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,194 +235,134 @@ class _Buffer:
         return steps
 
 
-def all_samplers(demos: Demos, seed: int = 0) -> list[Sampler]:
-    """Every sampler of the table, RDT's first, full enumeration last. seed: of what S2 draws when it is constructed."""
-    lengths, zero = demos.lengths, np.zeros(len(demos), np.int64)
-    by_file = tuple(np.flatnonzero(demos.files == file) for file in range(int(demos.files.max()) + 1))
-    first_only = tuple(each[demos.is_first_key[each]] for each in by_file)
-    alone = tuple(np.array([demo]) for demo in range(len(demos)))
-
-    # RDT: from one step before the first motion; where nothing moves it raises, and so draws nothing of that demo.
-    moves = demos.moving is None or demos.moving >= 0
-    start = zero if demos.moving is None else np.maximum(demos.moving - 1, 0)
-    low, high = _where(has_length(lengths, RDT_FINETUNE_SHORTEST) & moves, start, lengths)
-    rdt = RandomSampler(
-        "rdt",
+# What each sampler is called in tables, and its rule with its source.
+RULES = {
+    "rdt": (
         "RDT, HDF5",
         "a demo by its length after the still start, a step from one before the first motion; T < 128 refused "
         "(RDT data/hdf5_vla_dataset.py, which holds one demo a file)",
-        demos,
-        len(demos),
-        low,
-        high,
-        alone,
-        *[_shares(high - low)] * 2,
-    )
-    # RDT-L weighs by T, still start and all; a demo without motion raises when it is drawn, and the consumer asks again.
-    weights = _shares(np.where(has_length(lengths, RDT_FINETUNE_SHORTEST), lengths, 0))
-    rdt_l = RandomSampler(
-        "rdt_l",
+    ),
+    "rdt_l": (
         "port RDT-L",
         "a demo by its length, a step from one before the first motion; T < 128 left out (RDT-L data/hdf5_libero_dataset.py)",
-        demos,
-        len(by_file),
-        low,
-        high,
-        alone,
-        weights,
-        weights,
-    )
-    weights = _shares(np.array([lengths[each].mean() for each in by_file]))
-    low, high = _where(np.ones(len(demos), bool), zero, _kept(lengths, TAIL_AS_QUOTED))
-    quoted = RandomSampler(
-        "port_quoted",
+    ),
+    "port_quoted": (
         "port, as quoted",
         "a file by weight (here: its mean T), a demo of it uniformly, a step in [0, T - 64) (the port's notes)",
-        demos,
-        len(by_file),
-        low,
-        high,
-        by_file,
-        weights,
-        weights,
-    )
-    start = zero if demos.moving_joints is None else np.maximum(demos.moving_joints - 1, 0)
-    long_enough = has_length(lengths, RDT_SHORTEST)
-    low, high = _where(long_enough & demos.is_first_key, start, lengths)
-    weights = _shares(np.array([np.where(long_enough[each], lengths[each], 0)[0] for each in first_only]))
-    uniform = np.full(len(by_file), 1 / len(by_file))
-    s1 = RandomSampler(
-        "port_s1",
+    ),
+    "port_s1": (
         "port S1",
         "a file by the length of its first demo, always that demo, a step from one before the first motion; T < 32 refused "
         "(S1)",
-        demos,
-        len(by_file),
-        low,
-        high,
-        first_only,
-        weights,
-        uniform,
-    )
-    low, high = _where(long_enough, start, lengths)
-    rng = np.random.default_rng([seed, 2])
-    looked_at = np.array([each[rng.integers(len(each))] for each in by_file])
-    s2 = RandomSampler(
-        "port_s2",
+    ),
+    "port_s2": (
         "port S2",
         "a file by the length of a demo of it that was drawn at construction, a demo uniformly, a step from one before the "
         "first motion; T < 32: another file, uniformly (S2)",
-        demos,
-        len(by_file),
-        low,
-        high,
-        by_file,
-        _shares(np.where(long_enough[looked_at], lengths[looked_at], 0)),
-        uniform,
-    )
-    low, high = _where(np.ones(len(demos), bool), zero, _kept(lengths, TAIL_AS_CODED))
-    listed = int(high.sum())
-    s3 = ListSampler(
-        "port_s3",
-        "port S3",
-        "a list of the steps 0 ... T - 64 of every demo, if asked by index (S3)",
-        demos,
-        listed,
-        low,
-        high,
-    )
-    s3_random = RandomSampler(
-        "port_s3_no_index",
+    ),
+    "port_s3": ("port S3", "a list of the steps 0 ... T - 64 of every demo, if asked by index (S3)"),
+    "port_s3_no_index": (
         "S3 without index",
         "the same list, but RDT's consumer names no index: a random entry each time (S3 behind RDT train/dataset.py)",
-        demos,
-        listed,
-        low,
-        high,
-        alone,
-        *[_shares(high - low)] * 2,
-    )
-    low, high = _where(np.ones(len(demos), bool), zero, _kept(lengths, TAIL_AS_QUOTED))
-    half_way = ListSampler(
-        "half_way",
-        "half-way list",
-        "a list of (file, demo, step) for step in range(T - 64) (the port's notes)",
-        demos,
-        int(high.sum()),
-        low,
-        high,
-    )
-    low, high = _where(long_enough, zero, lengths)
-    buffer = BufferSampler(
-        "rdt_buffer",
+    ),
+    "half_way": ("half-way list", "a list of (file, demo, step) for step in range(T - 64) (the port's notes)"),
+    "rdt_buffer": (
         "RDT, buffer",
         "512 x 512 samples on disk, written by a producer beside training, read without order; T < 32 dropped "
         "(RDT data/producer.py, train/dataset.py)",
-        demos,
-        BUFFER_CHUNKS * BUFFER_CHUNK_SAMPLES,
-        low,
-        high,
-    )
-    every = ListSampler(
-        "every_step",
-        "every step",
-        "every step once a pass (vla_store, alignment='as_stored')",
-        demos,
-        demos.steps,
-        zero,
-        lengths,
-    )
-    made: list[Sampler] = [rdt, rdt_l, quoted, s1, s2, s3, s3_random, half_way, buffer, every]
-    if demos.has_late_observation.any():
-        low = demos.has_late_observation.astype(np.int64)
-        causal = ListSampler(
-            "causal",
-            "steps, causal",
-            "every step with a recorded observation once a pass (vla_store, alignment='causal')",
-            demos,
-            int((lengths - low).sum()),
-            low,
-            lengths,
-        )
-        made.append(causal)
+    ),
+    "every_step": ("every step", "every step once a pass (vla_store, alignment='as_stored')"),
+    "causal": (
+        "steps, causal",
+        "every step with a recorded observation once a pass (vla_store, alignment='causal')",
+    ),
+    "view": ("view", "every step once a pass, of those that the view keeps (vla_store, view=)"),
+    "view_causal": (
+        "view, causal",
+        "every step with a recorded observation once a pass, of those that the view keeps (vla_store, view=)",
+    ),
+}
+
+
+def all_samplers(demos: Demos, seed: int = 0) -> list[Sampler]:
+    """Return every sampler of the tables, RDT's first, full enumeration last. seed: of what S2 draws when it is constructed."""
+    lengths, late = demos.lengths, demos.has_late_observation
+    by_file = tuple(np.flatnonzero(demos.files == file) for file in range(int(demos.files.max()) + 1))
+    first_only = tuple(each[demos.is_first_key[each]] for each in by_file)
+    alone = tuple(np.array([demo]) for demo in range(len(demos)))
+    long, long_enough = has_length(lengths, RDT_FINETUNE_SHORTEST), has_length(lengths, RDT_SHORTEST)
+    first_lengths = np.array([np.where(long_enough[each], lengths[each], 0)[0] for each in first_only])
+    rng = np.random.default_rng([seed, 2])
+    seen = np.array([each[rng.integers(len(each))] for each in by_file])  # by S2, of each file
+    # RDT raises where nothing moves, and so draws nothing of that demo; RDT-L weighs it all the same.
+    start, moves = _motion(demos.moving, lengths)
+    arm_start, _ = _motion(demos.moving_joints, lengths)
+    uniform = np.ones(len(by_file))
+
+    def range_of(usable: Mask | bool = True, low: Int64 | int = 0, high: Int64 = lengths) -> tuple[Int64, Int64]:
+        used = usable & (high > low)
+        return np.where(used, low, 0), np.where(used, high, 0)
+
+    def drawn(
+        name: str,
+        anchors: tuple[Int64, Int64],
+        members: tuple[Int64, ...],
+        weights: npt.NDArray[Any] | None = None,
+        again: Floats | None = None,
+        epoch: int = len(by_file),
+    ) -> RandomSampler:
+        weights = anchors[1] - anchors[0] if weights is None else weights
+        later = weights if again is None else again
+        return RandomSampler(name, *RULES[name], demos, epoch, *anchors, members, _shares(weights), _shares(later))
+
+    def listed(name: str, low: Int64 | int, high: Int64, only: Mask | None = None) -> ListSampler:
+        low, high = range_of(True, low, high)
+        epoch = (high - low).sum() if only is None else only.sum()
+        return ListSampler(name, *RULES[name], demos, int(epoch), low, high, only)
+
+    as_coded, as_quoted = (np.maximum(lengths - tail, 0) for tail in (TAIL_AS_CODED, TAIL_AS_QUOTED))
+    means = np.array([lengths[each].mean() for each in by_file])
+    moving = range_of(long & moves, start)
+    buffered = range_of(long_enough)
+    made: list[Sampler] = [
+        drawn("rdt", moving, alone, epoch=len(demos)),
+        drawn("rdt_l", moving, alone, np.where(long, lengths, 0)),
+        drawn("port_quoted", range_of(high=as_quoted), by_file, means),
+        drawn("port_s1", range_of(long_enough & demos.is_first_key, arm_start), first_only, first_lengths, uniform),
+        drawn("port_s2", range_of(long_enough, arm_start), by_file, lengths[seen] * long_enough[seen], uniform),
+        listed("port_s3", 0, as_coded),
+        drawn("port_s3_no_index", range_of(high=as_coded), alone, epoch=int(as_coded.sum())),
+        listed("half_way", 0, as_quoted),
+        BufferSampler("rdt_buffer", *RULES["rdt_buffer"], demos, BUFFER_CHUNKS * BUFFER_CHUNK_SAMPLES, *buffered),
+        listed("every_step", 0, lengths),
+    ]
+    if late.any():
+        made.append(listed("causal", late.astype(np.int64), lengths))
     if demos.in_view is not None:
-        made += [_viewed(each) for each in made if each.name in ("every_step", "causal")]
+        kept = demos.in_view
+        made.append(listed("view", *_around(demos, kept), kept))
+        if late.any():
+            kept = kept & (demos.step_in_demo >= late[demos.demo_of_step])
+            made.append(listed("view_causal", *_around(demos, kept), kept))
     return made
 
 
-def _viewed(sampler: Sampler) -> ViewSampler:
-    """What is left of an enumeration under the demos' views."""
-    demos = sampler.demos
-    assert demos.in_view is not None
-    step, demo = demos.step_in_demo, demos.demo_of_step
-    kept = demos.in_view & sampler.is_anchor
+def _motion(first: Int64 | None, lengths: Int64) -> tuple[Int64, Mask]:
+    """Return one step before the first motion of each demo, and where there is any; where that is not known, step 0."""
+    if first is None:
+        return np.zeros(len(lengths), np.int64), np.ones(len(lengths), bool)
+    return np.maximum(first - 1, 0), first >= 0
+
+
+def _around(demos: Demos, kept: Mask) -> tuple[Int64, Int64]:
+    """Return the range of steps of each demo around those that are kept, (E,) each."""
     low, high = demos.lengths.copy(), np.zeros(len(demos), np.int64)
-    np.minimum.at(low, demo[kept], step[kept])
-    np.maximum.at(high, demo[kept], step[kept] + 1)
-    low, high = _where(high > 0, low, high)
-    causal = sampler.name == "causal"
-    return ViewSampler(
-        "view_causal" if causal else "view",
-        "view, causal" if causal else "view",
-        f"{sampler.rule.partition(' (')[0]}, of those that the view keeps (vla_store, view=)",
-        demos,
-        int(kept.sum()),
-        low,
-        high,
-    )
+    np.minimum.at(low, demos.demo_of_step[kept], demos.step_in_demo[kept])
+    np.maximum.at(high, demos.demo_of_step[kept], demos.step_in_demo[kept] + 1)
+    return low, high
 
 
-def _where(usable: Mask, low: Int64, high: Int64) -> tuple[Int64, Int64]:
-    """The ranges, made empty where a demo cannot be used."""
-    usable = usable & (high > low)
-    return np.where(usable, low, 0), np.where(usable, high, 0)
-
-
-def _kept(lengths: Int64, tail: int) -> Int64:
-    return np.array([drop_tail(each, tail) for each in lengths.tolist()], np.int64)
-
-
-def _shares(weights: npt.NDArray[np.generic]) -> Floats:
+def _shares(weights: npt.NDArray[Any]) -> Floats:
     total = weights.sum()
     made: Floats = weights / total if total else np.zeros(len(weights))
     return made

@@ -1,8 +1,6 @@
-"""The same figures by drawing, as training would; nothing here knows a probability."""
+"""What samplers reach, by drawing as training would; nothing here knows a probability."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,45 +12,24 @@ from vla_store.coverage.samplers import Sampler
 Int64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over runs and its standard error (0 where all runs were equal)."""
+def simulate(sampler: Sampler, draws: int, horizon: int, runs: int, seed: int) -> dict[str, dict[str, float] | None]:
+    """Draw `runs` times, independently, and return the mean and its standard error of each figure of `Reached`.
 
-    mean: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """Estimates of what `formulas.Reached` holds."""
-
-    runs: int
-    anchors: Estimate
-    targets: Estimate
-    tail: Estimate
-    gripper: Estimate | None
-    variance: Estimate
-
-
-def simulate(sampler: Sampler, draws: int, horizon: int, runs: int, seed: int) -> Simulated:
-    """`runs` independent runs of `draws` draws each. The same seed gives the same figures."""
+    The standard error is 0 where all runs were equal. The same seed gives the same figures.
+    """
     name = int.from_bytes(sampler.name.encode()[:8], "big")
     found = [
-        count(sampler.draw(np.random.default_rng([seed, name, run]), draws), sampler.demos, horizon)
+        vars(count(sampler.draw(np.random.default_rng([seed, name, run]), draws), sampler.demos, horizon))
         for run in range(runs)
     ]
-    return Simulated(
-        runs=runs,
-        anchors=_estimate([each.anchors for each in found]),
-        targets=_estimate([each.targets for each in found]),
-        tail=_estimate([each.tail for each in found]),
-        gripper=None if sampler.demos.near_gripper is None else _estimate([each.gripper or 0.0 for each in found]),
-        variance=_estimate([each.variance for each in found]),
-    )
+    return {
+        figure: None if value is None else _estimate([each[figure] for each in found])
+        for figure, value in found[0].items()
+    }
 
 
 def count(drawn: Int64, demos: Demos, horizon: int) -> Reached:
-    """What one run reached. drawn: (draws,) rows."""
+    """Return what one run reached. drawn: (draws,) rows."""
     counts = np.bincount(drawn, minlength=demos.steps)
     anchored = counts > 0
     rows = np.flatnonzero(anchored)
@@ -69,6 +46,6 @@ def count(drawn: Int64, demos: Demos, horizon: int) -> Reached:
     )
 
 
-def _estimate(values: list[float]) -> Estimate:
+def _estimate(values: list[float]) -> dict[str, float]:
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return Estimate(float(np.mean(values)), spread / len(values) ** 0.5)
+    return {"error": spread / len(values) ** 0.5, "mean": float(np.mean(values))}
