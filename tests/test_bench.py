@@ -34,7 +34,7 @@ def test_the_digest_is_that_of_the_loaders_first_batch(report: bench.BenchReport
     store = vla_store.open_store(tiny_store)
     samples = Samples(store, windows=bench._windows(store), alignment="causal", images="as_stored")
     first = next(iter(Batches(samples, batch_size=8, workers=0)))
-    assert report.digest == bench._digest([first])
+    assert report.digest == bench._digest(first)
     assert report.anchors == len(samples)
 
 

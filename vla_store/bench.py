@@ -1,12 +1,14 @@
 """`vla-store bench STORE`: how fast this machine serves samples of this store, and whether a GPU would wait for it.
 
 The short form of benchmarks/ in the checkout, for a store and a machine of one's own. What is read is hashed, and everybody must
-have read the same. Needs no torch: what is measured is the core of `vla_store.torch.Loader`.
+have read the same. It stands on reader and loader, and needs no torch: what is measured is the core of `vla_store.torch.Loader`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import platform
 import statistics
@@ -29,6 +31,7 @@ from vla_store.reader.frames import Frames
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store, parts_of
 from vla_store.storage import is_url
+from vla_store.text import counted
 
 Array = np.ndarray[Any, Any]
 Talk = Callable[[str], None]
@@ -94,10 +97,10 @@ class BenchReport:
     @property
     def best(self) -> LoaderRate:
         """The fewest workers that come within a twentieth of the best rate."""
-        most = max(each.samples_per_s for each in self.loaders)
-        return next(each for each in self.loaders if each.samples_per_s >= 0.95 * most)
+        return _best(self.loaders)
 
     def to_json(self) -> dict[str, Any]:
+        """Return all figures, the verdict and the versions that decide them, for programs."""
         return asdict(self) | {
             "verdict": self.verdict(),
             "python": platform.python_version(),
@@ -108,12 +111,12 @@ class BenchReport:
         }
 
     def verdict(self) -> list[str]:
-        """What it means, in plain words."""
+        """Return what the figures mean, in plain words."""
         best = self.best
         batch_ms = self.batch_size / best.samples_per_s * 1e3
         lines = [
             f"A training step on {self.batch_size} samples that takes longer than {batch_ms:.1f} ms does not wait for this loader "
-            f"({best.workers} worker{'s' * (best.workers != 1)}, {best.samples_per_s:,.0f} samples/s on {self.cores} cores).",
+            f"({counted(best.workers, 'worker')}, {best.samples_per_s:,.0f} samples/s on {self.cores} cores).",
         ]
         share = self.batch_samples_per_s / self.roof_samples_per_s
         if is_url(self.store):
@@ -134,15 +137,13 @@ class BenchReport:
             lines.append("Workers still help at as many as there are cores: more cores would help.")
         elif best.workers < most:
             lines.append(f"More workers than {best.workers} gain nothing here.")
-        if is_url(self.store):
-            pass  # what the disk and the memory of this machine did says nothing of it
-        elif self.is_cold:
+        if self.is_cold and not is_url(self.store):  # of a URL, this machine's disk and memory say nothing
             lines.append(
                 "The store came from storage, not from memory: the first epoch runs at the speed of the disk "
                 f"({self.first_pass_samples_per_s:,.0f} samples/s in one process). What fits in memory stays there; otherwise try "
                 'open_store(..., fetcher="pread").'
             )
-        elif self.is_cold is False:
+        elif self.is_cold is False and not is_url(self.store):
             lines.append("The store was in memory already; right after a boot the first epoch is as slow as the disk.")
         if self.busy_cores_of_others is not None and self.busy_cores_of_others > 0.1 * self.cores:
             lines.append(
@@ -156,11 +157,7 @@ class BenchReport:
         return lines
 
     def text(self) -> str:
-        loaders = [
-            f"  {f'Loader, {each.workers} worker' + 's' * (each.workers != 1):<28}{each.samples_per_s:>10,.0f}"
-            f"{each.samples_per_s / self.roof_samples_per_s:>9.2f} x   first batch after {each.first_batch_s * 1e3:,.0f} ms"
-            for each in self.loaders
-        ]
+        """Return figures and verdict for people."""
 
         def line(name: str, rate: float, more: str = "") -> str:
             return f"  {name:<28}{rate:>10,.0f}{rate / self.roof_samples_per_s:>9.2f} x{more}"
@@ -171,38 +168,36 @@ class BenchReport:
             warmth = "unknown whether from memory"
         else:
             warmth = f"{'cold' if self.is_cold else 'warm'}: {self.storage_nbytes / 1e6:,.1f} MB from storage"
-        verdict = "\n".join(
-            textwrap.fill(each, LINE_WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-            for each in self.verdict()
-        )
+        view = f", view {' and '.join(self.views)}" if self.views else ""
+        single = f"   p50 {self.single_p50_us:,.0f} us, p99 {self.single_p99_us:,.0f} us"
         return "\n".join(
             [
-                f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}"
-                + (f", view {' and '.join(self.views)}" if self.views else ""),
-                *textwrap.wrap(
+                f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}{view}",
+                _wrapped(
                     f"a sample: {self.windows}; {self.sample_nbytes:,} bytes; batches of {self.batch_size}",
-                    LINE_WIDTH,
-                    initial_indent="  ",
-                    subsequent_indent="    ",
-                    break_on_hyphens=False,
+                    "  ",
+                    "    ",
                 ),
                 f"  opened in {self.open_ms:.1f} ms; first pass {warmth}",
                 "",
                 f"  {'':<28}{'samples/s':>10}{'of roof':>11}",
                 line("roof (decoding alone)", self.roof_samples_per_s),
                 line("batches, one process", self.batch_samples_per_s),
-                line(
-                    "ds[i], one by one",
-                    self.single_samples_per_s,
-                    f"   p50 {self.single_p50_us:,.0f} us, p99 {self.single_p99_us:,.0f} us",
+                line("ds[i], one by one", self.single_samples_per_s, single),
+                *(
+                    line(
+                        f"Loader, {counted(each.workers, 'worker')}",
+                        each.samples_per_s,
+                        f"   first batch after {each.first_batch_s * 1e3:,.0f} ms",
+                    )
+                    for each in self.loaders
                 ),
-                *loaders,
                 "",
                 f"  a consumer that works {self.consumer_ms:.1f} ms on a batch waits {self.wait_p50_ms:.2f} ms for the next (p50), "
                 f"{self.wait_p99_ms:.2f} ms (p99)",
                 f"  all read the same: sha256 {self.digest[:16]}; {self.seconds:.0f} s",
                 "",
-                verdict,
+                *(_wrapped(each, "- ", "  ") for each in self.verdict()),
             ]
         )
 
@@ -220,10 +215,23 @@ def bench_store(
 ) -> BenchReport:
     """Measure a store on this machine; some ten seconds, and two more for each number of workers.
 
-    windows: of a sample; default: every camera at [-1, 0], actions at range(16), every other fixed field at 0.
-    view: names of views whose samples are served; default: all samples. workers: numbers to try; default: 1, 2, 4 ... up to the cores.
-    fetcher: as for `open_store`. talk: told what is being done.
-    Raises what opening and reading raise; StoreDamaged where two ways to read disagree; OptionError.
+    Parameters
+    ----------
+    windows
+        Of a sample; default: every camera at [-1, 0], actions at range(16), every other fixed field at 0.
+    view
+        Names of views whose samples are served; default: all samples.
+    workers
+        Numbers to try; default: 1, 2, 4 ... up to the cores.
+    images, fetcher
+        As for `vla_store.Samples` and `open_store`.
+    talk
+        Called with a line on what is being done.
+
+    Raises
+    ------
+    OptionError, StoreDamaged
+        StoreDamaged where two ways to read disagree; and what opening and reading raise.
     """
     began = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -253,15 +261,14 @@ def bench_store(
 
     talk("one process: the roof, batches, single samples")
     roof = _Roof(samples, batches, out)
-    digest = _digest([samples.batch(each, out) for each in batches[:1]])
+    digest = _digest(samples.batch(batches[0], out))
     for at in range(min(CHECKED, len(batches))):
-        expected = _digest([samples.batch(batches[at], out)])
+        expected = _digest(samples.batch(batches[at], out))
         roof.run(at)
-        if _digest([out]) != expected:
-            raise _disagree("the roof", store.url)
-        if _digest([collate([samples.sample(index) for index in batches[at].tolist()])]) != expected:
-            raise _disagree("ds[i]", store.url)
-    singles = batches[0][: min(64, size)].tolist()
+        _check_same("the roof", out, expected, store.url)
+        singles = [samples.sample(index) for index in batches[at].tolist()]
+        _check_same("ds[i]", collate(singles), expected, store.url)
+    some = batches[0][:64].tolist()
     rates: dict[str, list[float]] = {"roof": [], "batch": []}
     single_us: list[float] = []
     for _ in range(ROUNDS):
@@ -269,17 +276,16 @@ def bench_store(
         rates["batch"].append(_rate(batches, lambda each: samples.batch(each, out), size))
         stop = time.perf_counter() + TURN_S
         while time.perf_counter() < stop:
-            for index in singles:
+            for index in some:
                 asked = time.perf_counter()
                 samples.sample(index)
                 single_us.append((time.perf_counter() - asked) * 1e6)
 
     loaders = []
     for count in tried:
-        talk(f"Loader with {count} worker{'s' * (count != 1)}")
+        talk(f"Loader with {counted(count, 'worker')}")
         loaders.append(_loader_rate(samples, size, count, digest))
-    most = max(each.samples_per_s for each in loaders)
-    best = next(each for each in loaders if each.samples_per_s >= 0.95 * most)
+    best = _best(loaders)
     talk(f"a consumer at {SHARE:.0%} of that rate")
     period = size / best.samples_per_s / SHARE
     waits = _waits(samples, size, best.workers, period)
@@ -378,16 +384,17 @@ def _windows(store: Any) -> dict[str, Any]:
 
 
 def _doubling(cores: int) -> tuple[int, ...]:
-    numbers = []
-    count = 1
-    while count < min(cores, 8):
-        numbers.append(count)
-        count *= 2
-    return (*numbers, min(cores, 8))
+    most = min(cores, 8)
+    return (*(count for count in (1, 2, 4) if count < most), most)
+
+
+def _best(loaders: Sequence[LoaderRate]) -> LoaderRate:
+    most = max(each.samples_per_s for each in loaders)
+    return next(each for each in loaders if each.samples_per_s >= 0.95 * most)
 
 
 def _until(batches: Sequence[Array], work: Callable[[Array], object], seconds: float) -> list[Array]:
-    """Works on batches for so long; those that it came to, at least one."""
+    """Work on batches for so long; return those that it came to, at least one."""
     stop, done = time.perf_counter() + seconds, []
     for each in batches:
         work(each)
@@ -398,7 +405,7 @@ def _until(batches: Sequence[Array], work: Callable[[Array], object], seconds: f
 
 
 def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> float:
-    """Samples a second of one turn."""
+    """Return the samples a second of one turn."""
     start, count = time.perf_counter(), 0
     while not count or time.perf_counter() - start < TURN_S:  # a busy machine may take a turn's time before it begins
         for each in units:
@@ -409,20 +416,22 @@ def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> flo
     return count / (time.perf_counter() - start)
 
 
-def _epochs(batches: Batches) -> Iterator[Any]:
-    while True:
-        yield from batches
+@contextlib.contextmanager
+def _batches(samples: Samples, size: int, workers: int) -> Iterator[Iterator[Any]]:
+    """Serve batches without end by worker processes."""
+    batches = Batches(samples, batch_size=size, workers=workers, seed=0)
+    try:
+        yield itertools.chain.from_iterable(itertools.repeat(batches))
+    finally:
+        batches.close()
 
 
 def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> LoaderRate:
     start = time.perf_counter()
-    batches = Batches(samples, batch_size=size, workers=workers, seed=0)
-    try:
-        stream = _epochs(batches)
+    with _batches(samples, size, workers) as stream:
         first = next(stream)
         first_s = time.perf_counter() - start
-        if _digest([first]) != expected:
-            raise _disagree(f"a Loader with {workers} workers", samples.store.url)
+        _check_same(f"a Loader with {workers} workers", first, expected, samples.store.url)
         del first
         for _ in range(2 * workers):
             next(stream)
@@ -430,18 +439,14 @@ def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> Lo
         while not count or time.perf_counter() - start < LOADER_S:
             count += len(next(stream)["step"])
         return LoaderRate(workers, count / (time.perf_counter() - start), first_s)
-    finally:
-        batches.close()
 
 
 def _waits(samples: Samples, size: int, workers: int, period_s: float) -> list[float]:
-    """Of a consumer that works so long on each batch; asleep, as one is whose work is a GPU's."""
-    batches = Batches(samples, batch_size=size, workers=workers, seed=0)
-    try:
-        stream = _epochs(batches)
+    """Return the waits of a consumer that works so long on each batch; asleep, as one is whose work is a GPU's."""
+    waits: list[float] = []
+    with _batches(samples, size, workers) as stream:
         for _ in range(2 * workers):
             next(stream)
-        waits: list[float] = []
         stop = time.perf_counter() + 2 * LOADER_S
         while time.perf_counter() < stop or len(waits) < 10:
             asked = time.perf_counter()
@@ -449,32 +454,33 @@ def _waits(samples: Samples, size: int, workers: int, period_s: float) -> list[f
             waits.append(time.perf_counter() - asked)
             time.sleep(period_s)
             del batch
-        return waits
-    finally:
-        batches.close()
+    return waits
 
 
-def _digest(batches: Sequence[Mapping[str, Any]]) -> str:
+def _digest(batch: Mapping[str, Any]) -> str:
     total = hashlib.sha256()
-    for batch in batches:
-        for name in sorted(batch):
-            if name != "task":
-                array = np.ascontiguousarray(batch[name])
-                total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-                total.update(array.tobytes())
+    for name in sorted(batch.keys() - {"task"}):
+        array = np.ascontiguousarray(batch[name])
+        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.tobytes())
     return total.hexdigest()
 
 
-def _disagree(name: str, url: str) -> StoreDamaged:
-    return StoreDamaged(
-        f"{name} reads other bytes than a batch does",
-        store=url,
-        hint="run `vla-store verify`; if the store is sound this is a bug of vla_store, please report it",
-    )
+def _check_same(name: str, batch: Mapping[str, Any], expected: str, url: str) -> None:
+    if _digest(batch) != expected:
+        raise StoreDamaged(
+            f"{name} reads other bytes than a batch does",
+            store=url,
+            hint="run `vla-store verify`; if the store is sound this is a bug of vla_store, please report it",
+        )
+
+
+def _wrapped(text: str, first: str, then: str) -> str:
+    return textwrap.fill(text, LINE_WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)
 
 
 def _busy_cores_s() -> float | None:
-    """Core seconds since the start of the system that were not this process's, nor of its children that have ended."""
+    """Return the core seconds since the system started that were not this process's, nor of its children that have ended."""
     try:
         ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     except (OSError, ValueError):
@@ -485,7 +491,7 @@ def _busy_cores_s() -> float | None:
 
 
 def _storage_nbytes() -> int | None:
-    """Bytes that this process has made the system fetch from storage."""
+    """Return the bytes that this process has made the system fetch from storage."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:
