@@ -3,7 +3,7 @@
     python -m benchmarks.generate OUT --gigabytes 12 --seed 0
 
 Five suites, contiguous and uncompressed like LIBERO's, with its datasets, dtypes, attributes and ragged `states`. The first demos of
-every file are drawn (see vla_store/drawing.py: textures, an arm that moves, a wrist camera that moves with it). The others are
+every file are drawn (see vla_store/synthetic.py: textures, an arm that moves, a wrist camera that moves with it). The others are
 variations of those, which cost no drawing: other lengths, both pictures rolled sideways and their colours exchanged by amounts
 of their own, so that no two demos have a frame in common and every camera compresses as the drawn one does.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.drawing import DrawnTask, data_attributes, demo_attributes, draw_demo
+from vla_store.synthetic import SyntheticTask, data_attributes, demo_attributes, make_demo
 
 SUITES = ("drawn_spatial", "drawn_object", "drawn_goal", "drawn_10", "drawn_90")
 THINGS = ("cup", "bowl", "mug", "plate", "pan", "book", "box", "bottle")
@@ -62,17 +62,19 @@ def generate(
     return Generated(number, count, steps, written)
 
 
-def _task(number: int, demos: int) -> DrawnTask:
+def _task(number: int, demos: int) -> SyntheticTask:
     suite = SUITES[number % len(SUITES)]
     index = number // len(SUITES)
     words = f"put_the_{THINGS[index % len(THINGS)]}_on_the_{PLACES[index // len(THINGS) % len(PLACES)]}"
     again = index // (len(THINGS) * len(PLACES))
     words += f"_number_{again}" if again else ""
     scene = f"KITCHEN_SCENE{index + 1}_" if suite in ("drawn_10", "drawn_90") else ""
-    return DrawnTask(suite, scene + words, 2 + (number + index) % WIDTHS, demos)
+    return SyntheticTask(suite, scene + words, 2 + (number + index) % WIDTHS, demos)
 
 
-def _write_file(path: Path, task: DrawnTask, seeds: np.random.SeedSequence, size: int, room: int) -> tuple[int, int]:
+def _write_file(
+    path: Path, task: SyntheticTask, seeds: np.random.SeedSequence, size: int, room: int
+) -> tuple[int, int]:
     """Up to `task.demos` demos, or as many as fill `room` bytes. How many, and their steps."""
     import h5py
 
@@ -85,7 +87,7 @@ def _write_file(path: Path, task: DrawnTask, seeds: np.random.SeedSequence, size
             if nbytes >= room:
                 break
             if demo < DRAWN_DEMOS:
-                drawn.append(draw_demo(rng, task.objects, size))
+                drawn.append(make_demo(rng, task.objects, size))
                 arrays = drawn[-1]
             else:
                 arrays = _varied(drawn[demo % DRAWN_DEMOS], rng)
@@ -95,7 +97,7 @@ def _write_file(path: Path, task: DrawnTask, seeds: np.random.SeedSequence, size
                 group.create_dataset(name, data=array)
                 nbytes += array.nbytes
             demos, steps = demo + 1, steps + len(arrays["actions"])
-        data.attrs.update(data_attributes(DrawnTask(task.suite, task.name, task.objects, demos), steps, size))
+        data.attrs.update(data_attributes(SyntheticTask(task.suite, task.name, task.objects, demos), steps, size))
     return demos, steps
 
 

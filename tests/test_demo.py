@@ -12,9 +12,9 @@ h5py = pytest.importorskip("h5py", reason="drawing a source needs h5py")
 
 from vla_store import cli, open_store  # noqa: E402
 from vla_store.demo import DemoReport, run_demo  # noqa: E402
-from vla_store.drawing import DrawnTask, draw_demo, draw_suites  # noqa: E402
+from vla_store.synthetic import SyntheticTask, make_demo, write_suites  # noqa: E402
 
-ONE = (DrawnTask("drawn", "put_the_cup_on_the_plate", 3, 2),)
+ONE = (SyntheticTask("drawn", "put_the_cup_on_the_plate", 3, 2),)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_without_a_folder_the_demo_leaves_nothing_behind(
 
 def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
     def digests(folder: Path, seed: int) -> list[str]:
-        draw_suites(folder, ONE, seed=seed, size=32)
+        write_suites(folder, ONE, seed=seed, size=32)
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.hdf5"))]
 
     first, second, other = digests(tmp_path / "a", 1), digests(tmp_path / "b", 1), digests(tmp_path / "c", 2)
@@ -90,7 +90,7 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_drawn_demonstrations_follow_the_published_conventions() -> None:
-    demo = draw_demo(np.random.default_rng(3), 3, size=64)
+    demo = make_demo(np.random.default_rng(3), 3, size=64)
     steps = len(demo["actions"])
     assert 60 <= steps <= 150
     assert {name: array.dtype.name for name, array in demo.items() if array.dtype != np.float64} == {
@@ -110,14 +110,14 @@ def test_drawn_demonstrations_follow_the_published_conventions() -> None:
 def test_the_drawn_cup_ends_on_the_plate() -> None:
     """The script must really carry the cup, or the pictures show a gripper that waves about."""
     for seed in range(5):
-        states = draw_demo(np.random.default_rng(seed), 3, size=16)["states"]
+        states = make_demo(np.random.default_rng(seed), 3, size=16)["states"]
         cup, plate = states[:, 10:13], states[:, 17:20]
         assert np.linalg.norm(cup[0, :2] - plate[0, :2]) > 0.2
         assert np.linalg.norm(cup[-1, :2] - plate[-1, :2]) < 0.05
 
 
 def test_the_drawn_third_person_camera_stands_still_and_the_wrist_moves() -> None:
-    demo = draw_demo(np.random.default_rng(4), 3, size=64)
+    demo = make_demo(np.random.default_rng(4), 3, size=64)
     third, wrist = demo["obs/agentview_rgb"], demo["obs/eye_in_hand_rgb"]
     middle = len(third) // 2
     assert (third[0] == third[middle]).all(axis=-1).mean() > 0.7

@@ -1,4 +1,4 @@
-"""`vla-store demo`: draws a small source, builds a store of it, verifies it, reads it, and says what that gave.
+"""`vla-store demo`: write synthetic demonstrations, build a store of them, verify it, read it, and say what that gave.
 
 Everything is real but the demonstrations: the same build, audit and samples as on LIBERO, and h5py as the rival.
 """
@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store import figures
-from vla_store.drawing import TASKS, draw_suites
 from vla_store.errors import DestinationExists, MachineError, StoreDamaged
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 from vla_store.storage import local_path
+from vla_store.synthetic import TASKS, write_suites
 from vla_store.text import size_text, table
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -51,18 +51,26 @@ class DemoReport:
 
 
 def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True, seed: int = 0) -> DemoReport:
-    """Draw, build, verify and read below `folder`; tells on stdout as it goes.
+    """Write, build, verify and read below `folder`, and tell on stdout as it goes.
 
-    folder: a new or empty folder. None: a temporary one, which is removed at the end.
-    keep: leave the files in `folder`.
-    Raises DestinationExists; whatever build, verify and reading raise; StoreDamaged should a sample differ from its source.
+    Parameters
+    ----------
+    folder
+        A new or empty folder. None: a temporary one, which is removed at the end.
+    keep
+        Leave the files in `folder`.
+
+    Raises
+    ------
+    DestinationExists, StoreDamaged
+        StoreDamaged should a sample differ from its source; and whatever build, verify and reading raise.
     """
     if sys.version_info < (3, 11):
         raise MachineError(
             "the demo builds a store, and building needs Python 3.11 or newer", found=sys.version.split()[0]
         )
     if folder is None:
-        place: Any = tempfile.TemporaryDirectory(prefix="vla_store-demo-")
+        files: Any = tempfile.TemporaryDirectory(prefix="vla_store-demo-")
     else:
         root = local_path(folder, "the folder of a demo")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -72,8 +80,8 @@ def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True,
                 hint="choose another name, or remove what an earlier demo left",
             )
         root.mkdir(parents=True, exist_ok=True)
-        place = nullcontext(str(root)) if keep else tempfile.TemporaryDirectory(dir=root)
-    with place as where:
+        files = nullcontext(str(root)) if keep else tempfile.TemporaryDirectory(dir=root)
+    with files as where:
         report = _run(Path(where), seed)
         if folder is not None and keep:
             given = Path(folder)  # as it was given: short, and where the reader stands
@@ -90,7 +98,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
     from vla_store.builder import build_store
 
     began = time.perf_counter()
-    source = draw_suites(folder / "source", seed=seed)
+    source = write_suites(folder / "source", seed=seed)
     source_nbytes = sum(path.stat().st_size for path in source.rglob("*.hdf5"))
     _say(f"drew      {sum(task.demos for task in TASKS)} demonstrations of {len(TASKS)} tasks, as LIBERO's HDF5 files,")
     _say(
@@ -164,7 +172,7 @@ class Hdf5PerSample:
 
 
 def _rates(samples: Samples, rival: Hdf5PerSample, chosen: npt.NDArray[np.int64]) -> tuple[float, float, float]:
-    """Samples per second of HDF5, single samples, batches: rounds in turn, so that a slow moment hits all alike; best of each."""
+    """Return the samples per second of HDF5, single samples, batches: the best of rounds in turn, so that a slow moment hits all."""
 
     def batches() -> None:
         out = samples.allocate(BATCH)

@@ -1,6 +1,6 @@
-"""Draws demonstrations: LIBERO-shaped HDF5 files of an arm that carries a cup to a plate, from NumPy and a seed alone.
+"""Synthetic demonstrations: LIBERO-shaped HDF5 files of an arm that carries a cup to a plate, from NumPy and a seed alone.
 
-For `vla-store demo`, tests and benchmarks, where no real demonstrations are at hand. The layout, dtypes, attributes, value
+For `vla-store demo`, tests and benchmarks, where no real demonstrations are at hand; imports nothing of this package. The layout, dtypes, attributes, value
 ranges and conventions are those of LIBERO's published files (observation after the action, pictures bottom up, a third-person
 camera that stands still, ragged `states`). The pictures are drawn and the motion is scripted, so neither teaches a robot anything.
 """
@@ -8,7 +8,7 @@ camera that stands still, ragged `states`). The pictures are drawn and the motio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
+Point = tuple[float, float]  # row and column, in pixels
+Colour = tuple[int, int, int]
 
 METRES_PER_ACTION = 0.05  # what an action of 1.0 asks for in one control step
 ACTION_GRID = 3 / 1120  # human position actions of LIBERO are multiples of this
@@ -25,11 +27,13 @@ TURN_GRID = 1 / 2800
 CONTROL_HZ = 20
 TABLE_METRES = 1.0
 TEXELS = 512
+CUP: Colour = (176, 44, 40)
+INSIDE: Colour = (96, 20, 18)
 
 
 @dataclass(frozen=True)
-class DrawnTask:
-    """One file. objects: things that lie around; they decide how wide `states` is. demos: how many."""
+class SyntheticTask:
+    """One file of demonstrations. objects: things that lie around; they decide how wide `states` is. demos: how many."""
 
     suite: str
     name: str
@@ -38,24 +42,23 @@ class DrawnTask:
 
 
 TASKS = (
-    DrawnTask("drawn_goal", "put_the_cup_on_the_plate", 2, 2),
-    DrawnTask("drawn_spatial", "pick_up_the_cup_next_to_the_ramekin_and_place_it_on_the_plate", 4, 2),
-    DrawnTask("drawn_spatial", "pick_up_the_cup_on_the_left_and_place_it_on_the_plate", 4, 1),
+    SyntheticTask("drawn_goal", "put_the_cup_on_the_plate", 2, 2),
+    SyntheticTask("drawn_spatial", "pick_up_the_cup_next_to_the_ramekin_and_place_it_on_the_plate", 4, 2),
+    SyntheticTask("drawn_spatial", "pick_up_the_cup_on_the_left_and_place_it_on_the_plate", 4, 1),
 )
 
 
-def draw_suites(
+def write_suites(
     folder: Path,
-    tasks: Sequence[DrawnTask] = TASKS,
+    tasks: Sequence[SyntheticTask] = TASKS,
     *,
     seed: int = 0,
     size: int = 128,
-    drawn: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes <folder>/<suite>/<name>_demo.hdf5 for every task; returns `folder`.
+    """Write <folder>/<suite>/<name>_demo.hdf5 for every task; return `folder`.
 
-    size: height and width of the pictures. The same arguments give the same bytes under the same NumPy.
-    drawn: called with the number of steps after each demo. A demo has 60 to 150 steps and is drawn in about 0.2 s.
+    size: height and width of the pictures. The same arguments give the same bytes under the same NumPy. A demo has 60 to 150
+    steps, and takes about 0.2 s.
     """
     import h5py
 
@@ -66,21 +69,18 @@ def draw_suites(
             data = hdf5.create_group("data")
             total = 0
             for demo in range(task.demos):
-                arrays = draw_demo(np.random.default_rng([seed, number, demo]), task.objects, size)
-                steps = len(arrays["actions"])
+                arrays = make_demo(np.random.default_rng([seed, number, demo]), task.objects, size)
                 group = data.create_group(f"demo_{demo}")
                 group.attrs.update(demo_attributes(task, arrays))
                 for name, array in arrays.items():
                     group.create_dataset(name, data=array)
-                total += steps
-                if drawn:
-                    drawn(steps)
+                total += len(arrays["actions"])
             data.attrs.update(data_attributes(task, total, size))
     return folder
 
 
-def draw_demo(rng: np.random.Generator, objects: int, size: int = 128) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one demo by their HDF5 path below it: T rows each, dtypes as published."""
+def make_demo(rng: np.random.Generator, objects: int, size: int = 128) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of one demo by their HDF5 path below it: T rows each, dtypes as published."""
     scene = Scene.placed(rng, objects)
     moments = list(_carry(scene, rng))
     before, after = moments[:-1], moments[1:]  # row t: the state before action t, the observation after it
@@ -89,12 +89,13 @@ def draw_demo(rng: np.random.Generator, objects: int, size: int = 128) -> dict[s
     fingers = np.array([[moment.opening, -moment.opening] for moment in moments])
     tools = np.array([moment.tool for moment in moments])
     turns = np.array([moment.turn for moment in moments])
+    is_last = (np.arange(len(actions)) == len(actions) - 1).astype(np.uint8)
     return {
         "actions": actions,
         "states": _states(scene, before, joints[:-1], fingers[:-1]),
         "robot_states": np.hstack([fingers[1:], tools[1:], _quaternions(turns[1:])]),
-        "rewards": (np.arange(len(actions)) == len(actions) - 1).astype(np.uint8),
-        "dones": (np.arange(len(actions)) == len(actions) - 1).astype(np.uint8),
+        "rewards": is_last,
+        "dones": is_last,
         "obs/agentview_rgb": _third_person(scene, after, size),
         "obs/eye_in_hand_rgb": _wrist(scene, after, size),
         "obs/ee_states": np.hstack([tools[1:], turns[1:]]),
@@ -120,7 +121,8 @@ class Scene:
     @classmethod
     def placed(cls, rng: np.random.Generator, objects: int) -> Scene:
         places = np.array([[0.22, -0.22], [0.42, 0.20], [0.20, 0.26], [0.45, -0.28], [0.12, 0.05], [0.52, 0.02]])
-        places = places[: max(objects, 2)] + rng.uniform(-0.03, 0.03, (len(places[: max(objects, 2)]), 2))
+        places = places[: max(objects, 2)]
+        places = places + rng.uniform(-0.03, 0.03, places.shape)
         radii = rng.uniform(0.03, 0.05, (len(places) - 2, 1))
         colours = rng.uniform(40, 220, (len(places) - 2, 3))
         things = np.hstack([places[2:], radii, colours])
@@ -139,7 +141,7 @@ class Moment:
 
 
 def _carry(scene: Scene, rng: np.random.Generator) -> Iterator[Moment]:
-    """From a still start over the cup, down, grasp, up, over to the plate, down, release and up; then one last state."""
+    """Move from a still start over the cup, down, grasp, up, over to the plate, down, release and up; then one last state."""
     high, grip = np.array([0.0, 0.0, 0.16]), np.array([0.0, 0.0, 0.03])
     tool = np.array([0.10, 0.0, 0.30]) + rng.uniform(-0.02, 0.02, 3)
     turn, opening, cup = np.array([np.pi, 0.0, 0.02]), 0.04, scene.cup.copy()
@@ -175,7 +177,7 @@ def _carry(scene: Scene, rng: np.random.Generator) -> Iterator[Moment]:
 
 
 def _joints(moment: Moment) -> Floats:
-    """Seven joint angles that follow the tool smoothly; no true kinematics."""
+    """Return seven joint angles that follow the tool smoothly; no true kinematics."""
     x, y, z = moment.tool
     reach = float(np.hypot(x + 0.5, y))
     return np.array(
@@ -192,7 +194,7 @@ def _joints(moment: Moment) -> Floats:
 
 
 def _states(scene: Scene, moments: Sequence[Moment], joints: Floats, fingers: Floats) -> Floats:
-    """(T, D) simulator state: time, arm, fingers, a pose for cup, plate and every other thing, then all velocities."""
+    """Return the simulator state (T, D): time, arm, fingers, a pose for cup, plate and every other thing, then all velocities."""
     still = np.vstack([scene.plate[None], np.pad(scene.things[:, :2], ((0, 0), (0, 1)))])
     poses = [np.hstack([[*place, 1.0, 0.0, 0.0, 0.0] for place in (moment.cup, *still)]) for moment in moments]
     positions = np.hstack([joints, fingers, np.array(poses)])
@@ -202,7 +204,7 @@ def _states(scene: Scene, moments: Sequence[Moment], joints: Floats, fingers: Fl
 
 
 def _quaternions(turns: Floats) -> Floats:
-    """(T, 4) xyzw of (T, 3) axis-angles."""
+    """Return quaternions (T, 4) xyzw of axis-angles (T, 3)."""
     angle = np.linalg.norm(turns, axis=1, keepdims=True)
     return np.hstack([turns / angle * np.sin(angle / 2), np.cos(angle / 2)])
 
@@ -211,7 +213,7 @@ def _quaternions(turns: Floats) -> Floats:
 
 
 def _table(rng: np.random.Generator, plate: Floats, things: Floats) -> Frame:
-    """(TEXELS, TEXELS, 3): the table from above, x downward and y to the right, with plate and things on it."""
+    """Draw the table from above, (TEXELS, TEXELS, 3), x downward and y to the right, with plate and things on it."""
     rows, columns = np.arange(TEXELS)[:, None], np.arange(TEXELS)[None]
     rings = (
         9 * np.sin(rows / 11 + 2 * np.sin(columns / 83))
@@ -228,11 +230,11 @@ def _table(rng: np.random.Generator, plate: Floats, things: Floats) -> Frame:
     return made
 
 
-def _project(point: Floats, size: int) -> tuple[float, float, float]:
-    """(row, column, scale in pixels a metre) of a point in the third-person picture, rows from the top."""
+def _project(point: Floats, size: int) -> tuple[Point, float]:
+    """Return where a point lies in the third-person picture, rows from the top, and the scale there in pixels a metre."""
     x, y, z = point
     scale = (0.95 + 0.75 * x) * size
-    return (0.28 + 0.95 * x) * size - z * scale * 0.85, 0.5 * size + y * scale, scale
+    return ((0.28 + 0.95 * x) * size - z * scale * 0.85, 0.5 * size + y * scale), scale
 
 
 def _third_person(scene: Scene, moments: Sequence[Moment], size: int) -> Frame:
@@ -245,7 +247,7 @@ def _third_person(scene: Scene, moments: Sequence[Moment], size: int) -> Frame:
 
 
 def _room(scene: Scene, size: int) -> Frame:
-    """The still part: a wall, the table in perspective, the robot's foot."""
+    """Draw the still part: a wall, the table in perspective, the robot's foot."""
     rows, columns = np.meshgrid(np.arange(size) / size, np.arange(size) / size, indexing="ij")
     x = (rows - 0.28) / 0.95
     y = (columns - 0.5) / (0.95 + 0.75 * np.maximum(x, 0))
@@ -261,29 +263,27 @@ def _room(scene: Scene, size: int) -> Frame:
 
 
 def _arm(frame: Frame, moment: Moment, size: int) -> None:
-    tip = _project(moment.tool, size)
-    ground = _project(moment.tool * [1, 1, 0], size)
-    _disc(frame, ground[:2], 0.02 * ground[2], None)
-    flange = _project(moment.tool + np.array([0.0, 0.0, 0.13]), size)
-    elbow = _project(np.array([moment.tool[0] * 0.35 - 0.05, moment.tool[1] * 0.4 + 0.1, 0.42]), size)
-    shoulder = (0.18 * size, 0.5 * size)
-    _capsule(frame, shoulder, elbow[:2], 0.055 * size, (228, 228, 232))
-    _capsule(frame, elbow[:2], flange[:2], 0.045 * size, (216, 216, 222))
-    _capsule(
-        frame, flange[:2], (flange[0] * 0.4 + tip[0] * 0.6, flange[1] * 0.4 + tip[1] * 0.6), 0.032 * size, (60, 60, 66)
-    )
+    tip, scale = _project(moment.tool, size)
+    ground, ground_scale = _project(moment.tool * [1, 1, 0], size)
+    _disc(frame, ground, 0.02 * ground_scale, None)
+    flange, _ = _project(moment.tool + np.array([0.0, 0.0, 0.13]), size)
+    elbow, _ = _project(np.array([moment.tool[0] * 0.35 - 0.05, moment.tool[1] * 0.4 + 0.1, 0.42]), size)
+    hand = flange[0] * 0.4 + tip[0] * 0.6, flange[1] * 0.4 + tip[1] * 0.6
+    _capsule(frame, (0.18 * size, 0.5 * size), elbow, 0.055 * size, (228, 228, 232))
+    _capsule(frame, elbow, flange, 0.045 * size, (216, 216, 222))
+    _capsule(frame, flange, hand, 0.032 * size, (60, 60, 66))
     for side in (-1, 1):
-        across = side * moment.opening * tip[2]
-        top = (flange[0] * 0.35 + tip[0] * 0.65, tip[1] + across)
-        _capsule(frame, top, (tip[0], tip[1] + across), 0.012 * size, (40, 40, 44))
+        column = tip[1] + side * moment.opening * scale
+        top = flange[0] * 0.35 + tip[0] * 0.65
+        _capsule(frame, (top, column), (tip[0], column), 0.012 * size, (40, 40, 44))
 
 
 def _cup(frame: Frame, place: Floats, size: int) -> None:
-    foot = _project(place, size)
-    rim = _project(place + np.array([0.0, 0.0, 0.05]), size)
-    _disc(frame, _project(place * [1, 1, 0], size)[:2], 0.035 * foot[2], None)
-    _capsule(frame, foot[:2], rim[:2], 0.03 * foot[2], (176, 44, 40))
-    _disc(frame, rim[:2], 0.022 * foot[2], (96, 20, 18))
+    foot, scale = _project(place, size)
+    rim, _ = _project(place + np.array([0.0, 0.0, 0.05]), size)
+    _disc(frame, _project(place * [1, 1, 0], size)[0], 0.035 * scale, None)
+    _capsule(frame, foot, rim, 0.03 * scale, CUP)
+    _disc(frame, rim, 0.022 * scale, INSIDE)
 
 
 def _wrist(scene: Scene, moments: Sequence[Moment], size: int) -> Frame:
@@ -299,18 +299,16 @@ def _wrist(scene: Scene, moments: Sequence[Moment], size: int) -> Frame:
             size / 2 + (moment.cup[0] - moment.tool[0] - 0.04) * pixels,
             size / 2 + (moment.cup[1] - moment.tool[1]) * pixels,
         )
-        _disc(frame, centre, 0.036 * pixels, (176, 44, 40))
-        _disc(frame, centre, 0.026 * pixels, (96, 20, 18))
+        _disc(frame, centre, 0.036 * pixels, CUP)
+        _disc(frame, centre, 0.026 * pixels, INSIDE)
         for side in (-1, 1):
             column = size / 2 + side * (0.06 + 2.2 * moment.opening) * size
             _capsule(frame, (size * 1.02, column), (size * 0.74, column), 0.05 * size, (48, 48, 52))
     return np.ascontiguousarray(frames[:, ::-1])
 
 
-def _capsule(
-    frame: Frame, start: tuple[float, float], stop: tuple[float, float], radius: float, colour: tuple[int, int, int]
-) -> None:
-    """A thick line with round ends and a highlight, in place; points are (row, column)."""
+def _capsule(frame: Frame, start: Point, stop: Point, radius: float, colour: Colour) -> None:
+    """Draw a thick line with round ends and a highlight."""
     window, rows, columns = _window(frame, [start, stop], radius)
     along = np.array(stop) - start
     share = ((rows - start[0]) * along[0] + (columns - start[1]) * along[1]) / max(float(along @ along), 1e-9)
@@ -321,17 +319,15 @@ def _capsule(
     window[inside] = (light * np.array(colour))[inside].astype(np.uint8)
 
 
-def _disc(frame: Frame, centre: Sequence[float], radius: float, colour: tuple[int, int, int] | None) -> None:
-    """A filled circle in place; without a colour a shadow: half as bright."""
-    window, rows, columns = _window(frame, [(centre[0], centre[1])], radius)
+def _disc(frame: Frame, centre: Point, radius: float, colour: Colour | None) -> None:
+    """Draw a filled circle; without a colour a shadow: half as bright."""
+    window, rows, columns = _window(frame, [centre], radius)
     inside = np.hypot(rows - centre[0], columns - centre[1]) < radius
     window[inside] = window[inside] // 2 if colour is None else np.array(colour, np.uint8)
 
 
-def _window(
-    frame: Frame, points: Sequence[tuple[float, float]], radius: float
-) -> tuple[Frame, npt.NDArray[Any], npt.NDArray[Any]]:
-    """The view of the frame that a shape can touch, and its rows (n, 1) and columns (1, m)."""
+def _window(frame: Frame, points: Sequence[Point], radius: float) -> tuple[Frame, Any, Any]:
+    """Return the view of the frame that a shape can touch, and its rows (n, 1) and columns (1, m)."""
     low = np.clip(np.floor(np.min(points, axis=0) - radius).astype(int), 0, frame.shape[:2])
     high = np.clip(np.ceil(np.max(points, axis=0) + radius).astype(int) + 1, 0, frame.shape[:2])
     rows, columns = np.arange(low[0], high[0])[:, None], np.arange(low[1], high[1])[None]
@@ -341,7 +337,7 @@ def _window(
 # Attributes, as published files have them.
 
 
-def data_attributes(task: DrawnTask, total: int, size: int) -> dict[str, Any]:
+def data_attributes(task: SyntheticTask, total: int, size: int) -> dict[str, Any]:
     text = task.name.replace("_", " ")
     problem = {
         "problem_name": "libero_tabletop_manipulation",
@@ -369,7 +365,7 @@ def data_attributes(task: DrawnTask, total: int, size: int) -> dict[str, Any]:
     }
 
 
-def demo_attributes(task: DrawnTask, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def demo_attributes(task: SyntheticTask, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     bodies = "".join(
         f'    <body name="link{i}" pos="0 0 {i / 10:.3f}"><geom type="mesh" mesh="link{i}_vis" rgba="1 1 1 1"/></body>\n'
         for i in range(9 + 150 * task.objects)
