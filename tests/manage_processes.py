@@ -75,8 +75,9 @@ def _append(pipe: Any, source: Path, store: Path) -> None:
 
 
 def _add_view(pipe: Any, rule: str, store: Path) -> None:
-    from vla_store.manage.views import add_views, parse_view
+    from vla_store.manage.views import add_views
     from vla_store.storage import LocalStorage
+    from vla_store.view_rules import parse_view
 
     for name in STEPS:
         setattr(LocalStorage, name, _in_turn(pipe, getattr(LocalStorage, name)))

@@ -22,7 +22,8 @@ from vla_store.builder import build_store
 from vla_store.errors import DestinationExists, VlaStoreError
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
-from vla_store.manage.views import add_views, parse_view
+from vla_store.manage.views import add_views
+from vla_store.view_rules import parse_view
 
 FIRST = Own(lengths={0: 9, 3: 4})
 SECOND = Own(suite="pantry", lengths={1: 5})

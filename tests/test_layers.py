@@ -60,6 +60,7 @@ LAYERS = {
         "figures",
         "progress",
         "recipes",
+        "view_rules",
         *BOTH_SIDES,
     },
 }

@@ -23,11 +23,13 @@ A message fits one screen: what failed, where, what was expected and found, and 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -197,6 +199,17 @@ def machine_error(error: OSError | MemoryError, doing: str, path: object = None)
         path=path if path is not None else error.filename,
         hint=hints.get(error.errno or 0, ""),
     )
+
+
+@contextlib.contextmanager
+def machine_errors(doing: str, path: object = None) -> Iterator[None]:
+    """Raise as `machine_error` what the operating system refuses inside."""
+    try:
+        yield
+    except VlaStoreError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise machine_error(error, doing, path) from error
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

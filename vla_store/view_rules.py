@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,28 +17,28 @@ from vla_store import rules
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.canonical import MAX_INTEGER, float_text
 from vla_store.format.schema import Field, PartDocument
-from vla_store.format.views import ANCHORS, KINDS, STEPS, View
+from vla_store.format.views import ANCHORS, KINDS, STEPS, View, check_view_name
 
 Array = np.ndarray[Any, Any]
 Mask = npt.NDArray[np.bool_]
 
 PREDICATE = "predicate"
 MAX_DESCRIPTION = 1_000
+TEXT_OPTIONS = ("field", "kind", "name")  # a number is not meant, however they are spelled
 
 
 @dataclass(frozen=True)
 class EpisodeFacts:
     """What a rule may look at. success: 1 or 0, -1 where nothing was rewarded or said. digest: of the episode's content.
 
-    values: {field: (T, ...)} of the rule's fields, read-only. finite: {field: (T,)} instead, for a rule that asks no more than
-    at which steps all numbers are finite. earlier: those of its fields that causal alignment reads one row earlier.
+    values: {field: (T, ...)} of the rule's fields, read-only; of a rule that is `if_finite` instead (T,) masks of the steps at
+    which all numbers are finite. earlier: those of its fields that causal alignment reads one row earlier.
     """
 
     length: int
     success: int
     digest: bytes
     values: Mapping[str, Array]
-    finite: Mapping[str, Mask] = field(default_factory=dict)
     earlier: Collection[str] = ()
 
 
@@ -64,6 +64,22 @@ class Rule:
         if self.fields is None:
             return [each for each in document.fields.values() if each.is_floating]
         return [document.fields[name] for name in self.fields]
+
+
+@dataclass(frozen=True)
+class NewView:
+    """A view that is not computed yet. kind: "anchors" or "steps", None for the rule's usual one. Raises UnknownName, OptionError."""
+
+    name: str
+    rule: Rule
+    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        check_view_name(self.name)
+        if self.kind is not None and self.kind not in KINDS:
+            raise UnknownName.among("kind of view", self.kind, list(KINDS))
+        if self.kind is not None and self.kind not in self.rule.kinds:
+            raise OptionError(f"{self.rule.name} with these options is of kind {self.rule.kinds[0]!r}", found=self.kind)
 
 
 def no_noops(threshold: float = rules.NOOP_THRESHOLD, field: str = "actions") -> Rule:
@@ -152,7 +168,7 @@ def finite(fields: Sequence[str] | None = None) -> Rule:
 
     def keeps(facts: EpisodeFacts) -> Mask:
         kept = np.ones(facts.length, bool)
-        for name, mask in facts.finite.items():
+        for name, mask in facts.values.items():
             kept &= mask
             if name in facts.earlier:
                 kept[1:] &= mask[:-1]
@@ -228,7 +244,7 @@ def rule_of(view: View) -> Rule | None:
     made = RULES.get(view.rule)
     if made is None:
         return None
-    options = {name: value if name == "field" else _number(value) for name, value in view.options.items()}
+    options = {name: value if name in TEXT_OPTIONS else _number(value) for name, value in view.options.items()}
     try:
         rule = made(**options)
     except (OptionError, TypeError):
@@ -236,8 +252,8 @@ def rule_of(view: View) -> Rule | None:
     return rule if dict(rule.options) == dict(view.options) and view.kind in rule.kinds else None
 
 
-def parse_rule(text: str) -> tuple[str, Rule, str | None]:
-    """Name, rule and kind of RULE[:option=value,...], as in "length:shortest=128,name=rdt"; kind None is the rule's usual one.
+def parse_view(text: str) -> NewView:
+    """Return the view that RULE[:option=value,...] names, as in "length:shortest=128,name=rdt".
 
     Options are those of the functions here, `name` (default: the rule's) and `kind`; several fields are joined by "+".
     Raises UnknownName, OptionError.
@@ -248,27 +264,14 @@ def parse_rule(text: str) -> tuple[str, Rule, str | None]:
     known = [*inspect.signature(RULES[word]).parameters, "kind", "name"]
     options: dict[str, Any] = {}
     for each in filter(None, rest.split(",")):
-        key, has_value, value = each.partition("=")
+        key, _, value = each.partition("=")
         if key not in known:
             raise UnknownName.among(f"option of {word}", key, known)
-        if not has_value or not value or key in options:
+        if not value or key in options:
             raise OptionError(f"option {key!r} needs one value", found=text, hint=f"as in {word}:{key}=VALUE")
-        options[key] = (
-            value.split("+") if key == "fields" else value if key in ("name", "kind", "field") else _number(value)
-        )
+        options[key] = value.split("+") if key == "fields" else value if key in TEXT_OPTIONS else _number(value)
     name, kind = options.pop("name", word), options.pop("kind", None)
-    return name, RULES[word](**options), kind
-
-
-def kind_of(rule: Rule, kind: str | None) -> str:
-    """The kind of a view by this rule. Raises UnknownName, OptionError."""
-    if kind is None:
-        return rule.kinds[0]
-    if kind not in KINDS:
-        raise UnknownName.among("kind of view", kind, list(KINDS))
-    if kind not in rule.kinds:
-        raise OptionError(f"{rule.name} with these options is of kind {rule.kinds[0]!r}", found=kind)
-    return kind
+    return NewView(name, RULES[word](**options), kind)
 
 
 def _noops(actions: Array, threshold: float, field: str) -> Mask:

@@ -15,15 +15,16 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, VlaStoreError
 from vla_store.format.views import Runs, TaskCount, View, joined, overlaps, rows_in_each, runs_of
 from vla_store.reader.whole import WholePart
-from vla_store.view_rules import EpisodeFacts, Rule
+from vla_store.view_rules import EpisodeFacts, NewView, Rule
 
 
-def computed_view(name: str, kind: str, rule: Rule, parts: Sequence[WholePart]) -> View:
-    """Return the view by a rule over everything in these parts. Raises OptionError where the rule cannot be applied."""
+def computed_view(new: NewView, parts: Sequence[WholePart]) -> View:
+    """Return a view with all that its rule keeps in these parts. Raises OptionError where the rule cannot be applied."""
     covered = np.array([[0, sum(whole.part.rows for whole in parts)]], np.int64)
-    kept = joined(np.concatenate([kept_in(rule, each, covered) for each in parts]))
+    kept = joined(np.concatenate([kept_in(new.rule, each, covered) for each in parts]))
     counts = counts_of(covered, kept, parts)
-    return View(name, kind, rule.name, rule.options, rule.description, covered, kept, counts)
+    rule = new.rule
+    return View(new.name, new.kind or rule.kinds[0], rule.name, rule.options, rule.description, covered, kept, counts)
 
 
 def kept_in(rule: Rule, whole: WholePart, among: Runs) -> Runs:
@@ -66,19 +67,20 @@ def counts_of(covered: Runs, kept: Runs, parts: Sequence[WholePart]) -> tuple[Ta
 
 def _facts(rule: Rule, whole: WholePart, episodes: Sequence[int]) -> Iterator[EpisodeFacts]:
     fields = rule.looks_at(whole.document)
-    values = {} if rule.if_finite else {each.name: whole.by_episode(each) for each in fields}
-    finite = {each.name: (whole.nonfinite(each) == 0).all(axis=1) for each in fields} if rule.if_finite else {}
+    if rule.if_finite:
+        masks = {each.name: (whole.nonfinite(each) == 0).all(axis=1) for each in fields}
+        values = {name: [mask[start:stop] for start, stop in whole.spans.tolist()] for name, mask in masks.items()}
+    else:
+        values = {each.name: whole.by_episode(each) for each in fields}
     seen = [each.name for each in fields if each.role == "observation"]
     digests = whole.part.digests.span(0, whole.part.episodes)
     for episode in episodes:
-        start, stop = whole.spans[episode].tolist()
         is_after = whole.document.sources[whole.column("source")[episode]].observation == "after"
         yield EpisodeFacts(
-            stop - start,
+            int(whole.column("length")[episode]),
             int(whole.column("success")[episode]),
             digests[episode].tobytes(),
             {name: each[episode] for name, each in values.items()},
-            {name: each[start:stop] for name, each in finite.items()},
             seen if is_after else (),
         )
 

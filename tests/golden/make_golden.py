@@ -83,7 +83,8 @@ def build_views(source: Path, store: Path) -> None:
     from vla_store import view_rules as rules
     from vla_store.builder import build_store
     from vla_store.manage.append import append_store
-    from vla_store.manage.views import NewView, add_views
+    from vla_store.manage.views import add_views
+    from vla_store.view_rules import NewView
 
     build_store([source / "suite_b"], store, preset="fast", **OPTIONS)
     half = rules.predicate(lambda values: values["actions"][:, 0] > 0, ["actions"], "the first action is positive")

@@ -21,8 +21,9 @@ from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.manage import roots
 from vla_store.manage.copy import copy_store
 from vla_store.manage.repair import repair_store
-from vla_store.manage.views import NewView, add_view, add_views, remove_views
+from vla_store.manage.views import add_view, add_views, remove_views
 from vla_store.storage import LocalStorage, open_storage
+from vla_store.view_rules import NewView
 
 GOLDEN = Path(__file__).parents[1] / "golden/version-1"
 LEFT = dumps({"views": "of a writer that came second"})

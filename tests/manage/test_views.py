@@ -32,9 +32,10 @@ from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
-from vla_store.manage.views import NewView, add_view, add_views, parse_view, remove_views
+from vla_store.manage.views import add_view, add_views, remove_views
 from vla_store.reader.store import parts_of
 from vla_store.storage import LocalStorage
+from vla_store.view_rules import NewView, parse_view
 
 FILES = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 12, 2: 5, 3: 30}),

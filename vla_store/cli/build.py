@@ -65,7 +65,8 @@ def add_build(commands: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     from vla_store.builder import build_store
-    from vla_store.manage.views import add_views, parse_view
+    from vla_store.manage.views import add_views
+    from vla_store.view_rules import parse_view
 
     views = [parse_view(text) for text in arguments.view or ()]
     notes: list[str] = []

@@ -60,7 +60,8 @@ def add_views(commands: Any) -> None:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from vla_store.manage.views import add_views, parse_view
+    from vla_store.manage.views import add_views
+    from vla_store.view_rules import parse_view
 
     wanted = [parse_view(text) for text in arguments.rule]
     with ProgressBar(quiet=arguments.quiet) as bar:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import canonical
-from vla_store.format.json_reader import HEX_DIGEST, check_key
+from vla_store.format.json_reader import JsonReader, check_key
 from vla_store.format.layout import LISTING
 
 
@@ -36,19 +36,11 @@ def parse_listing(data: bytes, name: str) -> list[ObjectEntry]:
         raise StoreDamaged("a listing does not end with a newline", object=name)
     entries = []
     for line in lines:
-        value = canonical.loads(line, name)
-        if (
-            not isinstance(value, dict)
-            or sorted(value) != ["key", "sha256", "size"]
-            or not isinstance(value["key"], str)
-            or value["key"] == LISTING
-            or not isinstance(value["sha256"], str)
-            or not HEX_DIGEST.match(value["sha256"])
-            or type(value["size"]) is not int
-            or value["size"] < 0
-        ):
-            raise StoreDamaged("a line of a listing is not as the format says", object=name, found=line[:100])
-        entries.append(ObjectEntry(check_key(value["key"], name), value["sha256"], value["size"]))
+        read = JsonReader(canonical.loads(line, name), name, "a line of a listing is not as the format says")
+        read.only(("key", "sha256", "size"))
+        key = check_key(read.get("key", str), name)
+        read.check(key != LISTING, "any other object", key)
+        entries.append(ObjectEntry(key, read.digest("sha256") or "", read.count("size", canonical.MAX_INTEGER)))
     keys = [entry.key.encode() for entry in entries]
     if any(a >= b for a, b in itertools.pairwise(keys)):
         raise StoreDamaged("the keys of a listing do not ascend", object=name)

@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnsupportedStore
 from vla_store.format import canonical, layout
+from vla_store.format.json_reader import JsonReader
 
 ANCHORS = "anchors"
 STEPS = "steps"
 KINDS = (ANCHORS, STEPS)
 MAX_VIEWS = 256
+WHAT = "the views are not as the format says"
 
 Int64 = npt.NDArray[np.int64]
 Runs = npt.NDArray[np.int64]  # (n, 2): half-open stretches of rows, ascending, none touching the next
@@ -99,6 +101,10 @@ class View:
                 hint="upgrade vla_store, or use another view",
             )
 
+    def is_made_as(self, other: View) -> bool:
+        """Whether another view was made in the same way, over whatever rows."""
+        return all(getattr(self, key) == getattr(other, key) for key in ("kind", "rule", "options", "description"))
+
     def __repr__(self) -> str:
         return f"View({self.name!r}, {self.text}: {self.steps:,} of {self.covered_steps:,} steps)"
 
@@ -157,15 +163,13 @@ def views_of(data: bytes | None, digest: str, rows: int) -> dict[str, View]:
             hint=_LOST,
         )
     try:
-        document = canonical.loads(data, key)
+        read = JsonReader(canonical.loads(data, key), key, WHAT, _WRITTEN_SO)
     except StoreDamaged as error:
-        raise StoreDamaged(
-            "the views are not as the format says", object=key, found=error.places.get("found"), hint=_WRITTEN_SO
-        ) from None
-    views = document.get("views") if isinstance(document, dict) and len(document) == 1 else None
-    if not isinstance(views, dict) or not 0 < len(views) <= MAX_VIEWS:
-        raise _bad("it holds 1 to 256 views, and nothing else", document, key)
-    return {name: _view(name, views[name], rows, key) for name in sorted(views)}
+        raise StoreDamaged(WHAT, object=key, found=error.places.get("found"), hint=_WRITTEN_SO) from None
+    read.only(["views"])
+    views = read.get("views", dict)
+    read.check(0 < len(views) <= MAX_VIEWS, f"1 to {MAX_VIEWS} views", len(views))
+    return {name: _view(name, JsonReader(views[name], key, WHAT, _WRITTEN_SO), rows) for name in sorted(views)}
 
 
 # Runs
@@ -250,51 +254,31 @@ def from_run_lengths(lengths: Any, rows: int) -> Runs:
 # Reading
 
 
-def _view(name: str, value: Any, rows: int, key: str) -> View:
-    if not _NAME.match(name):
-        raise _bad("a view cannot have this name", name, key)
-    if not isinstance(value, dict) or sorted(value) != list(_VIEW_KEYS):
-        raise _bad(f"view {name!r} has the keys {', '.join(_VIEW_KEYS)}", value, key)
-    texts = [value["kind"], value["rule"], value["description"]]
-    if not all(isinstance(each, str) for each in texts) or not isinstance(value["options"], dict):
-        raise _bad(f"kind, rule and description of view {name!r} are texts, its options an object", value, key)
+def _view(name: str, read: JsonReader, rows: int) -> View:
+    read.check(bool(_NAME.match(name)), "a name that a view can have", repr(name))
+    read.only(_VIEW_KEYS)
     try:
-        covered, kept = (from_run_lengths(value[each], rows) for each in ("covered", "kept"))
-        if rows_in(overlaps(covered, kept)[0]) != rows_in(kept):
-            raise ValueError("it keeps rows that it does not cover")
-        counts = tuple(_count(each) for each in value["counts"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _bad(None, f"view {name!r}: {error}", key) from None
-    if len({(each.suite, each.task) for each in counts}) != len(counts):
-        raise _bad(None, f"view {name!r} counts a task twice", key)
-    told = (sum(each.steps for each in counts), sum(each.kept_steps for each in counts))
-    if told != (rows_in(covered), rows_in(kept)):
-        raise _bad(f"view {name!r}: its counts are not those of its rows", told, key)
-    return View(name, value["kind"], value["rule"], value["options"], value["description"], covered, kept, counts)
-
-
-def _count(value: Any) -> TaskCount:
-    if sorted(value) != sorted(("suite", "task", *_COUNT_KEYS)):
-        raise ValueError("counts have other keys than they should")
-    numbers = [value[key] for key in _COUNT_KEYS]
-    if any(type(each) is not int or not 0 <= each <= canonical.MAX_INTEGER for each in numbers):
-        raise ValueError("counts are no numbers")
-    episodes, steps, kept_episodes, kept_steps = numbers
-    if not (0 < episodes <= steps and kept_episodes <= min(episodes, kept_steps) and kept_steps <= steps):
-        raise ValueError("counts contradict each other")
-    if (kept_episodes == 0) != (kept_steps == 0) or not all(isinstance(value[key], str) for key in ("suite", "task")):
-        raise ValueError("counts contradict each other")
-    return TaskCount(value["suite"], value["task"], *numbers)
-
-
-def _bad(expected: str | None, found: Any, key: str) -> StoreDamaged:
-    return StoreDamaged(
-        "the views are not as the format says",
-        object=key,
-        expected=expected,
-        found=(found if isinstance(found, str) else repr(found))[:200],
-        hint=_WRITTEN_SO,
+        covered, kept = (from_run_lengths(read.value[each], rows) for each in ("covered", "kept"))
+    except ValueError as error:
+        read.check(False, f"view {name!r}: rows of the store", str(error))
+    read.check(
+        rows_in(overlaps(covered, kept)[0]) == rows_in(kept), f"view {name!r}: it covers what it keeps", "others"
     )
+    counts = tuple(_count(each) for each in read.objects("counts"))
+    read.check(len({(each.suite, each.task) for each in counts}) == len(counts), f"view {name!r}: a task once", "twice")
+    told = (sum(each.steps for each in counts), sum(each.kept_steps for each in counts))
+    read.check(told == (rows_in(covered), rows_in(kept)), f"view {name!r}: the counts of its rows", told)
+    kind, rule, options = read.get("kind", str), read.get("rule", str), read.get("options", dict)
+    return View(name, kind, rule, options, read.get("description", str), covered, kept, counts)
+
+
+def _count(read: JsonReader) -> TaskCount:
+    read.only(("suite", "task", *_COUNT_KEYS))
+    numbers = [read.count(key, canonical.MAX_INTEGER) for key in _COUNT_KEYS]
+    episodes, steps, kept_episodes, kept_steps = numbers
+    fits = 0 < episodes <= steps and kept_episodes <= min(episodes, kept_steps) and kept_steps <= steps
+    read.check(fits and (kept_episodes == 0) == (kept_steps == 0), "counts that do not contradict each other", numbers)
+    return TaskCount(read.get("suite", str), read.get("task", str), *numbers)
 
 
 def _shown(value: Any) -> str:

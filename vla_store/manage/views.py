@@ -7,20 +7,20 @@ the steps that were there when it was made, and says so.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_error
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_errors
 from vla_store.format import layout
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import (
     Runs,
     View,
     Views,
-    check_view_name,
     document_of,
     mask_of,
     runs_of,
@@ -33,19 +33,10 @@ from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, open_storage
-from vla_store.view_rules import Rule, kind_of, parse_rule, rule_of
+from vla_store.view_rules import NewView, Rule, rule_of
 from vla_store.view_steps import computed_view, counts_of, kept_in
 
 MAX_NOTED = 5
-
-
-@dataclass(frozen=True)
-class NewView:
-    """A view to add. kind: None for the rule's usual one."""
-
-    name: str
-    rule: Rule
-    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,33 +68,41 @@ def add_views(
     allow_empty: bool = False,
     talk: Callable[[str], None] = lambda text: None,
 ) -> ViewsReport:
-    """The same for several views at once, in one root."""
+    """Record several views at once, in one root; otherwise as `add_view`."""
     if not wanted:
         raise OptionError("no view to add")
-    names = [check_view_name(each.name) for each in wanted]
+    names = [each.name for each in wanted]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise OptionError("two views have the same name", name=twice[0], hint="as in length:shortest=128,name=long")
-    kinds = [kind_of(each.rule, each.kind) for each in wanted]
     place = open_storage(store)
-    sound: set[tuple[str, str]] = set()
     made: dict[str, View] = {}
     notes: list[str] = []
 
-    def make(newest: Root) -> roots.NewRoot | None:
+    @functools.cache
+    def check_sound(entry: PartEntry, prefix: str) -> None:
+        roots.check_columns(place, entry, (prefix,))
+
+    def add(newest: Root) -> Views | None:
         made.clear()
         notes.clear()
         before = views_in(place, newest)
         parts = [WholePart(part) for part in roots.open_parts(place.url, newest.parts)]
-        added = dict(before)
-        for each, kind in zip(wanted, kinds):
+        for each in wanted:
             _check_fields(each.rule, newest)
             for whole, entry in zip(parts, newest.parts):
-                _check_sound(place, entry, whole, each.rule, sound)
+                for prefix in ("episodes/", "zarr.json", *(f"{x.array}/" for x in each.rule.looks_at(whole.document))):
+                    check_sound(entry, prefix)
             talk(f"computing view {each.name}")
-            view = computed_view(each.name, kind, each.rule, parts)
+            view = made[each.name] = computed_view(each, parts)
             there = before.get(each.name)
-            if there is not None and not _same(there, view):
+            if there is None:
+                notes.extend(_checked(view, parts, allow_empty))
+            elif not (
+                there.is_made_as(view)
+                and np.array_equal(there.kept, view.kept)
+                and np.array_equal(there.covered, view.covered)
+            ):
                 raise OptionError(
                     "a view of this name is there already",
                     view=each.name,
@@ -111,14 +110,9 @@ def add_views(
                     wanted=f"{view.text}: {view.steps:,} of {view.covered_steps:,} steps",
                     hint=f"give it another name, or first: vla-store views remove STORE {each.name}",
                 )
-            if there is None:
-                notes.extend(_checked(view, parts, allow_empty))
-            added[each.name] = made[each.name] = view
-        if len(added) == len(before):
-            return None
-        return roots.root_with_views(newest, document_of(added))
+        return {**before, **made} if made.keys() - before.keys() else None
 
-    root, changed = _commit(place, make, "adding views to")
+    root, changed = _commit(place, add, "adding views to")
     return ViewsReport(root, tuple(made.values()), tuple(notes), changed)
 
 
@@ -129,42 +123,62 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
     """
     place = open_storage(store)
     wanted = None if names is None else [names] if isinstance(names, str) else list(names)
-    gone: list[View] = []
+    if wanted == []:
+        raise OptionError("no view to remove")
+    gone: dict[str, View] = {}
 
-    def make(newest: Root) -> roots.NewRoot | None:
+    def remove(newest: Root) -> Views | None:
         gone.clear()
         if wanted is None:
-            return roots.root_with_views(newest, None) if newest.meta.views is not None else None
+            return {} if newest.meta.views is not None else None
         views = views_in(place, newest)
         for name in wanted:
             if name not in views:
                 raise UnknownName.among("view", name, list(views), store=place.url)
-        gone.extend(views[name] for name in dict.fromkeys(wanted))
-        return roots.root_with_views(newest, document_of({k: v for k, v in views.items() if k not in wanted}))
+            gone[name] = views[name]
+        return {name: view for name, view in views.items() if name not in gone}
 
-    if wanted == []:
-        raise OptionError("no view to remove")
-    root, changed = _commit(place, make, "removing views from")
-    return ViewsReport(root, tuple(gone), (), changed)
+    root, changed = _commit(place, remove, "removing views from")
+    return ViewsReport(root, tuple(gone.values()), (), changed)
 
 
-def parse_view(text: str) -> NewView:
-    """A view from RULE[:option=value,...]; see `vla_store.view_rules.parse_rule`. Raises UnknownName, OptionError."""
-    name, rule, kind = parse_rule(text)
-    return NewView(check_view_name(name), rule, kind_of(rule, kind))
+def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
+    """Give a store of the same episodes, which has no views yet, those of `before`."""
+    place = open_storage(store)
+    doing = "giving views to"
+    return _commit(place, lambda root: _translated(before, roots.open_parts(place.url, root.parts)), doing)[0]
+
+
+def _commit(place: Storage, change: Callable[[Root], Views | None], doing: str) -> tuple[Root, bool]:
+    """Commit the views that `change` gives for the newest root; return the current root, and whether anything changed.
+
+    change: gives None where there is nothing to change.
+    """
+    changed = False
+
+    def make(newest: Root) -> roots.NewRoot | None:
+        nonlocal changed
+        views = change(newest)
+        if views is None:
+            return None
+        if not changed:
+            place.check_exclusive(layout.root_key(1))
+        changed = True
+        return roots.root_with_views(newest, document_of(views))
+
+    with machine_errors(f"{doing} {place.url}"):
+        place.check_writable()
+        return roots.commit(place, make), changed
 
 
 def views_in(place: Storage, root: Root) -> dict[str, View]:
-    """The views of a root. Raises StoreDamaged."""
+    """Return the views of a root. Raises StoreDamaged."""
     if root.meta.views is None:
         return {}
     try:
         return views_of(place.get(layout.meta_key(root.meta.views)), root.meta.views, root.rows)
     except StoreDamaged as error:
         raise error.at(store=place.url) from None
-
-
-# For other parts
 
 
 def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[str]]:
@@ -206,7 +220,7 @@ def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[
 
 
 def merged(stores: Sequence[tuple[str, Views, int]]) -> dict[str, View]:
-    """The views of a store that several are merged to, before `carried` makes known rules cover all of it.
+    """Return the views of a store that several are merged to, before `carried` makes known rules cover all of it.
 
     stores: name, views and rows of each, in the order of the parts. Views of one name must say the same. Raises OptionError.
     """
@@ -220,7 +234,7 @@ def merged(stores: Sequence[tuple[str, Views, int]]) -> dict[str, View]:
             if other is None:
                 together[name], told[name] = moved, url
                 continue
-            if not _says_the_same(other, view):
+            if not other.is_made_as(view):
                 raise OptionError(
                     f"two stores call different views {name!r}",
                     first=f"{told[name]}: {other.text}",
@@ -254,47 +268,6 @@ def _translated(before: Store, after: Sequence[Part]) -> dict[str, View]:
 
 def _with_rows(view: View, parts: Sequence[WholePart], covered: Runs, kept: Runs) -> View:
     return dataclasses.replace(view, covered=covered, kept=kept, counts=counts_of(covered, kept, parts))
-
-
-def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
-    """Give a store of the same episodes, which has no views yet, those of `before`."""
-    place = open_storage(store)
-
-    def make(newest: Root) -> roots.NewRoot | None:
-        return roots.root_with_views(
-            newest, document_of(_translated(before, roots.open_parts(place.url, newest.parts)))
-        )
-
-    return roots.commit(place, make)
-
-
-def _commit(place: Storage, make: Callable[[Root], roots.NewRoot | None], doing: str) -> tuple[Root, bool]:
-    """The root that is current then, and whether there was anything to commit."""
-    proposed: list[roots.NewRoot] = []
-
-    def propose(newest: Root) -> roots.NewRoot | None:
-        new = make(newest)
-        if new is not None and not proposed:
-            place.check_exclusive(layout.root_key(1))
-        proposed.extend([new] if new else [])
-        return new
-
-    try:
-        place.check_writable()
-        return roots.commit(place, propose), bool(proposed)
-    except VlaStoreError:
-        raise
-    except (OSError, MemoryError) as error:
-        raise machine_error(error, f"{doing} {place.url}") from error
-
-
-def _check_sound(place: Storage, entry: PartEntry, whole: WholePart, rule: Rule, sound: set[tuple[str, str]]) -> None:
-    """Hash the numbers of a part that a rule looks at; `sound` remembers which were. Raises StoreDamaged."""
-    prefixes = ["episodes/", "zarr.json", *(f"{each.array}/" for each in rule.looks_at(whole.document))]
-    missing = tuple(each for each in prefixes if (entry.listing, each) not in sound)
-    if missing:
-        roots.check_columns(place, entry, missing)
-        sound.update((entry.listing, each) for each in missing)
 
 
 def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Iterator[str]:
@@ -343,20 +316,3 @@ def _check_fields(rule: Rule, root: Root) -> None:
             raise UnknownName.among("field", name, numeric, rule=rule.name, hint=hint)
         if name not in numeric:
             raise OptionError("a view looks at numeric fields only", field=name, rule=rule.name)
-
-
-def _says_the_same(one: View, other: View) -> bool:
-    return (one.kind, one.rule, dict(one.options), one.description) == (
-        other.kind,
-        other.rule,
-        dict(other.options),
-        other.description,
-    )
-
-
-def _same(one: View, other: View) -> bool:
-    return (
-        _says_the_same(one, other)
-        and np.array_equal(one.kept, other.kept)
-        and np.array_equal(one.covered, other.covered)
-    )
