@@ -19,7 +19,7 @@ from vla_store.errors import SourceError
 from vla_store.format import canonical, codecs, predictions
 from vla_store.format.digests import FieldDigest
 from vla_store.format.shard_index import parse_index
-from vla_store.sources.hdf5 import close_files
+from vla_store.sources.protocol import close_files
 
 
 @pytest.fixture(scope="module")

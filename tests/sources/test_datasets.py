@@ -23,8 +23,9 @@ from vla_store.format.attributes import decode_value
 from vla_store.manage.append import append_store
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
-from vla_store.sources.datasets import Choice, Described, aside, chosen, field_name, field_names
+from vla_store.sources.datasets import Described, aside, field_name, field_names
 from vla_store.sources.find import find_sources
+from vla_store.sources.overrides import Choice
 
 
 def at(folder: Path) -> Path:
@@ -435,7 +436,7 @@ def test_an_episode_a_file_is_treated_alike(demos: Path, tmp_path: Path) -> None
     assert set(store.attributes(0)["/"]) == {"seed", "goal"}
     assert "robot_state" in store.fields
     assert verify_store(tmp_path / "s.vla", against=paths).problems == []
-    (source, *_) = find_sources(paths[:1], choice=chosen(["depth"], None), **given)
+    (source, *_) = find_sources(paths[:1], choice=Choice.of(["depth"], None), **given)
     assert decode_value(source.attributes(0)["/"]["seed"]) == 3
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from vla_store.errors import SourceError
 from vla_store.format.attributes import decode_value
 from vla_store.sources.datasets import field_name
-from vla_store.sources.hdf5 import close_files
 from vla_store.sources.libero import LiberoFile, task_text
+from vla_store.sources.overrides import Overrides
+from vla_store.sources.protocol import close_files
 
 FILE = tiny_libero.SUITES[2]  # demos 0 (33 steps) and 1 (12 steps)
 
@@ -25,8 +26,8 @@ def path(tmp_path: Path) -> Path:
     return tiny_libero.victim(tiny_libero.write_suites(tmp_path, suites=(FILE,)))
 
 
-def source(path: Path, **options: object) -> LiberoFile:
-    return LiberoFile(str(path), path.parent.name, **options)  # type: ignore[arg-type]
+def source(path: Path, *, skip_bad: bool = False, **stated: str) -> LiberoFile:
+    return LiberoFile(str(path), path.parent.name, Overrides(**stated), skip_bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -245,9 +246,7 @@ def test_nothing_stays_open_once_the_files_are_let_go(path: Path) -> None:
 
 def test_a_convention_that_contradicts_the_file_is_taken_and_noted(tiny_source: Path) -> None:
     path = next(iter(sorted(tiny_source.rglob("*.hdf5"))))
-    told = LiberoFile(str(path), "suite", orientation="rot180").scan()
+    told = source(path, orientation="rot180").scan()
     assert told.orientation == "rot180"
     assert any("--orientation rot180 was given" in text for text in told.warnings)
-    assert not any(
-        "--orientation" in text for text in LiberoFile(str(path), "suite", orientation="bottom_up").scan().warnings
-    )
+    assert not any("--orientation" in text for text in source(path, orientation="bottom_up").scan().warnings)

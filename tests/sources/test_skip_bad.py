@@ -32,9 +32,8 @@ from vla_store.format.attributes import Attributes
 from vla_store.manage.append import append_store
 from vla_store.manage.repair import repair_store
 from vla_store.sources.find import find_sources
-from vla_store.sources.hdf5 import close_files
 from vla_store.sources.libero import LiberoFile
-from vla_store.sources.protocol import Array, EpisodeSource
+from vla_store.sources.protocol import Array, EpisodeSource, close_files
 
 Change = Callable[[h5py.File], Any]
 

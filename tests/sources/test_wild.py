@@ -33,8 +33,8 @@ from vla_store.manage.repair import repair_store
 from vla_store.sources import jpeg
 from vla_store.sources.cosmos import CosmosFile
 from vla_store.sources.find import find_sources
-from vla_store.sources.hdf5 import close_files
 from vla_store.sources.libero import LiberoFile
+from vla_store.sources.protocol import close_files
 
 pytest.importorskip("PIL", reason="JPEG pictures need Pillow: pip install pillow")
 

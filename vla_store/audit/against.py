@@ -26,15 +26,11 @@ def compare_with_sources(
     objects: Objects, root: Root, parts: list[AuditedPart], found: Sequence[EpisodeSource]
 ) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
-    from vla_store.sources.datasets import recorded_choice_of
-    from vla_store.sources.hdf5 import Hdf5Source, close_files
-    from vla_store.sources.protocol import storable
+    from vla_store.sources.overrides import Overrides
+    from vla_store.sources.protocol import close_files, overridden, storable, suite_and_file
 
     objects.report.compared_episodes = 0
-    given: dict[tuple[str, str], EpisodeSource] = {}
-    for each in found:
-        named: Any = each if isinstance(each, Hdf5Source) else each.scan()
-        given[named.suite, named.file] = each
+    given = {suite_and_file(each): each for each in found}
     left_out = _left_out(objects, root)
     for whole in parts:
         for number, source in enumerate(whole.document.sources):
@@ -43,15 +39,11 @@ def compare_with_sources(
             if opened is None:
                 objects.problem("", f"{name} is in the store, but not in the sources given")
                 continue
-            if isinstance(opened, Hdf5Source):  # the build may have been told what the file does not say
-                opened = replace(
-                    opened,
-                    orientation=source.orientation,
-                    observation=source.observation,
-                    choice=recorded_choice_of(whole.document.plan, number),
-                )
+            # What the build was told, which the source may not say.
+            stated = Overrides.recorded_of(whole.document.plan, number)
+            stated = replace(stated, orientation=source.orientation, observation=source.observation)
             try:
-                for what in _differences(objects, whole, number, opened, left_out):
+                for what in _differences(objects, whole, number, overridden(opened, stated), left_out):
                     objects.problem("", what)
             except SourceError as error:
                 objects.problem("", f"{name}: the source cannot be read: {error.what}")

@@ -22,16 +22,15 @@ from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.tasks import Receipt, Task, make_tasks
-from vla_store.errors import OptionError, SourceError, VlaStoreError, machine_error
+from vla_store.errors import OptionError, VlaStoreError, machine_error
 from vla_store.format.codecs import PRESETS
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartDocument, Root
-from vla_store.sources.datasets import NOTHING, Choice, chosen
-from vla_store.sources.find import Given, Said, find_sources, local_sources
-from vla_store.sources.hdf5 import Hdf5Source, close_files
-from vla_store.sources.protocol import EpisodeSource, Skipped, name_of
+from vla_store.sources.find import Given, find_sources, local_sources
+from vla_store.sources.overrides import Choice, Stated
+from vla_store.sources.protocol import Skipped, close_files, name_of
 from vla_store.storage import LocalStorage, sync_folder
 
 
@@ -156,8 +155,8 @@ def build_store(
     store: str | os.PathLike[str],
     *,
     preset: str = "fast",
-    orientation: Said = None,
-    observation: Said = None,
+    orientation: Stated = None,
+    observation: Stated = None,
     mixed: bool = False,
     executor: str = "threads",
     workers: int | None = None,
@@ -206,7 +205,7 @@ def build_store(
         rehash=rehash,
         skip_bad=skip_bad,
         require_finite=require_finite,
-        choice=chosen(exclude, rename),
+        choice=Choice.of(exclude, rename),
         talk=progress.talk if progress else lambda text: None,
     )
     return planned.report() if dry_run else run_build(planned, progress, finish)
@@ -217,8 +216,8 @@ def plan_build(
     store: str | os.PathLike[str],
     *,
     preset: str,
-    orientation: Said,
-    observation: Said,
+    orientation: Stated,
+    observation: Stated,
     mixed: bool,
     executor: str,
     workers: int | None,
@@ -245,7 +244,7 @@ def plan_build(
     try:
         found = find_sources(given, orientation=orientation, observation=observation, skip_bad=skip_bad, choice=choice)
         states = states_of(found)
-        _check_used(choice if must_name is None else must_name, found)
+        (choice if must_name is None else must_name).check_used(found)
         scan = scan_sources(found, skip_bad=skip_bad, require_finite=require_finite, talk=talk)
         if not mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
@@ -326,19 +325,6 @@ def run_build(
     finally:
         close_files()
     return planned.report(root, receipts, resumed=resumed)
-
-
-def _check_used(choice: Choice, found: Sequence[EpisodeSource]) -> None:
-    """Raises OptionError for an `exclude` or `rename` that names nothing of any source."""
-    used: set[str] = set()
-    paths: set[str] = set()
-    for source in found if choice != NOTHING else ():
-        used.update(getattr(source, "used", ()))
-        if isinstance(source, Hdf5Source):
-            with contextlib.suppress(SourceError):  # its scan says what is wrong with it
-                used.update(source.layout().used)
-                paths |= source.layout().paths
-    choice.check_used(used, paths)
 
 
 def _probe(scan: Scan, preset: str, workers: int | None) -> Probe:

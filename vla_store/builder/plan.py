@@ -17,8 +17,7 @@ from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
 from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task, is_plain_camera
-from vla_store.sources.datasets import NOTHING, Choice
-from vla_store.sources.protocol import EpisodeInfo, EpisodeSource, FieldSpec, SourceInfo
+from vla_store.sources.protocol import EpisodeInfo, FieldSpec, SourceInfo
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,9 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
             | _named_tasks(each.info)
             # Another decoder may give other pixels.
             | ({"codec": each.info.codec, "decoder": each.info.decoder} if each.info.codec else {})
-            | ({"said": sorted(each.info.said)} if each.info.said else {})
-            | _own_choice(each.source, options)
+            | ({"said": sorted(each.info.overrides.by_path)} if each.info.overrides.by_path else {})
+            # What the options do not say: of stores recoded from several parts, and of conventions by path.
+            | {name: value for name, value in each.info.overrides.to_json().items() if value != options.get(name)}
             for each in scan.sources
         ],
     }
@@ -150,13 +150,6 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
         attributes_nbytes=last[0] + last[1],
         elements={name: sum(each.steps * each.ragged[name][1] for each in episodes) for name in ragged},
     )
-
-
-def _own_choice(source: EpisodeSource, options: dict[str, Any]) -> dict[str, Any]:
-    """What was left out of a source or named otherwise, where the options do not say it: in stores recoded from several parts."""
-    choice = getattr(source, "choice", NOTHING)
-    chosen = choice.to_json() if isinstance(choice, Choice) else {}
-    return {name: value for name, value in chosen.items() if value != options.get(name)}
 
 
 def _kind(spec: FieldSpec) -> str:

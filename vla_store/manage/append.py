@@ -26,8 +26,8 @@ from vla_store.format.views import document_of
 from vla_store.manage import roots
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
-from vla_store.sources.datasets import Choice, chosen, recorded_choice
-from vla_store.sources.find import Given, Said, local_sources
+from vla_store.sources.find import Given, local_sources
+from vla_store.sources.overrides import Choice, Overrides, Stated
 from vla_store.sources.protocol import EpisodeSource, describe
 from vla_store.storage import LocalStorage, Storage, local_path, open_storage
 
@@ -50,8 +50,8 @@ def append_store(
     store: str | os.PathLike[str],
     *,
     preset: str | None = None,
-    orientation: Said = None,
-    observation: Said = None,
+    orientation: Stated = None,
+    observation: Stated = None,
     mixed: bool = False,
     executor: str = "threads",
     workers: int | None = None,
@@ -84,7 +84,7 @@ def append_store(
         roots.sweep_documents(place)
         parts = roots.open_parts(place.url, current.parts)
         preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
-        known, said = recorded_choice(parts[-1].document.plan.get("options")), chosen(exclude, rename)
+        known, said = Overrides.recorded(parts[-1].document.plan.get("options")).choice, Choice.of(exclude, rename)
         choice = Choice(
             known.exclude if exclude is None else said.exclude, known.rename if rename is None else said.rename
         )

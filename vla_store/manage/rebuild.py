@@ -23,10 +23,9 @@ from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
-from vla_store.sources.datasets import own_options, recorded_choice
 from vla_store.sources.find import find_sources
-from vla_store.sources.hdf5 import Hdf5Source
-from vla_store.sources.protocol import EpisodeSource
+from vla_store.sources.overrides import Overrides
+from vla_store.sources.protocol import EpisodeSource, overridden, suite_and_file
 from vla_store.storage import Storage
 
 Sources = Sequence[str | Path | EpisodeSource]
@@ -244,25 +243,8 @@ def recorded_sources(plan: dict[str, Any] | None) -> Recorded:
 
 
 def as_recorded(source: EpisodeSource, options: dict[str, Any], recorded: Recorded) -> EpisodeSource:
-    """A file, read by the conventions that its part was built with: its own, or where those are lost, what all were told."""
-    if not isinstance(source, Hdf5Source):
-        return source
-    said = recorded.get((source.suite, source.file), options)
-    return replace(
-        source,
-        orientation=said.get("orientation"),
-        observation=said.get("observation"),
-        said=tuple(said.get("said", ())),
-        choice=recorded_choice(own_options(options, said)),
-    )
-
-
-def suite_and_file(source: EpisodeSource) -> tuple[str, str]:
-    """Suite and file of a source."""
-    if isinstance(source, Hdf5Source):
-        return source.suite, source.file
-    info = source.scan()
-    return info.suite, info.file
+    """Return a source as it is read by the overrides of its part: its own, or where those are lost, those of all."""
+    return overridden(source, Overrides.recorded(options, recorded.get(suite_and_file(source))))
 
 
 def _hash(path: Path) -> str:

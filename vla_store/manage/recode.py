@@ -16,7 +16,8 @@ from vla_store.format.attributes import Attributes
 from vla_store.manage.views import translate_views
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store, open_store, parts_of
-from vla_store.sources.datasets import Choice, recorded_choice_of
+from vla_store.sources.datasets import FileLayout
+from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
 
 
@@ -54,8 +55,8 @@ def recode_store(
         progress=progress,
         orientation=said_alike.get("orientation"),
         observation=said_alike.get("observation"),
-        exclude=_alike([each.choice.exclude for each in sources], ()),
-        rename=dict(_alike([each.choice.rename for each in sources], ())),
+        exclude=_alike([each.overrides.choice.exclude for each in sources], ()),
+        rename=dict(_alike([each.overrides.choice.rename for each in sources], ())),
         mixed=True,
         executor=executor,
         workers=workers,
@@ -88,14 +89,14 @@ class StoreSource:
         return self.url
 
     @property
-    def used(self) -> tuple[str, ...]:
-        """What `choice` says that names something."""
-        return (*self.choice.exclude, *(path for path, _ in self.choice.rename))
+    def overrides(self) -> Overrides:
+        """What was stated of it when it was built."""
+        return Overrides.recorded_of(self._open()[1].document.plan, self.number)
 
-    @property
-    def choice(self) -> Choice:
-        """What was left out and named otherwise when it was built."""
-        return recorded_choice_of(self._open()[1].document.plan, self.number)
+    def layout(self) -> FileLayout:
+        """Say that all of its choice names something, as it did when it was built."""
+        choice = self.overrides.choice
+        return FileLayout({}, frozenset(), (*choice.exclude, *(path for path, _ in choice.rename)))
 
     def scan(self) -> SourceInfo:
         store, part = self._open()
@@ -122,7 +123,7 @@ class StoreSource:
             nbytes=planned["size"],
             codec=source.codec,
             decoder=source.decoder,
-            said=tuple(planned.get("said", ())),
+            overrides=self.overrides,
             episodes=tuple(episodes),
             warnings=tuple(
                 each["warning"]

@@ -20,9 +20,10 @@ from vla_store.format.schema import MAX_ROWS, Meta, PartDocument, PartEntry, Roo
 from vla_store.format.statistics import COUNTS
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
-from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources, suite_and_file
+from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources
 from vla_store.manage.views import carried
 from vla_store.sources.find import find_sources
+from vla_store.sources.protocol import suite_and_file
 from vla_store.storage import Storage, open_storage
 
 MAX_GUESSES = 10_000

@@ -1,4 +1,34 @@
-"""What a store is built from: the protocol `EpisodeSource`, and one module a layout of files.
+"""What a store is built from: the protocols of sources, the kinds that paths are recognised as, and one module a layout of files.
 
-May import format, paths and errors. The only place that imports h5py.
+A kind of source is a `SourceKind` that is registered; whatever has the methods of `EpisodeSource` or `StreamedSource` is a source.
+May import format, storage, paths and errors. The only folder that imports h5py, and that only when an HDF5 file is met.
 """
+
+from vla_store.sources.kinds import Claim, SourceKind, register, unregister
+from vla_store.sources.overrides import Choice, Convention, Overrides
+from vla_store.sources.protocol import (
+    EpisodeInfo,
+    EpisodeSource,
+    FieldSpec,
+    Skipped,
+    SourceInfo,
+    StreamedSource,
+    TaskInfo,
+)
+
+__all__ = [
+    "Choice",
+    "Claim",
+    "Convention",
+    "EpisodeInfo",
+    "EpisodeSource",
+    "FieldSpec",
+    "Overrides",
+    "Skipped",
+    "SourceInfo",
+    "SourceKind",
+    "StreamedSource",
+    "TaskInfo",
+    "register",
+    "unregister",
+]

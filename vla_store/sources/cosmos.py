@@ -58,19 +58,22 @@ class CosmosFile(Hdf5Source):
                 instruction=text,
                 orientation=told(
                     "orientation",
-                    self.orientation,
+                    self.overrides.orientation,
                     lambda: orientation_of(file.attrs, self.path, LIKE_COSMOS),
                     warnings,
                 ),
                 observation=told(
-                    "observation", self.observation, lambda: observation_of([], self.path, LIKE_COSMOS), warnings
+                    "observation",
+                    self.overrides.observation,
+                    lambda: observation_of([], self.path, LIKE_COSMOS),
+                    warnings,
                 ),
                 nbytes=os.stat(self.path).st_size,
                 episodes=(EpisodeInfo(NUMBER, steps, fields, _success(file)),),
                 warnings=tuple(warnings),
                 codec=jpeg.CODEC if encoded else "",
                 decoder=jpeg.decoder() if encoded else "",
-                said=self.said,
+                overrides=self.overrides,
             )
 
     def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:

@@ -5,8 +5,6 @@ All of it is decided by the demonstrations of one file, so that a file means the
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,111 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, SourceError
+from vla_store.errors import SourceError
 from vla_store.format.schema import NUMERIC_DTYPES, is_field_name
+from vla_store.sources.overrides import ACTIONS, Choice
 
-ACTIONS = "actions"
 MAX_ASIDE_NBYTES = 16 << 20  # of one demonstration, kept as attributes
 
 LEAVE_OUT = "--exclude {} leaves it out of the store"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the caller says of datasets.
-
-    exclude: paths below a demonstration, or from the file's root where they begin with /; of a dataset, of a group with all that
-    is below it, or of a whole demonstration. Each name in it may have the wildcards *, ? and []. rename: (path below a demonstration, name of its field).
-    """
-
-    exclude: tuple[str, ...] = ()
-    rename: tuple[tuple[str, str], ...] = ()
-
-    def excluding(self, absolute: str, below: str | None = None) -> str | None:
-        """The first pattern that leaves out what lies at a path of the file, and where `below` is given at that path below a
-        demonstration; None where none does."""
-        for pattern in self.exclude:
-            path = absolute if pattern[0] == "/" else below
-            if path is not None and _matches(pattern, path):
-                return pattern
-        return None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a plan records it: nothing where nothing was said."""
-        return ({"exclude": list(self.exclude)} if self.exclude else {}) | (
-            {"rename": dict(self.rename)} if self.rename else {}
-        )
-
-    def check_used(self, used: Iterable[str], paths: Iterable[str]) -> None:
-        """Raises OptionError for what names nothing of any source. paths: what there is."""
-        used, there = set(used), sorted(set(paths))
-        for option, given in (("exclude", self.exclude), ("rename", tuple(path for path, _ in self.rename))):
-            for each in given:
-                if each not in used:
-                    near = difflib.get_close_matches(each.strip("/"), there, n=8, cutoff=0.4) or there[:16]
-                    raise OptionError(
-                        f"--{option} names what no demonstration has",
-                        path=each,
-                        exists=", ".join(near) or "no datasets",
-                        hint="paths are those below a demonstration, as in obs/ee_pos; what begins with / is from the file's root",
-                    )
-
-
-NOTHING = Choice()
-
-
-def chosen(exclude: Iterable[str] | str | None, rename: Mapping[str, str] | None) -> Choice:
-    """What was given, checked. Raises OptionError."""
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude or ())
-    for pattern in patterns:
-        if not isinstance(pattern, str) or not pattern.strip("/"):
-            raise OptionError("exclude is a path of a dataset or group", found=repr(pattern)[:100])
-        if _matches(pattern, ACTIONS):
-            raise OptionError("actions cannot be left out", exclude=pattern, hint="they say how many steps there are")
-    renamed: dict[str, str] = {}
-    for path, name in dict(rename or {}).items():
-        if not isinstance(path, str) or not path.strip("/") or not isinstance(name, str) or not is_field_name(name):
-            raise OptionError(
-                "a name cannot be a field's",
-                path=path,
-                name=repr(name)[:100],
-                expected="1 to 64 of A-Z a-z 0-9 _ -, not beginning with __, not attributes",
-            )
-        if path.strip("/") == ACTIONS or name.lower() == ACTIONS:
-            raise OptionError("actions keep their name, and nothing else has it", path=path, name=name)
-        if name.lower() in (each.lower() for each in renamed.values()):
-            raise OptionError("two datasets cannot have one name", name=name)
-        renamed[path.strip("/")] = name
-    return Choice(tuple(sorted({each.rstrip("/") for each in patterns})), tuple(sorted(renamed.items())))
-
-
-def recorded_choice(options: Any) -> Choice:
-    """What a part's plan says was chosen; another writer's may have another form."""
-    exclude = options.get("exclude") if isinstance(options, dict) else None
-    rename = options.get("rename") if isinstance(options, dict) else None
-    patterns = [each for each in exclude if isinstance(each, str) and each] if isinstance(exclude, list) else []
-    renamed = rename.items() if isinstance(rename, dict) else ()
-    return Choice(tuple(patterns), tuple(sorted((path, name) for path, name in renamed if isinstance(name, str))))
-
-
-def recorded_choice_of(plan: Mapping[str, Any], number: int) -> Choice:
-    """What a part's plan says was chosen of one of its sources: that one's own entry, where it is not what the options say."""
-    options, sources = plan.get("options"), plan.get("sources")
-    own = sources[number] if isinstance(sources, list) and number < len(sources) else None
-    return recorded_choice(own_options(options, own))
-
-
-def own_options(options: Any, own: Any) -> Any:
-    """A part's options as they are for a source. own: its entry in the plan."""
-    if not isinstance(options, dict) or not isinstance(own, dict):
-        return options
-    return options | {name: own[name] for name in ("exclude", "rename") if name in own}
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """Whether a pattern names a path, or a group above it."""
-    names, parts = pattern.strip("/").split("/"), path.strip("/").split("/")
-    return len(names) <= len(parts) and all(fnmatch.fnmatchcase(part, name) for part, name in zip(parts, names))
 
 
 @dataclass(frozen=True)
@@ -144,6 +44,16 @@ class Described:
     def has_a_row_a_step(self, steps: int) -> bool:
         """Whether it can be a field of a demonstration of so many steps."""
         return self.rows == steps and (self.is_encoded or (self.is_numeric and 0 not in (self.shape or ())))
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """aside: datasets that are no fields, and whether they can be attributes. paths: of all datasets. used: what of the caller's
+    choice the file has."""
+
+    aside: Mapping[str, bool]
+    paths: frozenset[str]
+    used: tuple[str, ...]
 
 
 Datasets = Mapping[str, Described]

@@ -9,10 +9,10 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -22,11 +22,9 @@ from vla_store.format.attributes import Attributes
 from vla_store.format.schema import NUMERIC_DTYPES
 from vla_store.sources import jpeg
 from vla_store.sources.datasets import (
-    ACTIONS,
     LEAVE_OUT,
-    NOTHING,
-    Choice,
     Described,
+    FileLayout,
     aside,
     check_aside,
     check_aside_nbytes,
@@ -45,27 +43,29 @@ from vla_store.sources.hdf5_file import (
     value_of,
     walk,
 )
+from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Choice, Overrides
 from vla_store.sources.pictures import with_pictures
-from vla_store.sources.protocol import Array, FieldSpec, check_actions
-
-EXTENSIONS = (".hdf5", ".h5")
+from vla_store.sources.protocol import CLOSERS, Array, FieldSpec, check_actions
 
 
 @dataclass(frozen=True)
 class Hdf5Source:
-    """One HDF5 file of demonstrations of one task.
+    """One HDF5 file of demonstrations of one task; the base of its layouts.
 
-    orientation, observation: what the caller says of it, None to read it from the file. said: which of them by its path.
-    skip_bad: leave out demonstrations that are not as they should be, instead of raising. choice: what the caller says of datasets.
+    overrides: what the caller states of it. skip_bad: leave out demonstrations that are bad, instead of raising.
     """
 
     path: str
     suite: str
-    orientation: str | None = None
-    observation: str | None = None
+    overrides: Overrides = NO_OVERRIDES
     skip_bad: bool = False
-    said: tuple[str, ...] = ()
-    choice: Choice = NOTHING
+
+    @property
+    def choice(self) -> Choice:
+        return self.overrides.choice
+
+    def overridden(self, overrides: Overrides) -> Self:
+        return replace(self, overrides=overrides)
 
     @property
     def file(self) -> str:
@@ -119,16 +119,6 @@ class Hdf5Source:
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None):
             return _handle(self.path).place(group, self.choice, field).offset is not None
-
-
-@dataclass(frozen=True)
-class FileLayout:
-    """aside: datasets that are no fields, and whether they can be attributes. paths: of all datasets. used: what of the caller's
-    choice the file has."""
-
-    aside: Mapping[str, bool]
-    paths: frozenset[str]
-    used: tuple[str, ...]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -255,10 +245,7 @@ def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
     return _Handle(path)
 
 
-def close_files() -> None:
-    """Let go of the files that were read: HDF5 does not let anybody write to one that is open."""
-    _handle_at.cache_clear()
-    _layout_of.cache_clear()
+CLOSERS += [_handle_at.cache_clear, _layout_of.cache_clear]
 
 
 def _handle(path: str) -> _Handle:

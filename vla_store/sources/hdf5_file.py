@@ -17,7 +17,8 @@ import numpy as np
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import empty_value, encode_value
 from vla_store.sources import strangers
-from vla_store.sources.datasets import LEAVE_OUT, NOTHING, Choice
+from vla_store.sources.datasets import LEAVE_OUT
+from vla_store.sources.overrides import NOTHING, Choice
 from vla_store.sources.protocol import is_machines
 
 MAX_DEPTH = 32

@@ -29,10 +29,11 @@ from vla_store.sources.conventions import (
     orientation_of,
     told,
 )
-from vla_store.sources.datasets import LEAVE_OUT, Choice
+from vla_store.sources.datasets import LEAVE_OUT
 from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
 from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
+from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
 
 MASKS = "mask"
@@ -83,11 +84,14 @@ class LiberoFile(Hdf5Source):
                 text=task_text(task),
                 instruction=instruction,
                 orientation=told(
-                    "orientation", self.orientation, lambda: orientation_of(data.attrs, self.path, like), warnings
+                    "orientation",
+                    self.overrides.orientation,
+                    lambda: orientation_of(data.attrs, self.path, like),
+                    warnings,
                 ),
                 observation=told(
                     "observation",
-                    self.observation,
+                    self.overrides.observation,
                     lambda: observation_of(self._joints(data, episodes), self.path, like),
                     warnings,
                 ),
@@ -97,7 +101,7 @@ class LiberoFile(Hdf5Source):
                 skipped=tuple(skipped),
                 codec=jpeg.CODEC if is_decoded else "",
                 decoder=jpeg.decoder() if is_decoded else "",
-                said=self.said,
+                overrides=self.overrides,
             )
 
     def _joints(self, data: h5py.Group, episodes: list[EpisodeInfo]) -> Iterator[tuple[Array, Array]]:

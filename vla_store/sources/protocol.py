@@ -1,13 +1,15 @@
-"""What a build reads from: the public protocol `EpisodeSource`, and the values a source describes itself with.
+"""What a build reads from: the protocols `EpisodeSource` and `StreamedSource`, and the values sources describe themselves with.
 
-To convert your own robot's recordings, write a class with the three methods of `EpisodeSource` and give an instance to
+To convert your own robot's recordings, write a class with the three methods of one of them and give an instance to
 `build_store` beside, or instead of, paths. Instances are pickled to worker processes: keep paths in them, not open files.
+May import format and errors, and of this folder what a caller states of a source (overrides).
 """
 
 from __future__ import annotations
 
 import errno
 import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +18,7 @@ import numpy as np
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
 from vla_store.format.nonfinite import counted
+from vla_store.sources.overrides import NO_OVERRIDES, Overrides
 
 Array = np.ndarray[Any, Any]
 
@@ -28,11 +31,20 @@ WHERE = ("dataset", "field", "on", "attribute", "row", "missing", "more", "reaso
 class FieldSpec:
     """One quantity recorded at every step of an episode.
 
-    dtype: NumPy's name ("float64", "uint8", ...). shape: of one step. role: "observation" (what causal alignment shifts) or "step".
-    ragged: a rank-1 field whose width may differ between episodes.
-    picture: whether it is stored as pictures, which are compressed one by one and turned with their source; its shape then is
-        (H, W) or (H, W, ...). None: it is one where it is an observation (H, W, C), C at most 4, of uint8 or uint16 or of at least
-        8 x 8, and where it has the size of such a field of the same episode.
+    Attributes
+    ----------
+    dtype : str
+        NumPy's name ("float64", "uint8", ...).
+    shape : tuple of int
+        Shape of one step.
+    role : str
+        "observation" (what causal alignment shifts) or "step".
+    ragged : bool
+        True for a field of one axis a step whose width may differ between episodes.
+    picture : bool or None
+        True: it is stored as pictures, which are compressed one by one and turned with their source; its shape then is (H, W)
+        or (H, W, ...). None: it is if it is an observation (H, W, C), C at most 4, of uint8 or uint16 or of at least 8 x 8, or
+        has the size of such a field of the same episode.
     """
 
     dtype: str
@@ -47,7 +59,7 @@ class FieldSpec:
 
     @property
     def is_camera(self) -> bool:
-        """Whether this is stored as pictures, by what it says itself."""
+        """True if this is stored as pictures, by what it says itself."""
         if self.picture is not None:
             return self.picture
         return (
@@ -62,7 +74,14 @@ class FieldSpec:
 class TaskInfo:
     """A task that episodes belong to.
 
-    name: short, unique in its suite. text: the instruction evaluations use. instruction: the source's own wording, or None.
+    Attributes
+    ----------
+    name : str
+        Short name, unique in its suite.
+    text : str
+        Instruction that evaluations use.
+    instruction : str or None
+        The source's own wording.
     """
 
     name: str
@@ -72,8 +91,23 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """number: unique within its source. success: 1, 0, or -1 where it cannot be known. text: the instruction of this episode, where
-    it has one of its own; None for the task's. task: what it belongs to, in a source of several tasks; None for the source's."""
+    """One episode of a source.
+
+    Attributes
+    ----------
+    number : int
+        Unique within its source.
+    steps : int
+        Number of its steps.
+    fields : dict of str to FieldSpec
+        Everything that is recorded at each step.
+    success : int
+        1, 0, or -1 where it cannot be known.
+    text : str or None
+        Instruction of this episode, where it has one of its own; None: its task's.
+    task : TaskInfo or None
+        Task of this episode, in a source of several tasks; None: the source's.
+    """
 
     number: int
     steps: int
@@ -114,13 +148,28 @@ class Skipped:
 class SourceInfo:
     """What one source holds.
 
-    suite, file: its names in the store; a pair occurs once. task, text, instruction: the task of all episodes that have none of
-    their own (see `TaskInfo`).
-    orientation: of its pictures as stored: "bottom_up", "top_down" or "rot180".
-    observation: whether observations are recorded "before" or "after" the action of the same row.
-    codec, decoder: "jpeg" and what decoded it, where the source's pictures were decoded; else "".
-    said: which of these two, "orientation" and "observation", the caller said of this very source.
-    nbytes: size of the source. warnings: oddities worth recording that do not make it wrong.
+    Attributes
+    ----------
+    suite, file : str
+        Its names in the store; a pair occurs once.
+    task, text, instruction : str, str, str or None
+        Task of all episodes that have none of their own (see `TaskInfo`).
+    orientation : str
+        How its pictures lie: "bottom_up", "top_down" or "rot180".
+    observation : str
+        "before" or "after": when observations are recorded, relative to the action of the same row.
+    nbytes : int
+        Size of the source.
+    episodes : tuple of EpisodeInfo
+        In any order.
+    warnings : tuple of str
+        Oddities worth recording that do not make it wrong.
+    skipped : tuple of Skipped
+        What it leaves out.
+    codec, decoder : str
+        "jpeg" and what decoded it, where its pictures were decoded; else "".
+    overrides : Overrides
+        What the caller stated of it.
     """
 
     suite: str
@@ -136,7 +185,7 @@ class SourceInfo:
     skipped: tuple[Skipped, ...] = ()
     codec: str = ""
     decoder: str = ""
-    said: tuple[str, ...] = ()
+    overrides: Overrides = NO_OVERRIDES
 
     @property
     def tasks(self) -> tuple[TaskInfo, ...]:
@@ -150,10 +199,22 @@ class SourceInfo:
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """Anything a store can be built from. Methods may be called from several threads and processes.
+    """Anything a store can be built from that gives any of its steps at any time.
 
-    A source may also have `is_plain(number, field) -> bool`: whether nothing but the disk can keep a field of an episode from
-    being read, because its rows lie in a file as they are. With `skip_bad`, what is not plain is read whole beforehand.
+    Methods may be called from several threads and processes. A source may also have:
+
+    path : str
+        What messages call it, and what must not change while a store is built from it.
+    suite, file : str
+        Those of its `SourceInfo`, known without a scan.
+    overridden(overrides) -> EpisodeSource
+        The same source, read by these `Overrides`. So a store is verified, repaired and recoded by the conventions that it was
+        built with. What has no such method is read as it is.
+    layout()
+        An object with `used`, the parts of the overrides' choice that name something in the source, and `paths`, what there is.
+    is_plain(number, field) -> bool
+        True if nothing but the disk can keep a field of an episode from being read, because its rows lie in a file as they
+        are. With `skip_bad`, what is not plain is read whole beforehand.
     """
 
     def scan(self) -> SourceInfo:
@@ -161,26 +222,67 @@ class EpisodeSource(Protocol):
         ...
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
-        """Steps [start, stop) of one field of one episode: (stop - start, *shape), in the dtype of its FieldSpec."""
+        """Return steps [start, stop) of one field of one episode: (stop - start, *shape), in the dtype of its FieldSpec."""
         ...
 
     def attributes(self, number: int | None) -> Attributes:
-        """Attributes of one episode, or of the source itself for None: {path: {name: value made by encode_value}}."""
+        """Return the attributes of one episode, or for None of the source: {path: {name: value made by encode_value}}."""
         ...
+
+
+@runtime_checkable
+class StreamedSource(Protocol):
+    """Anything a store can be built from that gives its steps from the first to the last: a video, a file of records.
+
+    Its steps are read once and kept beside (see spool.py), in the folder for temporary files (`TMPDIR`), which must have room
+    for them as they are, without compression. It may have what an `EpisodeSource` may have, but for `is_plain`.
+    """
+
+    def scan(self) -> SourceInfo:
+        """Describe the source. Raises SourceError for what is not as it should be."""
+        ...
+
+    def stream(self) -> Iterator[tuple[int, Mapping[str, Array]]]:
+        """Give all steps of all episodes once, in blocks: (number of the episode, {field: (n, *shape)}).
+
+        A block has the next n >= 1 steps of one episode, in every field, in the dtype of its FieldSpec. Blocks of an episode
+        follow each other; the episodes come in any order. Raises SourceError for what cannot be read.
+        """
+        ...
+
+    def attributes(self, number: int | None) -> Attributes:
+        """Return what `EpisodeSource.attributes` does. It is called after the stream has ended, or without one."""
+        ...
+
+
+def overridden(source: EpisodeSource, overrides: Overrides) -> EpisodeSource:
+    """Return a source as it is read by overrides; as it is, where it takes none."""
+    method = getattr(source, "overridden", None)
+    found: EpisodeSource = source if method is None else method(overrides)
+    return found
+
+
+def suite_and_file(source: EpisodeSource) -> tuple[str, str]:
+    """Return the names of a source in a store; by its scan, where it does not have them as attributes."""
+    named: Any = source if hasattr(source, "suite") and hasattr(source, "file") else source.scan()
+    return named.suite, named.file
 
 
 def read_rows(
     source: EpisodeSource, number: int, field: str, dtype: str, shape: tuple[int, ...], start: int, stop: int
 ) -> Array:
-    """Steps [start, stop) of a field, C-contiguous and little-endian. Raises SourceError for another dtype or shape."""
-    rows = np.asarray(source.read(number, field, start, stop))
-    # Exactly: a conversion here would change values without a word.
+    """Return steps [start, stop) of a field, C-contiguous and little-endian. Raises SourceError for another dtype or shape."""
+    where = {"file": name_of(source), "demo": number, "field": field}
+    return as_promised(source.read(number, field, start, stop), dtype, shape, start, stop, **where)
+
+
+def as_promised(given: Any, dtype: str, shape: tuple[int, ...], start: int, stop: int, **where: Any) -> Array:
+    """Return what a source gave for steps [start, stop) as `read_rows` does; exactly: a conversion would change values silently."""
+    rows = np.asarray(given)
     if rows.shape != (stop - start, *shape) or rows.dtype.name != dtype:
         raise SourceError(
             "a source does not give what its scan promised",
-            file=name_of(source),
-            demo=number,
-            field=field,
+            **where,
             expected=f"{(stop - start, *shape)} of {dtype} for steps {start} to {stop}",
             found=f"{rows.shape} of {rows.dtype}",
         )
@@ -188,7 +290,7 @@ def read_rows(
 
 
 def check_actions(actions: Array) -> None:
-    """Raises SourceError for (T, ...) actions that are not all finite: no policy can be trained on them."""
+    """Raise SourceError for (T, ...) actions that are not all finite: no policy can be trained on them."""
     bad = counted(actions).any(axis=1)
     if bad.any():
         row = int(bad.argmax())
@@ -196,24 +298,35 @@ def check_actions(actions: Array) -> None:
 
 
 def is_machines(error: OSError) -> bool:
-    """Whether the machine failed, and not what was read: disk, permission, memory or network. What is not there, or lies where
-    no byte can be, is the data's fault."""
+    """Tell whether the machine failed, and not what was read: disk, permission, memory or network.
+
+    What is not there, or lies where no byte can be, is the data's fault.
+    """
     return error.errno is not None and error.errno not in (errno.ENOENT, errno.EINVAL, errno.EOVERFLOW)
 
 
 def name_of(source: EpisodeSource) -> str:
-    """What to call a source in a message: its path, or else its type."""
+    """Return what to call a source in a message: its path, or else its type."""
     return str(getattr(source, "path", type(source).__qualname__))
 
 
 def reason_of(error: SourceError) -> str:
-    """Why something was left out, as the store records it: without paths, which are the building machine's."""
+    """Return why something was left out, as the store records it: without paths, which are the building machine's."""
     known = error.places.keys() - ({"field"} if "dataset" in error.places else set())  # one name is enough
     where = [f"{label} {error.places[label]}" for label in WHERE if label in known]
     return error.what + (f" ({', '.join(where)})" if where else "")
 
 
 def describe(source: EpisodeSource) -> dict[str, Any]:
-    """What identifies a source that was given as an object or a path, for the journal of an unfinished build."""
+    """Return what identifies a source, for the journal of an unfinished build."""
     path = getattr(source, "path", None)
     return {"path": None if path is None else str(path), "type": type(source).__qualname__}
+
+
+CLOSERS: list[Callable[[], None]] = []  # what lets go of open files: who keeps some adds to it
+
+
+def close_files() -> None:
+    """Let go of the files that were read: HDF5, for one, does not let anybody write to one that is open."""
+    for close in CLOSERS:
+        close()

@@ -1,0 +1,141 @@
+"""The kinds of source: how a path is recognised as one, and the registry that has them.
+
+A kind imports what reads its files when it opens one, so that naming kinds costs nothing. May import the other modules of this
+folder, and errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Iterable
+from pathlib import Path
+
+from vla_store.errors import SourceError, VlaStoreError
+from vla_store.sources.overrides import OBSERVATION, ORIENTATION, Convention
+from vla_store.sources.protocol import EpisodeSource, StreamedSource
+
+
+class Claim(enum.IntEnum):
+    """How surely a kind knows a path for its own; the surest has it."""
+
+    NONE = 0
+    FILE = 1  # a file that nobody else knows
+    LAYOUT = 2  # by what lies in it
+    MARK = 3  # it says so itself
+
+
+class SourceKind:
+    """A layout of files or folders; the base of all kinds, of which an instance is registered (`register`).
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    endings : tuple of str
+        Endings, in lower case, of the files that are sources where a folder is given.
+    conventions : tuple of Convention
+        What a caller may state of its sources beside orientation and observation. Each is an option of the command line.
+    """
+
+    name: str
+    endings: tuple[str, ...] = ()
+    conventions: tuple[Convention, ...] = ()
+
+    def claim(self, path: Path) -> Claim:
+        """Tell whether an existing file or folder is one of this kind, without reading more of it than that takes.
+
+        A folder that is claimed is given to `open` as a whole; of others, files and folders one level below are asked for.
+        """
+        raise NotImplementedError
+
+    def open(self, path: Path, *, skip_bad: bool) -> Iterable[EpisodeSource | StreamedSource]:
+        """Return the sources that a claimed path holds, without reading them.
+
+        skip_bad: their `scan` is to leave out demonstrations that are bad, instead of raising.
+        """
+        raise NotImplementedError
+
+
+_REGISTERED: dict[str, SourceKind] = {}
+
+
+def register(kind: SourceKind) -> SourceKind:
+    """Make `build`, `append`, `verify --against` and `repair` recognise a kind in this process. One of the same name goes."""
+    _REGISTERED[kind.name] = kind
+    return kind
+
+
+def unregister(kind: SourceKind) -> None:
+    """Undo `register`."""
+    del _REGISTERED[kind.name]
+
+
+def endings() -> tuple[str, ...]:
+    """Return the endings of all kinds."""
+    return tuple(dict.fromkeys(each for kind in _REGISTERED.values() for each in kind.endings))
+
+
+def conventions() -> tuple[Convention, ...]:
+    """Return everything that a caller may state of sources."""
+    return (ORIENTATION, OBSERVATION, *(each for kind in _REGISTERED.values() for each in kind.conventions))
+
+
+def kind_of(path: Path) -> SourceKind | None:
+    """Return the kind that claims a path most surely, None where none does. Raises SourceError where two do."""
+    claims = [(kind.claim(path), kind) for kind in _REGISTERED.values()]
+    surest = max((claim for claim, _ in claims), default=Claim.NONE)
+    kinds = [kind for claim, kind in claims if claim == surest]
+    if surest == Claim.NONE:
+        return None
+    if len(kinds) > 1:
+        raise SourceError(
+            "a source may be of several kinds",
+            path=path,
+            found=", ".join(sorted(kind.name for kind in kinds)),
+            hint="build from what the one that is meant opens, as EpisodeSource objects in Python",
+        )
+    return kinds[0]
+
+
+class _Libero(SourceKind):
+    """Files of demonstrations below /data; and, so that somebody says what is wrong with it, every other file."""
+
+    name = "LIBERO"
+    endings = (".hdf5", ".h5")
+
+    def claim(self, path: Path) -> Claim:
+        return Claim.FILE if path.is_file() else Claim.NONE
+
+    def open(self, path: Path, *, skip_bad: bool) -> list[EpisodeSource]:
+        from vla_store.sources.libero import LiberoFile
+
+        # The folder's name as it was given: where links lead (a cache of downloads, say) is no suite.
+        return [LiberoFile(str(path), path.parent.name, skip_bad=skip_bad)]
+
+
+class _Cosmos(SourceKind):
+    """Files of one episode, with its arrays at the top."""
+
+    name = "Cosmos-Policy"
+    endings = (".hdf5", ".h5")
+
+    def claim(self, path: Path) -> Claim:
+        from vla_store.sources.cosmos import is_cosmos
+        from vla_store.sources.hdf5_file import opened
+
+        # One that cannot be opened is nobody's, and says why when it is scanned.
+        with contextlib.suppress(VlaStoreError):
+            if path.is_file():
+                with opened(str(path)) as file:
+                    return Claim.LAYOUT if is_cosmos(file) else Claim.NONE
+        return Claim.NONE
+
+    def open(self, path: Path, *, skip_bad: bool) -> list[EpisodeSource]:
+        from vla_store.sources.cosmos import CosmosFile, suite_of
+
+        return [CosmosFile(str(path), suite_of(path.name) or path.parent.name, skip_bad=skip_bad)]
+
+
+register(_Libero())
+register(_Cosmos())
