@@ -6,7 +6,15 @@ build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")
 
 from vla_store.builder.build import BuildReport, CameraReport, Progress, build_store
 from vla_store.format.attributes import encode_value
-from vla_store.sources.protocol import EpisodeInfo, EpisodeSource, FieldSpec, Skipped, SourceInfo, TaskInfo
+from vla_store.sources.protocol import (
+    EpisodeInfo,
+    EpisodeSource,
+    FieldSpec,
+    Skipped,
+    SourceInfo,
+    StreamedSource,
+    TaskInfo,
+)
 
 __all__ = [
     "BuildReport",
@@ -17,6 +25,7 @@ __all__ = [
     "Progress",
     "Skipped",
     "SourceInfo",
+    "StreamedSource",
     "TaskInfo",
     "build_store",
     "encode_value",

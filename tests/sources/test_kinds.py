@@ -1,0 +1,102 @@
+"""Kinds of source: which of them has a path, and what a caller may state of its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from own_sources import Own
+
+from vla_store import OptionError, SourceError, UnknownName
+from vla_store.sources import Claim, Convention, Overrides, SourceKind, register, unregister
+from vla_store.sources.find import find_sources
+from vla_store.sources.libero import LiberoFile
+from vla_store.sources.overrides import NO_OVERRIDES
+
+GAIN = Convention("gain", ("one", "two"), "what actions are multiplied by")
+
+
+@dataclass(frozen=True)
+class Folder(Own):
+    path: str = ""
+    overrides: Overrides = NO_OVERRIDES
+
+    def overridden(self, overrides: Overrides) -> Folder:
+        return replace(self, overrides=overrides)
+
+
+@dataclass(frozen=True)
+class Kind(SourceKind):
+    name: str = "folders"
+    surely: Claim = Claim.LAYOUT
+    conventions: tuple[Convention, ...] = (GAIN,)
+
+    def claim(self, path: Path) -> Claim:
+        return self.surely if path.is_dir() and path.name.startswith("x") else Claim.NONE
+
+    def open(self, path: Path, *, skip_bad: bool) -> list[Folder]:
+        return [Folder(file=path.name, path=str(path), suite=self.name)]
+
+
+@pytest.fixture
+def kind() -> Iterator[SourceKind]:
+    made = register(Kind())
+    yield made
+    unregister(made)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("x1", "x2", "suite"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "suite/task_demo.hdf5").touch()
+    return tmp_path
+
+
+def test_folders_of_a_kind_lie_beside_folders_of_files(kind: SourceKind, folder: Path) -> None:
+    found = find_sources(folder)
+    assert [type(each) for each in found] == [LiberoFile, Folder, Folder]
+    assert [type(each) for each in find_sources([folder / "x1"])] == [Folder]
+
+
+def test_the_surest_kind_has_a_path(kind: SourceKind, folder: Path) -> None:
+    surer = register(Kind("surer", Claim.MARK, ()))
+    (found,) = find_sources(folder / "x1")
+    unregister(surer)
+    assert found.suite == "surer"  # type: ignore[attr-defined]
+
+
+def test_two_kinds_that_claim_a_path_alike_are_named(kind: SourceKind, folder: Path) -> None:
+    other = register(Kind("other"))
+    try:
+        with pytest.raises(SourceError, match="may be of several kinds") as caught:
+            find_sources(folder / "x1")
+    finally:
+        unregister(other)
+    assert "folders, other" in str(caught.value)
+
+
+def test_a_convention_of_a_kind_is_stated_for_all_or_by_path(kind: SourceKind, folder: Path) -> None:
+    stated = {None: "one", folder / "x2": "two"}
+    libero, first, second = find_sources(folder, orientation="rot180", options={"gain": stated})
+    assert libero.overrides == Overrides("rot180")  # type: ignore[attr-defined]
+    assert first.overrides == Overrides("rot180", options=(("gain", "one"),))  # type: ignore[attr-defined]
+    assert second.overrides == Overrides("rot180", options=(("gain", "two"),), by_path=("gain",))  # type: ignore[attr-defined]
+
+
+def test_overrides_are_recorded_and_read_back() -> None:
+    stated = Overrides("rot180", "before", (("gain", "two"),), ("gain",))
+    entry = {"orientation": "rot180", "observation": "before", "said": ["gain"], **stated.to_json()}
+    assert Overrides.recorded({"orientation": None, "conventions": {"gain": "one"}}, entry) == stated
+
+
+def test_a_convention_that_no_kind_has_is_refused(folder: Path) -> None:
+    with pytest.raises(UnknownName, match="there is no convention 'gain'"):
+        find_sources(folder, options={"gain": "one"})
+
+
+def test_a_value_that_a_convention_has_not_is_refused(kind: SourceKind, folder: Path) -> None:
+    with pytest.raises(OptionError, match="gain cannot be 'three'"):
+        find_sources(folder, options={"gain": "three"})
