@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from dataclasses import dataclass, field
 from typing import Any
+
+MAX_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -13,9 +16,6 @@ class Problem:
 
     object: str
     what: str
-
-    def to_json(self) -> dict[str, str]:
-        return {"object": self.object, "what": self.what}
 
 
 @dataclass
@@ -55,27 +55,17 @@ class VerifyReport:
         return all(each.object in self.damaged_views for each in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "compared_episodes": self.compared_episodes,
-            "damaged_views": self.damaged_views,
-            "decoded_episodes": self.decoded_episodes,
-            "differences": self.differences,
-            "episodes": self.episodes,
-            "fingerprint": self.fingerprint,
-            "leftovers": self.leftovers,
-            "nbytes": self.nbytes,
-            "objects": self.objects,
-            "problems": [each.to_json() for each in self.problems],
-            "rows": self.rows,
-            "sound": self.sound,
-            "url": self.url,
-        }
+        """Return all of it but the generation, for programs."""
+        described = dataclasses.asdict(self) | {"sound": self.sound}
+        return {key: described[key] for key in sorted(described) if key != "generation"}
 
     def text(self) -> str:
-        """For people: at most a screen."""
-        lines = [f"{self.state:<13}  {self.url}"]
-        lines.append(f"checked        {self.objects:,} objects, {self.nbytes:,} bytes")
-        lines.append(f"content        {self.episodes:,} episodes, {self.rows:,} steps")
+        """Return it for people: at most a screen."""
+        lines = [
+            f"{self.state:<13}  {self.url}",
+            f"checked        {self.objects:,} objects, {self.nbytes:,} bytes",
+            f"content        {self.episodes:,} episodes, {self.rows:,} steps",
+        ]
         if self.fingerprint:
             lines.append(f"fingerprint    {self.fingerprint}")
         if self.compared_episodes is not None:
@@ -89,29 +79,30 @@ class VerifyReport:
             ("left-overs, named by no root (not damage)", self.leftovers),
         ):
             if items:
-                lines += ["", f"{title}:", *(f"  {item}" for item in items[:20])]
-                if len(items) > 20:
-                    lines.append(f"  ... and {len(items) - 20} more (--json lists all)")
+                more = [f"... and {len(items) - MAX_LINES} more (--json lists all)"] if len(items) > MAX_LINES else []
+                lines += ["", f"{title}:", *(f"  {item}" for item in [*items[:MAX_LINES], *more])]
         if self.state == "DIFFERS":
             lines += [
                 "",
                 "the store itself is whole; it is not what these sources are. Were all sources given, and the same ones?",
             ]
-        current = any(self.generation in each for each in self.damaged_views.values())
-        older = sorted({n for each in self.damaged_views.values() for n in each} - {self.generation})
         if self.damaged_views:
             lines += ["", "views: samples that name no view are not touched by damaged views"]
-        if current:
+        generations = sorted({n for each in self.damaged_views.values() for n in each})
+        is_current = self.generation in generations
+        if is_current:
             lines += [
                 "  to mend them: vla-store repair STORE --from SOURCE, or a copy of the object;",
                 "  to drop them: vla-store views remove STORE --all",
             ]
         elif self.state == "DAMAGED":
             lines += ["", f"to mend it: vla-store repair {shlex.quote(self.url)} --from SOURCE"]
+        older = [str(each) for each in generations if each != self.generation]
         if older:
+            named = (
+                f"generation{'s' if len(older) > 1 else ''} {', '.join(older[:8])}{' ...' if len(older) > 8 else ''}"
+            )
             lines.append(
-                f"  of generation{'s' if len(older) > 1 else ''} {', '.join(map(str, older[:8]))}{' ...' if len(older) > 8 else ''}: "
-                + ("also missed by" if current else "missed only by")
-                + " handles and digests of older roots"
+                f"  of {named}: {'also missed' if is_current else 'missed only'} by handles and digests of older roots"
             )
         return "\n".join(lines)

@@ -17,9 +17,10 @@ from vla_store.errors import MachineError
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.digests import DIGEST_NBYTES
 from vla_store.format.listing import ObjectEntry, encode_listing
+from vla_store.format.new_root import new_root
 from vla_store.format.nonfinite import Tally, table_of, together
 from vla_store.format.part_arrays import PartArray, part_arrays
-from vla_store.format.schema import Field, Meta, PartEntry, Root, RootField
+from vla_store.format.schema import Field, PartEntry, Root, RootField
 from vla_store.format.statistics import PartNumbers, store_statistics
 from vla_store.storage import LocalStorage, sync_folder
 
@@ -95,18 +96,12 @@ def write_nonfinite(plan: Plan, folder: Path, receipts: Mapping[str, Receipt]) -
 
 def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, episodes: list[bytes]) -> Root:
     """The small documents and the root of a store of one part."""
-    meta = Meta(
-        statistics=_write_meta(store, part_statistics(plan, store / entry.path)),
-        skipped=_write_meta(store, skipped_document(scan)),
-    )
-    root = Root(
-        generation=1,
-        parent=None,
-        fingerprint=digests.fingerprint(episodes),
-        parts=(entry,),
-        fields={name: RootField(each.kind, each.dtype, each.shape) for name, each in plan.document.fields.items()},
-        meta=meta,
-    ).sealed()
+    fields = {name: RootField(each.kind, each.dtype, each.shape) for name, each in plan.document.fields.items()}
+    statistics, skipped = part_statistics(plan, store / entry.path), skipped_document(scan)
+    new = new_root(None, (entry,), fields, episodes, statistics=statistics, skipped=skipped)
+    root = new.root
+    for key, data in new.documents.items():
+        write_object(store, key, data)
     write_object(store, "parts/zarr.json", canonical.dumps(arrays.GROUP))
     write_object(store, layout.root_key(1), root.to_bytes())
     write_object(store, layout.ROOT_KEY, root.to_bytes())
@@ -179,15 +174,6 @@ def _metadata(found: Mapping[str, PartArray]) -> dict[str, dict[str, Any]]:
 def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:
     """What a part says of itself, with the zarr.json of all its arrays."""
     return write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
-
-
-def _write_meta(store: Path, document: dict[str, Any] | None) -> str | None:
-    if document is None:
-        return None
-    data = canonical.dumps(document)
-    digest = canonical.sha256_hex(data)
-    write_object(store, layout.meta_key(digest), data)
-    return digest
 
 
 def _check_with_zarr(folder: Path, found: dict[str, dict[str, Any]]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged
-from vla_store.format import arrays, canonical, digests, layout
-from vla_store.format.schema import Field, Meta, PartDocument, PartEntry, Root, RootField
+from vla_store.format import arrays, canonical, layout
+from vla_store.format.new_root import NewRoot as NewRoot
+from vla_store.format.new_root import new_root
+from vla_store.format.schema import Field, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
 from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.opening import no_store
@@ -23,14 +24,6 @@ _ROOT = re.compile(r"roots/([0-9]{8})\.json")
 GROUP_BYTES = canonical.dumps(arrays.GROUP)
 
 Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
-
-
-@dataclass(frozen=True)
-class NewRoot:
-    """A root that is not committed yet, and the small documents it names."""
-
-    root: Root
-    documents: dict[str, bytes]
 
 
 def newest_root(place: Storage) -> Root:
@@ -146,14 +139,6 @@ def check_columns(place: Storage, entry: PartEntry, prefixes: tuple[str, ...] = 
             )
 
 
-def root_with_views(before: Root, views: dict[str, Any] | None) -> NewRoot:
-    """The root after `before`, of which only the views differ."""
-    documents: dict[str, bytes] = {}
-    meta = replace(before.meta, views=_document(documents, views))
-    root = replace(before, generation=before.generation + 1, parent=before.digest, meta=meta)
-    return NewRoot(root.sealed(), documents)
-
-
 def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
     """Parts as the reader sees them, below a path or URL; they need not be of any root."""
     fetcher = locate(url, None, None).open()
@@ -178,20 +163,15 @@ def root_over(
     do not fit together."""
     documents_of = [(part.path, part.document) for part in parts]
     check_names(documents_of)
-    fields = combined_fields(documents_of)
-    documents: dict[str, bytes] = {}
-    found = store_statistics([WholePart(part).numbers() for part in parts])
-    meta = Meta(_document(documents, found), _document(documents, skipped), _document(documents, views))
-    episodes = (row.tobytes() for part in parts for row in part.digests.span(0, part.episodes))
-    root = Root(
-        generation=before.generation + 1 if before else 1,
-        parent=before.digest if before else None,
-        fingerprint=digests.fingerprint(episodes),
-        parts=entries,
-        fields=fields,
-        meta=meta,
+    return new_root(
+        before,
+        entries,
+        combined_fields(documents_of),
+        (row.tobytes() for part in parts for row in part.digests.span(0, part.episodes)),
+        statistics=store_statistics([WholePart(part).numbers() for part in parts]),
+        skipped=skipped,
+        views=views,
     )
-    return NewRoot(root.sealed(), documents)
 
 
 def combined_fields(documents: Named) -> dict[str, RootField]:
@@ -294,15 +274,6 @@ def _generation_of(place: Storage) -> int:
         return Root.from_bytes(place.get(layout.ROOT_KEY) or b"", layout.ROOT_KEY).generation
     except DataError:
         return 0
-
-
-def _document(documents: dict[str, bytes], value: dict[str, Any] | None) -> str | None:
-    if value is None:
-        return None
-    data = canonical.dumps(value)
-    digest = canonical.sha256_hex(data)
-    documents[layout.meta_key(digest)] = data
-    return digest
 
 
 def _misfit(name: str, one: Field, other: Field, path: str) -> OptionError:

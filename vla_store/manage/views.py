@@ -16,6 +16,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_errors
 from vla_store.format import layout
+from vla_store.format.new_root import NewRoot, root_with_views
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import (
     Runs,
@@ -156,7 +157,7 @@ def _commit(place: Storage, change: Callable[[Root], Views | None], doing: str) 
     """
     changed = False
 
-    def make(newest: Root) -> roots.NewRoot | None:
+    def make(newest: Root) -> NewRoot | None:
         nonlocal changed
         views = change(newest)
         if views is None:
@@ -164,7 +165,7 @@ def _commit(place: Storage, change: Callable[[Root], Views | None], doing: str) 
         if not changed:
             place.check_exclusive(layout.root_key(1))
         changed = True
-        return roots.root_with_views(newest, document_of(views))
+        return root_with_views(newest, document_of(views))
 
     with machine_errors(f"{doing} {place.url}"):
         place.check_writable()
