@@ -354,7 +354,7 @@ def test_the_command_exits_with_1_and_names_the_object(store: Path) -> None:
     assert [each["object"] for each in as_json["problems"]] == [key]
 
 
-def test_a_hundred_problems_are_a_screen_for_people_and_all_of_them_for_programs(store: Path) -> None:
+def test_a_hundred_problems_are_a_screen_for_people_and_all_for_programs(store: Path) -> None:
     for path in part_of(store).rglob("*"):
         if path.is_file() and path.name not in ("objects.jsonl",):
             flip(path, 0)

@@ -437,7 +437,7 @@ def test_the_view_looks_at_the_fields_that_are_named(tmp_path: Path) -> None:
     assert run("views", "add", tmp_path / "x.vla", "finite:fields=nothing").code == 2
 
 
-def test_the_view_of_a_field_that_is_never_finite_keeps_nothing_and_says_how_to_leave_it_out(tmp_path: Path) -> None:
+def test_a_view_of_a_field_that_is_never_finite_is_refused_with_a_hint(tmp_path: Path) -> None:
     build_store([odd_files.odd_file(tmp_path / "source", all_nan)], tmp_path / "x.vla")
     refused = run("views", "add", tmp_path / "x.vla", "finite")
     assert refused.code == 2

@@ -23,7 +23,7 @@ TAIL_AS_QUOTED = 64
 
 
 def noops(actions: Array, threshold: float = NOOP_THRESHOLD) -> Mask:
-    """Which steps OpenVLA's regeneration calls no-ops, (T,) bool.
+    """Return which steps OpenVLA's regeneration calls no-ops, (T,) bool.
 
     actions: (T, D >= 2); the last number is the gripper's. A step is a no-op when the L2 norm of its other numbers is below
     `threshold` and its gripper number equals that of the last step that is kept; until one is kept, only the norm counts.
@@ -45,7 +45,7 @@ def noops(actions: Array, threshold: float = NOOP_THRESHOLD) -> Mask:
 
 
 def first_moving(qpos: Array, threshold: float = MOVING_THRESHOLD) -> int | None:
-    """The first step at which any number of `qpos` (T, D) is more than `threshold` away from its value at step 0.
+    """Return the first step at which any number of `qpos` (T, D) is more than `threshold` away from its value at step 0.
 
     None where there is none (RDT raises there). RDT's fine-tuning takes anchors from `first_moving - 1` on, which is never
     below 0; qpos is raw, with the gripper.
@@ -58,7 +58,7 @@ def first_moving(qpos: Array, threshold: float = MOVING_THRESHOLD) -> int | None
 
 
 def has_length(lengths: npt.ArrayLike, shortest: int | None = None, longest: int | None = None) -> Mask:
-    """Which episodes have shortest <= T <= longest, (n,) bool for (n,) lengths; None is no bound.
+    """Return which episodes have shortest <= T <= longest, (n,) bool for (n,) lengths; None is no bound.
 
     RDT leaves out episodes of fewer than RDT_SHORTEST steps in pre-training, of fewer than RDT_FINETUNE_SHORTEST in
     fine-tuning; longer ones than RDT_LONGEST it does not leave out: see `drawn_steps`.
@@ -75,7 +75,7 @@ def has_length(lengths: npt.ArrayLike, shortest: int | None = None, longest: int
 
 
 def drawn_steps(length: int, at_most: int = RDT_LONGEST, seed: int = 0) -> Mask:
-    """`at_most` steps of an episode drawn at random, (T,) bool; all of them where it has no more.
+    """Draw `at_most` steps of an episode at random, (T,) bool; all of them where it has no more.
 
     RDT's pre-training draws RDT_LONGEST steps anew each time it loads a longer episode; here the same seed gives the same
     steps on every machine.
@@ -90,7 +90,7 @@ def drawn_steps(length: int, at_most: int = RDT_LONGEST, seed: int = 0) -> Mask:
 
 
 def drop_tail(length: int, tail: int = TAIL_AS_CODED) -> int:
-    """How many steps are anchors, from step 0 on, where the last `tail` never are: max(T - tail, 0).
+    """Return how many steps are anchors, from step 0 on, where the last `tail` never are: max(T - tail, 0).
 
     The LIBERO port of RDT is told of with a random start in [0, T - 64): tail=TAIL_AS_QUOTED. The version of it that counts
     its anchors has 0 ... T - 64, which are T - 63: tail=TAIL_AS_CODED. Its other versions lose none.

@@ -29,7 +29,7 @@ TEXT_OPTIONS = ("field", "kind", "name")  # a number is not meant, however they 
 
 @dataclass(frozen=True)
 class EpisodeFacts:
-    """What a rule may look at. success: 1 or 0, -1 where nothing was rewarded or said. digest: of the episode's content.
+    """The facts of an episode that a rule may look at. success: 1 or 0, -1 where nothing was rewarded or said. digest: of the episode's content.
 
     values: {field: (T, ...)} of the rule's fields, read-only; of a rule that is `if_finite` instead (T,) masks of the steps at
     which all numbers are finite. earlier: those of its fields that causal alignment reads one row earlier.
@@ -44,7 +44,7 @@ class EpisodeFacts:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a view chooses. options: as documents hold them: text for a number with a fraction. fields: what it looks at.
+    """A way to choose steps. options: as documents hold them: text for a number with a fraction. fields: what it looks at.
 
     if_finite: it looks at nothing of these but where they are finite; they may be cameras, and None stands for all that are floating.
     kinds: those it makes sense for, its usual one first. description: for people, one or two sentences.
@@ -60,7 +60,7 @@ class Rule:
     if_finite: bool = False
 
     def looks_at(self, document: PartDocument) -> list[Field]:
-        """Its fields, of a part that has them all."""
+        """Return its fields, of a part that has them all."""
         if self.fields is None:
             return [each for each in document.fields.values() if each.is_floating]
         return [document.fields[name] for name in self.fields]
@@ -201,7 +201,7 @@ def drop_tail(steps: int = rules.TAIL_AS_CODED) -> Rule:
 
 
 def predicate(function: Callable[[dict[str, Array]], Any], fields: Sequence[str], description: str) -> Rule:
-    """Keep what a function of your own says.
+    """Keep the steps that a function of your own chooses.
 
     function: called once an episode with {field: (T, ...)} of `fields`, which are numeric; gives a (T,) mask of bool, or one bool
     for the whole episode. description: what it does; recorded, because the function itself is not: when the store grows, the
@@ -240,7 +240,7 @@ RULES: Mapping[str, Callable[..., Rule]] = {
 
 
 def rule_of(view: View) -> Rule | None:
-    """The rule that a view was made by, to compute it again; None for a predicate, and what this version does not know."""
+    """Return the rule that a view was made by, to compute it again; None for a predicate, and what this version does not know."""
     made = RULES.get(view.rule)
     if made is None:
         return None
@@ -303,7 +303,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> Any:
-    """A number that was written as text, as that number; anything else as it is."""
+    """Return a number that was written as text as that number; anything else as it is."""
     if isinstance(value, str):
         for kind in (int, float):
             try:

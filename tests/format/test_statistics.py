@@ -171,7 +171,7 @@ def test_statistics_have_the_shape_of_a_step() -> None:
     assert field_statistics(rows[:, 0, 0], [(0, 4)]).mean.shape == ()
 
 
-def test_above_the_stated_number_of_rows_there_are_no_quantiles_of_any_component(
+def test_quantiles_are_left_out_above_the_stated_number_of_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(statistics, "MAX_QUANTILE_ROWS", 5)

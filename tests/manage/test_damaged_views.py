@@ -103,7 +103,7 @@ def damaged(request: pytest.FixtureRequest, store: Path) -> tuple[Path, str]:
 
 
 @each_damage
-def test_samples_that_name_no_view_are_not_touched_and_those_that_do_say_which_object(
+def test_damaged_views_stop_only_samples_that_name_one(
     damaged: tuple[Path, str],
 ) -> None:
     store, key = damaged
@@ -203,9 +203,7 @@ def test_lost_views_that_an_older_root_tells_of_are_made_again(store: Path, what
 
 
 @pytest.mark.parametrize("what", WRITTEN)
-def test_views_that_were_written_wrongly_are_not_repaired_and_it_says_to_upgrade_or_to_drop_them(
-    store: Path, what: str
-) -> None:
+def test_views_that_were_written_wrongly_are_not_repaired_and_say_what_to_do(store: Path, what: str) -> None:
     written(store, WRITTEN[what])
     array = next(store.glob("parts/*/steps/actions/c/0/0"))
     expected = array.read_bytes()
@@ -238,7 +236,7 @@ def test_views_that_cannot_be_read_but_are_whole_are_copied_and_a_note_says_so(
     assert digests(tmp_path / "new.vla") == digests(store)
 
 
-def test_after_damaged_views_are_dropped_the_store_goes_on_and_copies_though_an_older_root_names_them(
+def test_a_store_whose_damaged_views_were_dropped_grows_and_copies(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = key_of(store)

@@ -639,9 +639,7 @@ def test_a_copy_has_the_views_of_every_root(copy_of: Copy, tmp_path: Path) -> No
     assert list(open_store(tmp_path / "copy.vla").views) == ["b"]
 
 
-def test_a_recoded_store_has_the_same_views_of_the_same_steps_though_their_rows_are_others(
-    world: World, copy_of: Copy, tmp_path: Path
-) -> None:
+def test_a_recoded_store_has_its_views_of_the_same_steps(world: World, copy_of: Copy, tmp_path: Path) -> None:
     store = copy_of("spatial")
     append_store(world.source / "libero_goal", store)  # which sorts before it
     add_views(store, RULES, allow_empty=True)
@@ -663,9 +661,7 @@ def test_a_recoded_store_has_the_same_views_of_the_same_steps_though_their_rows_
     assert verify_store(tmp_path / "new.vla").problems == []
 
 
-def test_a_lost_document_of_views_is_made_again_where_another_root_tells_what_they_were(
-    world: World, copy_of: Copy
-) -> None:
+def test_a_lost_document_of_views_is_restored_from_another_root(world: World, copy_of: Copy) -> None:
     store = copy_of("goal")
     add_views(store, RULES, allow_empty=True)
     mine(store)
@@ -680,9 +676,7 @@ def test_a_lost_document_of_views_is_made_again_where_another_root_tells_what_th
         assert digests(store) == expected
 
 
-def test_views_that_are_told_of_nowhere_else_cannot_be_restored_and_the_store_goes_on_without(
-    world: World, copy_of: Copy
-) -> None:
+def test_lost_views_that_no_other_root_has_are_dropped_and_the_store_goes_on(world: World, copy_of: Copy) -> None:
     store = copy_of("both")
     mine(store)
     (store / layout.meta_key(root_of(store).meta.views or "")).unlink()

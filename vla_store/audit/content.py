@@ -1,4 +1,7 @@
-"""The audit of what follows from the data of all parts: fields, episode digests, the fingerprint, the statistics, the views."""
+"""The audit of what follows from the data of all parts: fields, episode digests, the fingerprint, the statistics, the views.
+
+Imports `format`, and `reader` for how a field of a part agrees with the root's.
+"""
 
 from __future__ import annotations
 

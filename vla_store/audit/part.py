@@ -175,7 +175,7 @@ def _read_part(
 
 
 def _check_table(path: str, rows: int, document: PartDocument, table: Mapping[str, Array]) -> None:
-    """Raises StoreDamaged unless the episodes, and what lies in arrays of their own, follow one another."""
+    """Raise StoreDamaged unless the episodes, and what lies in arrays of their own, follow one another."""
     key = f"{path}/{layout.TABLE_ARRAY}"
     starts, lengths = table["start"], table["length"]
     possible = (lengths >= 1) & (lengths <= rows)  # so that no sum wraps around
@@ -207,7 +207,7 @@ def _check_table(path: str, rows: int, document: PartDocument, table: Mapping[st
 def _check_metadata(
     objects: Objects, path: str, document: PartDocument, expected: Mapping[str, PartArray], listed: set[str]
 ) -> None:
-    """Every zarr.json must be what the format's template gives, and the listing hold exactly the objects of the arrays."""
+    """Record where a zarr.json is not what the format's template gives, or the listing holds other objects than the arrays have."""
     metadata = {array: each.metadata for array, each in expected.items()}
     for array, each in expected.items():
         if each.grid.shards > len(listed):  # before a name is made for each
@@ -235,7 +235,7 @@ def _check_metadata(
 
 
 def _check_index(objects: Objects, key: str, array: PartArray, shard: int) -> None:
-    """The index of a shard, which reading looks at only where chunks have a size of their own."""
+    """Check the index of a shard, which reading looks at only where chunks have a size of their own."""
     nbytes = index_nbytes(array.grid.chunks_per_shard)
     try:
         body = objects.size(key) - nbytes
@@ -279,7 +279,7 @@ def _digest_numbers(whole: AuditedPart, field: Field, pool: ThreadPoolExecutor) 
 
 
 def _check_nonfinite(objects: Objects, path: str, whole: AuditedPart, expected: Mapping[str, PartArray]) -> None:
-    """What a part records must be what was read. Parts of earlier versions record nothing, whatever they hold."""
+    """Record where the counts of a part are not those of what was read. Parts of earlier versions record nothing, whatever they hold."""
     found = {}
     for field in whole.document.fields.values():
         counts = whole.nonfinite(field)

@@ -1,4 +1,4 @@
-"""What an audit found, for people and for programs."""
+"""The report of an audit, for people and for programs. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_LINES = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong. object: the key it was found in, below the store; "" where it is not one object."""
+    """A finding. object: the key it was found in, below the store; "" where it is not one object."""
 
     object: str
     what: str
@@ -20,7 +20,7 @@ class Problem:
 
 @dataclass
 class VerifyReport:
-    """What an audit found. A store is sound when there are no problems; left-overs are no damage."""
+    """The findings of an audit. A store is sound when there are no problems; left-overs are no damage."""
 
     url: str
     problems: list[Problem] = field(default_factory=list)
@@ -51,7 +51,7 @@ class VerifyReport:
 
     @property
     def has_sound_samples(self) -> bool:
-        """Whether nothing is wrong but views, which no sample needs that names none."""
+        """True where nothing is wrong but views, which no sample needs that names none."""
         return all(each.object in self.damaged_views for each in self.problems)
 
     def to_json(self) -> dict[str, Any]:

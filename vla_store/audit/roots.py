@@ -1,4 +1,7 @@
-"""zarr.json, every root ever committed, and the small documents that they name."""
+"""The audit of zarr.json, of every root ever committed, and of the small documents that they name.
+
+Imports `reader` for what is no store, and `format`.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What the audit tells of itself while it works."""
+    """The display of an audit's progress."""
 
     def talk(self, text: str) -> None:
         """Show one line about the stage it is in."""

@@ -1,4 +1,7 @@
-"""The audit of views: they cover whole episodes, count what they keep, and keep what their rule does."""
+"""The audit of views: they cover whole episodes, count what they keep, and keep what their rule does.
+
+Imports `view_steps`, which computes views, and `format`.
+"""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ Attributes = dict[str, dict[str, Any]]
 
 
 def encode_attributes(attributes: Attributes) -> bytes:
-    """C of {path: {name: encoded value}}; `attributes` holds values already made by `encode_value`."""
+    """Return C of {path: {name: encoded value}}; `attributes` holds values already made by `encode_value`."""
     return canonical.dumps(attributes)
 
 
 def encode_value(value: Any) -> dict[str, Any]:
-    """One attribute: str, bytes, or anything NumPy turns into an array of numbers or strings. TypeError for other kinds."""
+    """Encode one attribute: str, bytes, or anything NumPy turns into an array of numbers or strings. TypeError for other kinds."""
     if isinstance(value, bytes):
         try:
             return {"utf8": value.decode("utf-8")}
@@ -58,12 +58,12 @@ def encode_value(value: Any) -> dict[str, Any]:
 
 
 def empty_value(dtype: str) -> dict[str, Any]:
-    """HDF5's Empty: a type without a value."""
+    """Encode HDF5's Empty: a type without a value."""
     return {"base64": "", "dtype": dtype, "shape": None}
 
 
 def decode_value(value: dict[str, Any]) -> Any:
-    """What `encode_value` was given, strings as str (bytes where they are not UTF-8), numbers as arrays; None for Empty.
+    """Return what `encode_value` was given, strings as str (bytes where they are not UTF-8), numbers as arrays; None for Empty.
 
     Raises StoreDamaged for anything else.
     """

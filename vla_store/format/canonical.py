@@ -17,13 +17,13 @@ MAX_DEPTH = 64
 
 
 def dumps(value: Any) -> bytes:
-    """C(value). Raises ValueError for floats, integers of 2^53 and more, keys that are not strings, lone surrogates, deep nesting."""
+    """Return C(value). Raises ValueError for floats, integers of 2^53 and more, keys that are not strings, lone surrogates, deep nesting."""
     _check(value, MAX_DEPTH)
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
 def loads(data: bytes, name: str) -> Any:
-    """The value of a document that must be exactly C(value); `name` is for the error message.
+    """Return the value of a document that must be exactly C(value); `name` is for the error message.
 
     Raises StoreDamaged if it is not JSON, repeats a key, holds a float, or is spelled otherwise.
     """
@@ -44,12 +44,12 @@ def loads(data: bytes, name: str) -> Any:
 
 
 def sha256_hex(data: bytes | bytearray | memoryview) -> str:
-    """SHA-256 as 64 hex digits."""
+    """Return the SHA-256 as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def float_text(value: float) -> str:
-    """A float as documents spell it: the shortest text that reads back as the same float."""
+    """Return a float as documents spell it: the shortest text that reads back as the same float."""
     return repr(float(value))
 
 

@@ -1,4 +1,4 @@
-"""Whether sources agree in how their pictures lie and in when their observations were recorded."""
+"""The check that sources agree in how their pictures lie and in when their observations were recorded. Imports `errors`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Named = tuple[str, str, str]
 
 
 def check_alike(sources: Iterable[Named], beside: Iterable[Named] = ()) -> None:
-    """Raises OptionError, naming two sources and what each says, where not all sources say the same.
+    """Raise OptionError, naming two sources and what each says, where not all sources say the same.
 
     beside: sources that are together already, whatever they say: with those, the others must only say nothing new.
     """

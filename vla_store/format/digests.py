@@ -28,7 +28,7 @@ class FieldDigest:
 
 
 def episode_name(number: int) -> str:
-    """What an episode is called in its digest: the name of its group in a LIBERO file."""
+    """Return what an episode is called in its digest: the name of its group in a LIBERO file."""
     return f"demo_{number}"
 
 
@@ -44,7 +44,7 @@ def episode_digest(
     fields: Mapping[str, str],
     text: str | None = None,
 ) -> bytes:
-    """E of the specification, 32 bytes. `attributes`, `file_attributes` and the values of `fields` are hex digests; `text` is the
+    """Return E of the specification, 32 bytes. `attributes`, `file_attributes` and the values of `fields` are hex digests; `text` is the
     episode's own, None where it has none."""
     document = {
         "attributes": attributes,
@@ -60,7 +60,7 @@ def episode_digest(
 
 
 def fingerprint(episodes: Iterable[bytes]) -> str:
-    """The content fingerprint: over every episode's digest, in row order. Depends on the data alone."""
+    """Return the content fingerprint: over every episode's digest, in row order. Depends on the data alone."""
     total = hashlib.sha256(b"vla_store content 1\n")
     for digest in episodes:
         total.update(digest)
@@ -68,7 +68,7 @@ def fingerprint(episodes: Iterable[bytes]) -> str:
 
 
 def in_train(digest: bytes, fraction: float, seed: int) -> bool:
-    """Whether the episode with this digest is in the train side of a split; stable when episodes are added.
+    """Return whether the episode with this digest is in the train side of a split; stable when episodes are added.
 
     It is when the first 8 bytes, big-endian, of sha256("split 1\\n" + seed + "\\n" + hex of the digest), over 2^64, are below the fraction.
     """

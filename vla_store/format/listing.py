@@ -22,7 +22,7 @@ class ObjectEntry:
 
 
 def encode_listing(entries: Iterable[ObjectEntry]) -> bytes:
-    """The listing, lines sorted by the bytes of their keys."""
+    """Return the listing, lines sorted by the bytes of their keys."""
     ordered = sorted(entries, key=lambda entry: entry.key.encode())
     return b"".join(
         canonical.dumps({"key": each.key, "sha256": each.sha256, "size": each.size}) + b"\n" for each in ordered
@@ -30,7 +30,7 @@ def encode_listing(entries: Iterable[ObjectEntry]) -> bytes:
 
 
 def parse_listing(data: bytes, name: str) -> list[ObjectEntry]:
-    """Raises StoreDamaged unless every line is canonical, its key stays in the part and is not the listing's, and the keys ascend."""
+    """Return the entries of a listing. Raises StoreDamaged unless every line is canonical, its key stays in the part and is not the listing's, and the keys ascend."""
     lines = data.split(b"\n")
     if lines.pop():
         raise StoreDamaged("a listing does not end with a newline", object=name)

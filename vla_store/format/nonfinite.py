@@ -32,13 +32,13 @@ class Tally:
 
     @property
     def numbers(self) -> tuple[int, int, int, int]:
-        """What the four columns hold."""
+        """The values of the four columns."""
         return self.nan, self.infinite, self.steps, self.first
 
 
 @dataclass(frozen=True)
 class NonFinite:
-    """What of a field is not finite. nan, infinite: numbers; steps, episodes: that have any.
+    """All that is not finite in a field. nan, infinite: numbers; steps, episodes: that have any.
 
     row, episode, step: the first, as the store numbers them; suite, file, demo: where it comes from.
     """
@@ -68,7 +68,7 @@ class NonFinite:
 
     @classmethod
     def of(cls, field: str, tallies: Sequence[Tally], row: int, **where: Any) -> NonFinite:
-        """What these tallies say together. row: that of the first; where: suite, file and demo of its episode."""
+        """Return what these tallies say together. row: that of the first; where: suite, file and demo of its episode."""
         totals = {name: sum(getattr(each, name) for each in tallies) for name in ("nan", "infinite", "steps")}
         first = tallies[0]
         return cls(field, **totals, episodes=len(tallies), row=row, episode=first.episode, step=first.first, **where)
@@ -80,7 +80,7 @@ def counts_text(nan: int, infinite: int) -> str:
 
 
 def counted(rows: Array) -> Int64:
-    """(n, 2): how many numbers of each of (n, ...) rows are NaN, and how many infinite."""
+    """Count the numbers of each of (n, ...) rows that are NaN, and that are infinite: (n, 2)."""
     made = np.zeros((len(rows), 2), np.int64)
     if rows.dtype.kind == "f":
         flat = rows.reshape(len(rows), -1)
@@ -90,7 +90,7 @@ def counted(rows: Array) -> Int64:
 
 
 def tallied(episode: int, counts: Int64, start: int = 0) -> tuple[Tally, ...]:
-    """The tally of steps [start, start + n) of an episode, by what `counted` gave; none where all numbers are finite."""
+    """Return the tally of steps [start, start + n) of an episode, by what `counted` gave; none where all numbers are finite."""
     bad = np.flatnonzero(counts.any(axis=1))
     if not len(bad):
         return ()
@@ -99,7 +99,7 @@ def tallied(episode: int, counts: Int64, start: int = 0) -> tuple[Tally, ...]:
 
 
 def together(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
-    """One tally for each episode, ascending, of tallies of stretches that do not overlap."""
+    """Return one tally for each episode, ascending, of tallies of stretches that do not overlap."""
     made: dict[int, Tally] = {}
     for each in tallies:
         other = made.get(each.episode)
@@ -118,12 +118,12 @@ def together(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
 
 
 def columns_of(fields: Iterable[str]) -> list[str]:
-    """The columns of the array for these fields."""
+    """Return the columns of the array for these fields."""
     return [f"{name}{suffix}" for name in sorted(fields) for suffix in SUFFIXES]
 
 
 def table_of(tallies: Mapping[str, Sequence[Tally]], episodes: int) -> Int64:
-    """The array of a part of so many episodes: (episodes, 4 x fields) int64. tallies: of every field that has any."""
+    """Return the array of a part of so many episodes: (episodes, 4 x fields) int64. tallies: of every field that has any."""
     made = np.tile(np.array([0, 0, 0, -1], np.int64), (episodes, len(tallies)))
     for number, name in enumerate(sorted(tallies)):
         for each in tallies[name]:
@@ -132,7 +132,7 @@ def table_of(tallies: Mapping[str, Sequence[Tally]], episodes: int) -> Int64:
 
 
 def tallies_in(table: Int64, fields: Sequence[str]) -> dict[str, tuple[Tally, ...]]:
-    """What `table_of` made a table of. Raises ValueError for numbers that cannot be counts."""
+    """Return the tallies that `table_of` made a table of. Raises ValueError for numbers that cannot be counts."""
     made = {}
     for number, name in enumerate(fields):
         columns = table[:, 4 * number : 4 * number + 4]

@@ -48,7 +48,7 @@ class FieldStatistics:
 
     @property
     def tells_range(self) -> bool:
-        """Whether `min` and `max` are those of the finite values: infinities were among them in documents of the first rule."""
+        """True where `min` and `max` are those of the finite values: infinities were among them in documents of the first rule."""
         return not np.isinf([self.min, self.max]).any()
 
     def to_json(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def store_statistics(parts: Sequence[PartNumbers]) -> dict[str, Any] | None:
 
 
 def order_statistic(ordered: FloatArray, q: float) -> float:
-    """The q-quantile of sorted values: a + (b - a) t between the neighbours of q (n - 1); a where t is 0 or a is b."""
+    """Return the q-quantile of sorted values: a + (b - a) t between the neighbours of q (n - 1); a where t is 0 or a is b."""
     place = q * (len(ordered) - 1)
     below = math.floor(place)
     a, b = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])

@@ -2,7 +2,7 @@
 
 A view keeps some rows of those it *covers*. kind "anchors": which steps may be sampled; windows around them see every step.
 kind "steps": which steps exist; windows go over these alone. Rows are written as run lengths, left out and kept in turn, so that
-a view of a million steps takes a few bytes per stretch.
+a view of a million steps takes a few bytes a run. Imports only `format` and `errors`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_VIEWS = 256
 WHAT = "the views are not as the format says"
 
 Int64 = npt.NDArray[np.int64]
-Runs = npt.NDArray[np.int64]  # (n, 2): half-open stretches of rows, ascending, none touching the next
+Runs = npt.NDArray[np.int64]  # (n, 2): half-open runs of rows, ascending, none touching the next
 Options = Mapping[str, Any]  # numbers are integers, or text where they have a fraction
 
 # What can be done about a document that is lost, and about one that is as its writer meant it.
@@ -46,7 +46,7 @@ _VIEW_KEYS = ("counts", "covered", "description", "kept", "kind", "options", "ru
 
 @dataclass(frozen=True)
 class TaskCount:
-    """What a view keeps of one task: of its covered episodes and steps, those of which something is kept."""
+    """Counts of one task in a view: its covered episodes and steps, and those of which something is kept."""
 
     suite: str
     task: str
@@ -65,7 +65,7 @@ class View:
 
     kind: "anchors" (which steps may be sampled) or "steps" (which steps exist for windows). rule and options: how it was made;
     "predicate" is a function of the user's, which `description` tells of and nothing can compute again.
-    covered, kept: (n, 2) int64 half-open stretches of the store's rows, ascending; rows that are not covered are not kept.
+    covered, kept: (n, 2) int64 half-open runs of the store's rows, ascending; rows that are not covered are not kept.
     counts: per task, of the covered rows.
     """
 
@@ -80,21 +80,21 @@ class View:
 
     @property
     def steps(self) -> int:
-        """How many steps it keeps."""
+        """The number of steps it keeps."""
         return rows_in(self.kept)
 
     @property
     def covered_steps(self) -> int:
-        """Of how many steps it tells."""
+        """The number of steps it covers."""
         return rows_in(self.covered)
 
     @property
     def is_known(self) -> bool:
-        """Whether this version knows its kind."""
+        """True for a kind that this version knows."""
         return self.kind in KINDS
 
     def check_known(self) -> None:
-        """Raises UnsupportedStore for a kind of a newer version."""
+        """Raise UnsupportedStore for a kind of a newer version."""
         if not self.is_known:
             raise UnsupportedStore(
                 f"view {self.name!r} is of a kind {self.kind!r} that this version does not know",
@@ -102,7 +102,7 @@ class View:
             )
 
     def is_made_as(self, other: View) -> bool:
-        """Whether another view was made in the same way, over whatever rows."""
+        """Return whether another view was made in the same way, over whatever rows."""
         return all(getattr(self, key) == getattr(other, key) for key in ("kind", "rule", "options", "description"))
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ Views = Mapping[str, View]
 
 
 def check_view_name(name: str) -> str:
-    """The name, if a view can have it. Raises OptionError."""
+    """Return the name, if a view can have it. Raises OptionError."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise OptionError(
             "a view cannot have this name",
@@ -141,14 +141,14 @@ def check_view_name(name: str) -> str:
 
 
 def document_of(views: Views) -> dict[str, Any] | None:
-    """The document that a root names for these views; None for none. Raises OptionError for too many."""
+    """Return the document that a root names for these views; None for none. Raises OptionError for too many."""
     if len(views) > MAX_VIEWS:
         raise OptionError("too many views for one store", expected=f"at most {MAX_VIEWS}", found=len(views))
     return {"views": {name: each.to_json() for name, each in views.items()}} if views else None
 
 
 def views_of(data: bytes | None, digest: str, rows: int) -> dict[str, View]:
-    """The views in the bytes of the document that a root of so many rows names; by name, in order.
+    """Return the views in the bytes of the document that a root of so many rows names; by name, in order.
 
     data: None where there is no such object. Raises StoreDamaged, which says what is left and what to do.
     """
@@ -176,24 +176,24 @@ def views_of(data: bytes | None, digest: str, rows: int) -> dict[str, View]:
 
 
 def rows_in(runs: Runs) -> int:
-    """How many rows lie in these stretches."""
+    """Return the number of rows in these runs."""
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
 def rows_in_each(spans: Runs, runs: Runs) -> Int64:
-    """How many rows of each of (n, 2) spans, which may touch, lie in these stretches, (n,)."""
+    """Return the number of rows of each of (n, 2) spans, which may touch, that lie in these runs: (n,)."""
     found, at = overlaps(spans, runs)
     return np.bincount(at, weights=found[:, 1] - found[:, 0], minlength=len(spans)).astype(np.int64)
 
 
 def runs_of(mask: npt.NDArray[np.bool_], start: int = 0) -> Runs:
-    """The stretches of a mask; its first entry is row `start`."""
+    """Return the runs of a mask; its first entry is row `start`."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).view(np.int8)))
     return edges.reshape(-1, 2).astype(np.int64) + start
 
 
 def mask_of(runs: Runs, rows: int) -> npt.NDArray[np.bool_]:
-    """The (rows,) mask of these stretches."""
+    """Return the (rows,) mask of these runs."""
     mask = np.zeros(rows, bool)
     for start, stop in runs.tolist():
         mask[start:stop] = True
@@ -201,13 +201,13 @@ def mask_of(runs: Runs, rows: int) -> npt.NDArray[np.bool_]:
 
 
 def united(several: Sequence[Runs]) -> Runs:
-    """Stretches none of which overlap, as ascending ones."""
+    """Return runs none of which overlap, as ascending ones."""
     runs = np.concatenate(several)
     return joined(runs[np.argsort(runs[:, 0], kind="stable")])
 
 
 def without(runs: Runs, taken: Runs) -> Runs:
-    """What of these stretches lies in none of the others."""
+    """Return what of these runs lies in none of the others."""
     if not len(runs):
         return runs
     edges = np.concatenate([[runs[0, 0]], taken.reshape(-1), [max(runs[-1, 1], taken[-1, 1] if len(taken) else 0)]])
@@ -216,7 +216,7 @@ def without(runs: Runs, taken: Runs) -> Runs:
 
 
 def joined(runs: Runs) -> Runs:
-    """Ascending stretches, those that touch made one, and empty ones left out."""
+    """Return ascending runs, those that touch made one, and empty ones left out."""
     some = runs[runs[:, 0] < runs[:, 1]]
     begins = np.ones(len(some), bool)
     begins[1:] = some[1:, 0] != some[:-1, 1]
@@ -224,7 +224,7 @@ def joined(runs: Runs) -> Runs:
 
 
 def overlaps(one: Runs, other: Runs) -> tuple[Runs, Int64]:
-    """The stretches of rows that are in both, (n, 2), and which of `one` each lies in, (n,). Those of `one` may touch."""
+    """Return the runs of rows that are in both, (n, 2), and which of `one` each lies in, (n,). Those of `one` may touch."""
     first = np.searchsorted(other[:, 1], one[:, 0], side="right")
     counts = np.maximum(np.searchsorted(other[:, 0], one[:, 1], side="left") - first, 0)
     at = np.repeat(np.arange(len(one)), counts)
@@ -234,12 +234,12 @@ def overlaps(one: Runs, other: Runs) -> tuple[Runs, Int64]:
 
 
 def run_lengths(runs: Runs) -> list[int]:
-    """Rows left out and rows kept, in turn, up to the last row kept."""
+    """Return the numbers of rows left out and rows kept, in turn, up to the last row kept."""
     return [int(each) for each in np.diff(runs.reshape(-1), prepend=0)]
 
 
 def from_run_lengths(lengths: Any, rows: int) -> Runs:
-    """The stretches of such a list, of a store with so many rows. Raises ValueError."""
+    """Return the runs that `run_lengths` made such a list of, in a store of so many rows. Raises ValueError."""
     if not isinstance(lengths, list) or len(lengths) % 2 or any(type(each) is not int for each in lengths):
         raise ValueError("run lengths are an even number of integers")
     made = np.array(lengths, np.int64)

@@ -1,4 +1,7 @@
-"""Making the next root of a store, and committing it: whoever creates roots/<generation>.json first, exclusively, has committed."""
+"""Making the next root of a store, and committing it: whoever creates roots/<generation>.json first, exclusively, has committed.
+
+Imports `reader`, `storage` and `format`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
 
 
 def newest_root(place: Storage) -> Root:
-    """The newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
+    """Return the newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
     data = place.get(layout.ROOT_KEY)
     if data is None:
         raise no_store(place.url)
@@ -35,7 +38,7 @@ def newest_root(place: Storage) -> Root:
 
 
 def heal(place: Storage, committed: Root) -> Root:
-    """Bring zarr.json up to the newest root, from one that is known to be committed; that newest root."""
+    """Bring zarr.json up to the newest root, from one that is known to be committed; return that newest root."""
     while True:
         committed = _newest_from(place, committed)
         if _generation_of(place) != committed.generation:
@@ -46,9 +49,9 @@ def heal(place: Storage, committed: Root) -> Root:
 
 
 def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
-    """Commit what `make` makes of the newest root; where another writer was first, make it again of that one's.
+    """Commit what `make` makes of the newest root; where another writer was first, make it again of that one's root.
 
-    make: None says that the newest root holds it already: a commit whose reply was lost was ours.
+    make: gives None where the newest root holds it already: a commit whose reply was lost was ours.
     """
     for _ in range(MAX_TRIES):
         newest = newest_root(place)
@@ -63,7 +66,7 @@ def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
 
 
 def _create(place: Storage, new: NewRoot) -> bool:
-    """Put the documents of a root, then the root, if there is none of its generation; whether it was put."""
+    """Put the documents of a root, then the root, if there is none of its generation; return whether it was put."""
     documents = dict.fromkeys(group_keys(new.root), GROUP_BYTES) | new.documents
     with place.proposing():
         for key, data in documents.items():
@@ -80,7 +83,7 @@ def _create(place: Storage, new: NewRoot) -> bool:
 
 
 def sweep_documents(place: Storage) -> list[str]:
-    """Remove the small documents of roots that came second, or were never created; the keys that were.
+    """Remove the small documents of roots that came second, or were never created; return their keys.
 
     A document is surely unused if no root names it, every root there ever was can be read, and nobody is about to create another
     one. Where one of these cannot be known, nothing is removed.
@@ -113,7 +116,7 @@ def _generations(place: Storage) -> list[int]:
 
 
 def group_keys(root: Root) -> list[str]:
-    """The zarr.json of every group between a root and its parts, without which the hierarchy cannot be walked."""
+    """Return the keys of the zarr.json of every group between a root and its parts, without which the hierarchy cannot be walked."""
     found: dict[str, None] = {}
     for entry in root.parts:
         segments = entry.path.split("/")[:-1]
@@ -140,7 +143,7 @@ def check_columns(place: Storage, entry: PartEntry, prefixes: tuple[str, ...] = 
 
 
 def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
-    """Parts as the reader sees them, below a path or URL; they need not be of any root."""
+    """Open parts as the reader has them, below a path or URL; they need not be of any root."""
     fetcher = locate(url, None, None).open()
     parts, row, episode = [], 0, 0
     for number, entry in enumerate(entries):
@@ -159,7 +162,7 @@ def root_over(
     skipped: dict[str, Any] | None,
     views: dict[str, Any] | None = None,
 ) -> NewRoot:
-    """The root over these parts in this order, after `before`. skipped, views: its documents. Raises OptionError where the parts
+    """Return the root over these parts in this order, after `before`. skipped, views: its documents. Raises OptionError where the parts
     do not fit together."""
     documents_of = [(part.path, part.document) for part in parts]
     check_names(documents_of)
@@ -175,7 +178,7 @@ def root_over(
 
 
 def combined_fields(documents: Named) -> dict[str, RootField]:
-    """The fields of a store of these parts. Cameras must agree in shape and dtype, fixed fields in dtype and shape; a field
+    """Return the fields of a store of these parts. Cameras must agree in shape and dtype, fixed fields in dtype and shape; a field
     of one axis may differ in width between parts, and is ragged then. Raises OptionError."""
     first = documents[0][1]
     fields: dict[str, RootField] = {}
@@ -202,7 +205,7 @@ def combined_fields(documents: Named) -> dict[str, RootField]:
 
 
 def check_names(documents: Named) -> None:
-    """A file of a suite occurs once in a store, and one name means one task. Raises OptionError."""
+    """Raise OptionError unless a file of a suite occurs once in a store, and one name means one task."""
     files: dict[tuple[str, str], int] = {}
     tasks: dict[tuple[str, str], tuple[str, str | None]] = {}
     for number, (_, document) in enumerate(documents):
@@ -226,14 +229,14 @@ def check_names(documents: Named) -> None:
 
 
 def conventions_of(documents: Named) -> Iterator[tuple[str, str, str]]:
-    """Name, orientation and observation of every source, as `check_alike` takes them."""
+    """Yield name, orientation and observation of every source, as `check_alike` takes them."""
     for name, document in documents:
         for source in document.sources:
             yield f"{source.suite}/{source.file} in {name}", source.orientation, source.observation
 
 
 def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What all of these left out and noticed."""
+    """Return what all of these documents say was left out and noticed."""
     given = [each for each in documents if each is not None]
     if not given:
         return None
@@ -241,7 +244,7 @@ def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] |
 
 
 def read_document(place: Storage, digest: str | None) -> dict[str, Any] | None:
-    """A small document that a root names. Raises StoreDamaged."""
+    """Return a small document that a root names, None for none. Raises StoreDamaged."""
     if digest is None:
         return None
     value: dict[str, Any] = canonical.loads(document_bytes(place, digest), layout.meta_key(digest))
@@ -249,7 +252,7 @@ def read_document(place: Storage, digest: str | None) -> dict[str, Any] | None:
 
 
 def document_bytes(place: Storage, digest: str) -> bytes:
-    """The same, as it is stored."""
+    """Return the bytes of a small document that a root names. Raises StoreDamaged."""
     key = layout.meta_key(digest)
     data = place.get(key)
     if data is None or canonical.sha256_hex(data) != digest:
@@ -258,7 +261,7 @@ def document_bytes(place: Storage, digest: str) -> bytes:
 
 
 def has_part(root: Root, entry: PartEntry) -> bool:
-    """Whether a root names exactly this part: id and listing."""
+    """Return whether a root names exactly this part: id and listing."""
     return any((each.path, each.listing) == (entry.path, entry.listing) for each in root.parts)
 
 

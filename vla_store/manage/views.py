@@ -1,7 +1,7 @@
 """Adding and removing views: a new root with another small document, by exclusive creation; no array is touched.
 
 A view by a known rule is computed again for what a store grows by, in the commit that adds it. A predicate cannot be: it covers
-the steps that were there when it was made, and says so.
+the steps that were there when it was made, and says so. Imports `view_steps`, `reader`, `storage` and `manage.roots`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,29 @@ class ViewsReport:
 def add_view(
     store: str | os.PathLike[str], name: str, rule: Rule, *, kind: str | None = None, allow_empty: bool = False
 ) -> View:
-    """Record a view of all that a store holds now. rule: from `vla_store.view_rules`. kind: "anchors" or "steps".
+    """Record a view of all that a store holds now. To add the same view again is no error.
 
-    allow_empty: also where nothing is left of a task. The same view again is no error.
-    Raises OptionError, UnknownName, StoreDamaged; storage must be able to create an object exclusively.
+    Parameters
+    ----------
+    store
+        A path, or a URL that can be written and can create an object exclusively.
+    name
+        1 to 64 of A-Z a-z 0-9 _ - and dots, no dot in front.
+    rule
+        One of `vla_store.view_rules`.
+    kind
+        "anchors" (which steps may be sampled) or "steps" (which steps exist); default the rule's usual one.
+    allow_empty
+        Add the view also where nothing is left of a task.
+
+    Returns
+    -------
+    View
+        The view as it was recorded.
+
+    Raises
+    ------
+    OptionError, UnknownName, StoreDamaged
     """
     return add_views(store, [NewView(name, rule, kind)], allow_empty=allow_empty).views[0]
 
@@ -272,7 +291,7 @@ def _with_rows(view: View, parts: Sequence[WholePart], covered: Runs, kept: Runs
 
 
 def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Iterator[str]:
-    """What a user should know of a new view. Raises OptionError where it keeps nothing, or nothing of a task."""
+    """Yield what a user should know of a new view. Raises OptionError where it keeps nothing, or nothing of a task."""
     empty = [each for each in view.counts if not each.kept_steps]
     if not view.steps:
         raise OptionError(

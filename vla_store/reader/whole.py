@@ -43,16 +43,16 @@ class WholePart:
         return np.stack([self.column("start"), self.column("start") + self.column("length")], axis=1)
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
-        """A column of the episode table, (episodes,)."""
+        """Return a column of the episode table, (episodes,)."""
         column: npt.NDArray[np.int64] = self.table[:, self.document.columns.index(name)]
         return column
 
     def values(self, field: Field) -> Array:
-        """The rows of a numeric field, read-only; of a ragged one, its flat array."""
+        """Return the rows of a numeric field, read-only; of a ragged one, its flat array."""
         return self._values.setdefault(field.name, self._read(field))
 
     def by_episode(self, field: Field) -> list[Array]:
-        """The rows of a numeric field in every episode, (length, *shape) each. Raises StoreDamaged."""
+        """Return the rows of a numeric field in every episode, (length, *shape) each. Raises StoreDamaged."""
         values = self.values(field)
         if not field.is_ragged:
             return [values[start:stop] for start, stop in self.spans.tolist()]
@@ -63,19 +63,19 @@ class WholePart:
         ]
 
     def picture_blocks(self, field: Field) -> list[range]:
-        """The rows of the part, in blocks of as many pictures of a camera as may be in memory at one time."""
+        """Return the rows of the part, in blocks of as many pictures of a camera as may be in memory at one time."""
         most = max(1, min(MAX_PICTURES, PICTURES_NBYTES // field.step_nbytes))
         return [range(start, min(start + most, self.part.rows)) for start in range(0, self.part.rows, most)]
 
     def pictures(self, field: Field, rows: Sequence[int]) -> Array:
-        """Pictures of a camera as they are stored, (n, *shape). Raises StoreDamaged."""
+        """Return pictures of a camera as they are stored, (n, *shape). Raises StoreDamaged."""
         out = np.empty((len(rows), *field.fixed_shape), np.dtype(field.dtype).newbyteorder("<"))
         episodes = np.searchsorted(self.spans[:, 1], rows, side="right").tolist()
         self.part.frames(field).fill(list(rows), episodes, [0] * len(rows), out)
         return out
 
     def nonfinite(self, field: Field) -> Array:
-        """How many numbers of a field are NaN, and infinite, in every row: (rows, 2). Raises StoreDamaged."""
+        """Count the numbers of a field that are NaN, and infinite, in every row: (rows, 2). Raises StoreDamaged."""
         found = self.counts.get(field.name)
         if found is None and field.is_camera and field.is_floating:
             found = np.concatenate([counted(self.pictures(field, rows)) for rows in self.picture_blocks(field)])
@@ -86,7 +86,7 @@ class WholePart:
         return self.counts.setdefault(field.name, found)
 
     def numbers(self) -> PartNumbers:
-        """Its numeric fields, for statistics: nothing that is read for these is kept."""
+        """Return its numeric fields, for statistics: nothing that is read for these is kept."""
         episodes = list(zip(self.column("source").tolist(), self.column("length").tolist()))
         return PartNumbers(self.document, episodes, lambda field: [self._read(field)])
 
