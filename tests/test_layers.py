@@ -87,7 +87,23 @@ ONLY_IN = {
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},
+    "fsspec": {"storage"},
 }
+
+# What opens a file, or names one. These folders reach a store's files through storage alone.
+OPENERS = {
+    "open",
+    "fdopen",
+    "read_bytes",
+    "write_bytes",
+    "read_text",
+    "write_text",
+    "memmap",
+    "fromfile",
+    "tofile",
+    "replace",
+}
+BY_STORAGE_ALONE = {"format", "reader", "audit", "manage", "builder", "loader"}
 
 
 def layer_of(path: Path) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from vla_store.errors import machine_error
 from vla_store.reader import Store
+from vla_store.storage import LocalStorage
 
 
 def name_of(store: Store) -> str:
@@ -16,12 +15,8 @@ def name_of(store: Store) -> str:
 
 
 def write_file(made: Path, data: bytes) -> None:
-    """Puts `data` at a path that `output_path` gave, in the place of what is there. Raises MachineError."""
-    unfinished = made.with_name(f".{made.name}.{os.getpid()}.unfinished")
+    """Write `data` to a path that `output_path` gave, in the place of what is there. Raises MachineError."""
     try:
-        unfinished.write_bytes(data)
-        unfinished.replace(made)
+        LocalStorage(made.parent).write(made.name, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise machine_error(error, "writing", made) from None

@@ -9,7 +9,7 @@ import shlex
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.schema import MAX_ROOT_BYTES, Root
-from vla_store.storage import Location, ObjectMissing, Storage, is_url, read_document
+from vla_store.storage import LocalStorage, Location, ObjectMissing, Storage, is_url, read_document
 
 _FOLDER = "give the folder that `vla-store build` wrote"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -86,8 +86,7 @@ def no_store(place: str) -> VlaStoreError:
     if is_url(place):
         return StoreNotFound("no store at this URL", store=place, hint="check the URL: it must hold zarr.json")
     if os.path.isfile(place):
-        with open(place, "rb") as file:
-            magic = file.read(len(_HDF5_MAGIC))
+        magic = LocalStorage(os.path.dirname(place), mapped=False).head(os.path.basename(place), len(_HDF5_MAGIC))
         found, hint = "a file", "a store is a folder: " + _FOLDER
         if magic == _HDF5_MAGIC:
             found, hint = "an HDF5 file", f"build a store of it first: vla-store build {shlex.quote(place)} STORE"

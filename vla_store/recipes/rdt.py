@@ -37,7 +37,7 @@ from vla_store.recipes.rdt_mapping import (
 from vla_store.recipes.rdt_statistics import dataset_statistics, deviation_of, moments
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
 from vla_store.storage import keep as keep_at_most
-from vla_store.storage import local_path
+from vla_store.storage import LocalStorage, local_path
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -327,9 +327,7 @@ class RdtDataset(RecipeDataset):
             if not isinstance(known, dict):
                 raise OptionError("this is no JSON object of datasets", file=file)
         known[self._name] = entry = self.dataset_stat()
-        unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
-        unfinished.write_text(json.dumps(known, indent=4), encoding="utf-8")
-        os.replace(unfinished, file)
+        LocalStorage(file.parent).write(file.name, json.dumps(known, indent=4).encode())
         return entry
 
     def __getstate__(self) -> dict[str, Any]:

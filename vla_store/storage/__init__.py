@@ -5,7 +5,7 @@ Everything else reads and writes stores by this folder, and by nothing else. It 
 
 from __future__ import annotations
 
-from vla_store.storage.base import ObjectMissing, Range, Storage, not_exclusive, read_document
+from vla_store.storage.base import ObjectMissing, Range, Storage, cut, read_document
 from vla_store.storage.blocks import Blocks
 from vla_store.storage.bounded import keep
 from vla_store.storage.local import TEMPORARY, LocalStorage, sync_folder
@@ -24,12 +24,12 @@ __all__ = [
     "Range",
     "Storage",
     "check_length",
+    "cut",
     "is_url",
     "keep",
     "local_path",
     "locate",
     "locked",
-    "not_exclusive",
     "open_storage",
     "output_path",
     "place_of",
