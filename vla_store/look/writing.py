@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vla_store.errors import machine_error
+from vla_store.errors import machine_errors
 from vla_store.reader import Store
 from vla_store.storage import LocalStorage
 
@@ -16,7 +16,5 @@ def name_of(store: Store) -> str:
 
 def write_file(made: Path, data: bytes) -> None:
     """Write `data` to a path that `output_path` gave, in the place of what is there. Raises MachineError."""
-    try:
+    with machine_errors("writing", made):
         LocalStorage(made.parent).write(made.name, data)
-    except OSError as error:
-        raise machine_error(error, "writing", made) from None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vla_store.errors import DestinationExists, StoreDamaged, VlaStoreError, machine_error
+from vla_store.errors import DestinationExists, StoreDamaged, machine_errors
 from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
@@ -35,7 +35,7 @@ def copy_store(
     on other storage zarr.json comes last. Raises DestinationExists, StoreDamaged (nothing damaged is ever made visible).
     """
     origin, place = open_storage(source), open_storage(target)
-    try:
+    with machine_errors(f"copying to {place.url}"):
         root = roots.newest_root(origin)
         present = place.get(layout.ROOT_KEY)
         if present is not None:
@@ -51,10 +51,6 @@ def copy_store(
             growing.settle()
             growing.write(layout.ROOT_KEY, root.to_bytes())
             partial.finish(growing, place, [layout.ROOT_KEY, *documents, *partial.keys_of(growing, root)])
-    except VlaStoreError:
-        raise
-    except (OSError, MemoryError) as error:
-        raise machine_error(error, f"copying to {place.url}") from error
     return CopyReport(root, place.url, sent, notes)
 
 

@@ -36,8 +36,8 @@ from vla_store.recipes.rdt_mapping import (
 )
 from vla_store.recipes.rdt_statistics import dataset_statistics, deviation_of, moments
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
-from vla_store.storage import keep as keep_at_most
 from vla_store.storage import LocalStorage, local_path
+from vla_store.storage import keep as keep_at_most
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -117,7 +117,7 @@ class Storage:
         """
         data = self.get(key)
         if data is None:
-            raise ObjectMissing("an object of the store is missing", object=key, store=self.url)
+            raise missing(key, self.url)
         if self.create(key, data):
             raise not_exclusive(self.url, "it replaces an object that it was told only to create")
 
@@ -156,6 +156,11 @@ def cut(view: memoryview, key: str, start: int, stop: int) -> memoryview:
     if stop > len(view):
         raise too_short(key, stop, len(view))
     return view[start:stop]
+
+
+def missing(key: str, store: str) -> ObjectMissing:
+    """Return the error for an object that is not there."""
+    return ObjectMissing("an object of the store is missing", object=key, store=store)
 
 
 def too_short(key: str, expected: int, found: int) -> StoreDamaged:

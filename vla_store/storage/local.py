@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from vla_store.errors import VlaStoreError, machine_error, warn
-from vla_store.storage.base import MAX_INDICES, ObjectMissing, Range, Storage, cut, not_exclusive, too_short
+from vla_store.errors import machine_errors, warn
+from vla_store.storage.base import MAX_INDICES, ObjectMissing, Range, Storage, cut, missing, not_exclusive, too_short
 from vla_store.storage.bounded import keep
 from vla_store.storage.files import OpenFile, map_file
 from vla_store.storage.locks import try_lock
@@ -243,14 +243,11 @@ class LocalStorage(Storage):
     @contextlib.contextmanager
     def _naming(self, key: str) -> Iterator[None]:
         """Turn the system's errors into ours, with the object's name."""
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError):
-            raise ObjectMissing("an object of the store is missing", object=key, store=self.url) from None
-        except VlaStoreError:
-            raise
-        except OSError as error:
-            raise machine_error(error, "reading the store", self._path(key)) from error
+        with machine_errors("reading the store", self._path(key)):
+            try:
+                yield
+            except (FileNotFoundError, NotADirectoryError):
+                raise missing(key, self.url) from None
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:

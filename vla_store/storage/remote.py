@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound, VlaStoreError
-from vla_store.storage.base import ObjectMissing, Range, Storage, not_exclusive, too_short
+from vla_store.storage.base import ObjectMissing, Range, Storage, missing, not_exclusive, too_short
 from vla_store.storage.paths import is_url
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
@@ -172,7 +172,7 @@ class FsspecStorage(Storage):
         if isinstance(error, FileNotFoundError):
             # fsspec's http calls every failure to learn a size a missing file; what it was is the cause.
             if "http" not in _protocols(self._fs) or cause is None or _status(cause) in _GONE:
-                return ObjectMissing("an object of the store is missing", object=key, store=self.url)
+                return missing(key, self.url)
             error = cause
         if isinstance(error, PermissionError) or _status(error) in _REFUSED:
             return MachineError(
