@@ -25,7 +25,7 @@ from store_tools import COMMAND, assert_one_screen, differences, digests, enviro
 
 from vla_store import DestinationExists, MachineError, SourceError, StoreUnfinished, cli, open_store
 from vla_store.builder import build_store
-from vla_store.builder.executors import run_tasks
+from vla_store.builder.executors import run_units
 from vla_store.format import predictions
 
 LIMIT_S = 120
@@ -581,5 +581,5 @@ def test_the_order_and_the_kind_of_what_is_given_do_not_enter(
 def test_no_tasks_are_no_work() -> None:
     done: list[object] = []
     for executor in ("threads", "processes"):
-        run_tasks([], done.append, executor=executor, workers=2)
+        run_units([], done.append, executor=executor, workers=2)
     assert done == []

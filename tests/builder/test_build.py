@@ -15,7 +15,7 @@ from own_sources import FIELDS, Own
 
 from vla_store import OptionError, SourceError, open_store
 from vla_store.audit import verify_store
-from vla_store.builder import FieldSpec, build_store, tasks
+from vla_store.builder import FieldSpec, build_store, units
 
 LARGEST_SHARE = {"raw": 1.01, "fast": 0.37, "small": 0.25}
 
@@ -169,9 +169,9 @@ def test_a_source_that_changes_while_it_is_read_makes_no_store(
     """Some rows were of the old file, others of the new one; every digest would be of what was read."""
     source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
     path = sorted(source.glob("*/*.hdf5"))[0]
-    real = tasks.FrameShard.run
+    real = units.FrameShard.run
 
-    def run(self: tasks.FrameShard, *arguments: Any) -> tasks.Receipt:
+    def run(self: units.FrameShard, *arguments: Any) -> units.Receipt:
         receipt = real(self, *arguments)
         if not path.with_suffix(".old").exists():
             shutil.copy(path, path.with_suffix(".new"))
@@ -181,7 +181,7 @@ def test_a_source_that_changes_while_it_is_read_makes_no_store(
             path.with_suffix(".new").rename(path)
         return receipt
 
-    monkeypatch.setattr(tasks.FrameShard, "run", run)
+    monkeypatch.setattr(units.FrameShard, "run", run)
     with pytest.raises(SourceError, match="a source changed while it was being read") as caught:
         build_store([source], tmp_path / "x.vla", workers=1)
     assert caught.value.places["file"] == str(path)

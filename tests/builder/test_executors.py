@@ -11,14 +11,14 @@ import pytest
 from own_sources import OddError
 
 from vla_store.builder import executors
-from vla_store.builder.executors import default_workers, run_tasks
-from vla_store.builder.tasks import Receipt
+from vla_store.builder.executors import default_workers, run_units
+from vla_store.builder.units import Receipt
 from vla_store.errors import OptionError, SourceError
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task as `run_tasks` knows it. does: "give", "raise", "refuse"."""
+    """A task as `run_units` knows it. does: "give", "raise", "refuse"."""
 
     name: str
     does: str = "give"
@@ -43,11 +43,11 @@ def test_every_receipt_arrives_once_and_in_the_calling_thread(executor: str) -> 
     threads = set()
 
     def note(receipt: Receipt) -> None:
-        seen.append(receipt.task)
+        seen.append(receipt.unit)
         threads.add(threading.current_thread())
 
     names = [f"job{number}" for number in range(12)]
-    run_tasks([Job(name) for name in names], note, executor=executor, workers=3)  # type: ignore[misc]
+    run_units([Job(name) for name in names], note, executor=executor, workers=3)  # type: ignore[misc]
     assert sorted(seen) == sorted(names)
     assert threads == {threading.current_thread()}
 
@@ -56,7 +56,7 @@ def test_every_receipt_arrives_once_and_in_the_calling_thread(executor: str) -> 
 def test_the_first_error_stops_what_has_not_begun(tmp_path: Path, executor: str) -> None:
     jobs = [Job(f"job{number:02}", "refuse", str(tmp_path)) for number in range(40)]
     with pytest.raises(SourceError) as caught:
-        run_tasks(jobs, lambda receipt: None, executor=executor, workers=2)  # type: ignore[arg-type]
+        run_units(jobs, lambda receipt: None, executor=executor, workers=2)  # type: ignore[arg-type]
     assert caught.value.places["demo"].startswith("job")
     assert caught.value.hint == "mend it"
     assert 1 <= len(list(tmp_path.iterdir())) < 10
@@ -64,10 +64,10 @@ def test_the_first_error_stops_what_has_not_begun(tmp_path: Path, executor: str)
 
 def test_an_error_that_does_not_pickle_keeps_its_words_and_its_place() -> None:
     with pytest.raises(RuntimeError, match="job a is odd") as caught:
-        run_tasks([Job("a", "raise")], lambda receipt: None, executor="processes", workers=1)  # type: ignore[list-item]
+        run_units([Job("a", "raise")], lambda receipt: None, executor="processes", workers=1)  # type: ignore[list-item]
     assert "test_executors.py" in "".join(traceback.format_exception(caught.value))
     with pytest.raises(OddError, match="job a is odd"):
-        run_tasks([Job("a", "raise")], lambda receipt: None, executor="threads", workers=1)  # type: ignore[list-item]
+        run_units([Job("a", "raise")], lambda receipt: None, executor="threads", workers=1)  # type: ignore[list-item]
 
 
 @BOTH
@@ -76,12 +76,12 @@ def test_an_error_of_the_caller_ends_the_run(executor: str) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        run_tasks([Job("a"), Job("b")], full, executor=executor, workers=1)  # type: ignore[list-item]
+        run_units([Job("a"), Job("b")], full, executor=executor, workers=1)  # type: ignore[list-item]
 
 
 def test_an_executor_that_does_not_exist_is_refused() -> None:
     with pytest.raises(OptionError, match="executor cannot be 'gpu'"):
-        run_tasks([Job("a")], lambda receipt: None, executor="gpu")  # type: ignore[list-item]
+        run_units([Job("a")], lambda receipt: None, executor="gpu")  # type: ignore[list-item]
 
 
 def test_there_are_as_many_workers_as_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

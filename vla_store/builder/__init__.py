@@ -4,7 +4,8 @@ from vla_store.builder import build_store
 build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")
 """
 
-from vla_store.builder.build import BuildReport, CameraReport, Progress, build_store
+from vla_store.builder.build import BuildReport, CameraReport, build_store
+from vla_store.builder.options import Progress
 from vla_store.format.attributes import encode_value
 from vla_store.sources.protocol import (
     EpisodeInfo,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vla_store.builder.tasks import Receipt, Task
+from vla_store.builder.units import Receipt, WorkUnit
 from vla_store.errors import MachineError
 
 ANSWER_S = 20
@@ -33,9 +33,9 @@ def require_dask() -> None:
 
 
 def run_on_cluster(
-    run: Callable[[bytes], Receipt], tasks: Sequence[Task], on_receipt: Callable[[Receipt], None], address: str
+    run: Callable[[bytes], Receipt], units: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None], address: str
 ) -> None:
-    """Call `run` with each pickled task on the workers of the scheduler at `address`, until all are done or one fails."""
+    """Call `run` with each pickled unit on the workers of the scheduler at `address`, until all are done or one fails."""
     require_dask()
     from distributed import CancelledError, Client, KilledWorker
     from distributed.comm import CommClosedError
@@ -57,8 +57,8 @@ def run_on_cluster(
                 "the scheduler has no workers", scheduler=address, hint=f"start some: dask worker {address}"
             ) from None
         futures = [
-            client.submit(run, pickle.dumps(task), key=f"vla-store-{secrets.token_hex(4)}-{task.name}", pure=False)
-            for task in tasks
+            client.submit(run, pickle.dumps(unit), key=f"vla-store-{secrets.token_hex(4)}-{unit.name}", pure=False)
+            for unit in units
         ]
         try:
             ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -74,9 +74,9 @@ def run_on_cluster(
                 try:
                     receipt = future.result(timeout=WATCH_S)
                 except TimeoutError:
-                    if future.status == "error":  # the task's own
+                    if future.status == "error":  # the unit's own
                         raise
-                    # The worker that had the receipt is gone, and the task is to be done again.
+                    # The worker that had the receipt is gone, and the unit is to be done again.
                     future.add_done_callback(ended.put)
                     watch.look()
                     continue
@@ -98,7 +98,7 @@ def run_on_cluster(
 
 
 class _Watch:
-    """Notices that a cluster has no worker left: its tasks would be waited for without end."""
+    """Notices that a cluster has no worker left: its units would be waited for without end."""
 
     def __init__(self, client: Any, address: str) -> None:
         self._client, self._address = client, address

@@ -12,7 +12,7 @@ import numpy as np
 from vla_store.builder.plan import Plan
 from vla_store.builder.scan import Scan
 from vla_store.builder.shards import write_array, write_object
-from vla_store.builder.tasks import Receipt
+from vla_store.builder.units import Receipt
 from vla_store.errors import MachineError
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.digests import DIGEST_NBYTES
@@ -75,7 +75,7 @@ def nonfinite_of(receipts: Mapping[str, Receipt]) -> dict[str, tuple[Tally, ...]
     found: dict[str, list[Tally]] = {}
     for receipt in receipts.values():
         if receipt.nonfinite:  # a shard of a camera is called by its field, a dot and its number
-            found.setdefault(receipt.task.partition(".")[0], []).extend(receipt.nonfinite)
+            found.setdefault(receipt.unit.partition(".")[0], []).extend(receipt.nonfinite)
     return {name: together(found[name]) for name in sorted(found)}
 
 

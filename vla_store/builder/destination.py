@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_store.builder.journal import LOCK
+from vla_store.builder.journal import FINISHED, LOCK
 from vla_store.errors import DestinationExists, OptionError, machine_error
 from vla_store.format.layout import ROOT_KEY, partial_path, root_key
 from vla_store.storage import TEMPORARY, check_length, is_url, place_of, sync_folder
@@ -38,21 +38,9 @@ def destination_of(store: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
     """Raises unless a store may be built at `target`. Nothing is touched."""
-    for place, name in (
-        (target, "STORE"),
-        (partial, "STORE.partial"),
-        (_aside(target), "STORE.replaced"),
-    ):
-        check_length(place)
-        for source in sources:
-            real, taken = Path(os.path.realpath(source)), Path(os.path.realpath(place))
-            if taken == real or taken in real.parents:
-                raise DestinationExists(
-                    f"{name} is one of the sources, or holds one; nothing was touched",
-                    store=target,
-                    source=source,
-                    hint=FORGOTTEN if place == target else "choose another name for STORE",
-                )
+    _check_apart(target, "STORE", sources, FORGOTTEN)
+    _check_apart(partial, "STORE.partial", sources)
+    _check_apart(_aside(target), "STORE.replaced", sources)
     if target.exists():
         if not is_store(target):
             raise DestinationExists(
@@ -62,19 +50,39 @@ def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, o
             raise DestinationExists(
                 "STORE exists", store=target, hint="choose another name, or replace it with --overwrite"
             )
-    if partial.is_symlink() or (partial.exists() and not _is_unfinished(partial)):
-        raise DestinationExists(
-            "the place of the unfinished build is taken; nothing was touched",
-            path=partial,
-            hint="move it out of the way, or choose another name for STORE",
-        )
+    check_unfinished(partial, sources)
     if overwrite and _aside(target).exists() and not is_store(_aside(target)):
         raise DestinationExists(
             "the place for the store that is replaced is taken; nothing was touched",
             path=_aside(target),
             hint="move it out of the way",
         )
-    _check_writable(target)
+
+
+def check_unfinished(partial: Path, sources: Sequence[Path]) -> None:
+    """Raises unless a part may be encoded in the folder `partial`. Nothing is touched."""
+    _check_apart(partial, "the folder of the unfinished build", sources)
+    if partial.is_symlink() or (partial.exists() and not _is_unfinished(partial)):
+        raise DestinationExists(
+            "the place of the unfinished build is taken; nothing was touched",
+            path=partial,
+            hint="move it out of the way, or choose another name for STORE",
+        )
+    _check_writable(partial)
+
+
+def _check_apart(folder: Path, name: str, sources: Sequence[Path], hint: str = "choose another name for STORE") -> None:
+    check_length(folder)
+    taken = Path(os.path.realpath(folder))
+    for source in sources:
+        real = Path(os.path.realpath(source))
+        if taken == real or taken in real.parents:
+            raise DestinationExists(
+                f"{name} is one of the sources, or holds one; nothing was touched",
+                store=folder,
+                source=source,
+                hint=hint,
+            )
 
 
 def _aside(target: Path) -> Path:
@@ -83,7 +91,7 @@ def _aside(target: Path) -> Path:
 
 def _is_unfinished(partial: Path) -> bool:
     """Whether a folder holds nothing but what an unfinished build leaves."""
-    own = {LOCK, "meta", "parts", "roots", ROOT_KEY}
+    own = {LOCK, FINISHED, "meta", "parts", "roots", ROOT_KEY}
     return partial.is_dir() and all(name in own or name.endswith(TEMPORARY) for name in os.listdir(partial))
 
 

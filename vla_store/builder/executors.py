@@ -1,4 +1,4 @@
-"""Run the tasks of a build on threads, on processes, or on a cluster: the same bytes whoever runs them.
+"""Run the units of a build on threads, on processes, or on a cluster: the same bytes whoever runs them.
 
 Local builds use concurrent.futures; dask is imported by `cluster` alone.
 """
@@ -19,7 +19,7 @@ from multiprocessing import get_context
 
 from vla_store.builder.cluster import run_on_cluster
 from vla_store.builder.overlap import Threads
-from vla_store.builder.tasks import FrameShard, Receipt, Task
+from vla_store.builder.units import FrameShard, Receipt, WorkUnit
 from vla_store.errors import MachineError, OptionError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
@@ -45,28 +45,28 @@ def chosen_executor(executor: str, workers: int | None, source_nbytes: int) -> s
     return "processes" if wanted > 1 and source_nbytes >= wanted * PROCESSES_FROM_NBYTES else "threads"
 
 
-def run_tasks(
-    tasks: Sequence[Task],
+def run_units(
+    units: Sequence[WorkUnit],
     on_receipt: OnReceipt,
     *,
     executor: str = "threads",
     workers: int = 1,
     scheduler: str | None = None,
 ) -> None:
-    """Run all tasks, begun in their order; the first error stops the rest.
+    """Run all units, begun in their order; the first error stops the rest.
 
     Parameters
     ----------
-    tasks
+    units
         What to run.
     on_receipt
-        Called in this thread for each task that is done.
+        Called in this thread for each unit that is done.
     executor
         "threads" or "processes".
     workers
         How many run at once.
     scheduler
-        Address of a dask scheduler whose workers see source and destination; they run the tasks instead.
+        Address of a dask scheduler whose workers see source and destination; they run the units instead.
 
     Raises
     ------
@@ -76,47 +76,47 @@ def run_tasks(
         There is no such executor.
     """
     if scheduler is not None:
-        run_on_cluster(_run, tasks, on_receipt, scheduler)
+        run_on_cluster(_run, units, on_receipt, scheduler)
     elif executor == "threads":
-        _run_on_threads(tasks, on_receipt, workers)
+        _run_on_threads(units, on_receipt, workers)
     elif executor == "processes":
-        _run_on_processes(tasks, on_receipt, workers)
+        _run_on_processes(units, on_receipt, workers)
     else:
         raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join(EXECUTORS))
 
 
-def _run_on_threads(tasks: Sequence[Task], on_receipt: OnReceipt, workers: int) -> None:
+def _run_on_threads(units: Sequence[WorkUnit], on_receipt: OnReceipt, workers: int) -> None:
     encoders = Threads(workers)
     slots = workers + 1  # while one waits for the disk, the others keep the encoders busy
 
-    def run(task: Task) -> Receipt:
-        if isinstance(task, FrameShard):
-            return task.run(encoders.in_order)
+    def run(unit: WorkUnit) -> Receipt:
+        if isinstance(unit, FrameShard):
+            return unit.run(encoders.in_order)
         with encoders.core():
-            return task.run()
+            return unit.run()
 
     pool = ThreadPoolExecutor(slots, thread_name_prefix="vla-store-build")
     try:
-        _run_on_pool(pool, lambda task: pool.submit(run, task), tasks, on_receipt, slots)
+        _run_on_pool(pool, lambda unit: pool.submit(run, unit), units, on_receipt, slots)
     finally:
         encoders.close()
 
 
-def _run_on_processes(tasks: Sequence[Task], on_receipt: OnReceipt, workers: int) -> None:
+def _run_on_processes(units: Sequence[WorkUnit], on_receipt: OnReceipt, workers: int) -> None:
     # Fresh interpreters: h5py and the parent's threads do not survive a fork.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
 
-    def submit(task: Task) -> Future[Receipt]:
+    def submit(unit: WorkUnit) -> Future[Receipt]:
         # Ctrl-C reaches the whole process group, and the parent decides what stops: a process that is started here never
         # hears it, because a child begins with its parent's mask.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return pool.submit(_run, pickle.dumps(task))
+            return pool.submit(_run, pickle.dumps(unit))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:
-        _run_on_pool(pool, submit, tasks, on_receipt, workers)
+        _run_on_pool(pool, submit, units, on_receipt, workers)
     except BrokenProcessPool as error:
         raise MachineError(
             "a worker process died",
@@ -130,30 +130,30 @@ def _run_on_processes(tasks: Sequence[Task], on_receipt: OnReceipt, workers: int
 
 def _run_on_pool(
     pool: Executor,
-    submit: Callable[[Task], Future[Receipt]],
-    tasks: Sequence[Task],
+    submit: Callable[[WorkUnit], Future[Receipt]],
+    units: Sequence[WorkUnit],
     on_receipt: OnReceipt,
     slots: int,
 ) -> None:
-    """Keep `slots` tasks running: one that has begun ends, so what waits in a pool could not be stopped by an error."""
-    left = iter(tasks)
+    """Keep `slots` units running: one that has begun ends, so what waits in a pool could not be stopped by an error."""
+    left = iter(units)
     try:
-        running = {submit(task) for task in itertools.islice(left, slots)}
+        running = {submit(unit) for unit in itertools.islice(left, slots)}
         while running:
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 receipt = future.result()
-                running.update(submit(task) for task in itertools.islice(left, 1))
+                running.update(submit(unit) for unit in itertools.islice(left, 1))
                 on_receipt(receipt)
     finally:
         # Tasks in hand finish: an object is whole or absent, and Ctrl-C stops within a shard's time.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(task: bytes) -> Receipt:
-    """Run a pickled task in a process of its own. What it raises can cross processes."""
+def _run(unit: bytes) -> Receipt:
+    """Run a pickled unit in a process of its own. What it raises can cross processes."""
     try:
-        made: Task = pickle.loads(task)
+        made: WorkUnit = pickle.loads(unit)
         return made.run()
     except Exception as error:
         try:
@@ -164,7 +164,7 @@ def _run(task: bytes) -> Receipt:
 
 
 def _end_with(parent: int) -> None:
-    """Let this process end when its parent is killed: it would wait for its next task for ever."""
+    """Let this process end when its parent is killed: it would wait for its next unit for ever."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""The journal of an unfinished build: what it builds from, and a receipt for every task that is done.
+"""The journal of an unfinished build: what it builds from, and a receipt for every unit that is done.
 
 parts/<id>.build/ beside the part: source.json, and one file a receipt. It goes before the store takes its name; the lock, which
 keeps a second build away, right after.
@@ -11,20 +11,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vla_store.builder.plan import Plan
 from vla_store.builder.shards import write_object
-from vla_store.builder.tasks import Receipt, Task
+from vla_store.builder.units import Receipt
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
+from vla_store.format.schema import PartEntry
 from vla_store.sources.protocol import EpisodeSource, describe
 from vla_store.storage import TEMPORARY, LocalStorage, locked
 
 LOCK = "build.lock"
 SOURCES = "source.json"
+FINISHED = "part.json"
 
 
 class Journal:
@@ -73,7 +75,7 @@ class Journal:
         return self._receipts()
 
     def record(self, receipt: Receipt) -> None:
-        """Note that a task's objects are whole, once they are seen here: a cluster's worker may have other disks."""
+        """Note that a unit's objects are whole, once they are seen here: a cluster's worker may have other disks."""
         for each in receipt.objects:
             if _size(self.part / each.key) != each.size:
                 raise MachineError(
@@ -82,9 +84,9 @@ class Journal:
                     expected=f"{each.size} bytes",
                     hint="all workers of a cluster must see the same file system, under the same path",
                 )
-        name = f"{receipt.task}.json"
-        if name.lower() == SOURCES:  # a field of this name; no other task has a dot and a word
-            name = f"{receipt.task}.receipt.json"
+        name = f"{receipt.unit}.json"
+        if name.lower() == SOURCES:  # a field of this name; no other unit has a dot and a word
+            name = f"{receipt.unit}.receipt.json"
         write_object(self._folder, name, canonical.dumps(receipt.to_json()))
 
     def remove(self) -> None:
@@ -97,8 +99,17 @@ class Journal:
             (store / LOCK).unlink()
         self._lock.close()
 
-    def missing(self, tasks: Sequence[Task], receipts: dict[str, Receipt]) -> list[Task]:
-        return [task for task in tasks if task.name not in receipts]
+    def finish(self, entry: PartEntry) -> None:
+        """Note that the part is whole, for whoever moves it from here."""
+        write_object(self.partial, FINISHED, canonical.dumps(entry.to_json()))
+
+    def finished(self) -> PartEntry | None:
+        """Return the part that was finished here, if it is of this plan."""
+        found = _read_json(self.partial / FINISHED)
+        with contextlib.suppress(LookupError, TypeError):
+            entry = PartEntry(found["path"], found["rows"], found["episodes"], found["listing"])
+            return entry if entry.path == layout.part_path(self._plan.part_id) else None
+        return None
 
     def _take_lock(self) -> None:
         try:
@@ -148,10 +159,10 @@ class Journal:
     def _receipts(self) -> dict[str, Receipt]:
         found = {}
         for path in self._folder.glob("*.json"):
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # unreadable: the task is done again
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # unreadable: the unit is done again
                 receipt = Receipt.from_json(json.loads(path.read_bytes()))
                 if all(_size(self.part / each.key) == each.size for each in receipt.objects):
-                    found[receipt.task] = receipt
+                    found[receipt.unit] = receipt
         return found
 
     def _sources(self, rehash: bool, talk: Callable[[str], None]) -> list[dict[str, Any]]:

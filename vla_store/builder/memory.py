@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vla_store.builder.executors import AUTO, chosen_executor, default_workers
 from vla_store.builder.overlap import BLOCKS_PER_WORKER
 from vla_store.builder.plan import Plan
-from vla_store.builder.tasks import BLOCK_NBYTES
+from vla_store.builder.units import BLOCK_NBYTES
 from vla_store.errors import OptionError
 from vla_store.format.predictions import BACKGROUND_FRAMES
 
@@ -23,7 +23,7 @@ DIGEST_NBYTES = 112  # of a frame: binary, base64, JSON
 EPISODE_NBYTES = 6 << 10
 BLOCK_COPIES = 6  # a block, its residuals and the temporaries of three predictions
 WAITING_COPIES = BLOCKS_PER_WORKER  # on threads: blocks that are encoded and wait for those before them
-SLOT_NBYTES = 2 << 20  # what is buffered of the file of the task that writes while others wait for the disk
+SLOT_NBYTES = 2 << 20  # what is buffered of the file of the unit that writes while others wait for the disk
 BACKGROUND_COPIES = 3 * BACKGROUND_FRAMES  # its frames, sorted, and the counts of the mode
 ATTRIBUTE_COPIES = 7
 # What allocator and HDF5 keep for themselves of all that went through a process: more at first, no more after a few gigabytes.

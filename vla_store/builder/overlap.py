@@ -1,8 +1,8 @@
-"""Working on several blocks of one task at once, on the threads of the whole build, and taking the results back in order.
+"""Working on several blocks of one unit at once, on the threads of the whole build, and taking the results back in order.
 
 A camera's shard takes seconds and is the format's unit, not the machine's: shared out whole, the last one would keep one core busy
 while the others wait. So its blocks are read and encoded by whichever thread is free, and hashed and written in order by the
-task itself, while other threads encode what comes next.
+unit itself, while other threads encode what comes next.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class InOrder(Protocol):
 
 
 def one_by_one(jobs: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-    """No other threads: what a task does that runs in a process of its own."""
+    """No other threads: what a unit does that runs in a process of its own."""
     for job in jobs:
         yield job()
 
@@ -37,7 +37,7 @@ class Threads:
     def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vla-store-encode")
         self._cores = threading.Semaphore(workers)
-        self._room = threading.Semaphore(BLOCKS_PER_WORKER * workers)  # bounds the memory, however many tasks there are
+        self._room = threading.Semaphore(BLOCKS_PER_WORKER * workers)  # bounds the memory, however many units there are
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -76,7 +76,7 @@ class Threads:
 
     @contextlib.contextmanager
     def core(self) -> Iterator[None]:
-        """For a task that is not shared out."""
+        """For a unit that is not shared out."""
         with self._cores:
             yield
 

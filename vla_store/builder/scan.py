@@ -1,4 +1,5 @@
-"""The first look into everything a build is given: in which order the sources stand, and whether they fit together.
+"""The first look into everything a build is given: in which order the sources stand, and whether they fit together. May import
+sources and format.
 
 Headers, attributes and `actions` are read, and no pictures, but for one case: where bad demonstrations are to be left out, all is
 read that may turn out to be bad (compressed, encoded). A plan is made of what is kept, so nothing of it may fail afterwards.
@@ -99,88 +100,104 @@ def scan_sources(
     skip_bad: bool = False,
     require_finite: bool = False,
     thorough: bool = True,
-    talk: Callable[[str], None] | None = None,
+    talk: Callable[[str], None] = lambda text: None,
 ) -> Scan:
-    """Scan all of them and check them against each other. Raises SourceError; with skip_bad leaves bad ones out.
+    """Scan all sources and check them against each other.
 
-    require_finite: refuse those with a number, in whatever field, that is NaN or infinite. thorough: with skip_bad, read also what
-    only reading can find to be bad.
+    Parameters
+    ----------
+    skip_bad
+        Leave out, and record, what is bad.
+    require_finite
+        Refuse episodes with a number, in whatever field, that is NaN or infinite.
+    thorough
+        With skip_bad, read also what only reading can find to be bad.
+    talk
+        Called with a line about each stage.
+
+    Raises
+    ------
+    SourceError
+        For what is bad; with skip_bad, where nothing is left.
     """
+    sieve = _Sieve(skip_bad)
     infos: list[tuple[EpisodeSource, SourceInfo]] = []
-    skipped: list[Skipped] = []
-    errors: list[SourceError] = []
-
-    def leave_out(source: EpisodeSource, error: SourceError) -> None:
-        if not skip_bad:
-            raise error
-        errors.append(error)
-        suite, file = getattr(source, "suite", ""), getattr(source, "file", type(source).__qualname__)
-        skipped.append(Skipped(suite, file, None, reason_of(error)))
-
     for number, source in enumerate(sources):
-        if talk:
-            talk(f"scanning source {number + 1} of {len(sources)}")
-        try:
-            with _blamed(source, skip_bad):
-                info = source.scan()
-                _check_info(source, info)
-        except SourceError as error:
-            leave_out(source, error)
-        else:
+        talk(f"scanning source {number + 1} of {len(sources)}")
+        with sieve.sifting(source):
+            info = source.scan()
+            _check_info(source, info)
             infos.append((source, info))
-            skipped += info.skipped
+            sieve.skipped += info.skipped
     infos.sort(key=lambda each: (each[1].suite.encode(), each[1].file.encode()))
     _check_names(infos)
+    reads = _Reads(thorough=skip_bad and thorough, require_finite=require_finite)
     examined: list[_Examined] = []
     for source, info in infos:
-        if talk and (require_finite or (skip_bad and thorough)):
+        if reads.thorough or reads.require_finite:
             talk(f"reading {info.suite}/{info.file} beforehand, to find what is bad")
+        with sieve.sifting(source):
+            examined += _examined(source, info, sieve, reads)
+    expected = _expected_fields(examined) if examined else None
+    scanned = [made for each in examined if expected for made in _identified(each, expected, sieve)]
+    if expected is None or not scanned:
+        raise sieve.errors[0]
+    sieve.skipped.sort(key=lambda each: (each.suite.encode(), each.file.encode()))
+    return Scan(tuple(scanned), _settle_ragged(scanned, expected.fields), tuple(sieve.skipped))
+
+
+class _Sieve:
+    """Leaves out what is bad, where that is wanted, and keeps the reasons."""
+
+    def __init__(self, skip_bad: bool) -> None:
+        self.skip_bad = skip_bad
+        self.skipped: list[Skipped] = []
+        self.errors: list[SourceError] = []
+
+    @contextlib.contextmanager
+    def sifting(
+        self, source: EpisodeSource, info: SourceInfo | None = None, number: int | None = None
+    ) -> Iterator[None]:
+        """Let errors of this context name the source, or one of its episodes; with skip_bad end it and note the error instead."""
         try:
-            sound, left_out, bad = _examine(
-                source, info, skip_bad, thorough=skip_bad and thorough, require_finite=require_finite
-            )
+            with self.blaming(source, number):
+                yield
         except SourceError as error:
-            leave_out(source, error)
-        else:
-            examined += [sound] if sound else []
-            skipped += left_out
-            errors += bad
-    scanned: list[ScannedSource] = []
-    if examined:
-        expected = _expected_fields(examined)
-        for each in examined:
-            made, left_out, bad = _identify(each, expected, skip_bad)
-            scanned += [made] if made else []
-            skipped += left_out
-            errors += bad
-    if not scanned:
-        raise errors[0]
-    skipped.sort(key=lambda each: (each.suite.encode(), each.file.encode()))
-    return Scan(tuple(scanned), _settle_ragged(scanned, expected.fields), tuple(skipped))
+            if not self.skip_bad:
+                raise
+            self.errors.append(error)
+            suite, file = getattr(source, "suite", ""), getattr(source, "file", type(source).__qualname__)
+            if info is not None:
+                suite, file = info.suite, info.file
+            demo = None if number is None else episode_name(number)
+            self.skipped.append(Skipped(suite, file, demo, reason_of(error)))
 
-
-@contextlib.contextmanager
-def _blamed(
-    source: EpisodeSource, skip_bad: bool, number: int | None = None, field: str | None = None
-) -> Iterator[None]:
-    """Errors name the source, the episode and the field. With skip_bad, whatever a source raises is its own fault, and so a
-    SourceError, but for what is the machine's or the caller's."""
-    where: dict[str, Any] = {
-        "file": name_of(source),
-        "demo": None if number is None else episode_name(number),
-        "field": field,
-    }
-    try:
-        yield
-    except SourceError as error:
-        error.at(**where)
-        raise
-    except (MachineError, UsageError, MemoryError):
-        raise
-    except Exception as error:
-        if not skip_bad or (isinstance(error, OSError) and is_machines(error)):
+    @contextlib.contextmanager
+    def blaming(self, source: EpisodeSource, number: int | None = None, field: str | None = None) -> Iterator[None]:
+        """Let errors of this context name the source, the episode and the field. With skip_bad, whatever a source raises is its
+        own fault, and so a SourceError, but for what is the machine's or the caller's."""
+        demo = None if number is None else episode_name(number)
+        where: dict[str, Any] = {"file": name_of(source), "demo": demo, "field": field}
+        try:
+            yield
+        except SourceError as error:
+            error.at(**where)
             raise
-        raise SourceError(f"reading a source raised {type(error).__name__}", **where, found=str(error)[:300]) from error
+        except (MachineError, UsageError, MemoryError):
+            raise
+        except Exception as error:
+            if not self.skip_bad or (isinstance(error, OSError) and is_machines(error)):
+                raise
+            what = f"reading a source raised {type(error).__name__}"
+            raise SourceError(what, **where, found=str(error)[:300]) from error
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """What is read beforehand. thorough: every field that is not plain. require_finite: every floating field, for its numbers."""
+
+    thorough: bool
+    require_finite: bool
 
 
 @dataclass(frozen=True)
@@ -364,71 +381,44 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
                 )
 
 
-def _sifted(
-    source: EpisodeSource, info: SourceInfo, check: Callable[[EpisodeInfo], EpisodeInfo], skip_bad: bool
-) -> tuple[list[EpisodeInfo], list[Skipped], list[SourceError]]:
-    """The episodes that pass a check, by number, as it returns them; with skip_bad what was left out, and why."""
+def _examined(source: EpisodeSource, info: SourceInfo, sieve: _Sieve, reads: _Reads) -> Iterator[_Examined]:
+    """Check every episode by itself; give the source with those that are sound, if there are any."""
+    own = _blob(source, None)
     kept: list[EpisodeInfo] = []
-    skipped: list[Skipped] = []
-    errors: list[SourceError] = []
-    for episode in sorted(info.episodes, key=lambda each: each.number):
-        try:
-            with _blamed(source, skip_bad, episode.number):
-                kept.append(check(episode))
-        except SourceError as error:
-            if not skip_bad:
-                raise
-            errors.append(error)
-            skipped.append(Skipped(info.suite, info.file, episode_name(episode.number), reason_of(error)))
-    return kept, skipped, errors
-
-
-def _examine(
-    source: EpisodeSource, info: SourceInfo, skip_bad: bool, *, thorough: bool, require_finite: bool
-) -> tuple[_Examined | None, list[Skipped], list[SourceError]]:
-    """Check every episode by itself. thorough, require_finite: as for `scan_sources`. None: no episode is sound."""
-    with _blamed(source, skip_bad):
-        own = _blob(source, None)
     attributes: dict[int, Blob] = {}
-
-    def check(episode: EpisodeInfo) -> EpisodeInfo:
-        if episode.number in attributes:
-            raise SourceError("two episodes of a source have the same number")
-        _check_itself(episode)
-        episode = replace(episode, fields=with_pictures(episode.fields))
-        blob = _blob(source, episode.number)
-        _check_content(source, episode, skip_bad, thorough=thorough, require_finite=require_finite)
-        attributes[episode.number] = blob
-        return episode
-
-    kept, skipped, errors = _sifted(source, info, check, skip_bad)
-    made = _Examined(source, replace(info, episodes=tuple(kept)), attributes, own) if kept else None
-    return made, skipped, errors
+    for episode in sorted(info.episodes, key=lambda each: each.number):
+        with sieve.sifting(source, info, episode.number):
+            if episode.number in attributes:
+                raise SourceError("two episodes of a source have the same number")
+            _check_itself(episode)
+            episode = replace(episode, fields=with_pictures(episode.fields))
+            blob = _blob(source, episode.number)
+            _check_content(source, episode, sieve, reads)
+            attributes[episode.number] = blob
+            kept.append(episode)
+    if kept:
+        yield _Examined(source, replace(info, episodes=tuple(kept)), attributes, own)
 
 
-def _identify(
-    examined: _Examined, expected: _Expected, skip_bad: bool
-) -> tuple[ScannedSource | None, list[Skipped], list[SourceError]]:
+def _identified(examined: _Examined, expected: _Expected, sieve: _Sieve) -> Iterator[ScannedSource]:
     """Check every episode against the others, and take digests of all actions, of the datasets' names, shapes and dtypes, and of
-    the attributes. None: no episode is as it should be."""
+    the attributes; give the source with the episodes that are as they should be, if there are any."""
     source, info, own = examined.source, examined.info, examined.own
     actions, layout = hashlib.sha256(), hashlib.sha256()
-
-    def check(episode: EpisodeInfo) -> EpisodeInfo:
-        _check_alike(episode, expected)
-        actions.update(_actions(source, episode))
-        shapes: Any = {name: [spec.dtype, [episode.steps, *spec.shape]] for name, spec in episode.fields.items()}
-        layout.update(canonical.dumps({"fields": shapes, "number": episode.number}))
-        layout.update(bytes.fromhex(examined.attributes[episode.number].sha256))
-        return episode
-
-    kept, skipped, errors = _sifted(source, info, check, skip_bad)
-    if not kept:
-        return None, skipped, errors
-    layout.update(bytes.fromhex(own.sha256))
-    blobs = tuple(examined.attributes[each.number] for each in kept)
-    info = replace(info, episodes=tuple(kept))
-    return ScannedSource(source, info, actions.hexdigest(), layout.hexdigest(), blobs, own), skipped, errors
+    kept: list[EpisodeInfo] = []
+    for episode in info.episodes:
+        with sieve.sifting(source, info, episode.number):
+            _check_alike(episode, expected)
+            actions.update(_actions(source, episode))
+            shapes: Any = {name: [spec.dtype, [episode.steps, *spec.shape]] for name, spec in episode.fields.items()}
+            layout.update(canonical.dumps({"fields": shapes, "number": episode.number}))
+            layout.update(bytes.fromhex(examined.attributes[episode.number].sha256))
+            kept.append(episode)
+    if kept:
+        layout.update(bytes.fromhex(own.sha256))
+        blobs = tuple(examined.attributes[each.number] for each in kept)
+        info = replace(info, episodes=tuple(kept))
+        yield ScannedSource(source, info, actions.hexdigest(), layout.hexdigest(), blobs, own)
 
 
 def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
@@ -440,25 +430,20 @@ def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
     return actions.tobytes()
 
 
-def _check_content(
-    source: EpisodeSource, episode: EpisodeInfo, skip_bad: bool, *, thorough: bool, require_finite: bool
-) -> None:
-    """Read what of an episode only reading can find to be bad, and keep nothing. Raises SourceError for the first that is.
-
-    thorough: every field that is not plain. require_finite: every floating field, for numbers that are not finite.
-    """
+def _check_content(source: EpisodeSource, episode: EpisodeInfo, sieve: _Sieve, reads: _Reads) -> None:
+    """Read what of an episode only reading can find to be bad, and keep nothing. Raises SourceError for the first that is."""
     is_plain = getattr(source, "is_plain", None)
     spans: list[tuple[str, FieldSpec, int, int]] = []
     for name, spec in sorted(episode.fields.items()):
-        is_doubtful = thorough and (is_plain is None or not is_plain(episode.number, name))
-        if is_doubtful or (require_finite and spec.dtype in FLOATING_DTYPES):
+        is_doubtful = reads.thorough and (is_plain is None or not is_plain(episode.number, name))
+        if is_doubtful or (reads.require_finite and spec.dtype in FLOATING_DTYPES):
             spans += [(name, spec, *stretch) for stretch in _stretches(spec, episode.steps)]
 
     def read(span: tuple[str, FieldSpec, int, int]) -> tuple[Tally, ...]:
         name, spec, start, stop = span
-        with _blamed(source, skip_bad, episode.number, name):
+        with sieve.blaming(source, episode.number, name):
             rows = read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
-        return tallied(episode.number, counted(rows), start) if require_finite else ()
+        return tallied(episode.number, counted(rows), start) if reads.require_finite else ()
 
     found: dict[str, list[Tally]] = {}
     with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:

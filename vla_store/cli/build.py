@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from vla_store import figures
 from vla_store.cli.build_options import (
+    add_checks,
     add_choice,
     add_conventions,
     add_executor,
-    add_rehash,
-    add_require_finite,
     add_source,
-    told_choice,
-    told_conventions,
-    told_executor,
+    options_given,
 )
 from vla_store.cli.options import add_command, add_output
 from vla_store.cli.printing import print_root, tell
@@ -47,13 +44,7 @@ def add_build(commands: Any) -> None:
     build.add_argument(
         "--overwrite", action="store_true", help="replace STORE, and discard an unfinished build of other sources"
     )
-    add_rehash(build)
-    build.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out demonstrations that are bad, and record which and why; what is compressed is read beforehand to know",
-    )
-    add_require_finite(build)
+    add_checks(build, "which and why")
     build.add_argument(
         "--view", action="append", metavar="RULE", help="record a view at once, as `views add` does (may be repeated)"
     )
@@ -65,6 +56,7 @@ def add_build(commands: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     from vla_store.builder import build_store
+    from vla_store.builder.options import BuildOptions
     from vla_store.manage.views import add_views
     from vla_store.view_rules import parse_view
 
@@ -76,20 +68,12 @@ def _build(arguments: argparse.Namespace) -> int:
         notes.extend(added.notes)
         return added.root
 
-    executor = told_executor(arguments)
+    given = options_given(arguments, BuildOptions)
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = build_store(
             arguments.source,
             arguments.store,
-            preset=arguments.preset,
-            **told_conventions(arguments),
-            **told_choice(arguments),
-            **executor,
-            overwrite=arguments.overwrite,
-            rehash=arguments.rehash,
-            skip_bad=arguments.skip_bad,
-            require_finite=arguments.require_finite,
-            dry_run=arguments.dry_run,
+            **given,
             finish=record if views else None,
             progress=bar,
         )
@@ -109,35 +93,19 @@ def add_append(commands: Any) -> None:
     add_conventions(append)
     add_choice(append, "; default: as for the store's last part")
     add_executor(append)
-    add_rehash(append)
-    append.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out demonstrations that are bad, and record which; what is compressed is read beforehand to know",
-    )
-    add_require_finite(append)
+    add_checks(append, "which")
     append.add_argument("--staging", metavar="FOLDER", help="where the new part is built (default: beside the store)")
     append.set_defaults(resume_hint="; the store is as it was, and the same command goes on")
     add_output(append)
 
 
 def _append(arguments: argparse.Namespace) -> int:
+    from vla_store.builder.options import AppendOptions
     from vla_store.manage.append import append_store
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = append_store(
-            arguments.source,
-            arguments.store,
-            preset=arguments.preset,
-            staging=arguments.staging,
-            progress=bar,
-            **told_conventions(arguments),
-            **told_choice(arguments),
-            **told_executor(arguments),
-            rehash=arguments.rehash,
-            skip_bad=arguments.skip_bad,
-            require_finite=arguments.require_finite,
-        )
+        given = options_given(arguments, AppendOptions)
+        report = append_store(arguments.source, arguments.store, **given, progress=bar)
     _tell_what_is_wrong(report.build)
     tell("note", report.notes)
     if not report.added:
@@ -163,16 +131,12 @@ def add_recode(commands: Any) -> None:
 
 
 def _recode(arguments: argparse.Namespace) -> int:
+    from vla_store.builder.options import RecodeOptions
     from vla_store.manage.recode import recode_store
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = recode_store(
-            arguments.source,
-            arguments.store,
-            preset=arguments.preset,
-            progress=bar,
-            **told_executor(arguments),
-        )
+        given = options_given(arguments, RecodeOptions)
+        report = recode_store(arguments.source, arguments.store, **given, progress=bar)
     tell("warning", [each.text for each in report.nonfinite])
     _print_build(arguments, report)
     return 0

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from vla_store.cli.options import parse_size
 from vla_store.errors import OptionError
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
+
+if TYPE_CHECKING:
+    from vla_store.builder.options import EncodingOptions
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +57,14 @@ def add_choice(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def told_choice(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of datasets, as `build_store` takes it."""
+def _renamed(given: Sequence[str]) -> dict[str, str]:
+    """["path=name", ...] -> {path: name}"""
     renamed: dict[str, str] = {}
-    for text in arguments.rename or ():
+    for text in given:
         path, equals, name = text.rpartition("=")
         if not equals or renamed.setdefault(path, name) != name:
             raise OptionError("--rename is PATH=NAME, once for each PATH", found=text)
-    return {"exclude": arguments.exclude, "rename": renamed or None}
+    return renamed
 
 
 def _said(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
@@ -71,22 +75,31 @@ def _said(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
     return path or None, value
 
 
-def told_conventions(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of orientation and observation, as `build_store` takes it."""
-    made: dict[str, Any] = {"mixed": arguments.mixed}
-    for name in ("orientation", "observation"):
-        by_path: dict[str | None, str] = {}
-        for path, value in getattr(arguments, name) or ():
-            if by_path.setdefault(path, value) != value:
-                raise OptionError(
-                    f"--{name} is given twice",
-                    first=by_path[path],
-                    second=value,
-                    of=path or "all sources",
-                    hint=f"--{name} PATH=VALUE says it of one file or folder",
-                )
-        made[name] = by_path if set(by_path) - {None} else by_path.get(None)
-    return made
+def _by_path(name: str, given: Sequence[tuple[str | None, str]]) -> dict[str | None, str] | str | None:
+    """[(path or None, value), ...] -> the value for all sources, or {path: value}"""
+    by_path: dict[str | None, str] = {}
+    for path, value in given:
+        if by_path.setdefault(path, value) != value:
+            raise OptionError(
+                f"--{name} is given twice",
+                first=by_path[path],
+                second=value,
+                of=path or "all sources",
+                hint=f"--{name} PATH=VALUE says it of one file or folder",
+            )
+    return by_path if set(by_path) - {None} else by_path.get(None)
+
+
+def options_given(arguments: argparse.Namespace, options: type[EncodingOptions]) -> dict[str, Any]:
+    """Return the options that a command line gives, as Python takes them. Raises OptionError."""
+    given = {each.name: getattr(arguments, each.name) for each in fields(options) if each.name in arguments}
+    if given["max_memory"] is not None:
+        given["max_memory"] = parse_size(given["max_memory"])
+    for name in {"orientation", "observation"} & given.keys():
+        given[name] = _by_path(name, given[name] or ())
+    if given.get("rename"):
+        given["rename"] = _renamed(given["rename"])
+    return given
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:
@@ -103,25 +116,18 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def told_executor(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of who encodes, as `build_store` takes it."""
-    return {
-        "executor": arguments.executor,
-        "workers": arguments.workers,
-        "scheduler": arguments.scheduler,
-        "max_memory": None if arguments.max_memory is None else parse_size(arguments.max_memory),
-    }
-
-
-def add_rehash(parser: argparse.ArgumentParser) -> None:
+def add_checks(parser: argparse.ArgumentParser, recorded: str) -> None:
+    """Add what is checked of the sources. recorded: what is noted of the demonstrations that are left out."""
     parser.add_argument(
         "--rehash",
         action="store_true",
         help="tell a source that changed since an unfinished build began by its sha256 (default: size and time of change)",
     )
-
-
-def add_require_finite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help=f"leave out demonstrations that are bad, and record {recorded}; what is compressed is read beforehand to know",
+    )
     parser.add_argument(
         "--require-finite",
         action="store_true",

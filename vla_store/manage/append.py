@@ -1,8 +1,8 @@
 """`append_store`: one more part, then the next root by exclusive creation.
 
-The new part is built as a store of its own beside STORE (for a URL: in a local folder), resumable like any build; then it is
-moved below STORE, where no root names it yet; then a root that does is committed. Killed at any moment, STORE is as it was, and
-the same command goes on.
+The new part is encoded in a folder beside STORE (for a URL: in a local one), resumable like any build; then it is moved below
+STORE, where no root names it yet; then a root that does is committed. Killed at any moment, STORE is as it was, and the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_store.builder.build import BuildReport, Progress, plan_build, run_build
-from vla_store.builder.destination import is_store
-from vla_store.errors import DataError, DestinationExists, VlaStoreError, machine_error
+from vla_store.builder.build import BuildReport, PlannedPart, encode_part, nbytes_below, plan_part
+from vla_store.builder.commit import skipped_document
+from vla_store.builder.destination import check_unfinished
+from vla_store.builder.journal import Journal
+from vla_store.builder.options import AppendOptions, BuildOptions, takes_options
+from vla_store.errors import DestinationExists, machine_errors
 from vla_store.format import canonical, layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
@@ -26,8 +29,8 @@ from vla_store.format.views import document_of
 from vla_store.manage import roots
 from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
+from vla_store.reader.part import Part
 from vla_store.sources.find import Given, local_sources
-from vla_store.sources.overrides import Choice, Overrides, Stated
 from vla_store.sources.protocol import EpisodeSource, describe
 from vla_store.storage import LocalStorage, Storage, local_path, open_storage
 
@@ -45,147 +48,105 @@ class AppendReport:
     notes: tuple[str, ...] = ()
 
 
+@takes_options(AppendOptions)
 def append_store(
-    sources: Given | Sequence[Given],
-    store: str | os.PathLike[str],
-    *,
-    preset: str | None = None,
-    orientation: Stated = None,
-    observation: Stated = None,
-    mixed: bool = False,
-    executor: str = "threads",
-    workers: int | None = None,
-    scheduler: str | None = None,
-    max_memory: int | None = None,
-    rehash: bool = False,
-    skip_bad: bool = False,
-    require_finite: bool = False,
-    exclude: Sequence[str] | None = None,
-    rename: Mapping[str, str] | None = None,
-    staging: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    sources: Given | Sequence[Given], store: str | os.PathLike[str], options: AppendOptions
 ) -> AppendReport:
     """Add every step of `sources` to a store, as one more part.
 
-    preset: default that of the store's last part. staging: a local folder for the part while it is built; default beside a
-    local store, else in the folder for temporary files. mixed: the new sources may differ from the store's, and among
-    themselves, in orientation and observation; each keeps its own. exclude, rename: default those of the store's last part. The others: as for `build_store`.
-    Readers that hold the old root go on to see the old store. Raises what `build_store` raises; OptionError where the sources
-    do not fit the store, or its storage cannot create an object exclusively; StoreDamaged where no root can be made over it.
+    Readers that hold the old root go on to see the old store. The same call goes on with an unfinished append.
+
+    Parameters
+    ----------
+    sources
+        HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several. They must agree with the
+        store's, and among themselves, in orientation and observation, unless `mixed` says otherwise.
+    store
+        A path, or a URL that can be written.
+
+    Raises
+    ------
+    OptionError
+        The sources do not fit the store, or its storage cannot create an object exclusively.
+    StoreDamaged
+        No root can be made over the store.
+    SourceError, UsageError, MachineError
+        As `build_store` raises them.
+
+    Options
+    -------
     """
     place = open_storage(store)
-    talk = progress.talk if progress else lambda text: None
     given = local_sources(sources)
-    conventions: dict[str, Any] = {"orientation": orientation, "observation": observation, "skip_bad": skip_bad}
-    try:
+    with machine_errors(f"appending to {place.url}"):
         place.check_writable()
         current = roots.newest_root(place)
         place.sweep()  # also after a commit that was killed before it had tidied up
         roots.sweep_documents(place)
         parts = roots.open_parts(place.url, current.parts)
-        preset = preset or str(parts[-1].document.plan.get("options", {}).get("preset", "fast"))
-        known, said = Overrides.recorded(parts[-1].document.plan.get("options")).choice, Choice.of(exclude, rename)
-        choice = Choice(
-            known.exclude if exclude is None else said.exclude, known.rename if rename is None else said.rename
-        )
-        stage = _staging(place, given, preset, conventions | choice.to_json(), staging)
-        if stage.exists() and not is_store(stage):  # it was being removed
-            shutil.rmtree(stage)
-
-        # What lies on the stage is of this command: of other sources than today's it is worth nothing.
-        plan = plan_build(
-            given,
-            stage,
-            preset=preset,
-            executor=executor,
-            workers=workers,
-            scheduler=scheduler,
-            max_memory=max_memory,
-            overwrite=True,
-            rehash=rehash,
-            mixed=mixed,
-            require_finite=require_finite,
-            choice=choice,
-            must_name=said,
-            talk=talk,
-            **conventions,
-        )
-        document = plan.plan.document
+        build = options.to_build(parts[-1].document.plan.get("options"))
+        stage = _staging(place, given, build, options.staging)
+        check_unfinished(stage, [each for each in given if isinstance(each, Path)])
+        planned = plan_part(given, stage, build, must_name=options.choice)
         for there in current.parts:
-            if there.path == layout.part_path(plan.plan.part_id):
+            if there.path == layout.part_path(planned.plan.part_id):
                 shutil.rmtree(stage, ignore_errors=True)
                 place.sweep()  # an append that was killed right after its commit may have left something half-written
-                return AppendReport(roots.heal(place, current), there, plan.report(), added=False)
-        documents = [(part.path, part.document) for part in parts]
-        if not mixed:
-            check_alike(roots.conventions_of([("the new part", document)]), roots.conventions_of(documents))
-        roots.check_names([*documents, ("the new part", document)])
-        roots.combined_fields([*documents, ("the new part", document)])
+                return AppendReport(roots.heal(place, current), there, planned.report(stage), added=False)
+        _check_fits(parts, planned)
         views_in(place, current)  # what is wrong with them is said before the work
         place.check_exclusive(layout.root_key(1))
-        staged = _finished(stage, plan.plan.part_id, place)
-        report = plan.report() if staged else run_build(plan, progress)
-        staged = staged or report.root
-        assert staged is not None
-        entry = staged.parts[0]
-        skipped = roots.read_document(LocalStorage(stage), staged.meta.skipped)
-        talk("moving the new part into the store")
-        _move(stage, entry, place)
-        sound: set[PartEntry] = set()
-        notes: list[str] = []
-
-        def make(newest: Root) -> roots.NewRoot | None:
-            if roots.has_part(newest, entry):
-                return None
-            entries = (*newest.parts, entry)
-            for each in entries:
-                if each not in sound:
-                    roots.check_columns(place, each)
-                    sound.add(each)
-            told = roots.combined_skipped([roots.read_document(place, newest.meta.skipped), skipped])
-            parts = roots.open_parts(place.url, entries)
-            views, notes[:] = carried(views_in(place, newest), parts)
-            return roots.root_over(parts, entries, newest, told, document_of(views))
-
-        talk("committing the next root")
-        root = roots.commit(place, make)
-        shutil.rmtree(stage, ignore_errors=True)
-    except VlaStoreError:
-        raise
-    except (OSError, MemoryError) as error:
-        raise machine_error(error, f"appending to {place.url}") from error
-    return AppendReport(root, entry, report, notes=tuple(notes))
+        journal = Journal(stage, planned.plan)
+        try:
+            entry, report = _encode(planned, journal, place)
+            build.reports.talk("moving the new part into the store")
+            _move(stage, entry, place)
+            addition = _Addition(place, entry, skipped_document(planned.scan))
+            build.reports.talk("committing the next root")
+            root = roots.commit(place, addition.root_after)
+            shutil.rmtree(stage, ignore_errors=True)
+        finally:
+            journal.close()
+    return AppendReport(root, entry, report, notes=addition.notes)
 
 
-def _finished(stage: Path, part_id: str, place: Storage) -> Root | None:
-    """The store of the new part alone, where an append that was killed later had finished it."""
-    try:
-        root = Root.from_bytes((stage / layout.ROOT_KEY).read_bytes(), layout.ROOT_KEY)
-    except (OSError, DataError):
-        return None
-    entry = root.parts[0]
-    key = f"{entry.path}/{layout.LISTING}"
-    is_somewhere = any(
-        (data := each.get(key)) is not None and canonical.sha256_hex(data) == entry.listing
-        for each in (LocalStorage(stage), place)
-    )
-    return root if is_somewhere and entry.path == layout.part_path(part_id) else None
+def _check_fits(parts: list[Part], planned: PlannedPart) -> None:
+    """Raises OptionError where the new part does not fit those that are there."""
+    there, new = [(part.path, part.document) for part in parts], ("the new part", planned.plan.document)
+    if not planned.options.mixed:
+        check_alike(roots.conventions_of([new]), roots.conventions_of(there))
+    roots.check_names([*there, new])
+    roots.combined_fields([*there, new])
+
+
+def _encode(planned: PlannedPart, journal: Journal, place: Storage) -> tuple[PartEntry, BuildReport]:
+    """Encode the part on its stage, unless an append that was killed later had done so and it is there or in the store."""
+    options = planned.options
+    # What lies on the stage is of this command: of other sources than today's it is worth nothing.
+    receipts = journal.open(discard=True, rehash=options.rehash, talk=options.reports.talk)
+    entry = journal.finished()
+    if entry is not None and any(
+        _listing(each, entry) == entry.listing for each in (LocalStorage(planned.folder), place)
+    ):
+        return entry, planned.report(planned.folder)
+    made = encode_part(planned, journal, receipts)
+    journal.finish(made.entry)
+    return made.entry, planned.report(planned.folder, None, made, nbytes=nbytes_below(journal.part))
 
 
 def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
     """The part, whole, below the store; there already where an append was killed after this."""
-    key = f"{entry.path}/{layout.LISTING}"
-    listing = place.get(key)
-    if listing is None:
+    there = _listing(place, entry)
+    if there is None:
         try:
             if not isinstance(place, LocalStorage):
                 raise OSError
             place.adopt(stage / entry.path, entry.path)
         except OSError:  # another disk, or begun by a copy that was killed, or another appender of the same was faster
-            if (stage / key).exists():
+            if _listing(LocalStorage(stage), entry) is not None:
                 copy_part(LocalStorage(stage), entry, place, entry.path, lambda text: None)
-        listing = place.get(key)
-    if listing is None or canonical.sha256_hex(listing) != entry.listing:
+        there = _listing(place, entry)
+    if there != entry.listing:
         raise DestinationExists(
             "another part lies where the new one belongs",
             path=f"{place.url}/{entry.path}",
@@ -194,16 +155,51 @@ def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
     place.settle()
 
 
+def _listing(place: Storage, entry: PartEntry) -> str | None:
+    """Return the digest of a part's listing; None where there is none."""
+    data = place.get(f"{entry.path}/{layout.LISTING}")
+    return None if data is None else canonical.sha256_hex(data)
+
+
+@dataclass
+class _Addition:
+    """The commit of a part that lies below its store, which is tried over each root that another writer commits meanwhile."""
+
+    place: Storage
+    entry: PartEntry
+    skipped: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
+    sound: set[PartEntry] = field(default_factory=set)  # parts that were checked
+
+    def root_after(self, newest: Root) -> roots.NewRoot | None:
+        """Return the root with the part after `newest`; None where that has it already."""
+        if roots.has_part(newest, self.entry):
+            return None
+        entries = (*newest.parts, self.entry)
+        for each in entries:
+            if each not in self.sound:
+                roots.check_columns(self.place, each)
+                self.sound.add(each)
+        skipped = roots.combined_skipped([roots.read_document(self.place, newest.meta.skipped), self.skipped])
+        parts = roots.open_parts(self.place.url, entries)
+        views, notes = carried(views_in(self.place, newest), parts)
+        self.notes = tuple(notes)
+        return roots.root_over(parts, entries, newest, skipped, document_of(views))
+
+
 def _staging(
     place: Storage,
     sources: Sequence[Path | EpisodeSource],
-    preset: str,
-    conventions: dict[str, Any],
+    options: BuildOptions,
     staging: str | os.PathLike[str] | None,
 ) -> Path:
-    """A folder that the same command finds again."""
+    """Return a folder that the same command finds again."""
     named = [str(each) if isinstance(each, Path) else sorted(map(str, describe(each).items())) for each in sources]
-    said = [_utf8(place.url), preset, sorted(map(_utf8, named)), sorted(map(_utf8, conventions.items()))]
+    said = [
+        _utf8(place.url),
+        sorted(map(_utf8, named)),
+        _utf8([options.recorded(), options.orientation, options.observation, options.skip_bad]),
+    ]
     name = f"append-{hashlib.sha256(canonical.dumps(said)).hexdigest()[:12]}"
     if staging is not None:
         return local_path(staging, "the staging folder") / name

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vla_store.errors import DestinationExists, OptionError, StoreDamaged, VlaStoreError, machine_error
+from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machine_errors
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
@@ -47,7 +47,7 @@ def merge_stores(
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")
     place = open_storage(target)
-    try:
+    with machine_errors(f"merging into {place.url}"):
         if place.get(layout.ROOT_KEY) is not None:
             raise DestinationExists("a store is there", store=place.url, hint="choose another name")
         origins = [open_storage(each) for each in stores]
@@ -96,10 +96,6 @@ def merge_stores(
             partial.finish(
                 growing, place, [*named, *(partial.keys_of(growing, made.root) if growing is not place else ())]
             )
-    except VlaStoreError:
-        raise
-    except (OSError, MemoryError) as error:
-        raise machine_error(error, f"merging into {place.url}") from error
     return MergeReport(made.root, place.url, copied, tuple(notes))
 
 

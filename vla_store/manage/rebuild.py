@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vla_store.builder.commit import write_metadata, write_nonfinite, write_part, write_tables
-from vla_store.builder.executors import default_workers, run_tasks
+from vla_store.builder.executors import default_workers, run_units
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
-from vla_store.builder.tasks import FieldArray, FrameShard, Receipt, make_tasks
+from vla_store.builder.units import FieldArray, FrameShard, Receipt, work_units
 from vla_store.errors import OptionError, SourceError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
@@ -65,24 +65,24 @@ def _rebuild(
     with tempfile.TemporaryDirectory(prefix="vla_store-repair-") as folder:
         part = Path(folder)
         metadata = write_metadata(plan, part)
-        tasks = make_tasks(plan, part)
+        units = work_units(plan, part)
         # The tables are of the plan alone; the episodes' digests are of every frame.
         needs_all = layout.LISTING in relative or any(key.startswith(f"{layout.DIGEST_ARRAY}/c/") for key in relative)
         counts = _needs_counts(place, entry, relative)
         chosen = [
-            task
-            for task in tasks
+            unit
+            for unit in units
             if needs_all
-            or any(key.startswith(task.writes) for key in relative)
-            or (counts and isinstance(task, (FieldArray, FrameShard)) and task.field.is_floating)
+            or any(key.startswith(unit.writes) for key in relative)
+            or (counts and isinstance(unit, (FieldArray, FrameShard)) and unit.field.is_floating)
         ]
         receipts: dict[str, Receipt] = {}
 
         def done(receipt: Receipt) -> None:
-            receipts[receipt.task] = receipt
+            receipts[receipt.unit] = receipt
 
-        talk(f"encoding {len(chosen)} of {len(tasks)} tasks again")
-        run_tasks(chosen, done, executor="threads", workers=default_workers())
+        talk(f"encoding {len(chosen)} of {len(units)} units again")
+        run_units(chosen, done, executor="threads", workers=default_workers())
         if needs_all:
             write_part(plan, part, metadata, receipts)
         else:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.build import BuildReport, Progress, build_store
+from vla_store.builder.build import BuildReport, build_store
+from vla_store.builder.options import RecodeOptions, takes_options
 from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
 from vla_store.manage.views import translate_views
@@ -21,49 +22,33 @@ from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
 
 
-def recode_store(
-    store: str | os.PathLike[str],
-    target: str | Path,
-    *,
-    preset: str,
-    executor: str = "threads",
-    workers: int | None = None,
-    scheduler: str | None = None,
-    max_memory: int | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> BuildReport:
-    """Build `target` from a store instead of its sources. The content fingerprint stays if its episodes are in order. Views keep
-    the same steps.
+@takes_options(RecodeOptions)
+def recode_store(store: str | os.PathLike[str], target: str | Path, options: RecodeOptions) -> BuildReport:
+    """Build `target` from a store instead of its sources.
 
-    The other options, and what is raised: as for `build_store`.
+    The content fingerprint stays if its episodes are in order. Views keep the same steps. Raises what `build_store` raises.
+
+    Options
+    -------
     """
     opened = open_store(store)
     said = [document.plan.get("options", {}) for _, document in opened.parts]
-    # What the first build was told is told again, so that recoding gives the bytes that building would have given.
-    said_alike = {name: said[0].get(name) for name in said[0] if all(each.get(name) == said[0][name] for each in said)}
     sources = [
         StoreSource(opened.url, opened.digest, number, source, is_first=not number and not source)
         for number, (_, document) in enumerate(opened.parts)
         for source in range(len(document.sources))
     ]
+    # What the first build was told is told again, so that recoding gives the bytes that building would have given.
     return build_store(
         sources,
         target,
-        preset=preset,
-        progress=progress,
-        orientation=said_alike.get("orientation"),
-        observation=said_alike.get("observation"),
+        **vars(options),
+        orientation=_alike([each.get("orientation") for each in said], None),
+        observation=_alike([each.get("observation") for each in said], None),
+        conventions=_alike([each.get("conventions") for each in said], None),
         exclude=_alike([each.overrides.choice.exclude for each in sources], ()),
         rename=dict(_alike([each.overrides.choice.rename for each in sources], ())),
         mixed=True,
-        executor=executor,
-        workers=workers,
-        scheduler=scheduler,
-        max_memory=max_memory,
-        overwrite=overwrite,
-        dry_run=dry_run,
         finish=(lambda folder: translate_views(opened, folder)) if opened.views else None,
     )
 

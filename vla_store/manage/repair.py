@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vla_store.audit import verify_store
-from vla_store.errors import StoreDamaged, VlaStoreError, machine_error
+from vla_store.errors import StoreDamaged, machine_errors
 from vla_store.format import layout
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, repair_part
@@ -44,7 +44,7 @@ def repair_store(
     given = local_sources(sources)
     repaired: list[str] = []
     lost: StoreDamaged | None = None  # views, which stop nothing else
-    try:
+    with machine_errors(f"repairing {place.url}"):
         place.check_writable()
         # Damage can hide damage: with a listing restored, its objects can be checked.
         for _ in range(4):
@@ -61,10 +61,6 @@ def repair_store(
         place.settle()
         if lost is not None:
             raise lost.at(repaired=f"{len(repaired)} other objects" if repaired else None)
-    except VlaStoreError:
-        raise
-    except (OSError, MemoryError) as error:
-        raise machine_error(error, f"repairing {place.url}") from error
     return RepairReport(place.url, tuple(repaired), verify_store(place.url).sound)
 
 

@@ -1,7 +1,6 @@
-"""The units of work of a build: each writes the objects of one array, or one shard of a camera, and returns a receipt.
+"""The units of work of a build, and the receipts that they return: all that is written of the sources' data.
 
-A task carries values and sources, never arrays, so that it costs nothing to send to another process or machine.
-Its bytes depend on nothing but the plan and the source: not on who runs it, nor on what ran before.
+May import the plan, the writers of shards, sources and format.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from vla_store.builder.shards import ArrayWriter, RowWriter
 from vla_store.errors import SourceError
 from vla_store.format import predictions
 from vla_store.format.attributes import encode_attributes
-from vla_store.format.codecs import ATTRIBUTES, NONE, encode
+from vla_store.format.codecs import ATTRIBUTES, CRC_BYTES, NONE, encode
 from vla_store.format.digests import FieldDigest
 from vla_store.format.layout import ATTRIBUTES_ARRAY, Grid, attributes_grid, background_grid
 from vla_store.format.listing import ObjectEntry
@@ -42,10 +42,10 @@ _Encoded = tuple[bytes, bytes, list[int], tuple[Tally, ...]]
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a task wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty. nonfinite:
+    """What a unit wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty. nonfinite:
     of its field, a tally for each episode that has any."""
 
-    task: str
+    unit: str
     objects: tuple[ObjectEntry, ...]
     digests: bytes = b""
     nonfinite: tuple[Tally, ...] = ()
@@ -55,15 +55,15 @@ class Receipt:
             "digests": base64.b64encode(self.digests).decode(),
             "nonfinite": [[each.episode, *each.numbers] for each in self.nonfinite],
             "objects": [{"key": each.key, "sha256": each.sha256, "size": each.size} for each in self.objects],
-            "task": self.task,
+            "unit": self.unit,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Receipt:
         objects = tuple(ObjectEntry(each["key"], each["sha256"], each["size"]) for each in value["objects"])
-        # Of an earlier version that counted nothing, it raises KeyError: its task is to be done again.
+        # Of an earlier version that counted nothing, it raises KeyError: its unit is to be done again.
         tallies = tuple(Tally(*each) for each in value["nonfinite"])
-        return cls(value["task"], objects, base64.b64decode(value["digests"]), tallies)
+        return cls(value["unit"], objects, base64.b64decode(value["digests"]), tallies)
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,44 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class FrameShard:
+class WorkUnit:
+    """Writes the objects of one array of a part, or of one of its shards.
+
+    It carries values and sources, never arrays, so that it costs nothing to send to another process or machine. Its bytes
+    depend on nothing but the plan and the source: not on who runs it, nor on what ran before.
+    """
+
+    folder: str  # of the part
+    array: str
+    grid: Grid
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        """What its receipt is called."""
+        return self.array
+
+    @property
+    def writes(self) -> str:
+        """What the keys of its objects begin with, below the part."""
+        return f"{self.array}/c/"
+
+    @property
+    def raw_nbytes(self) -> int:
+        """How much of the data it encodes."""
+        return self.grid.rows * self.grid.row_nbytes
+
+    def run(self) -> Receipt:
+        """Read, encode and write."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FrameShard(WorkUnit):
     """One shard of a camera."""
 
-    folder: str
     field: Field
-    grid: Grid
     shard: int
-    pieces: tuple[Piece, ...]
 
     @property
     def name(self) -> str:
@@ -116,8 +146,7 @@ class FrameShard:
 
     @property
     def writes(self) -> str:
-        """What the keys of its objects begin with, below the part."""
-        return f"{self.field.array}/{self.grid.key(self.shard)}"
+        return f"{self.array}/{self.grid.key(self.shard)}"
 
     @property
     def raw_nbytes(self) -> int:
@@ -127,7 +156,7 @@ class FrameShard:
     def run(self, in_order: InOrder = one_by_one) -> Receipt:
         digests = bytearray()
         tallies: list[Tally] = []
-        with ArrayWriter(LocalStorage(self.folder), self.field.array, self.grid, self.shard) as writer:
+        with ArrayWriter(LocalStorage(self.folder), self.array, self.grid, self.shard) as writer:
             # Closed before the writer: what is still being encoded is waited for, and given up.
             with contextlib.closing(in_order(self._blocks())) as blocks:
                 for hashed, encoded, sizes, tally in blocks:
@@ -143,40 +172,28 @@ class FrameShard:
                 yield functools.partial(self._encode, block, background)
 
     def _encode(self, block: Piece, background: Array | None) -> _Encoded:
-        frames = block.read(self.field)
-        hashed = b"".join(hashlib.sha256(frame.data).digest() for frame in frames)
-        residuals = predictions.apply(frames, self.field.prediction, background)
-        encoded = [encode(residual, self.field.codec) for residual in residuals]
+        frames, codec = block.read(self.field), self.field.codec
+        encoded = [encode(each, codec) for each in predictions.apply(frames, self.field.prediction, background)]
+        bodies = (memoryview(each)[:-CRC_BYTES] for each in encoded)
+        hashed = [hashlib.sha256(codec.digested(frame, body)).digest() for frame, body in zip(frames, bodies)]
         # As one: every call that hashes or writes gives other threads their turn, and waits for the next one.
-        return hashed, b"".join(encoded), [len(each) for each in encoded], block.tally(frames)
+        return b"".join(hashed), b"".join(encoded), [len(each) for each in encoded], block.tally(frames)
 
 
 @dataclass(frozen=True)
-class FieldArray:
+class FieldArray(WorkUnit):
     """A whole numeric field."""
 
-    folder: str
     field: Field
-    grid: Grid
-    pieces: tuple[Piece, ...]
 
     @property
     def name(self) -> str:
         return self.field.name
 
-    @property
-    def writes(self) -> str:
-        """What the keys of its objects begin with, below the part."""
-        return f"{self.field.array}/c/"
-
-    @property
-    def raw_nbytes(self) -> int:
-        return self.grid.rows * self.grid.row_nbytes
-
     def run(self) -> Receipt:
         digests = bytearray()
         tallies: list[Tally] = []
-        with RowWriter(LocalStorage(self.folder), self.field.array, self.grid) as writer:
+        with RowWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
             for piece in self.pieces:
                 shape = (piece.episode.steps, *piece.shape_of(self.field))
                 digest = FieldDigest(self.field.name, self.field.dtype, shape)
@@ -190,45 +207,35 @@ class FieldArray:
 
 
 @dataclass(frozen=True)
-class Backgrounds:
+class Backgrounds(WorkUnit):
     """The backgrounds of a camera, one an episode."""
 
-    folder: str
     field: Field
-    grid: Grid
-    pieces: tuple[Piece, ...]
 
     @property
     def name(self) -> str:
         return f"{self.field.name}.backgrounds"
 
     @property
-    def writes(self) -> str:
-        """What the keys of its objects begin with, below the part."""
-        return f"backgrounds/{self.field.name}/c/"
-
-    @property
     def raw_nbytes(self) -> int:
         return 0  # its frames are counted where they are encoded
 
     def run(self) -> Receipt:
-        with ArrayWriter(LocalStorage(self.folder), f"backgrounds/{self.field.name}", self.grid) as writer:
+        with ArrayWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
             for piece in self.pieces:
                 writer.add(encode(piece.background(self.field), NONE))
             return Receipt(self.name, tuple(writer.finish()))
 
 
 @dataclass(frozen=True)
-class AttributesArray:
+class AttributesArray(WorkUnit):
     """The attributes of all episodes, then of all sources."""
 
-    folder: str
-    grid: Grid
-    pieces: tuple[Piece, ...]
     sources: tuple[tuple[EpisodeSource, str], ...]  # with the sha256 of its own attributes
 
-    name = "attributes"
-    writes = f"{ATTRIBUTES_ARRAY}/c/"
+    @property
+    def name(self) -> str:
+        return "attributes"
 
     @property
     def raw_nbytes(self) -> int:
@@ -236,7 +243,7 @@ class AttributesArray:
 
     def run(self) -> Receipt:
         pending = bytearray()
-        with ArrayWriter(LocalStorage(self.folder), ATTRIBUTES_ARRAY, self.grid) as writer:
+        with ArrayWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
             for document in self._documents():
                 pending += document
                 while len(pending) >= self.grid.chunk:
@@ -247,10 +254,9 @@ class AttributesArray:
             return Receipt(self.name, tuple(writer.finish()))
 
     def _documents(self) -> Iterator[bytes]:
-        known: list[tuple[EpisodeSource, int | None, str]] = [
-            (piece.source, piece.episode.number, piece.episode.attributes[2]) for piece in self.pieces
-        ]
-        for source, number, sha256 in known + [(source, None, sha256) for source, sha256 in self.sources]:
+        of_episodes = ((each.source, each.episode.number, each.episode.attributes[2]) for each in self.pieces)
+        of_sources = ((source, None, sha256) for source, sha256 in self.sources)
+        for source, number, sha256 in itertools.chain(of_episodes, of_sources):
             encoded = encode_attributes(source.attributes(number))
             if hashlib.sha256(encoded).hexdigest() != sha256:
                 raise SourceError(
@@ -262,29 +268,32 @@ class AttributesArray:
             yield encoded
 
 
-Task = FrameShard | FieldArray | Backgrounds | AttributesArray
+def work_units(plan: Plan, folder: Path) -> list[WorkUnit]:
+    """Return everything to write that needs the sources, below the folder of the part.
 
-
-def make_tasks(plan: Plan, folder: Path) -> list[Task]:
-    """Everything to write that needs the sources. In this order few are still at work when the last one begins: what is one
-    task however large the sources are comes first, then the shards, of which those with plain pictures take longer."""
-    whole = tuple(_pieces(plan, 0, plan.rows))
+    In this order few are still at work when the last one begins: what is one unit however large the sources are comes first,
+    then the shards, of which those with plain pictures take longer.
+    """
+    part, whole = str(folder), tuple(_pieces(plan, 0, plan.rows))
     sources = tuple((each.source, each.source_attributes.sha256) for each in plan.scanned)
-    tasks: list[Task] = [AttributesArray(str(folder), attributes_grid(plan.attributes_nbytes), whole, sources)]
+    units: list[WorkUnit] = [
+        AttributesArray(part, ATTRIBUTES_ARRAY, attributes_grid(plan.attributes_nbytes), whole, sources)
+    ]
+    cameras = sorted(plan.cameras, key=lambda each: "background" in each.prediction)
     for field in plan.cameras:
         if "background" in field.prediction:
             backgrounds = background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
-            tasks.append(Backgrounds(str(folder), field, backgrounds, whole))
-    for field in sorted(plan.cameras, key=lambda each: "background" in each.prediction):
+            units.append(Backgrounds(part, f"backgrounds/{field.name}", backgrounds, whole, field))
+    for field in cameras:
         grid = field.grid(plan.rows)
-        tasks += [
-            FrameShard(str(folder), field, grid, shard, tuple(_pieces(plan, *grid.rows_of(shard))))
-            for shard in range(grid.shards)
-        ]
+        for shard in range(grid.shards):
+            pieces = tuple(_pieces(plan, *grid.rows_of(shard)))
+            units.append(FrameShard(part, field.array, grid, pieces, field, shard))
     for field in plan.document.fields.values():
         if not field.is_camera:
-            tasks.append(FieldArray(str(folder), field, field.grid(plan.rows, plan.elements.get(field.name)), whole))
-    return tasks
+            grid = field.grid(plan.rows, plan.elements.get(field.name))
+            units.append(FieldArray(part, field.array, grid, whole, field))
+    return units
 
 
 def _pieces(plan: Plan, start: int, stop: int) -> Iterator[Piece]:

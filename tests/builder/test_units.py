@@ -14,7 +14,7 @@ from google_crc32c import value as crc32c
 from own_sources import WRONG, Own, Wrong, plan_of
 
 from vla_store.builder.plan import Plan
-from vla_store.builder.tasks import AttributesArray, Backgrounds, FieldArray, FrameShard, Receipt, make_tasks
+from vla_store.builder.units import AttributesArray, Backgrounds, FieldArray, FrameShard, Receipt, work_units
 from vla_store.errors import SourceError
 from vla_store.format import canonical, codecs, predictions
 from vla_store.format.digests import FieldDigest
@@ -36,7 +36,7 @@ def shard(folder: Path, key: str, chunks: int, present: int) -> list[bytes]:
 
 
 def test_the_tasks_name_every_array_once(plan: Plan, tmp_path: Path) -> None:
-    names = [task.name for task in make_tasks(plan, tmp_path)]
+    names = [task.name for task in work_units(plan, tmp_path)]
     cameras = ["agentview_rgb.0", "eye_in_hand_rgb.0", "agentview_rgb.backgrounds"]
     numeric = [name for name in plan.document.fields if not name.endswith("_rgb")]
     assert sorted(names) == sorted([*cameras, *numeric, "attributes"])
@@ -45,7 +45,7 @@ def test_the_tasks_name_every_array_once(plan: Plan, tmp_path: Path) -> None:
 
 def test_frames_are_the_sources_pictures_less_their_prediction(plan: Plan, tmp_path: Path) -> None:
     rows = [arrays for _, arrays in tiny_libero.store_rows()]
-    for task in make_tasks(plan, tmp_path):
+    for task in work_units(plan, tmp_path):
         if not isinstance(task, FrameShard):
             continue
         receipt = task.run()
@@ -74,7 +74,7 @@ def test_frames_are_the_sources_pictures_less_their_prediction(plan: Plan, tmp_p
 
 
 def test_backgrounds_are_the_modes_of_their_episodes(plan: Plan, tmp_path: Path) -> None:
-    (task,) = [task for task in make_tasks(plan, tmp_path) if isinstance(task, Backgrounds)]
+    (task,) = [task for task in work_units(plan, tmp_path) if isinstance(task, Backgrounds)]
     task.run()
     chunks = shard(tmp_path, f"backgrounds/{task.field.name}/{task.grid.key(0)}", task.grid.chunks_per_shard, 10)
     for (_, arrays), chunk in zip(tiny_libero.store_rows(), chunks):
@@ -85,7 +85,7 @@ def test_backgrounds_are_the_modes_of_their_episodes(plan: Plan, tmp_path: Path)
 
 def test_numeric_fields_are_their_rows_with_a_digest_an_episode(plan: Plan, tmp_path: Path) -> None:
     episodes = list(tiny_libero.store_rows())
-    for task in make_tasks(plan, tmp_path):
+    for task in work_units(plan, tmp_path):
         if not isinstance(task, FieldArray):
             continue
         receipt = task.run()
@@ -100,7 +100,7 @@ def test_numeric_fields_are_their_rows_with_a_digest_an_episode(plan: Plan, tmp_
 
 
 def test_attributes_are_the_documents_end_to_end(plan: Plan, tmp_path: Path) -> None:
-    (task,) = [task for task in make_tasks(plan, tmp_path) if isinstance(task, AttributesArray)]
+    (task,) = [task for task in work_units(plan, tmp_path) if isinstance(task, AttributesArray)]
     receipt = task.run()
     assert receipt.digests == b""
     decode = codecs.decoder(codecs.ATTRIBUTES, "attributes")
@@ -119,7 +119,7 @@ def test_attributes_are_the_documents_end_to_end(plan: Plan, tmp_path: Path) -> 
 
 
 def test_receipts_and_tasks_survive_their_journeys(plan: Plan, tmp_path: Path) -> None:
-    for task in make_tasks(plan, tmp_path):
+    for task in work_units(plan, tmp_path):
         receipt = pickle.loads(pickle.dumps(task)).run()
         assert Receipt.from_json(json.loads(canonical.dumps(receipt.to_json()))) == receipt
         for each in receipt.objects:
@@ -129,7 +129,7 @@ def test_receipts_and_tasks_survive_their_journeys(plan: Plan, tmp_path: Path) -
 
 def test_the_raw_bytes_of_all_tasks_are_those_of_the_data(plan: Plan, tmp_path: Path) -> None:
     data = sum(array.nbytes for _, arrays in tiny_libero.store_rows() for array in arrays.values())
-    assert sum(task.raw_nbytes for task in make_tasks(plan, tmp_path)) == data + plan.attributes_nbytes
+    assert sum(task.raw_nbytes for task in work_units(plan, tmp_path)) == data + plan.attributes_nbytes
 
 
 @pytest.mark.parametrize("how", ["another dtype", "another shape", "too few steps"])
@@ -138,7 +138,7 @@ def test_a_source_that_breaks_its_promise_is_refused_and_leaves_no_file(tmp_path
     assert how in WRONG
     wrong = Wrong(faulty=field, how=how)
     sound = plan_of([Own()])
-    tasks = [task for task in make_tasks(sound, tmp_path) if task.name.partition(".")[0] == field]
+    tasks = [task for task in work_units(sound, tmp_path) if task.name.partition(".")[0] == field]
     for task in tasks:
         pieces = tuple(type(piece)(wrong, piece.episode, piece.start, piece.stop) for piece in task.pieces)
         object.__setattr__(task, "pieces", pieces)
@@ -154,7 +154,7 @@ def test_attributes_that_change_during_a_build_are_refused(tiny_source: Path, tm
     plan = plan_of([source])
     close_files()
     tiny_libero.set_attribute(tiny_libero.victim(source), "data/demo_0", "tag", "new")
-    (task,) = [task for task in make_tasks(plan, tmp_path / "part") if isinstance(task, AttributesArray)]
+    (task,) = [task for task in work_units(plan, tmp_path / "part") if isinstance(task, AttributesArray)]
     with pytest.raises(SourceError, match="a source changed while it was being read") as caught:
         task.run()
     assert caught.value.places["file"] == str(tiny_libero.victim(source))

@@ -1,0 +1,266 @@
+"""The options of everything that encodes: one frozen value from the command line to the plan, whose fields are the only list of them.
+
+A function that takes options one by one is made by `takes_options`, and shows these fields as its own parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from vla_store.builder.cluster import require_dask
+from vla_store.builder.executors import AUTO, EXECUTORS
+from vla_store.errors import OptionError, UnknownOption
+from vla_store.format.codecs import PRESETS
+from vla_store.format.schema import Root
+from vla_store.sources.overrides import Choice, Overrides, Stated
+
+Given = TypeVar("Given")
+Place = TypeVar("Place")
+Made = TypeVar("Made")
+Value = TypeVar("Value")
+Parameters = ParamSpec("Parameters")
+
+
+class Progress(Protocol):
+    """Receives what a build reports while it works."""
+
+    def talk(self, text: str) -> None:
+        """Take one line about the stage it is in."""
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        """Take the steps and raw bytes that are to be encoded, and how many of these bytes are done already."""
+
+    def advance(self, nbytes: int) -> None:
+        """Take the number of raw bytes that were encoded since."""
+
+    def end(self) -> None:
+        """Learn that encoding is over, well or not."""
+
+
+class _Silent:
+    """A `Progress` that nobody sees."""
+
+    def talk(self, text: str) -> None: ...
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
+
+    def advance(self, nbytes: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def _for_all(given: Stated) -> str | None:
+    """Return what is said of all sources. Paths do not belong into a plan, which has what was said of each source with it."""
+    return given.get(None) if isinstance(given, Mapping) else given
+
+
+def _each_for_all(given: Mapping[str, Stated] | None) -> dict[str, str]:
+    found = {name: _for_all(each) for name, each in (given or {}).items()}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def decides_bytes(record: Callable[[Any], Any]) -> dict[str, Callable[[Any], Any]]:
+    """Mark an option that decides bytes of a part. record: makes of its value what the plan holds; nothing where that is empty."""
+    return {"record": record}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """Options of whatever encodes.
+
+    executor
+        "threads"; "processes" (a script must then make the call below `if __name__ == "__main__":`); or "auto": processes
+        where the source is large enough.
+    workers
+        How many run at once; default: the cores there are.
+    scheduler
+        Address of a dask cluster that encodes instead.
+    max_memory
+        Bytes that all processes together may use.
+    progress
+        Receives what the build reports while it works.
+    """
+
+    executor: str = "threads"
+    workers: int | None = None
+    scheduler: str | None = None
+    max_memory: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor not in (AUTO, *EXECUTORS):
+            raise OptionError(f"executor cannot be {self.executor!r}", allowed=", ".join((AUTO, *EXECUTORS)))
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f"workers cannot be {self.workers}", expected="at least 1")
+        if self.scheduler is None:
+            return
+        if self.workers is not None or self.max_memory is not None:
+            raise OptionError(
+                "workers and max_memory are the cluster's own affair when there is a scheduler",
+                scheduler=self.scheduler,
+                hint=f"dask worker {self.scheduler} --nworkers N --memory-limit SIZE",
+            )
+        require_dask()
+
+    @property
+    def reports(self) -> Progress:
+        """The `progress`, or one that nobody sees."""
+        return self.progress or _Silent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(EncodingOptions):
+    """Options of what reads demonstrations.
+
+    orientation, observation
+        How pictures are stored ("bottom_up", "top_down", "rot180"), and whether observations are recorded "before" or "after"
+        the action of their row, where the sources do not say; for all of them, or by path of a file or folder (None: for the others).
+    conventions
+        {name: value, or values by path} of the conventions of single kinds of sources.
+    mixed
+        Let sources differ in orientation and observation; each keeps its own.
+    rehash
+        Tell sources that changed since an unfinished build began by their sha256, which costs reading them once more; else by
+        size and time of change.
+    skip_bad
+        Leave out demonstrations that are bad, and record them.
+    require_finite
+        A number that is NaN or infinite, in whatever field, makes its demonstration bad; all of them are read to know.
+    exclude
+        Datasets and groups to leave out, by path below a demonstration ("obs/agentview_depth"; names may have *, ? and []), or
+        from the file's root ("/meta").
+    rename
+        {path of a dataset: name of its field}.
+    """
+
+    orientation: Stated = field(default=None, metadata=decides_bytes(_for_all))
+    observation: Stated = field(default=None, metadata=decides_bytes(_for_all))
+    conventions: Mapping[str, Stated] | None = field(default=None, metadata=decides_bytes(_each_for_all))
+    mixed: bool = False
+    rehash: bool = False
+    skip_bad: bool = False
+    require_finite: bool = False
+    exclude: Sequence[str] | None = field(
+        default=None, metadata=decides_bytes(lambda given: list(Choice.of(given, None).exclude))
+    )
+    rename: Mapping[str, str] | None = field(
+        default=None, metadata=decides_bytes(lambda given: dict(Choice.of(None, given).rename))
+    )
+
+    @property
+    def choice(self) -> Choice:
+        """What is left out and renamed, checked. Raises OptionError."""
+        return Choice.of(self.exclude, self.rename)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(SourceOptions):
+    """Options of a build.
+
+    preset
+        "raw", "fast" or "small".
+    overwrite
+        Replace an existing store, and discard an unfinished build of other sources or options.
+    dry_run
+        Plan only; write nothing.
+    finish
+        Called with the folder of the store before it gets its name, to commit one more root, which it returns.
+    """
+
+    preset: str = field(default="fast", metadata=decides_bytes(str))
+    overwrite: bool = False
+    dry_run: bool = False
+    finish: Callable[[Path], Root] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise OptionError(f"there is no preset {self.preset!r}", exists=", ".join(PRESETS))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a plan records: the options that decide bytes."""
+        found = {
+            each.name: each.metadata["record"](getattr(self, each.name))
+            for each in fields(self)
+            if "record" in each.metadata
+        }
+        return {name: value for name, value in found.items() if value not in ([], {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendOptions(SourceOptions):
+    """Options of an append.
+
+    preset, exclude, rename
+        Default: those of the store's last part.
+    staging
+        A local folder for the part while it is encoded; default: beside a local store, else in the folder for temporary files.
+    """
+
+    preset: str | None = None
+    staging: str | os.PathLike[str] | None = None
+
+    def to_build(self, last: Any) -> BuildOptions:
+        """Return the options of the new part. last: what the plan of the store's last part records."""
+        said: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(SourceOptions)}
+        choice = Overrides.recorded(last).choice
+        said["exclude"] = choice.exclude if self.exclude is None else self.exclude
+        said["rename"] = dict(choice.rename) if self.rename is None else self.rename
+        return BuildOptions(**said, preset=self.preset or str(last.get("preset", "fast")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecodeOptions(EncodingOptions):
+    """Options of a recoding.
+
+    preset
+        "raw", "fast" or "small".
+    overwrite
+        Replace an existing store, and discard an unfinished one.
+    dry_run
+        Plan only; write nothing.
+    """
+
+    preset: str
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def takes_options(
+    options: Callable[Parameters, Value],
+) -> Callable[[Callable[[Given, Place, Value], Made]], Callable[Concatenate[Given, Place, Parameters], Made]]:
+    """Decorate a function whose last parameter is a value of options, so that it takes them one by one, by keyword.
+
+    Raises UnknownOption for what is no option, with those that there are.
+    """
+
+    def decorate(
+        function: Callable[[Given, Place, Value], Made],
+    ) -> Callable[Concatenate[Given, Place, Parameters], Made]:
+        *places, last = inspect.signature(function).parameters.values()
+        known = inspect.signature(options).parameters
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **given: Any) -> Made:
+            if len(arguments) > len(places):
+                raise OptionError(f"{function.__name__} takes options by name", exists=", ".join(known))
+            for name in given:
+                if name not in known and all(each.name != name for each in places):
+                    raise UnknownOption.among("option", name, list(known))
+            made = options(**{name: given.pop(name) for name in list(given) if name in known})  # type: ignore[call-arg]
+            return function(*arguments, **given, **{last.name: made})
+
+        call.__signature__ = inspect.signature(function).replace(parameters=[*places, *known.values()])  # type: ignore[attr-defined]
+        kinds = list(reversed(inspect.getmro(options)[:-1])) if isinstance(options, type) else []
+        call.__doc__ = "\n\n".join(
+            inspect.cleandoc(each or "") for each in [function.__doc__, *(k.__doc__ for k in kinds)]
+        )
+        return call
+
+    return decorate
