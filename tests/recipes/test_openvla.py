@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from recipes.conftest import Both
 
-from vla_store import OptionError, UnknownName
+from vla_store import OptionError, UnknownName, recipes
 from vla_store.recipes import openvla, openvla_oft, rlds_batch
 
 oracle = pytest.importorskip("recipes.oracle")
@@ -55,12 +55,12 @@ def normalized(items: Any, rows: dict[str, np.ndarray]) -> Any:
         yield item
 
 
-@pytest.mark.parametrize("recipe", [openvla, openvla_oft])
-def test_the_normalised_form_is_by_the_selections_quantiles(any_both: Both, recipe: Any) -> None:
+@pytest.mark.parametrize("recipe", ["openvla", "openvla_oft"])
+def test_the_normalised_form_is_by_the_selections_quantiles(any_both: Both, recipe: str) -> None:
     actions = oracle.all_actions(any_both.demos)
     rows = {"action": actions, "actions": actions, "proprio": oracle.all_states(any_both.demos)}
-    dataset = recipe(any_both.store, episodes=any_both.episodes, normalize=True)
-    expected = getattr(oracle, recipe.__name__)(any_both.demos)
+    dataset = getattr(recipes, recipe)(any_both.store, episodes=any_both.episodes, normalize=True)
+    expected = getattr(oracle, recipe)(any_both.demos)
     oracle.assert_items(dataset, normalized(expected, rows), within=1e-6)
 
 

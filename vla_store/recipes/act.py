@@ -18,8 +18,7 @@ import numpy as np
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.samples import PADS
-from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe, whole_number
 from vla_store.recipes.images import fill_channels_first
 from vla_store.recipes.needs import Need, Needs, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, joined, warn_of
@@ -32,17 +31,8 @@ MIN_STD, MAX_STD = 1e-2, 10.0
 Item = tuple[Array, Array, Array, Array]
 
 
-@recipe(normalize=False, alignment="causal", images="upright")
-def act(
-    store: Store,
-    *,
-    chunk: int = 100,
-    cameras: Sequence[str] = ("agentview_rgb", "eye_in_hand_rgb"),
-    qpos: Sequence[str] = ("joint_states", "gripper_states"),
-    pad: str = "edge",
-    **options: Unpack[NormalizedOptions],
-) -> ActDataset:
-    """Make ACT's dataset: every row is an anchor.
+class ActDataset(NumericRecipe):
+    """ACT's dataset: every row is an anchor.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.)
 
@@ -70,32 +60,28 @@ def act(
         Of items (image (K, 3, H, W) float32 in 0..1, qpos (n,) float32, action (chunk, 7) float32, is_pad (chunk,) bool), with K
         cameras.
     """
-    chunk = whole_number("chunk", chunk)
-    if pad not in PADS:
-        raise UnknownName.among("pad", pad, list(PADS))
-    for option, given in {"cameras": cameras, "qpos": qpos}.items():
-        if isinstance(given, str) or not len(given) or len(set(given)) < len(given):
-            raise OptionError(f"{option} is a list of fields, each once", found=repr(given)[:100])
-    fields = (*pictures_of(cameras), *(Need(name, "qpos") for name in qpos), Need("actions"))
-    return ActDataset(
-        store,
-        needs=Needs("act", fields, stacks=True),
-        windows={**dict.fromkeys([*cameras, *qpos], 0), "actions": range(chunk)},
-        cameras=tuple(cameras),
-        qpos=tuple(qpos),
-        zeros=pad == "zero",
-        **options,
-    )
 
-
-class ActDataset(NumericRecipe):
-    """The dataset of `act`."""
-
+    @recipe("act", normalize=False, alignment="causal", images="upright")
     def __init__(
-        self, store: Store, *, cameras: tuple[str, ...], qpos: tuple[str, ...], zeros: bool, **options: Any
+        self,
+        store: AnyStore,
+        *,
+        chunk: int = 100,
+        cameras: Sequence[str] = ("agentview_rgb", "eye_in_hand_rgb"),
+        qpos: Sequence[str] = ("joint_states", "gripper_states"),
+        pad: str = "edge",
+        **options: Unpack[NormalizedOptions],
     ) -> None:
-        self._cameras, self._qpos, self._zeros = cameras, qpos, zeros
-        super().__init__(store, **options)
+        steps = range(whole_number("chunk", chunk))
+        if pad not in PADS:
+            raise UnknownName.among("pad", pad, list(PADS))
+        for option, given in {"cameras": cameras, "qpos": qpos}.items():
+            if isinstance(given, str) or not len(given) or len(set(given)) < len(given):
+                raise OptionError(f"{option} is a list of fields, each once", found=repr(given)[:100])
+        self._cameras, self._qpos, self._zeros = tuple(cameras), tuple(qpos), pad == "zero"
+        fields = (*pictures_of(cameras), *(Need(name, "qpos") for name in qpos), Need("actions"))
+        windows = {**dict.fromkeys([*cameras, *qpos], 0), "actions": steps}
+        super().__init__(store, needs=Needs("act", fields, stacks=True), windows=windows, **options)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {"qpos": joined(fields, self._qpos), "action": fields["actions"].astype(np.float32)}
@@ -124,6 +110,9 @@ class ActDataset(NumericRecipe):
             made[f"{key}_mean"] = each.mean.astype(np.float32)
             made[f"{key}_std"] = np.clip(_sample_std(each), MIN_STD, MAX_STD).astype(np.float32)
         return made
+
+
+act = ActDataset
 
 
 def _sample_std(by: FieldStatistics) -> Array:

@@ -14,7 +14,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, SupportsIndex, TypedDict, TypeVar
+from typing import Any, ParamSpec, SupportsIndex, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ from vla_store.recipes.needs import Needs, nonfinite_notes
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+AnyStore = Store | str | os.PathLike[str]  # a store, or where one is
 
 BLOCK_ANCHORS = 1 << 18
 # Of fields that are read at once for a list of items. Pictures become four times as large as floats, and arrays of more than
@@ -68,33 +70,35 @@ class NormalizedOptions(Options, total=False):
 
 
 Parameters = ParamSpec("Parameters")
-Made = TypeVar("Made")
-
-if TYPE_CHECKING:
-    Recipe = Callable[Concatenate[Store, Parameters], Made]
-    OverAnyStore = Callable[Concatenate[Store | str | os.PathLike[str], Parameters], Made]
 
 
-def recipe(**defaults: Any) -> Callable[[Recipe[Parameters, Made]], OverAnyStore[Parameters, Made]]:
-    """Make a function of an open store and options a recipe: of a store, or where one is.
+def recipe(name: str, **defaults: Any) -> Callable[[Callable[Parameters, None]], Callable[Parameters, None]]:
+    """Decorate the `__init__` of a dataset that is a recipe of this name: it takes `Options` beside its own.
 
-    defaults: of the trainer, for those of `NormalizedOptions` that it has beside the selection and `transform`. Signature and
-    errors list all options; one that does not exist raises UnknownName.
+    defaults: of the trainer, for those of `NormalizedOptions` that it has beside the selection and `transform`. The signature
+    lists them. An option that does not exist raises UnknownName, which lists all.
     """
-    given = defaults | {"transform": None}
+    shared = {**defaults, "transform": None}
 
-    def decorate(function: Recipe[Parameters, Made]) -> OverAnyStore[Parameters, Made]:
+    def decorate(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
         @functools.wraps(function)
-        def made(store: Any, **options: Any) -> Made:
-            return function(store if isinstance(store, Store) else open_store(store), **given | options)  # type: ignore[call-arg]
+        def made(*arguments: Parameters.args, **options: Parameters.kwargs) -> None:
+            function(*arguments, **{**shared, **options})
 
         signature = inspect.signature(function)
         own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=each) for name, each in given.items()]
-        made.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
-        return by_name(OF_A_DATASET, Options.__annotations__)(made)  # type: ignore[arg-type]
+        more = [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=shared[each]) for each in shared]
+        more.append(inspect.Parameter("selection", inspect.Parameter.VAR_KEYWORD))
+        made.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        made.__qualname__ = name  # in errors
+        return by_name(OF_A_DATASET, Options.__annotations__)(made)
 
     return decorate
+
+
+def opened(store: AnyStore) -> Store:
+    """Return an open store."""
+    return store if isinstance(store, Store) else open_store(store)
 
 
 def whole_number(name: str, given: Any, least: int = 1) -> int:
@@ -153,7 +157,7 @@ class RecipeDataset(Samples):
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
+        store: AnyStore,
         *,
         windows: Mapping[str, int | Iterable[int]],
         needs: Needs | None = None,
@@ -162,14 +166,14 @@ class RecipeDataset(Samples):
         notes: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        opened = store if isinstance(store, Store) else open_store(store)
+        store = opened(store)
         if needs is not None:
-            needs.check(opened)
-        super().__init__(opened, windows=windows, **options)
+            needs.check(store)
+        super().__init__(store, windows=windows, **options)
         if needs is not None:
-            needs.check_ranges(opened, self._statistics_in_use)
+            needs.check_ranges(store, self._statistics_in_use)
         fields = [window.field for window in self.windows]
-        for text in nonfinite_notes(opened, fields, options.get("view"), self._statistics_in_use):
+        for text in nonfinite_notes(store, fields, options.get("view"), self._statistics_in_use):
             warn(text)
         self.transform = transform
         self.notes = tuple(notes)

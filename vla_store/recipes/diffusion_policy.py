@@ -21,7 +21,17 @@ from vla_store.errors import OptionError
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.lazily import lazily
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array, Empty, Mask, NormalizedOptions, Steps, recipe, whole_number
+from vla_store.recipes.dataset import (
+    AnyStore,
+    Array,
+    Empty,
+    Mask,
+    NormalizedOptions,
+    Steps,
+    opened,
+    recipe,
+    whole_number,
+)
 from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
@@ -39,21 +49,8 @@ LOW_DIM: dict[str, str | tuple[str, int, int]] = {
 MIN_RANGE = 1e-7
 
 
-@recipe(normalize=False, alignment="causal", images="upright")
-def diffusion_policy(
-    store: Store,
-    *,
-    horizon: int = 16,
-    n_obs_steps: int = 2,
-    n_action_steps: int = 8,
-    cameras: Mapping[str, str] | None = None,
-    low_dim: Mapping[str, str | tuple[str, int, int]] | None = None,
-    val_ratio: float = 0.0,
-    seed: int = 42,
-    validation: bool = False,
-    **options: Unpack[NormalizedOptions],
-) -> DiffusionPolicyDataset:
-    """Make Diffusion Policy's dataset, under robomimic's names.
+class DiffusionPolicyDataset(NumericRecipe):
+    """Diffusion Policy's dataset, under robomimic's names.
 
     A window of `horizon` steps begins n_obs_steps - 1 before the anchor. Anchors are 0 .. T - horizon + n_action_steps +
     n_obs_steps - 2 (T - 8, by default): the window reaches at most n_obs_steps - 1 steps before its episode and n_action_steps - 1
@@ -86,65 +83,58 @@ def diffusion_policy(
         Of items {"obs": {camera: (n_obs_steps, 3, H, W) float32 in 0..1, low-dim: (n_obs_steps, n) float32}, "action":
         (horizon, 7) float32}.
     """
-    for name, value in (("horizon", horizon), ("n_obs_steps", n_obs_steps), ("n_action_steps", n_action_steps)):
-        whole_number(name, value)
-    if n_obs_steps > horizon or n_action_steps > horizon:
-        raise OptionError(
-            "a window holds its observations and its executed actions",
-            horizon=horizon,
-            n_obs_steps=n_obs_steps,
-            n_action_steps=n_action_steps,
-        )
-    if not 0 <= val_ratio < 1 or (validation and val_ratio == 0):
-        raise OptionError(
-            "val_ratio is from 0 to below 1, and above 0 for validation=True",
-            val_ratio=val_ratio,
-            validation=validation,
-        )
-    cameras = _present(CAMERAS, store) if cameras is None else dict(cameras)
-    low_dim = _present(LOW_DIM, store) if low_dim is None else low_dim
-    needs, taken = list(pictures_of(cameras.values())), {}
-    for name, each in low_dim.items():
-        _is_scaled(name)
-        taken[name] = field, _, stop = (each, None, None) if isinstance(each, str) else each
-        needs += (
-            numbers_of([field], "low_dim") if each in LOW_DIM.values() else [Need(field, "low_dim", at_least=stop or 1)]
-        )
-    before = n_obs_steps - 1
-    windows = dict.fromkeys([*cameras.values(), *(field for field, _, _ in taken.values())], range(-before, 1))
-    if "actions" in windows:
-        raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
-    return DiffusionPolicyDataset(
-        store,
-        windows={**windows, "actions": range(-before, horizon - before)},
-        cameras=cameras,
-        low_dim=taken,
-        needs=Needs("diffusion_policy", (*needs, Need("actions"))),
-        tail=horizon - n_action_steps - before,
-        held_out=(float(val_ratio), int(seed), bool(validation)),
-        **options,
-    )
 
-
-class DiffusionPolicyDataset(NumericRecipe):
-    """The dataset of `diffusion_policy`."""
-
+    @recipe("diffusion_policy", normalize=False, alignment="causal", images="upright")
     def __init__(
         self,
-        store: Store,
+        store: AnyStore,
         *,
-        cameras: dict[str, str],
-        low_dim: dict[str, tuple[str, int | None, int | None]],
-        tail: int,
-        held_out: tuple[float, int, bool],
-        **options: Any,
+        horizon: int = 16,
+        n_obs_steps: int = 2,
+        n_action_steps: int = 8,
+        cameras: Mapping[str, str] | None = None,
+        low_dim: Mapping[str, str | tuple[str, int, int]] | None = None,
+        val_ratio: float = 0.0,
+        seed: int = 42,
+        validation: bool = False,
+        **options: Unpack[NormalizedOptions],
     ) -> None:
-        self._cameras, self._low_dim = cameras, low_dim
-        self._tail, self._held_out = tail, held_out
-        super().__init__(store, keep=self._keeps, **options)
-        if held_out[0]:
-            side = "validation" if held_out[2] else "training"
-            self.notes += (f"the {side} side of val_ratio {held_out[0]}, seed {held_out[1]}",)
+        store = opened(store)
+        steps: dict[str, Any] = {"horizon": horizon, "n_obs_steps": n_obs_steps, "n_action_steps": n_action_steps}
+        for name, value in steps.items():
+            whole_number(name, value)
+        if n_obs_steps > horizon or n_action_steps > horizon:
+            raise OptionError("a window holds its observations and its executed actions", **steps)
+        if not 0 <= val_ratio < 1 or (validation and val_ratio == 0):
+            raise OptionError(
+                "val_ratio is from 0 to below 1, and above 0 for validation=True",
+                val_ratio=val_ratio,
+                validation=validation,
+            )
+        before = n_obs_steps - 1
+        self._tail = horizon - n_action_steps - before
+        self._held_out = float(val_ratio), int(seed), bool(validation)
+        self._cameras = _present(CAMERAS, store) if cameras is None else dict(cameras)
+        self._low_dim: dict[str, tuple[str, int | None, int | None]] = {}
+        needs = list(pictures_of(self._cameras.values()))
+        for name, each in (_present(LOW_DIM, store) if low_dim is None else low_dim).items():
+            _is_scaled(name)
+            self._low_dim[name] = field, _, stop = (each, None, None) if isinstance(each, str) else each
+            is_known = each in LOW_DIM.values()
+            needs += numbers_of([field], "low_dim") if is_known else [Need(field, "low_dim", at_least=stop or 1)]
+        observed = [*self._cameras.values(), *(field for field, _, _ in self._low_dim.values())]
+        if "actions" in observed:
+            raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
+        super().__init__(
+            store,
+            needs=Needs("diffusion_policy", (*needs, Need("actions"))),
+            windows={**dict.fromkeys(observed, range(-before, 1)), "actions": range(-before, horizon - before)},
+            keep=self._keeps,
+            **options,
+        )
+        if val_ratio:
+            side = "validation" if validation else "training"
+            self.notes += (f"the {side} side of val_ratio {float(val_ratio)}, seed {seed}",)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         made = {
@@ -197,6 +187,9 @@ class DiffusionPolicyDataset(NumericRecipe):
         kept: Mask = at.kept_step < at.kept_length - self._tail
         ratio, _, validation = self._held_out
         return kept & (np.isin(at.episode, self.held_out) == validation) if ratio else kept
+
+
+diffusion_policy = DiffusionPolicyDataset
 
 
 def _present(named: Mapping[str, Any], store: Store) -> dict[str, Any]:

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
-from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Empty, Options, RecipeDataset, recipe, whole_number
+from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, opened, recipe, whole_number
 from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Needs, numbers_of, pictures_of
 
@@ -27,17 +26,8 @@ CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 LOW_DIM = ("gripper_states", "joint_states")
 
 
-@recipe(alignment="as_stored", images="as_stored")
-def libero(
-    store: Store,
-    *,
-    sequence_length: int = SEQUENCE_LENGTH,
-    cameras: tuple[str, ...] = CAMERAS,
-    low_dim: tuple[str, ...] = LOW_DIM,
-    task_emb: Mapping[str, npt.ArrayLike] | None = None,
-    **options: Unpack[Options],
-) -> LiberoDataset:
-    """Make the dataset of LIBERO's own policies (BC-RNN, BC-Transformer, BC-ViLT): every row is an anchor.
+class LiberoDataset(RecipeDataset):
+    """The dataset of LIBERO's own policies (BC-RNN, BC-Transformer, BC-ViLT): every row is an anchor.
 
     LIBERO normalises nothing but pixels. It interleaves tasks (GroupedTaskDataset): the order of a shuffling loader takes the
     place of that.
@@ -64,47 +54,36 @@ def libero(
         Of items {"actions": (L, 7), "obs": {camera: (L, 3, H, W) in 0..1, low-dim: (L, n)}}, all float32. Observations *and*
         actions are of steps t .. t + L - 1; past the end the last step is repeated, and no mask says so.
     """
-    steps = range(whole_number("sequence_length", sequence_length))
-    if "actions" in low_dim:
-        raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
-    fields = (*pictures_of(cameras), *numbers_of(low_dim, "low_dim", ragged=True), *numbers_of(["actions"]))
-    notes = []
-    if options["alignment"] == "as_stored" and store.conventions.observation != "before":
-        notes.append("each action comes with what was seen after it, as LIBERO's own baselines train")
-    embeddings = None if task_emb is None else {text: np.array(each) for text, each in task_emb.items()}
-    made = LiberoDataset(
-        store,
-        needs=Needs("libero", fields),
-        windows=dict.fromkeys(("actions", *cameras, *low_dim), steps),
-        cameras=tuple(cameras),
-        low_dim=tuple(low_dim),
-        embeddings=embeddings,
-        notes=notes,
-        **options,
-    )
-    if embeddings is not None:
-        texts = {task.text for task in store.tasks}
-        if any(task.texts for task in store.tasks):
-            texts = {each.text for each in store.episodes}
-        for text in sorted(texts - embeddings.keys()):
-            raise UnknownName.among("embedding of task", text, list(embeddings), store=store.url)
-    return made
 
-
-class LiberoDataset(RecipeDataset):
-    """The dataset of `libero`."""
-
+    @recipe("libero", alignment="as_stored", images="as_stored")
     def __init__(
         self,
-        store: Store,
+        store: AnyStore,
         *,
-        cameras: tuple[str, ...],
-        low_dim: tuple[str, ...],
-        embeddings: dict[str, npt.NDArray[Any]] | None,
-        **options: Any,
+        sequence_length: int = SEQUENCE_LENGTH,
+        cameras: tuple[str, ...] = CAMERAS,
+        low_dim: tuple[str, ...] = LOW_DIM,
+        task_emb: Mapping[str, npt.ArrayLike] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        self._cameras, self._low_dim, self._embeddings = cameras, low_dim, embeddings
-        super().__init__(store, **options)
+        store = opened(store)
+        steps = range(whole_number("sequence_length", sequence_length))
+        if "actions" in low_dim:
+            raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
+        self._cameras, self._low_dim = tuple(cameras), tuple(low_dim)
+        self._embeddings = None if task_emb is None else {text: np.array(each) for text, each in task_emb.items()}
+        fields = (*pictures_of(cameras), *numbers_of(low_dim, "low_dim", ragged=True), *numbers_of(["actions"]))
+        notes = []
+        if options["alignment"] == "as_stored" and store.conventions.observation != "before":
+            notes.append("each action comes with what was seen after it, as LIBERO's own baselines train")
+        windows = dict.fromkeys(("actions", *cameras, *low_dim), steps)
+        super().__init__(store, needs=Needs("libero", fields), windows=windows, notes=notes, **options)
+        if self._embeddings is not None:
+            texts = {task.text for task in store.tasks}
+            if any(task.texts for task in store.tasks):
+                texts = {each.text for each in store.episodes}
+            for text in sorted(texts - self._embeddings.keys()):
+                raise UnknownName.among("embedding of task", text, list(self._embeddings), store=store.url)
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
         obs = {name: channels_first(batch[name], empty) for name in self._cameras}
@@ -137,3 +116,6 @@ class LiberoDataset(RecipeDataset):
             "all_obs_keys": [*self._cameras, *self._low_dim],
             "use_images": bool(self._cameras),
         }
+
+
+libero = LiberoDataset

@@ -19,8 +19,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe, whole_number
 from vla_store.recipes.needs import numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
@@ -47,17 +46,8 @@ CONFIGS = {
 }
 
 
-@recipe(normalize=False, alignment="causal", images="rot180")
-def openpi(
-    store: Store,
-    *,
-    config: str = "pi05_libero",
-    horizon: int | None = None,
-    cameras: tuple[str, str] = CAMERAS,
-    state: tuple[str, ...] = STATE,
-    **options: Unpack[NormalizedOptions],
-) -> OpenPiDataset:
-    """Make openpi's dataset: every row is an anchor.
+class OpenPiDataset(RegeneratedRecipe):
+    """openpi's dataset: every row is an anchor.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.) Past the end of
     an episode the last action is repeated, without a mark: openpi trains on that padding. Where the store is not of the kind that
@@ -84,29 +74,30 @@ def openpi(
         Of items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "state" (8,) float32, the `ee_states` and
         `gripper_states`; "actions" (horizon, 7) float32, as recorded; "prompt", the task's text.
     """
-    if config not in CONFIGS:
-        raise UnknownName.among("config", config, list(CONFIGS))
-    if options["normalize"] is not False and CONFIGS[config].subtracts_state:
-        raise OptionError(
-            f"{config} subtracts the state from the actions before it normalises them",
-            hint="leave normalize out: openpi's own Normalize does it, by scripts/compute_norm_stats.py on this dataset",
-        )
-    steps = whole_number("horizon", CONFIGS[config].horizon if horizon is None else horizon)
-    return OpenPiDataset(
-        store,
-        name="openpi",
-        trainer="openpi",
-        cameras=cameras,
-        state=state,
-        state_at=0,
-        actions=numbers_of(["actions"])[0],
-        actions_at=range(steps),
-        **options,
-    )
 
+    trainer = "openpi"
+    (actions,) = numbers_of(["actions"])
 
-class OpenPiDataset(RegeneratedRecipe):
-    """The dataset of `openpi`."""
+    @recipe("openpi", normalize=False, alignment="causal", images="rot180")
+    def __init__(
+        self,
+        store: AnyStore,
+        *,
+        config: str = "pi05_libero",
+        horizon: int | None = None,
+        cameras: tuple[str, str] = CAMERAS,
+        state: tuple[str, ...] = STATE,
+        **options: Unpack[NormalizedOptions],
+    ) -> None:
+        if config not in CONFIGS:
+            raise UnknownName.among("config", config, list(CONFIGS))
+        if options["normalize"] is not False and CONFIGS[config].subtracts_state:
+            raise OptionError(
+                f"{config} subtracts the state from the actions before it normalises them",
+                hint="leave normalize out: openpi's own Normalize does it, by scripts/compute_norm_stats.py on this dataset",
+            )
+        steps = range(whole_number("horizon", CONFIGS[config].horizon if horizon is None else horizon))
+        super().__init__(store, name="openpi", cameras=cameras, state=state, actions_at=steps, **options)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {"state": self.state(fields), "actions": fields["actions"].astype(np.float32)}
@@ -117,3 +108,6 @@ class OpenPiDataset(RegeneratedRecipe):
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
         low, high = quantiles(by)
         return (values - low) / (np.maximum(high - low, TINY_RANGE) + 1e-6) * 2 - 1  # type: ignore[no-any-return]
+
+
+openpi = OpenPiDataset

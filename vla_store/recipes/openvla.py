@@ -23,8 +23,7 @@ import numpy as np
 
 from vla_store.errors import machine_error
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe, whole_number
 from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
 from vla_store.recipes.needs import Range, numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles, warn_of
@@ -38,14 +37,10 @@ OFT_CHUNK = 8
 FILE = "dataset_statistics.json"
 NAME = "libero"
 KEPT = ("mean", "std", "max", "min", "q01", "q99")
-(ACTIONS,) = numbers_of(["actions"], ranges=(Range(6, *MINUS_ONE_TO_ONE),))
 
 
-@recipe(normalize=False, alignment="causal", images="rot180")
-def openvla(
-    store: Store, *, name: str = NAME, camera: str = CAMERAS[0], **options: Unpack[NormalizedOptions]
-) -> OpenVLADataset:
-    """Make OpenVLA's dataset: every row is an anchor.
+class OpenVLADataset(RegeneratedRecipe):
+    """OpenVLA's dataset: every row is an anchor.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.) Where the store
     is not of the kind that OpenVLA trains on, a warning and the dataset's `repr` say in what it differs.
@@ -69,74 +64,16 @@ def openvla(
         Of items: "image" (H, W, 3) uint8, turned by 180 degrees; "action" (7,) float32, whose gripper is 1 open, 0 close;
         "language", the task's text in lower case.
     """
-    cameras = {"cameras": (camera,), "camera_option": "camera"}
-    return OpenVLADataset(store, name="openvla", key=name, **cameras, state=(), state_at=0, actions_at=0, **options)
 
+    trainer = "OpenVLA"
+    (actions,) = numbers_of(["actions"], ranges=(Range(6, *MINUS_ONE_TO_ONE),))
 
-@recipe(normalize=False, alignment="causal", images="rot180")
-def openvla_oft(
-    store: Store,
-    *,
-    name: str = NAME,
-    chunk: int = OFT_CHUNK,
-    cameras: tuple[str, str] = CAMERAS,
-    state: tuple[str, ...] = STATE,
-    **options: Unpack[NormalizedOptions],
-) -> OpenVLADataset:
-    """Make OpenVLA-OFT's dataset: anchors are the steps from which `chunk` actions remain.
-
-    t <= T - chunk: nothing is padded, and shorter episodes have none.
-
-    Parameters
-    ----------
-    chunk
-        How many actions an item has.
-    cameras, state
-        Fields of the image, the wrist image and the proprio.
-    normalize
-        As `openvla` has it; also all numbers of proprio.
-    options
-        The rest is as `openvla` has it.
-
-    Returns
-    -------
-    dataset
-        Of items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "proprio" (1, 8) float32, the `ee_states` and
-        `gripper_states`; "actions" (chunk, 7) float32 with OpenVLA's gripper; "language" in lower case.
-    """
-    chunk = whole_number("chunk", chunk)
-    return OpenVLADataset(
-        store,
-        name="openvla_oft",
-        key=name,
-        cameras=cameras,
-        state=state,
-        state_at=[0],
-        actions_at=range(chunk),
-        keep=lambda at: at.kept_step <= at.kept_length - chunk,
-        **options,
-    )
-
-
-def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, Any]:
-    """Return an item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it, with the leading axis of a window of one."""
-    observation = {"image_primary": item["image"][None]}
-    if "wrist_image" in item:
-        observation |= {"image_wrist": item["wrist_image"][None], "proprio": item["proprio"]}
-    return {
-        "dataset_name": dataset_name.encode(),
-        "observation": observation,
-        "task": {"language_instruction": item["language"].encode()},
-        "action": item["actions"] if "actions" in item else item["action"][None],
-    }
-
-
-class OpenVLADataset(RegeneratedRecipe):
-    """The dataset of `openvla` and `openvla_oft`."""
-
-    def __init__(self, store: Store, *, key: str, **options: Any) -> None:
-        self.name = key
-        super().__init__(store, trainer="OpenVLA", actions=ACTIONS, **options)
+    @recipe("openvla", normalize=False, alignment="causal", images="rot180")
+    def __init__(
+        self, store: AnyStore, *, name: str = NAME, camera: str = CAMERAS[0], **options: Unpack[NormalizedOptions]
+    ) -> None:
+        self.name = name
+        super().__init__(store, name="openvla", cameras=(camera,), camera_option="camera", actions_at=0, **options)
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         actions = fields["actions"].astype(np.float32)
@@ -193,3 +130,67 @@ class OpenVLADataset(RegeneratedRecipe):
         except OSError as error:
             raise machine_error(error, "writing the statistics", path) from None
         return path
+
+
+class OpenVLAOFTDataset(OpenVLADataset):
+    """OpenVLA-OFT's dataset: anchors are the steps from which `chunk` actions remain.
+
+    t <= T - chunk: nothing is padded, and shorter episodes have none.
+
+    Parameters
+    ----------
+    chunk
+        How many actions an item has.
+    cameras, state
+        Fields of the image, the wrist image and the proprio.
+    normalize
+        As `openvla` has it; also all numbers of proprio.
+    options
+        The rest is as `openvla` has it.
+
+    Returns
+    -------
+    dataset
+        Of items: "image" and "wrist_image" (H, W, 3) uint8, turned by 180 degrees; "proprio" (1, 8) float32, the `ee_states` and
+        `gripper_states`; "actions" (chunk, 7) float32 with OpenVLA's gripper; "language" in lower case.
+    """
+
+    @recipe("openvla_oft", normalize=False, alignment="causal", images="rot180")
+    def __init__(
+        self,
+        store: AnyStore,
+        *,
+        name: str = NAME,
+        chunk: int = OFT_CHUNK,
+        cameras: tuple[str, str] = CAMERAS,
+        state: tuple[str, ...] = STATE,
+        **options: Unpack[NormalizedOptions],
+    ) -> None:
+        self.name, steps = name, range(whole_number("chunk", chunk))
+        RegeneratedRecipe.__init__(
+            self,
+            store,
+            name="openvla_oft",
+            cameras=cameras,
+            state=state,
+            state_at=[0],
+            actions_at=steps,
+            keep=lambda at: at.kept_step <= at.kept_length - len(steps),
+            **options,
+        )
+
+
+openvla, openvla_oft = OpenVLADataset, OpenVLAOFTDataset
+
+
+def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, Any]:
+    """Return an item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it, with the leading axis of a window of one."""
+    observation = {"image_primary": item["image"][None]}
+    if "wrist_image" in item:
+        observation |= {"image_wrist": item["wrist_image"][None], "proprio": item["proprio"]}
+    return {
+        "dataset_name": dataset_name.encode(),
+        "observation": observation,
+        "task": {"language_instruction": item["language"].encode()},
+        "action": item["actions"] if "actions" in item else item["action"][None],
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -20,7 +20,19 @@ from vla_store.reader.kept import inside
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, parts_of
 from vla_store.reader.windows import shift_of
-from vla_store.recipes.dataset import Array, Empty, Int64, Mask, Options, RecipeDataset, Steps, recipe, whole_number
+from vla_store.recipes.dataset import (
+    AnyStore,
+    Array,
+    Empty,
+    Int64,
+    Mask,
+    Options,
+    RecipeDataset,
+    Steps,
+    opened,
+    recipe,
+    whole_number,
+)
 from vla_store.recipes.needs import Needs, pictures_of
 from vla_store.recipes.rdt_mapping import (
     MAPPINGS,
@@ -56,24 +68,29 @@ CAMERAS: Mapping[str, str | None] = {
 }
 
 
-@recipe(alignment="as_stored", images="as_stored")
-def rdt(
-    store: Store,
-    *,
-    mapping: str | RdtMapping = "",
-    dataset_name: str = "libero",
-    rotation: str | None = None,
-    instruction: str | Mapping[str, str] = "file_name",
-    cameras: Mapping[str, str | None] | None = None,
-    skip_still_start: bool = False,
-    shortest: int | None = None,
-    tail: int = 0,
-    state_norm: npt.ArrayLike | None = None,
-    chunk_size: int = CHUNK_SIZE,
-    img_history_size: int = IMAGE_HISTORY_SIZE,
-    **options: Unpack[Options],
-) -> RdtDataset:
-    """Make the dataset of RDT-1B's fine-tuning, every step once: `get_item(i)` is anchor i of a selection.
+@dataclass(frozen=True)
+class _Episode:
+    """What all samples of an episode share.
+
+    steps: its steps that there are, under a view of kind "steps"; None where there are all of them. length: how many. Among them,
+    begins: the first whose frame is valid; shift: the number of a step's observation, less that of the step. moments: mean, std
+    and norm of the state's slots, (3, n).
+    """
+
+    steps: Int64 | None
+    length: int
+    begins: int
+    shift: int
+    instruction: str
+    moments: Array
+
+
+class RdtDataset(RecipeDataset):
+    """The dataset of RDT-1B's fine-tuning, every step once: `get_item(i)` is anchor i of a selection.
+
+    RDT's own interface: `len`, `get_item`, `get_dataset_name`. There `index` and `len` count episodes, and a step is drawn at
+    random. Here they count anchors. RDT's consumer changes in two lines: the constructor, and
+    `self.hdf5_dataset.get_item(index)` [RDT train/dataset.py:246].
 
     Under a view of kind "steps" an episode is made of the steps that it keeps: in #steps, step_id and all statistics.
 
@@ -127,96 +144,57 @@ def rdt(
     SourceError
         For an episode that never moves.
     """
-    chosen = checked_mapping(mapping)
-    made = RdtDataset(
-        store,
-        mapping=chosen,
-        six=checked_rotation(rotation, chosen),
-        cameras=_checked_cameras(cameras),
-        name=dataset_name,
-        instruction=_checked_instruction(instruction),
-        skips=bool(skip_still_start),
-        shortest=shortest,
-        tail=whole_number("tail", tail, least=0),
-        chunk=whole_number("chunk_size", chunk_size),
-        history=whole_number("img_history_size", img_history_size),
-        notes=_notes(store, chosen, rotation, options["alignment"]),
-        **options,
-    )
-    made.set_state_norm(state_norm)
-    return made
 
-
-@dataclass(frozen=True)
-class _Episode:
-    """What all samples of an episode share.
-
-    steps: its steps that there are, under a view of kind "steps"; None where there are all of them. length: how many. Among them,
-    begins: the first whose frame is valid; shift: the number of a step's observation, less that of the step. moments: mean, std
-    and norm of the state's slots, (3, n).
-    """
-
-    steps: Int64 | None
-    length: int
-    begins: int
-    shift: int
-    instruction: str
-    moments: Array
-
-
-class RdtDataset(RecipeDataset):
-    """RDT's own interface over a store: `len`, `get_item`, `get_dataset_name`; made by `rdt`.
-
-    There `index` and `len` count episodes, and a step is drawn at random. Here they count anchors. RDT's consumer changes in two
-    lines: the constructor, and `self.hdf5_dataset.get_item(index)` [RDT train/dataset.py:246].
-    """
-
+    @recipe("rdt", alignment="as_stored", images="as_stored")
     def __init__(
         self,
-        store: Store,
+        store: AnyStore,
         *,
-        mapping: RdtMapping,
-        six: Callable[[Array], Array],
-        cameras: dict[str, str | None],
-        name: str,
-        instruction: str | dict[str, str],
-        skips: bool,
-        shortest: int | None,
-        tail: int,
-        chunk: int,
-        history: int,
-        **options: Any,
+        mapping: str | RdtMapping = "",
+        dataset_name: str = "libero",
+        rotation: str | None = None,
+        instruction: str | Mapping[str, str] = "file_name",
+        cameras: Mapping[str, str | None] | None = None,
+        skip_still_start: bool = False,
+        shortest: int | None = None,
+        tail: int = 0,
+        state_norm: npt.ArrayLike | None = None,
+        chunk_size: int = CHUNK_SIZE,
+        img_history_size: int = IMAGE_HISTORY_SIZE,
+        **options: Unpack[Options],
     ) -> None:
-        self.mapping, self._six, self._cameras = mapping, six, cameras
-        self._name, self._instruction = name, instruction
-        self._skips, self._shortest, self._tail = skips, shortest, tail
-        self._offsets = np.arange(1 - history, 1)
-        self._norm: Array | None = None  # in place of an episode's own
+        store = opened(store)
+        self.mapping = chosen = checked_mapping(mapping)
+        self._six = checked_rotation(rotation, chosen)
+        self._cameras = _checked_cameras(cameras)
+        self._name, self._instruction = dataset_name, _checked_instruction(instruction)
+        self._skips, self._shortest = bool(skip_still_start), shortest
+        self._tail = whole_number("tail", tail, least=0)
+        self._offsets = np.arange(1 - whole_number("img_history_size", img_history_size), 1)
+        chunk = range(whole_number("chunk_size", chunk_size))
         self._episodes: dict[int, _Episode] = {}
-        self.unchanged = tuple(dict.fromkeys(field for field in cameras.values() if field is not None))
-        needs = Needs(f"rdt, by its mapping {mapping.name!r},", (*pictures_of(self.unchanged), *needs_of(mapping)))
+        self.unchanged = tuple(dict.fromkeys(field for field in self._cameras.values() if field is not None))
+        needs = Needs(f"rdt, by its mapping {chosen.name!r},", (*pictures_of(self.unchanged), *needs_of(chosen)))
         needs.check(store)
-        self._slots = slots_of(mapping.state, store)
+        self._slots = slots_of(chosen.state, store)
         super().__init__(
             store,
-            windows={each.field: [0] for each in mapping.state}
-            | {each.field: range(chunk) for each in mapping.action}
-            | dict.fromkeys(self.unchanged, self._offsets.tolist()),
             needs=needs,
-            keep=self._keep if skips or shortest is not None or tail else None,
+            windows={each.field: [0] for each in chosen.state}
+            | {each.field: chunk for each in chosen.action}
+            | dict.fromkeys(self.unchanged, self._offsets.tolist()),
+            keep=self._keep if skip_still_start or shortest is not None or tail else None,
+            notes=_notes(store, chosen, rotation, options["alignment"]),
             **options,
         )
-        if instruction != "file_name":  # now, because RDT's consumer would only print the error, and go on
+        if self._instruction != "file_name":  # now, because RDT's consumer would only print the error, and go on
             for number in self._episodes_with_anchors():
                 self._instruction_of(number)
-
-    def set_state_norm(self, given: npt.ArrayLike | None) -> None:
-        """Choose what stands in place of an episode's own norm: `given`, or what the mapping says. Raises OptionError."""
-        if given is not None:
-            self._norm = np.array(given, np.float64)
-            if self._norm.shape != (STATE_SIZE,):
-                raise OptionError("state_norm has another shape", expected=f"({STATE_SIZE},)", found=self._norm.shape)
-        elif self.mapping.norm == "action_std":
+        # What stands in place of an episode's own norm.
+        self._norm = None if state_norm is None else np.array(state_norm, np.float64)
+        if self._norm is not None and self._norm.shape != (STATE_SIZE,):
+            raise OptionError("state_norm has another shape", expected=f"({STATE_SIZE},)", found=self._norm.shape)
+        if self._norm is None and chosen.norm == "action_std":
             self._norm = self._action_std() + NORM_FLOOR
 
     def get_dataset_name(self) -> str:
@@ -451,6 +429,9 @@ class RdtDataset(RecipeDataset):
                 hint='instruction="file_name", or a dict of the tasks\' texts',
             )
         return str(task.instruction)
+
+
+rdt = RdtDataset
 
 
 def _checked_cameras(given: Mapping[str, str | None] | None) -> dict[str, str | None]:

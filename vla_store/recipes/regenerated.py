@@ -14,7 +14,7 @@ import numpy as np
 from vla_store.errors import OptionError, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import Array
+from vla_store.recipes.dataset import AnyStore, Array, opened
 from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, joined, quantiles, warn_of
 
@@ -31,47 +31,41 @@ class RegeneratedRecipe(NumericRecipe):
     ----------
     name
         Of the recipe, for errors.
-    trainer
-        Its name, for notes on how the store differs from what it trains on.
     cameras, camera_option
         One or two fields, and the option that names them.
-    state, state_at
-        Fields of the state, and their offset or offsets.
-    actions, actions_at
-        What is taken of the actions, and their offset or offsets.
+    state, state_at, actions_at
+        Fields of the state; its offset or offsets, and those of the actions.
     options
         As `NumericRecipe` has them.
     """
 
+    trainer = ""
+    actions: Need  # what is taken of the actions
+
     def __init__(
         self,
-        store: Store,
+        store: AnyStore,
         *,
         name: str,
-        trainer: str,
         cameras: tuple[str, ...],
         camera_option: str = "cameras",
-        state: tuple[str, ...],
-        state_at: Any,
-        actions: Need,
+        state: tuple[str, ...] = (),
+        state_at: Any = 0,
         actions_at: Any,
         **options: Any,
     ) -> None:
+        store = opened(store)
         if len(set(cameras)) < len(cameras):
             raise OptionError("the two cameras are one", cameras=", ".join(cameras))
-        fields = (*pictures_of(cameras, camera_option), *numbers_of(state, "state"), actions)
-        self._cameras, self._state = cameras, state
-        self.unchanged = cameras
-        notes = differences(store, cameras, trainer)
-        super().__init__(
-            store,
-            needs=Needs(name, fields, state_width=STATE_WIDTH),
-            windows={**dict.fromkeys(cameras, 0), **dict.fromkeys(state, state_at), "actions": actions_at},
-            notes=notes,
-            **options,
-        )
+        self._cameras = self.unchanged = cameras
+        self._state = state
+        fields = (*pictures_of(cameras, camera_option), *numbers_of(state, "state"), self.actions)
+        windows = {**dict.fromkeys(cameras, 0), **dict.fromkeys(state, state_at), "actions": actions_at}
+        notes = differences(store, cameras, self.trainer)
+        needs = Needs(name, fields, state_width=STATE_WIDTH)
+        super().__init__(store, needs=needs, windows=windows, notes=notes, **options)
         if notes:
-            warn(f"this is not the data that {trainer} trains on: " + "; ".join(notes))
+            warn(f"this is not the data that {self.trainer} trains on: " + "; ".join(notes))
 
     def pictures(self, batch: Mapping[str, Any]) -> dict[str, Array]:
         """Return the pictures of items."""
