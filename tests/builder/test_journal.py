@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from own_sources import FIELDS, Own, plan_of
 
-from vla_store.builder.journal import LOCK, Journal
+from vla_store.builder.journal import Journal
 from vla_store.builder.plan import Plan
 from vla_store.builder.units import Receipt, work_units
 from vla_store.errors import DestinationExists, MachineError, SourceError
+from vla_store.format.layout import BUILD_LOCK
 from vla_store.format.listing import ObjectEntry
 from vla_store.sources.protocol import FieldSpec
 
@@ -88,8 +89,8 @@ def test_a_lock_whose_file_was_taken_away_is_no_lock(
     monkeypatch.setattr(fcntl, "flock", late)
     second = Journal(partial, plan)
     assert second.open() == {}
-    assert (partial / LOCK).exists()
-    assert not (partial.with_suffix("") / LOCK).exists()
+    assert (partial / BUILD_LOCK).exists()
+    assert not (partial.with_suffix("") / BUILD_LOCK).exists()
     second.close()
 
 
@@ -165,7 +166,7 @@ def test_a_finished_build_leaves_only_its_lock_and_then_not_that(plan: Plan, par
     journal = Journal(partial, plan)
     journal.open()
     journal.remove()
-    assert sorted(path.name for path in partial.iterdir()) == [LOCK, "parts"]
+    assert sorted(path.name for path in partial.iterdir()) == [BUILD_LOCK, "parts"]
     assert [path.name for path in (partial / "parts").iterdir()] == [plan.part_id]
     store = partial.rename(partial.with_suffix(""))
     journal.close(store)

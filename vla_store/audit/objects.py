@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from vla_store.audit.report import Problem, VerifyReport
 from vla_store.errors import DataError, OptionError, StoreDamaged
 from vla_store.format.schema import MAX_DOCUMENT_BYTES
@@ -45,16 +43,7 @@ class Objects:
         size = self.named[key] = self.storage.size(key)
         if size > MAX_DOCUMENT_BYTES:
             raise StoreDamaged(f"has {size} bytes; a document has at most {MAX_DOCUMENT_BYTES}", object=key)
-        return b"".join(self.pieces(key))
-
-    def pieces(self, key: str) -> Iterator[memoryview]:
-        return self.storage.pieces(key)
-
-    def size(self, key: str) -> int:
-        return self.storage.size(key)
-
-    def ranges(self, key: str, ranges: list[tuple[int, int]]) -> list[memoryview]:
-        return self.storage.read([(key, start, stop) for start, stop in ranges])
+        return b"".join(self.storage.pieces(key))
 
 
 def list_keys(storage: Storage) -> list[str]:

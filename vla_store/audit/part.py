@@ -108,7 +108,7 @@ def check_part(
 def _problem_of(objects: Objects, part: str, each: ObjectEntry) -> str | None:
     digest, size = hashlib.sha256(), 0
     try:
-        for piece in objects.pieces(f"{part}/{each.key}"):
+        for piece in objects.storage.pieces(f"{part}/{each.key}"):
             digest.update(piece)
             size += len(piece)
     except DataError as error:
@@ -238,10 +238,10 @@ def _check_index(objects: Objects, key: str, array: PartArray, shard: int) -> No
     """Check the index of a shard, which reading looks at only where chunks have a size of their own."""
     nbytes = index_nbytes(array.grid.chunks_per_shard)
     try:
-        body = objects.size(key) - nbytes
+        body = objects.storage.size(key) - nbytes
         if body < 0:
             raise StoreDamaged("a shard is cut short", object=key)
-        (index,) = objects.ranges(key, [(body, body + nbytes)])
+        (index,) = objects.storage.read([(key, body, body + nbytes)])
         parse_index(index, array.grid.chunks_per_shard, array.grid.present(shard), body, key, array.chunk_nbytes)
     except DataError as error:
         objects.error(key, error)

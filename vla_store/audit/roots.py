@@ -107,7 +107,7 @@ def _check_meta(objects: Objects, root: Root) -> None:
 
 def _is_there(objects: Objects, key: str) -> bool:
     try:
-        objects.size(key)
+        objects.storage.size(key)
     except ObjectMissing:
         return False
     return True

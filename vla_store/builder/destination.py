@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_store.builder.journal import FINISHED, LOCK
+from vla_store.builder.journal import FINISHED
 from vla_store.errors import DestinationExists, OptionError, machine_error
-from vla_store.format.layout import ROOT_KEY, partial_path, root_key
-from vla_store.storage import TEMPORARY, check_length, is_url, place_of, sync_folder
+from vla_store.format.layout import BUILD_LOCK, ROOT_KEY, partial_path, root_key
+from vla_store.storage import LocalStorage, check_length, holds_only, is_url, place_of, sync_folder
 
 FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... STORE"
 
@@ -62,7 +62,8 @@ def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, o
 def check_unfinished(partial: Path, sources: Sequence[Path]) -> None:
     """Raises unless a part may be encoded in the folder `partial`. Nothing is touched."""
     _check_apart(partial, "the folder of the unfinished build", sources)
-    if partial.is_symlink() or (partial.exists() and not _is_unfinished(partial)):
+    own = (BUILD_LOCK, FINISHED, "meta", "parts", "roots", ROOT_KEY)  # what an unfinished build leaves
+    if os.path.lexists(partial) and not holds_only(partial, own):
         raise DestinationExists(
             "the place of the unfinished build is taken; nothing was touched",
             path=partial,
@@ -89,12 +90,6 @@ def _aside(target: Path) -> Path:
     return target.with_name(f"{target.name}.replaced")
 
 
-def _is_unfinished(partial: Path) -> bool:
-    """Whether a folder holds nothing but what an unfinished build leaves."""
-    own = {LOCK, FINISHED, "meta", "parts", "roots", ROOT_KEY}
-    return partial.is_dir() and all(name in own or name.endswith(TEMPORARY) for name in os.listdir(partial))
-
-
 def _check_writable(target: Path) -> None:
     """Say now what would otherwise be found out after the scan."""
     above = next(each for each in target.parents if each.exists())
@@ -110,7 +105,7 @@ def is_store(path: Path) -> bool:
     """Whether a folder holds the root of a store, of whatever version or state."""
     for key in (ROOT_KEY, root_key(1)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if isinstance(json.loads((path / key).read_bytes())["attributes"]["vla_store"], dict):
+            if isinstance(json.loads(LocalStorage(path).get(key) or b"")["attributes"]["vla_store"], dict):
                 return True
     return False
 

@@ -22,9 +22,8 @@ from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
 from vla_store.format.schema import PartEntry
 from vla_store.sources.protocol import EpisodeSource, describe
-from vla_store.storage import TEMPORARY, LocalStorage, locked
+from vla_store.storage import LocalStorage, holds_only, locked
 
-LOCK = "build.lock"
 SOURCES = "source.json"
 FINISHED = "part.json"
 
@@ -96,7 +95,7 @@ class Journal:
     def close(self, store: Path | None = None) -> None:
         """Let go of the lock. store: where the build lies now, if it is committed."""
         if store is not None:
-            (store / LOCK).unlink()
+            (store / layout.BUILD_LOCK).unlink()
         self._lock.close()
 
     def finish(self, entry: PartEntry) -> None:
@@ -112,21 +111,16 @@ class Journal:
         return None
 
     def _take_lock(self) -> None:
-        try:
-            self._lock.enter_context(locked(self.partial, LOCK))
-        except BlockingIOError:
-            raise DestinationExists(
-                "another build is writing there now",
-                partial=self.partial,
-                hint="wait for it, or choose another STORE",
-            ) from None
+        busy = DestinationExists(
+            "another build is writing there now", partial=self.partial, hint="wait for it, or choose another STORE"
+        )
+        self._lock.enter_context(locked(self.partial, layout.BUILD_LOCK, busy=busy))
 
     def _check_same_build(self, now: list[dict[str, Any]]) -> None:
         """Raises DestinationExists if something else lies there, SourceError if a source is not as it was."""
         own = {self.part.name, self._folder.name, layout.ROOT_KEY}
         parts = self.partial / "parts"
-        there = set(os.listdir(parts)) if parts.exists() else set()
-        if any(name not in own and not name.endswith(TEMPORARY) for name in there):
+        if parts.exists() and not holds_only(parts, own):
             raise DestinationExists(
                 "an unfinished build of other sources or options is in the way",
                 partial=self.partial,
@@ -153,7 +147,7 @@ class Journal:
         for path in self.partial.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            elif path.name != layout.BUILD_LOCK:
                 path.unlink()
 
     def _receipts(self) -> dict[str, Receipt]:

@@ -13,6 +13,7 @@ FRAME_SHARD_BYTES = 1 << 27
 ATTRIBUTE_CHUNK_BYTES = 1 << 20
 
 ROOT_KEY = "zarr.json"
+BUILD_LOCK = "build.lock"  # lies in an unfinished build, and is held by who builds
 INDEX_ARRAY = "index/steps"
 TABLE_ARRAY = "episodes/table"
 DIGEST_ARRAY = "episodes/digest"

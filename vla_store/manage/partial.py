@@ -12,9 +12,7 @@ from vla_store.format import layout
 from vla_store.format.schema import Root
 from vla_store.manage import roots
 from vla_store.manage.transfer import part_listing
-from vla_store.storage import TEMPORARY, LocalStorage, Storage, locked, sync_folder
-
-LOCK = "build.lock"  # what an unfinished build has
+from vla_store.storage import LocalStorage, Storage, holds_only, locked, sync_folder
 
 
 @contextlib.contextmanager
@@ -29,39 +27,24 @@ def growing_at(place: Storage, folders: Iterable[str] = ("parts",)) -> Iterator[
     if place.folder.exists() and (not place.folder.is_dir() or any(place.folder.iterdir())):
         raise DestinationExists("the destination exists and is not a store", path=place.url, hint="choose another name")
     growing = LocalStorage(Path(layout.partial_path(place.url)))
-    if growing.get(LOCK) is not None:
+    if growing.get(layout.BUILD_LOCK) is not None:
         raise DestinationExists(
             "an unfinished build lies where the store would grow",
             path=growing.url,
             hint="finish it or remove it, or choose another name",
         )
-    _check_own(growing.folder, {"meta", "roots", layout.ROOT_KEY, *folders})
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(growing.folder))
-        except BlockingIOError:
-            raise DestinationExists(
-                "another copy or merge is writing there now",
-                path=growing.url,
-                hint="wait for it, or choose another name",
-            ) from None
-        yield growing
-
-
-def _check_own(folder: Path, own: set[str]) -> None:
-    """Raises DestinationExists for a folder that holds more than an unfinished store: `finish` tidies up in it."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if (
-        folder.is_symlink()
-        or not folder.is_dir()
-        or not all(x in own or x.endswith(TEMPORARY) for x in os.listdir(folder))
-    ):
+    own = {"meta", "roots", layout.ROOT_KEY, *folders}
+    if os.path.lexists(growing.url) and not holds_only(growing.folder, own):  # `finish` tidies up in it
         raise DestinationExists(
             "the place where the store would grow is taken; nothing was touched",
-            path=folder,
+            path=growing.url,
             hint="move it out of the way, or choose another name",
         )
+    busy = DestinationExists(
+        "another copy or merge is writing there now", path=growing.url, hint="wait for it, or choose another name"
+    )
+    with locked(growing.folder, busy=busy):
+        yield growing
 
 
 def finish(growing: Storage, place: Storage, keys: Iterable[str]) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 from vla_store.storage.base import ObjectMissing, Range, Storage, cut, read_document
 from vla_store.storage.blocks import Blocks
 from vla_store.storage.bounded import keep
-from vla_store.storage.local import TEMPORARY, LocalStorage, sync_folder
+from vla_store.storage.local import LocalStorage, holds_only, sync_folder
 from vla_store.storage.locations import Location, locate, open_storage, register
 from vla_store.storage.locks import locked
 from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
 from vla_store.storage.remote import FsspecStorage
 
 __all__ = [
-    "TEMPORARY",
     "Blocks",
     "FsspecStorage",
     "LocalStorage",
@@ -25,6 +24,7 @@ __all__ = [
     "Storage",
     "check_length",
     "cut",
+    "holds_only",
     "is_url",
     "keep",
     "local_path",

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import posixpath
 import re
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from vla_store.errors import machine_errors, warn
 from vla_store.storage.base import MAX_INDICES, ObjectMissing, Range, Storage, cut, missing, not_exclusive, too_short
 from vla_store.storage.bounded import keep
 from vla_store.storage.files import OpenFile, map_file
-from vla_store.storage.locks import try_lock
+from vla_store.storage.locks import surely_locked, try_lock
 
 MAX_MAPS = 16_384  # Linux allows a process 65,530 by default
 LEAST_FILES = 32
@@ -160,35 +159,15 @@ class LocalStorage(Storage):
             if held and key.endswith(TEMPORARY):
                 self.remove(key)
             elif _OWN_TEMPORARY.fullmatch(posixpath.basename(key)):
-                _remove_if_nobody_holds(self.folder / key)
+                with contextlib.suppress(OSError), surely_locked(self.folder / key) as is_abandoned:
+                    if is_abandoned:
+                        self.remove(key)
 
-    @contextlib.contextmanager
-    def proposing(self) -> Iterator[None]:
-        with self._locked_roots(fcntl.LOCK_SH):
-            yield
+    def proposing(self) -> contextlib.AbstractContextManager[Any]:
+        return surely_locked(self.folder / "roots", shared=True)
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[bool]:
-        with self._locked_roots(fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
-            yield held
-
-    @contextlib.contextmanager
-    def _locked_roots(self, how: int) -> Iterator[bool]:
-        """Hold a lock on the folder of roots, which ends with its holder; yield False where there is none to be had."""
-        try:
-            descriptor = os.open(self.folder / "roots", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            yield False
-            return
-        try:
-            try:
-                fcntl.flock(descriptor, how)
-                held = True
-            except OSError:  # somebody holds it; or a file system without locks, where nothing is swept
-                held = False
-            yield held
-        finally:
-            os.close(descriptor)
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        return surely_locked(self.folder / "roots")
 
     @contextlib.contextmanager
     def _temporary(self, key: str) -> Iterator[tuple[IO[bytes], Path]]:
@@ -250,6 +229,13 @@ class LocalStorage(Storage):
                 raise missing(key, self.url) from None
 
 
+def holds_only(folder: Path, names: Collection[str]) -> bool:
+    """Tell whether there is a folder, and no link to one, that has no other names in it, but for temporary ones."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(name in names or name.endswith(TEMPORARY) for name in os.listdir(folder))
+
+
 def sync_folder(path: str | os.PathLike[str]) -> None:
     """Make the names in a folder as durable as the files they name."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -269,12 +255,6 @@ def _new_temporary(path: Path) -> tuple[IO[bytes], Path]:
             if temporary.exists():
                 return file, temporary
         file.close()  # it was swept before it was held
-
-
-def _remove_if_nobody_holds(path: Path) -> None:
-    with contextlib.suppress(OSError), open(path, "rb") as file:  # OSError: held, gone, or without locks
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
 
 
 def _flush(file: IO[bytes]) -> None:

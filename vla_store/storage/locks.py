@@ -1,4 +1,4 @@
-"""Locks on folders that are being written, which end with their holder. Imports nothing of this package."""
+"""Locks on files and folders, which end with their holder. Imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def try_lock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, name: str = "") -> Iterator[None]:
-    """Hold the lock on a folder, made if need be, or on a file in it. Raises BlockingIOError where another process holds it."""
+def locked(folder: Path, name: str = "", *, busy: Exception) -> Iterator[None]:
+    """Hold the lock on a folder, made if need be, or on a file in it. Raises `busy` where another process holds it."""
     path = folder / name
     flags = os.O_CLOEXEC | (os.O_CREAT | os.O_APPEND | os.O_WRONLY if name else os.O_RDONLY)
     while True:
@@ -32,13 +32,29 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
             descriptor = os.open(path, flags, 0o666)
         except FileNotFoundError:  # who was there has just given the folder its final name
             continue
-        try:
-            try_lock(descriptor)
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            try:
+                try_lock(descriptor)
+            except BlockingIOError:
+                raise busy from None
             is_there = False
             with contextlib.suppress(FileNotFoundError):
                 is_there = os.path.samestat(os.fstat(descriptor), os.stat(path))
             if is_there:
                 yield
                 return
-        finally:
-            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def surely_locked(path: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock on what lies at a path: alone, if that is free now, or shared, once it is. Yield False where there is none to be
+    had: nothing is there, somebody holds it, or the file system has no locks."""
+    held = False
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        yield held
