@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-import store_tools
-
 from vla_store import figures, open_store
 from vla_store.builder import build_store
-
-
-@pytest.mark.parametrize(("prediction", "text"), [((), "none"), (("background", "green"), "background+green")])
-def test_a_prediction_reads_as_a_sum(prediction: tuple[str, ...], text: str) -> None:
-    assert figures.prediction_text(prediction) == text
+from vla_store.cli.printing import root_text
+from vla_store.look.info import store_json, store_text
 
 
 def test_a_builds_table_says_what_was_chosen_and_what_came_out(tiny_source: Path, tmp_path: Path) -> None:
@@ -44,7 +38,7 @@ def test_a_plans_table_says_what_would_be(tiny_source: Path, tmp_path: Path) -> 
 
 def test_a_stores_text_and_json_agree(tiny_store: Path) -> None:
     store = open_store(tiny_store)
-    described = json.loads(json.dumps(figures.store_json(store)))
+    described = json.loads(json.dumps(store_json(store)))
     assert described["rows"] == 137
     assert described["nbytes"] == store.nbytes
     assert {name: each["episodes"] for name, each in described["suites"].items()} == {
@@ -53,16 +47,24 @@ def test_a_stores_text_and_json_agree(tiny_store: Path) -> None:
         "libero_spatial": 4,
     }
     assert sum(each["steps"] for each in described["suites"].values()) == 137
-    text = figures.store_text(described)
+    text = store_text(described)
     assert "rows           137 steps of 10 episodes in 1 part" in text
     assert "conventions    pictures bottom_up, observations recorded after the action" in text
     for name in store.fields:
         assert f"\n{name} " in text
 
 
-def test_a_roots_text_leaves_out_what_was_not_done(tiny_store: Path) -> None:
-    described = figures.root_json("x.vla", store_tools.root_of(tiny_store))
+def test_a_roots_text_leaves_out_what_was_not_done() -> None:
+    described = {
+        "digest": "d" * 64,
+        "episodes": 10,
+        "fingerprint": "f" * 64,
+        "generation": 1,
+        "parts": 1,
+        "rows": 137,
+        "store": "x.vla",
+    }
     for more in ({}, {"added": None}):
-        assert "added" not in figures.root_text(described | more)
-    added = figures.root_text(described | {"added": {"episodes": 3, "rows": 20}})
+        assert "added" not in root_text(described | more)
+    added = root_text(described | {"added": {"episodes": 3, "rows": 20}})
     assert "added          3 episodes (20 steps)" in added

@@ -110,7 +110,7 @@ def _append(arguments: argparse.Namespace) -> int:
     tell("note", report.notes)
     if not report.added:
         tell("note", ["the store has these demonstrations already; nothing was added"])
-    print_root(arguments, report.root, {"added": report.part.to_json() if report.added else None})
+    print_root(arguments, report.root, added=report.part.to_json() if report.added else None)
     return 0
 
 

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
-from typing import Any
 
-from vla_store.cli.options import add_command, add_fetcher, add_output, add_view
-from vla_store.cli.printing import print_report
+from vla_store.cli.options import FETCHER, OUTPUT, READING, argument, command, flag, images, view
+from vla_store.cli.printing import print_report, print_result
 from vla_store.errors import OptionError
 from vla_store.progress import ProgressBar
 from vla_store.reader import open_store
 
 
-def add_bench(commands: Any) -> None:
-    bench = add_command(
-        commands,
-        "bench",
-        _bench,
-        "measure how fast this machine serves samples of a store, and say whether a GPU would wait",
-        "vla-store bench libero.vla --workers 1 2 4",
-    )
-    bench.add_argument("store", metavar="STORE", help="a path or a URL")
-    bench.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a batch (default: 64)")
-    bench.add_argument(
+@command(
+    "bench",
+    "measure how fast this machine serves samples of a store, and say whether a GPU would wait",
+    "vla-store bench libero.vla --workers 1 2 4",
+    argument("--batch-size", type=int, default=64, metavar="B", help="samples a batch (default: 64)"),
+    argument(
         "--workers",
         type=int,
         nargs="+",
         metavar="N",
         help="numbers of workers to try (default: 1, 2, 4 up to the cores)",
-    )
-    bench.add_argument(
-        "--images", default="as_stored", choices=("as_stored", "upright", "rot180"), help="how pictures are turned"
-    )
-    add_view(bench, "serve the samples of these views")
-    add_fetcher(bench)
-    add_output(bench)
-
-
-def _bench(arguments: argparse.Namespace) -> int:
+    ),
+    images("as_stored", "how pictures are turned"),
+    view("serve the samples of these views"),
+    READING,
+)
+def bench(arguments: argparse.Namespace) -> int:
     from vla_store.bench import bench_store
 
     with ProgressBar(quiet=arguments.quiet) as bar:
@@ -51,64 +40,50 @@ def _bench(arguments: argparse.Namespace) -> int:
             fetcher=arguments.fetcher,
             talk=bar.talk,
         )
-    print_report(arguments, report)
-    return 0
+    return print_report(arguments, report)
 
 
-def add_coverage(commands: Any) -> None:
-    coverage = add_command(
-        commands,
-        "coverage",
-        _coverage,
-        "say which steps RDT's samplers, a LIBERO port's and full enumeration reach",
-        "vla-store coverage libero.vla --plot coverage.png",
-    )
-    coverage.add_argument("store", nargs="?", metavar="STORE", help="a path or a URL; no pictures are read")
-    coverage.add_argument(
+@command(
+    "coverage",
+    "say which steps RDT's samplers, a LIBERO port's and full enumeration reach",
+    "vla-store coverage libero.vla --plot coverage.png",
+    argument("store", nargs="?", metavar="STORE", help="a path or a URL; no pictures are read"),
+    argument(
         "--lengths",
         metavar="FILE.csv",
         help="instead of a store: a table with a column `length`, and `task` (one a file)",
-    )
-    coverage.add_argument(
-        "--horizon", type=int, default=64, metavar="H", help="actions in a window (default: 64, RDT's)"
-    )
-    coverage.add_argument(
-        "--draws", type=int, metavar="N", help="draws in an epoch (default: as many as there are steps)"
-    )
-    coverage.add_argument(
+    ),
+    argument("--horizon", type=int, default=64, metavar="H", help="actions in a window (default: 64, RDT's)"),
+    argument("--draws", type=int, metavar="N", help="draws in an epoch (default: as many as there are steps)"),
+    argument(
         "--k",
         type=int,
         metavar="K",
         help="a step is critical at most K steps from a change of the gripper (default: 5)",
-    )
-    add_view(coverage, "what these views keep, as training with view=NAME sees it")
-    coverage.add_argument("--seed", type=int, default=0, metavar="SEED", help="of what is drawn (default: 0)")
-    coverage.add_argument(
+    ),
+    view("what these views keep, as training with view=NAME sees it"),
+    argument("--seed", type=int, default=0, metavar="SEED", help="of what is drawn (default: 0)"),
+    argument(
         "--runs",
         type=int,
         metavar="R",
         help="runs of the simulation (default: 20; 8 where draws are many; of fewer, exact and simulated are not compared)",
-    )
-    coverage.add_argument(
-        "--quoted",
-        action="store_true",
-        help="instead of the tables: what was said of these samplers, and whether it holds",
-    )
-    coverage.add_argument("--plot", metavar="FILE.png", help="draw it as well (needs matplotlib)")
-    add_fetcher(coverage)
-    add_output(coverage)
-
-
-def _coverage(arguments: argparse.Namespace) -> int:
+    ),
+    flag("--quoted", "instead of the tables: what was said of these samplers, and whether it holds"),
+    argument("--plot", metavar="FILE.png", help="draw it as well (needs matplotlib)"),
+    FETCHER,
+    OUTPUT,
+)
+def coverage(arguments: argparse.Namespace) -> int:
     from vla_store import coverage
 
     if (arguments.store is None) == (arguments.lengths is None):
         raise OptionError("give either a STORE or --lengths FILE", hint="vla-store coverage libero.vla")
-    if arguments.lengths is not None and arguments.k is not None:
-        raise OptionError("--k counts steps around changes of the gripper, and lengths do not tell of those")
-    if arguments.lengths is not None and arguments.view:
-        raise OptionError("--view names views of a store, and lengths have none")
     if arguments.lengths is not None:
+        if arguments.k is not None:
+            raise OptionError("--k counts steps around changes of the gripper, and lengths do not tell of those")
+        if arguments.view:
+            raise OptionError("--view names views of a store, and lengths have none")
         demos = coverage.read_lengths(arguments.lengths)
     else:
         store = open_store(arguments.store, fetcher=arguments.fetcher)
@@ -119,8 +94,5 @@ def _coverage(arguments: argparse.Namespace) -> int:
         demos, horizon=arguments.horizon, draws=arguments.draws, runs=arguments.runs, seed=arguments.seed
     )
     judged = coverage.judge(report, demos)
-    if arguments.json:
-        print(json.dumps(report | {"quoted": judged}))
-    else:
-        print(coverage.judged_text(judged) if arguments.quoted else coverage.report_text(report))
-    return 0
+    text = coverage.judged_text(judged) if arguments.quoted else coverage.report_text(report)
+    return print_result(arguments, report | {"quoted": judged}, lambda _: text)

@@ -1,45 +1,88 @@
-"""What the options of several commands have in common."""
+"""How a command is declared, and the arguments that several commands have, each defined once. Imports errors alone."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from vla_store.errors import OptionError
 
+Argument = Callable[[argparse.ArgumentParser], Any]
+Run = Callable[[argparse.Namespace], int]
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int] | None, help_text: str, example: str
-) -> argparse.ArgumentParser:
-    """The parser of one command. run: what makes the call and prints, with the exit code; None: commands below it do."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", epilog=f"example: {example}"
-    )
-    if run is not None:
-        parser.set_defaults(run=run)
-    return parser
+@dataclass(frozen=True)
+class Command:
+    """One command, or one that has commands below it.
+
+    run: makes one call, prints, and returns the exit code. resume: what is said of going on when it is interrupted.
+    """
+
+    name: str
+    summary: str
+    example: str
+    arguments: tuple[Argument, ...] = ()
+    run: Run | None = None
+    resume: str = ""
+    inside: tuple[Command, ...] = ()
+
+    def __call__(self, commands: Any) -> None:
+        """Add this command to the commands of a parser."""
+        parser = add_command(commands, self.name, self.run, self.summary, self.example)
+        for add in self.arguments:
+            add(parser)
+        if self.resume:
+            parser.set_defaults(resume_hint=f"; {self.resume}")
+        if self.inside:
+            below = parser.add_subparsers(dest=f"{self.name}_command", required=True, metavar="COMMAND")
+            for each in self.inside:
+                each(below)
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only results and errors")
+def command(name: str, summary: str, example: str, *arguments: Argument, resume: str = "") -> Callable[[Run], Command]:
+    """Return a decorator that makes a command of the function that runs it."""
+    return lambda run: Command(name, summary, example, arguments, run, resume)
 
 
-def add_fetcher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fetcher",
-        choices=("mmap", "pread", "fsspec"),
-        help="how the store is read (default: mmap for a path, fsspec for a URL; pread: network file systems, cold disks)",
-    )
+def argument(*names: str, **settings: Any) -> Argument:
+    """Return what adds this argument to a parser, as `add_argument` takes it."""
+    return lambda parser: parser.add_argument(*names, **settings)
 
 
-def add_view(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
+def flag(name: str, help_text: str) -> Argument:
+    return argument(name, action="store_true", help=help_text)
+
+
+def group(*arguments: Argument) -> Argument:
+    """Return what adds all of these."""
+    return lambda parser: [add(parser) for add in arguments]
+
+
+STORE = argument("store", metavar="STORE", help="a path or a URL")
+WRITABLE_STORE = argument("store", metavar="STORE", help="a path, or a URL that can be written")
+JSON = flag("--json", "print the result as JSON")
+OUTPUT = group(JSON, flag("--quiet", "no progress, only results and errors"))
+FETCHER = argument(
+    "--fetcher",
+    choices=("mmap", "pread", "fsspec"),
+    help="how the store is read (default: mmap for a path, fsspec for a URL; pread: network file systems, cold disks)",
+)
+READING = group(STORE, FETCHER, OUTPUT)  # the last arguments of a command that reads one store
+
+
+def images(default: str, help_text: str) -> Argument:
+    choices = sorted(("upright", "as_stored", "rot180"), key=lambda each: each != default)
+    return argument("--images", choices=choices, default=default, help=help_text)
+
+
+def view(what: str) -> Argument:
+    return argument(
         "--view",
         action="append",
         metavar="NAME",
@@ -47,8 +90,22 @@ def add_view(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def add_command(commands: Any, name: str, run: Run | None, summary: str, example: str) -> argparse.ArgumentParser:
+    """Add the parser of one command. run: makes the call and prints, and returns the exit code; None: commands below it do."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+    )
+    if run is not None:
+        parser.set_defaults(run=run)
+    return parser
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    OUTPUT(parser)
+
+
 def parse_size(text: str) -> int:
-    """Bytes of "1GiB", "500 MB", "2g". Raises OptionError."""
+    """Return the bytes of "1GiB", "500 MB", "2g". Raises OptionError."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())
     if not match or match[2] == "i":
         raise OptionError(f"not a size: {text!r}", expected="a number with a unit, as in 1GiB or 800MB")

@@ -125,19 +125,19 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         build.add_build,
-        look.add_info,
-        upkeep.add_verify,
+        look.info,
+        upkeep.verify,
         build.add_append,
-        upkeep.add_merge,
-        upkeep.add_copy,
+        upkeep.merge,
+        upkeep.copy,
         build.add_recode,
-        upkeep.add_repair,
-        look.add_show,
-        look.add_report,
-        views.add_views,
-        measure.add_bench,
-        measure.add_coverage,
-        look.add_demo,
+        upkeep.repair,
+        look.show,
+        look.report,
+        views.views,
+        measure.bench,
+        measure.coverage,
+        look.demo,
     ):
         add(commands)
     return parser

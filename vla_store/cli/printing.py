@@ -1,4 +1,4 @@
-"""What the commands print: results to stdout, talk to stderr."""
+"""Printing, in one place: results to stdout, as text or JSON; notes, warnings and errors to stderr."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import json
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vla_store import figures
 from vla_store.errors import VlaStoreError
 from vla_store.storage import place_of
+from vla_store.text import counted, size_text
 
 if TYPE_CHECKING:
     from vla_store.format.schema import Root
@@ -23,7 +23,7 @@ LINE_WIDTH = 88
 
 
 def error_text(error: VlaStoreError) -> str:
-    """What is printed for an error: a screen at most, its hint in lines that a terminal need not wrap."""
+    """Return an error as it is printed: a screen at most, its hint in lines that a terminal need not wrap."""
     what, hint, advice = str(error).rpartition("\nhint: ")
     if hint:  # the other lines hold paths, and what a file said; a path in a hint is there to be copied
         advice = textwrap.fill(
@@ -33,7 +33,7 @@ def error_text(error: VlaStoreError) -> str:
 
 
 def tell(kind: str, items: Sequence[str]) -> None:
-    """Lines of one kind on stderr, a screen at most."""
+    """Print lines of one kind on stderr, a screen at most."""
     for item in items[:MAX_LINES]:
         print(f"{kind}: {item}", file=sys.stderr)
     if len(items) > MAX_LINES:
@@ -42,7 +42,7 @@ def tell(kind: str, items: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def telling_warnings() -> Iterator[None]:
-    """What the library warns of, as lines for people: each once, and after the results."""
+    """Print what the library warns of as lines for people: each once, and after the results."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -51,10 +51,12 @@ def telling_warnings() -> Iterator[None]:
             tell("warning", list(dict.fromkeys(str(each.message) for each in caught)))
 
 
-def print_root(arguments: argparse.Namespace, root: Root, more: dict[str, Any]) -> None:
-    """The state of a store after a change. more: what only programs are told."""
-    described = figures.root_json(place_of(arguments.store), root) | more
-    print(json.dumps(described) if arguments.json else figures.root_text(described))
+def print_result(
+    arguments: argparse.Namespace, described: dict[str, Any], text: Callable[[dict[str, Any]], str]
+) -> int:
+    """Print a result for programs with --json, else as the text that this function makes of it. Returns 0."""
+    print(json.dumps(described) if arguments.json else text(described))
+    return 0
 
 
 class Report(Protocol):
@@ -63,6 +65,39 @@ class Report(Protocol):
     def text(self) -> str: ...
 
 
-def print_report(arguments: argparse.Namespace, report: Report) -> None:
-    """A report for programs with --json, else for people."""
-    print(json.dumps(report.to_json()) if arguments.json else report.text())
+def print_report(arguments: argparse.Namespace, report: Report) -> int:
+    return print_result(arguments, report.to_json(), lambda _: report.text())
+
+
+def print_root(arguments: argparse.Namespace, root: Root, **more: Any) -> int:
+    """Print the state of a store after a change. more: what else the command tells of it."""
+    described = {
+        "digest": root.digest,
+        "episodes": root.episodes,
+        "fingerprint": root.fingerprint,
+        "generation": root.generation,
+        "parts": len(root.parts),
+        "rows": root.rows,
+        "store": place_of(arguments.store),
+    }
+    return print_result(arguments, described | more, root_text)
+
+
+def root_text(described: dict[str, Any]) -> str:
+    """Return what `print_root` prints for people."""
+    lines = [
+        f"store          {described['store']}",
+        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {counted(described['parts'], 'part')}",
+        f"fingerprint    {described['fingerprint'][:16]}  (content)",
+        f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
+    ]
+    if added := described.get("added"):
+        lines.append(f"added          {added['episodes']:,} episodes ({added['rows']:,} steps)")
+    if "removed" in described:
+        lines.append(f"removed        {', '.join(described['removed']) or 'no view'}")
+    lines += [
+        f"{what:<13}  {size_text(described[f'{what}_nbytes'])}"
+        for what in ("copied", "sent")
+        if f"{what}_nbytes" in described
+    ]
+    return "\n".join(lines)

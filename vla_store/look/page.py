@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vla_store import rules
-from vla_store.figures import damaged_views, excluded
 from vla_store.format.nonfinite import counts_text
 from vla_store.look import charts, facts
 from vla_store.look.facts import Facts, gather
+from vla_store.look.info import damaged_views, excluded
 from vla_store.look.pictures import Pictures, png_bytes
 from vla_store.look.writing import name_of, write_file
 from vla_store.reader import Store
