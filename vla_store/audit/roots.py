@@ -89,9 +89,7 @@ def _check_groups(objects: Objects, root: Root) -> None:
 
 
 def _check_meta(objects: Objects, root: Root) -> None:
-    for digest in (root.meta.statistics, root.meta.skipped, root.meta.views):
-        if digest is None:
-            continue
+    for digest in root.meta.digests:
         key = layout.meta_key(digest)
         try:
             data = objects.read(key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,8 @@ Int64 = npt.NDArray[np.int64]
 SUFFIXES = ("_nan", "_infinite", "_steps", "_first")
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Of one field in (a stretch of) one episode: numbers that are NaN and infinite, steps that have any, the first of these."""
+class Tally(NamedTuple):
+    """Counts of one field in (some steps of) one episode: numbers that are NaN and infinite, steps that have any, the first of these."""
 
     episode: int
     nan: int
@@ -33,7 +32,7 @@ class Tally:
     @property
     def numbers(self) -> tuple[int, int, int, int]:
         """The values of the four columns."""
-        return self.nan, self.infinite, self.steps, self.first
+        return self[1:]
 
 
 @dataclass(frozen=True)
@@ -99,21 +98,12 @@ def tallied(episode: int, counts: Int64, start: int = 0) -> tuple[Tally, ...]:
 
 
 def together(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
-    """Return one tally for each episode, ascending, of tallies of stretches that do not overlap."""
+    """Return one tally for each episode, ascending, of tallies of steps that do not overlap."""
     made: dict[int, Tally] = {}
-    for each in tallies:
-        other = made.get(each.episode)
-        made[each.episode] = (
-            each
-            if other is None
-            else Tally(
-                each.episode,
-                each.nan + other.nan,
-                each.infinite + other.infinite,
-                each.steps + other.steps,
-                min(each.first, other.first),
-            )
-        )
+    for episode, nan, infinite, steps, first in tallies:
+        other = made.get(episode, Tally(episode, 0, 0, 0, first))
+        counts = other.nan + nan, other.infinite + infinite, other.steps + steps
+        made[episode] = Tally(episode, *counts, min(first, other.first))
     return tuple(made[episode] for episode in sorted(made))
 
 

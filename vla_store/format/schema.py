@@ -280,6 +280,11 @@ class Meta:
     skipped: str | None = None
     views: str | None = None
 
+    @property
+    def digests(self) -> list[str]:
+        """Those of the documents that there are."""
+        return [each for each in (self.statistics, self.skipped, self.views) if each is not None]
+
     def to_json(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "statistics": self.statistics, "views": self.views}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged
@@ -98,8 +99,7 @@ def sweep_documents(place: Storage) -> list[str]:
     try:
         for generation in generations:
             key = layout.root_key(generation)
-            meta = Root.from_bytes(place.get(key) or b"", key).meta
-            named |= {layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each}
+            named |= {layout.meta_key(each) for each in Root.from_bytes(place.get(key) or b"", key).meta.digests}
     except (DataError, OSError):
         return []
     with place.alone() as is_alone:  # for as short as can be: others wait for it before they propose a root
@@ -117,12 +117,8 @@ def _generations(place: Storage) -> list[int]:
 
 def group_keys(root: Root) -> list[str]:
     """Return the keys of the zarr.json of every group between a root and its parts, without which the hierarchy cannot be walked."""
-    found: dict[str, None] = {}
-    for entry in root.parts:
-        segments = entry.path.split("/")[:-1]
-        for count in range(1, len(segments) + 1):
-            found["/".join([*segments[:count], "zarr.json"])] = None
-    return list(found)
+    above = (folder for entry in root.parts for folder in reversed(PurePosixPath(entry.path).parents) if folder.name)
+    return list(dict.fromkeys(f"{folder}/{layout.ROOT_KEY}" for folder in above))
 
 
 COLUMNS = ("steps/", "episodes/", "zarr.json")

@@ -7,7 +7,6 @@ import dataclasses
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
@@ -231,7 +230,7 @@ class Store:
         for part in self._parts if any(each.nonfinite for each in self._parts.documents) else ():
             for name, tallies in part.nonfinite().items():
                 if name in self.fields:
-                    moved = [replace(each, episode=part.episode_start + each.episode) for each in tallies]
+                    moved = [each._replace(episode=part.episode_start + each.episode) for each in tallies]
                     found.setdefault(name, []).extend(moved)
         made = {}
         for name in sorted(found):
