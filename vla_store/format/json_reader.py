@@ -28,7 +28,7 @@ class JsonReader:
 
     def __init__(self, value: Any, name: str, what: str = WHAT, hint: str = "") -> None:
         self.name, self.what, self.hint = name, what, hint
-        self.check(isinstance(value, dict), "an object", value)
+        self.check(isinstance(value, dict), "an object", type(value).__name__)
         self.value: dict[str, Any] = value
 
     def check(self, holds: bool, expected: str, found: object) -> None:

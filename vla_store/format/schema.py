@@ -139,15 +139,8 @@ class Field:
         return arrays.array_metadata(grid, arrays.numeric_codecs())
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "array": self.array,
-            "codec": self.codec.to_json(),
-            "dtype": self.dtype,
-            "kind": self.kind,
-            "prediction": list(self.prediction),
-            "role": self.role,
-            "shape": list(self.shape),
-        }
+        described = {"codec": self.codec.to_json(), "prediction": list(self.prediction), "shape": list(self.shape)}
+        return {key: value for key, value in vars(self).items() if key != "name"} | described
 
 
 @dataclass(frozen=True)
@@ -160,7 +153,7 @@ class Task:
     instruction: str | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"instruction": self.instruction, "name": self.name, "suite": self.suite, "text": self.text}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -181,13 +174,10 @@ class Source:
     decoder: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "attributes": list(self.attributes),
-            "file": self.file,
-            "observation": self.observation,
-            "orientation": self.orientation,
-            "suite": self.suite,
-        } | ({"codec": self.codec, "decoder": self.decoder} if self.codec else {})
+        left_out = () if self.codec else ("codec", "decoder")
+        return {key: value for key, value in vars(self).items() if key not in left_out} | {
+            "attributes": list(self.attributes)
+        }
 
 
 @dataclass(frozen=True)
@@ -234,8 +224,8 @@ class PartDocument:
         read.check(0 < len(fields) <= MAX_FIELDS, f"1 to {MAX_FIELDS} fields", f"{len(fields)}")
         made = cls(
             plan=read.get("plan", dict),
-            tasks=tuple(_task(JsonReader(each, name)) for each in read.get("tasks", list)),
-            sources=tuple(_source(JsonReader(each, name)) for each in read.get("sources", list)),
+            tasks=tuple(map(_task, read.objects("tasks"))),
+            sources=tuple(map(_source, read.objects("sources"))),
             fields={key: _field(key, JsonReader(each, name)) for key, each in fields.items()},
             nonfinite=_nonfinite(whole, list(fields), name),
             texts=_texts(read) if "texts" in read.value else (),
@@ -257,7 +247,7 @@ class PartEntry:
     listing: str
 
     def to_json(self) -> dict[str, Any]:
-        return {"episodes": self.episodes, "listing": self.listing, "path": self.path, "rows": self.rows}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -269,7 +259,7 @@ class RootField:
     shape: tuple[int | None, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "kind": self.kind, "shape": list(self.shape)}
+        return vars(self) | {"shape": list(self.shape)}
 
 
 @dataclass(frozen=True)
@@ -286,7 +276,7 @@ class Meta:
         return [each for each in (self.statistics, self.skipped, self.views) if each is not None]
 
     def to_json(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "statistics": self.statistics, "views": self.views}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -343,7 +333,7 @@ class Root:
             generation=read.count("generation", 99_999_999, 1),
             parent=read.digest("parent", optional=True),
             fingerprint=read.digest("fingerprint") or "",
-            parts=tuple(_part_entry(JsonReader(each, name)) for each in parts),
+            parts=tuple(map(_part_entry, read.objects("parts"))),
             fields={key: _root_field(key, JsonReader(each, name)) for key, each in fields.items()},
             meta=Meta(*(meta.digest(key, optional=True) for key in ("statistics", "skipped", "views"))),
             digest=read.digest("digest") or "",

@@ -56,7 +56,7 @@ class TaskCount:
     kept_steps: int
 
     def to_json(self) -> dict[str, Any]:
-        return {"suite": self.suite, "task": self.task, **{key: getattr(self, key) for key in _COUNT_KEYS}}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True, eq=False)
