@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store import figures
 from vla_store.errors import DestinationExists, MachineError, StoreDamaged
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
@@ -106,7 +105,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
     )
 
     built = build_store([source], folder / "demo.vla")
-    _say(figures.build_table(built) + "\n")
+    _say(built.text() + "\n")
 
     audit = verify_store(built.store, against=[source])
     if not audit.sound:

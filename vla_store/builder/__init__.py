@@ -4,8 +4,9 @@ from vla_store.builder import build_store
 build_store(["LIBERO/libero_spatial"], "libero_spatial.vla")
 """
 
-from vla_store.builder.build import BuildReport, CameraReport, build_store
+from vla_store.builder.build import build_store
 from vla_store.builder.options import Progress
+from vla_store.builder.report import BuildReport, CameraReport
 from vla_store.format.attributes import encode_value
 from vla_store.sources.protocol import (
     EpisodeInfo,

@@ -24,52 +24,18 @@ from vla_store.builder.options import BuildOptions, takes_options
 from vla_store.builder.overlap import Threads
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
+from vla_store.builder.report import BuildReport, CameraReport
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.units import Receipt, WorkUnit, work_units
 from vla_store.errors import machine_errors
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
-from vla_store.format.schema import PartDocument, PartEntry, Root
+from vla_store.format.schema import PartEntry, Root
 from vla_store.sources.find import Given, find_sources, local_sources
 from vla_store.sources.overrides import Choice
-from vla_store.sources.protocol import EpisodeSource, Skipped, close_files, name_of
+from vla_store.sources.protocol import EpisodeSource, close_files, name_of
 from vla_store.storage import LocalStorage, sync_folder
-
-
-@dataclass(frozen=True)
-class CameraReport:
-    """What was chosen for one camera. share: stored bytes over raw pixels, backgrounds included."""
-
-    name: str
-    shape: tuple[int, ...]
-    prediction: tuple[str, ...]
-    codec: str
-    share: float
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build made. `root` is None for a dry run, whose sizes are projections by the probe's frames; and which reads too
-    little to know of numbers that are not finite (`nonfinite`: of each field that has some)."""
-
-    store: Path
-    root: Root | None
-    part_id: str
-    document: PartDocument
-    preset: str
-    rows: int
-    episodes: int
-    pieces: int
-    cameras: tuple[CameraReport, ...]
-    nbytes: int
-    source_nbytes: int
-    memory: MemoryPlan
-    skipped: tuple[Skipped, ...]
-    warnings: tuple[str, ...]
-    seconds: float
-    resumed: bool
-    nonfinite: tuple[NonFinite, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `build`, `append` and `recode` have in common: their sources, and who encodes."""
+"""Arguments that `build`, `append` and `recode` share: their sources, and who encodes. Imports no builder until it is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from vla_store.cli.options import parse_size
+from vla_store.cli.options import Argument, argument, flag, group, parse_size
 from vla_store.errors import OptionError
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
 
@@ -16,78 +16,82 @@ if TYPE_CHECKING:
     from vla_store.builder.options import EncodingOptions
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites"
-    )
-
-
-def add_conventions(parser: argparse.ArgumentParser) -> None:
-    for name, allowed, what in (
-        ("orientation", ORIENTATIONS, "how pictures are stored"),
-        ("observation", OBSERVATIONS, "whether observations are recorded before or after the action of their row"),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            action="append",
-            type=functools.partial(_said, allowed),
-            metavar="[PATH=]{" + ",".join(allowed) + "}",
-            help=f"{what}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
-        )
-    parser.add_argument(
-        "--mixed",
-        action="store_true",
-        help="let sources differ in these two; each keeps its own, and the store records it",
-    )
-
-
-def add_choice(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        metavar="PATH",
-        help="leave out a dataset, or a group with all below it, by path below a demonstration, as in obs/agentview_depth "
-        f"(names may have *, ? and []), or from the file's root, as in /meta (may be repeated{default})",
-    )
-    parser.add_argument(
-        "--rename",
-        action="append",
-        metavar="PATH=NAME",
-        help=f"the name of a dataset's field (may be repeated{default})",
-    )
-
-
-def _renamed(given: Sequence[str]) -> dict[str, str]:
-    """["path=name", ...] -> {path: name}"""
-    renamed: dict[str, str] = {}
-    for text in given:
-        path, equals, name = text.rpartition("=")
-        if not equals or renamed.setdefault(path, name) != name:
-            raise OptionError("--rename is PATH=NAME, once for each PATH", found=text)
-    return renamed
-
-
-def _said(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
-    """ "rot180" or "regenerated=rot180" -> (path or None, value)."""
+def _stated(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
+    """Split "rot180" or "regenerated=rot180" into (path or None, value)."""
     path, _, value = text.rpartition("=")
     if value not in allowed:
         raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from {', '.join(allowed)})")
     return path or None, value
 
 
-def _by_path(name: str, given: Sequence[tuple[str | None, str]]) -> dict[str | None, str] | str | None:
-    """[(path or None, value), ...] -> the value for all sources, or {path: value}"""
-    by_path: dict[str | None, str] = {}
-    for path, value in given:
-        if by_path.setdefault(path, value) != value:
-            raise OptionError(
-                f"--{name} is given twice",
-                first=by_path[path],
-                second=value,
-                of=path or "all sources",
-                hint=f"--{name} PATH=VALUE says it of one file or folder",
-            )
-    return by_path if set(by_path) - {None} else by_path.get(None)
+def _convention(name: str, allowed: Sequence[str], what: str) -> Argument:
+    return argument(
+        f"--{name}",
+        action="append",
+        type=functools.partial(_stated, allowed),
+        metavar="[PATH=]{" + ",".join(allowed) + "}",
+        help=f"{what}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
+    )
+
+
+SOURCES = argument("source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites")
+CONVENTIONS = group(
+    _convention("orientation", ORIENTATIONS, "how pictures are stored"),
+    _convention(
+        "observation", OBSERVATIONS, "whether observations are recorded before or after the action of their row"
+    ),
+    flag("--mixed", "let sources differ in these two; each keeps its own, and the store records it"),
+)
+EXECUTOR = group(
+    argument(
+        "--executor",
+        choices=("auto", "threads", "processes"),
+        default="auto",
+        help="who encodes (default: auto: processes from 512 MiB of source for each worker on, else threads)",
+    ),
+    argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)"),
+    argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786"),
+    argument(
+        "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
+    ),
+)
+
+
+def choice(default: str) -> Argument:
+    """Return what a build takes of its files, and under which names. default: what else is said of the default."""
+    return group(
+        argument(
+            "--exclude",
+            action="append",
+            metavar="PATH",
+            help="leave out a dataset, or a group with all below it, by path below a demonstration, as in obs/agentview_depth "
+            f"(names may have *, ? and []), or from the file's root, as in /meta (may be repeated{default})",
+        ),
+        argument(
+            "--rename",
+            action="append",
+            metavar="PATH=NAME",
+            help=f"the name of a dataset's field (may be repeated{default})",
+        ),
+    )
+
+
+def checks(recorded: str) -> Argument:
+    """Return what is checked of the sources. recorded: what is noted of the demonstrations that are left out."""
+    return group(
+        flag(
+            "--rehash",
+            "tell a source that changed since an unfinished build began by its sha256 (default: size and time of change)",
+        ),
+        flag(
+            "--skip-bad",
+            f"leave out demonstrations that are bad, and record {recorded}; what is compressed is read beforehand to know",
+        ),
+        flag(
+            "--require-finite",
+            "a number that is NaN or infinite makes its demonstration bad, in whatever field; all of them are read beforehand",
+        ),
+    )
 
 
 def options_given(arguments: argparse.Namespace, options: type[EncodingOptions]) -> dict[str, Any]:
@@ -102,34 +106,26 @@ def options_given(arguments: argparse.Namespace, options: type[EncodingOptions])
     return given
 
 
-def add_executor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--executor",
-        choices=("auto", "threads", "processes"),
-        default="auto",
-        help="who encodes (default: auto: processes from 512 MiB of source for each worker on, else threads)",
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="how many at once (default: the cores there are)")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="run on a dask cluster, as in tcp://host:8786")
-    parser.add_argument(
-        "--max-memory", metavar="SIZE", help="memory of all processes together, as in 1GiB; checked before work starts"
-    )
+def _renamed(given: Sequence[str]) -> dict[str, str]:
+    """Return {path: name} of "path=name" texts."""
+    renamed: dict[str, str] = {}
+    for text in given:
+        path, equals, name = text.rpartition("=")
+        if not equals or renamed.setdefault(path, name) != name:
+            raise OptionError("--rename is PATH=NAME, once for each PATH", found=text)
+    return renamed
 
 
-def add_checks(parser: argparse.ArgumentParser, recorded: str) -> None:
-    """Add what is checked of the sources. recorded: what is noted of the demonstrations that are left out."""
-    parser.add_argument(
-        "--rehash",
-        action="store_true",
-        help="tell a source that changed since an unfinished build began by its sha256 (default: size and time of change)",
-    )
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help=f"leave out demonstrations that are bad, and record {recorded}; what is compressed is read beforehand to know",
-    )
-    parser.add_argument(
-        "--require-finite",
-        action="store_true",
-        help="a number that is NaN or infinite makes its demonstration bad, in whatever field; all of them are read beforehand",
-    )
+def _by_path(name: str, given: Sequence[tuple[str | None, str]]) -> dict[str | None, str] | str | None:
+    """Return the value for all sources, or {path: value}, of (path or None, value) pairs."""
+    by_path: dict[str | None, str] = {}
+    for path, value in given:
+        if by_path.setdefault(path, value) != value:
+            raise OptionError(
+                f"--{name} is given twice",
+                first=by_path[path],
+                second=value,
+                of=path or "all sources",
+                hint=f"--{name} PATH=VALUE says it of one file or folder",
+            )
+    return by_path if set(by_path) - {None} else by_path.get(None)

@@ -34,9 +34,16 @@ class Command:
 
     def __call__(self, commands: Any) -> None:
         """Add this command to the commands of a parser."""
-        parser = add_command(commands, self.name, self.run, self.summary, self.example)
+        parser: argparse.ArgumentParser = commands.add_parser(
+            self.name,
+            help=self.summary,
+            description=f"{self.summary[0].upper()}{self.summary[1:]}.",
+            epilog=f"example: {self.example}",
+        )
         for add in self.arguments:
             add(parser)
+        if self.run:
+            parser.set_defaults(run=self.run)
         if self.resume:
             parser.set_defaults(resume_hint=f"; {self.resume}")
         if self.inside:
@@ -88,20 +95,6 @@ def view(what: str) -> Argument:
         metavar="NAME",
         help=f"{what} (may be repeated; `vla-store views list` has their names)",
     )
-
-
-def add_command(commands: Any, name: str, run: Run | None, summary: str, example: str) -> argparse.ArgumentParser:
-    """Add the parser of one command. run: makes the call and prints, and returns the exit code; None: commands below it do."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
-    )
-    if run is not None:
-        parser.set_defaults(run=run)
-    return parser
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    OUTPUT(parser)
 
 
 def parse_size(text: str) -> int:

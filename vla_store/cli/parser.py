@@ -124,13 +124,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vla-store {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        build.add_build,
+        build.build,
         look.info,
         upkeep.verify,
-        build.add_append,
+        build.append,
         upkeep.merge,
         upkeep.copy,
-        build.add_recode,
+        build.recode,
         upkeep.repair,
         look.show,
         look.report,

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_store.builder.build import BuildReport, PlannedPart, encode_part, nbytes_below, plan_part
+from vla_store.builder.build import PlannedPart, encode_part, nbytes_below, plan_part
 from vla_store.builder.commit import skipped_document
 from vla_store.builder.destination import check_unfinished
 from vla_store.builder.journal import Journal
 from vla_store.builder.options import AppendOptions, BuildOptions, takes_options
+from vla_store.builder.report import BuildReport
 from vla_store.errors import DestinationExists, machine_errors
 from vla_store.format import canonical, layout
 from vla_store.format.conventions import check_alike

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.build import BuildReport, build_store
+from vla_store.builder.build import build_store
 from vla_store.builder.options import RecodeOptions, takes_options
+from vla_store.builder.report import BuildReport
 from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
 from vla_store.manage.views import translate_views

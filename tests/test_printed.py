@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vla_store import figures, open_store
+from vla_store import open_store
 from vla_store.builder import build_store
 from vla_store.cli.printing import root_text
 from vla_store.look.info import store_json, store_text
@@ -13,7 +13,7 @@ from vla_store.look.info import store_json, store_text
 
 def test_a_builds_table_says_what_was_chosen_and_what_came_out(tiny_source: Path, tmp_path: Path) -> None:
     report = build_store(tiny_source, tmp_path / "x.vla")
-    lines = figures.build_table(report).splitlines()
+    lines = report.text().splitlines()
     assert lines[0].split() == ["camera", "shape", "prediction", "codec", "of", "raw"]
     assert lines[1].startswith("agentview_rgb    16x24x3  background  lz4hc")
     assert "episodes       10 (137 steps)" in lines
@@ -21,7 +21,7 @@ def test_a_builds_table_says_what_was_chosen_and_what_came_out(tiny_source: Path
         line.startswith("fingerprint    " + (report.root.fingerprint[:16] if report.root else "?")) for line in lines
     )
     assert all(len(line) <= 80 for line in lines if not line.startswith("store"))
-    described = json.loads(json.dumps(figures.build_json(report)))
+    described = json.loads(json.dumps(report.to_json()))
     assert described["written"] is True
     assert described["digest"] == open_store(tmp_path / "x.vla").digest
     assert described["nbytes"] == sum(path.stat().st_size for path in (tmp_path / "x.vla").rglob("*") if path.is_file())
@@ -29,11 +29,11 @@ def test_a_builds_table_says_what_was_chosen_and_what_came_out(tiny_source: Path
 
 def test_a_plans_table_says_what_would_be(tiny_source: Path, tmp_path: Path) -> None:
     report = build_store(tiny_source, tmp_path / "x.vla", dry_run=True)
-    lines = figures.build_table(report).splitlines()
+    lines = report.text().splitlines()
     assert f"would write    {tmp_path}/x.vla" in lines
     assert any(line.startswith("memory         at most ") for line in lines)
-    assert figures.build_json(report)["written"] is False
-    assert figures.build_json(report)["digest"] is None
+    assert report.to_json()["written"] is False
+    assert report.to_json()["digest"] is None
 
 
 def test_a_stores_text_and_json_agree(tiny_store: Path) -> None:

@@ -1,0 +1,115 @@
+"""What a build gave, as a value, as text and as JSON. No I/O. Imports format and the plan of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_store.builder.memory import MemoryPlan
+from vla_store.format.nonfinite import NonFinite
+from vla_store.format.schema import PartDocument, Root
+from vla_store.sources.protocol import Skipped
+from vla_store.text import counted, size_text, table
+
+
+@dataclass(frozen=True)
+class CameraReport:
+    """Choices for one camera. share: stored bytes over raw pixels, backgrounds included."""
+
+    name: str
+    shape: tuple[int, ...]
+    prediction: tuple[str, ...]
+    codec: str
+    share: float
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Result of a build.
+
+    `root` is None for a dry run, whose sizes are projections by the probe's frames, and which reads too little to know of
+    numbers that are not finite (`nonfinite`: of each field that has some).
+    """
+
+    store: Path
+    root: Root | None
+    part_id: str
+    document: PartDocument
+    preset: str
+    rows: int
+    episodes: int
+    pieces: int
+    cameras: tuple[CameraReport, ...]
+    nbytes: int
+    source_nbytes: int
+    memory: MemoryPlan
+    skipped: tuple[Skipped, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    resumed: bool
+    nonfinite: tuple[NonFinite, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
+            "cameras": [dict(sorted(vars(each).items())) for each in self.cameras],
+            "digest": self.root.digest if self.root else None,
+            "episodes": self.episodes,
+            "fingerprint": self.root.fingerprint if self.root else None,
+            "executor": self.memory.executor,
+            "memory_nbytes": self.memory.nbytes,
+            "nbytes": self.nbytes,
+            "nonfinite": {each.field: each.to_json() for each in self.nonfinite},
+            "part": self.part_id,
+            "pieces": self.pieces,
+            "preset": self.preset,
+            "resumed": self.resumed,
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "skipped": [each.to_json() for each in self.skipped],
+            "source_nbytes": self.source_nbytes,
+            "store": str(self.store),
+            "tasks": len(self.document.tasks),
+            "warnings": list(self.warnings),
+            "workers": self.memory.workers,
+            "written": self.root is not None,
+        }
+
+    def text(self) -> str:
+        """Return the report for people: what was chosen per camera, and what came out."""
+        cameras = [
+            [
+                each.name,
+                "x".join(map(str, each.shape)),
+                "+".join(each.prediction) or "none",
+                each.codec,
+                f"{each.share:.3f}",
+            ]
+            for each in self.cameras
+        ]
+        share = self.nbytes / max(1, self.source_nbytes)
+        source = f"of the source's {size_text(self.source_nbytes)}"
+        episodes = f"episodes       {self.episodes:,} ({self.rows:,} steps)"
+        lines = [table(["camera", "shape", "prediction", "codec", "of raw"], cameras), ""] if cameras else []
+        if self.root is None:
+            worker = ("thread", "threads") if self.memory.executor == "threads" else ("process", "processes")
+            lines += [
+                f"would write    {self.store}",
+                f"{episodes}, encoded in {self.pieces} pieces",
+                f"size           about {size_text(self.nbytes)}, {share:.2f} {source}",
+                f"memory         at most {self.memory.nbytes >> 20} MiB with {counted(self.memory.workers, *worker)}",
+            ]
+        else:
+            lines += [
+                f"store          {self.store}",
+                episodes,
+                f"size           {size_text(self.nbytes)}, {share:.3f} {source}",
+                f"fingerprint    {self.root.fingerprint[:16]}  (content; the same for every preset)",
+                f"time           {self.seconds:.1f} s{', resumed' if self.resumed else ''}",
+            ]
+        decoders = {each.decoder for each in self.document.sources} - {""}
+        lines += [f"decoded        from JPEG by {each}; the store keeps the pixels" for each in sorted(decoders)]
+        if self.skipped:
+            lines.append(f"left out       {len(self.skipped)} (see above; recorded in the store)")
+        return "\n".join(lines)
