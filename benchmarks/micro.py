@@ -7,6 +7,7 @@ Each piece does its work for the same batches in the same random order, all in m
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     import vla_store
     from vla_store.loader.packing import Room, pack, slot_nbytes, unpack
     from vla_store.loader.ring import Ring, RingView
+    from vla_store.reader.frames import frame_list
     from vla_store.reader.store import parts_of
     from vla_store.reader.windows import window_times
     from vla_store.torch import StepDataset, _Convert, collate
@@ -81,7 +83,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
             Piece(
                 f"locate: {camera}",
                 "frame",
-                lambda at, frames=frames, rows=rows: frames._shards.chunks(rows[at]),
+                lambda at, frames=frames, rows=rows: frames._shards.locate(rows[at]),
                 2 * size,
             )
         )
@@ -92,10 +94,12 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
             field = there.document.fields[camera]
             out = np.ones((2 * size, *field.fixed_shape), np.uint8)
             episodes = [np.repeat(each.episode, 2).tolist() for each in units]
-            # All frames of a batch, the repeated ones too: each row is decoded once.
-            works = [
-                there.frames(field).located(rows[at], episodes[at], [0] * (2 * size), out) for at in range(len(units))
-            ]
+            # All frames of a batch, the repeated ones too: each row is decoded once. Their crc32c is checked before: `fill`.
+            works = []
+            for at in range(len(units)):
+                listed = frame_list(rows[at], episodes[at], [0] * (2 * size), None)
+                there.frames(field).fill(rows[at], episodes[at], [0] * (2 * size), out)
+                works.append(functools.partial(there.frames(field).decode, there.frames(field).locate(listed), (), out))
             distinct = sum(len(set(each)) for each in rows) / len(rows)
             name = f"decode: {preset}, {camera} ({field.codec}{', ' if field.prediction else ''}{' + '.join(field.prediction)})"
             pieces.append(Piece(name, "frame", lambda at, works=works: works[at](), round(distinct)))

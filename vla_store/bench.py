@@ -7,6 +7,7 @@ have read the same. It stands on reader and loader, and needs no torch: what is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -27,9 +28,8 @@ from vla_store.errors import OptionError, StoreDamaged
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
-from vla_store.reader.frames import Frames
 from vla_store.reader.samples import Samples
-from vla_store.reader.store import open_store, parts_of
+from vla_store.reader.store import open_store
 from vla_store.storage import is_url
 from vla_store.text import counted
 
@@ -330,45 +330,21 @@ def bench_store(
 
 
 class _Roof:
-    """The unavoidable work of each batch: its distinct frames decoded into `out`, and its numbers copied there."""
+    """The unavoidable work of each batch: its distinct frames, located and fetched before, decoded into `out`; its numbers copied."""
 
     def __init__(self, samples: Samples, batches: Sequence[Array], out: dict[str, Array]) -> None:
         fields = samples.store.fields
         numbers = [name for name in out if name not in fields or not fields[name].is_camera]
         self._works: list[list[Callable[[], Any]]] = []
         for indices in batches:
-            works = _decoding(samples, indices, out)
-            self._works.append([*works, *(_copy(out[name], out[name].copy()) for name in numbers)])
+            samples.batch(indices, out)  # and its chunks are checked
+            located = samples.locate(indices)
+            decode = functools.partial(samples.decode, located, samples.fetch(located), out)
+            self._works.append([decode, *(_copy(out[name], out[name].copy()) for name in numbers)])
 
     def run(self, at: int) -> None:
         for work in self._works[at]:
             work()
-
-
-def _decoding(samples: Samples, indices: Array, out: dict[str, Array]) -> list[Callable[[], Any]]:
-    """What is left of reading a batch's pictures once they are located: listens to what `batch` asks the cameras for."""
-    works: list[Callable[[], Any]] = []
-
-    def listen(frames: Frames) -> None:
-        def fill(*arguments: Any) -> None:
-            works.append(frames.located(*arguments))
-
-        frames.fill = fill  # type: ignore[assignment,method-assign]
-
-    cameras = [
-        part.frames(part.document.fields[window.field])
-        for part in parts_of(samples.store)
-        for window in samples.windows
-        if samples.store.fields[window.field].is_camera
-    ]
-    for each in cameras:
-        listen(each)
-    try:
-        samples.batch(indices, out)
-    finally:
-        for each in cameras:
-            del each.fill
-    return works
 
 
 def _copy(target: Array, values: Array) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from vla_store.audit.report import VerifyReport
 from vla_store.audit.roots import check_roots
 from vla_store.format.schema import Root
 from vla_store.reader.part import Part
+from vla_store.reader.shards import Opened
 from vla_store.storage import locate
 
 if TYPE_CHECKING:
@@ -102,7 +103,13 @@ def _check_parts(objects: Objects, root: Root, workers: int | None, progress: Pr
                     progress.talk(f"part {number + 1}: {text}")
 
             opened = functools.partial(
-                Part, number, entry, fetcher=objects.storage, opened={}, row_start=row, episode_start=episode
+                Part,
+                number,
+                entry,
+                fetcher=objects.storage,
+                opened=Opened(every=True),
+                row_start=row,
+                episode_start=episode,
             )
             parts.append(check_part(objects, entry, opened, pool, log))
             row, episode = row + entry.rows, episode + entry.episodes

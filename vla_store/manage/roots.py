@@ -19,6 +19,7 @@ from vla_store.format.statistics import store_statistics
 from vla_store.manage.transfer import is_whole, part_listing
 from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
+from vla_store.reader.shards import Opened
 from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, locate
 
@@ -146,7 +147,7 @@ def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
         key = f"{entry.path}/zarr.json"
         data = bytes(fetcher.read([(key, 0, fetcher.size(key))])[0])
         document = PartDocument.from_zarr_json(data, key)
-        parts.append(Part(number, entry, document, fetcher, {}, row, episode))
+        parts.append(Part(number, entry, document, fetcher, Opened(), row, episode))
         row, episode = row + entry.rows, episode + entry.episodes
     return parts
 

@@ -1,8 +1,12 @@
-"""Numeric arrays: fields, the index, the episode table, digests. One map an array, or coalesced byte ranges."""
+"""Numeric arrays: fields, the index, the episode table, digests. One map an array, or coalesced byte ranges.
+
+Imports shards, format and storage.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ Int64 = npt.NDArray[np.int64]
 class Column:
     """An array whose shard files are their rows in C order.
 
-    Row numbers are the array's own, and are not checked here: the caller takes them from places that were.
+    Row numbers are the array's own, and are not checked here: the caller takes them from positions that were.
     """
 
     def __init__(self, fetcher: Storage, array: str, grid: Grid) -> None:
@@ -28,6 +32,7 @@ class Column:
         self.dtype = np.dtype(grid.dtype).newbyteorder("<")
         self._row_nbytes = grid.row_nbytes
         self._per_shard = grid.shard
+        self._is_single = grid.shards == 1
         self._shards = RawShards(fetcher, array, grid, grid.chunk_nbytes)
         self._fetcher = fetcher
         self._arrays: dict[int, Array] = {}
@@ -35,43 +40,41 @@ class Column:
     @property
     def whole(self) -> Array | None:
         """All rows as one read-only view, where that costs nothing."""
-        return self._mapped(0) if self._shards.grid.shards == 1 else None
+        return self._mapped(0) if self._is_single else None
 
-    def take(self, rows: Int64, out: Array) -> None:
-        """Rows, in the order asked for, into `out` (len(rows), *shape) of the column's dtype, C-contiguous."""
-        if self._shards.grid.shards == 1:
-            whole = self._mapped(0)
-            if whole is None:
-                self._fetch(rows, out)
-            else:
-                whole.take(rows, axis=0, out=out, mode="clip")
+    def ranges(self, rows: Int64) -> list[Range]:
+        """Return what `take` has to fetch for rows; nothing where they are mapped."""
+        if self._is_single and self._mapped(0) is not None:
+            return []
+        numbers = [0] if self._is_single else np.unique(rows // self._per_shard).tolist()
+        if all(self._mapped(number) is not None for number in numbers):
+            return []
+        return self._ranges(_runs(np.unique(rows)))
+
+    def take(self, rows: Int64, out: Array, data: Sequence[memoryview] = ()) -> None:
+        """Write rows, in the order asked for, into `out` (len(rows), *shape) of the column's dtype, C-contiguous.
+
+        data: what was fetched for the `ranges` of these rows; without it, they are fetched now where they are not mapped.
+        """
+        if not len(rows):
             return
-        # Shard by shard, in one order for all of them, and then all rows to their places at once.
-        shards = rows // self._per_shard
-        order = np.argsort(shards, kind="stable")
-        numbers, starts = np.unique(shards[order], return_index=True)
-        mapped = [self._mapped(number) for number in numbers.tolist()]
-        if any(each is None for each in mapped):
-            self._fetch(rows, out)
-            return
-        local, taken = (rows - shards * self._per_shard)[order], np.empty_like(out)
-        for each, start, stop in zip(mapped, starts.tolist(), [*starts[1:].tolist(), len(rows)]):
-            assert each is not None
-            each.take(local[start:stop], axis=0, out=taken[start:stop], mode="clip")
-        out[order] = taken
+        if data or (whole := self.whole) is None:
+            self._gather(rows, out, data)
+        else:
+            whole.take(rows, axis=0, out=out, mode="clip")
 
     def span(self, start: int, stop: int) -> Array:
-        """Rows [start, stop), read-only: a view where they are mapped in one piece."""
+        """Return rows [start, stop), read-only: a view where they are mapped in one piece."""
         shard = start // self._per_shard
         mapped = self._mapped(shard) if stop <= (shard + 1) * self._per_shard else None
         if mapped is not None:
             base = shard * self._per_shard
             return mapped[start - base : stop - base]
-        pieces = self._read_spans([(start, stop)])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        ranges = self._ranges([(start, stop)])
+        return self._joined(self._fetcher.read(ranges))
 
     def unpack(self, row: int, layout: struct.Struct) -> tuple[Any, ...]:
-        """The first numbers of one row, as Python's."""
+        """Return the first numbers of one row, as Python's."""
         shard = row // self._per_shard
         at = (row - shard * self._per_shard) * self._row_nbytes
         body = self._shards.bodies.get(shard) or self._shards.body(shard)
@@ -89,27 +92,38 @@ class Column:
                 array = self._arrays[shard] = as_array(rows, self.dtype, (stop - start, *self.shape))
         return array
 
-    def _fetch(self, rows: Int64, out: Array) -> None:
-        distinct, places = np.unique(rows, return_inverse=True)
-        if not len(distinct):
+    def _gather(self, rows: Int64, out: Array, data: Sequence[memoryview]) -> None:
+        """As `take`, of rows in several shards, or fetched."""
+        shards = rows // self._per_shard
+        mapped = {} if data else {number: self._mapped(number) for number in np.unique(shards).tolist()}
+        if not data and all(each is not None for each in mapped.values()):
+            for number, each in mapped.items():
+                assert each is not None
+                at = np.flatnonzero(shards == number)
+                out[at] = each.take(rows[at] - number * self._per_shard, axis=0, mode="clip")
             return
-        breaks = np.flatnonzero(np.diff(distinct) != 1) + 1
-        starts = distinct[np.concatenate([[0], breaks])]
-        stops = distinct[np.concatenate([breaks - 1, [len(distinct) - 1]])] + 1
-        pieces = self._read_spans(list(zip(starts.tolist(), stops.tolist())))
-        np.take(np.concatenate(pieces), places.reshape(-1), axis=0, out=out, mode="clip")
+        distinct, where = np.unique(rows, return_inverse=True)
+        found = self._joined(data or self._fetcher.read(self._ranges(_runs(distinct))))
+        np.take(found, where.reshape(-1), axis=0, out=out, mode="clip")
 
-    def _read_spans(self, spans: list[tuple[int, int]]) -> list[Array]:
+    def _ranges(self, runs: list[tuple[int, int]]) -> list[Range]:
         ranges: list[Range] = []
-        counts = []
-        for start, stop in spans:
-            while start < stop:  # a span over the border of two shards is two ranges
+        for start, stop in runs:
+            while start < stop:  # a run over the border of two shards is two ranges
                 shard = start // self._per_shard
                 base, end = shard * self._per_shard, min(stop, (shard + 1) * self._per_shard)
-                ranges.append(
-                    (self._shards.key(shard), (start - base) * self._row_nbytes, (end - base) * self._row_nbytes)
-                )
-                counts.append(end - start)
+                key = self._shards.key(shard)
+                ranges.append((key, (start - base) * self._row_nbytes, (end - base) * self._row_nbytes))
                 start = end
-        read = self._fetcher.read(ranges)
-        return [as_array(data, self.dtype, (count, *self.shape)) for data, count in zip(read, counts)]
+        return ranges
+
+    def _joined(self, data: Sequence[memoryview]) -> Array:
+        pieces = [as_array(each, self.dtype, (len(each) // self._row_nbytes, *self.shape)) for each in data]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _runs(distinct: Int64) -> list[tuple[int, int]]:
+    """Return the stretches [start, stop) of consecutive numbers among ascending ones."""
+    breaks = np.flatnonzero(np.diff(distinct) != 1) + 1
+    starts, stops = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(distinct)]]) - 1
+    return list(zip(distinct[starts].tolist(), (distinct[stops] + 1).tolist())) if len(distinct) else []

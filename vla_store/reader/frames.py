@@ -1,179 +1,140 @@
-"""Cameras: frames found, decoded and turned straight into their place."""
+"""Cameras: frames located, fetched and decoded into their places, in three stages that hand on values.
+
+Owns what is known of a camera's shards and backgrounds in one part. Imports decoding, shards and storage.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
-from vla_store.format import codecs, layout, predictions
+from vla_store.format import codecs, layout
 from vla_store.format.codecs import CRC_BYTES
 from vla_store.format.schema import Field
-from vla_store.reader.orient import place
-from vla_store.reader.shards import EncodedShards, Opened, RawShards, as_array
-from vla_store.storage import Storage, keep
+from vla_store.reader.decoding import FrameDecoder, Undecodable
+from vla_store.reader.shards import Chunks, EncodedShards, Opened, RawShards, as_array
+from vla_store.storage import Range, Storage, keep
 
 Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
 
-GROUP_FRAMES = 64  # predictions that run over a whole group are undone over so many at once: they stay in the cache
 MAX_PICTURES = 64
 
 
-class Frames:
-    """The pictures of one camera in one part.
+class FrameList(NamedTuple):
+    """Which frames go where; each row of the part once.
 
-    first: the camera's first number among the store's `opened` shards. first_row: the part's first row in the store.
+    rows, episodes, flips: of each frame. positions: where it goes; None for 0, 1, 2, ... copies: (to, from), positions that get
+    the same picture again. zeros: positions that get no picture.
     """
+
+    rows: list[int]
+    episodes: list[int]
+    flips: list[int]
+    positions: list[int] | None = None
+    copies: Sequence[tuple[int, int]] = ()
+    zeros: Int64 | None = None
+
+
+def frame_list(
+    rows: list[int], episodes: list[int], flips: list[int], positions: list[int] | None, zeros: Int64 | None = None
+) -> FrameList:
+    """Return the list of such frames, whose rows may come several times."""
+    if len(set(rows)) == len(rows):
+        return FrameList(rows, episodes, flips, positions, (), zeros)
+    first_of: dict[int, int] = {}
+    for at, row in enumerate(rows):
+        first_of.setdefault(row, at)
+    order = list(first_of.values())
+    where: Sequence[int] = range(len(rows)) if positions is None else positions
+    copies = [(where[at], where[first_of[row]]) for at, row in enumerate(rows) if first_of[row] != at]
+    episodes, flips = [episodes[at] for at in order], [flips[at] for at in order]
+    return FrameList(list(first_of), episodes, flips, [where[at] for at in order], copies, zeros)
+
+
+class LocatedFrames(NamedTuple):
+    """The chunks of a list of frames, and the episodes whose backgrounds are to be fetched.
+
+    ranges: what is to be fetched, of the chunks and then of the backgrounds.
+    """
+
+    frames: FrameList
+    chunks: Chunks
+    absent: list[int]
+    ranges: list[Range]
+
+
+class Frames:
+    """The pictures of one camera in one part. first: its first number among the store's `opened` shards."""
 
     def __init__(
         self, fetcher: Storage, part: str, field: Field, rows: int, episodes: int, opened: Opened, first: int
     ) -> None:
-        self.shape = field.fixed_shape
-        self.dtype = np.dtype(field.dtype).newbyteorder("<")
-        self._field = field.name
-        self._decode = codecs.decoder(field.codec, field.name)
-        grid = field.grid(rows)
-        self._shards = EncodedShards(fetcher, f"{part}/{field.array}", grid, field.codec, opened, first)
-        self._grouped = [name for name in field.prediction if name != "background"]
+        self._fetcher = fetcher
+        self._decoder = FrameDecoder(field)
+        self._shards = EncodedShards(fetcher, f"{part}/{field.array}", field.grid(rows), field.codec, opened, first)
+        shape = (episodes, *field.fixed_shape)
         self._backgrounds = (
-            Backgrounds(fetcher, f"{part}/backgrounds/{field.name}", (episodes, *self.shape), field.dtype)
+            Backgrounds(fetcher, f"{part}/backgrounds/{field.name}", shape, field.dtype)
             if "background" in field.prediction
             else None
         )
 
-    def fill(
-        self,
-        rows: Sequence[int],
-        episodes: Sequence[int],
-        flips: Sequence[int],
-        out: Array,
-        positions: Sequence[int] | None = None,
-    ) -> None:
-        """Decodes row rows[i] of the part into out[positions[i]] (out[i]), turned by flips[i]. A row that comes again is copied.
+    def locate(self, frames: FrameList) -> LocatedFrames:
+        """Find the chunks of frames. Raises StoreDamaged, FetchError, MachineError."""
+        chunks = self._shards.locate(frames.rows)
+        if not chunks.ranges or self._backgrounds is None:
+            return LocatedFrames(frames, chunks, [], chunks.ranges)
+        absent = self._backgrounds.absent(frames.episodes)
+        return LocatedFrames(frames, chunks, absent, chunks.ranges + [self._backgrounds.range(each) for each in absent])
 
-        episodes: the part's episode of each row. out: (n, *shape), C-contiguous, of any dtype that the pictures convert to.
-        Raises StoreDamaged for a chunk that is not sound, FetchError, MachineError.
+    def announce(self, located: LocatedFrames) -> None:
+        """Tell the system that these frames are decoded next. Call it once a batch."""
+        self._shards.announce(located.chunks)
+
+    def decode(self, located: LocatedFrames, data: Sequence[memoryview], out: Array) -> None:
+        """Decode located frames into their positions of `out`, (n, *shape), C-contiguous, of any dtype that they convert to.
+
+        data: what was fetched for `located.ranges`. Raises StoreDamaged for a chunk that is not sound.
         """
-        self._arranged(self._fill, rows, episodes, flips, out, positions)
+        frames, chunks = located.frames, located.chunks
+        if frames.zeros is not None:
+            out[frames.zeros] = 0
+        if not frames.rows:  # a batch that is all padding of zeros
+            return
+        backgrounds = None
+        if self._backgrounds is not None:
+            fetched = dict(zip(located.absent, data[len(chunks.ranges) :])) if located.absent else {}
+            backgrounds = self._backgrounds.take(frames.episodes, fetched)
+        targets = list(out) if frames.positions is None else [out[at] for at in frames.positions]
+        bodies = chunks.bodies(data[: len(chunks.ranges)]) if chunks.ranges or chunks.unchecked else chunks.views
+        try:
+            self._decoder.decode_many(bodies, backgrounds, frames.flips, targets)
+        except Undecodable as error:
+            row = frames.rows[error.at]
+            chunk = row % self._shards.grid.shard
+            raise codecs.damaged_frame(error, self._shards.key(row), chunk, row) from None
+        for to, original in frames.copies:
+            out[to] = out[original]
 
-    def located(
-        self,
-        rows: Sequence[int],
-        episodes: Sequence[int],
-        flips: Sequence[int],
-        out: Array,
-        positions: Sequence[int] | None = None,
-    ) -> Callable[[], None]:
-        """As `fill`, and returns the part of it that is left once the chunks are found and fetched, to be done again and again:
-        what benchmarks call the roof."""
-        works: list[Callable[[], None]] = []
-
-        def listed(rows: Any, episodes: Any, flips: Any, targets: Any) -> None:
-            works.append(functools.partial(self._decode_all, self._shards.chunks(rows), rows, episodes, flips, targets))
-            works[0]()
-
-        repeats = self._arranged(listed, rows, episodes, flips, out, positions)
-
-        def work() -> None:
-            for each in works:
-                each()
-            for target, source in repeats:
-                np.copyto(target, source)
-
-        return work
-
-    def _arranged(
-        self,
-        fill: Callable[..., None],
-        rows: Sequence[int],
-        episodes: Sequence[int],
-        flips: Sequence[int],
-        out: Array,
-        positions: Sequence[int] | None,
-    ) -> list[tuple[Array, Array]]:
-        """Calls `fill` with each row once; copies those that come again, and returns from where to where."""
-        if not rows:  # a batch that is all padding of zeros
-            return []
-        targets = list(out) if positions is None else [out[position] for position in positions]
-        if len(set(rows)) == len(rows):
-            fill(rows, episodes, flips, targets)
-            return []
-        firsts: dict[int, int] = {}
-        for at, row in enumerate(rows):
-            firsts.setdefault(row, at)
-        order = list(firsts.values())
-        fill(list(firsts), [episodes[at] for at in order], [flips[at] for at in order], [targets[at] for at in order])
-        repeats = [
-            (target, targets[firsts[row]]) for row, target in zip(rows, targets) if target is not targets[firsts[row]]
-        ]
-        for target, source in repeats:
-            target[...] = source
-        return repeats
-
-    def _fill(self, rows: Sequence[int], episodes: Sequence[int], flips: Sequence[int], targets: list[Array]) -> None:
-        self._decode_all(self._shards.chunks(rows), rows, episodes, flips, targets)
-
-    def _decode_all(
-        self,
-        chunks: list[Any],
-        rows: Sequence[int],
-        episodes: Sequence[int],
-        flips: Sequence[int],
-        targets: list[Array],
+    def fill(
+        self, rows: list[int], episodes: list[int], flips: list[int], out: Array, positions: list[int] | None = None
     ) -> None:
-        if self._grouped:
-            self._fill_grouped(chunks, rows, episodes, flips, targets)
-        elif any(flips) or targets[0].dtype != self.dtype:
-            self._fill_turned(chunks, rows, episodes, flips, targets)
-        else:
-            self._fill_straight(chunks, rows, episodes, targets)
+        """Read row rows[i] of the part into out[positions[i]] (out[i]), turned by flips[i], all stages at once.
 
-    # The loops below run once a frame, which takes some ten microseconds: what they do besides is kept to tenths of one.
-
-    def _fill_straight(self, chunks: Any, rows: Any, episodes: Any, targets: Any) -> None:
-        decode, backgrounds, add = self._decode, self._backgrounds, np.add
-        for chunk, row, episode, target in zip(chunks, rows, episodes, targets):
-            try:
-                decode(chunk, target)
-            except ValueError as error:
-                raise self._damaged(error, row) from None
-            if backgrounds is not None:
-                add(target, backgrounds[episode], target)
-
-    def _fill_turned(self, chunks: Any, rows: Any, episodes: Any, flips: Any, targets: Any) -> None:
-        decode, backgrounds = self._decode, self._backgrounds
-        scratch = np.empty(self.shape, self.dtype)
-        for chunk, row, episode, turned, target in zip(chunks, rows, episodes, flips, targets):
-            try:
-                decode(chunk, scratch)
-            except ValueError as error:
-                raise self._damaged(error, row) from None
-            place(scratch, None if backgrounds is None else backgrounds[episode], turned, target)
-
-    def _fill_grouped(self, chunks: Any, rows: Any, episodes: Any, flips: Any, targets: Any) -> None:
-        scratch = np.empty((min(len(rows), GROUP_FRAMES), *self.shape), self.dtype)
-        for start in range(0, len(rows), GROUP_FRAMES):
-            group = range(start, min(start + GROUP_FRAMES, len(rows)))
-            for at, picture in zip(group, scratch):
-                try:
-                    self._decode(chunks[at], picture)
-                except ValueError as error:
-                    raise self._damaged(error, rows[at]) from None
-            predictions.undo(scratch[: len(group)], self._grouped)
-            for at, picture in zip(group, scratch):
-                background = None if self._backgrounds is None else self._backgrounds[episodes[at]]
-                place(picture, background, flips[at], targets[at])
-
-    def _damaged(self, error: ValueError, row: int) -> StoreDamaged:
-        shard_rows = self._shards.grid.shard
-        return codecs.damaged_frame(error, self._shards.key(row), row % shard_rows, row)
+        episodes: the part's episode of each row. Raises StoreDamaged, FetchError, MachineError.
+        """
+        located = self.locate(frame_list(rows, episodes, flips, positions))
+        self.announce(located)
+        self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
 
 
 class Backgrounds:
-    """One picture an episode, mapped; its crc32c is checked when it is first used."""
+    """One picture an episode; its crc32c is checked when it is first used, or fetched."""
 
     def __init__(self, fetcher: Storage, array: str, shape: tuple[int, ...], dtype: str) -> None:
         grid = layout.background_grid(shape, dtype)
@@ -182,47 +143,64 @@ class Backgrounds:
         self._nbytes = grid.row_nbytes
         self._per_shard = grid.shard
         self._shards = RawShards(fetcher, array, grid, grid.row_nbytes + CRC_BYTES)
-        self._fetcher = fetcher
         self._checked = bytearray(shape[0])
         self._arrays: dict[int, Array] = {}
-        self._only: Array | None = None  # of those, where there is but one
-        self._pictures: dict[int, Array] = {}
+        self._pictures: dict[int, Array] = {}  # those that were fetched last
 
-    def __getitem__(self, episode: int) -> Array:
-        """(H, W, ...), read-only. Raises StoreDamaged."""
-        if self._checked[episode] and self._only is not None:
-            return self._only[episode]  # type: ignore[no-any-return]
-        shard = episode // self._per_shard
+    def range(self, episode: int) -> Range:
+        """Return where an episode's background lies. Raises StoreDamaged where its shard does not have its size."""
+        shard, at = divmod(episode, self._per_shard)
+        start = at * (self._nbytes + CRC_BYTES)
+        return self._shards.key(shard), start, start + self._nbytes + CRC_BYTES
+
+    def absent(self, episodes: Sequence[int]) -> list[int]:
+        """Return the episodes among these whose background is not at hand and has to be fetched."""
+        distinct = dict.fromkeys(episodes)
+        return [
+            each
+            for each in distinct
+            if each not in self._pictures and self._shards.body(each // self._per_shard) is None
+        ]
+
+    def take(self, episodes: Sequence[int], fetched: dict[int, memoryview]) -> list[Array]:
+        """Return the background of each episode, (H, W, ...), read-only. Raises StoreDamaged, FetchError.
+
+        fetched: the bytes of those that were fetched. Others are at hand, or fetched now.
+        """
+        arrays, checked, per_shard = self._arrays, self._checked, self._per_shard
+        made: list[Array] = []
+        for episode in episodes:
+            if checked[episode]:
+                shard = episode // per_shard
+                made.append(arrays[shard][episode - shard * per_shard])
+            else:
+                made.append(self._first_use(episode, fetched))
+        return made
+
+    def _first_use(self, episode: int, fetched: dict[int, memoryview]) -> Array:
+        shard, at = divmod(episode, self._per_shard)
         body = self._shards.body(shard)
-        if body is None:
-            return self._fetched(episode)
-        if not self._checked[episode]:
-            start = (episode - shard * self._per_shard) * (self._nbytes + CRC_BYTES)
-            self._check(body[start : start + self._nbytes + CRC_BYTES], episode)
+        if body is not None:
+            _, start, stop = self.range(episode)
+            self._check(body[start:stop], episode)
+            array = self._arrays.get(shard)
+            if array is None:
+                array = self._arrays[shard] = self._strided(shard, body)
             self._checked[episode] = 1
-        array = self._arrays.get(shard)
-        if array is None:
-            array = self._arrays[shard] = self._strided(shard, body)
-            if self._shards.grid.shards == 1:
-                self._only = array
-        picture: Array = array[episode - shard * self._per_shard]
-        return picture
+            picture: Array = array[at]
+            return picture
+        held = self._pictures.get(episode)
+        if held is None:
+            data = fetched.get(episode) or self._shards.fetcher.read([self.range(episode)])[0]
+            held = as_array(self._check(data, episode), self._dtype, self._shape)
+            keep(self._pictures, episode, held, MAX_PICTURES)
+        return held
 
     def _strided(self, shard: int, body: memoryview) -> Array:
         start, stop = self._shards.grid.rows_of(shard)
         picture = np.empty(self._shape, self._dtype)
         strides = (self._nbytes + CRC_BYTES, *picture.strides)
         return np.ndarray((stop - start, *self._shape), self._dtype, body, 0, strides)
-
-    def _fetched(self, episode: int) -> Array:
-        picture = self._pictures.get(episode)
-        if picture is None:
-            shard = episode // self._per_shard
-            start = (episode - shard * self._per_shard) * (self._nbytes + CRC_BYTES)
-            chunk = self._fetcher.read([(self._shards.key(shard), start, start + self._nbytes + CRC_BYTES)])[0]
-            picture = as_array(self._check(chunk, episode), self._dtype, self._shape)
-            keep(self._pictures, episode, picture, MAX_PICTURES)
-        return picture
 
     def _check(self, chunk: memoryview, episode: int) -> Any:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
-from vla_store.reader.part import Part, Place, Places
+from vla_store.reader.part import Part, Positions
 from vla_store.reader.store import Store
 
 Int64 = npt.NDArray[np.int64]
@@ -88,49 +87,27 @@ class KeptSteps:
         counts = self._stops - self._starts
         # How many steps are kept before each stretch; a rank is a step's number among all that are kept.
         self._ranks = np.cumsum(counts) - counts
-        # For one at a time: a memoryview gives Python's numbers.
-        self._starts_view, self._stops_view, self._ranks_view = (
-            each.data for each in (self._starts, self._stops, self._ranks)
-        )
 
-    def times(self, places: Places, offsets: Int64, earlier: Int64 | None) -> tuple[Int64, Bool]:
+    def times(self, positions: Positions, offsets: Int64, earlier: Int64 | None) -> tuple[Int64, Bool]:
         """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
 
-        places: of B anchors that are kept. earlier: per anchor, 1 where its source recorded the field after the action of the
+        positions: of B anchors that are kept. earlier: per anchor, 1 where its source recorded the field after the action of the
         same row; None where it is never read one row earlier.
         """
-        first = self._rank(places.start)
-        step, count = self.counted(places)
+        first = self._rank(positions.start)
+        step, count = self.counted(positions)
         times = step[:, None] + offsets
         shift: Any = 0 if earlier is None else earlier[:, None]
         # What was recorded after the last kept step is of the time after it.
         clipped = np.minimum(np.maximum(times, 0), count[:, None] - 1 + shift)
         kept = np.minimum(clipped, count[:, None] - 1)
-        steps = self._row(first[:, None] + kept) - places.start[:, None] - shift + (clipped - kept)
+        steps = self._row(first[:, None] + kept) - positions.start[:, None] - shift + (clipped - kept)
         return np.maximum(steps, 0), (clipped != times) | (steps < 0)
 
-    def counted(self, places: Places) -> tuple[Int64, Int64]:
-        """Of (n,) places: the step, and the length of the episode, counted in kept steps."""
-        first, here, behind = (self._rank(places.start + each) for each in (0, places.step, places.length))
+    def counted(self, positions: Positions) -> tuple[Int64, Int64]:
+        """Of (n,) positions: the step, and the length of the episode, counted in kept steps."""
+        first, here, behind = (self._rank(positions.start + each) for each in (0, positions.step, positions.length))
         return here - first, behind - first
-
-    def times_of(self, place: Place, offsets: Int64, earlier: int) -> tuple[Int64, Bool]:
-        """The same for one anchor: (K,)."""
-        _, step, start, length, _, _ = place
-        first = self._rank_of(start)
-        last = self._rank_of(start + length) - first - 1
-        times = offsets + (self._rank_of(start + step) - first)
-        if not earlier:
-            kept = np.minimum(np.maximum(times, 0), last)
-            return self._row(kept + first) - start, kept != times
-        clipped = np.minimum(np.maximum(times, 0), last + 1)
-        kept = np.minimum(clipped, last)
-        steps = self._row(kept + first) - (start + 1) + (clipped - kept)
-        return np.maximum(steps, 0), (clipped != times) | (steps < 0)
-
-    def _rank_of(self, row: int) -> int:
-        at = bisect.bisect_right(self._starts_view, row) - 1
-        return self._ranks_view[at] + min(row, self._stops_view[at]) - self._starts_view[at] if at >= 0 else 0
 
     def _rank(self, rows: Int64) -> Int64:
         """How many kept steps lie before each row."""

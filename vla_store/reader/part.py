@@ -1,10 +1,10 @@
-"""One part of a store: from its rows to their episodes, and the arrays of its fields."""
+"""One part of a store: from its rows to their episodes, and the arrays of its fields. Imports format, storage, columns, frames."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,28 @@ from vla_store.storage import Blocks, Storage
 Int64 = npt.NDArray[np.int64]
 
 _PAIR = struct.Struct("<2i")
-_PLACE = struct.Struct("<4q")
+_ENTRY = struct.Struct("<4q")
 
-Place = tuple[int, int, int, int, int, int]  # episode, step, start, length, task, source: the part's own numbers
+Index = slice | Int64  # which of many things: all of them, or those with these numbers
+
+
+class Position(NamedTuple):
+    """Where a row lies, in the part's own numbers: its episode and step, and of its episode start, length, task and source."""
+
+    episode: int
+    step: int
+    start: int
+    length: int
+    task: int
+    source: int
+
+    def as_many(self) -> Positions:
+        """Return the positions of this one row."""
+        return Positions(*np.array(self, np.int64)[:, None])
 
 
 @dataclass(frozen=True)
-class Places:
+class Positions:
     """Where rows lie: (n,) arrays of the part's own numbers."""
 
     episode: Int64
@@ -38,8 +53,10 @@ class Places:
     task: Int64
     source: Int64
 
-    def __getitem__(self, at: Any) -> Places:
-        return Places(self.episode[at], self.step[at], self.start[at], self.length[at], self.task[at], self.source[at])
+    def __getitem__(self, at: Any) -> Positions:
+        return Positions(
+            self.episode[at], self.step[at], self.start[at], self.length[at], self.task[at], self.source[at]
+        )
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -65,7 +82,7 @@ class Part:
         self.document = document
         self.row_start = row_start
         self.episode_start = episode_start
-        self._fetcher = fetcher
+        self.fetcher = fetcher
         self._opened = opened
         tables = Blocks(fetcher)
         self._columns = len(document.columns)
@@ -87,16 +104,15 @@ class Part:
         )
         self._fields: dict[str, Column | Frames] = {}
 
-    def locate(self, row: int) -> Place:
-        """The place of one row within the part. Raises StoreDamaged where index and table contradict each other."""
-        return self.place(row, self.index.unpack(row, _PAIR))
+    def position(self, row: int, pair: tuple[int, int] | None = None) -> Position:
+        """Return where one row of the part lies. pair: its episode and step, where the index was asked before.
 
-    def place(self, row: int, pair: tuple[Any, ...]) -> Place:
-        """The place of a row, of which `pair` gave the episode and step. Raises StoreDamaged."""
-        episode, step = pair
+        Raises StoreDamaged where index and table contradict each other.
+        """
+        episode, step = pair or self.pair(row)
         if not 0 <= episode < self.episodes:
             raise self._contradiction(row)
-        start, length, task, source = self.table.unpack(episode, _PLACE)
+        start, length, task, source = self.table.unpack(episode, _ENTRY)
         if not (
             0 <= step < length
             and start + step == row
@@ -105,32 +121,30 @@ class Part:
             and 0 <= source < len(self.document.sources)
         ):
             raise self._contradiction(row)
-        return episode, step, start, length, task, source
+        return Position(episode, step, start, length, task, source)
 
     def pair(self, row: int) -> tuple[int, int]:
-        """The episode and step that the index gives for a row, unchecked."""
+        """Return the episode and step that the index gives for a row, unchecked."""
         episode, step = self.index.unpack(row, _PAIR)
         return episode, step
 
     def pairs(self, rows: Int64) -> npt.NDArray[np.int32]:
-        """The same for (n,) rows: (n, 2)."""
+        """Return the episode and step that the index gives for (n,) rows, unchecked: (n, 2)."""
         pairs = np.empty((len(rows), 2), np.int32)
         self.index.take(rows, pairs)
         return pairs
 
-    def locate_many(self, rows: Int64) -> Places:
-        """The places of (n,) rows within the part. Raises StoreDamaged."""
-        return self.places(rows, self.pairs(rows))
+    def positions(self, rows: Int64, pairs: npt.NDArray[np.int32] | None = None) -> Positions:
+        """Return where (n,) rows of the part lie. pairs: their (n, 2) episodes and steps, where the index was asked before.
 
-    def places(self, rows: Int64, pairs: npt.NDArray[np.int32]) -> Places:
-        """The places of (n,) rows, of which `pairs` gave the (n, 2) episode and step. Raises StoreDamaged."""
-        both = pairs.astype(np.int64)
+        Raises StoreDamaged where index and table contradict each other.
+        """
+        both = (self.pairs(rows) if pairs is None else pairs).astype(np.int64)
         # Seen as unsigned, a negative number is too large: one comparison for both ends.
         if not (both.view(np.uint64) < self._limits[4:]).all():
             raise self._contradiction(self._first_bad(rows))
         episode, step = both[:, 0], both[:, 1]
-        entries = np.empty((len(rows), self._columns), np.int64)
-        self.table.take(episode, entries)
+        entries = self._entries_of(episode)
         start, length, task, source = entries[:, 0], entries[:, 1], entries[:, 2], entries[:, 3]
         stop = start + length
         sound = (entries[:, :4].view(np.uint64) < self._limits[:4]).all() and (
@@ -138,7 +152,7 @@ class Part:
         ).all()
         if not sound:
             raise self._contradiction(self._first_bad(rows))
-        return Places(episode, step, start, length, task, source)
+        return Positions(episode, step, start, length, task, source)
 
     def entries(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Rows [start, stop) of the episode table, (n, columns), checked. Raises StoreDamaged."""
@@ -171,15 +185,14 @@ class Part:
             raise StoreDamaged("counts cannot be", object=self._array(layout.NONFINITE_ARRAY), found=error) from None
 
     def text_of(self, episode: int, task: int) -> str:
-        """The instruction of an episode: its own where it has one, else its task's."""
+        """Return the instruction of an episode: its own where it has one, else its task's."""
         if not self.document.texts:
             return self._task_texts[task]
         return self.texts_of(np.array([episode]), np.array([task]))[0]
 
     def texts_of(self, episodes: Int64, tasks: Int64) -> list[str]:
-        """The same of (n,) episodes, and of their tasks."""
-        of_tasks = self._task_texts
-        texts = [of_tasks[task] for task in tasks.tolist()]
+        """Return the instructions of (n,) episodes, of these tasks."""
+        texts = [self._task_texts[task] for task in tasks.tolist()]
         if self.document.texts:
             for at, number in enumerate(self.own_texts(episodes).tolist()):
                 texts[at] = texts[at] if number < 0 else self.document.texts[number]
@@ -189,8 +202,7 @@ class Part:
         """Which of the part's texts (n,) episodes have of their own, -1 for none. Raises StoreDamaged."""
         if not self.document.texts:
             return np.full(len(episodes), -1)
-        entries = np.empty((len(episodes), self._columns), np.int64)
-        self.table.take(episodes, entries)
+        entries = self._entries_of(episodes)
         numbers = entries[:, -1].copy()
         bad = (numbers < -1) | (numbers >= len(self.document.texts))
         if bad.any():
@@ -213,7 +225,7 @@ class Part:
         if column is None:
             field.check_supported()
             grid = field.grid(self.rows, self._elements(field) if field.is_ragged else None)
-            column = self._fields[field.name] = Column(self._fetcher, self._array(field.array), grid)
+            column = self._fields[field.name] = Column(self.fetcher, self._array(field.array), grid)
         assert isinstance(column, Column)
         return column
 
@@ -224,15 +236,14 @@ class Part:
             field.check_supported()
             first = (self.number << 40) + (list(self.document.fields).index(field.name) << 31)
             frames = self._fields[field.name] = Frames(
-                self._fetcher, self.path, field, self.rows, self.episodes, self._opened, first
+                self.fetcher, self.path, field, self.rows, self.episodes, self._opened, first
             )
         assert isinstance(frames, Frames)
         return frames
 
     def ragged_spans(self, field: Field, episodes: Int64) -> tuple[Int64, Int64]:
         """Where episodes begin in a ragged field's flat array, and their widths, checked against its end."""
-        entries = np.empty((len(episodes), self._columns), np.int64)
-        self.table.take(episodes, entries)
+        entries = self._entries_of(episodes)
         at = self.document.columns.index(f"{field.name}_start")
         start, length, width = entries[:, at].copy(), entries[:, 1], entries[:, at + 1].copy()
         elements = self._elements(field)
@@ -255,7 +266,7 @@ class Part:
             )
         grid = layout.attributes_grid(total)
         shards = EncodedShards(
-            self._fetcher,
+            self.fetcher,
             self._array(layout.ATTRIBUTES_ARRAY),
             grid,
             codecs.ATTRIBUTES,
@@ -263,15 +274,18 @@ class Part:
             (self.number << 40) + (1 << 39),
         )
         first, last = start // grid.chunk, -(-(start + nbytes) // grid.chunk)
-        decode = codecs.decoder(codecs.ATTRIBUTES, "attributes")
-        chunks = shards.chunks(range(first, last))  # before anything is allocated for what they claim to hold
+        located = shards.locate(range(first, last))
+        # Fetched before anything is allocated for what it claims to hold.
+        chunks = located.bodies(self.fetcher.read(located.ranges) if located.ranges else ())
         data = np.empty((last - first) * grid.chunk, np.uint8)
-        for number, chunk in enumerate(chunks):
-            try:
-                decode(chunk, data[number * grid.chunk : (number + 1) * grid.chunk])
-            except ValueError as error:
-                key = shards.key(first + number)
-                raise StoreDamaged("attributes do not decode", object=key, found=str(error)) from None
+        number = first
+        try:
+            for chunk in chunks:
+                at = (number - first) * grid.chunk
+                codecs.ATTRIBUTES.decode(chunk, data[at : at + grid.chunk])
+                number += 1
+        except ValueError as error:
+            raise StoreDamaged("attributes do not decode", object=shards.key(number), found=str(error)) from None
         return data[start - first * grid.chunk :][:nbytes].tobytes()
 
     def decoded_attributes(self, start: int, nbytes: int) -> dict[str, dict[str, Any]]:
@@ -309,14 +323,20 @@ class Part:
             )
         return start + length * width
 
+    def _entries_of(self, episodes: Int64) -> Int64:
+        """Return the episode table's rows of (n,) episodes, unchecked."""
+        entries = np.empty((len(episodes), self._columns), np.int64)
+        self.table.take(episodes, entries)
+        return entries
+
     def _array(self, name: str) -> str:
         return f"{self.path}/{name}"
 
     def _first_bad(self, rows: Int64) -> int:
-        """The first of these rows that `locate` refuses."""
+        """Return the first of these rows that `position` refuses."""
         for row in rows.tolist():
             try:
-                self.locate(row)
+                self.position(row)
             except StoreDamaged:
                 return int(row)
         return int(rows[0])

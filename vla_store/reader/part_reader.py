@@ -1,29 +1,61 @@
-"""The windows of one part: readers of its fields, made once and used for every sample."""
+"""The windows of one part: for given positions, what is to be read, and then its way into the arrays of a batch or a sample.
+
+Owns what is constant for all samples of a part: readers of its fields, offsets, shifts and flips. Imports part, frames, columns.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.format.schema import Field
 from vla_store.reader import orient
-from vla_store.reader.batch import Sample
 from vla_store.reader.conversion import DTypes, refusing_overflow
-from vla_store.reader.gather import CameraWindow, NumericWindow, RaggedWindow
+from vla_store.reader.frames import FrameList, LocatedFrames, frame_list
 from vla_store.reader.kept import KeptSteps
-from vla_store.reader.part import Part, Place, Places
+from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import Window, shift_of, window_times
+from vla_store.storage import Range
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Times = tuple[Int64, Mask]  # steps within their episodes, and which of them are padding; both (B, K)
 
 _UNWATCHED = contextlib.nullcontext()
+
+
+class LocatedRows(NamedTuple):
+    """Rows of a numeric field, and what is to be fetched for them. widths: of each sample, where it is an episode's own."""
+
+    rows: Int64
+    ranges: list[Range]
+    widths: Int64 | None = None
+
+
+class LocatedPart(NamedTuple):
+    """What samples of one part need: where they are, the times of each window, and where its rows or frames lie.
+
+    at: which of the batch they are.
+    """
+
+    reader: PartReader
+    at: Index
+    positions: Positions
+    times: list[Times]
+    located: list[LocatedRows | LocatedFrames]
+
+    @property
+    def ranges(self) -> Iterator[Range]:
+        """Iterate over what is to be fetched, window after window."""
+        return (each for located in self.located for each in located.ranges)
 
 
 class PartReader:
@@ -41,119 +73,271 @@ class PartReader:
         watched: Collection[str],
         kept: KeptSteps | None,
     ) -> None:
-        self.kept = kept
+        self.part = part
+        self._kept = kept
+        self._is_zero = pad == "zero"
         sources = part.document.sources
-        self.episode_start = part.episode_start
-        self._windows = windows
-        self._ragged = {window.field for window in windows if fields[window.field].is_ragged}
-        keys: list[tuple[tuple[int, ...], bytes | None]] = []
-        self._numbers: list[int] = []  # of the windows among `_times`: cameras often share theirs
+        self._flips = bytes(orient.turn(images, source.orientation) for source in sources)
+        keys: dict[tuple[tuple[int, ...], bytes], int] = {}  # cameras often share their offsets
         self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
-        flips = bytes(orient.turn(images, source.orientation) for source in sources)
         for window in windows:
             field = part.document.fields[window.field]
-            shifts = bytes(-shift_of(field.role, source.observation, alignment) for source in sources)
-            earlier = shifts if any(shifts) else None
-            number = dtypes.get(field.name, np.dtype(field.dtype))
-            reader: NumericWindow | RaggedWindow | CameraWindow
-            if field.is_camera:
-                reader = CameraWindow(part, field, window, earlier, pad == "zero", number, flips)
-            else:
-                kind = RaggedWindow if field.is_ragged else NumericWindow
-                reader = kind(part, field, window, earlier, pad == "zero", number)
-            key = window.offsets, earlier
-            if key not in keys:
-                keys.append(key)
-            self._numbers.append(keys.index(key))
-            self._readers.append(reader)
-        self._times = [
-            (
-                np.array(offsets, np.int64),
-                None if earlier is None else np.frombuffer(earlier, np.uint8).astype(np.int64),
-            )
+            earlier = bytes(-shift_of(field.role, source.observation, alignment) for source in sources)
+            number = keys.setdefault((window.offsets, earlier), len(keys))
+            dtype = dtypes.get(field.name, np.dtype(field.dtype))
+            kind = CameraWindow if field.is_camera else RaggedWindow if field.is_ragged else NumericWindow
+            # Whether all numbers fit is seen when they are read.
+            name = window.field
+            watch = functools.partial(refusing_overflow, name, dtype, fields[name].dtype) if name in watched else None
+            listed = fields[name].is_ragged
+            self._readers.append(kind(self, field, window, number, earlier, dtype, watch, listed))
+        self._offsets = [
+            (np.array(offsets, np.int64), np.frombuffer(earlier, np.uint8).astype(np.int64) if any(earlier) else None)
             for offsets, earlier in keys
         ]
-        # Whether all numbers of these fit is seen when they are read.
-        self._watched = {
-            name: functools.partial(refusing_overflow, name, dtypes[name], fields[name].dtype) for name in watched
-        }
-        self.ones = [
-            (window.field, f"{window.field}_is_pad", self._one(window.field, reader))
-            for window, reader in zip(windows, self._readers)
+
+    def times(self, window: int, positions: Positions) -> Times:
+        """Return the steps that the window of this number takes, within their episodes, and which of them are padding."""
+        return self._times(self._readers[window].number, positions)
+
+    def _times(self, number: int, positions: Positions) -> Times:
+        offsets, earlier = self._offsets[number]
+        shifts = None if earlier is None else earlier[positions.source]
+        if self._kept is not None:
+            return self._kept.times(positions, offsets, shifts)
+        return window_times(positions.step if shifts is None else positions.step - shifts, positions.length, offsets)
+
+    def locate(self, positions: Positions, at: Index) -> LocatedPart:
+        """Find what the samples at these positions need; `at`: which of the batch they are."""
+        times = [self._times(number, positions) for number in range(len(self._offsets))]
+        frames: dict[int, FrameList] = {}
+        located: list[LocatedRows | LocatedFrames] = []
+        for reader in self._readers:
+            steps, is_pad = times[reader.number]
+            if isinstance(reader, CameraWindow):
+                if reader.number not in frames:
+                    frames[reader.number] = self._list_frames(positions, steps, is_pad, at)
+                located.append(reader.frames.locate(frames[reader.number]))
+            else:
+                located.append(reader.locate(positions, steps))
+        return LocatedPart(self, at, positions, times, located)
+
+    def announce(self, part: LocatedPart) -> None:
+        """Tell the system which pictures are decoded next."""
+        for reader, located in zip(self._readers, part.located):
+            if isinstance(reader, CameraWindow) and isinstance(located, LocatedFrames):
+                reader.frames.announce(located)
+
+    def assemble(
+        self, part: LocatedPart, data: Sequence[memoryview], arrays: dict[str, Any], *, only_pictures: bool = False
+    ) -> None:
+        """Write located samples into their places of a batch's arrays; ragged fields are lists. Raises StoreDamaged.
+
+        data: what was fetched for `part.ranges`. only_pictures: leave numbers and padding as they are.
+        """
+        each_data = iter(data)
+        if not only_pictures:
+            arrays["episode"][part.at] = part.positions.episode + self.part.episode_start
+            arrays["step"][part.at] = part.positions.step
+        for reader, located in zip(self._readers, part.located):
+            mine = list(islice(each_data, len(located.ranges)))
+            if only_pictures and not isinstance(reader, CameraWindow):
+                continue
+            is_pad = part.times[reader.number][1]
+            if not only_pictures:
+                arrays[reader.pad_name][part.at] = is_pad.reshape(len(is_pad), *reader.axes)
+            with reader.watch() if reader.watch else _UNWATCHED:
+                reader.assemble(located, mine, is_pad, part.at, arrays[reader.name])  # type: ignore[arg-type]
+
+    def one(self, position: Position, sample: dict[str, Any]) -> None:
+        """Put the fields of one sample into it.
+
+        A run of rows on a map, and pictures, are found without arrays (some microseconds a sample instead of some 150); all
+        else is a batch of one.
+        """
+        many: Positions | None = None
+        for reader in self._readers:
+            made = None if self._kept is not None else reader.one(position)
+            if made is None:
+                many = many or position.as_many()
+                made = self._one_of_many(reader, many)
+            sample[reader.name], sample[reader.pad_name] = made
+
+    def _one_of_many(self, reader: Any, positions: Positions) -> tuple[Array, Array]:
+        times = steps, is_pad = self._times(reader.number, positions)
+        at = slice(None)
+        located = (
+            reader.frames.locate(self._list_frames(positions, steps, is_pad, at))
+            if isinstance(reader, CameraWindow)
+            else reader.locate(positions, steps)
+        )
+        data = self.part.fetcher.read(located.ranges) if located.ranges else ()
+        out: Any = [None] if reader.is_listed else np.empty((1, *reader.step_shape), reader.dtype)
+        with reader.watch() if reader.watch else _UNWATCHED:
+            reader.assemble(located, data, is_pad, at, out)
+        return out[0] if reader.is_listed else out[0, ...], times[1][0].reshape(reader.axes)
+
+    def _list_frames(self, positions: Positions, steps: Int64, is_pad: Mask, at: Index) -> FrameList:
+        """List the frames of (B, K) steps, of which sample i goes to place at[i] of the batch; the same for all cameras."""
+        count = steps.shape[1]
+        rows = (steps + positions.start[:, None]).reshape(-1)
+        episodes = np.repeat(positions.episode, count)
+        flips = np.frombuffer(self._flips, np.uint8)[positions.source].repeat(count)
+        if isinstance(at, slice) and not (self._is_zero and is_pad.any()):
+            return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), None)
+        samples = np.arange(len(positions)) if isinstance(at, slice) else at
+        places = (samples[:, None] * count + np.arange(count)).reshape(-1)
+        used = ~is_pad.reshape(-1) if self._is_zero else np.ones(len(rows), bool)
+        rows, episodes, flips = rows[used], episodes[used], flips[used]
+        return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), places[used].tolist(), places[~used])
+
+
+class FieldWindow:
+    """One field's window in one part; the base of the three kinds.
+
+    number: which of the part's times it has. earlier: per source, 1 where the field is read one row before its time. watch: what
+    to enter while numbers are converted, if anything. is_listed: True where a batch has a list of its arrays.
+    """
+
+    def __init__(
+        self,
+        of: PartReader,
+        field: Field,
+        window: Window,
+        number: int,
+        earlier: bytes,
+        dtype: Any,
+        watch: Any,
+        is_listed: bool,
+    ) -> None:
+        self.name, self.pad_name = window.field, f"{window.field}_is_pad"
+        self.number, self.dtype, self.watch, self.is_listed = number, dtype, watch, is_listed
+        self.axes = window.axes
+        self._earlier = earlier
+        self._offsets = window.offsets
+        self._is_zero = of._is_zero
+        self.step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
+
+
+class NumericWindow(FieldWindow):
+    """A fixed numeric field."""
+
+    def __init__(self, of: PartReader, field: Field, window: Window, *rest: Any) -> None:
+        super().__init__(of, field, window, *rest)
+        self._column = of.part.column(field)
+        self._first, self._count = window.offsets[0], len(window.offsets)
+        is_run = window.is_run and self.watch is None and not self.is_listed
+        self._rows = self._column.whole if is_run else None
+
+    def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
+        rows = (steps + positions.start[:, None]).reshape(-1)
+        return LocatedRows(rows, self._column.ranges(rows))
+
+    def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
+        column, count = self._column, len(is_pad)
+        is_direct = isinstance(at, slice) and not self.is_listed
+        made = out if is_direct else np.empty((count, *self.step_shape), self.dtype)
+        flat = made.reshape(len(located.rows), *column.shape)
+        taken = flat if flat.dtype == column.dtype else np.empty(flat.shape, column.dtype)
+        column.take(located.rows, taken, data)
+        if taken is not flat:
+            flat[...] = taken
+        if self._is_zero:
+            flat[is_pad.reshape(-1)] = 0
+        if self.is_listed:  # of one width in this part
+            scatter(out, at, list(made))
+        elif not is_direct:
+            out[at] = made
+
+    def one(self, position: Position) -> tuple[Array, Array] | None:
+        rows = self._rows
+        if rows is None:
+            return None
+        _, step, start, length, _, source = position
+        first, count = step - self._earlier[source] + self._first, self._count
+        is_pad = np.zeros(count, bool)
+        if first >= 0 and first + count <= length:
+            value = rows[start + first : start + first + count].astype(self.dtype)
+        else:
+            low, high = min(max(-first, 0), count), min(max(length - first, 0), count)
+            is_pad[:low] = is_pad[high:] = True
+            value = np.zeros((count, *rows.shape[1:]), self.dtype)
+            value[low:high] = rows[start + first + low : start + first + high]
+            if not self._is_zero:
+                value[:low] = rows[start]
+                value[high:] = rows[start + length - 1]
+        return (value, is_pad) if self.axes else (value.reshape(self.step_shape), is_pad.reshape(()))
+
+
+class RaggedWindow(FieldWindow):
+    """A field whose width is an episode's own."""
+
+    def __init__(self, of: PartReader, field: Field, *rest: Any) -> None:
+        super().__init__(of, field, *rest)
+        self._part, self._field = of.part, field
+        self._column = of.part.column(field)
+
+    def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
+        starts, widths = self._part.ragged_spans(self._field, positions.episode)
+        elements = [
+            (start + each[:, None] * width + np.arange(width)).reshape(-1)
+            for start, width, each in zip(starts.tolist(), widths.tolist(), steps)
         ]
+        rows = np.concatenate(elements)
+        return LocatedRows(rows, self._column.ranges(rows), widths)
 
-    def _one(
-        self, name: str, reader: NumericWindow | RaggedWindow | CameraWindow
-    ) -> Callable[[Place], tuple[Array, Array]]:
-        watched = self._watched.get(name)
-        if watched is None:
-            return reader.one
+    def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
+        assert located.widths is not None
+        taken = np.empty(len(located.rows), self._column.dtype)
+        self._column.take(located.rows, taken, data)
+        made = []
+        counts = located.widths * is_pad.shape[1]
+        for piece, width, pads in zip(np.split(taken, np.cumsum(counts)[:-1]), located.widths.tolist(), is_pad):
+            value = piece.reshape(len(pads), width).astype(self.dtype)
+            if self._is_zero:
+                value[pads] = 0
+            made.append(value.reshape(*self.axes, width))
+        scatter(out, at, made)
 
-        def one(place: Place) -> tuple[Array, Array]:
-            with watched():
-                return reader.one(place)
-
-        return one
-
-    def fill_kept(self, kept: KeptSteps, place: Place, sample: Sample) -> None:
-        """Puts the fields of one sample, whose windows go over kept steps, into it."""
-        times: list[Any] = [None] * len(self._times)
-        for (name, pad_name, _), number, reader in zip(self.ones, self._numbers, self._readers):
-            if times[number] is None:
-                offsets, earlier = self._times[number]
-                times[number] = kept.times_of(place, offsets, 0 if earlier is None else int(earlier[place[5]]))
-            steps, is_pad = times[number]
-            watched = self._watched.get(name)
-            with watched() if watched else _UNWATCHED:
-                sample[name], sample[pad_name] = reader.at(place, steps, is_pad.copy())
-
-    def times(self, window: int, places: Places) -> tuple[Int64, Mask]:
-        """The steps that one of the windows takes, within their episodes, and which of them are padding; both (B, K)."""
-        return self._times_of(self._numbers[window], places)
-
-    def _times_of(self, number: int, places: Places) -> tuple[Int64, Mask]:
-        offsets, earlier = self._times[number]
-        shifts = None if earlier is None else earlier[places.source]
-        if self.kept is not None:
-            return self.kept.times(places, offsets, shifts)
-        return window_times(places.step if shifts is None else places.step - shifts, places.length, offsets)
-
-    def fill(self, places: Places, at: Int64 | None, arrays: dict[str, Array], ragged: dict[str, list[Any]]) -> None:
-        """Writes the samples at `places` into rows `at` of the batch's arrays (None: all of them, in order)."""
-        where: Any = slice(None) if at is None else at
-        arrays["episode"][where] = places.episode + self.episode_start
-        arrays["step"][where] = places.step
-        times: list[Any] = [None] * len(self._times)
-        frames: list[Any] = [None] * len(self._times)
-        for window, number, reader in zip(self._windows, self._numbers, self._readers):
-            name = window.field
-            if times[number] is None:
-                times[number] = self._times_of(number, places)
-            clipped, is_pad = times[number]
-            arrays[f"{name}_is_pad"][where] = is_pad.reshape(len(places), *window.axes)
-            watched = self._watched.get(name)
-            with watched() if watched else _UNWATCHED:
-                if isinstance(reader, CameraWindow):
-                    if frames[number] is None:
-                        frames[number] = reader.list_frames(places, clipped, is_pad, at)
-                    reader.many(frames[number], arrays[name])
-                elif isinstance(reader, RaggedWindow):
-                    scatter(ragged[name], at, reader.many(places.episode, clipped, is_pad))
-                elif at is None and name not in self._ragged:
-                    reader.many(places, clipped, is_pad, arrays[name])
-                else:
-                    taken = np.empty((len(places), *reader.shape), reader.dtype)
-                    reader.many(places, clipped, is_pad, taken)
-                    if name in self._ragged:  # of one width in this part
-                        scatter(ragged[name], at, list(taken))
-                    else:
-                        arrays[name][at] = taken
+    def one(self, position: Position) -> None:
+        return None
 
 
-def scatter(into: list[Any], at: Int64 | None, made: list[Any]) -> None:
-    """Put each of `made` at its place of `at`; None: in order."""
-    if at is None:
-        into[:] = made
-        return
-    for number, value in zip(at.tolist(), made):
-        into[number] = value
+class CameraWindow(FieldWindow):
+    """A camera."""
+
+    def __init__(self, of: PartReader, field: Field, *rest: Any) -> None:
+        super().__init__(of, field, *rest)
+        self.frames = of.part.frames(field)
+        self._flips = of._flips
+        self._picture = field.fixed_shape
+        self._before, self._after = max(0, -min(self._offsets)), max(0, *self._offsets, 0)
+        self._shape = (len(self._offsets), *field.fixed_shape)
+
+    def assemble(self, located: LocatedFrames, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
+        self.frames.decode(located, data, out.reshape(-1, *self._picture))
+
+    def one(self, position: Position) -> tuple[Array, Array] | None:
+        episode, step, start, length, _, source = position
+        step -= self._earlier[source]
+        count = len(self._offsets)
+        rows = [start + step + offset for offset in self._offsets]
+        is_pad = np.zeros(count, bool)
+        if step < self._before or step >= length - self._after:
+            is_pad[...] = [not start <= row < start + length for row in rows]
+            rows = [min(max(row, start), start + length - 1) for row in rows]
+        value = np.empty(self._shape, self.dtype)
+        with self.watch() if self.watch else _UNWATCHED:
+            self.frames.fill(rows, [episode] * count, [self._flips[source]] * count, value)
+        if self._is_zero:
+            value[is_pad] = 0
+        return (value, is_pad) if self.axes else (value.reshape(self.step_shape), is_pad.reshape(()))
+
+
+def scatter(into: list[Any], at: Index, made: Sequence[Any]) -> None:
+    """Put each of `made` at its place of `at`."""
+    if isinstance(at, slice):
+        into[at] = made
+    else:
+        for number, value in zip(at.tolist(), made):
+            into[number] = value

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vla_store.errors import StoreDamaged, VlaStoreError
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
 from vla_store.reader.lazily import lazily
-from vla_store.reader.part import Part
+from vla_store.reader.part import Index, Part
 from vla_store.reader.shards import Opened
 from vla_store.storage import Storage, keep, read_document
 
@@ -24,11 +24,11 @@ MAX_OPEN_PARTS = 256
 class Parts:
     """The parts of one root, by number. Each is opened when it is asked for, and at most MAX_OPEN_PARTS stay open."""
 
-    def __init__(self, root: Root, fetcher: Storage, url: str) -> None:
+    def __init__(self, root: Root, fetcher: Storage, url: str, every: bool = False) -> None:
         self._root = root
-        self._fetcher = fetcher
+        self.fetcher = fetcher
         self._url = url
-        self._opened: Opened = {}
+        self._opened = Opened(every)
         self._parts: dict[int, Part] = {}
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Parts:
                 number,
                 self._root.parts[number],
                 self.documents[number],
-                self._fetcher,
+                self.fetcher,
                 self._opened,
                 self.row_starts[number],
                 self.episode_starts[number],
@@ -80,22 +80,22 @@ class Parts:
         part = self[bisect.bisect_right(self.episode_starts, episode) - 1]
         return part, episode - part.episode_start
 
-    def of_rows(self, rows: Int64) -> Iterator[tuple[Part, Int64 | None, Int64]]:
-        """Each part that has some of (n,) rows of the store, which of them it has (None for all), and their numbers there."""
+    def of_rows(self, rows: Int64) -> Iterator[tuple[Part, Index, Int64]]:
+        """Iterate over the parts that have some of (n,) rows of the store: the part, which of them it has, their numbers there."""
         for part, at in self.grouped(np.searchsorted(self.row_starts, rows, side="right") - 1):
-            yield part, at, (rows if at is None else rows[at]) - part.row_start
+            yield part, at, rows[at] - part.row_start
 
-    def grouped(self, numbers: Int64) -> Iterator[tuple[Part, Int64 | None]]:
-        """Each part among (n,) part numbers, and where it is; None for everywhere."""
+    def grouped(self, numbers: Int64) -> Iterator[tuple[Part, Index]]:
+        """Iterate over the parts among (n,) part numbers, and where each is. The index reads from arrays and writes to them."""
         if len(numbers) and (numbers == numbers[0]).all():
-            yield self[int(numbers[0])], None
+            yield self[int(numbers[0])], slice(None)
         else:
             for number in np.unique(numbers).tolist():
                 yield self[number], np.flatnonzero(numbers == number)
 
     def _document(self, path: str) -> PartDocument:
         key = f"{path}/zarr.json"
-        document = PartDocument.from_zarr_json(read_document(self._fetcher, key, MAX_DOCUMENT_BYTES), key)
+        document = PartDocument.from_zarr_json(read_document(self.fetcher, key, MAX_DOCUMENT_BYTES), key)
         for name, each in self._root.fields.items():
             if name not in document.fields:
                 raise StoreDamaged("a part lacks a field that the root names", object=key, field=name)

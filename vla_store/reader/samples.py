@@ -8,7 +8,8 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -29,14 +30,14 @@ from vla_store.reader.conversion import (
 from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Part
-from vla_store.reader.part_reader import Mask, PartReader, scatter
+from vla_store.reader.part_reader import LocatedPart, Mask, PartReader
 from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
-from vla_store.storage import keep
+from vla_store.storage import Range, keep
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -45,6 +46,28 @@ REACH_ANCHORS = 1 << 14  # whose windows are looked at at once
 PADS = ("edge", "zero")
 TASKS = ("text", "index", None)
 INDEX = "task_index"
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the samples of a batch lie: for each part that has some, positions, times and what each window reads.
+
+    count: how many samples. parts: in the order in which `ranges` go over them.
+    """
+
+    count: int
+    parts: list[LocatedPart]
+
+    @property
+    def ranges(self) -> list[Range]:
+        """Byte ranges (key, start, stop) that have to be fetched; none of what is mapped."""
+        return [each for part in self.parts for each in part.ranges]
+
+    def with_data(self, data: Sequence[memoryview]) -> Iterator[tuple[LocatedPart, list[memoryview]]]:
+        """Iterate over the parts, each with what was fetched for it."""
+        each_data = iter(data)
+        for part in self.parts:
+            yield part, list(itertools.islice(each_data, sum(1 for _ in part.ranges)))
 
 
 class Samples:
@@ -167,22 +190,19 @@ class Samples:
             raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
         sample: Sample = {}
         try:
-            part, place = self._anchors.one(number, self.store)
-            reader = self._part_readers.get(part.number) or self._part_reader(part)
-            if reader.kept is not None:
-                reader.fill_kept(reader.kept, place, sample)
-            else:
-                for name, pad_name, one in reader.ones:
-                    sample[name], sample[pad_name] = one(place)
-            if self._task == "text":
-                sample["task"] = part.text_of(place[0], place[4])
-            elif self._task == "index":
-                sample[INDEX] = self._number_of_text[part.text_of(place[0], place[4])]
+            part, position = self._anchors.one(number, self.store)
+            (self._part_readers.get(part.number) or self._part_reader(part)).one(position, sample)
+            if self._task is not None:
+                text = part.text_of(position.episode, position.task)
+                if self._task == "text":
+                    sample["task"] = text
+                else:
+                    sample[INDEX] = self._number_of_text[text]
         except StoreDamaged as error:
             error.at(store=self.store.url)
             raise
-        sample["episode"] = reader.episode_start + place[0]
-        sample["step"] = place[1]
+        sample["episode"] = part.episode_start + position.episode
+        sample["step"] = position.step
         return sample
 
     def batch(
@@ -221,10 +241,10 @@ class Samples:
         where: dict[str, Any] = {"store": self.store.url}
         if index is not None:
             with contextlib.suppress(VlaStoreError):  # the index itself is damaged
-                part, place = self._anchors.one(index, self.store)
-                where["row"] = part.row_start + place[2] + place[1]
-                where["episode"] = part.episode_start + place[0]
-                where["step"] = place[1]
+                part, position = self._anchors.one(index, self.store)
+                where["row"] = part.row_start + position.start + position.step
+                where["episode"] = part.episode_start + position.episode
+                where["step"] = position.step
         return where
 
     def allocate(self, count: int) -> dict[str, Array]:
@@ -242,7 +262,7 @@ class Samples:
 
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
-        left_out = chosen.count(store) - len(self)
+        left_out = chosen.count - len(self)
         first = f" ({left_out:,} steps without a recorded observation are no anchors)" if left_out else ""
         stored = store.conventions.orientation or "of several orientations"
         lines = [
@@ -261,30 +281,71 @@ class Samples:
         return "\n".join(lines)
 
     def batch_or_lists(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
-        """As `batch`, whatever `transform` is; a ragged field of several widths is a list of B arrays."""
+        """Return a batch as `batch` does, whatever `transform` is; a ragged field of several widths is a list of B arrays."""
+        located = self.locate(indices)
+        return self.assemble(located, self.fetch(located), out)
+
+    def locate(self, indices: Sequence[int] | Int64) -> Located:
+        """Find where the samples of a batch lie: the first stage of reading. What it gives may be held and used later.
+
+        Raises IndexError, OptionError; StoreDamaged, FetchError, MachineError where index, table or shards are read.
+        """
         anchors = self._checked(indices)
-        arrays: dict[str, Any] = self._arrays(len(anchors), out)
-        tasks: list[Any] = [""] * len(anchors)
-        ragged = {window.field: [None] * len(anchors) for window in self.windows if self._field(window).is_ragged}
-        try:
-            for part, at, places in self._anchors.many(anchors, self.store):
-                reader = self._part_readers.get(part.number) or self._part_reader(part)
-                reader.fill(places, at, arrays, ragged)
+        with self._at_store():
+            parts = [
+                (self._part_readers.get(part.number) or self._part_reader(part)).locate(positions, at)
+                for part, at, positions in self._anchors.many(anchors, self.store)
+            ]
+        return Located(len(anchors), parts)
+
+    def fetch(self, located: Located) -> list[memoryview]:
+        """Fetch what is not at hand of `located.ranges`, all in one call; where pages are mapped, ask the system for them."""
+        ranges = located.ranges
+        with self._at_store():
+            for each in located.parts:
+                each.reader.announce(each)
+            return parts_of(self.store).fetcher.read(ranges) if ranges else []
+
+    def assemble(
+        self, located: Located, data: Sequence[memoryview], out: dict[str, Array] | None = None
+    ) -> dict[str, Any]:
+        """Decode and gather the samples of a batch from what was fetched for it, into `out` where given."""
+        count = located.count
+        arrays: dict[str, Any] = self._arrays(count, out)
+        tasks = np.full(count, "", object)
+        ragged: dict[str, list[Any]] = {
+            window.field: [None] * count for window in self.windows if self._field(window).is_ragged
+        }
+        with self._at_store():
+            for each, mine in located.with_data(data):
+                each.reader.assemble(each, mine, arrays | ragged if ragged else arrays)
                 if self._task is not None:
-                    scatter(tasks, at, part.texts_of(places.episode, places.task))
-        except StoreDamaged as error:
-            error.at(store=self.store.url)
-            raise
+                    tasks[each.at] = each.reader.part.texts_of(each.positions.episode, each.positions.task)
         made: dict[str, Any] = {}
         for window in self.windows:
             name = window.field
             made[name] = _stacked(ragged[name]) if name in ragged else arrays[name]
             made[f"{name}_is_pad"] = arrays[f"{name}_is_pad"]
         if self._task == "text":
-            made["task"] = tasks
+            made["task"] = tasks.tolist()
         elif self._task == "index":
             arrays[INDEX][...] = [self._number_of_text[text] for text in tasks]
         return made | {name: arrays[name] for name in self.whole_numbers}
+
+    def decode(self, located: Located, data: Sequence[memoryview], out: dict[str, Array]) -> None:
+        """Decode only the pictures of a batch into `out`: what benchmarks take as the unavoidable work."""
+        with self._at_store():
+            for each, mine in located.with_data(data):
+                each.reader.assemble(each, mine, out, only_pictures=True)
+
+    @contextlib.contextmanager
+    def _at_store(self) -> Iterator[None]:
+        """Name the store in an error about it."""
+        try:
+            yield
+        except StoreDamaged as error:
+            error.at(store=self.store.url)
+            raise
 
     def _checked(self, indices: Sequence[int] | Int64) -> Int64:
         given = np.asarray(indices)
@@ -403,9 +464,9 @@ class Samples:
             found[part.number][1][rows] = True
         for start in range(0, len(self), REACH_ANCHORS):
             block = np.arange(start, min(start + REACH_ANCHORS, len(self)))
-            for part, _, places in self._anchors.many(block, self.store):
+            for part, _, positions in self._anchors.many(block, self.store):
                 reader = self._part_readers.get(part.number) or self._part_reader(part)
-                found[part.number][1][reader.times(window, places)[0] + places.start[:, None]] = True
+                found[part.number][1][reader.times(window, positions)[0] + positions.start[:, None]] = True
         return self._statistics_over(name, [(part, np.flatnonzero(used)) for part, used in found.values()])
 
     def _statistics_over(self, name: str, by_part: Iterable[tuple[Part, Int64]]) -> FieldStatistics:
@@ -428,8 +489,7 @@ class Samples:
             return [(part, rows) for part, _, rows in parts_of(store).of_rows(np.unique(chosen.rows))]
         return [
             (part, np.concatenate([np.arange(start, stop) for start, stop in runs.tolist()]))
-            for part, runs, _ in chosen.runs(store)
-            if len(runs)
+            for part, runs in chosen.runs(store)
         ]
 
 

@@ -12,17 +12,17 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
-from vla_store.format.views import Runs, overlaps, rows_in
+from vla_store.format.views import Runs, overlaps
 from vla_store.reader.kept import Kept, kept_of, within
 from vla_store.reader.lazily import lazily
-from vla_store.reader.part import Part, Place, Places
+from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.store import SPLITS, Store, parts_of
 from vla_store.reader.values import Split, StoreTask
 
@@ -30,30 +30,24 @@ Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Span:
-    """Rows [start, stop) of one part, of sources that all record observations the same way (`is_after`).
-
-    first_episode: the first episode whose step 0 lies in the span. episodes: how many such episodes there are.
-    """
-
-    part: int
-    start: int
-    stop: int
-    first_episode: int
-    episodes: int
-    is_after: bool
+# A stretch of rows [start, stop) of one part. first_episode: the first episode whose step 0 lies in it; episodes: how many such
+# episodes there are. is_after: whether its sources record observations after the action; skips: whether step 0 of these episodes
+# is no anchor.
+SPAN = np.dtype(
+    [(name, np.int64) for name in ("part", "start", "stop", "first_episode", "episodes", "is_after", "skips")]
+)
+Spans = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
 class Chosen:
     """What a selection names, before alignment: spans, or `rows` of the store in the order given, with `is_after` of each.
 
-    kept: what its views keep of the spans; `rows` are kept by them. text: for people.
+    kept: what its views keep, where it has views; the others are left out of spans and rows. text: for people.
     """
 
     text: str
-    spans: tuple[Span, ...] = ()
+    spans: Spans = field(default_factory=lambda: np.zeros(0, SPAN))
     rows: Int64 | None = None
     is_after: Mask | None = None
     is_first: Mask | None = None
@@ -62,27 +56,22 @@ class Chosen:
     @property
     def has_after(self) -> bool:
         """Whether any of it records observations after the action."""
-        if self.is_after is not None:
-            return bool(self.is_after.any())
-        return any(span.is_after for span in self.spans)
+        return bool((self.spans["is_after"] if self.is_after is None else self.is_after).any())
 
-    def runs(self, store: Store) -> Iterator[tuple[Part, Runs, Mask]]:
-        """The selected rows that are not given one by one, part by part: as stretches of the part's own rows, and whether
-        each is of sources that observe after the action."""
-        for number, group in itertools.groupby(self.spans, key=lambda span: span.part):
-            spans, part = list(group), parts_of(store)[number]
-            runs = np.array([(each.start, each.stop) for each in spans], np.int64)
-            after = np.array([each.is_after for each in spans], bool)
-            if self.kept is not None:
-                runs, at = overlaps(runs, within(self.kept.anchors, part))
-                after = after[at]
-            yield part, runs, after
+    def runs(self, store: Store) -> Iterator[tuple[Part, Runs]]:
+        """Iterate over the selected rows, part by part, as stretches [start, stop) of the part's own rows."""
+        if self.rows is not None:
+            for part, _, rows in parts_of(store).of_rows(self.rows):
+                yield part, np.stack([rows, rows + 1], axis=1)
+        else:
+            for part, at in parts_of(store).grouped(self.spans["part"]):
+                yield part, np.stack([self.spans["start"][at], self.spans["stop"][at]], axis=1)
 
     def orientations(self, store: Store) -> set[str]:
         """How the pictures of its sources lie."""
         only = store.conventions.orientation
         found = set[str]() if only is None else {only}
-        for part, runs in self._stretches(store) if only is None else ():
+        for part, runs in self.runs(store) if only is None else ():
             sources = part.document.sources
             if len(runs) and len({each.orientation for each in sources}) > 1:
                 entries = part.entries(0, part.episodes)
@@ -94,19 +83,10 @@ class Chosen:
             found.update(each.orientation for each in sources if len(runs))
         return found
 
-    def _stretches(self, store: Store) -> Iterator[tuple[Part, Runs]]:
-        """All selected rows as stretches of their parts' own rows."""
-        if self.rows is None:
-            yield from ((part, runs) for part, runs, _ in self.runs(store))
-        else:
-            for part, _, rows in parts_of(store).of_rows(self.rows):
-                yield part, np.stack([rows, rows + 1], axis=1)
-
-    def count(self, store: Store) -> int:
-        """How many rows are selected."""
-        if self.rows is not None:
-            return len(self.rows)
-        return sum(rows_in(runs) for _, runs, _ in self.runs(store))
+    @property
+    def count(self) -> int:
+        """Number of rows that are selected."""
+        return int((self.spans["stop"] - self.spans["start"]).sum()) if self.rows is None else len(self.rows)
 
 
 def choose(
@@ -127,7 +107,7 @@ def choose(
         if value is not None
     }
     chosen = _chosen(store, given)
-    if not chosen.spans and not (chosen.rows is not None and len(chosen.rows)):
+    if not chosen.count:
         raise _empty(store, given, chosen.text)
     return chosen
 
@@ -139,8 +119,8 @@ def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
     if "rows" in given:
         chosen = _chosen_rows(store, store.check_rows(given["rows"]), masks, text)
     else:
-        chosen = Chosen(text, spans=tuple(_spans(store, masks)))
-    return _viewed(chosen, kept_of(store, given["view"])) if "view" in given else chosen
+        chosen = Chosen(text, spans=np.array(list(_spans(store, masks)), SPAN))
+    return _viewed(chosen, store, kept_of(store, given["view"])) if "view" in given else chosen
 
 
 def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchors:
@@ -149,37 +129,39 @@ def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchor
         assert chosen.is_after is not None
         assert chosen.is_first is not None
         kept = ~(chosen.is_after & chosen.is_first) if leave_out_first else np.ones(len(chosen.rows), bool)
-        anchors = Anchors((), chosen.rows if kept.all() else chosen.rows[kept], ())
-    elif chosen.kept is not None:
-        anchors = Anchors(_kept_table(chosen, store, leave_out_first), None, ())
+        anchors = Anchors(rows=chosen.rows if kept.all() else chosen.rows[kept])
     else:
-        skips = tuple(leave_out_first and span.is_after for span in chosen.spans)
-        anchors = Anchors(chosen.spans, None, skips)
+        spans = chosen.spans.copy()
+        spans["skips"] = spans["is_after"] & leave_out_first
+        anchors = Anchors(spans)
     if not len(anchors):
         raise OptionError(
             "the selection is empty",
             selection=chosen.text,
-            steps=f"{chosen.count(store):,}, each the first of an episode, which has no observation before its action",
+            steps=f"{chosen.count:,}, each the first of an episode, which has no observation before its action",
             hint="choose others, or let the first steps be anchors: keep_first=True, or alignment='as_stored'",
         )
     return anchors
 
 
 class Anchors:
-    """Anchor numbers 0 ... len - 1 to rows. Pickles to its spans, or its rows.
+    """Anchor numbers 0 ... len - 1 to rows: those of spans, or given one by one, in their order. Pickles to its spans, or its rows.
 
-    spans: with, in `skips`, whether the first steps in each are left out; or a table of all that, (n, 6): part, start, stop,
-    first_episode, episodes, skip.
+    Parameters
+    ----------
+    spans : (n,) array of SPAN
+        In the store's order. Not used where `rows` is given.
+    rows : (n,) int64, optional
+        Rows of the store.
     """
 
-    def __init__(self, spans: tuple[Span, ...] | Int64, rows: Int64 | None, skips: tuple[bool, ...]) -> None:
+    def __init__(self, spans: Spans | None = None, rows: Int64 | None = None) -> None:
         self._rows = rows
-        if not isinstance(spans, np.ndarray):
-            listed = [(*dataclasses.astuple(each)[:5], skip) for each, skip in zip(spans, skips)]
-            spans = np.array(listed, np.int64).reshape(-1, 6)
-        counts = spans[:, 2] - spans[:, 1] - spans[:, 5] * spans[:, 4]
-        kept, counts = spans[counts > 0], counts[counts > 0]
-        self._part, self._start, self._stop, self._base, self._skips = (kept[:, i].copy() for i in (0, 1, 2, 3, 5))
+        spans = np.zeros(0, SPAN) if spans is None else spans
+        counts = spans["stop"] - spans["start"] - spans["skips"] * spans["episodes"]
+        spans, counts = spans[counts > 0], counts[counts > 0]
+        names = ("part", "start", "stop", "first_episode", "skips")
+        self._part, self._start, self._stop, self._base, self._skips = (spans[name].copy() for name in names)
         # First steps per anchor, for a first guess.
         self._slopes = self._skips * (self._stop - self._start - counts) / counts
         self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -213,18 +195,18 @@ class Anchors:
         merged = np.stack([spans[begins, 0], spans[ends, 1], spans[begins, 2]], axis=1)
         return hashlib.sha256(b"spans\n" + np.ascontiguousarray(merged, "<i8").tobytes()).hexdigest()
 
-    def one(self, anchor: int, store: Store) -> tuple[Part, Place]:
-        """The part and the place in it of one anchor, 0 <= anchor < len. Raises StoreDamaged."""
+    def one(self, anchor: int, store: Store) -> tuple[Part, Position]:
+        """Return the part of one anchor, 0 <= anchor < len, and its position there. Raises StoreDamaged."""
         if self._rows is not None:
             part, row = parts_of(store).of_row(int(self._rows[anchor]))
-            return part, part.locate(row)
+            return part, part.position(row)
         firsts, parts, starts, stops, bases, skips, slopes = self._fast
         span = bisect.bisect_right(firsts, anchor) - 1 if len(parts) > 1 else 0
         part = parts_of(store)[parts[span]]
         start = starts[span]
         row = low = start + anchor - firsts[span]
         if not skips[span]:
-            return part, part.locate(row)
+            return part, part.position(row)
         # As `_settled` does for many.
         above = low + 1 - bases[span]
         row += int((low - start) * slopes[span])
@@ -233,29 +215,32 @@ class Anchors:
             found = above + pair[0]
             if found == row:
                 if pair[1] != 0:
-                    return part, part.place(row, pair)
+                    return part, part.position(row, pair)
                 found -= 1
             if not start <= found < stops[span]:
                 break
             row = found
         raise _disordered(part, row)
 
-    def many(self, anchors: Int64, store: Store) -> Iterator[tuple[Part, Int64 | None, Places]]:
-        """Part by part: the part, which of `anchors` are in it (None for all), and their places in it. Raises StoreDamaged."""
+    def many(self, anchors: Int64, store: Store) -> Iterator[tuple[Part, Index, Positions]]:
+        """Iterate over the parts that have some of `anchors`: the part, which of them it has, and their positions there.
+
+        Raises StoreDamaged.
+        """
         if self._rows is not None:
             for part, at, rows in parts_of(store).of_rows(self._rows[anchors]):
-                yield part, at, part.locate_many(rows)
+                yield part, at, part.positions(rows)
         elif len(self._part) == 1:
             _, parts, starts, _, bases, skips, slopes = self._fast
             part = parts_of(store)[parts[0]]
-            yield part, None, _settled(part, anchors, starts[0], bases[0], bool(skips[0]), slopes[0])
+            yield part, slice(None), _settled(part, anchors, starts[0], bases[0], bool(skips[0]), slopes[0])
         else:
             spans = np.searchsorted(self._firsts, anchors, side="right") - 1
             within = anchors - self._firsts[spans]
             for part, at in parts_of(store).grouped(self._part[spans]):
-                mine, those = (spans, within) if at is None else (spans[at], within[at])
+                mine = spans[at]
                 known = (self._start[mine], self._base[mine], self._skips[mine] != 0, self._slopes[mine])
-                yield part, at, _settled(part, those, *known)
+                yield part, at, _settled(part, within[at], *known)
 
     @lazily
     def _fast(self) -> tuple[memoryview, ...]:
@@ -264,14 +249,14 @@ class Anchors:
         return tuple(each.data for each in arrays)
 
 
-def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: Any) -> Places:
-    """The places of anchors `at`, counted from the beginning of their span. Raises StoreDamaged.
+def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: Any) -> Positions:
+    """Return the positions of anchors `at`, counted from the beginning of their span. Raises StoreDamaged.
 
     start, base, skips, slope: of their spans, (n,) or one for all: first row, first episode, whether first steps are left out,
     and how many of these there are per anchor.
     """
     if not np.any(skips):
-        return part.locate_many(at + start)
+        return part.positions(at + start)
     # The row of an anchor is start + at + (episodes of the span that began up to it), a number that grows with the row: so from
     # a guess on either side, `above + episode` moves towards a row that fits, and never past it. Rows that fit are the
     # anchor's and, where they follow it, first steps, which are no anchors: from those one goes back.
@@ -285,7 +270,7 @@ def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: An
         if (found == rows).all():
             is_first = (pairs[:, 1] == 0) & skips
             if not is_first.any():
-                return part.places(rows, pairs)
+                return part.positions(rows, pairs)
             found = rows - is_first
         rows = np.minimum(np.maximum(found, 0), part.rows - 1)  # only a damaged index leads out of the part
     raise _disordered(part, int(rows[0]))
@@ -321,11 +306,11 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     return masks
 
 
-def _spans(store: Store, masks: list[Mask] | None) -> Iterator[Span]:
+def _spans(store: Store, masks: list[Mask] | None) -> Iterator[tuple[int, ...]]:
     for part in parts_of(store):
         after = _is_after(part)
         if masks is None and (after.all() or not after.any()):
-            yield Span(part.number, 0, part.rows, 0, part.episodes, bool(after[0]))
+            yield part.number, 0, part.rows, 0, part.episodes, after[0], 0
             continue
         entries = part.entries(0, part.episodes)
         flags = after[entries[:, 3]]
@@ -335,25 +320,23 @@ def _spans(store: Store, masks: list[Mask] | None) -> Iterator[Span]:
         for first, stop in itertools.pairwise(bounds):
             if mask[first]:
                 begin, end = int(entries[first, 0]), int(entries[stop - 1, 0] + entries[stop - 1, 1])
-                yield Span(part.number, begin, end, first, stop - first, bool(flags[first]))
+                yield part.number, begin, end, first, stop - first, flags[first], 0
 
 
 def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str) -> Chosen:
     kept, is_after, is_first = (np.zeros(len(rows), bool) for _ in range(3))
     for part, at, local in parts_of(store).of_rows(rows):
-        places = part.locate_many(local)
-        into = slice(None) if at is None else at
-        kept[into] = True if masks is None else masks[part.number][places.episode]
-        is_after[into] = _is_after(part)[places.source]
-        is_first[into] = places.step == 0
+        positions = part.positions(local)
+        kept[at] = True if masks is None else masks[part.number][positions.episode]
+        is_after[at] = _is_after(part)[positions.source]
+        is_first[at] = positions.step == 0
     return Chosen(text, rows=rows[kept], is_after=is_after[kept], is_first=is_first[kept])
 
 
-def _viewed(chosen: Chosen, kept: Kept) -> Chosen:
-    """The same, without what views leave out."""
+def _viewed(chosen: Chosen, store: Store, kept: Kept) -> Chosen:
+    """Leave out what views leave out."""
     if chosen.rows is None:
-        made = dataclasses.replace(chosen, kept=kept)
-        return made if len(kept.anchors) else dataclasses.replace(made, spans=())
+        return dataclasses.replace(chosen, spans=_kept_spans(chosen.spans, store, kept), kept=kept)
     has = kept.has(chosen.rows)
     assert chosen.is_after is not None
     assert chosen.is_first is not None
@@ -362,22 +345,18 @@ def _viewed(chosen: Chosen, kept: Kept) -> Chosen:
     )
 
 
-def _kept_table(chosen: Chosen, store: Store, leave_out_first: bool) -> Int64:
-    """What `Anchors` is made of, where views keep some rows."""
-    tables = []
-    for part, runs, after in chosen.runs(store):
+def _kept_spans(spans: Spans, store: Store, kept: Kept) -> Spans:
+    found = [spans[:0]]
+    for part, at in parts_of(store).grouped(spans["part"]):
+        of_part = spans[at]
+        runs, number = overlaps(np.stack([of_part["start"], of_part["stop"]], axis=1), within(kept.anchors, part))
+        made = of_part[number]
+        made["start"], made["stop"] = runs[:, 0], runs[:, 1]
         starts = part.entries(0, part.episodes)[:, 0]
-        first, stop = (np.searchsorted(starts, runs[:, side]) for side in (0, 1))
-        columns = [
-            np.full(len(runs), part.number),
-            runs[:, 0],
-            runs[:, 1],
-            first,
-            stop - first,
-            after & leave_out_first,
-        ]
-        tables.append(np.stack(columns, axis=1).astype(np.int64))
-    return np.concatenate(tables)
+        made["first_episode"] = np.searchsorted(starts, made["start"])
+        made["episodes"] = np.searchsorted(starts, made["stop"]) - made["first_episode"]
+        found.append(made)
+    return np.concatenate(found)
 
 
 def _is_after(part: Part) -> Mask:
@@ -450,8 +429,8 @@ def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
     places: dict[str, str] = {}
     nothing = []
     for number, name in enumerate(given):
-        alone = _chosen(store, {name: given[name]}).count(store)
-        together = _chosen(store, dict(list(given.items())[: number + 1])).count(store)
+        alone = _chosen(store, {name: given[name]}).count
+        together = _chosen(store, dict(list(given.items())[: number + 1])).count
         nothing += [] if alone else [name]
         places[name] = f"{alone:,} of {store.rows:,} steps" + (f"; {together:,} with those above" if number else "")
     hint = "each of these leaves something, and all of them together nothing: leave one out"

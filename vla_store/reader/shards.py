@@ -1,27 +1,82 @@
-"""Where inner chunks lie: the shards of one array, opened on first use and checked once, over any fetcher.
+"""Where inner chunks lie: the shards of one array, opened on first use and checked once, over any storage.
 
+Owns what is known of open shards, and which of their chunks this process has checked. Imports format and storage.
 Raw shards are their rows in C order, so their index says nothing that their size does not; encoded shards need theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
-from vla_store.format.codecs import CRC_BYTES, Codec
+from vla_store.format.codecs import CRC_BYTES, Codec, checked_body
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import index_nbytes, parse_index
-from vla_store.storage import Storage, keep
+from vla_store.storage import Range, Storage, keep
 from vla_store.storage.pages import PageFaultMonitor, at_random, will_need
 
 LEAST_COLD = 4  # chunks; for fewer, asking the system ahead gains nothing
 
 Bytes = npt.NDArray[np.uint8]
-Opened = dict[int, tuple[str, "Bytes | None", memoryview]]
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """One shard. body: its chunks as one view, None where they are fetched. entries: offset and size of each, as a memoryview,
+    which gives Python's numbers. marks: a byte a chunk, 1 once it was checked; None where each is checked every time."""
+
+    key: str
+    body: Bytes | None
+    entries: memoryview
+    marks: bytearray | None
+
+
+@dataclass
+class Opened:
+    """The shards that are open now, of all arrays of a store, by number; bounded by the storage's `max_open`.
+
+    every: True where the crc32c of a chunk is to be checked every time it is decoded.
+    """
+
+    every: bool = False
+    shards: dict[int, OpenShard] = field(default_factory=dict)
+
+
+class Chunks(NamedTuple):
+    """Inner chunks that are located: views of those at hand, or the ranges to be fetched.
+
+    unchecked: positions whose view has its crc32c at its end, with the byte of `OpenShard.marks` to set once that holds.
+    """
+
+    views: list[Bytes]
+    unchecked: dict[int, tuple[bytearray | None, int]]
+    ranges: list[Range]
+
+    def bodies(self, data: Sequence[memoryview]) -> Iterable[Any]:
+        """Return the chunks in order, without their crc32c, which is checked where it has to be: ValueError as one is taken.
+
+        data: what was fetched for `ranges`.
+        """
+        if self.ranges:
+            return (checked_body(np.frombuffer(each, np.uint8)) for each in data)
+        return self._checked() if self.unchecked else self.views
+
+    def _checked(self) -> Iterator[Bytes]:
+        for at, view in enumerate(self.views):
+            if at in self.unchecked:
+                marks, number = self.unchecked[at]
+                if marks is not None and marks[number]:  # it was checked since it was located
+                    view = view[:-CRC_BYTES]
+                else:
+                    view = checked_body(view)
+                    if marks is not None:
+                        marks[number] = 1
+            yield view
 
 
 class RawShards:
@@ -36,7 +91,7 @@ class RawShards:
         self._checked: set[int] = set()
 
     def key(self, shard: int) -> str:
-        """The object of a shard, once its size has been checked."""
+        """Return the object of a shard, once its size has been checked."""
         key = f"{self._array}/{self.grid.key(shard)}"
         if shard not in self._checked:
             expected = self._body_nbytes(shard) + index_nbytes(self.grid.chunks_per_shard)
@@ -52,7 +107,7 @@ class RawShards:
         return key
 
     def body(self, shard: int) -> memoryview | None:
-        """All chunks of a shard as one view, where that costs nothing."""
+        """Return all chunks of a shard as one view, where that costs nothing."""
         body = self.bodies.get(shard)
         if body is None:
             whole = self.fetcher.whole(self.key(shard))
@@ -65,11 +120,7 @@ class RawShards:
 
 
 class EncodedShards:
-    """The shards of an array whose inner chunks have a size of their own.
-
-    opened: the shards that are open now, of all arrays of the store, by number; bounded by the fetcher's `max_open`.
-    first: this array's first number in `opened`.
-    """
+    """The shards of an array whose inner chunks have a size of their own. first: this array's first number in `opened`."""
 
     def __init__(self, fetcher: Storage, array: str, grid: Grid, codec: Codec, opened: Opened, first: int) -> None:
         self.grid = grid
@@ -82,32 +133,46 @@ class EncodedShards:
         self._page_faults = PageFaultMonitor()
 
     def key(self, chunk: int) -> str:
-        """The object that a chunk lies in."""
+        """Return the object that a chunk lies in."""
         return f"{self._array}/{self.grid.key(chunk // self._per_shard)}"
 
-    def chunks(self, numbers: Sequence[int]) -> list[Bytes]:
-        """The encoded bytes of inner chunks, each within the array's shape. Raises StoreDamaged, FetchError, MachineError."""
-        opened, first, per_shard = self._opened, self._first, self._per_shard
+    def locate(self, numbers: Sequence[int]) -> Chunks:
+        """Find inner chunks, each within the array's shape. Raises StoreDamaged, FetchError, MachineError."""
+        opened, first, per_shard = self._opened.shards, self._first, self._per_shard
         views: list[Bytes] = []
-        ranges = []
+        unchecked: dict[int, tuple[bytearray | None, int]] = {}
         shard = -1
         for number in numbers:
             if number // per_shard != shard:
                 shard = number // per_shard
-                key, body, entries = opened.get(first + shard) or self._open(shard)
-            at = 2 * (number - shard * per_shard)
-            start = entries[at]
-            if body is not None:
-                views.append(body[start : start + entries[at + 1]])
+                found = opened.get(first + shard) or self._open(shard)
+                body, entries, marks = found.body, found.entries, found.marks
+                if body is None:
+                    return Chunks([], {}, [self._range(each) for each in numbers])
+            at = number - shard * per_shard
+            start = entries[2 * at]
+            stop = start + entries[2 * at + 1]
+            if marks is not None and marks[at]:
+                stop -= CRC_BYTES
             else:
-                ranges.append((key, start, start + entries[at + 1]))
-        if len(views) >= LEAST_COLD and self._page_faults.is_cold():
-            for view in views:
-                will_need(view)  # all at once, before the first is waited for
-        return views if not ranges else [np.frombuffer(view, np.uint8) for view in self._fetcher.read(ranges)]
+                unchecked[len(views)] = marks, at
+            views.append(body[start:stop])  # type: ignore[index]
+        return Chunks(views, unchecked, [])
 
-    def _open(self, shard: int) -> tuple[str, Bytes | None, memoryview]:
-        key = f"{self._array}/{self.grid.key(shard)}"
+    def announce(self, chunks: Chunks) -> None:
+        """Tell the system that these chunks are read now, all at once, before the first is waited for. Call it once a batch."""
+        if len(chunks.views) >= LEAST_COLD and self._page_faults.is_cold():
+            for view in chunks.views:
+                will_need(view)
+
+    def _range(self, number: int) -> Range:
+        shard, at = divmod(number, self._per_shard)
+        found = self._opened.shards.get(self._first + shard) or self._open(shard)
+        start, nbytes = found.entries[2 * at : 2 * at + 2]
+        return found.key, start, start + nbytes
+
+    def _open(self, shard: int) -> OpenShard:
+        key = self.key(shard * self._per_shard)
         size, nbytes = self._fetcher.size(key), index_nbytes(self._per_shard)
         if size < nbytes:
             raise StoreDamaged("a shard is cut short", object=key, expected=f"at least {nbytes} bytes", found=f"{size}")
@@ -127,12 +192,12 @@ class EncodedShards:
         most = self._codec.largest(raw_nbytes) + CRC_BYTES
         if (entries[:present, 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
-        # As a memoryview: it gives Python's numbers, at any alignment.
-        made = (key, body, index[: entries.nbytes].cast("Q"))
-        keep(self._opened, self._first + shard, made, self._fetcher.max_open)
+        marks = None if body is None or self._opened.every else bytearray(present)
+        made = OpenShard(key, body, index[: entries.nbytes].cast("Q"), marks)
+        keep(self._opened.shards, self._first + shard, made, self._fetcher.max_open)
         return made
 
 
 def as_array(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """A read-only array over bytes; they are kept alive by it."""
+    """Return a read-only array over bytes; they are kept alive by it."""
     return np.frombuffer(data, dtype).reshape(shape)

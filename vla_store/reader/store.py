@@ -41,6 +41,7 @@ Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
 SPLITS = ("train", "val")
+CHECKS = ("first", "every")
 
 
 def open_store(
@@ -49,18 +50,23 @@ def open_store(
     digest: str | None = None,
     fetcher: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    check: str = "first",
 ) -> Store:
     """The store at a path or URL (s3://, gs://, https://, memory://, ...).
 
     digest: pins the root with this digest; without it, the current one.
     fetcher: "mmap" (default for local paths), "pread" (network file systems, cold disks) or "fsspec" (default for URLs).
     storage_options: what fsspec takes besides the URL, e.g. {"anon": True}.
+    check: "first" checks the crc32c of a frame when this process first decodes it from a map, "every" each time. What is fetched
+        is checked each time it comes.
     Raises StoreNotFound, StoreUnfinished, StoreDamaged, UnsupportedStore, FetchError, MachineError, OptionError.
     """
+    if check not in CHECKS:
+        raise UnknownName.among("check", check, list(CHECKS))
     location = locate(url, fetcher, dict(storage_options or {}))
     opened = location.open()
     root = opening.current_root(location, opened, digest)
-    store = Store(location, root.generation, root.digest)
+    store = Store(location, root.generation, root.digest, check == "every")
     store._adopt(opened, root)
     return store
 
@@ -72,10 +78,11 @@ class Store:
     Nothing is held open until it is needed; maps are bounded in number. Safe to use from several threads and after a fork.
     """
 
-    def __init__(self, location: Location, generation: int, digest: str) -> None:
+    def __init__(self, location: Location, generation: int, digest: str, every: bool = False) -> None:
         self._location = location
         self._generation = generation
         self._digest = digest
+        self._every = every
 
     def _adopt(self, fetcher: Storage, root: Root) -> None:
         self._fetcher = fetcher
@@ -83,7 +90,7 @@ class Store:
         _ = self._parts.documents  # what is wrong with them is said at opening
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self._location.after(vars(self).get("_fetcher")), self._generation, self._digest)
+        return Store, (self._location.after(vars(self).get("_fetcher")), self._generation, self._digest, self._every)
 
     def __repr__(self) -> str:
         return (
@@ -302,7 +309,7 @@ class Store:
     def provenance(self, row: SupportsIndex) -> Provenance:
         """The source file, demo and step of a row."""
         part, at = self._parts.of_row(self._row(row))
-        episode, step, *_ = part.locate(at)
+        episode, step = part.position(at)[:2]
         each = self.episodes[part.episode_start + episode]
         demo = digests.episode_name(each.number)
         return Provenance(part.row_start + at, each.suite, each.file, demo, each.number, step, each.episode)
@@ -345,16 +352,15 @@ class Store:
             )
         for part, at, local in self._parts.of_rows(wanted):
             described = part.document.fields[field]
+            # What belongs to this part, and then goes to its places.
+            into = out if isinstance(at, slice) else np.empty((len(local), *shape), out.dtype)
             if described.is_camera:
-                episodes = part.locate_many(local).episode.tolist()
-                into = list(range(len(wanted))) if at is None else at.tolist()
-                part.frames(described).fill(local.tolist(), episodes, [0] * len(local), out, into)
-            elif at is None:
-                part.column(described).take(local, out)
+                episodes = part.positions(local).episode.tolist()
+                part.frames(described).fill(local.tolist(), episodes, [0] * len(local), into)
             else:
-                taken = np.empty((len(local), *shape), out.dtype)
-                part.column(described).take(local, taken)
-                out[at] = taken
+                part.column(described).take(local, into)
+            if into is not out:
+                out[at] = into
         return out
 
     def check_rows(self, rows: npt.ArrayLike) -> Int64:
@@ -375,7 +381,7 @@ class Store:
 
     @lazily
     def _parts(self) -> Parts:
-        return Parts(self._root, self._fetcher, self.url)
+        return Parts(self._root, self._fetcher, self.url, self._every)
 
     def _row(self, row: SupportsIndex) -> int:
         return int(self.check_rows([operator.index(row)])[0])

@@ -27,7 +27,7 @@ from vla_store.reader.batch import same_width
 from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
-from vla_store.reader.selection import Anchors
+from vla_store.reader.selection import SPAN, Anchors
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import a_sample, transformed
 from vla_store.recipes.needs import Needs, nonfinite_notes
@@ -280,7 +280,7 @@ class RecipeDataset(Samples):
         )
 
     def __repr__(self) -> str:
-        total = self._chosen.count(self.store)
+        total = self._chosen.count
         left_out = {
             "without a recorded observation": total - self._aligned,
             "by the recipe's rule": self._aligned - len(self),
@@ -338,11 +338,10 @@ class RecipeDataset(Samples):
         for start in range(0, len(anchors), BLOCK_ANCHORS):
             block = np.arange(start, min(start + BLOCK_ANCHORS, len(anchors)))
             rows, mask = np.empty(len(block), np.int64), np.empty(len(block), bool)
-            for part, at, places in anchors.many(block, self.store):
+            for part, where, places in anchors.many(block, self.store):
                 row = part.row_start + places.start + places.step
                 kept = None if view is None else view.of(part)
                 counted = (places.step, places.length) if kept is None else kept.counted(places)
-                where = slice(None) if at is None else at
                 rows[where] = row
                 mask[where] = keep(
                     Steps(row, part.episode_start + places.episode, places.step, places.length, *counted)
@@ -365,12 +364,12 @@ def _anchors_at(rows: Int64, store: Store, *, in_order: bool) -> Anchors:
     parts = np.searchsorted(starts, rows, side="right") - 1
     edges = np.flatnonzero((np.diff(rows) != 1) | (np.diff(parts) != 0)) + 1
     if not in_order or len(edges) > len(rows) // 8:
-        return Anchors((), rows, ())
+        return Anchors(rows=rows)
     firsts, lasts = np.concatenate([[0], edges]), np.concatenate([edges, [len(rows)]]) - 1
-    part, bases = parts[firsts], starts[parts[firsts]]
-    table = np.zeros((len(firsts), 6), np.int64)  # part, start, stop; and no first steps to be left out
-    table[:, :3] = np.stack([part, rows[firsts] - bases, rows[lasts] + 1 - bases], axis=1)
-    return Anchors(table, None, ())
+    bases = starts[parts[firsts]]
+    spans = np.zeros(len(firsts), SPAN)  # and no first steps to be left out
+    spans["part"], spans["start"], spans["stop"] = parts[firsts], rows[firsts] - bases, rows[lasts] + 1 - bases
+    return Anchors(spans)
 
 
 def _part(tree: Any, at: int) -> Any:
