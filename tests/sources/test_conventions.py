@@ -9,7 +9,7 @@ import pytest
 
 from vla_store.errors import OptionError, SourceError
 from vla_store.format.conventions import check_alike
-from vla_store.sources.conventions import observation_of, orientation_of, told
+from vla_store.sources.conventions import observation_of, orientation_of, settled
 
 STEPS = 40
 
@@ -58,9 +58,9 @@ def test_an_odd_image_convention_is_no_answer(value: Any) -> None:
 
 def test_who_is_told_does_not_ask_and_notes_a_contradiction() -> None:
     warnings: list[str] = []
-    assert told("orientation", "rot180", lambda: orientation_of({}, "x.hdf5"), warnings) == "rot180"
+    assert settled("orientation", "rot180", lambda: orientation_of({}, "x.hdf5"), warnings) == "rot180"
     assert not warnings
-    assert told("observation", "after", lambda: "before", warnings) == "after"
+    assert settled("observation", "after", lambda: "before", warnings) == "after"
     assert warnings == ["--observation after was given, but the file says before"]
 
 

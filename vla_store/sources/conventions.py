@@ -1,6 +1,7 @@
 """How a file's pictures lie, and whether its observations come before or after the action: read, measured, or asked for.
 
-Never guessed: two files that differ in nothing else may differ in this, and a wrong choice goes unnoticed in training.
+Never guessed: two files that differ in nothing else may differ in this, and a wrong choice goes unnoticed in training. May
+import errors.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ ASK_OBSERVATION = (
 )
 
 
-def told(name: str, given: str | None, read: Callable[[], str], warnings: list[str]) -> str:
-    """A convention as the caller gives it, else as the file has it. Who contradicts a file is heard, and the store says so."""
+def settled(name: str, given: str | None, read: Callable[[], str], warnings: list[str]) -> str:
+    """Return a convention as the caller gives it, else as the file has it. An override that disagrees is recorded as a warning."""
     if given is None:
         return read()
     with contextlib.suppress(SourceError):
@@ -40,9 +41,9 @@ def told(name: str, given: str | None, read: Callable[[], str], warnings: list[s
 
 
 def orientation_of(attributes: Mapping[str, Any], path: str, like: str | None = None) -> str:
-    """What the attribute macros_image_convention says. Raises SourceError that asks, where there is none.
+    """Return what the attribute macros_image_convention says. Raises SourceError that asks, where there is none.
 
-    like: what the file looks like, for the message: a help to whoever is asked, and no answer.
+    like: best guess at the origin of the file, for the hint alone.
     """
     convention = attributes.get("macros_image_convention")
     name = convention.decode(errors="replace") if isinstance(convention, bytes) else convention

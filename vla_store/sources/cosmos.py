@@ -7,7 +7,6 @@ success and task_description. It flips the rows of both cameras and records befo
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ import numpy as np
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
-from vla_store.sources import jpeg
-from vla_store.sources.conventions import LIKE_COSMOS, observation_of, orientation_of, told
+from vla_store.sources.conventions import LIKE_COSMOS, observation_of, orientation_of
 from vla_store.sources.hdf5 import Hdf5Source, fields_of
 from vla_store.sources.hdf5_file import attributes_of, opened
-from vla_store.sources.protocol import EpisodeInfo, SourceInfo
+from vla_store.sources.protocol import EpisodeInfo, SourceInfo, TaskInfo
 
 NUMBER = 0  # of the one episode of a file
 
@@ -50,30 +48,14 @@ class CosmosFile(Hdf5Source):
             warnings: list[str] = []
             steps, fields, encoded = fields_of(file, "/", self, _role, warnings.append)
             text = _text(file, self.path)
-            return SourceInfo(
-                suite=self.suite,
-                file=self.file,
-                task=re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "task",
-                text=text,
-                instruction=text,
-                orientation=told(
-                    "orientation",
-                    self.overrides.orientation,
-                    lambda: orientation_of(file.attrs, self.path, LIKE_COSMOS),
-                    warnings,
-                ),
-                observation=told(
-                    "observation",
-                    self.overrides.observation,
-                    lambda: observation_of([], self.path, LIKE_COSMOS),
-                    warnings,
-                ),
-                nbytes=os.stat(self.path).st_size,
-                episodes=(EpisodeInfo(NUMBER, steps, fields, _success(file)),),
-                warnings=tuple(warnings),
-                codec=jpeg.CODEC if encoded else "",
-                decoder=jpeg.decoder() if encoded else "",
-                overrides=self.overrides,
+            task = TaskInfo(re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "task", text, text)
+            return self.info(
+                [EpisodeInfo(NUMBER, steps, fields, _success(file))],
+                task,
+                warnings,
+                is_decoded=encoded,
+                orientation=lambda: orientation_of(file.attrs, self.path, LIKE_COSMOS),
+                observation=lambda: observation_of([], self.path, LIKE_COSMOS),
             )
 
     def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:

@@ -173,7 +173,7 @@ def _cleaned(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name).lstrip("_") or "field"
 
 
-def told_names(names: Mapping[str, str], encoded: Mapping[str, bool], choice: Choice) -> list[str]:
+def unusual_names(names: Mapping[str, str], encoded: Mapping[str, bool], choice: Choice) -> list[str]:
     """What to say of names that are not the usual ones."""
     renamed, told = dict(choice.rename), []
     for path, name in sorted(names.items()):

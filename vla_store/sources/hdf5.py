@@ -1,6 +1,7 @@
 """HDF5 files as sources: which of their datasets are fields, and how their rows are read.
 
-What a file's groups mean is its layout's affair: libero.py and cosmos.py.
+Owns `Hdf5Source`, the base of all layouts of such files; what a file's groups mean is their affair (libero.py, cosmos.py). May
+import the other modules of this folder but those two, format and errors.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
-from vla_store.format.schema import NUMERIC_DTYPES
 from vla_store.sources import jpeg
+from vla_store.sources.conventions import settled
 from vla_store.sources.datasets import (
     LEAVE_OUT,
     Described,
@@ -30,7 +31,7 @@ from vla_store.sources.datasets import (
     check_aside_nbytes,
     different_lengths,
     field_names,
-    told_names,
+    unusual_names,
 )
 from vla_store.sources.hdf5_file import (
     DAMAGED,
@@ -45,7 +46,7 @@ from vla_store.sources.hdf5_file import (
 )
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Choice, Overrides
 from vla_store.sources.pictures import with_pictures
-from vla_store.sources.protocol import CLOSERS, Array, FieldSpec, check_actions
+from vla_store.sources.protocol import CLOSERS, Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Hdf5Source:
         return Path(self.path).name
 
     def group(self, number: int) -> str:
-        """The HDF5 path of an episode."""
+        """Return the HDF5 path of an episode."""
         raise NotImplementedError
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
@@ -81,20 +82,20 @@ class Hdf5Source:
             return _handle(self.path).read(group, self.choice, field, start, stop)
 
     def layout(self) -> FileLayout:
-        """Which of the datasets of this file are no fields, judged by all its demonstrations."""
+        """Decide which datasets of this file are no fields, by all its demonstrations."""
         stat = os.stat(self.path)
         return _layout_of(self, stat.st_mtime_ns, stat.st_size)
 
     def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
-        """The groups of all demonstrations, each with its path."""
+        """Give the groups of all demonstrations, each with its path."""
         raise NotImplementedError
 
     def beside(self, file: h5py.File) -> list[str]:
-        """The paths of what lies in a file outside its demonstrations."""
+        """Return the paths of what lies in a file outside its demonstrations."""
         return []
 
     def attributes_below(self, file: h5py.File, top: str) -> Attributes:
-        """The attributes of a demonstration's group and of all below it, and what of it is kept as attributes, by path."""
+        """Return the attributes of a demonstration's group and of all below it, and what is kept as attributes, by path."""
         made: Attributes = {}
         no_fields = self.layout().aside
         kept: list[tuple[str, h5py.Dataset]] = []
@@ -114,8 +115,42 @@ class Hdf5Source:
             made[above or "/"][name] = value_of(node)
         return made
 
+    def info(
+        self,
+        episodes: list[EpisodeInfo],
+        task: TaskInfo,
+        warnings: list[str],
+        *,
+        is_decoded: bool,
+        skipped: Iterable[Skipped] = (),
+        **conventions: Callable[[], str],
+    ) -> SourceInfo:
+        """Return the description of this file.
+
+        is_decoded: some pictures are encoded in the file. conventions: by name, what finds it in the file; it is called anyway,
+        so that the store can say where the caller contradicts the file.
+        """
+        found = {
+            name: settled(name, getattr(self.overrides, name), find, warnings) for name, find in conventions.items()
+        }
+        return SourceInfo(
+            suite=self.suite,
+            file=self.file,
+            task=task.name,
+            text=task.text,
+            instruction=task.instruction,
+            orientation=found["orientation"],
+            observation=found["observation"],
+            nbytes=os.stat(self.path).st_size,
+            episodes=tuple(episodes),
+            warnings=tuple(warnings),
+            skipped=tuple(skipped),
+            codec=jpeg.CODEC if is_decoded else "",
+            decoder=jpeg.decoder() if is_decoded else "",
+            overrides=self.overrides,
+        )
+
     def is_plain(self, number: int, field: str) -> bool:
-        """See EpisodeSource."""
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None):
             return _handle(self.path).place(group, self.choice, field).offset is not None
@@ -140,8 +175,10 @@ def _layout_of(source: Hdf5Source, mtime_ns: int, size: int) -> FileLayout:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a dataset lies. offset: of its rows in the file, None unless they lie there as NumPy has them. shape: of the
-    pixels, where it holds encoded pictures."""
+    """Location of a dataset.
+
+    offset: of its rows in the file, None unless they lie there as NumPy has them. shape: of the pixels, if it holds encoded pictures.
+    """
 
     path: str
     offset: int | None
@@ -169,9 +206,8 @@ class _Handle:
             node = self.file[at]
             encoded = is_encoded(node)
             shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
-            self._places[at] = _Place(
-                at, self._offset(node, at.removeprefix(group).lstrip("/")), node.dtype, shape, encoded
-            )
+            offset = self._offset(node, at.removeprefix(group).lstrip("/"))
+            self._places[at] = _Place(at, offset, node.dtype, shape, encoded)
         return self._places[at]
 
     def _offset(self, node: h5py.Dataset, path: str) -> int | None:
@@ -209,12 +245,12 @@ class _Handle:
 
 
 def is_encoded(node: h5py.Dataset) -> bool:
-    """Whether a dataset holds an encoded picture a row: (T,) of byte strings of variable length."""
+    """Tell whether a dataset holds an encoded picture a row: (T,) of byte strings of variable length."""
     return bool(node.ndim == 1 and h5py.check_vlen_dtype(node.dtype) == np.uint8)
 
 
 def _decoded(node: h5py.Dataset, shape: tuple[int, ...], start: int, stop: int) -> Array:
-    """Encoded pictures [start, stop) as pixels (n, *shape)."""
+    """Decode the pictures [start, stop) to pixels (n, *shape)."""
     out = np.empty((stop - start, *shape), np.uint8)
     for row, data in enumerate(node[start:stop], start):
         try:
@@ -254,21 +290,20 @@ def _handle(path: str) -> _Handle:
 
 
 def described_below(group: h5py.Group, top: str, choice: Choice, used: set[str] | None = None) -> dict[str, Described]:
-    """Every dataset of a demonstration by its path, without those that the caller leaves out."""
-    nodes = walk(group, top=top, choice=choice, used=used)
-    return {path: _described(node) for path, node in nodes if isinstance(node, h5py.Dataset)}
-
-
-def _described(node: h5py.Dataset) -> Described:
-    dtype = dtype_of(node)
-    nbytes = 0 if node.shape is None else node.nbytes
-    return Described(node.shape, dtype, nbytes, is_text(node), is_encoded(node))
+    """Return every dataset of a demonstration by its path, without those that the caller leaves out."""
+    return {
+        path: Described(
+            node.shape, dtype_of(node), 0 if node.shape is None else node.nbytes, is_text(node), is_encoded(node)
+        )
+        for path, node in walk(group, top=top, choice=choice, used=used)
+        if isinstance(node, h5py.Dataset)
+    }
 
 
 def fields_of(
     group: h5py.Group, top: str, source: Hdf5Source, role_of: Callable[[str], str], note: Callable[[str], None]
-) -> tuple[int, dict[str, FieldSpec], list[str]]:
-    """Steps and fields of an episode's group, and the names of the fields whose pictures are encoded. Raises SourceError.
+) -> tuple[int, dict[str, FieldSpec], bool]:
+    """Return the steps and fields of an episode's group, and whether some of its pictures are encoded. Raises SourceError.
 
     top: the group's path. role_of: "observation" or "step" of a dataset's path below the group; encoded pictures are observations
     anyway. note: told of what is no field, and of names that are not the usual ones.
@@ -277,8 +312,8 @@ def fields_of(
     described = described_below(group, top, choice)
     if ACTIONS not in described:
         raise SourceError("--exclude leaves out the actions", exclude=", ".join(choice.exclude))
-    encoded_paths = {path: each.is_encoded for path, each in described.items()}
-    names = field_names(encoded_paths, choice)
+    encoded = {path: each.is_encoded for path, each in described.items()}
+    names = field_names(encoded, choice)
     steps = _steps_of(group[ACTIONS])
     for path in described:
         if unwritten := _unwritten(group[path]):
@@ -292,15 +327,9 @@ def fields_of(
             note(f"--rename {path} names no field, as that is none; its attribute keeps its own name")
     check_aside_nbytes({path: each.nbytes for path, each in kept.items()})
     names = {path: name for path, name in names.items() if path not in kept}
-    for text in told_names(names, encoded_paths, choice):
+    for text in unusual_names(names, encoded, choice):
         note(text)
-    encoded = {path for path in names if encoded_paths[path]}
-    fields = {
-        name: _encoded_spec(path, group[path], steps)
-        if path in encoded
-        else _spec(path, group[path], steps, role_of(path))
-        for path, name in names.items()
-    }
+    fields = {name: _spec(path, group[path], described[path], steps, role_of(path)) for path, name in names.items()}
     fields = with_pictures(fields, {name: path for path, name in names.items()})
     if not any(spec.is_camera for spec in fields.values()):
         raise SourceError(
@@ -313,13 +342,11 @@ def fields_of(
             if is_robomimic(names.values())
             else "",
         )
-    with naming(group.file.filename, dataset="actions"):
-        check_actions(group[ACTIONS][()])
-    return steps, fields, sorted(names[path] for path in encoded)
+    return steps, fields, any(encoded[path] for path in names)
 
 
 def _steps_of(actions: h5py.Dataset) -> int:
-    """How many steps a demonstration with these actions has. Raises SourceError where they cannot be trained on."""
+    """Return how many steps a demonstration with these actions has. Raises SourceError where they cannot be trained on."""
     if dtype_of(actions).kind != "f" or actions.ndim != 2:
         raise SourceError(
             "actions have the wrong dtype or shape",
@@ -340,8 +367,7 @@ def _steps_of(actions: h5py.Dataset) -> int:
 
 
 def _check_pixels(node: h5py.Dataset, path: str) -> None:
-    """Raises SourceError for encoded pictures in texts or in rows of one length, which would be kept undecoded, as attributes or
-    as numbers."""
+    """Raise SourceError for encoded pictures in texts or in rows of one length, which would be kept undecoded."""
     texts = is_text(node)
     if not node.size or not (texts or (node.dtype == np.uint8 and node.ndim == 2)):
         return
@@ -358,7 +384,7 @@ def _check_pixels(node: h5py.Dataset, path: str) -> None:
 
 
 def _unwritten(node: h5py.Dataset) -> str:
-    """Which part of a dataset was never written, as an interrupted recording leaves it; "" where all was."""
+    """Return which part of a dataset was never written, as an interrupted recording leaves it; "" where all was."""
     if not node.size or node.is_virtual:
         return ""
     if node.chunks is None:
@@ -368,35 +394,24 @@ def _unwritten(node: h5py.Dataset) -> str:
 
 
 def is_robomimic(names: Iterable[str]) -> bool:
-    """Whether fields are called as robomimic calls them."""
+    """Tell whether fields are called as robomimic calls them."""
     return any("robot0_" in name for name in names)
 
 
-def _encoded_spec(path: str, node: h5py.Dataset, steps: int) -> FieldSpec:
-    _check_length(path, node, steps)
-    try:
-        return FieldSpec("uint8", jpeg.shape_of(node[0]), "observation")
-    except SourceError as error:
-        raise error.at(dataset=path, row=0) from None
-
-
-def _check_length(path: str, node: h5py.Dataset, steps: int) -> None:
-    if node.shape[0] != steps:
-        raise different_lengths(path, steps, node.shape[0])
-
-
-def _spec(path: str, node: h5py.Dataset, steps: int, role: str) -> FieldSpec:
-    dtype = dtype_of(node)
-    if node.shape is None or node.ndim == 0 or dtype.name not in NUMERIC_DTYPES:
+def _spec(path: str, node: h5py.Dataset, described: Described, steps: int, role: str) -> FieldSpec:
+    shape = described.shape
+    if not shape or not (described.is_numeric or described.is_encoded):
         raise SourceError(
             "a dataset has the wrong dtype or shape",
             dataset=path,
             expected="an array of numbers with one row a step",
-            found=f"{node.shape} of {dtype}",
+            found=f"{shape} of {described.dtype}",
         )
-    _check_length(path, node, steps)
-    if 0 in node.shape:
-        raise SourceError(
-            "a dataset of zero width", dataset=path, expected="at least one number a step", found=node.shape
-        )
-    return FieldSpec(dtype.name, tuple(node.shape[1:]), role, ragged=path == "states" and node.ndim == 2)
+    if shape[0] != steps:
+        raise different_lengths(path, steps, shape[0])
+    if described.is_encoded:
+        with naming(node.file.filename, dataset=path, row=0):
+            return FieldSpec("uint8", jpeg.shape_of(node[0]), "observation")
+    if 0 in shape:
+        raise SourceError("a dataset of zero width", dataset=path, expected="at least one number a step", found=shape)
+    return FieldSpec(described.dtype.name, shape[1:], role, ragged=path == "states" and len(shape) == 2)

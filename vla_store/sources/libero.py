@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,28 +19,27 @@ import h5py
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes, encode_value
-from vla_store.sources import jpeg
 from vla_store.sources.conventions import (
     LIKE_COSMOS,
     LIKE_REGENERATED,
     LIKE_ROBOMIMIC,
     observation_of,
     orientation_of,
-    told,
 )
 from vla_store.sources.datasets import LEAVE_OUT
 from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
 from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
-from vla_store.sources.protocol import Array, EpisodeInfo, Skipped, SourceInfo, reason_of
+from vla_store.sources.protocol import LEAVE_OUT as MEND
+from vla_store.sources.protocol import Array, EpisodeInfo, Skipped, SourceInfo, TaskInfo, reason_of
 
 MASKS = "mask"
 
 _DEMO = re.compile(r"demo_(0|[1-9][0-9]{0,14})\Z")
 _SCENE = re.compile(r"^.*SCENE[0-9]+_")
 _OTHER_LAYOUT = "another robot's layout is read by an EpisodeSource of forty lines (docs/how-to/own-robot.md)"
-_LEAVE_OUT = "mend it, or leave it out with --skip-bad (the store records which); " + _OTHER_LAYOUT
+_LEAVE_OUT = f"{MEND}; {_OTHER_LAYOUT}"
 
 
 @dataclass(frozen=True)
@@ -77,31 +75,14 @@ class LiberoFile(Hdf5Source):
             instruction = _instruction(data, self.path)
             like = _looks_like(data, episodes[0], is_decoded)
             _check_text(data, task, instruction, episodes, warnings)
-            return SourceInfo(
-                suite=self.suite,
-                file=self.file,
-                task=task,
-                text=task_text(task),
-                instruction=instruction,
-                orientation=told(
-                    "orientation",
-                    self.overrides.orientation,
-                    lambda: orientation_of(data.attrs, self.path, like),
-                    warnings,
-                ),
-                observation=told(
-                    "observation",
-                    self.overrides.observation,
-                    lambda: observation_of(self._joints(data, episodes), self.path, like),
-                    warnings,
-                ),
-                nbytes=os.stat(self.path).st_size,
-                episodes=tuple(episodes),
-                warnings=tuple(warnings),
-                skipped=tuple(skipped),
-                codec=jpeg.CODEC if is_decoded else "",
-                decoder=jpeg.decoder() if is_decoded else "",
-                overrides=self.overrides,
+            return self.info(
+                episodes,
+                TaskInfo(task, task_text(task), instruction),
+                warnings,
+                is_decoded=is_decoded,
+                skipped=skipped,
+                orientation=lambda: orientation_of(data.attrs, self.path, like),
+                observation=lambda: observation_of(self._joints(data, episodes), self.path, like),
             )
 
     def _joints(self, data: h5py.Group, episodes: list[EpisodeInfo]) -> Iterator[tuple[Array, Array]]:
@@ -255,7 +236,7 @@ def _scan_demo(
     with naming(data.file.filename, dataset="rewards"):
         success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
     own = stated(_said(demo, f"/data/{name}", source.choice), note)
-    return EpisodeInfo(int(name[5:]), steps, fields, success, own or text), bool(encoded)
+    return EpisodeInfo(int(name[5:]), steps, fields, success, own or text), encoded
 
 
 def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:

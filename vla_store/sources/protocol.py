@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 
 MIN_SIDE = 8  # pixels: what has fewer rows or columns is taken for a matrix, unless it is plainly a picture
 
+LEAVE_OUT = "mend it, or leave it out with --skip-bad (the store records which)"
+
 WHERE = ("dataset", "field", "on", "attribute", "row", "missing", "more", "reason")
 
 
@@ -294,7 +296,9 @@ def check_actions(actions: Array) -> None:
     bad = counted(actions).any(axis=1)
     if bad.any():
         row = int(bad.argmax())
-        raise SourceError("actions are not all finite numbers", dataset="actions", row=row, found=actions[row])
+        raise SourceError(
+            "actions are not all finite numbers", dataset="actions", row=row, found=actions[row], hint=LEAVE_OUT
+        )
 
 
 def is_machines(error: OSError) -> bool:
