@@ -3,6 +3,7 @@
 Facts from NVIDIA's cosmos-policy: the data set's card, and experiments/robot/libero/regenerate_libero_dataset.py, which
 writes primary_images(_jpeg), wrist_images(_jpeg), proprio (fingers, position, quaternion), actions, and the attributes
 success and task_description. It flips the rows of both cameras and records before it steps; no attribute says either.
+May import the other modules of this folder but libero, kinds and find, format and errors.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _CAMERAS = ("primary_images_jpeg", "wrist_images_jpeg", "primary_images", "wrist
 
 
 def is_cosmos(file: h5py.File) -> bool:
-    """Whether the file is of this layout: actions and a known camera at the top."""
+    """Tell whether the file is of this layout: actions and a known camera at the top."""
     return "data" not in file and "actions" in file and any(name in file for name in _CAMERAS)
 
 
 def suite_of(file: str) -> str | None:
-    """The suite that a file's name names; all suites lie in one folder."""
+    """Return the suite that a file's name names; all suites lie in one folder."""
     found = _SUITE.search(file)
     return found[1] if found else None
 
@@ -65,7 +66,7 @@ class CosmosFile(Hdf5Source):
         return "/"
 
     def attributes(self, number: int | None) -> Attributes:
-        """The file's own attributes are the source's; its datasets', the episode's."""
+        """Return the file's own attributes as the source's, its datasets' as the episode's."""
         with opened(self.path) as file:
             if number is None:
                 return {"/": attributes_of(file, "/", self.path)}

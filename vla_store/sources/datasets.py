@@ -1,6 +1,7 @@
 """Which datasets of a demonstration are fields, which are kept as attributes of its episode, and what the fields are called.
 
-All of it is decided by the demonstrations of one file, so that a file means the same whatever it is built beside.
+All of it is decided by the demonstrations of one file, so that a file means the same whatever it is built beside. Opens
+nothing. May import overrides of this folder, format and errors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LEAVE_OUT = "--exclude {} leaves it out of the store"
 
 @dataclass(frozen=True)
 class Described:
-    """A dataset. shape: None where it has no value. encoded: it holds an encoded picture a row."""
+    """A dataset as it is declared. shape: None where it has no value. is_encoded: it holds an encoded picture a row."""
 
     shape: tuple[int, ...] | None
     dtype: np.dtype[Any]
@@ -34,7 +35,7 @@ class Described:
 
     @property
     def rows(self) -> int | None:
-        """Of its first axis; None where it has none."""
+        """Length of its first axis; None where it has none."""
         return self.shape[0] if self.shape else None
 
     @property
@@ -42,7 +43,7 @@ class Described:
         return self.dtype.name in NUMERIC_DTYPES
 
     def has_a_row_a_step(self, steps: int) -> bool:
-        """Whether it can be a field of a demonstration of so many steps."""
+        """Tell whether it can be a field of a demonstration of so many steps."""
         return self.rows == steps and (self.is_encoded or (self.is_numeric and 0 not in (self.shape or ())))
 
 
@@ -60,8 +61,10 @@ Datasets = Mapping[str, Described]
 
 
 def aside(demos: Sequence[Datasets]) -> dict[str, bool]:
-    """Paths of what has no row a step in most demonstrations that have it, and so is no field; and whether it can be kept as an
-    attribute all the same: where its number of rows has nothing to do with the number of steps."""
+    """Return the paths of what has no row a step in most demonstrations that have it, and so is no field.
+
+    The value tells whether it can be kept as an attribute: where its number of rows has nothing to do with the number of steps.
+    """
     found: dict[str, bool] = {}
     for path in sorted({path for each in demos for path in each} - {ACTIONS}):
         having = [(each[ACTIONS].rows or 0, each[path]) for each in demos if path in each]
@@ -76,8 +79,11 @@ def _is_picture(path: str, having: Sequence[tuple[int, Described]]) -> bool:
 
 
 def _follows(having: Sequence[tuple[int, Described]]) -> bool:
-    """Whether the rows may be steps, of which some are missing or too many. They are not where there are at most half as many in
-    every demonstration, nor where there are as many in each though their steps differ."""
+    """Tell whether the rows may be steps, of which some are missing or too many.
+
+    They are not where there are at most half as many in every demonstration, nor where there are as many in each though their
+    steps differ.
+    """
     arrays = [(steps, each.rows) for steps, each in having if each.shape and each.is_numeric and 0 not in each.shape]
     is_small = all(2 * (rows or 0) <= steps for steps, rows in arrays)
     is_constant = len({rows for _, rows in arrays}) == 1 and len({steps for steps, _ in arrays}) > 1
@@ -85,7 +91,7 @@ def _follows(having: Sequence[tuple[int, Described]]) -> bool:
 
 
 def check_aside(path: str, each: Described, steps: int, can_be_kept: bool) -> None:
-    """Raises SourceError for what is no field and cannot be kept as an attribute."""
+    """Raise SourceError for what is no field and cannot be kept as an attribute."""
     leave_out = LEAVE_OUT.format(path)
     if not each.is_numeric and not each.is_text and not each.is_encoded and each.shape is not None:
         raise SourceError(
@@ -101,7 +107,7 @@ def check_aside(path: str, each: Described, steps: int, can_be_kept: bool) -> No
 
 
 def different_lengths(path: str, steps: int, rows: int | None, hint: str = "") -> SourceError:
-    """The error for a dataset that has not one row a step."""
+    """Return the error for a dataset that has not one row a step."""
     return SourceError(
         "datasets of one demonstration have different lengths",
         dataset=path,
@@ -112,7 +118,7 @@ def different_lengths(path: str, steps: int, rows: int | None, hint: str = "") -
 
 
 def check_aside_nbytes(nbytes: Mapping[str, int]) -> None:
-    """Raises SourceError where what would be attributes is too much. nbytes: by path."""
+    """Raise SourceError where what would be attributes is too much. nbytes: by path."""
     if sum(nbytes.values()) > MAX_ASIDE_NBYTES:
         largest = max(nbytes, key=lambda path: nbytes[path])
         raise SourceError(
@@ -128,14 +134,16 @@ def check_aside_nbytes(nbytes: Mapping[str, int]) -> None:
 
 
 def field_name(path: str, encoded: bool = False) -> str:
-    """The field of a dataset path below its demonstration: obs/ is stripped, other slashes become __. Of encoded pictures
-    the pixels are kept, so _jpeg is stripped as well."""
+    """Return the usual name of a dataset by its path below a demonstration: without obs/, slashes as __.
+
+    Of encoded pictures the pixels are kept, so _jpeg is stripped as well.
+    """
     name = path.removeprefix("obs/").replace("/", "__")
     return name.removesuffix("_jpeg") if encoded else name
 
 
 def field_names(encoded: Mapping[str, bool], choice: Choice) -> dict[str, str]:
-    """The name of every dataset's field. encoded: by path, whether it holds encoded pictures.
+    """Return the name of every dataset's field. encoded: by path, whether it holds encoded pictures.
 
     It is `field_name` where that can be and is free. `actions` keep their name; then comes whose path is its name, then paths in their order; who finds the name
     taken has its whole path for a name, and if need be a part of that path's digest. Raises SourceError for a `rename` to a taken name.
@@ -174,11 +182,11 @@ def _cleaned(name: str) -> str:
 
 
 def unusual_names(names: Mapping[str, str], encoded: Mapping[str, bool], choice: Choice) -> list[str]:
-    """What to say of names that are not the usual ones."""
-    renamed, told = dict(choice.rename), []
+    """Return a note on every name that is not the usual one, and was not asked for."""
+    renamed, notes = dict(choice.rename), []
     for path, name in sorted(names.items()):
         usual = field_name(path, encoded[path])
         if name != usual and path not in renamed:
             why = "is taken" if is_field_name(usual) else "cannot be a field's name"
-            told.append(f"dataset {path} is the field {name!r}, as {usual!r} {why}")
-    return told
+            notes.append(f"dataset {path} is the field {name!r}, as {usual!r} {why}")
+    return notes

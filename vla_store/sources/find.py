@@ -49,7 +49,7 @@ def _local(given: str | os.PathLike[str]) -> Path:
 
 
 def _download(url: str) -> str:
-    """The command that fetches what lies at a URL."""
+    """Return the command that fetches what lies at a URL."""
     hub = re.match(r"(?:hf://|https?://huggingface\.co/)datasets/([^/@?#]+/[^/@?#]+)", url)
     if hub:
         return f"hf download {hub[1]} --repo-type dataset --local-dir LIBERO"

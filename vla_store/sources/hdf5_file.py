@@ -1,4 +1,7 @@
-"""HDF5 files as they lie on disk: opening, walking, attributes, and failures turned into errors that name file and dataset."""
+"""HDF5 files as they lie on disk: opening, walking, attributes, and failures turned into errors that name file and dataset.
+
+May import overrides, protocol and strangers of this folder, format and errors.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ DAMAGED = "copy or download the file again, or leave the demonstration out with 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[h5py.File]:
-    """The file, every failure of h5py turned into an error that names it."""
+    """Open a file, and turn every failure of h5py into an error that names it."""
     with naming(path), open_file(path) as file:
         yield file
 
@@ -63,7 +66,7 @@ def open_file(path: str) -> h5py.File:
 
 @contextlib.contextmanager
 def naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]:
-    """Every failure of h5py and of the system turned into an error that names the file and the demonstration."""
+    """Turn every failure of h5py and of the system into an error that names the file and the demonstration."""
     try:
         yield
     except VlaStoreError as error:
@@ -115,7 +118,7 @@ def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
 
 
 def names_in(names: h5py.Group | h5py.AttributeManager) -> list[str]:
-    """The names of a group's members, or of attributes, sorted. Raises SourceError for one that is no text."""
+    """Return the names of a group's members, or of attributes, sorted. Raises SourceError for one that is no text."""
     found = list(names)
     for name in found:
         if not isinstance(name, str):  # h5py gives bytes for what is not UTF-8
@@ -126,9 +129,9 @@ def names_in(names: h5py.Group | h5py.AttributeManager) -> list[str]:
 def walk(
     group: h5py.Group, path: str = "", *, top: str = "", choice: Choice = NOTHING, used: set[str] | None = None
 ) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
-    """The group, as "", and everything below it by path. Every name counts: h5py's own `visit` passes over second names and links.
+    """Give the group, as "", and everything below it by path. h5py's own `visit` passes over second names and links.
 
-    top: the group's path in the file. choice: what is left out; `used` hears by which pattern.
+    top: the group's path in the file. choice: what is left out; the patterns that do are added to `used`.
     """
     yield path, group
     if path.count("/") >= MAX_DEPTH:
@@ -161,7 +164,7 @@ def walk(
 
 
 def check_filters(node: h5py.Dataset) -> None:
-    """Raises MachineError for a dataset that needs a filter which this machine has not, SourceError where nobody knows that filter."""
+    """Raise MachineError for a dataset that needs a filter which this machine has not, SourceError where nobody knows it."""
     if node.chunks is None:
         return
     filters = node.id.get_create_plist()
@@ -182,7 +185,7 @@ def check_filters(node: h5py.Dataset) -> None:
 
 
 def _reads(node: h5py.Dataset) -> bool:
-    """Whether a dataset can be read without one of its filters: who wrote it had it neither, and was content."""
+    """Tell whether a dataset can be read without one of its filters: its writer had it neither, and was content."""
     try:
         return bool(node.size and node[(0,) * node.ndim] is not None)
     except (OSError, RuntimeError):
@@ -190,8 +193,11 @@ def _reads(node: h5py.Dataset) -> bool:
 
 
 def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> None:
-    """Raises SourceError for what lies in another file. That one is not told apart when it changes; and HDF5 gives zeros, and
-    no error, for the parts of a virtual or external dataset that it does not find."""
+    """Raise SourceError for what lies in another file.
+
+    Nobody would notice that that one changes; and HDF5 gives zeros, and no error, for the parts of a virtual or external
+    dataset that it does not find.
+    """
     found = None
     if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(above.id).fileno:
         found = f"{node.file.filename}:{node.name}"
@@ -210,7 +216,7 @@ def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> 
 
 
 def count_of(node: h5py.Group, name: str) -> int | str | None:
-    """A count that an attribute declares; None where it declares none, what it says where that is no count."""
+    """Return a count that an attribute declares; None where it declares none, its repr where that is no count."""
     value = node.attrs.get(name)
     if value is None:
         return None
@@ -229,7 +235,7 @@ def dtype_of(node: h5py.Dataset) -> np.dtype[Any]:
 
 
 def is_text(node: h5py.Dataset) -> bool:
-    """Whether a dataset holds texts, of a fixed or a variable length."""
+    """Tell whether a dataset holds texts, of a fixed or a variable length."""
     return dtype_of(node).kind == "S" or h5py.check_string_dtype(node.dtype) is not None
 
 
@@ -258,7 +264,7 @@ def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> dict[str, Any]:
 
 
 def value_of(node: h5py.Dataset) -> dict[str, Any]:
-    """A whole dataset, as an attribute of its group would be kept."""
+    """Return a whole dataset, as an attribute of its group would be kept."""
     return _value(node.dtype, lambda: node[()])
 
 

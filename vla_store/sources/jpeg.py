@@ -1,7 +1,7 @@
 """Pictures that a source holds as JPEG: decoded once, at build, because the store keeps pixels.
 
 The decoder is Pillow, which only this needs: it is imported when the first such picture is met. Two decoders may differ in
-the last bit of a pixel, so a store records which one made its pixels.
+the last bit of a pixel, so a store records which one made its pixels. May import protocol of this folder, format and errors.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _CHANNELS = {"RGB": 3, "L": 1}  # other modes (CMYK) would need a conversion tha
 
 
 def decoder() -> str:
-    """What decodes here, with its version: "Pillow 11.3.0, libjpeg-turbo 3.1.1"."""
+    """Return what decodes here, with its version: "Pillow 11.3.0, libjpeg-turbo 3.1.1"."""
     features = _pillow("features")
     turbo = features.version("libjpeg_turbo")
     return f"Pillow {_pillow('Image').__version__}, {f'libjpeg-turbo {turbo}' if turbo else 'libjpeg ' + str(features.version('jpg'))}"
 
 
 def shape_of(data: Array) -> tuple[int, int, int]:
-    """(height, width, channels) of one picture, from its header. data: its bytes, (n,) uint8. Raises SourceError."""
+    """Return (height, width, channels) of one picture, from its header. data: its bytes, (n,) uint8. Raises SourceError."""
     image = _opened(data)
     width, height = image.size
     return height, width, _CHANNELS[image.mode]
 
 
 def decode(data: Array, out: Array) -> None:
-    """The pixels of one picture into out (H, W, C) of uint8. Raises SourceError for bytes that are no such picture."""
+    """Decode one picture into out (H, W, C) of uint8. Raises SourceError for bytes that are no such picture."""
     image = _opened(data)
     found = (*image.size[::-1], _CHANNELS[image.mode])
     if found != out.shape:

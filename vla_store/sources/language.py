@@ -1,4 +1,7 @@
-"""The instruction that a demonstration states of itself. Whatever has another name is kept as an attribute, and nothing more."""
+"""The instruction that a demonstration states of itself. Whatever has another name is kept as an attribute, and nothing more.
+
+May import errors.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ NAMES = (META, "language_instruction", "language", "lang", "instruction", "task_
 
 
 def stated(said: Mapping[str, Any], warn: Callable[[str], None]) -> str | None:
-    """The instruction among a demonstration's attributes, the first in the order of NAMES; None where there is none.
+    """Return the instruction among a demonstration's attributes, the first in the order of NAMES; None where there is none.
 
-    warn: told of what is passed over. Raises SourceError for a text that cannot be read.
+    warn: takes a line on what is passed over. Raises SourceError for a text that cannot be read.
     """
     found: dict[str, str] = {}
     for name in NAMES:
@@ -36,7 +39,7 @@ def stated(said: Mapping[str, Any], warn: Callable[[str], None]) -> str | None:
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """What an attribute states, as texts; none where it is no text (`language` may be an embedding)."""
+    """Return what an attribute states, as texts; none where it is no text (`language` may be an embedding)."""
     value = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(each, (str, bytes)) for each in values):

@@ -1,7 +1,7 @@
 """LIBERO's HDF5 files as an `EpisodeSource`: the only module that knows the layout `data/demo_<number>`.
 
-What a file may hold and the traps in it: docs/explanation and the references named there. Arrays are trusted over the
-counts that attributes claim; everything else that does not fit is refused with file, demo and dataset.
+Arrays are trusted over the counts that attributes claim; everything else that does not fit is refused with file, demo and
+dataset. May import the other modules of this folder but kinds and find, format and errors.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
 from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
-from vla_store.sources.protocol import LEAVE_OUT as MEND
-from vla_store.sources.protocol import Array, EpisodeInfo, Skipped, SourceInfo, TaskInfo, reason_of
+from vla_store.sources.protocol import MEND, Array, EpisodeInfo, Skipped, SourceInfo, TaskInfo, reason_of
 
 MASKS = "mask"
 
@@ -86,7 +85,7 @@ class LiberoFile(Hdf5Source):
             )
 
     def _joints(self, data: h5py.Group, episodes: list[EpisodeInfo]) -> Iterator[tuple[Array, Array]]:
-        """The arm's joints of four demonstrations; what cannot be read of one is passed over where it will be left out."""
+        """Give the arm's joints of four demonstrations; what cannot be read of one is passed over where it will be left out."""
         left = 4
         for episode in episodes:
             try:
@@ -129,7 +128,7 @@ class LiberoFile(Hdf5Source):
 
 
 def task_text(task: str) -> str:
-    """The instruction that a task's name spells, as LIBERO's evaluations use it: a leading ..._SCENE<n>_ is cut."""
+    """Return the instruction that a task's name spells, as LIBERO's evaluations use it: a leading ..._SCENE<n>_ is cut."""
     return _SCENE.sub("", task).replace("_", " ")
 
 
@@ -186,12 +185,12 @@ def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list
 
 
 def _kept(data: h5py.Group, choice: Choice) -> list[str]:
-    """The names of the demonstrations that the caller does not leave out."""
+    """Return the names of the demonstrations that the caller does not leave out."""
     return [name for name in names_in(data) if _DEMO.match(name) and choice.excluding(f"/data/{name}") is None]
 
 
 def _inside(data: h5py.Group, names: list[str]) -> list[list[str]]:
-    """What lies in each group of a demonstration, the first with obs/ being the last; what cannot be read is said by its own scan."""
+    """List the members of demonstrations, up to the first that has obs/; of what cannot be read, its own scan tells."""
     found: list[list[str]] = []
     for name in names:
         with contextlib.suppress(KeyError, OSError, RuntimeError, SourceError, ValueError):
@@ -210,7 +209,7 @@ def _scan_demo(
     warnings: list[str],
     noted: dict[str, list[str]],
 ) -> tuple[EpisodeInfo, bool]:
-    """What a demonstration holds, and whether some of its pictures are encoded.
+    """Return what a demonstration holds, and whether some of its pictures are encoded.
 
     text: the instruction that the file states for all of them. noted: what may be noticed of many, with whom.
     """
@@ -235,23 +234,19 @@ def _scan_demo(
     known = isinstance(rewards, h5py.Dataset) and rewards.shape == (steps,)
     with naming(data.file.filename, dataset="rewards"):
         success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
-    own = stated(_said(demo, f"/data/{name}", source.choice), note)
+    own = stated(_texts(demo, f"/data/{name}", source.choice), note)
     return EpisodeInfo(int(name[5:]), steps, fields, success, own or text), encoded
 
 
-def _said(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
-    """Attributes of a demonstration, and texts beside its data, that may state its instruction."""
-    there = [
-        name
-        for name in NAMES
-        if isinstance(demo.get(name), h5py.Dataset) and not choice.excluding(f"{top}/{name}", name)
-    ]
-    said = {name: demo[name][()] for name in there if is_text(demo[name])}
-    return said | _attributes_of(demo)
+def _texts(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
+    """Return attributes of a demonstration, and texts beside its data, that may state its instruction."""
+    there = [name for name in NAMES if not choice.excluding(f"{top}/{name}", name)]
+    nodes = {name: node for name in there if isinstance(node := demo.get(name), h5py.Dataset)}
+    return {name: node[()] for name, node in nodes.items() if is_text(node)} | _attributes_of(demo)
 
 
 def _attributes_of(group: h5py.Group) -> dict[str, Any]:
-    """Those that may state an instruction."""
+    """Return the attributes that may state an instruction."""
     return {name: group.attrs[name] for name in NAMES if name in group.attrs}
 
 
@@ -260,12 +255,12 @@ def _several(demos: list[str]) -> str:
 
 
 def _role(path: str) -> str:
-    """robomimic's next_obs/ is what the action led to; it is seen, so its pictures are cameras."""
+    # robomimic's next_obs/ is what the action led to; it is seen, so its pictures are cameras.
     return "observation" if path.startswith(("obs/", "next_obs/")) or path == "robot_states" else "step"
 
 
 def _check_counts(data: h5py.Group, episodes: list[EpisodeInfo], warnings: list[str]) -> None:
-    """Warn of counts that are not those of the file. How many steps it has is not known where a demonstration is left out."""
+    """Warn of counts that are not those of the file; steps are not counted where a demonstration is left out."""
     demos = sum(1 for name in names_in(data) if _DEMO.match(name))
     total = sum(each.steps for each in episodes) if len(episodes) == demos else None
     for name, real in (("num_demos", demos), ("total", total)):
@@ -300,7 +295,7 @@ def _instruction(data: h5py.Group, path: str) -> str | None:
 def _check_text(
     data: h5py.Group, task: str, instruction: str | None, episodes: list[EpisodeInfo], warnings: list[str]
 ) -> None:
-    """Only LIBERO's file names are instructions. Other simulators' files are known by what robomimic writes into them."""
+    """Warn where the file's name stands for an instruction, as only LIBERO's do: others have what robomimic writes into them."""
     without = [f"demo_{each.number}" for each in episodes if each.text is None]
     others = "env_args" in data.attrs or is_robomimic(episodes[0].fields)
     if without and instruction is None and (others or len(without) < len(episodes)):
@@ -310,7 +305,7 @@ def _check_text(
 
 
 def _looks_like(data: h5py.Group, episode: EpisodeInfo, is_decoded: bool) -> str | None:
-    """Whose file this seems to be; only for who is asked what it does not say."""
+    """Return the best guess at the file's origin, for hints alone."""
     if is_decoded:
         return LIKE_COSMOS
     if is_robomimic(episode.fields):
@@ -319,7 +314,7 @@ def _looks_like(data: h5py.Group, episode: EpisodeInfo, is_decoded: bool) -> str
 
 
 def _joints(data: h5py.Group, episode: EpisodeInfo) -> tuple[Array, Array] | None:
-    """The arm's joints in the simulator's states (time, then positions, the arm's first) and as observed."""
+    """Return the arm's joints in the simulator's states (time, then positions, the arm's first) and as observed."""
     demo = data[f"demo_{episode.number}"]
     observed = demo.get("obs/joint_states", demo.get("obs/robot0_joint_pos"))
     states = demo.get("states")
@@ -364,7 +359,7 @@ def _text(name: Any) -> str:
 
 
 def _mask_attributes(file: h5py.File, path: str, choice: Choice) -> Attributes:
-    """The lists as arrays of strings, beside the attributes of their group; a list's own attributes by its path."""
+    """Return the lists as arrays of strings, beside the attributes of their group; a list's own attributes by its path."""
     made: Attributes = {}
     for name, node in _masks(file, choice):
         made.setdefault("/mask", attributes_of(file[MASKS], "/mask", path))

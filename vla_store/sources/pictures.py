@@ -1,4 +1,7 @@
-"""Which fields of a demonstration are pictures: those of a camera, and what lies pixel by pixel over one."""
+"""Which fields of a demonstration are pictures: those of a camera, and what lies pixel by pixel over one.
+
+May import protocol of this folder, and errors.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Size = tuple[int, ...]
 
 
 def with_pictures(fields: Mapping[str, FieldSpec], paths: Mapping[str, str] | None = None) -> dict[str, FieldSpec]:
-    """The same, and what has the size of a camera of this demonstration is said to be a picture. Raises SourceError.
+    """Mark as pictures the fields that have the size of a camera of this demonstration. Raises SourceError.
 
     A camera is what `FieldSpec.is_camera` says. Of the other fields, unless `picture` is said or they are ragged, (H, W, ...)
     with H and W of a camera is a picture, whatever its dtype and role, and so are colours, (H, W, 3 or 4) of uint8. What may be
@@ -49,7 +52,7 @@ def _settled(name: str, spec: FieldSpec, sizes: set[Size]) -> FieldSpec:
 
 
 def _problem(name: str, spec: FieldSpec, sizes: set[Size]) -> tuple[str, str] | None:
-    """What is odd about a field that is no picture as it is, but may hold some, and what to do; None where nothing is."""
+    """Return what is odd about a field that is no picture as it is, but may hold some, and what to do; None where nothing is."""
     shape = spec.shape
     if any(pair in sizes for pair in itertools.pairwise(shape[1:])) or (
         len(shape) == 3 and spec.role == "observation" and shape[0] <= 4 and min(shape[1:]) >= MIN_SIDE

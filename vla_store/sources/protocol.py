@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 MIN_SIDE = 8  # pixels: what has fewer rows or columns is taken for a matrix, unless it is plainly a picture
 
-LEAVE_OUT = "mend it, or leave it out with --skip-bad (the store records which)"
+MEND = "mend it, or leave it out with --skip-bad (the store records which)"
 
 WHERE = ("dataset", "field", "on", "attribute", "row", "missing", "more", "reason")
 
@@ -124,7 +124,7 @@ class EpisodeInfo:
 
 
 def storable(text: str) -> str:
-    """A text as a document can hold it: bytes of a name that are not UTF-8 (lone surrogates, in Python) are spelled out."""
+    """Return a text as a document can hold it: bytes of a name that are not UTF-8 (lone surrogates, in Python) are spelled out."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -297,7 +297,7 @@ def check_actions(actions: Array) -> None:
     if bad.any():
         row = int(bad.argmax())
         raise SourceError(
-            "actions are not all finite numbers", dataset="actions", row=row, found=actions[row], hint=LEAVE_OUT
+            "actions are not all finite numbers", dataset="actions", row=row, found=actions[row], hint=MEND
         )
 
 

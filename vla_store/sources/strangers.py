@@ -1,4 +1,4 @@
-"""What a file is that was to be HDF5 and is not, by its first bytes: each kind has another remedy."""
+"""What a file is that was to be HDF5 and is not, by its first bytes: each kind has another remedy. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARCHIVES = {
 
 
 def what_it_is(head: bytes) -> tuple[str, str]:
-    """A name for what begins with these bytes, "" where they say nothing, and what to do about it."""
+    """Return a name for what begins with these bytes, "" where they say nothing, and what to do about it."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for begins, name in _ARCHIVES.items():
         if head.startswith(begins):
