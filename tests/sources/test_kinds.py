@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from own_sources import Own
+from own_sources import Own, drawn
 
-from vla_store import OptionError, SourceError, UnknownName
+from vla_store import OptionError, SourceError, UnknownName, open_store
+from vla_store.audit import verify_store
+from vla_store.cli import main
+from vla_store.manage.recode import recode_store
+from vla_store.manage.repair import repair_store
 from vla_store.sources import Claim, Convention, Overrides, SourceKind, register, unregister
 from vla_store.sources.find import find_sources
 from vla_store.sources.libero import LiberoFile
 from vla_store.sources.overrides import NO_OVERRIDES
+from vla_store.sources.protocol import Array
 
 GAIN = Convention("gain", ("one", "two"), "what actions are multiplied by")
 
@@ -25,6 +31,10 @@ class Folder(Own):
 
     def overridden(self, overrides: Overrides) -> Folder:
         return replace(self, overrides=overrides)
+
+    def read(self, number: int, field: str, start: int, stop: int) -> Array:
+        rows = super().read(number, field, start, stop)
+        return rows * np.float32(2) if field == "actions" and ("gain", "two") in self.overrides.conventions else rows
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,10 @@ def test_two_kinds_that_claim_a_path_alike_are_named(kind: SourceKind, folder: P
 
 def test_a_convention_of_a_kind_is_stated_for_all_or_by_path(kind: SourceKind, folder: Path) -> None:
     stated = {None: "one", folder / "x2": "two"}
-    libero, first, second = find_sources(folder, orientation="rot180", options={"gain": stated})
+    libero, first, second = find_sources(folder, orientation="rot180", conventions={"gain": stated})
     assert libero.overrides == Overrides("rot180")  # type: ignore[attr-defined]
-    assert first.overrides == Overrides("rot180", options=(("gain", "one"),))  # type: ignore[attr-defined]
-    assert second.overrides == Overrides("rot180", options=(("gain", "two"),), by_path=("gain",))  # type: ignore[attr-defined]
+    assert first.overrides == Overrides("rot180", conventions=(("gain", "one"),))  # type: ignore[attr-defined]
+    assert second.overrides == Overrides("rot180", conventions=(("gain", "two"),), by_path=("gain",))  # type: ignore[attr-defined]
 
 
 def test_overrides_are_recorded_and_read_back() -> None:
@@ -94,9 +104,26 @@ def test_overrides_are_recorded_and_read_back() -> None:
 
 def test_a_convention_that_no_kind_has_is_refused(folder: Path) -> None:
     with pytest.raises(UnknownName, match="there is no convention 'gain'"):
-        find_sources(folder, options={"gain": "one"})
+        find_sources(folder, conventions={"gain": "one"})
 
 
 def test_a_value_that_a_convention_has_not_is_refused(kind: SourceKind, folder: Path) -> None:
     with pytest.raises(OptionError, match="gain cannot be 'three'"):
-        find_sources(folder, options={"gain": "three"})
+        find_sources(folder, conventions={"gain": "three"})
+
+
+@pytest.mark.parametrize("said", ["two", "{folder}/x2=two"])
+def test_a_convention_of_a_kind_is_stated_on_the_command_line_and_recorded(
+    kind: SourceKind, folder: Path, said: str
+) -> None:
+    store, again = folder / "s.vla", folder / "t.vla"
+    given = [str(folder / "x1"), str(folder / "x2")]
+    assert main(["build", "--quiet", *given, str(store), "--gain", said.format(folder=folder)]) == 0
+    actions = open_store(store).read("actions", [0, 27])
+    plain = drawn("actions", 0, 0, 1, Own().fields["actions"])
+    assert np.array_equal(actions, np.concatenate([plain * (2 if said == "two" else 1), plain * 2]))
+    assert verify_store(store, against=given).sound
+    recode_store(store, again, preset="fast")
+    assert open_store(again).digest == open_store(store).digest
+    next(store.glob("parts/*/steps/actions/c/0/0")).unlink()
+    assert repair_store(store, given).sound

@@ -181,7 +181,7 @@ def plan_part(
             sources,
             orientation=options.orientation,
             observation=options.observation,
-            options=options.conventions,
+            conventions=options.conventions,
             skip_bad=options.skip_bad,
             choice=choice,
         )

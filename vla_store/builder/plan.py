@@ -17,7 +17,7 @@ from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
 from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task, is_plain_camera
-from vla_store.sources.protocol import EpisodeInfo, FieldSpec, SourceInfo
+from vla_store.sources.protocol import EpisodeInfo, FieldSpec, SourceInfo, overrides_of
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
             | _named_tasks(each.info)
             # Another decoder may give other pixels.
             | ({"codec": each.info.codec, "decoder": each.info.decoder} if each.info.codec else {})
-            | ({"said": sorted(each.info.overrides.by_path)} if each.info.overrides.by_path else {})
+            | ({"said": sorted(by_path)} if (by_path := overrides_of(each.source).by_path) else {})
             # What the options do not say: of stores recoded from several parts, and of conventions by path.
-            | {name: value for name, value in each.info.overrides.to_json().items() if value != options.get(name)}
+            | {name: value for name, value in overrides_of(each.source).to_json().items() if value != options.get(name)}
             for each in scan.sources
         ],
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vla_store.cli.options import Argument, argument, flag, group, parse_size
 from vla_store.errors import OptionError
-from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS
+from vla_store.sources.kinds import conventions
 
 if TYPE_CHECKING:
     from vla_store.builder.options import EncodingOptions
@@ -24,22 +24,20 @@ def _stated(allowed: Sequence[str], text: str) -> tuple[str | None, str]:
     return path or None, value
 
 
-def _convention(name: str, allowed: Sequence[str], what: str) -> Argument:
-    return argument(
-        f"--{name}",
-        action="append",
-        type=functools.partial(_stated, allowed),
-        metavar="[PATH=]{" + ",".join(allowed) + "}",
-        help=f"{what}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
-    )
+def _conventions(parser: argparse.ArgumentParser) -> None:
+    for each in conventions():
+        parser.add_argument(
+            f"--{each.name}",
+            action="append",
+            type=functools.partial(_stated, each.allowed),
+            metavar="[PATH=]{" + ",".join(each.allowed) + "}",
+            help=f"{each.help}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
+        )
 
 
 SOURCES = argument("source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites")
 CONVENTIONS = group(
-    _convention("orientation", ORIENTATIONS, "how pictures are stored"),
-    _convention(
-        "observation", OBSERVATIONS, "whether observations are recorded before or after the action of their row"
-    ),
+    _conventions,
     flag("--mixed", "let sources differ in these two; each keeps its own, and the store records it"),
 )
 EXECUTOR = group(
@@ -99,8 +97,11 @@ def options_given(arguments: argparse.Namespace, options: type[EncodingOptions])
     given = {each.name: getattr(arguments, each.name) for each in fields(options) if each.name in arguments}
     if given["max_memory"] is not None:
         given["max_memory"] = parse_size(given["max_memory"])
-    for name in {"orientation", "observation"} & given.keys():
-        given[name] = _by_path(name, given[name] or ())
+    stated = {each.name: getattr(arguments, each.name) or () for each in conventions() if each.name in arguments}
+    by_path = {name: _by_path(name, each) for name, each in stated.items()}
+    given |= {name: by_path.pop(name) for name in given.keys() & by_path.keys()}
+    if any(each is not None for each in by_path.values()):
+        given["conventions"] = {name: each for name, each in by_path.items() if each is not None}
     if given.get("rename"):
         given["rename"] = _renamed(given["rename"])
     return given

@@ -109,7 +109,6 @@ class StoreSource:
             nbytes=planned["size"],
             codec=source.codec,
             decoder=source.decoder,
-            overrides=self.overrides,
             episodes=tuple(episodes),
             warnings=tuple(
                 each["warning"]

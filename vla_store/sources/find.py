@@ -15,7 +15,7 @@ from pathlib import Path
 from vla_store.errors import OptionError, SourceError, SourceNotFound, UnknownName, VlaStoreError, machine_error
 from vla_store.sources import kinds
 from vla_store.sources.kinds import SourceKind
-from vla_store.sources.overrides import NOTHING, Choice, Stated, StatedConvention, overrides_of
+from vla_store.sources.overrides import NOTHING, Choice, Stated, StatedConvention, overrides_at
 from vla_store.sources.protocol import EpisodeSource, StreamedSource, overridden
 from vla_store.sources.spool import readable
 from vla_store.storage import is_url, place_of
@@ -67,7 +67,7 @@ def find_sources(
     *,
     orientation: Stated = None,
     observation: Stated = None,
-    options: Mapping[str, Stated] | None = None,
+    conventions: Mapping[str, Stated] | None = None,
     skip_bad: bool = False,
     choice: Choice = NOTHING,
 ) -> list[EpisodeSource]:
@@ -77,8 +77,8 @@ def find_sources(
     ----------
     given
         Paths of files, of folders that a kind knows as a whole, of folders of either, and objects.
-    orientation, observation, options
-        What the sources do not say themselves, for all or by path; options: by name, the conventions of single kinds.
+    orientation, observation, conventions
+        What the sources do not say themselves, for all or by path; conventions: by name, those of single kinds.
     skip_bad
         Sources leave out demonstrations that are bad, instead of raising.
     choice
@@ -89,14 +89,16 @@ def find_sources(
     OptionError, SourceNotFound, SourceError, MachineError
     """
     known = {each.name: each for each in kinds.conventions()}
-    stated = {"orientation": orientation, "observation": observation, **(options or {})}
-    for name in stated:
-        if name not in known:
-            raise UnknownName.among("convention", name, list(known))
-    conventions = [StatedConvention(known[name], each) for name, each in stated.items()]
+    given_by_name = {"orientation": orientation, "observation": observation, **(conventions or {})}
     sources = local_sources(given)
     if not sources:
         raise OptionError("nothing to build from", expected="at least one SOURCE")
+    for name in given_by_name.keys() - known.keys():
+        if any(
+            isinstance(each, Path) for each in sources
+        ):  # objects take no conventions: a store is recoded without its kinds
+            raise UnknownName.among("convention", name, list(known))
+    stated = [StatedConvention(each, given_by_name[name]) for name, each in known.items() if name in given_by_name]
     found: list[EpisodeSource] = []
     for path in sources:
         if not isinstance(path, Path):
@@ -110,10 +112,10 @@ def find_sources(
             raise machine_error(error, "looking for sources", error.filename or path) from error
         for source, kind in opened:
             names = {"orientation", "observation", *(each.name for each in kind.conventions)}
-            own = [each for each in conventions if each.name in names]
+            own = [each for each in stated if each.name in names]
             place = str(getattr(source, "path", path))
-            found.append(overridden(readable(source), overrides_of(place, own, choice)))
-    for each in conventions:
+            found.append(overridden(readable(source), overrides_at(place, own, choice)))
+    for each in stated:
         each.check_used()
     return found
 

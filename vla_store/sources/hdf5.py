@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,7 +148,6 @@ class Hdf5Source:
             skipped=tuple(skipped),
             codec=jpeg.CODEC if is_decoded else "",
             decoder=jpeg.decoder() if is_decoded else "",
-            overrides=self.overrides,
         )
 
     def is_plain(self, number: int, field: str) -> bool:
@@ -193,6 +193,8 @@ class _Handle:
     def __init__(self, path: str) -> None:
         self.file = open_file(path)
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.raw)
+        weakref.finalize(self, self.file.close)
         self._paths: dict[tuple[str, Choice], dict[str, str]] = {}
         self._places: dict[str, _Place] = {}
 
@@ -237,11 +239,6 @@ class _Handle:
         rows = np.empty((stop - start, *place.shape[1:]), place.dtype)
         _read_into(self.raw, rows.data.cast("B"), place.offset + start * (rows.nbytes // len(rows)))
         return rows
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            os.close(self.raw)
-            self.file.close()
 
 
 def is_encoded(node: h5py.Dataset) -> bool:

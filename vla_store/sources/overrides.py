@@ -137,8 +137,8 @@ class Overrides:
     ----------
     orientation, observation : str or None
         None: the source says it.
-    options : tuple of (str, str)
-        Conventions of the source's kind by name, ascending, with their values.
+    conventions : tuple of (str, str)
+        Other conventions, of the source's kind, by name, ascending, with their values.
     by_path : tuple of str
         Names of the conventions that were stated of this very source, and not of all, ascending.
     choice : Choice
@@ -147,13 +147,13 @@ class Overrides:
 
     orientation: str | None = None
     observation: str | None = None
-    options: tuple[tuple[str, str], ...] = ()
+    conventions: tuple[tuple[str, str], ...] = ()
     by_path: tuple[str, ...] = ()
     choice: Choice = NOTHING
 
     def to_json(self) -> dict[str, Any]:
         """Return what a plan records beside orientation and observation: nothing where nothing was stated."""
-        return self.choice.to_json() | ({"conventions": dict(self.options)} if self.options else {})
+        return self.choice.to_json() | ({"conventions": dict(self.conventions)} if self.conventions else {})
 
     @classmethod
     def recorded(cls, options: Any, entry: Any = None) -> Overrides:
@@ -230,14 +230,14 @@ class StatedConvention:
                 )
 
 
-def overrides_of(path: str, stated: Sequence[StatedConvention], choice: Choice) -> Overrides:
+def overrides_at(path: str, stated: Sequence[StatedConvention], choice: Choice) -> Overrides:
     """Return what is stated of the source at an absolute path."""
     values = {each.name: each.of(path) for each in stated}
-    options = [(name, value) for name, (value, _) in values.items() if value is not None]
+    others = [(name, value) for name, (value, _) in values.items() if value is not None]
     return Overrides(
         values["orientation"][0],
         values["observation"][0],
-        tuple(sorted(each for each in options if each[0] not in ("orientation", "observation"))),
+        tuple(sorted(each for each in others if each[0] not in ("orientation", "observation"))),
         tuple(sorted(name for name, (_, by_path) in values.items() if by_path)),
         choice,
     )

@@ -170,8 +170,6 @@ class SourceInfo:
         What it leaves out.
     codec, decoder : str
         "jpeg" and what decoded it, where its pictures were decoded; else "".
-    overrides : Overrides
-        What the caller stated of it.
     """
 
     suite: str
@@ -187,7 +185,6 @@ class SourceInfo:
     skipped: tuple[Skipped, ...] = ()
     codec: str = ""
     decoder: str = ""
-    overrides: Overrides = NO_OVERRIDES
 
     @property
     def tasks(self) -> tuple[TaskInfo, ...]:
@@ -209,9 +206,11 @@ class EpisodeSource(Protocol):
         What messages call it, and what must not change while a store is built from it.
     suite, file : str
         Those of its `SourceInfo`, known without a scan.
+    overrides : Overrides
+        What it is read by, which a store records.
     overridden(overrides) -> EpisodeSource
-        The same source, read by these `Overrides`. So a store is verified, repaired and recoded by the conventions that it was
-        built with. What has no such method is read as it is.
+        The same source, read by these. So a store is verified and repaired by the conventions that it was built with. What has
+        no such method is read as it is.
     layout()
         An object with `used`, the parts of the overrides' choice that name something in the source, and `paths`, what there is.
     is_plain(number, field) -> bool
@@ -261,6 +260,12 @@ def overridden(source: EpisodeSource, overrides: Overrides) -> EpisodeSource:
     """Return a source as it is read by overrides; as it is, where it takes none."""
     method = getattr(source, "overridden", None)
     found: EpisodeSource = source if method is None else method(overrides)
+    return found
+
+
+def overrides_of(source: EpisodeSource) -> Overrides:
+    """Return what a source is read by."""
+    found: Overrides = getattr(source, "overrides", NO_OVERRIDES)
     return found
 
 
