@@ -59,7 +59,7 @@ def test_it_is_contiguous_ragged_in_several_suites_and_builds_without_a_warning(
     assert verify_store(tmp_path / "x.vla", against=[source]).sound
 
 
-def test_the_command_writes_so_many_gigabytes_and_refuses_a_folder_that_is_taken(tmp_path: Path) -> None:
+def test_the_command_writes_gigabytes_and_refuses_a_folder_in_use(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.generate", str(tmp_path / "out")]
     command += ["--gigabytes", "0.001", "--size", "16"]
     for expected in (0, 2):

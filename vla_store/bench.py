@@ -57,7 +57,7 @@ class LoaderRate:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What was seen. Rates are samples per second, medians of rounds; waits are milliseconds a batch.
+    """Measurements of one store. Rates are samples per second, medians of rounds; waits are milliseconds a batch.
 
     storage_nbytes: what the first pass made the system fetch from storage, None where it does not tell. needed_nbytes: of that pass.
     quartiles: of the rounds, of roof_samples_per_s and batch_samples_per_s.
@@ -244,43 +244,16 @@ def bench_store(
     samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images, view=view)
     open_ms = (time.perf_counter() - began) * 1e3
     size = min(batch_size, len(samples))
-
-    talk("reading for the first time")
-    order = Order(len(samples), 0, 0).take(0, min(len(samples), 64 * size))
-    batches = [order[at : at + size] for at in range(0, len(order) - size + 1, size)]
     out = samples.allocate(size)
     for array in out.values():
         array.fill(1)  # touched: a page's first write is not what is measured
-    busy = _busy_cores_s(), time.monotonic()
-    before, start = _storage_nbytes(), time.perf_counter()
-    batches = _until(batches, lambda each: samples.batch(each, out), 4 * TURN_S)
-    first_rate = len(batches) * size / (time.perf_counter() - start)
-    after = _storage_nbytes()
-    fetched = None if before is None or after is None else after - before
-    needed = round(store.nbytes / store.rows * len(batches) * size)
+    busy, since = _busy_cores_s(), time.monotonic()
 
+    talk("reading for the first time")
+    batches, first = _first_pass(samples, size, out)
     talk("one process: the roof, batches, single samples")
-    roof = _Roof(samples, batches, out)
     digest = _digest(samples.batch(batches[0], out))
-    for at in range(min(CHECKED, len(batches))):
-        expected = _digest(samples.batch(batches[at], out))
-        roof.run(at)
-        _check_same("the roof", out, expected, store.url)
-        singles = [samples.sample(index) for index in batches[at].tolist()]
-        _check_same("ds[i]", collate(singles), expected, store.url)
-    some = batches[0][:64].tolist()
-    rates: dict[str, list[float]] = {"roof": [], "batch": []}
-    single_us: list[float] = []
-    for _ in range(ROUNDS):
-        rates["roof"].append(_rate(range(len(batches)), roof.run, size))
-        rates["batch"].append(_rate(batches, lambda each: samples.batch(each, out), size))
-        stop = time.perf_counter() + TURN_S
-        while time.perf_counter() < stop:
-            for index in some:
-                asked = time.perf_counter()
-                samples.sample(index)
-                single_us.append((time.perf_counter() - asked) * 1e6)
-
+    alone = _one_process(samples, batches, out)
     loaders = []
     for count in tried:
         talk(f"Loader with {counted(count, 'worker')}")
@@ -290,9 +263,8 @@ def bench_store(
     period = size / best.samples_per_s / SHARE
     waits = _waits(samples, size, best.workers, period)
     others = _busy_cores_s()
-    others_cores = None
-    if others is not None and busy[0] is not None:
-        others_cores = round(max(0.0, others - busy[0]) / (time.monotonic() - busy[1]), 2)
+    if others is not None and busy is not None:
+        others = round(max(0.0, others - busy) / (time.monotonic() - since), 2)
     presets = {str(document.plan.get("options", {}).get("preset", "unknown")) for _, document in store.parts}
     return BenchReport(
         store=store.url,
@@ -304,29 +276,70 @@ def bench_store(
         batch_size=size,
         sample_nbytes=sum(array[0].nbytes for array in out.values()),
         open_ms=open_ms,
-        is_cold=None if fetched is None else fetched > COLD_SHARE * needed,
-        first_pass_samples_per_s=first_rate,
-        storage_nbytes=fetched,
-        needed_nbytes=needed,
-        roof_samples_per_s=statistics.median(rates["roof"]),
-        batch_samples_per_s=statistics.median(rates["batch"]),
-        single_samples_per_s=1e6 / statistics.fmean(single_us),
-        single_p50_us=float(np.quantile(single_us, 0.5)),
-        single_p99_us=float(np.quantile(single_us, 0.99)),
+        **first,
+        **alone,
         loaders=tuple(loaders),
         consumer_ms=period * 1e3,
-        wait_p50_ms=float(np.quantile(waits, 0.5)) * 1e3,
-        wait_p99_ms=float(np.quantile(waits, 0.99)) * 1e3,
+        wait_p50_ms=_quantile(waits, 0.5) * 1e3,
+        wait_p99_ms=_quantile(waits, 0.99) * 1e3,
         digest=digest,
         cores=cores,
-        busy_cores_of_others=others_cores,
+        busy_cores_of_others=others,
         seconds=time.perf_counter() - began,
         version=vla_store.__version__,
-        quartiles={
-            f"{name}_samples_per_s": (float(np.quantile(each, 0.25)), float(np.quantile(each, 0.75)))
-            for name, each in rates.items()
-        },
     )
+
+
+def _first_pass(samples: Samples, size: int, out: dict[str, Array]) -> tuple[list[Array], dict[str, Any]]:
+    """Read random batches for a second; return those that it came to, and what the report says of them."""
+    store = samples.store
+    order = Order(len(samples), 0, 0).take(0, min(len(samples), 64 * size))
+    before, start = _storage_nbytes(), time.perf_counter()
+    batches: list[Array] = []
+    for at in range(0, len(order) - size + 1, size):
+        batches.append(order[at : at + size])
+        samples.batch(batches[-1], out)
+        if time.perf_counter() > start + 4 * TURN_S:
+            break
+    rate = len(batches) * size / (time.perf_counter() - start)
+    after = _storage_nbytes()
+    fetched = None if before is None or after is None else after - before
+    needed = round(store.nbytes / store.rows * len(batches) * size)
+    return batches, {
+        "is_cold": None if fetched is None else fetched > COLD_SHARE * needed,
+        "first_pass_samples_per_s": rate,
+        "storage_nbytes": fetched,
+        "needed_nbytes": needed,
+    }
+
+
+def _one_process(samples: Samples, batches: Sequence[Array], out: dict[str, Array]) -> dict[str, Any]:
+    """Return the report's rates of one process, by turns. Raises StoreDamaged where two ways to read disagree."""
+    roof, size = _Roof(samples, batches, out), len(batches[0])
+    for at in range(min(CHECKED, len(batches))):
+        expected = _digest(samples.batch(batches[at], out))
+        roof.run(at)
+        _check_same("the roof", out, expected, samples.store.url)
+        singles = [samples.sample(index) for index in batches[at].tolist()]
+        _check_same("ds[i]", collate(singles), expected, samples.store.url)
+    rates: dict[str, list[float]] = {"roof_samples_per_s": [], "batch_samples_per_s": []}
+    single_us: list[float] = []
+    for _ in range(ROUNDS):
+        rates["roof_samples_per_s"].append(_rate(range(len(batches)), roof.run, size))
+        rates["batch_samples_per_s"].append(_rate(batches, lambda each: samples.batch(each, out), size))
+        stop = time.perf_counter() + TURN_S
+        while time.perf_counter() < stop:
+            for index in batches[0][:64].tolist():
+                asked = time.perf_counter()
+                samples.sample(index)
+                single_us.append((time.perf_counter() - asked) * 1e6)
+    return {
+        **{name: statistics.median(each) for name, each in rates.items()},
+        "quartiles": {name: (_quantile(each, 0.25), _quantile(each, 0.75)) for name, each in rates.items()},
+        "single_samples_per_s": 1e6 / statistics.fmean(single_us),
+        "single_p50_us": _quantile(single_us, 0.5),
+        "single_p99_us": _quantile(single_us, 0.99),
+    }
 
 
 class _Roof:
@@ -369,15 +382,8 @@ def _best(loaders: Sequence[LoaderRate]) -> LoaderRate:
     return next(each for each in loaders if each.samples_per_s >= 0.95 * most)
 
 
-def _until(batches: Sequence[Array], work: Callable[[Array], object], seconds: float) -> list[Array]:
-    """Work on batches for so long; return those that it came to, at least one."""
-    stop, done = time.perf_counter() + seconds, []
-    for each in batches:
-        work(each)
-        done.append(each)
-        if time.perf_counter() > stop:
-            break
-    return done
+def _quantile(values: Sequence[float], q: float) -> float:
+    return float(np.quantile(values, q))
 
 
 def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> float:

@@ -35,7 +35,7 @@ SAMPLES, BATCH, ROUNDS = 256, 64, 3
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What was seen. Rates are samples per second, the best of the rounds."""
+    """Measurements of one demo. Rates are samples per second, the best of the rounds."""
 
     source: Path
     store: Path

@@ -68,7 +68,7 @@ class ProgressBar:
             self._print(self.line(now - self._began, self._room()))
 
     def line(self, seconds: float, columns: int | None = None) -> str:
-        """What the bar says after so many seconds of encoding. columns: how wide it may be; what matters least goes first."""
+        """Return the bar's line after so many seconds of encoding. columns: how wide it may be; what matters least goes first."""
         share = self._done / self._nbytes
         rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
         parts = {"share": f"{share:4.0%}", "steps": f"{int(self._steps * share):,} of {self._steps:,} steps"}

@@ -111,7 +111,7 @@ def make_demo(rng: np.random.Generator, objects: int, size: int = 128) -> dict[s
 
 @dataclass(frozen=True)
 class Scene:
-    """What lies where: the cup's start, the plate, other things as (x, y, radius, red, green, blue), the table's texture."""
+    """Positions of all things: the cup's start, the plate, other things as (x, y, radius, red, green, blue), the table's texture."""
 
     cup: Floats
     plate: Floats

@@ -22,7 +22,7 @@ def test_diffusion_policy_gives_what_its_dataset_gives(any_both: Both) -> None:
     assert count == sum(len([s for s in demo.times if s <= len(demo) - 8]) for demo in any_both.demos)
 
 
-def test_where_the_first_step_was_seen_an_episode_has_seven_anchors_less_than_steps(regenerated: Both) -> None:
+def test_an_episode_seen_from_its_first_step_has_seven_anchors_less(regenerated: Both) -> None:
     assert len(diffusion_policy(regenerated.store)) == sum(len(demo) - 7 for demo in regenerated.demos)
 
 

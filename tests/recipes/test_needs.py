@@ -164,7 +164,7 @@ def test_act_refuses_cameras_of_two_sizes_which_it_would_stack(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("count", [6, 8, 14])
-def test_recipes_of_seven_refuse_actions_of_another_width_and_the_others_take_them(count: int, tmp_path: Path) -> None:
+def test_actions_of_another_width_are_refused_by_recipes_of_seven(count: int, tmp_path: Path) -> None:
     store = store_of(tmp_path, width("actions", count))
     for name in OF_SEVEN:
         with pytest.raises(OptionError, match="'actions' is not what") as caught:
@@ -187,9 +187,7 @@ WIDTHS = {
 
 
 @pytest.mark.parametrize("path", WIDTHS)
-def test_fields_of_another_width_are_refused_by_those_who_assume_theirs_and_by_no_other(
-    path: str, tmp_path: Path
-) -> None:
+def test_a_field_of_another_width_is_refused_by_recipes_that_assume_its_width(path: str, tmp_path: Path) -> None:
     count, refusing = WIDTHS[path]
     store = store_of(tmp_path, width(path, count, 0.05))
     for name, recipe in RECIPES.items():

@@ -146,7 +146,7 @@ def test_causal_still_starts_are_counted_in_observations(demo_store: Path, origi
     assert at == len(dataset)
 
 
-def test_the_older_frame_of_the_first_anchor_is_real_and_masked_where_a_start_is_skipped(
+def test_the_frame_before_a_skipped_start_is_real_and_masked(
     demo_store: Path, originals: dict[int, oracle.Demo]
 ) -> None:
     starts = {number: oracle.Episode(demo, "L", skip=True).first for number, demo in originals.items()}

@@ -264,9 +264,7 @@ WRONG_OPTIONS = {
 
 
 @pytest.mark.parametrize("name", WRONG_OPTIONS)
-def test_an_option_that_a_recipe_has_not_is_refused_also_where_samples_have_it_and_its_own_are_listed(
-    tiny: Both, name: str
-) -> None:
+def test_a_wrong_option_is_refused_and_the_recipes_own_are_listed(tiny: Both, name: str) -> None:
     function, options, first = WRONG_OPTIONS[name]
     wrong = next(iter(options))
     with pytest.raises(UnknownName, match=rf"no option '{wrong}'\s+exists  {first}.*suites, .*split, view"):

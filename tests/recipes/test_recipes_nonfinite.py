@@ -123,7 +123,7 @@ def test_a_number_that_only_windows_reach_is_told_of(tmp_path: Path, chosen: dic
     assert is_finite(recipes.libero(tmp_path / "x.vla", rows=[30, 12]).__getitems__([0, 1]))
 
 
-def test_of_fields_without_statistics_the_store_s_counts_are_told_unless_the_view_leaves_them_out(
+def test_fields_without_statistics_are_warned_of_by_the_stores_counts(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("zarr", reason="building needs zarr")

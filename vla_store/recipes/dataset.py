@@ -45,7 +45,7 @@ BLOCK_NBYTES = 8 << 20
 
 
 class Options(TypedDict, total=False):
-    """What every recipe takes beside its own options: which steps, and how they are given, as `vla_store.Samples` has it.
+    """Options that every recipe takes beside its own: which steps, and how they are given, as `vla_store.Samples` has it.
 
     Not what a trainer's rule has settled: dtype, or how windows are padded. transform: called with each item; what it returns is
     the item.
@@ -231,7 +231,7 @@ class RecipeDataset(Samples):
 
     @property
     def makes_batches(self) -> bool:
-        """Whether `batch` gives what `__getitem__` would: nobody changes the items one by one."""
+        """True where `batch` gives what `__getitem__` would: nobody changes the items one by one."""
         return self.transform is None and type(self).__getitem__ is RecipeDataset.__getitem__
 
     def batch(

@@ -18,7 +18,7 @@ MINUS_ONE_TO_ONE = (-1.0, 1.0, "the gripper: -1 opens, 1 closes")
 
 
 def opens_at_one(gripper: Array) -> Array:
-    """1 - clip(g, 0, 1), in the dtype given: 1 opens, 0 closes.
+    """Return 1 - clip(g, 0, 1), in the dtype given: 1 opens, 0 closes.
 
     Source: openvla/openvla c8f03f4 prismatic/vla/datasets/rlds/oxe/transforms.py:827-838. At evaluation the model's number x
     goes back to -1 and +1 as the sign of 2 x - 1, times -1 (experiments/robot/robot_utils.py:75-101).

@@ -105,7 +105,7 @@ class LiberoDataset(RecipeDataset):
 
     @property
     def shape_meta(self) -> dict[str, Any]:
-        """What robomimic's get_shape_metadata_from_dataset says, from which LIBERO's policies are built."""
+        """Shapes as robomimic's get_shape_metadata_from_dataset gives them, from which LIBERO's policies are built."""
         shapes: dict[str, list[int | None]] = {}
         for name in sorted((*self._cameras, *self._low_dim)):
             shape = list(self.store.fields[name].shape)

@@ -1,5 +1,5 @@
-"""What a recipe takes of a store's fields, declared by each recipe and checked when its dataset is made: what a trainer would
-train on without a word, were it not so. It looks at the store's metadata and statistics, and reads no sample."""
+"""Declarations of the fields that a recipe takes, and their checks when its dataset is made: a trainer would train on other
+fields without a word. It looks at the store's metadata and statistics, and reads no sample."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_store.errors import machine_error
+from vla_store.errors import machine_errors
 from vla_store.format.statistics import FieldStatistics
 from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe, whole_number
 from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
@@ -102,7 +102,7 @@ class OpenVLADataset(RegeneratedRecipe):
 
     @property
     def dataset_statistics(self) -> dict[str, Any]:
-        """What OpenVLA keeps beside a checkpoint to undo the normalising, {name: ...}.
+        """Statistics that OpenVLA keeps beside a checkpoint to undo the normalising, {name: ...}.
 
         "action" (and "proprio"): mean, std, max, min, q01, q99; of the action also the mask of what is normalised;
         num_transitions and num_trajectories. Those that items are normalised by, else of the selection.
@@ -110,10 +110,8 @@ class OpenVLADataset(RegeneratedRecipe):
         made: dict[str, Any] = {}
         for key, each in sorted(self.scales.items()):
             values = {what: np.asarray(getattr(each, what)).tolist() for what in KEPT}
-            if key == "proprio":
-                made["proprio"] = values
-            else:
-                made["action"] = values | {"mask": [True] * (len(values["mean"]) - 1) + [False]}
+            mask = {"mask": [True] * (len(each.mean) - 1) + [False]}
+            made |= {"proprio": values} if key == "proprio" else {"action": values | mask}
         made["num_transitions"] = sum(len(rows) for _, rows in self._selected_rows())
         made["num_trajectories"] = len(self.selected_episodes)
         return {self.name: made}
@@ -124,11 +122,9 @@ class OpenVLADataset(RegeneratedRecipe):
         Raises MachineError.
         """
         path = local_path(folder, "the folder of statistics") / FILE
-        try:
+        with machine_errors("writing the statistics", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.dataset_statistics, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise machine_error(error, "writing the statistics", path) from None
         return path
 
 

@@ -70,7 +70,7 @@ CAMERAS: Mapping[str, str | None] = {
 
 @dataclass(frozen=True)
 class _Episode:
-    """What all samples of an episode share.
+    """Values that all samples of an episode share.
 
     steps: its steps that there are, under a view of kind "steps"; None where there are all of them. length: how many. Among them,
     begins: the first whose frame is valid; shift: the number of a step's observation, less that of the step. moments: mean, std
@@ -174,12 +174,9 @@ class RdtDataset(RecipeDataset):
         chunk = range(whole_number("chunk_size", chunk_size))
         self._episodes: dict[int, _Episode] = {}
         self.unchanged = tuple(dict.fromkeys(field for field in self._cameras.values() if field is not None))
-        needs = Needs(f"rdt, by its mapping {chosen.name!r},", (*pictures_of(self.unchanged), *needs_of(chosen)))
-        needs.check(store)
-        self._slots = slots_of(chosen.state, store)
         super().__init__(
             store,
-            needs=needs,
+            needs=Needs(f"rdt, by its mapping {chosen.name!r},", (*pictures_of(self.unchanged), *needs_of(chosen))),
             windows={each.field: [0] for each in chosen.state}
             | {each.field: chunk for each in chosen.action}
             | dict.fromkeys(self.unchanged, self._offsets.tolist()),
@@ -187,6 +184,7 @@ class RdtDataset(RecipeDataset):
             notes=_notes(store, chosen, rotation, options["alignment"]),
             **options,
         )
+        self._slots = slots_of(chosen.state, store)
         if self._instruction != "file_name":  # now, because RDT's consumer would only print the error, and go on
             for number in self._episodes_with_anchors():
                 self._instruction_of(number)
@@ -239,6 +237,13 @@ class RdtDataset(RecipeDataset):
             for each, step in zip(episodes, batch["step"].tolist())
         ]
         count = len(episodes)
+
+        def in_slots(values: Any) -> Array:
+            filled = np.zeros((count, STATE_SIZE))
+            filled[:, self._slots] = values
+            return filled
+
+        mean, std, norm = np.stack([each.moments for each in episodes], axis=1)
         made: dict[str, Any] = {
             "meta": {
                 "dataset_name": [self._name] * count,
@@ -247,16 +252,12 @@ class RdtDataset(RecipeDataset):
                 "instruction": [each.instruction for each in episodes],
             },
             "state": vectors(self.mapping.state, batch, self._six),
+            "state_mean": in_slots(mean),
+            "state_std": in_slots(std),
+            "state_norm": in_slots(norm) if self._norm is None else np.tile(self._norm, (count, 1)),
+            "actions": vectors(self.mapping.action, batch, self._six, empty),
+            "state_indicator": in_slots(1),
         }
-        means = np.stack([each.moments for each in episodes], axis=1)
-        for name, values in zip(("state_mean", "state_std", "state_norm"), means):
-            made[name] = np.zeros((count, STATE_SIZE))
-            made[name][:, self._slots] = values
-        if self._norm is not None:
-            made["state_norm"] = np.tile(self._norm, (count, 1))
-        made["actions"] = vectors(self.mapping.action, batch, self._six, empty)
-        made["state_indicator"] = np.zeros((count, STATE_SIZE))
-        made["state_indicator"][:, self._slots] = 1
         history = len(self._offsets)
         frames = np.add.outer([step + each.shift for each, step in zip(episodes, steps)], self._offsets)
         is_begun = frames >= np.array([[each.begins] for each in episodes])
@@ -347,8 +348,10 @@ class RdtDataset(RecipeDataset):
     def _begins(self, rows: Int64) -> int:
         """Return from which of an episode's steps RDT uses it: the one before the first that moved.
 
-        [RDT-L data/hdf5_libero_dataset.py:175]
+        [RDT-L data/hdf5_libero_dataset.py:175] With skip_still_start; else all of them are used.
         """
+        if not self._skips:
+            return 0
         qpos = np.concatenate([self.store.read(field, rows) for field in self.mapping.moves_by], axis=1)
         moving = first_moving(qpos)
         if moving is not None:
@@ -369,7 +372,7 @@ class RdtDataset(RecipeDataset):
     def _moving_rows(self, number: int) -> Int64:
         """Return the rows of an episode from where it begins."""
         rows = self._rows(number)
-        return rows[self._begins(rows) if self._skips else 0 :]
+        return rows[self._begins(rows) :]
 
     def _episode(self, number: int) -> _Episode:
         episode = self._episodes.get(number)
@@ -380,7 +383,7 @@ class RdtDataset(RecipeDataset):
             episode = _Episode(
                 steps=rows - each.start if len(rows) < each.length else None,
                 length=len(rows),
-                begins=self._begins(rows) if self._skips else 0,
+                begins=self._begins(rows),
                 shift=self._source(number)[1],
                 instruction=self._instruction_of(number),
                 moments=means[:, self._slots],

@@ -1,4 +1,4 @@
-"""Which numbers of a store make RDT's vectors of 128, and where they stand there. Pure functions of arrays, and declarations.
+"""Mappings of a store's numbers to RDT's vectors of 128: declarations, and pure functions of arrays.
 
 RDT-L and RDT-S are the two ports to LIBERO that `rdt` names.
 """
@@ -62,7 +62,7 @@ class Take:
 
 @dataclass(frozen=True)
 class RdtMapping:
-    """Which numbers of a store make RDT's vectors of 128.
+    """A choice of the store's numbers that make RDT's vectors of 128.
 
     state, action: what is taken. moves_by: the fields by which an episode begins to move; must_move: whether one that never
     does is an error, or is used from its first step on. norm: "state_rms", of the episode's states, or "action_std", of all

@@ -1,4 +1,4 @@
-"""What OpenVLA, OpenVLA-OFT and openpi have in common: they train on LIBERO as OpenVLA regenerated it.
+"""The common part of OpenVLA, OpenVLA-OFT and openpi: they train on LIBERO as OpenVLA regenerated it.
 
 Pictures of one camera or two, turned by 180 degrees; a state of 8 numbers; actions; a text; and numbers that are normalised by
 their 1 % and 99 % quantiles.

@@ -10,7 +10,7 @@ Array = np.ndarray[Any, Any]
 
 
 def six_of_axis_angle(rotations: Array) -> Array:
-    """(..., 3) axis times angle, in radians, as (..., 6). The angle may be of any size, also 0.
+    """Return rotations (..., 3), axis times angle in radians, as (..., 6). The angle may be of any size, also 0.
 
     LIBERO's `ee_ori` is axis-angle, and so is the rotation of its actions: the controller turns by that vector
     [Lifelong-Robot-Learning/LIBERO, scripts/create_dataset.py:203-210]. The order of the 6 numbers is RDT's
@@ -37,7 +37,7 @@ def six_of_axis_angle(rotations: Array) -> Array:
 
 
 def six_of_euler_xyz(rotations: Array) -> Array:
-    """(..., 3) angles about the fixed axes x, then y, then z, as (..., 6).
+    """Return rotations (..., 3), angles about the fixed axes x, then y, then z, as (..., 6).
 
     The wrong routine for LIBERO, whose rotations are axis-angle: the port `HDF5LIBERODataset` used it, and policies were
     trained on what it gives. Here only to repeat them.

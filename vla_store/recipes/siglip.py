@@ -9,7 +9,6 @@ needs.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ class SiglipImages:
         self._probabilities = np.array([exterior, mask_probability, mask_probability])
 
     def __call__(self, batch: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """The batch with "images" in place of its cameras. generator: the Loader gives it."""
+        """Return the batch with "images" in place of its cameras. generator: the Loader gives it."""
         high = batch[CAMERAS[0]]
         if not hasattr(high, "new_empty"):
             raise OptionError(
@@ -70,16 +69,12 @@ class SiglipImages:
                 pixels[:, :, number] = made.where(valid, pixels[:, :, number])
         # By a tensor: torch divides by a plain number by way of its reciprocal on a GPU, which rounds otherwise.
         values = pixels.float().div_(some.float().new_tensor(255)).sub_(MEAN).div_(STD)
-        kept = {
-            key: value
-            for key, value in batch.items()
-            if key not in CAMERAS and key.removesuffix("_mask") not in CAMERAS
-        }
+        kept = {key: value for key, value in batch.items() if key.removesuffix("_mask") not in CAMERAS}
         return kept | {"images": values.reshape(count, history * 3, 3, SIZE, SIZE)}
 
 
 def resized(pictures: Any, size: int, background: int = 0) -> Any:
-    """(N, C, H, W) uint8 tensors as (N, C, size, size), as PIL does by BICUBIC; padded to a square with `background` first."""
+    """Resize (N, C, H, W) uint8 tensors to (N, C, size, size), as PIL does by BICUBIC; pad to a square with `background` first."""
     count, channels, height, width = pictures.shape
     if height != width:
         side = max(height, width)
@@ -105,7 +100,7 @@ def _along(pictures: Any, axis: int, size: int) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def taps(before: int, after: int) -> tuple[tuple[npt.NDArray[np.int64], Int32], ...]:
-    """Which pixels of `before` make each of `after` pixels, and with which weight: (after,) places and weights, one tap at a time.
+    """Return which pixels of `before` make each of `after` pixels, and with which weight: (after,) positions and weights a tap.
 
     The bicubic filter with a = -0.5, widened where pictures shrink; weights in units of 2^-22, as PIL rounds them.
     """
@@ -116,7 +111,7 @@ def taps(before: int, after: int) -> tuple[tuple[npt.NDArray[np.int64], Int32], 
     for pixel in range(after):
         center = (pixel + 0.5) * scale
         start, stop = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), before)
-        weights = np.array([_bicubic((at - center + 0.5) / widened) for at in range(start, stop)])
+        weights = _bicubic((np.arange(start, stop) - center + 0.5) / widened)
         whole = weights / weights.sum() * (1 << PRECISION_BITS)
         rows.append((start, np.trunc(whole + np.copysign(0.5, whole)).astype(np.int32)))
     made = []
@@ -126,10 +121,6 @@ def taps(before: int, after: int) -> tuple[tuple[npt.NDArray[np.int64], Int32], 
     return tuple(made)
 
 
-def _bicubic(x: float) -> float:
-    x = math.fabs(x)
-    if x < 1:
-        return (1.5 * x - 2.5) * x * x + 1
-    if x < 2:
-        return ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return 0.0
+def _bicubic(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    x = np.abs(x)
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0.0))
