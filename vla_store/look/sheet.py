@@ -44,7 +44,7 @@ LINE, SMALL, TITLE = 0.17, 8.0, 14.0
 PANEL, GAP, AXIS = 1.25, 0.22, 0.36
 MAX_PICTURE = 2.8
 MIN_DPI, MAX_DPI = 110, 200
-BLUES = ("#1f5fa8", "#d1652a", "#2e8b57", "#8e44ad", "#b8860b", "#c0392b", "#16808a", "#6b7280")
+COLOURS = ("#1f5fa8", "#d1652a", "#2e8b57", "#8e44ad", "#b8860b", "#c0392b", "#16808a", "#6b7280")
 INK, SOFT, LINES = "#1d2430", "#5c6675", "#cfd5de"
 
 # How a LIBERO (robosuite OSC_POSE) action of seven numbers is read; other robots' numbers are only numbered.
@@ -62,14 +62,12 @@ class Strip:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves over the steps of an episode: names and (T, n) values. right: the same on a second scale at the right."""
+    """Curves over the steps of an episode: names and (T, n) values. right: others, on a second scale at the right."""
 
     title: str
     names: tuple[str, ...]
     values: Floats
-    right_title: str = ""
-    right_names: tuple[str, ...] = ()
-    right: Floats | None = None
+    right: Panel | None = None
 
 
 @dataclass(frozen=True)
@@ -97,21 +95,21 @@ class SheetWritten:
     episode: Episode
 
     def to_json(self) -> dict[str, Any]:
+        episode = self.episode
         return {
-            "episode": self.episode.episode,
-            "file": self.episode.file,
+            "episode": episode.episode,
+            "file": episode.file,
             "height": self.height,
             "nbytes": self.nbytes,
-            "number": self.episode.number,
+            "number": episode.number,
             "path": str(self.path),
-            "steps": self.episode.length,
-            "suite": self.episode.suite,
-            "task": self.episode.task,
+            "steps": episode.length,
+            "suite": episode.suite,
+            "task": episode.task,
             "width": self.width,
         }
 
     def text(self) -> str:
-        """The same for people."""
         episode = self.episode
         return (
             f"picture        {self.path}  ({self.width} x {self.height}, {size_text(self.nbytes)})\n"
@@ -242,14 +240,8 @@ def _panels(store: Store, episode: Episode, actions: Array | None) -> Iterator[P
         names = tuple(f"{fingers.name}[{n}]" for n in range(opening.shape[1]))
         yield Panel(f"{ACTIONS}: move", ("x [0]", "y [1]", "z [2]"), values[:, :3])
         yield Panel(f"{ACTIONS}: turn", ("x [3]", "y [4]", "z [5]"), values[:, 3:6])
-        yield Panel(
-            "gripper",
-            (f"{ACTIONS}[6]: -1 open, 1 close",),
-            values[:, 6:],
-            "fingers",
-            names[:MAX_CURVES],
-            opening[:, :MAX_CURVES],
-        )
+        right = Panel("fingers", names[:MAX_CURVES], opening[:, :MAX_CURVES])
+        yield Panel("gripper", (f"{ACTIONS}[6]: -1 open, 1 close",), values[:, 6:], right)
     elif actions is not None:
         for start in range(0, actions.shape[1], MAX_CURVES)[:MAX_PANELS]:
             values = actions[:, start : start + MAX_CURVES].astype(np.float64)
@@ -369,7 +361,6 @@ class _Drawing:
         sheet = self.sheet
         y += GAP
         axes = self._axes(figure, LEFT, y, WIDTH - LEFT - RIGHT, PANEL)
-        at = np.arange(sheet.length)
         half = (sheet.length - 1) / (len(sheet.steps) - 1) / 2 if len(sheet.steps) > 1 else 0.5
         axes.set_xlim(-half, sheet.length - 1 + half)  # so that a picture stands above its step
         for step in sheet.steps:
@@ -377,50 +368,45 @@ class _Drawing:
         if sheet.idle is not None:
             for start, stop in _runs(sheet.idle):
                 axes.axvspan(start - 0.5, stop - 0.5, color="#e9ecf1", linewidth=0, zorder=-1)
-        marker = "o" if sheet.length == 1 else None
-        for number, name in enumerate(panel.names):
-            axes.plot(
-                at,
-                panel.values[:, number],
-                color=BLUES[number % len(BLUES)],
-                linewidth=1.1,
-                label=shown(name),
-                marker=marker,
-                markersize=3,
-            )
-        _trim(axes, panel.values)
-        axes.set_ylabel(shown(panel.title), fontsize=SMALL, color=INK)
-        handles = list(axes.get_lines()[len(sheet.steps) :])
+        lines = self._curves(axes, panel, 0, "-")
         if panel.right is not None:
             second = axes.twinx()
             second.set_xlim(axes.get_xlim())
-            for number, name in enumerate(panel.right_names):
-                colour = BLUES[(number + len(panel.names)) % len(BLUES)]
-                second.plot(
-                    at,
-                    panel.right[:, number],
-                    color=colour,
-                    linewidth=1.1,
-                    linestyle="--",
-                    label=shown(name),
-                    marker=marker,
-                    markersize=3,
-                )
-            _trim(second, panel.right)
-            second.set_ylabel(shown(panel.right_title), fontsize=SMALL, color=INK)
-            _plain(second)
-            handles += list(second.get_lines())
-        _plain(axes)
+            lines += self._curves(second, panel.right, len(panel.names), "--")
         axes.set_xticks(sheet.steps)
         axes.set_xticklabels([f"{step:,}" for step in sheet.steps] if is_last else [])
         axes.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=12, fontsize=SMALL - 1, frameon=False,
+            handles=lines, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=12, fontsize=SMALL - 1, frameon=False,
             borderaxespad=0.0, handlelength=1.4, columnspacing=1.2, borderpad=0.1,
         )  # fmt: skip
         if is_last:
             axes.set_xlabel("step", fontsize=SMALL, color=SOFT, labelpad=2)
             return y + PANEL + AXIS
         return y + PANEL
+
+    def _curves(self, axes: Any, panel: Panel, first_colour: int, style: str) -> list[Any]:
+        """Draw the curves of a panel on one scale, and return their lines."""
+        lines = [
+            axes.plot(
+                np.arange(self.sheet.length),
+                panel.values[:, number],
+                color=COLOURS[(first_colour + number) % len(COLOURS)],
+                linewidth=1.1,
+                linestyle=style,
+                label=shown(name),
+                marker="o" if self.sheet.length == 1 else None,
+                markersize=3,
+            )[0]
+            for number, name in enumerate(panel.names)
+        ]
+        _trim(axes, panel.values)
+        axes.set_ylabel(shown(panel.title), fontsize=SMALL, color=INK)
+        axes.tick_params(labelsize=SMALL - 1, colors=SOFT, length=3, width=0.6)
+        axes.locator_params(axis="y", nbins=5)
+        for spine in axes.spines.values():
+            spine.set_color(LINES)
+            spine.set_linewidth(0.8)
+        return lines
 
     def _axes(self, figure: Any, x: float, y: float, wide: float, high: float) -> Any:
         return figure.add_axes((x / WIDTH, 1 - (y + high) / self.height, wide / WIDTH, high / self.height))
@@ -461,11 +447,3 @@ def _trim(axes: Any, values: Floats) -> None:
         low, high = float(finite.min()), float(finite.max())
         margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(low - margin, high + margin)
-
-
-def _plain(axes: Any) -> None:
-    axes.tick_params(labelsize=SMALL - 1, colors=SOFT, length=3, width=0.6)
-    axes.locator_params(axis="y", nbins=5)
-    for spine in axes.spines.values():
-        spine.set_color(LINES)
-        spine.set_linewidth(0.8)
