@@ -1,4 +1,4 @@
-"""Every error this library raises, as one tree, by what the caller would do next.
+"""Every error that this library raises, as one tree, ordered by what the caller can do about it. Imports nothing of it.
 
     VlaStoreError
       UsageError          change the call                              exit code 2
@@ -8,7 +8,7 @@
         SourceNotFound      (also a FileNotFoundError)
         StoreNotFound       (also a FileNotFoundError)
         DestinationExists   (also a FileExistsError)
-      DataError           mend or replace the data                     exit code 1
+      DataError           repair or replace the data                   exit code 1
         SourceError         the demonstrations
         StoreDamaged        the store: rebuild or restore the object named
         StoreUnfinished     resume the build
@@ -16,7 +16,7 @@
       MachineError        (also an OSError) free, permit, retry        exit code 3
         FetchError          storage did not answer, or not with what was asked
         WorkerDied          a Loader's worker is gone: look at the memory, and make a new pass
-      TransformError      mend the transform, or the class of the dataset  exit code 1
+      TransformError      correct the transform, or the class of the dataset  exit code 1
 
 A message fits one screen: what failed, where, what was expected and found, and the next move.
 """
@@ -34,7 +34,7 @@ from typing import Any
 
 
 class VlaStoreError(Exception):
-    """Base of all errors of vla_store.
+    """Base class of all errors of vla_store.
 
     what: one line that says what failed.
     hint: one line that says what to do, printed after a blank line.
@@ -60,7 +60,7 @@ class VlaStoreError(Exception):
         return "\n".join(lines)
 
     def at(self, **places: Any) -> VlaStoreError:
-        """This error with more places in front, for a caller that knows them (returns self)."""
+        """Add labelled facts in front, for a caller that knows them, and return this error."""
         outer = {label: str(value) for label, value in places.items() if value is not None}
         self.places = outer | self.places
         return self
@@ -81,15 +81,15 @@ class UsageError(VlaStoreError):
 
 
 class OptionError(UsageError, ValueError):
-    """An argument has a value that cannot be."""
+    """An argument has an invalid value."""
 
 
 class UnknownName(UsageError, KeyError):
-    """A field, suite, task or option that does not exist."""
+    """A field, suite, task or other name does not exist; the message lists those that do."""
 
     @classmethod
     def among(cls, kind: str, name: object, known: list[str], **places: Any) -> UnknownName:
-        """The error for `name`, listing at most twenty of the names that exist, and the one that is nearly it."""
+        """Return the error for `name`: it lists at most twenty of the names that exist, and the one that was probably meant."""
         shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
         near = difflib.get_close_matches(str(name), known, 1, cutoff=0.75)  # less is another word, not a slip
         hint = "; ".join(filter(None, [f"did you mean {near[0]!r}?" if near else "", places.pop("hint", "")]))
@@ -97,29 +97,29 @@ class UnknownName(UsageError, KeyError):
 
 
 class UnknownOption(UnknownName, TypeError):
-    """An option that a call does not take."""
+    """A call does not take this option."""
 
 
 class SourceNotFound(UsageError, FileNotFoundError):
-    """A SOURCE path that does not exist."""
+    """A path of demonstrations does not exist."""
 
 
 class StoreNotFound(UsageError, FileNotFoundError):
-    """No store at this place."""
+    """There is no store at this location."""
 
 
 class DestinationExists(UsageError, FileExistsError):
-    """The place to write to is taken."""
+    """There is something already at the location to write to."""
 
 
 class DataError(VlaStoreError):
-    """The data is bad."""
+    """The demonstrations or the store are bad."""
 
     exit_code = 1
 
 
 class SourceError(DataError):
-    """A demonstration file is not what it should be."""
+    """A demonstration file is damaged, or its content is not as expected."""
 
 
 class StoreDamaged(DataError):
@@ -147,33 +147,33 @@ _MEND = (
 
 
 class StoreUnfinished(DataError):
-    """An unfinished build where a store was expected."""
+    """There is an unfinished build where a store was expected."""
 
 
 class UnsupportedStore(DataError):
-    """A newer format version, or a kind, role, codec or prediction this reader does not know."""
+    """The store has a newer format version, or a kind, role, codec or prediction that this version does not know."""
 
 
 class MachineError(VlaStoreError, OSError):
-    """The machine failed us: disk, permission, memory or network."""
+    """The disk, a permission, the memory or the network failed."""
 
     exit_code = 3
 
 
 class FetchError(MachineError):
-    """Storage failed to give bytes that should be there."""
+    """The storage did not give bytes that should be there."""
 
 
 class WorkerDied(MachineError):
-    """A worker process of a Loader is gone in the middle of its work."""
+    """A worker process of a Loader ended unexpectedly."""
 
 
 class TransformError(VlaStoreError):
-    """A transform, or the making of a sample, raised. The message has the sample and the end of the traceback."""
+    """A transform or a dataset raised while making a sample. The message names the sample and ends with the traceback."""
 
 
 def machine_error(error: OSError | MemoryError, doing: str, path: object = None) -> MachineError:
-    """A `MachineError` that says in words what the operating system said in a number."""
+    """Return a `MachineError` that explains an error of the operating system."""
     if isinstance(error, MemoryError):
         return MachineError(
             f"out of memory while {doing}", path=path, hint="give --max-memory a smaller number or use fewer --workers"
@@ -203,7 +203,7 @@ def machine_error(error: OSError | MemoryError, doing: str, path: object = None)
 
 @contextlib.contextmanager
 def machine_errors(doing: str, path: object = None) -> Iterator[None]:
-    """Raise as `machine_error` what the operating system refuses inside."""
+    """Raise errors of the operating system in this block as `machine_error` words them."""
     try:
         yield
     except VlaStoreError:
@@ -213,7 +213,7 @@ def machine_errors(doing: str, path: object = None) -> Iterator[None]:
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """A warning, at the line outside this package that led to it."""
+    """Warn, at the line outside this package that led to it."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""The command line: arguments, one call, results on stdout, talk on stderr, an exit code.
+"""The command line: arguments, one call, results on stdout, messages on stderr, an exit code.
 
 0 fine; 1 the data or the store is bad; 2 wrong use; 3 the machine failed us; 130 interrupted.
 Each module has a group of commands: what their arguments are, and the one call that they make. What a command needs besides the
@@ -26,7 +26,7 @@ BUILDING = ("h5py", "zarr")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the process's exit code."""
+    """Run one command, and return the exit code of the process."""
     parser = make_parser()
     words = in_our_words(sys.argv[1:] if argv is None else argv)
     if not words:

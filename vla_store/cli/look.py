@@ -1,4 +1,4 @@
-"""`info`, `show`, `report` and `demo`: for people who want to see."""
+"""`info`, `show`, `report` and `demo`: what people look at. Imports the drawing modules when a command needs them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vla_store.reader import Store, open_store
 def info(arguments: argparse.Namespace) -> int:
     store = open_store(arguments.store, fetcher=arguments.fetcher)
     print_result(arguments, store_json(store), store_text)
-    return _said_of_views(store)
+    return _check_views(store)
 
 
-def _said_of_views(store: Store) -> int:
+def _check_views(store: Store) -> int:
     """Return 0. Raises StoreDamaged for views that cannot be read, which stop nothing else: after the rest was shown."""
     damage = damaged_views(store)
     if damage is not None:
@@ -64,7 +64,7 @@ def report(arguments: argparse.Namespace) -> int:
 
     store = open_store(arguments.store, fetcher=arguments.fetcher)
     print_report(arguments, write_page(store, arguments.output))
-    return _said_of_views(store)
+    return _check_views(store)
 
 
 @command(

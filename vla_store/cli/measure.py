@@ -1,4 +1,4 @@
-"""`bench` and `coverage`: figures about a store."""
+"""`bench` and `coverage`: measurements of a store. Imports them when a command runs."""
 
 from __future__ import annotations
 

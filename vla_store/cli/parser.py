@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def _hint(self, message: str) -> str:
-        """What to do about a message of argparse's; it ends with the command that tells more."""
+        """Return a hint for a message of argparse; it ends with the command that tells more."""
         said = []
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         if choice:
@@ -78,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
         return " ".join([*dict.fromkeys(filter(None, said)), f"see {self.prog} --help"])
 
     def _about(self, option: str) -> str:
-        """What is to be said of an option that this command does not have; "" where it has it, or has one that begins so."""
+        """Return a hint for an option that this command does not have; "" if it has it, or one that begins so."""
         known = list(self._option_string_actions)
         if any(each == option or (option.startswith("--") and each.startswith(option)) for each in known):
             return ""
@@ -93,14 +93,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _meant(word: str, known: list[str]) -> str:
-    """Which of our words that is, by its letters or by what it is called elsewhere; "" where that cannot be said."""
+    """Return the word of ours that was meant, by its letters or by what other tools call it; "" if there is none."""
     near = difflib.get_close_matches(word, known, 1, cutoff=NEAR)
     near = near or [each for each in known if word in _ELSEWHERE.get(each, "").split()]
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.ArgumentParser:
-    """The parser of the command, or of the command below it, that was named."""
+    """Return the parser of the command that was named, or of the command below it."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             named = action.choices.get(getattr(arguments, action.dest, None) or "")
@@ -109,7 +109,7 @@ def _command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def in_our_words(argv: Sequence[str]) -> list[str]:
-    """`help`, `help COMMAND` and `version`, which others have as commands, as the options that they are here."""
+    """Return the arguments with `help`, `help COMMAND` and `version` turned into the options that they are here."""
     if argv and argv[0] == "help":
         return [*argv[1:], "--help"]
     return ["--version"] if list(argv) == ["version"] else list(argv)

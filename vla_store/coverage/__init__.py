@@ -1,4 +1,4 @@
-"""Which steps a sampler reaches: of RDT, of a LIBERO port of it in its versions, and of full enumeration.
+"""Which steps samplers reach: those of RDT, of a LIBERO port of it in its versions, and full enumeration.
 
     from vla_store.coverage import demos_of_store, measure, report_text
     print(report_text(measure(demos_of_store("libero.vla"))))

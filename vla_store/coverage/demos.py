@@ -1,4 +1,4 @@
-"""What samplers draw from: demonstrations as lengths, files, still starts and critical steps. No pictures are read."""
+"""Demonstrations as samplers see them: lengths, files, still starts and critical steps. Reads no pictures."""
 
 from __future__ import annotations
 
@@ -59,27 +59,27 @@ class Demos:
 
     @property
     def steps(self) -> int:
-        """N."""
+        """Number of steps in all, N."""
         return int(self.lengths.sum())
 
     @property
     def starts(self) -> Int64:
-        """(E,) the first row of each."""
+        """First row of each demo, (E,)."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
     def demo_of_step(self) -> Int64:
-        """(N,) which demo each step is of."""
+        """Demo of each step, (N,)."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     @property
     def step_in_demo(self) -> Int64:
-        """(N,) the number of each step in its demo."""
+        """Number of each step in its demo, (N,)."""
         return np.arange(self.steps) - np.repeat(self.starts, self.lengths)
 
     @property
     def is_tail(self) -> Mask:
-        """(N,) is it in the last tenth of its demo?"""
+        """Mask of the steps in the last tenth of their demo, (N,)."""
         tails = -(-self.lengths // TAIL_SHARE)
         return self.step_in_demo >= np.repeat(self.lengths - tails, self.lengths)
 
@@ -87,7 +87,7 @@ class Demos:
 def demos_of_store(
     store: Store | str | os.PathLike[str], k: int = 5, *, view: str | Sequence[str] | None = None
 ) -> Demos:
-    """The demos of a store. k: how near to a change of the gripper's action, the last number of `actions`, is critical.
+    """Return the demos of a store. k: how near to a change of the gripper's action, the last number of `actions`, is critical.
 
     view: the name of one of `store.views`, or several, as for `Samples`. Under one of kind "steps" the demos are what it keeps,
     as if the other steps had never been recorded; demos of which nothing is kept are none. One of kind "anchors" takes no step
@@ -136,7 +136,7 @@ def demos_of_store(
 
 
 def demos_of_lengths(lengths: npt.ArrayLike, tasks: Sequence[object] | None = None, name: str = "lengths") -> Demos:
-    """Demos of which only the lengths are known. tasks: of each, any values; the demos of one task are in one file.
+    """Return demos of which only the lengths are known. tasks: of each, any values; the demos of one task are in one file.
 
     The first one listed of a task counts as the first of its file. Raises OptionError.
     """
@@ -163,7 +163,7 @@ def demos_of_lengths(lengths: npt.ArrayLike, tasks: Sequence[object] | None = No
 
 
 def read_lengths(path: str | os.PathLike[str]) -> Demos:
-    """Demos from a CSV file with a heading: a column `length`, and one named `task` if there is more than one file.
+    """Read demos from a CSV file with a heading: a column `length`, and one named `task` if there is more than one file.
 
     Raises SourceNotFound, SourceError.
     """
@@ -201,7 +201,7 @@ def read_lengths(path: str | os.PathLike[str]) -> Demos:
 
 
 def near_gripper_changes(actions: npt.NDArray[Any] | None, lengths: Int64, k: int) -> Mask | None:
-    """(N,) is a step at most k away from a change of the gripper, in the same demo? None without actions.
+    """Return which steps are at most k away from a change of the gripper in the same demo, (N,) bool; None without actions.
 
     actions: (N, D); the last number is the gripper's. A change is where it crosses the middle of its range: for LIBERO, 0.
     """
@@ -226,7 +226,7 @@ def _mask(runs: Runs, rows: int) -> Mask:
 
 
 def _rows(store: Store, field: str, exists: Mask | None) -> npt.NDArray[Any] | None:
-    """All rows of a field of numbers per step that exist, (N, D); None where the store has no such."""
+    """Return the rows of a field of numbers per step, (N, D); None where the store has no such field. exists: default all."""
     described = store.fields.get(field)
     if described is None or described.kind != "fixed" or described.is_camera or len(described.shape) != 1:
         return None

@@ -1,4 +1,4 @@
-"""What follows exactly from a sampler's rule: what it can reach, and what N draws of it reach on average.
+"""Exact formulas of a sampler's rule: the steps that it can reach, and those that N draws reach on average.
 
 A step is an *anchor* where a sample is drawn at it, and a *target* where its action stands, not as padding, in the window of a drawn
 anchor: anchors s - horizon + 1 ... s of the same demo reach step s.
@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Reached:
-    """Steps, as counts (on average: not whole numbers).
+    """Counts of steps that were reached; averages are not whole numbers.
 
     anchors, targets: of all steps. tail, gripper: of those critical steps, as anchors; gripper is None where it is not known.
     variance: of the counts of all N steps (how often each was the anchor), around their mean.
@@ -38,7 +38,7 @@ class Reached:
 
 
 def window_sums(values: npt.NDArray[Any], demos: Demos, horizon: int) -> npt.NDArray[Any]:
-    """(N,) for each step the sum of `values` (N,) over the anchors whose window reaches it."""
+    """Return for each step the sum of `values` (N,) over the anchors whose window reaches it, (N,)."""
     total = np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
     rows = np.arange(demos.steps)
     first = np.maximum(np.repeat(demos.starts, demos.lengths), rows - horizon + 1)
@@ -47,13 +47,13 @@ def window_sums(values: npt.NDArray[Any], demos: Demos, horizon: int) -> npt.NDA
 
 
 def ever_targets(sampler: Sampler, horizon: int) -> Mask:
-    """(N,) can this step ever be a target?"""
+    """Return which steps can ever be a target, (N,) bool."""
     made: Mask = window_sums(sampler.is_anchor.astype(np.int64), sampler.demos, horizon) > 0
     return made
 
 
 def expected(sampler: Sampler, draws: int, horizon: int) -> Reached | None:
-    """What `draws` draws reach on average; None where there is no formula (the buffer)."""
+    """Return what `draws` draws reach on average; None where there is no formula (the buffer)."""
     demos = sampler.demos
     if isinstance(sampler, RandomSampler):
         chance = sampler.probability
@@ -111,7 +111,7 @@ def _reached(sampler: RandomSampler) -> Callable[[float], float]:
 
 
 def count_shares(sampler: Sampler, draws: int, most: int) -> Floats | None:
-    """(most + 1,) the expected share of all steps that were an anchor 0, 1, ... `most` times; None without a formula."""
+    """Return the expected share of all steps that were an anchor 0, 1, ... `most` times, (most + 1,); None without a formula."""
     shares = np.zeros(most + 1)
     if isinstance(sampler, ListSampler):
         listed = len(sampler.anchors)
@@ -132,12 +132,12 @@ def count_shares(sampler: Sampler, draws: int, most: int) -> Floats | None:
 
 
 def _times_log(factor: int, values: Floats) -> Floats:
-    """factor * log(values), where 0 * log(0) is 0."""
+    """Return factor * log(values), where 0 * log(0) is 0."""
     return factor * np.log(values) if factor else np.zeros(len(values))
 
 
 def _met(chance: Floats, draws: float) -> Floats:
-    """The chance that independent draws meet it at least once: 1 - (1 - p)^draws."""
+    """Return the probability that independent draws meet each step at least once: 1 - (1 - p)^draws."""
     if not draws:
         return np.zeros(len(chance))
     with np.errstate(divide="ignore"):
@@ -146,7 +146,7 @@ def _met(chance: Floats, draws: float) -> Floats:
 
 
 def _met_in_part(reaching: Int64, drawn: int, listed: int) -> Floats:
-    """The chance that `drawn` of `listed` different entries hold one of those that reach a step: 1 - C(M - w, n) / C(M, n)."""
+    """Return the probability that `drawn` of `listed` entries hold one that reaches a step: 1 - C(M - w, n) / C(M, n)."""
     logs = np.array([0.0, *np.cumsum(np.log(np.arange(1, listed + 1)))]) if listed else np.zeros(1)  # of factorials
     rest = listed - reaching  # entries that do not reach it
     possible = rest >= drawn

@@ -1,4 +1,4 @@
-"""The report as a picture. matplotlib is imported only here, and only when a picture is asked for."""
+"""The report as a picture. matplotlib is imported when a picture is asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLOURS = {
 
 
 def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) -> None:
-    """Draws what samplers reach over ten epochs, where in a demo they draw, and how often each step comes, to a .png (or .svg, .pdf).
+    """Draw what samplers reach over ten epochs, where in a demo they draw, and how often each step comes, into a .png, .svg or .pdf.
 
     Raises MachineError where matplotlib is missing; OptionError, UsageError where no such file can be written.
     """
@@ -57,7 +57,7 @@ def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) ->
 
 
 def _curves(axes: Any, samplers: Sequence[Sampler]) -> None:
-    """Share of steps that were an anchor, over epochs."""
+    """Draw the share of steps that were an anchor, over epochs."""
     steps = samplers[0].demos.steps
     draws = np.unique(np.linspace(0, EPOCHS * steps, 201).astype(np.int64))
     for sampler in samplers:
@@ -69,7 +69,7 @@ def _curves(axes: Any, samplers: Sequence[Sampler]) -> None:
 
 
 def _near_end(axes: Any, samplers: Sequence[Sampler]) -> None:
-    """How often a step is an anchor in an epoch, by its distance from the end of its demo."""
+    """Draw how often a step is an anchor in an epoch, by its distance from the end of its demo."""
     demos = samplers[0].demos
     left = np.repeat(demos.lengths, demos.lengths) - 1 - demos.step_in_demo
     shown = left < NEAR_END
@@ -90,7 +90,7 @@ def _near_end(axes: Any, samplers: Sequence[Sampler]) -> None:
 
 
 def _spread(axes: Any, samplers: Sequence[Sampler]) -> None:
-    """How often each step was an anchor after ten epochs."""
+    """Draw how often each step was an anchor after ten epochs."""
     most = 3 * EPOCHS
     for sampler in samplers:
         shares = formulas.count_shares(sampler, EPOCHS * sampler.demos.steps, most)

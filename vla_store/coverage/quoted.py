@@ -1,4 +1,4 @@
-"""What was said about these samplers, and whether it holds for the demos at hand.
+"""Statements of others about these samplers, checked against the demos at hand.
 
 The statements are those of the notes of the LIBERO port of RDT (one task, 50 demos of about 213 steps), and of those who read its code.
 """
@@ -23,7 +23,7 @@ HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
 
 def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
-    """Each statement with what was found here and the verdict; `verdict` begins with HOLDS, FAILS or UNKNOWN.
+    """Return each statement with what was found here and a verdict, which begins with HOLDS, FAILS or UNKNOWN.
 
     report: what `measure(demos)` gave.
     """
@@ -90,7 +90,7 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
 
 
 def judged_text(claims: list[dict[str, str]]) -> str:
-    """The claims for people."""
+    """Return the statements for people."""
     lines = ["WHAT WAS SAID, AND WHAT IS SO HERE"]
     for claim in claims:
         for label, name in (("said", "said"), ("here", "here"), ("", "verdict")):
@@ -148,14 +148,14 @@ def _key_moments(report: dict[str, Any], quoted: dict[str, Any], percent: Callab
 
 
 def _after(demos: Demos, report: dict[str, Any], epochs: int) -> float:
-    """Steps that were an anchor of S2 after so many epochs."""
+    """Return how many steps were an anchor of S2 after so many epochs."""
     s2 = next(each for each in all_samplers(demos, report["seed"]) if each.name == "port_s2")
     reached = expected_curve(s2, np.array([epochs * report["draws"]]))
     return 0.0 if reached is None else float(reached[0])
 
 
 def _short_demos(demos: Demos, seed: int) -> tuple[str, str]:
-    """Within the file whose demos differ most in length: how much more often a step of its shortest comes than one of its longest."""
+    """Compare how often a step of the shortest and of the longest demo comes, in the file whose demos differ most in length."""
     samplers = {each.name: each for each in all_samplers(demos, seed)}
     spans = [np.flatnonzero(demos.files == file) for file in range(int(demos.files.max()) + 1)]
     widest = max(spans, key=lambda each: demos.lengths[each].max() / demos.lengths[each].min())

@@ -26,7 +26,7 @@ CLOSE = 5.0  # standard deviations of a normal distribution; among some 50 figur
 def measure(
     demos: Demos, *, horizon: int = HORIZON, draws: int | None = None, runs: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """All figures of all samplers, as a JSON document.
+    """Return all figures of all samplers, as a JSON document.
 
     horizon: actions in a window. draws: in an epoch; default: as many as there are steps. runs: of the simulation; default: 20, or
     down to 8 where draws are many (the buffer, which is slow, makes fewer still). Raises OptionError.
@@ -67,7 +67,7 @@ def measure(
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """The report for people: two tables and what their columns are."""
+    """Return the report for people: two tables, and what their columns are."""
     demos, critical, draws = report["demos"], report["critical"], report["draws"]
     steps = demos["steps"]
 
@@ -143,7 +143,7 @@ def report_text(report: dict[str, Any]) -> str:
 
 
 def _agreement(described: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether exact and simulated figures agree; None where there are too few runs to say. deviations: how far the furthest apart
+    """Compare exact and simulated figures; agrees is None where there are too few runs. deviations: how far the furthest apart
     are, as if their standard error were known, in standard errors; standard_errors: the same in those that were estimated."""
     compared = []
     for each in described:
@@ -207,13 +207,13 @@ def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) 
 
 
 def _end_lost(sampler: Sampler) -> int:
-    """Steps after the last anchor of a demo, at most, over the demos that have anchors."""
+    """Return the most steps after the last anchor of a demo, over the demos that have anchors."""
     used = sampler.high > sampler.low
     return int((sampler.demos.lengths - sampler.high)[used].max(initial=0))
 
 
 def _distance(exact: float, simulated: dict[str, float]) -> float:
-    """In standard errors; a figure that is the same in all runs must be the exact one, but for rounding."""
+    """Return how far apart they are in standard errors; a figure that is equal in all runs must be the exact one, but for rounding."""
     away = abs(exact - simulated["mean"])
     if away <= 1e-9 * max(1.0, abs(exact)):
         return 0.0
@@ -221,7 +221,7 @@ def _distance(exact: float, simulated: dict[str, float]) -> float:
 
 
 def _as_normal(distance: float, runs: int) -> float:
-    """A distance in standard errors that were estimated from few runs (Student's t) as one of a normal distribution.
+    """Convert a distance in standard errors that were estimated from few runs (Student's t) to one of a normal distribution.
 
     Wallace's approximation (Annals of Mathematical Statistics 30, 1959).
     """

@@ -36,7 +36,7 @@ BUFFER_CHUNK_SAMPLES = 512
 
 @dataclass(frozen=True, eq=False)
 class Sampler(ABC):
-    """What all samplers have.
+    """One sampler over some demos; its subclasses say how it draws.
 
     name: for programs. title: for tables. rule: in a sentence, with its source. epoch: what its own `len` is.
     low, high: (E,) the anchors of each demo, half-open; low = high where it has none.
@@ -52,19 +52,19 @@ class Sampler(ABC):
 
     @cached_property
     def is_anchor(self) -> Mask:
-        """(N,) can this step ever be an anchor?"""
+        """Mask of the steps that can ever be an anchor, (N,)."""
         step, demo = self.demos.step_in_demo, self.demos.demo_of_step
         made: Mask = (step >= self.low[demo]) & (step < self.high[demo])
         return made
 
     @property
     def lost(self) -> Int64:
-        """(E,) how many steps of each demo are never an anchor."""
+        """Steps of each demo that are never an anchor, (E,)."""
         return self.demos.lengths - np.add.reduceat(self.is_anchor, self.demos.starts, dtype=np.int64)
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, draws: int) -> Int64:
-        """(draws,) rows, in the order in which training gets them."""
+        """Draw rows in the order in which training gets them, (draws,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class RandomSampler(Sampler):
 
     @cached_property
     def probability(self) -> Floats:
-        """(N,) of being the anchor of one draw: the formula. It sums to 1, or to 0 where nothing can be drawn."""
+        """Probability of each step to be the anchor of one draw, (N,). It sums to 1, or to 0 where nothing can be drawn."""
         usable = self.high > self.low
         first, later = (self._chances(each, usable) for each in (self.weights, self.again))
         missed = 1.0 - first.sum() if first.sum() else 0.0
@@ -105,7 +105,7 @@ class RandomSampler(Sampler):
         return made
 
     def _chances(self, weights: Floats, usable: Mask) -> Floats:
-        """(E,) of each demo to be drawn with these weights of the files and then used."""
+        """Return the probability of each demo to be drawn with these weights of the files, and used, (E,)."""
         chance = np.zeros(len(usable))
         for file, demos in enumerate(self.members):
             chance[demos] += weights[file] / len(demos)
@@ -128,7 +128,7 @@ class ListSampler(Sampler):
 
     @cached_property
     def anchors(self) -> Int64:
-        """(M,) the rows of the list."""
+        """Rows of the list, (M,)."""
         return np.flatnonzero(self.is_anchor).astype(np.int64)
 
     def draw(self, rng: np.random.Generator, draws: int) -> Int64:
@@ -224,7 +224,7 @@ class _Buffer:
         return taken
 
     def _pass(self) -> list[int]:
-        """One pass of the producer over the demos, in a random order."""
+        """Return one pass of the producer over the demos, in a random order."""
         demos = self.sampler.demos
         steps: list[int] = []
         for demo in self.rng.permutation(np.flatnonzero(self.sampler.high > self.sampler.low)).tolist():

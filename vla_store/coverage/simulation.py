@@ -1,4 +1,4 @@
-"""What samplers reach, by drawing as training would; nothing here knows a probability."""
+"""Draws of samplers as training would make them, and counts of what they reach; nothing here knows a probability."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a person looks at: `sheet` draws one episode as a picture, `page` writes a whole store as an HTML page."""
+"""What a person looks at: `info` as text, one episode as a picture (`sheet`), a store as an HTML page (`page`). May import the reader."""

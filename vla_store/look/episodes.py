@@ -1,4 +1,4 @@
-"""Which episode is meant: by its number in the store, or by the names of its suite, file and demonstration."""
+"""Look-up of an episode by its number in the store, or by the names of its suite, file and demonstration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIX = ".hdf5"
 
 
 def find_episode(store: Store, text: str) -> Episode:
-    """The episode that `text` names: "12", "-1" (the last), or "suite/file/demo_3", where ".hdf5" and "demo_" may be left out.
+    """Return the episode that `text` names: "12", "-1" (the last), or "suite/file/demo_3", where ".hdf5" and "demo_" may be left out.
 
     A path on the machine that built the store does as well: its last three names count.
     Raises UnknownName, OptionError.
@@ -52,7 +52,7 @@ def find_episode(store: Store, text: str) -> Episode:
 
 
 def _numbers(store: Store, suite: str, file: str) -> dict[int, int]:
-    """Of every demonstration of a file: its number there, and the store's."""
+    """Return the store's number of every demonstration of a file, by its number in the file."""
     found: dict[int, int] = {}
     for part in parts_of(store):
         wanted = [at for at, each in enumerate(part.document.sources) if (each.suite, each.file) == (suite, file)]

@@ -1,4 +1,4 @@
-"""What a report says of a store, as values: counts, distributions and bytes, from its tables and statistics.
+"""Facts of a store for its page, as values: counts, distributions and bytes, from its tables, statistics and a sample of rows.
 
 No more than a bounded number of steps and frames is read, however large the store is: `MAX_ACTION_STEPS` for no-ops,
 `MAX_SAMPLED_ROWS` of each numeric field, `MAX_SAMPLED_FRAMES` of each camera, and one frame of each task that is shown.
@@ -148,7 +148,7 @@ class CameraFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of a report. decoders: {what decoded: files} of pictures that the files hold as JPEG."""
+    """Facts of a store that its page shows. decoders: {what decoded: files} of pictures that the files hold as JPEG."""
 
     name: str
     store: Store
@@ -172,7 +172,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Table:
-    """A row per episode of the store: (n,) arrays. task and source: places in the lists of the store, not of its parts."""
+    """One row per episode of the store, (n,) each. task and source: indices into the lists of the store, not of its parts."""
 
     start: Int64
     length: Int64
@@ -183,7 +183,7 @@ class _Table:
 
 
 def gather(store: Store, name: str) -> Facts:
-    """All facts of a store that a report calls `name`. Raises what reading raises."""
+    """Gather the facts of a store that its page calls `name`. Raises what reading raises."""
     table = _table(store)
     counted, found = _noops(store, table)
 
@@ -207,9 +207,9 @@ def gather(store: Store, name: str) -> Facts:
 
     sources = [
         SourceFacts(each, len(chosen), int(table.length[chosen].sum()))
-        for each, chosen in zip(store.conventions.sources, _places_of(table.source, len(store.conventions.sources)))
+        for each, chosen in zip(store.conventions.sources, _indices_of(table.source, len(store.conventions.sources)))
     ]
-    by_suite = _places_of(table.suite, len(store.suites))
+    by_suite = _indices_of(table.suite, len(store.suites))
     lengths = _lengths(table.length, [table.length, *(table.length[each] for each in by_suite)])
     return Facts(
         name=name,
@@ -236,7 +236,7 @@ def gather(store: Store, name: str) -> Facts:
 
 
 def runs_of(rows: int, at_most: int) -> list[tuple[int, int]]:
-    """[start, stop) runs of rows, evenly spread over all `rows`, no more than `at_most` rows in all; all of them where they are fewer."""
+    """Return [start, stop) runs of rows, evenly spread, at most `at_most` rows in all; one run of all rows where these are fewer."""
     if rows <= at_most:
         return [(0, rows)]
     run = min(RUN_ROWS, at_most)
@@ -247,13 +247,13 @@ def runs_of(rows: int, at_most: int) -> list[tuple[int, int]]:
 
 
 def spread(count: int, at_most: int) -> list[int]:
-    """No more than `at_most` numbers below `count`, evenly spread, the middle one of each stretch."""
+    """Return at most `at_most` numbers below `count`, evenly spread."""
     taken = min(count, at_most)
     return [(2 * k + 1) * count // (2 * taken) for k in range(taken)]
 
 
 def histogram(values: npt.NDArray[np.float64], low: float, high: float, bins: int = BINS) -> Histogram | None:
-    """Of the finite values; None where there is none. All in one bin where low is high."""
+    """Count the finite values in equal bins; None where there are none. One bin where low is high."""
     kept = values[np.isfinite(values)]
     if not kept.size:
         return None
@@ -290,7 +290,7 @@ def _table(store: Store) -> _Table:
 
 
 def _noops(store: Store, table: _Table) -> tuple[npt.NDArray[np.bool_], Int64 | None]:
-    """Which episodes were counted, and the no-ops of every episode; None where the rule does not apply to this store."""
+    """Return which episodes were counted, and the no-ops of each; None where the rule does not apply to this store."""
     chosen = np.zeros(len(table.length), bool)
     field = store.fields.get(ACTIONS)
     if field is None or field.kind != "fixed" or field.shape != (ACTION_WIDTH,):
@@ -308,7 +308,7 @@ def _noops(store: Store, table: _Table) -> tuple[npt.NDArray[np.bool_], Int64 | 
 
 
 def _blocks(episodes: Sequence[int], lengths: Int64) -> Iterator[list[int]]:
-    """Episodes that follow one another, as many at once as one read may fetch."""
+    """Group consecutive episodes, as many at once as one read may fetch."""
     block: list[int] = []
     steps = 0
     for episode in episodes:
@@ -344,15 +344,15 @@ def _lengths(lengths: Int64, groups: Sequence[Int64]) -> tuple[Histogram, ...]:
     return tuple(each for each in made if each is not None)
 
 
-def _places_of(numbers: Int64, count: int) -> list[Int64]:
-    """For each number below `count`: where it stands in `numbers`, ascending."""
+def _indices_of(numbers: Int64, count: int) -> list[Int64]:
+    """Return for each number below `count` its indices in `numbers`, ascending."""
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.cumsum(np.bincount(numbers, minlength=count))[:-1])
 
 
 def _tasks(store: Store, table: _Table, group: Callable[[str, Int64], Group]) -> Iterator[TaskFacts]:
-    """Every task, with pictures of as many as the page has room for."""
-    places = _places_of(table.task, len(store.tasks))
+    """Describe every task, with pictures of as many as the page has room for."""
+    places = _indices_of(table.task, len(store.tasks))
     rows = [int(table.start[each[0]] + table.length[each[0]] // 2) for each in places]
     cameras = sorted(store.cameras, key=lambda name: not is_colour(store.fields[name]))  # before depth
     each_has = min(MAX_CAMERAS_OF_A_TASK, max(1, MAX_PICTURES // len(store.tasks)))
@@ -363,7 +363,7 @@ def _tasks(store: Store, table: _Table, group: Callable[[str, Int64], Group]) ->
 
 
 def _upright(store: Store, camera: str, rows: Sequence[int]) -> Iterator[Pictures]:
-    """The pictures of these rows, shrunk to what a page has room for; many are read at once."""
+    """Read the pictures of these rows, shrunk to what a page has room for; many at once."""
     nbytes = math.prod(n or 1 for n in store.fields[camera].shape) * np.dtype(store.fields[camera].dtype).itemsize
     at_once = max(1, MAX_SAMPLED_NBYTES // nbytes)
     for start in range(0, len(rows), at_once):
@@ -421,7 +421,7 @@ def _field(store: Store, field: StoreField) -> FieldFacts:
 
 
 def _statistics(known: FieldStatistics, place: tuple[int, ...]) -> dict[str, float]:
-    """q01 and q99 are NaN where the store has none."""
+    """Return the statistics of one component; q01 and q99 are NaN where the store has none."""
     arrays = {key: getattr(known, key) for key in ("min", "q01", "mean", "q99", "max", "std")}
     return {key: math.nan if each is None else float(each[place]) for key, each in arrays.items()}
 

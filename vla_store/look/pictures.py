@@ -1,4 +1,4 @@
-"""From a camera's frames, of any kind, to pictures that a screen can show. Pure functions over arrays, and PNG bytes."""
+"""Conversion of frames of any camera to pictures that a screen can show, and to PNG. Pure functions over arrays."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _CLIPPED_PERCENT = 1.0
 
 
 def is_colour(field: StoreField) -> bool:
-    """Whether pictures of this field are shown as they are: colours, or a grey picture."""
+    """Return True if frames of this field are shown as they are: colours, or a grey picture."""
     return field.dtype == "uint8" and len(field.shape) > 2
 
 
 def with_channels(frames: Array) -> Array:
-    """(n, H, W, ...) frames as (n, H, W, C)."""
+    """Return (n, H, W, ...) frames as (n, H, W, C)."""
     return frames.reshape(*frames.shape[:3], -1)
 
 
 def value_range(frames: Array) -> tuple[float, float] | None:
-    """The range in which numbers of these frames are shown as colours; None where they are colours already.
+    """Return the range of numbers that is shown as colours; None where frames are colours already.
 
     frames: (n, H, W, ...). All but uint8 with channels have a range (depth, masks, numbers of instances); without one finite
     number it is (0, 0).
@@ -51,7 +51,7 @@ def value_range(frames: Array) -> tuple[float, float] | None:
 
 
 def to_rgb(frames: Array, shown: tuple[float, float] | None) -> Pictures:
-    """(n, H, W, 3) uint8 of (n, H, W, ...) frames.
+    """Return (n, H, W, ...) frames as (n, H, W, 3) uint8.
 
     Without a range: three channels are red, green, blue, and further ones are left out; one or two are a grey picture of the
     first. With one: numbers from shown[0] to shown[1] as colours if there are fewer than three channels, else as the brightness
@@ -77,7 +77,7 @@ def to_rgb(frames: Array, shown: tuple[float, float] | None) -> Pictures:
 
 
 def shrunk(picture: Pictures, max_side: int) -> Pictures:
-    """(H, W, 3) with the mean of squares of pixels, so that no side is longer than `max_side`; as it is where none is."""
+    """Shrink an (H, W, 3) picture by a whole factor, by the mean of squares of pixels, so that no side is longer than `max_side`."""
     height, width = picture.shape[:2]
     factor = -(-max(height, width) // max_side)
     if factor == 1:
@@ -90,7 +90,7 @@ def shrunk(picture: Pictures, max_side: int) -> Pictures:
 
 
 def png_bytes(picture: Pictures) -> bytes:
-    """A PNG file of an (H, W, 3) picture: the same picture gives the same bytes.
+    """Encode an (H, W, 3) picture as PNG: the same picture gives the same bytes.
 
     Every row has PNG's filter 4 (Paeth): rendered pictures get about a quarter smaller than with none. Source: the PNG
     specification (third edition), 9.4 and 11.2.

@@ -53,7 +53,7 @@ FINGERS = ("gripper_states", "robot0_gripper_qpos")
 
 @dataclass(frozen=True)
 class Strip:
-    """A camera's pictures: (n, H, W, 3) uint8. note: what stands above them."""
+    """Pictures of one camera, (n, H, W, 3) uint8. note: the text above them."""
 
     camera: str
     note: str
@@ -72,7 +72,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Sheet:
-    """All that is drawn. steps: of the pictures. idle: (T,) which steps are no-ops, None where the rule does not apply."""
+    """Content of a sheet. steps: of the pictures. idle: mask of the no-ops, (T,), None where the rule does not apply."""
 
     title: str
     under_title: str
@@ -121,7 +121,7 @@ class SheetWritten:
 def write_sheet(
     store: Store, episode: Episode, path: str | os.PathLike[str], *, steps: int = STEPS, images: str = "upright"
 ) -> SheetWritten:
-    """Draws an episode and writes it to `path`, a PNG, replacing what is there.
+    """Draw an episode and write it to `path`, a PNG, replacing what is there.
 
     steps: pictures a camera. images: "upright", "as_stored" or "rot180", as for `Samples`.
     Raises OptionError, UsageError, MachineError (no matplotlib; the disk), and what reading raises.
@@ -133,7 +133,7 @@ def write_sheet(
 
 
 def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str = "upright") -> Sheet:
-    """What a sheet of this episode shows. Raises OptionError, UnknownName, and what reading raises."""
+    """Gather what a sheet of this episode shows. Raises OptionError, UnknownName, and what reading raises."""
     if not 1 <= steps <= MAX_STEPS:
         raise OptionError("so many pictures do not fit", expected=f"1 to {MAX_STEPS}", found=steps)
     chosen = chosen_steps(episode.length, steps)
@@ -156,13 +156,13 @@ def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str 
 
 
 def chosen_steps(length: int, count: int) -> tuple[int, ...]:
-    """The first step, the last, and evenly spread ones between them; all where they are no more than `count`."""
+    """Return the first step, the last, and evenly spread ones between them; all where they are no more than `count`."""
     count = min(length, count)
     return (0,) if count == 1 else tuple((2 * k * (length - 1) + count - 1) // (2 * (count - 1)) for k in range(count))
 
 
 def draw(sheet: Sheet) -> tuple[bytes, tuple[int, int]]:
-    """The PNG of a sheet, and its width and height in pixels: the same bytes for the same sheet and matplotlib.
+    """Return the PNG of a sheet, and its width and height in pixels: the same bytes for the same sheet and matplotlib.
 
     Raises MachineError where matplotlib is not installed.
     """
@@ -175,7 +175,7 @@ def draw(sheet: Sheet) -> tuple[bytes, tuple[int, int]]:
 
 
 def canvas_of(sheet: Sheet) -> Any:
-    """The drawn figure, on a canvas of matplotlib that can be printed or looked at."""
+    """Draw the figure on a canvas of matplotlib that can be printed or looked at."""
     with _plain_style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -188,7 +188,7 @@ def canvas_of(sheet: Sheet) -> Any:
 
 @contextlib.contextmanager
 def _plain_style() -> Iterator[None]:
-    """matplotlib's own defaults, whatever the user's settings say. Raises MachineError where it is not installed."""
+    """Use matplotlib's own defaults, whatever the user's settings say. Raises MachineError where it is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -223,7 +223,7 @@ def _strips(store: Store, episode: Episode, steps: tuple[int, ...], images: str,
 
 
 def _actions(store: Store, episode: Episode) -> Array | None:
-    """(T, n) of the field of actions, None where there is none."""
+    """Read the actions of an episode, (T, n); None where the store has no such field."""
     field = store.fields.get(ACTIONS)
     if field is None or field.kind != "fixed" or len(field.shape) != 1 or field.role != "step":
         return None
@@ -414,7 +414,7 @@ class _Drawing:
     def _text(
         self, figure: Any, x: float, y: float, text: str, size: float, colour: str, room: float, **more: str
     ) -> None:
-        """Text whose top is at y; smaller where it would be wider than `room`."""
+        """Draw text with its top at y, smaller where it would be wider than `room`."""
         place = x / WIDTH, 1 - y / self.height
         made = figure.text(*place, text, fontsize=size, color=colour, va="top", **more)
         wide = made.get_window_extent(self._renderer).width / self.dpi
@@ -423,25 +423,25 @@ class _Drawing:
 
 
 def _wrapped(text: str, width: int, at_most: int) -> list[str]:
-    """Lines of no more than `width` characters; the last one ends in an ellipsis where there would be more."""
+    """Wrap a text into lines of at most `width` characters; the last one ends in an ellipsis where there would be more."""
     return textwrap.wrap(text, width, max_lines=at_most, placeholder=" ...", break_on_hyphens=False)
 
 
 def _fitted(shape: tuple[int, ...], column: float) -> tuple[float, float]:
-    """Height and width in inches of pictures of this (height, width) in a column, none longer than MAX_PICTURE."""
+    """Return height and width in inches of pictures of this (height, width) in a column, none longer than MAX_PICTURE."""
     height, width = shape
     scale = min(min(column, MAX_PICTURE) / width, MAX_PICTURE / height)
     return height * scale, width * scale
 
 
 def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """[start, stop) of every run of True."""
+    """Return [start, stop) of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2])]
 
 
 def _trim(axes: Any, values: Floats) -> None:
-    """Limits a little outside of the finite values; some room around a constant."""
+    """Set limits a little outside of the finite values, with some room around a constant."""
     finite = values[np.isfinite(values)]
     if finite.size:
         low, high = float(finite.min()), float(finite.max())

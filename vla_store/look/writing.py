@@ -1,4 +1,4 @@
-"""How a picture or a page gets to disk: whole or not at all."""
+"""Output files of `show` and `report`: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vla_store.storage import LocalStorage
 
 
 def name_of(store: Store) -> str:
-    """What to call a store on something that is handed around: the last part of its place, and not the path on this machine."""
+    """Return the name of a store on something that is handed around: the last part of its location, no path of this machine."""
     return store.url.rstrip("/").rpartition("/")[2] or store.url
 
 
