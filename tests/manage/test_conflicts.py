@@ -130,7 +130,7 @@ def test_an_append_goes_on_through_conflicts(
     assert vla_store.open_store(url).digest == root_of(made / "two.vla").digest
 
 
-def test_of_two_commands_that_append_to_a_bucket_at_once_both_parts_are_in_the_store(
+def test_two_appends_to_a_bucket_at_once_are_both_in_the_store(
     halves: Any, made: Path, bucket: Any, tmp_path: Path
 ) -> None:
     url = bucket.upload(made / "first.vla", "two-commands.vla")
@@ -158,9 +158,7 @@ def test_of_two_commands_that_append_to_a_bucket_at_once_both_parts_are_in_the_s
 # What dead writers leave
 
 
-def test_half_written_objects_of_dead_writers_are_swept_and_those_of_living_ones_stay(
-    halves: Any, made: Path, copy_of: Copy
-) -> None:
+def test_half_written_objects_are_swept_once_their_writer_is_dead(halves: Any, made: Path, copy_of: Copy) -> None:
     store = copy_of("first")
     dead = [store / "roots/.00000002.json.0123456789ab.tmp", store / "parts/.zarr.json.ba9876543210.tmp"]
     for path in dead:

@@ -214,7 +214,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES, ids=range(len(MISTAKES)))
-def test_a_name_that_nobody_means_is_refused_everywhere_before_anything_is_written(
+def test_a_name_that_nobody_means_is_refused_before_anything_is_written(
     here: Here, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = here.inside()
@@ -244,7 +244,7 @@ def test_what_is_no_name_is_refused(what: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".partial", ".replaced"])
-def test_a_name_whose_unfinished_store_would_be_too_long_is_refused_before_the_scan(here: Here, suffix: str) -> None:
+def test_a_name_too_long_for_its_unfinished_store_is_refused_at_once(here: Here, suffix: str) -> None:
     from vla_store.builder import build_store
 
     name = "x" * (256 - len(suffix))

@@ -1,4 +1,4 @@
-"""The objects of a store: their bytes, and what was found wrong with them."""
+"""The objects of a store, and what was found wrong with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Objects:
             self.report.problems.append(Problem(key, what))
 
     def is_damaged(self, place: str) -> bool:
-        """Whether something was found wrong with an object at or below this place."""
+        """Tell whether something was found wrong with an object at or below this key."""
         return any(key == place or key.startswith(place + "/") for key in self.damaged)
 
     def is_unchecked(self, key: str) -> bool:
@@ -38,7 +38,7 @@ class Objects:
         self.problem(error.places.get("object", key), error.what + (f" ({said})" if said else ""))
 
     def read(self, key: str) -> bytes:
-        """A small object whole. Raises StoreDamaged for one that is larger than any document may be."""
+        """Return a small object whole. Raises StoreDamaged for one that is larger than any document may be."""
         self.named[key] = 0
         size = self.named[key] = self.storage.size(key)
         if size > MAX_DOCUMENT_BYTES:

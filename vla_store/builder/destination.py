@@ -1,4 +1,4 @@
-"""Where a store may be written, and how it takes its name."""
+"""The folders that a build writes: whether a store may grow there, and how it takes its name. Imports format and storage."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... 
 
 
 def destination_of(store: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Where the store and its unfinished build lie: absolute, and at the end of the link where `store` is one. Raises OptionError
-    for what is no local path."""
+    """Return where the store and its unfinished build lie: absolute, and at the end of the link where `store` is one. Raises
+    OptionError for what is no local path."""
     place = place_of(store)
     if is_url(place):
         copied = f"vla-store copy LOCAL {shlex.quote(place)}"
@@ -37,7 +37,7 @@ def destination_of(store: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
-    """Raises unless a store may be built at `target`. Nothing is touched."""
+    """Raise DestinationExists unless a store may be built at `target`. Nothing is touched."""
     _check_apart(target, "STORE", sources, FORGOTTEN)
     _check_apart(partial, "STORE.partial", sources)
     _check_apart(_aside(target), "STORE.replaced", sources)
@@ -102,7 +102,7 @@ def _check_writable(target: Path) -> None:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder holds the root of a store, of whatever version or state."""
+    """Tell whether a folder holds the root of a store, of whatever version or state."""
     for key in (ROOT_KEY, root_key(1)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if isinstance(json.loads(LocalStorage(path).get(key) or b"")["attributes"]["vla_store"], dict):
@@ -111,7 +111,7 @@ def is_store(path: Path) -> bool:
 
 
 def replace_store(partial: Path, target: Path, *, overwrite: bool) -> None:
-    """The commit: STORE.partial becomes STORE. A store that is there is set aside first and deleted after."""
+    """Commit: STORE.partial becomes STORE. A store that is there is set aside first and deleted after."""
     aside = _aside(target)
     if target.exists() and not overwrite:
         raise DestinationExists(

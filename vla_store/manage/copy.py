@@ -1,4 +1,4 @@
-"""`copy_store`: a store from one place to another, each object verified by its digest; the root last."""
+"""`copy_store` copies a store from one place to another, each object verified by its digest; the root last."""
 
 from __future__ import annotations
 
@@ -32,7 +32,28 @@ def copy_store(
     """Copy a store between any two paths or URLs; the same call resumes.
 
     All roots are copied, so that handles and pinned digests keep working. A local copy grows in TARGET.partial and is renamed;
-    on other storage zarr.json comes last. Raises DestinationExists, StoreDamaged (nothing damaged is ever made visible).
+    on other storage zarr.json comes last.
+
+    Parameters
+    ----------
+    source, target
+        Paths or URLs.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    CopyReport
+        What was copied.
+
+    Raises
+    ------
+    DestinationExists
+        Something else is at the target.
+    StoreDamaged
+        The source is damaged; nothing damaged is ever made visible.
+    MachineError, FetchError
+        A disk or a storage fails.
     """
     origin, place = open_storage(source), open_storage(target)
     with machine_errors(f"copying to {place.url}"):
@@ -55,7 +76,7 @@ def copy_store(
 
 
 def _documents(origin: Storage, root: Root) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Groups, small documents and roots, in the order in which they are written; and notes. Raises StoreDamaged.
+    """Return groups, small documents and roots, in the order in which they are written; and notes. Raises StoreDamaged.
 
     Views that only superseded roots name stop no copy where they are lost: as with such roots themselves, verify says so of both.
     """

@@ -1,4 +1,4 @@
-"""A store that is copied or merged to a local folder grows beside it, as a build does; taking its name is the commit."""
+"""Growing a store that is copied or merged to a local folder: beside it, as a build does; taking its name is the commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vla_store.storage import LocalStorage, Storage, holds_only, locked, sync_fo
 
 @contextlib.contextmanager
 def growing_at(place: Storage, folders: Iterable[str] = ("parts",)) -> Iterator[Storage]:
-    """Where the store grows, which nobody else writes to meanwhile: STORE.partial, or on other storage its place itself.
+    """Yield where the store grows, which nobody else writes to meanwhile: STORE.partial, or on other storage its place itself.
 
     folders: those of its parts. Raises DestinationExists, and touches nothing that is not an unfinished store's.
     """
@@ -66,7 +66,7 @@ def finish(growing: Storage, place: Storage, keys: Iterable[str]) -> None:
 
 
 def keys_of(place: Storage, root: Root) -> list[str]:
-    """Every object of the parts of a root, and of the groups above them."""
+    """Return the keys of every object of the parts of a root, and of the groups above them."""
     found = roots.group_keys(root)
     for entry in root.parts:
         _, objects = part_listing(place, entry)

@@ -1,4 +1,7 @@
-"""Moving parts between places: every object is hashed on its way, and what arrived whole is not sent again."""
+"""Copying parts between storages: every object is hashed on its way, and what arrived whole is not sent again.
+
+Imports format and storage.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Talk = Callable[[str], None]
 
 
 def part_listing(place: Storage, entry: PartEntry) -> tuple[bytes, list[ObjectEntry]]:
-    """The listing of a part, checked against the root's word for it. Raises StoreDamaged."""
+    """Return the listing of a part, as bytes and parsed, once it has the digest that the root names. Raises StoreDamaged."""
     key = f"{entry.path}/{layout.LISTING}"
     data = place.get(key)
     if data is None or sha256_hex(data) != entry.listing:
@@ -25,7 +28,7 @@ def part_listing(place: Storage, entry: PartEntry) -> tuple[bytes, list[ObjectEn
 
 
 def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, talk: Talk) -> int:
-    """Copy a part to `path` below another place; its listing goes last. The number of bytes that were sent.
+    """Copy a part to `path` in another storage, its listing last, and return the number of bytes that were sent.
 
     Raises StoreDamaged where an object of the source is not what the listing says; nothing of it becomes visible then.
     """
@@ -45,7 +48,7 @@ def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, tal
 
 
 def copy_object(source: Storage, key: str, target: Storage, target_key: str, expected: ObjectEntry) -> None:
-    """One object, as a stream."""
+    """Copy one object as a stream. Raises StoreDamaged, and shows nothing, where it is not what its listing says."""
     digest, size = hashlib.sha256(), 0
     with target.stream(target_key) as file:
         for piece in source.pieces(key):
@@ -63,7 +66,7 @@ def copy_object(source: Storage, key: str, target: Storage, target_key: str, exp
 
 
 def is_whole(place: Storage, key: str, expected: ObjectEntry) -> bool:
-    """Whether an object is there with the bytes that it should have. Reads it, if its size fits."""
+    """Tell whether an object is there with the bytes that it should have. It is read if its size fits."""
     if place.sizes([key]) != [expected.size]:
         return False
     digest = hashlib.sha256()

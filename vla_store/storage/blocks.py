@@ -1,4 +1,4 @@
-"""Aligned blocks over another storage, of which the last ones are kept: for tables of small rows."""
+"""Aligned blocks over another storage, of which the last ones are kept: for tables of small rows. Imports storage.base."""
 
 from __future__ import annotations
 
@@ -56,6 +56,5 @@ class Blocks(Storage):
 def _from_blocks(blocks: dict[tuple[str, int], memoryview], key: str, start: int, stop: int) -> memoryview:
     numbers = range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
     base = numbers.start * BLOCK_BYTES
-    if len(numbers) == 1:
-        return cut(blocks[key, numbers.start], key, start - base, stop - base)
-    return cut(memoryview(b"".join(blocks[key, number] for number in numbers)), key, start - base, stop - base)
+    found = [blocks[key, number] for number in numbers]
+    return cut(found[0] if len(found) == 1 else memoryview(b"".join(found)), key, start - base, stop - base)

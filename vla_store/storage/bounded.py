@@ -1,4 +1,4 @@
-"""Dicts that do not grow for ever."""
+"""Caches of bounded size. Imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def keep(held: dict[Any, Any], key: Any, value: Any, most: int) -> None:
-    """Puts a value into a dict that holds at most `most`; the one put there first goes. Safe under threads, without a lock
+    """Put a value into a dict that holds at most `most`; the one put there first goes. Safe under threads, without a lock
     that a fork could leave held."""
     held[key] = value
     while len(held) > most:

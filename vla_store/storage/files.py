@@ -1,4 +1,4 @@
-"""Local files as the system has them: open as long as somebody uses them, and mapped whole."""
+"""Local files as the system has them: open as long as somebody uses them, and mapped whole. Imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def map_file(descriptor: int) -> memoryview:
-    """A read-only view of a whole open file, mapped. The map lives as long as any view of it, and needs the descriptor no longer.
+    """Map a whole open file and return a read-only view. The map lives as long as any view of it, and needs the descriptor no longer.
 
     (Python's own mmap keeps a descriptor for each map before 3.13, and a store may have more objects than a process may open files.)
     """

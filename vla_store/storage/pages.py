@@ -1,8 +1,9 @@
-"""What the system is told about mapped pages, so that samples from a disk do not wait for one page after another.
+"""Advice to the system about mapped pages, so that samples from a disk do not wait for one page after another.
 
 A page that is not in memory stops the process until it is read, and the system reads ahead in vain: samples are random. So maps
 of pictures are marked as read at random, and while pages are found missing, all chunks of a batch are asked for at once, before
-the first is touched. Asking costs about a tenth of decoding, so nothing is asked while everything is in memory.
+the first is touched. Asking costs about a tenth of decoding, so nothing is asked while everything is in memory. Imports
+nothing of this package.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class PageFaultMonitor:
-    """Tells whether this process had to wait for missing pages lately, as the system counts them."""
+    """Tell whether this process had to wait for missing pages lately, as the system counts them."""
 
     def __init__(self) -> None:
         self._faults = -1
         self._left = 0
 
     def is_cold(self) -> bool:
-        """Call it once a batch."""
+        """Tell it; to be called once a batch."""
         faults = _major_faults()
         if faults != self._faults:
             # The first call only learns the number: faults before it were not for pictures.
@@ -43,12 +44,12 @@ class PageFaultMonitor:
 
 
 def at_random(data: Bytes) -> None:
-    """These bytes of a map will be read at random: no reading ahead."""
+    """Advise that these bytes of a map are read at random: no reading ahead."""
     _advise(data, _RANDOM)
 
 
 def will_need(data: Bytes) -> None:
-    """These bytes of a map are read soon: begin to fetch what is not in memory."""
+    """Advise that these bytes of a map are read soon: begin to fetch what is not in memory."""
     _advise(data, _WILL_NEED)
 
 

@@ -1,4 +1,4 @@
-"""What a name that somebody gives stands for: a place, which is an absolute local path or a URL. One rule for all commands and calls.
+"""Names that users give: each is resolved to an absolute local path or a URL, by one rule for all commands and calls.
 
     ~, ~user          are expanded, also after file:// and local://, which say that a path follows
     what exists here  is a local path, whatever its name looks like
@@ -6,7 +6,7 @@
     all else          is a local path
 
 Names that nobody means (an empty one, a URL that lost a slash, a variable that no shell expanded) are refused, unless they exist:
-as something to write, each would become a folder of that name without a word.
+as something to write, each would become a folder of that name without a word. Imports errors only, and asks fsspec for its protocols.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MISTAKES = (
 
 
 def place_of(given: str | os.PathLike[str]) -> str:
-    """The absolute path or the URL that a name stands for. Raises OptionError for what can be neither."""
+    """Return the absolute path or the URL that a name stands for. Raises OptionError for what can be neither."""
     text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         raise OptionError(
@@ -55,12 +55,12 @@ def place_of(given: str | os.PathLike[str]) -> str:
 
 
 def is_url(place: str) -> bool:
-    """Whether a place, as `place_of` gives it, is a URL."""
+    """Tell a URL from a path, of what `place_of` gives."""
     return not os.path.isabs(place)
 
 
 def local_path(given: str | os.PathLike[str], what: str) -> Path:
-    """The absolute path that a name stands for. what: "a table of lengths", say. Raises OptionError also for a URL."""
+    """Return the absolute path that a name stands for. what: "a table of lengths", say. Raises OptionError also for a URL."""
     place = place_of(given)
     if is_url(place):
         raise OptionError(f"{what} is a local path", found=place)
@@ -68,7 +68,7 @@ def local_path(given: str | os.PathLike[str], what: str) -> Path:
 
 
 def output_path(given: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:
-    """The path of a file to write, if one of that kind can be written there. Raises OptionError, UsageError."""
+    """Return the path of a file to write, if one of that kind can be written there. Raises OptionError, UsageError."""
     made = local_path(given, "what is written")
     if made.suffix.lower() not in suffixes:
         raise OptionError(
@@ -84,7 +84,7 @@ def output_path(given: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Pat
 
 
 def check_length(path: str | os.PathLike[str]) -> None:
-    """Raises OptionError for a path that the file system has no room for."""
+    """Raise OptionError for a path that is too long for the file system."""
     try:
         os.lstat(path)
     except OSError as error:
@@ -119,7 +119,7 @@ def _check_possible(path: str) -> None:
 
 
 def _exists(path: str) -> bool:
-    """Whether there is something of this name, be it a link that leads nowhere."""
+    """Tell whether there is something of this name, be it a link that leads nowhere."""
     return os.path.lexists(path)
 
 

@@ -1,4 +1,4 @@
-"""Anything that fsspec knows by a URL, as storage. The only module that imports fsspec, but for `paths`, which asks it for names.
+"""What fsspec knows by a URL, as storage. The only module that imports fsspec, but for `paths`, which asks it for names.
 
 Owns fsspec's peculiarities: instances shared between users, forks, listings that are kept, and what each error means. Imports
 errors, and what else is in storage.
@@ -67,7 +67,7 @@ class FsspecStorage(Storage):
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         if not ranges:
             return []
-        merged, places = merge_ranges(ranges, MERGE_GAP_BYTES)
+        merged, spans = merge_ranges(ranges, MERGE_GAP_BYTES)
         paths = [self._path(key) for key, _, _ in merged]
         starts, stops = [start for _, start, _ in merged], [stop for _, _, stop in merged]
         with self._asking(merged[0][0]) as fs:
@@ -78,7 +78,7 @@ class FsspecStorage(Storage):
             if isinstance(data, BaseException) or len(data) != stop - start:
                 raise self._other_bytes(data, key, start, stop)
         views = [memoryview(data).toreadonly() for data in found]
-        return [views[number][start:stop] for number, start, stop in places]
+        return [views[number][start:stop] for number, start, stop in spans]
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -203,24 +203,24 @@ class FsspecStorage(Storage):
 
 
 def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range], list[tuple[int, int, int]]]:
-    """Fewer ranges that cover these: ranges of one key that overlap, touch or lie at most `gap_nbytes` apart become one.
+    """Return fewer ranges that cover these, and for each range asked for: the number of its merged range, and its start and stop in it.
 
-    Returns them, and for each range asked for: the number of its merged range, and its start and stop within it.
+    Ranges of one key that overlap, touch or lie at most `gap_nbytes` apart become one.
     """
     merged: list[Range] = []
-    places: list[tuple[int, int, int]] = [(0, 0, 0)] * len(ranges)
+    spans: list[tuple[int, int, int]] = [(0, 0, 0)] * len(ranges)
     for at in sorted(range(len(ranges)), key=ranges.__getitem__):
         key, start, stop = ranges[at]
         if merged and merged[-1][0] == key and start - merged[-1][2] <= gap_nbytes:
             merged[-1] = (key, merged[-1][1], max(merged[-1][2], stop))
         else:
             merged.append((key, start, stop))
-        places[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
-    return merged, places
+        spans[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
+    return merged, spans
 
 
 def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """fsspec's filesystem of a place, and the place's root in it. Raises OptionError, StoreNotFound, FetchError."""
+    """Return fsspec's filesystem of a URL, and the root in it. Raises OptionError, StoreNotFound, FetchError."""
     import fsspec
 
     try:
@@ -249,7 +249,7 @@ def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _hint_for(error: BaseException) -> str:
-    """What to do where storage failed like this."""
+    """Return what a user may do where storage failed like this."""
     return _WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network"
 
 
@@ -264,7 +264,7 @@ _CONNECTED: dict[int, Any] = {}
 
 
 def _forget_the_parents_loop() -> None:
-    """fsspec before 2025.5 starts no event loop of its own in a forked process, and waits for ever for the parent's."""
+    """Make fsspec start an event loop in a forked process: before 2025.5 it waits for ever for the parent's."""
     import fsspec.asyn
 
     thread = fsspec.asyn.iothread[0]
@@ -289,7 +289,7 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _is_past_the_end(error: BaseException) -> bool:
-    """Whether storage refused a range because the object ends before it begins."""
+    """Tell whether storage refused a range because the object ends before it begins."""
     return _status(error) == 416 or "not satisfiable" in str(error)
 
 
