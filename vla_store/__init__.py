@@ -26,6 +26,7 @@ from vla_store.errors import (
     VlaStoreError,
     WorkerDied,
 )
+from vla_store.format.skipped import Skipped
 from vla_store.format.views import View
 from vla_store.reader.batch import Batch
 from vla_store.reader.samples import Samples
@@ -34,7 +35,6 @@ from vla_store.reader.values import (
     Conventions,
     Episode,
     Provenance,
-    Skipped,
     SourceConvention,
     Split,
     Statistics,

@@ -142,7 +142,7 @@ def test_what_goes_along_with_the_steps_and_has_not_as_many_rows_is_refused(
     assert_equals_h5py(tmp_path / "s.vla", at(tmp_path), without=(path,))
 
 
-def test_of_a_single_demonstration_nothing_is_taken_for_an_attribute_that_may_be_steps(tmp_path: Path) -> None:
+def test_of_one_demonstration_nothing_that_may_be_steps_is_an_attribute(tmp_path: Path) -> None:
     def one(file: h5py.File) -> None:
         for name in ("demo_1", "demo_4"):
             del file["data"][name]
@@ -180,7 +180,7 @@ def test_a_field_of_most_demonstrations_is_no_attribute_where_rows_are_missing(t
     ],
     ids=["compound", "complex", "long double"],
 )
-def test_what_no_attribute_can_hold_is_refused_with_the_option_that_leaves_it_out(
+def test_what_no_attribute_can_hold_is_refused_with_a_way_out(
     tmp_path: Path, value: Callable[[h5py.Group], Any]
 ) -> None:
     path = odd_file(tmp_path, on_each("extra", value))
@@ -494,7 +494,7 @@ def test_a_path_below_a_demonstration_leaves_nothing_else_out(tmp_path: Path) ->
     assert set(store.source_attributes(0)["/mask"]) == {"train"}
 
 
-def test_a_store_recoded_from_parts_that_leave_out_other_things_still_is_what_its_sources_are(tmp_path: Path) -> None:
+def test_a_store_recoded_from_unlike_parts_is_what_its_sources_are(tmp_path: Path) -> None:
     """What was left out of one part is not what was left out of another; each source keeps its own, twice over."""
 
     def more(file: h5py.File) -> None:

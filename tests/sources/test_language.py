@@ -66,7 +66,7 @@ def test_a_language_that_a_demonstration_states_is_its_text(tmp_path: Path, how:
     assert not opened.warnings
 
 
-def test_a_file_that_is_called_after_its_making_does_not_say_what_the_policy_is_told(tmp_path: Path) -> None:
+def test_a_file_name_of_its_making_is_not_the_policys_text(tmp_path: Path) -> None:
     def robocasa(file: h5py.File, texts: tuple[str, ...] = TEXTS) -> None:
         state(file, texts=texts)
         del file["data"].attrs["problem_info"]
@@ -97,7 +97,7 @@ def test_a_text_that_is_the_tasks_own_adds_nothing(tmp_path: Path) -> None:
     assert opened.tasks[0].texts == ()
 
 
-def test_episodes_without_one_have_their_tasks_and_the_store_says_which_names_it_is(tmp_path: Path) -> None:
+def test_episodes_without_a_text_have_that_of_their_tasks(tmp_path: Path) -> None:
     def some(file: h5py.File) -> None:
         state(file, texts=TEXTS[:1])
         del file["data"].attrs["problem_info"]
@@ -111,7 +111,7 @@ def test_episodes_without_one_have_their_tasks_and_the_store_says_which_names_it
     )
 
 
-def test_files_of_other_simulators_that_state_nothing_are_told_of_and_liberos_are_not(tmp_path: Path) -> None:
+def test_files_of_other_simulators_without_a_text_are_warned_of(tmp_path: Path) -> None:
     def robomimic(file: h5py.File) -> None:
         file["data"].attrs["env_args"] = "{}"
         del file["data"].attrs["problem_info"]
@@ -213,7 +213,7 @@ def test_a_table_with_texts_is_repaired_from_the_source(tmp_path: Path) -> None:
     assert table.read_bytes() == before
 
 
-def test_a_text_is_of_a_parts_name_of_its_content_and_of_what_is_compared_with_the_source(tmp_path: Path) -> None:
+def test_a_text_is_of_a_parts_name_and_of_its_content(tmp_path: Path) -> None:
     sources = [Own(), Retold(how="the texts"), Retold(how="other texts")]
     assert len({plan_of([each]).part_id for each in sources}) == 3
     roots = [build_store([each], tmp_path / f"{number}.vla").root for number, each in enumerate(sources)]
@@ -299,7 +299,7 @@ def test_workers_of_a_loader_send_the_texts(tmp_path: Path) -> None:
     assert seen == len(dataset)
 
 
-def test_a_text_beside_the_data_states_the_instruction_too_unless_it_is_left_out(tmp_path: Path) -> None:
+def test_a_text_beside_the_data_states_the_instruction(tmp_path: Path) -> None:
     def write(file: h5py.File) -> None:
         for demo, text in zip(each_demo(file), TEXTS):
             demo["instruction"] = text
@@ -315,7 +315,7 @@ def test_a_text_beside_the_data_states_the_instruction_too_unless_it_is_left_out
 
 @pytest.mark.parametrize("group", ["/", "/data"])
 @pytest.mark.parametrize("said", [{"language_instruction": TEXTS[0]}, {"ep_meta": json.dumps({"lang": TEXTS[0]})}])
-def test_what_a_file_states_once_is_the_text_of_its_demonstrations_that_state_none(
+def test_a_text_of_the_file_is_that_of_demonstrations_without_one(
     tmp_path: Path, group: str, said: dict[str, str]
 ) -> None:
     def write(file: h5py.File) -> None:

@@ -213,7 +213,7 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     return tmp_path / "older.vla", path
 
 
-def test_a_store_that_has_them_as_numbers_reads_verifies_and_is_recoded_as_it_is(older: tuple[Path, Path]) -> None:
+def test_a_store_with_them_as_numbers_reads_verifies_and_recodes(older: tuple[Path, Path]) -> None:
     store, path = older
     assert_equals_h5py(store, path)
     recode_store(store, store.with_name("recoded.vla"), preset="raw")
@@ -268,7 +268,7 @@ REFUSED: dict[str, tuple[str, tuple[int, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_may_be_pictures_that_lie_otherwise_is_refused_and_says_what_to_write(case: str, tmp_path: Path) -> None:
+def test_what_may_be_pictures_lying_otherwise_is_refused(case: str, tmp_path: Path) -> None:
     dtype, shape, hint = REFUSED[case]
     path = odd_file(tmp_path, lambda file: add(file, {"obs/odd": (dtype, shape)}))
     with pytest.raises(SourceError, match="images have the wrong dtype or shape") as caught:

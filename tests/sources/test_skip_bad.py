@@ -199,9 +199,7 @@ def lacking(path: Path) -> Lacking:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_one_damaged_demo_is_left_out_and_the_rest_has_the_bytes_that_it_has_without_it(
-    tmp_path: Path, name: str
-) -> None:
+def test_one_bad_demo_left_out_leaves_the_bytes_of_the_others(tmp_path: Path, name: str) -> None:
     damage = DAMAGES[name]
     path = odd_file(tmp_path / "odd", damage.change)
     damage.spoil(path)
@@ -482,7 +480,7 @@ def test_what_is_plain_is_not_read_beforehand_and_all_else_is(tmp_path: Path, mo
     assert seen == {"actions", "agentview_rgb", "ee_pos"}
 
 
-def test_a_source_that_says_nothing_of_itself_is_read_whole_and_one_may_say_what_is_plain() -> None:
+def test_a_source_is_read_whole_beforehand_but_for_what_is_plain() -> None:
     Watched.read_fields = set()
     scan_sources([Watched()], skip_bad=True)
     assert Watched.read_fields == set(FIELDS)
@@ -657,9 +655,7 @@ def without_its_filter(number: int, left_out: int = 0) -> Change:
 
 
 @pytest.mark.parametrize(("number", "name"), [(32015, "zstd"), (32001, "blosc"), (32026, "blosc2")])
-def test_a_filter_that_this_machine_lacks_is_the_machines_failure_and_leaves_nothing_out(
-    tmp_path: Path, number: int, name: str
-) -> None:
+def test_a_filter_that_is_not_installed_is_the_machines_failure(tmp_path: Path, number: int, name: str) -> None:
     if h5py.h5z.filter_avail(number):
         pytest.skip("HDF5 has it here")
     path = odd_file(tmp_path / "odd", without_its_filter(number))

@@ -264,7 +264,7 @@ def test_the_commands_say_that_pictures_were_decoded(
     assert {each["codec"] for each in json.loads(capsys.readouterr().out)["conventions"]} == {"jpeg"}
 
 
-def test_a_picture_that_differs_from_its_source_is_found_and_another_decoder_is_named(
+def test_a_picture_that_differs_is_found_and_another_decoder_named(
     built: Callable[[str], Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = built("cosmos episodes")
@@ -385,9 +385,7 @@ def test_a_demo_with_a_bad_picture_in_the_middle_is_left_out_and_recorded(
     assert report.sound, report.text()
 
 
-def test_a_store_without_the_demo_of_a_bad_picture_is_the_same_by_every_executor_and_is_repaired(
-    demos: Path, tmp_path: Path
-) -> None:
+def test_a_store_without_a_bad_demo_is_the_same_by_every_executor(demos: Path, tmp_path: Path) -> None:
     path = spoilt_in_the_middle(demos, tmp_path, "cut short")
     stores = [tmp_path / f"{executor}.vla" for executor in ("threads", "processes")]
     for store in stores:
@@ -669,9 +667,7 @@ def test_what_was_said_by_path_is_recorded_with_the_source_and_shown(
     assert page.read_text(encoding="utf-8").count("said at build") == 1
 
 
-def test_a_store_of_conventions_by_path_is_recoded_to_the_bytes_that_a_build_gives(
-    mixed: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_store_of_conventions_by_path_is_recoded_to_a_builds_bytes(mixed: dict[str, Path], tmp_path: Path) -> None:
     recode_store(mixed["built"], tmp_path / "again.vla", preset="fast")
     assert store_tools.digests(tmp_path / "again.vla") == store_tools.digests(mixed["built"])
 

@@ -26,8 +26,9 @@ def compare_with_sources(
     objects: Objects, root: Root, parts: list[AuditedPart], found: Sequence[EpisodeSource]
 ) -> None:
     """Compare every field's digest, dtype and shape, and the bytes of all attributes, with sources read anew."""
+    from vla_store.format.skipped import storable
     from vla_store.sources.overrides import Overrides
-    from vla_store.sources.protocol import close_files, overridden, storable, suite_and_file
+    from vla_store.sources.protocol import close_files, overridden, suite_and_file
 
     objects.report.compared_episodes = 0
     given = {suite_and_file(each): each for each in found}

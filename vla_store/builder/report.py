@@ -9,7 +9,7 @@ from typing import Any
 from vla_store.builder.memory import MemoryPlan
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartDocument, Root
-from vla_store.sources.protocol import Skipped
+from vla_store.format.skipped import Skipped
 from vla_store.text import counted, size_text, table
 
 

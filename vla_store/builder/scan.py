@@ -35,12 +35,12 @@ from vla_store.format.schema import (
     ORIENTATIONS,
     check_field_names,
 )
+from vla_store.format.skipped import Skipped
 from vla_store.sources.pictures import with_pictures
 from vla_store.sources.protocol import (
     EpisodeInfo,
     EpisodeSource,
     FieldSpec,
-    Skipped,
     SourceInfo,
     TaskInfo,
     check_actions,

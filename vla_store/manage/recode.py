@@ -20,7 +20,7 @@ from vla_store.reader.part import Part
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.sources.datasets import FileLayout
 from vla_store.sources.overrides import Overrides
-from vla_store.sources.protocol import Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
+from vla_store.sources.protocol import Array, EpisodeInfo, FieldSpec, SourceInfo, TaskInfo
 
 
 @takes_options(RecodeOptions)
@@ -116,7 +116,7 @@ class StoreSource:
                 if (each["suite"], each["file"]) == (source.suite, source.file)
             ),
             skipped=tuple(
-                Skipped(each.suite, each.file, each.demo, each.reason)
+                each
                 for each in store.skipped
                 if (each.suite, each.file) == (source.suite, source.file)
                 or (self.is_first and (each.suite, each.file) not in known)

@@ -18,6 +18,7 @@ from vla_store.format import canonical, digests, layout
 from vla_store.format.listing import parse_listing
 from vla_store.format.nonfinite import NonFinite, Tally
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry, Root
+from vla_store.format.skipped import Skipped
 from vla_store.format.statistics import FieldStatistics
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
@@ -27,7 +28,6 @@ from vla_store.reader.values import (
     Conventions,
     Episode,
     Provenance,
-    Skipped,
     SourceConvention,
     Split,
     Statistics,

@@ -134,16 +134,6 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A demonstration that the build left out, and why; demo is None for a whole file."""
-
-    suite: str
-    file: str
-    demo: str | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class Statistics:
     """Per fixed numeric field: min, max, mean, std, q01, q99 of the finite values of each component, in float64.
 

@@ -4,13 +4,13 @@ A kind of source is a `SourceKind` that is registered; whatever has the methods 
 May import format, storage, paths and errors. The only folder that imports h5py, and that only when an HDF5 file is met.
 """
 
+from vla_store.format.skipped import Skipped
 from vla_store.sources.kinds import Claim, SourceKind, register, unregister
 from vla_store.sources.overrides import Choice, Convention, Overrides
 from vla_store.sources.protocol import (
     EpisodeInfo,
     EpisodeSource,
     FieldSpec,
-    Skipped,
     SourceInfo,
     StreamedSource,
     TaskInfo,

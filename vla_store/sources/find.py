@@ -22,6 +22,11 @@ from vla_store.storage import is_url, place_of
 
 Given = str | os.PathLike[str] | EpisodeSource | StreamedSource
 
+DOWNLOADS = {
+    ("s3://",): "aws s3 sync {} LIBERO",
+    ("gs://", "gcs://"): "gcloud storage rsync -r {} LIBERO",
+    ("http://", "https://"): "curl -LO {}",
+}
 MAX_FOLDERS = 1000  # that are looked into for a hint
 
 
@@ -53,13 +58,8 @@ def _download(url: str) -> str:
     hub = re.match(r"(?:hf://|https?://huggingface\.co/)datasets/([^/@?#]+/[^/@?#]+)", url)
     if hub:
         return f"hf download {hub[1]} --repo-type dataset --local-dir LIBERO"
-    if url.startswith("s3://"):
-        return f"aws s3 sync {shlex.quote(url)} LIBERO"
-    if url.startswith(("gs://", "gcs://")):
-        return f"gcloud storage rsync -r {shlex.quote(url)} LIBERO"
-    if url.startswith(("http://", "https://")):
-        return f"curl -LO {shlex.quote(url)}"
-    return "rclone copy"
+    form = next((form for schemes, form in DOWNLOADS.items() if url.startswith(schemes)), "rclone copy")
+    return form.format(shlex.quote(url))
 
 
 def find_sources(

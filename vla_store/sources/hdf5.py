@@ -21,6 +21,7 @@ import numpy as np
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
+from vla_store.format.skipped import Skipped
 from vla_store.sources import jpeg
 from vla_store.sources.conventions import settled
 from vla_store.sources.datasets import (
@@ -47,7 +48,7 @@ from vla_store.sources.hdf5_file import (
 )
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Choice, Overrides
 from vla_store.sources.pictures import with_pictures
-from vla_store.sources.protocol import CLOSERS, Array, EpisodeInfo, FieldSpec, Skipped, SourceInfo, TaskInfo
+from vla_store.sources.protocol import CLOSERS, Array, EpisodeInfo, FieldSpec, SourceInfo, TaskInfo
 
 
 @dataclass(frozen=True)

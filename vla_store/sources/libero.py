@@ -19,6 +19,7 @@ import h5py
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes, encode_value
+from vla_store.format.skipped import Skipped
 from vla_store.sources.conventions import (
     LIKE_COSMOS,
     LIKE_REGENERATED,
@@ -31,7 +32,7 @@ from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
 from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
-from vla_store.sources.protocol import MEND, Array, EpisodeInfo, Skipped, SourceInfo, TaskInfo, reason_of
+from vla_store.sources.protocol import MEND, Array, EpisodeInfo, SourceInfo, TaskInfo, reason_of
 
 MASKS = "mask"
 

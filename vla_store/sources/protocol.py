@@ -18,6 +18,7 @@ import numpy as np
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
 from vla_store.format.nonfinite import counted
+from vla_store.format.skipped import Skipped
 from vla_store.sources.overrides import NO_OVERRIDES, Overrides
 
 Array = np.ndarray[Any, Any]
@@ -121,29 +122,6 @@ class EpisodeInfo:
     def __post_init__(self) -> None:
         for name in ("number", "steps", "success"):
             object.__setattr__(self, name, operator.index(getattr(self, name)))  # NumPy's integers are welcome
-
-
-def storable(text: str) -> str:
-    """Return a text as a document can hold it: bytes of a name that are not UTF-8 (lone surrogates, in Python) are spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A demonstration (or, with demo None, a whole file) that `--skip-bad` left out, and why."""
-
-    suite: str
-    file: str
-    demo: str | None
-    reason: str
-
-    def __post_init__(self) -> None:
-        for name in ("suite", "file", "demo", "reason"):
-            if (text := getattr(self, name)) is not None:
-                object.__setattr__(self, name, storable(text))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"demo": self.demo, "file": self.file, "reason": self.reason, "suite": self.suite}
 
 
 @dataclass(frozen=True, kw_only=True)
