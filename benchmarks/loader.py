@@ -117,7 +117,7 @@ class Loaded:
 
     @property
     def pids(self) -> list[int]:
-        return self.loader._batches.pids()  # type: ignore[no-any-return]
+        return self.loader.pids()  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def _stream(self, skipped: int) -> Iterator[Any]:
@@ -469,7 +469,7 @@ def _first_epoch(samples: Any) -> tuple[float, float]:
         for batch in stream:
             rows += len(batch["step"])
         seconds = time.perf_counter() - start
-        nbytes = sum(cold.storage_nbytes(pid) for pid in loader._batches.pids())
+        nbytes = sum(cold.storage_nbytes(pid) for pid in loader.pids())
     return seconds, nbytes / (rows + BATCH)
 
 
@@ -486,7 +486,7 @@ def measure_memory(setting: Setting, epochs: int, batches: int, ranks: int = 8) 
             for _ in range(batches):
                 next(stream)
             stream.close()  # type: ignore[attr-defined]
-            pids = loader._batches.pids()
+            pids = loader.pids()
             settle(pids)
             after.append([processes.memory(pid) for pid in pids])
         ring = _ring_nbytes(loader)
@@ -499,7 +499,7 @@ def measure_memory(setting: Setting, epochs: int, batches: int, ranks: int = 8) 
     for _ in range(3):
         for stream in streams:
             next(stream)
-    everyone = [processes.memory(pid) for each in everyones for pid in each._batches.pids()]
+    everyone = [processes.memory(pid) for each in everyones for pid in each.pids()]
     rings = sum(map(_ring_nbytes, everyones))
     for each in everyones:
         each.close()
@@ -529,7 +529,7 @@ def measure_memory(setting: Setting, epochs: int, batches: int, ranks: int = 8) 
 
 
 def _ring_nbytes(loader: Any) -> int:
-    ring = loader._batches._crew._ring
+    ring = loader.processes.pool._ring
     return int(ring.slots * ring.slot_nbytes)
 
 

@@ -61,7 +61,7 @@ def test_batches_are_dicts_of_tensors_over_the_rings_memory(make: Any, dataset: 
     assert (batch["actions_is_pad"].dtype, batch["step"].dtype) == (torch.bool, torch.int64)
     assert all(type(text) is str for text in batch["task"])
     addresses = [each.data_ptr() for each in batch.values() if isinstance(each, torch.Tensor)]
-    assert max(addresses) - min(addresses) < loader._batches._crew._ring.slot_nbytes  # one slot
+    assert max(addresses) - min(addresses) < loader.processes.pool._ring.slot_nbytes  # one slot
     assert loader.stats().pickled_nbytes == 0
 
 
@@ -192,7 +192,7 @@ def test_a_peek_takes_nothing_from_a_loop_nor_from_a_loaded_position(
     make: Any, dataset: StepDataset, workers: int
 ) -> None:
     loader, found = make(workers=workers), []
-    loader.load_state_dict(loader._batches.epochs.state_at(2, 32))
+    loader.load_state_dict(loader.epochs.state_at(2, 32))
     for _ in range(2):
         seen = rows([loader.peek()], dataset)
     for batch in loader:
@@ -274,7 +274,7 @@ def test_a_batch_transform_with_a_device_gets_the_generator_of_its_place(make: A
     found = [batch["noise"] for batch in first]
     assert len(set(found)) == 9
     resumed = make(device="cpu", batch_transform=noisy, seed=1, workers=1)
-    resumed.load_state_dict(resumed._batches.epochs.state_at(0, 64))
+    resumed.load_state_dict(resumed.epochs.state_at(0, 64))
     assert [batch["noise"] for batch in resumed] == found[4:]
 
 
@@ -336,9 +336,9 @@ def test_a_consumer_that_takes_its_time_finds_batches_ready(make: Any) -> None:
     loader = make(workers=1)
     stream = iter(loader)
     next(stream)
-    crew = loader._batches._crew
+    crew = loader.processes.pool
     for _ in range(8):
-        assert wait_until(lambda: crew.collect(0.0) or crew.is_ready)
+        assert wait_until(lambda: crew._collect(0.0) or crew._is_ready)
         next(stream)
     assert loader.stats().ready == 8
 
@@ -361,8 +361,8 @@ def test_a_summary_of_the_epoch_is_printed_at_its_end_and_only_then(
 def test_it_can_be_used_in_a_with_statement(make: Any, dataset: StepDataset) -> None:
     with Loader(dataset, batch_size=16, workers=1) as loader:
         next(iter(loader))
-        assert len(loader._batches.pids()) == 1
-    assert loader._batches.pids() == []
+        assert len(loader.pids()) == 1
+    assert loader.pids() == []
 
 
 def test_it_does_not_pickle_and_says_what_does(make: Any) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -19,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_w
 
 from vla_store.errors import OptionError, warn
 from vla_store.format.statistics import FieldStatistics
-from vla_store.loader.batches import Batches, BatchStream, Stats, environment_ranks
+from vla_store.loader.batches import Batches, environment_ranks
 from vla_store.loader.collate import collate as stacked
 from vla_store.loader.dataset import served
 from vla_store.loader.sampler import ShuffleSampler
-from vla_store.loader.staging import Staged
+from vla_store.loader.stats import Stats
+from vla_store.loader.stream import BatchStream
 from vla_store.loader.trees import walk
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import Batch, Sample, same_width
@@ -159,7 +159,7 @@ def collate(samples: Any) -> Any:
     return stacked(samples, _as_tensor)
 
 
-class Loader:
+class Loader(Batches):
     """Batches of a dataset as dicts of tensors, decoded by worker processes into reused shared memory.
 
     dataset: a StepDataset or `vla_store.Samples`, or a torch Subset of one. batch_size: of one rank.
@@ -204,7 +204,6 @@ class Loader:
         world_size: int | None = None,
         summary: bool = False,
     ) -> None:
-        self.dataset = dataset
         try:
             self.device = None if device is None else torch.device(device)
         except RuntimeError as error:
@@ -221,10 +220,11 @@ class Loader:
             pin_memory = False
         self._stages = pin_memory or self._moves
         self._convert = _Convert(batch_transform if self.device is not None else None)
+        self._summary = summary
         found = served(dataset)
         if found is None:
             raise _not_ours(dataset)
-        self._batches = Batches(
+        super().__init__(
             found,
             batch_size=batch_size,
             seed=seed,
@@ -235,13 +235,7 @@ class Loader:
             batch_transform=batch_transform if self.device is None else None,
             ranks=_ranks_of(rank, world_size),
         )
-        self._staged: Staged | None = None
-        self._summary = summary
-
-    @property
-    def batch_size(self) -> int:
-        """Of one rank."""
-        return self._batches.batch_size
+        self.dataset = dataset
 
     @property
     def sampler(self) -> Loader:
@@ -253,50 +247,37 @@ class Loader:
         """None: Lightning looks for one before it evaluates."""
         return None
 
-    def __len__(self) -> int:
-        """Batches of a whole epoch, on every rank."""
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        """A new pass; it ends the one before, whose `next` then raises UsageError. Epoch and position are settled at its first
+    def __iter__(self) -> BatchStream:
+        """Begin a new pass; it ends the one before, whose `next` then raises UsageError. Epoch and position are settled at its first
         batch: the next epoch, or what is left of one that was not finished."""
-        stream: BatchStream | Staged = self._batches.stream(None if self._stages else self._convert)
-        self._unstage()
-        if isinstance(stream, BatchStream) and self._stages:
-            stream = self._staged = Staged(stream, self._copier(), self._convert)
-        return _Passed(stream, self._batches.stats if self._summary else None)
+        return self.stream(self._convert, self._copier() if self._stages else None, self._summary)
 
     def peek(self) -> Any:
-        """The batch that comes next, without taking it: it will be given by `next` as well, to this pass or to the next one.
+        """Return the batch that comes next, without taking it: it will be given by `next` as well, to this pass or to the next one.
 
         It is made in this process, where transforms run too.
         """
-        batch, job = self._batches.peek()
+        batch, job = self.next_batch()
         return self._convert(self._copier()(batch) if self._stages else batch, job)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
-        self._batches.epochs.set_epoch(epoch)
+        """Name the epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
+        self.epochs.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands: rows of the batches that `next` gave, counted over all ranks. The same on every rank."""
-        return self._batches.epochs.state_dict()
+        """Return where the epoch stands: rows of the batches that `next` gave, counted over all ranks. The same on every rank."""
+        return self.epochs.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state` stands; batch size, world size and workers may differ.
 
         Raises OptionError for a state of another store, selection, seed or order.
         """
-        self._batches.epochs.load_state_dict(state)
+        self.epochs.load_state_dict(state)
 
     def stats(self) -> Stats:
-        """What it did until now: batches, rows, bytes, the consumer's waits, copies. `later.since(earlier)` is what lies between."""
-        return self._batches.stats.copy()
-
-    def close(self) -> None:
-        """End the workers. Batches that were handed out stay valid; a new pass goes on where this one stood, with new workers."""
-        self._batches.close()
-        self._unstage()
+        """Return what it did until now: batches, rows, bytes, the consumer's waits, copies. `later.since(earlier)` is what lies between."""
+        return self.counts.copy()
 
     def __enter__(self) -> Loader:
         return self
@@ -308,20 +289,19 @@ class Loader:
         raise TypeError("a Loader does not pickle: send the dataset, and make a Loader where it arrives")
 
     def __repr__(self) -> str:
-        batches, epochs = self._batches, self._batches.epochs
-        rank, world_size = batches.rank
+        rank, world_size = self.rank
         try:
             length = f"{len(self):,} batches"
         except OptionError:
             length = "too few rows for batches"
-        epoch, position = epochs.place
-        order = f"shuffled with seed {epochs.seed}" if epochs.shuffle else "in order"
+        epoch, position = self.epochs.place
+        order = f"shuffled with seed {self.epochs.seed}" if self.epochs.shuffle else "in order"
         where = f", to {self.device}" if self._moves else ", pinned" if self._stages else ""
         return (
             f"Loader({length} of {self.batch_size} on rank {rank} of {world_size}"
-            f"{', last dropped' if batches.drop_last else ''}\n"
-            f"  rows     {len(batches.dataset):,}, {order}; epoch {epoch} at {position:,}\n"
-            f"  workers  {batches.workers or 'none: decodes in this process'}{where})"
+            f"{', last dropped' if self.drop_last else ''}\n"
+            f"  rows     {len(self.dataset):,}, {order}; epoch {epoch} at {position:,}\n"
+            f"  workers  {self.workers or 'none: decodes in this process'}{where})"
         )
 
     def _copier(self) -> _Copier:
@@ -330,40 +310,6 @@ class Loader:
         if gpu.index is None:
             gpu = torch.device(gpu.type, torch.cuda.current_device())
         return _Copier(gpu, self._moves)
-
-    def _unstage(self) -> None:
-        staged, self._staged = self._staged, None
-        if staged is not None:
-            staged.close()
-
-
-class _Passed:
-    """One pass, which ends when nobody refers to it any more. Not a generator: that raises an error once, and then ends as if
-    the epoch were complete. stats: of which a line is printed at its end."""
-
-    def __init__(self, stream: BatchStream | Staged, stats: Stats | None) -> None:
-        self._stream = stream
-        self._stats = stats
-        self._before = None if stats is None else stats.copy()
-
-    def __iter__(self) -> _Passed:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self._stream)
-        except StopIteration:
-            stats, self._stats = self._stats, None
-            if stats is not None and self._before is not None and self._stream.is_finished:
-                print(f"vla_store loader: {stats.since(self._before).summary()}", file=sys.stderr, flush=True)
-            raise
-
-    def close(self) -> None:
-        """No more batches; where the pass stands does not change."""
-        self._stream.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class _Convert:

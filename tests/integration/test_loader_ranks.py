@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vla_store.loader.order import Deal, Order
+from vla_store.loader.order import Order, Sharding
 
 pytest.importorskip("torch")
 from loader import ranks
@@ -45,13 +45,13 @@ def told(folder: Path) -> list[dict[str, Any]]:
 def expected(epoch: int, first_batch: int, stop_batch: int | None = None) -> list[list[int]]:
     """What each rank gets of an epoch, from a batch on."""
     order = Order(ranks.ROWS, ranks.SEED, epoch).take(0, ranks.ROWS).tolist()
-    deal = Deal(ranks.ROWS, ranks.BATCH, 2)
-    stop = deal.batches(0) if stop_batch is None else stop_batch
+    sharding = Sharding(ranks.ROWS, ranks.BATCH, 2)
+    stop = sharding.batches(0) if stop_batch is None else stop_batch
     found: list[list[int]] = [[], []]
     for batch in range(first_batch, stop):
-        position = deal.end(0, batch) if batch else 0
+        position = sharding.end(0, batch) if batch else 0
         for rank in range(2):
-            found[rank] += order[slice(*deal.stretch(position, rank))]
+            found[rank] += order[slice(*sharding.shard(position, rank))]
     return found
 
 

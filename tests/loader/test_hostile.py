@@ -260,7 +260,7 @@ def consume(
 def everything_came_back(loader: Loader) -> bool:
     """Whether no slot is held any more."""
     gc.collect()
-    crew = loader._batches._crew
+    crew = loader.processes.pool
     return crew is not None and crew._ring.unheld == crew._ring.slots
 
 
@@ -346,7 +346,7 @@ def test_a_view_keeps_its_batch_and_no_more(samples: vla_store.Samples, oracle: 
         while next(stream, None) is not None:
             assert np.array_equal(view.numpy(), oracle["agentview_rgb"][rows][2, 0, 0])
         gc.collect()
-        ring = loader._batches._crew._ring
+        ring = loader.processes.pool._ring
         assert ring.unheld == ring.slots - 1
         del view
         assert wait_until(lambda: everything_came_back(loader))
@@ -374,7 +374,7 @@ def test_slots_come_back_without_the_collector(samples: vla_store.Samples) -> No
             for _ in range(3):
                 assert sum(1 for _ in loader) == len(loader)
             assert loader.stats().copies == 0
-            ring = loader._batches._crew._ring
+            ring = loader.processes.pool._ring
             assert ring.unheld == ring.slots
     finally:
         gc.enable()

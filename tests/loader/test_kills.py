@@ -41,7 +41,7 @@ from vla_store.errors import MachineError, OptionError, StoreNotFound, UsageErro
 from vla_store.loader import crew as crew_module
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
-from vla_store.loader.pool import WorkerDied
+from vla_store.loader.processes import WorkerDied
 from vla_store.loader.work import TransformError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,7 +259,7 @@ def test_case_3_what_workers_had_in_hand_comes_back_and_is_not_seen_again(store:
         stream = iter(batches)
         assert served(stream, 1) == [order(100)[5 * number : 5 * number + 5]]
     assert [row for rows in served(iter(batches)) for row in rows] == order(100)[50:]
-    crew = batches._crew
+    crew = batches.processes.pool
     assert wait_until(lambda: crew.collect(0.0) or not crew._out)
     assert crew._ring.unheld == crew._ring.slots
     batches.close()
@@ -356,7 +356,7 @@ def test_case_5_close_does_not_wait_for_a_worker_that_cannot_end(
     monkeypatch.setattr(subprocess, "Popen", Unending)
     batches = Batches(first_rows(store, 10), batch_size=5, workers=1)
     next(iter(batches))
-    worker = batches._crew._pool._processes[0]
+    worker = batches.processes.pool.processes._processes[0]
     batches.close()
     worker.is_answered = True
     worker.wait()
@@ -369,7 +369,7 @@ def test_case_4_a_worker_killed_while_it_sends_is_noticed_though_it_forked(store
     batches = Batches(first_rows(store, 100), batch_size=5, workers=1, batch_transform=transform)
     stream = iter(batches)
     child = next(stream)["child"]
-    pid, socket = batches.pids()[0], batches._crew._pool._channels[0]
+    pid, socket = batches.pids()[0], batches.processes.pool.processes._channels[0]
     errors: list[BaseException | None] = []
     thread = threading.Thread(target=lambda: errors.append(error_of(lambda: list(stream))), daemon=True)
     try:
@@ -484,7 +484,7 @@ def test_case_5_a_next_that_waits_ends_when_another_thread_closes(store: vla_sto
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(ended_by(stream)))
     thread.start()
-    assert wait_until(lambda: batches._crew is not None and len(batches._crew._out) == 4)
+    assert wait_until(lambda: batches.processes.pool is not None and len(batches.processes.pool._out) == 4)
     if how == "close":
         batches.close()
     elif how == "iter":
@@ -548,7 +548,7 @@ def test_case_5_a_next_that_waits_ends_when_a_signals_handler_closes(store: vla_
     batches = Batches(first_rows(store, 100), batch_size=5, workers=2, transform=transforms.sleeps)
 
     def warn() -> None:
-        assert wait_until(lambda: batches._crew is not None and len(batches._crew._out) == 4)
+        assert wait_until(lambda: batches.processes.pool is not None and len(batches.processes.pool._out) == 4)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, lambda *_: batches.close())
@@ -577,7 +577,7 @@ def test_case_5_at_the_exit_of_the_interpreter_a_thread_that_takes_batches_ends_
 
     thread = threading.Thread(target=lambda: errors.append(error_of(take)))
     thread.start()
-    assert wait_until(lambda: batches.stats.batches > 10)
+    assert wait_until(lambda: batches.counts.batches > 10)
     batches._finalizer()
     thread.join(60)
     assert errors == [None]
@@ -1008,7 +1008,7 @@ def test_case_8_a_fork_while_a_thread_waits_for_a_batch_is_not_stuck(store: vla_
     stream = iter(batches)
     thread = threading.Thread(target=lambda: error_of(lambda: next(stream)))
     thread.start()
-    assert wait_until(lambda: batches._crew is not None and len(batches._crew._out) == 2)
+    assert wait_until(lambda: batches.processes.pool is not None and len(batches.processes.pool._out) == 2)
     assert in_a_fork(lambda: (iter(batches) is not None, batches.close())) == "(True, None)"
     batches.close()
     thread.join(30)
@@ -1138,13 +1138,13 @@ SILENT = """
 import signal, sys
 import vla_store
 from vla_store.loader.batches import Batches
-from vla_store.loader.pool import Pool, WorkerDied
+from vla_store.loader.processes import Processes, WorkerDied
 
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 samples = vla_store.Samples(sys.argv[1], windows={"actions": 0}, rows=range(100))
 batches = Batches(samples, batch_size=5, workers=1)
 next(iter(batches))
-pool = batches._crew._pool
+pool = batches.processes.pool.processes
 pool._processes[0].kill()
 pool._processes[0].wait()
 try:

@@ -1,4 +1,4 @@
-"""The order of an epoch: a permutation for every number of rows, evenly random, and the same for ever; and how it is dealt.
+"""The order of an epoch: a permutation for every number of rows, evenly random, and the same for ever; and how it is sharded.
 
 `python tests/loader/test_order.py` writes golden_orders.json anew. It must never change once a version that has it is released:
 checkpoints hold a position in these orders.
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_store.errors import OptionError
-from vla_store.loader.order import SMALL_ROWS, Deal, Order
+from vla_store.loader.order import SMALL_ROWS, Order, Sharding
 
 GOLDEN = Path(__file__).with_name("golden_orders.json")
 MASK = (1 << 64) - 1
@@ -288,15 +288,15 @@ def test_orders_are_the_golden_ones() -> None:
     assert golden() == expected
 
 
-# --- dealing ------------------------------------------------------------------------------------------------------------
+# --- sharding -----------------------------------------------------------------------------------------------------------
 
 
-def hand_out(deal: Deal, position: int, batches: int | None = None) -> tuple[list[list[tuple[int, int]]], int]:
+def hand_out(sharding: Sharding, position: int, batches: int | None = None) -> tuple[list[list[tuple[int, int]]], int]:
     """[batch][rank] -> (start, stop) of the order, and the position after them."""
     made = []
-    for _ in range(deal.batches(position) if batches is None else batches):
-        made.append([deal.stretch(position, rank) for rank in range(deal.world_size)])
-        position = deal.end(position, 1)
+    for _ in range(sharding.batches(position) if batches is None else batches):
+        made.append([sharding.shard(position, rank) for rank in range(sharding.world_size)])
+        position = sharding.end(position, 1)
     return made, position
 
 
@@ -304,8 +304,8 @@ def flat(batches: list[list[tuple[int, int]]]) -> list[int]:
     return [place for ranks in batches for start, stop in ranks for place in range(start, stop)]
 
 
-deals = st.builds(
-    lambda world, batch, more, drop: Deal(world + more, batch, world, drop),
+shardings = st.builds(
+    lambda world, batch, more, drop: Sharding(world + more, batch, world, drop),
     st.integers(1, 9),
     st.integers(1, 20),
     st.integers(0, 700),
@@ -313,88 +313,90 @@ deals = st.builds(
 )
 
 
-def can_be_dealt(deal: Deal, position: int = 0) -> bool:
-    left = deal.rows - position
+def can_be_sharded(sharding: Sharding, position: int = 0) -> bool:
+    left = sharding.rows - position
     return (
-        deal.drop_last or left == 0 or (left >= deal.world_size and (deal.batch_size > 1 or not left % deal.world_size))
+        sharding.drop_last
+        or left == 0
+        or (left >= sharding.world_size and (sharding.batch_size > 1 or not left % sharding.world_size))
     )
 
 
-@given(deals)
-def test_ranks_get_disjoint_stretches_that_are_the_whole_order(deal: Deal) -> None:
-    if not can_be_dealt(deal):
+@given(shardings)
+def test_ranks_get_disjoint_stretches_that_are_the_whole_order(sharding: Sharding) -> None:
+    if not can_be_sharded(sharding):
         return
-    batches, end = hand_out(deal, 0)
-    whole = deal.batch_size * deal.world_size
-    kept = deal.rows // whole * whole if deal.drop_last else deal.rows
+    batches, end = hand_out(sharding, 0)
+    whole = sharding.batch_size * sharding.world_size
+    kept = sharding.rows // whole * whole if sharding.drop_last else sharding.rows
     assert flat(batches) == list(range(kept))
     assert end == kept
-    assert len(batches) == (deal.rows // whole if deal.drop_last else -(-deal.rows // whole))
+    assert len(batches) == (sharding.rows // whole if sharding.drop_last else -(-sharding.rows // whole))
 
 
-@given(deals)
-def test_every_rank_gets_rows_of_every_batch_and_never_too_many(deal: Deal) -> None:
-    if not can_be_dealt(deal):
+@given(shardings)
+def test_every_rank_gets_rows_of_every_batch_and_never_too_many(sharding: Sharding) -> None:
+    if not can_be_sharded(sharding):
         return
-    batches, _ = hand_out(deal, 0)
+    batches, _ = hand_out(sharding, 0)
     sizes = [[stop - start for start, stop in ranks] for ranks in batches]
-    assert all(1 <= size <= deal.batch_size for ranks in sizes for size in ranks)
+    assert all(1 <= size <= sharding.batch_size for ranks in sizes for size in ranks)
     assert all(max(ranks) - min(ranks) <= 1 for ranks in sizes)
-    assert all(set(ranks) == {deal.batch_size} for ranks in sizes[:-2])
+    assert all(set(ranks) == {sharding.batch_size} for ranks in sizes[:-2])
 
 
-@given(deals)
-def test_rank_r_takes_its_stretch_of_each_round(deal: Deal) -> None:
-    batches = deal.rows // (deal.batch_size * deal.world_size) - 1
+@given(shardings)
+def test_rank_r_takes_its_stretch_of_each_round(sharding: Sharding) -> None:
+    batches = sharding.rows // (sharding.batch_size * sharding.world_size) - 1
     for number in range(batches):
-        for rank in range(deal.world_size):
-            start = number * deal.batch_size * deal.world_size + rank * deal.batch_size
-            position = number * deal.batch_size * deal.world_size
-            assert deal.stretch(position, rank) == (start, start + deal.batch_size)
+        for rank in range(sharding.world_size):
+            start = number * sharding.batch_size * sharding.world_size + rank * sharding.batch_size
+            position = number * sharding.batch_size * sharding.world_size
+            assert sharding.shard(position, rank) == (start, start + sharding.batch_size)
 
 
-@given(deals, st.integers(0, 40), st.integers(1, 9), st.integers(1, 20), st.booleans())
+@given(shardings, st.integers(0, 40), st.integers(1, 9), st.integers(1, 20), st.booleans())
 def test_after_a_change_of_ranks_and_batch_size_in_mid_epoch_every_row_still_comes_once(
-    deal: Deal, cut: int, world_size: int, batch_size: int, drop_last: bool
+    sharding: Sharding, cut: int, world_size: int, batch_size: int, drop_last: bool
 ) -> None:
-    if not can_be_dealt(deal):
+    if not can_be_sharded(sharding):
         return
-    before, position = hand_out(deal, 0, min(cut, deal.batches(0)))
-    if deal.rows < world_size:
+    before, position = hand_out(sharding, 0, min(cut, sharding.batches(0)))
+    if sharding.rows < world_size:
         return
-    other = Deal(deal.rows, batch_size, world_size, drop_last)
-    if not can_be_dealt(other, position):
-        with pytest.raises(OptionError, match="the last rows cannot be dealt"):
+    other = Sharding(sharding.rows, batch_size, world_size, drop_last)
+    if not can_be_sharded(other, position):
+        with pytest.raises(OptionError, match="the last rows cannot be shared out"):
             other.batches(position)
         return
     after, end = hand_out(other, position)
     whole = batch_size * world_size
-    kept = position + (deal.rows - position) // whole * whole if drop_last else deal.rows
+    kept = position + (sharding.rows - position) // whole * whole if drop_last else sharding.rows
     assert flat(before) + flat(after) == list(range(kept))
     assert end == kept
 
 
-@given(deals, st.integers(0, 40))
-def test_the_rest_of_an_epoch_is_the_same_whether_it_was_interrupted_or_not(deal: Deal, cut: int) -> None:
-    if not can_be_dealt(deal):
+@given(shardings, st.integers(0, 40))
+def test_the_rest_of_an_epoch_is_the_same_whether_it_was_interrupted_or_not(sharding: Sharding, cut: int) -> None:
+    if not can_be_sharded(sharding):
         return
-    whole, _ = hand_out(deal, 0)
+    whole, _ = hand_out(sharding, 0)
     cut = min(cut, len(whole))
-    _, position = hand_out(deal, 0, cut)
-    assert hand_out(deal, position)[0] == whole[cut:]
-    assert deal.batches(position) == len(whole) - cut
+    _, position = hand_out(sharding, 0, cut)
+    assert hand_out(sharding, position)[0] == whole[cut:]
+    assert sharding.batches(position) == len(whole) - cut
 
 
 def test_fewer_rows_than_ranks_are_refused() -> None:
     with pytest.raises(OptionError, match="fewer rows than ranks"):
-        Deal(3, 1, 4)
+        Sharding(3, 1, 4)
 
 
-def test_rows_that_cannot_be_dealt_are_refused_and_the_way_out_is_said() -> None:
+def test_rows_that_cannot_be_shared_out_are_refused_with_the_way_out() -> None:
     with pytest.raises(OptionError, match="with batch_size=2 or more there are none"):
-        Deal(10, 1, 4).batches(0)
-    assert Deal(10, 1, 4, drop_last=True).batches(0) == 2
-    assert Deal(10, 2, 4).batches(0) == 2
+        Sharding(10, 1, 4).batches(0)
+    assert Sharding(10, 1, 4, drop_last=True).batches(0) == 2
+    assert Sharding(10, 2, 4).batches(0) == 2
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from loader.serving import ended_by, first_rows, goes_on, rows_of, served, wait_
 import vla_store
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
-from vla_store.loader.pool import WorkerDied
-from vla_store.loader.staging import AHEAD, Staged
+from vla_store.loader.processes import WorkerDied
+from vla_store.loader.stream import AHEAD, BatchStream
 from vla_store.loader.work import TransformError
 
 
@@ -42,8 +42,8 @@ def copy(batch: Any) -> Any:
     return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in batch.items()}
 
 
-def staged(batches: Batches, copy: Callable[[Any], Any] = copy) -> Staged:
-    return Staged(iter(batches), copy)
+def staged(batches: Batches, copy: Callable[[Any], Any] = copy) -> BatchStream:
+    return batches.stream(copy=copy)
 
 
 def rows(stream: Any, store: vla_store.Store, count: int | None = None) -> list[int]:
@@ -71,12 +71,12 @@ def test_copies_come_in_order_epoch_after_epoch(batches: Batches, store: vla_sto
 def test_a_slot_is_free_as_soon_as_its_batch_is_copied(batches: Batches, store: vla_store.Store) -> None:
     stream = staged(batches)
     next(stream)
-    ring = batches._crew._ring
+    ring = batches.processes.pool._ring
     # A third batch is taken and copied, and waits without its slot.
-    assert wait_until(lambda: len(stream._copies) == AHEAD and ring.unheld == ring.slots)
+    assert wait_until(lambda: len(stream._source._copies) == AHEAD and ring.unheld == ring.slots)
     held = [next(stream) for _ in range(9)]  # copies: who holds them holds no slot
     assert ring.unheld == ring.slots
-    assert batches.stats.copies == 0
+    assert batches.counts.copies == 0
     assert len(held) == 9
     stream.close()
 
@@ -108,7 +108,7 @@ def test_position_counts_what_next_gave_and_not_what_was_copied(batches: Batches
 def test_a_resumed_epoch_is_the_rest_of_it_though_copies_were_ahead(batches: Batches, store: vla_store.Store) -> None:
     stream = staged(batches)
     taken = rows(stream, store, 4)
-    assert wait_until(lambda: len(stream._copies) == AHEAD)
+    assert wait_until(lambda: len(stream._source._copies) == AHEAD)
     state = batches.epochs.state_dict()
     stream.close()
     fresh = Batches(batches.dataset, batch_size=10, workers=0)
@@ -181,7 +181,7 @@ def test_an_error_behind_staged_batches_does_not_swallow_them(store: vla_store.S
     )
     stream = staged(batches)
     first = rows(stream, store, 1)
-    assert wait_until(lambda: len(stream._copies) == AHEAD)
+    assert wait_until(lambda: len(stream._source._copies) == AHEAD)
     found = list(first)
     with pytest.raises(TransformError, match="deep down"):
         found.extend(row for batch in stream for row in rows_of(batch, store))
@@ -198,7 +198,7 @@ def test_a_dead_worker_is_said_after_what_was_copied_before(store: vla_store.Sto
     batches = Batches(first_rows(store, 100), batch_size=3, workers=2)
     stream = staged(batches)
     taken = rows(stream, store, 1)
-    assert wait_until(lambda: len(stream._copies) == AHEAD)
+    assert wait_until(lambda: len(stream._source._copies) == AHEAD)
     for pid in batches.pids():
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerDied):
@@ -214,7 +214,7 @@ def test_closing_the_loader_ends_a_thread_that_waits_for_a_worker(store: vla_sto
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(ended_by(stream)))
     thread.start()
-    assert wait_until(lambda: bool(staging_threads()) and batches._crew is not None)
+    assert wait_until(lambda: bool(staging_threads()) and batches.processes.pool is not None)
     batches.close()
     thread.join(30)
     assert found == ["the loader was closed"]
@@ -228,7 +228,7 @@ def test_a_fork_in_the_middle_of_a_hand_over_is_not_stuck(batches: Batches) -> N
     held, may_go = threading.Event(), threading.Event()
 
     def hold() -> None:  # as the thread that copies does for a moment
-        with stream._changed:
+        with stream._source._changed:
             held.set()
             may_go.wait(60)
 
@@ -256,7 +256,7 @@ def test_convert_comes_before_a_batch_counts_as_handed_out(batches: Batches, sto
             raise ValueError("on this side")
         return {**batch, "position": job.position}
 
-    stream = Staged(iter(batches), copy, convert)
+    stream = batches.stream(convert, copy)
     assert [next(stream)["position"] for _ in range(2)] == [0, 10]
     with pytest.raises(ValueError, match="on this side"):
         next(stream)
@@ -268,11 +268,11 @@ def test_stats_are_the_consumers_and_not_the_threads(batches: Batches, store: vl
     stream = staged(batches)
     next(stream)
     for _ in range(9):
-        assert wait_until(lambda: bool(stream._copies))
+        assert wait_until(lambda: bool(stream._source._copies))
         next(stream)
-    assert batches.stats.batches == 10
-    assert batches.stats.ready == 9
-    assert sum(batches.stats.waits_s[1:]) < batches.stats.elapsed_s
+    assert batches.counts.batches == 10
+    assert batches.counts.ready == 9
+    assert sum(batches.counts.waits_s[1:]) < batches.counts.elapsed_s
 
 
 def test_without_workers_the_thread_decodes(store: vla_store.Store) -> None:

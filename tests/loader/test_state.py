@@ -70,7 +70,7 @@ def test_a_resumed_epoch_is_the_rest_of_it_whatever_the_ranks_and_batch_sizes(
     before = ranks_of(samples, world_sizes[0], batch_size=sizes[0], **options)
     for each in before:
         each.epochs.set_epoch(epoch)
-    if not can_be_dealt(before[0], 0):
+    if not can_be_sharded(before[0], 0):
         return
     taken = interleaved([iter(each) for each in before], cut)
     states = [each.epochs.state_dict() for each in before]
@@ -83,7 +83,7 @@ def test_a_resumed_epoch_is_the_rest_of_it_whatever_the_ranks_and_batch_sizes(
     position = states[0]["position"]
     assert taken == expected[:position]
     after = ranks_of(samples, world_sizes[1], json.loads(json.dumps(states[0])), batch_size=sizes[1], **options)
-    if can_be_dealt(after[0], position):
+    if can_be_sharded(after[0], position):
         rest = interleaved([iter(each) for each in after], None)
         assert rest == expected[position : kept(position, rows, world_sizes[1] * sizes[1], drop_last)]
 
@@ -93,9 +93,9 @@ def kept(position: int, rows: int, whole: int, drop_last: bool) -> int:
     return position + (rows - position) // whole * whole if drop_last else rows
 
 
-def can_be_dealt(batches: Batches, position: int) -> bool:
+def can_be_sharded(batches: Batches, position: int) -> bool:
     try:
-        batches.deal().batches(position)
+        batches.sharding().batches(position)
     except OptionError:
         return False
     return True
@@ -273,7 +273,7 @@ def test_ranks_that_leave_their_passes_alike_go_on_alike(store: vla_store.Store)
     found: list[int] = []
     while ranks[0].epochs.state_dict()["epoch"] == 0:
         if len(found) > 40:
-            ranks[1].peek()  # on one rank alone
+            ranks[1].next_batch()  # on one rank alone
         found += interleaved([iter(each) for each in ranks], 2)
         assert len({each.epochs.place for each in ranks}) == 1
         if len(found) >= 100:
@@ -285,7 +285,7 @@ def test_ranks_that_leave_their_passes_alike_go_on_alike(store: vla_store.Store)
 
 
 def peeked(batches: Batches) -> list[int]:
-    return rows_of(batches.peek()[0], batches.dataset.store)
+    return rows_of(batches.next_batch()[0], batches.dataset.store)
 
 
 def test_a_peek_is_the_batch_that_comes_and_takes_nothing(batches: Batches) -> None:
@@ -296,7 +296,7 @@ def test_a_peek_is_the_batch_that_comes_and_takes_nothing(batches: Batches) -> N
         found += flat(served(stream, 1))
     assert found + flat(served(stream)) == order(0)
     assert peeked(batches) == order(1)[:10]
-    assert batches.stats.batches == 10
+    assert batches.counts.batches == 10
 
 
 def test_a_peek_after_the_last_batch_is_of_the_next_epoch(batches: Batches) -> None:
@@ -319,7 +319,7 @@ def test_a_peek_is_of_the_rank_and_of_the_generator_of_its_place(store: vla_stor
     batches = Batches(first_rows(store, 100), **options)
     stream = iter(batches)
     next(stream)
-    seen = batches.peek()[0]["noise"]
+    seen = batches.next_batch()[0]["noise"]
     assert seen.tolist() == next(stream)["noise"].tolist()
 
 

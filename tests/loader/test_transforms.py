@@ -148,10 +148,10 @@ def test_slots_grow_once_with_one_line_and_then_hold_everything(make: Make, capl
             for batch in batches:
                 assert (batch["large"] == batch["step"][:, None, None]).all()
     assert caplog.text.count("the ring is now") == 1
-    assert 0 < batches.stats.pickled_nbytes < 6 * 8 * 50 * 50 * 8  # those that were under way
-    before = batches.stats.pickled_nbytes
+    assert 0 < batches.counts.pickled_nbytes < 6 * 8 * 50 * 50 * 8  # those that were under way
+    before = batches.counts.pickled_nbytes
     assert sum(1 for _ in batches) == 5
-    assert batches.stats.pickled_nbytes == before
+    assert batches.counts.pickled_nbytes == before
 
 
 def test_slots_grow_again_where_batches_do(make: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -178,13 +178,13 @@ def test_what_no_slot_holds_travels_pickled_and_is_counted(make: Make) -> None:
     assert batch["masked"].sum() == 1 + 3 + 5 + 7
     assert batch["empty"].shape == (0, 3)
     assert batch["scalar"] == 3.5
-    assert batches.stats.pickled_nbytes > 100
+    assert batches.counts.pickled_nbytes > 100
 
 
 def test_plain_batches_do_not_travel_pickled(make: Make) -> None:
     batches = make()
     assert [batch["task"][0] for batch in batches] == ["put both the cups in the basket"] * 5
-    assert batches.stats.pickled_nbytes == 0
+    assert batches.counts.pickled_nbytes == 0
 
 
 def test_texts_that_never_come_again_do_not_fill_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_texts_that_never_come_again_do_not_fill_memory(make: Make, monkeypatch:
             assert len(batch["names"]) == 8
             seen |= set(batch["names"])
     assert len(seen) == 300 * 40
-    assert max(map(len, batches._crew._texts)) <= packing.MAX_TEXTS
+    assert max(map(len, batches.processes.pool._texts)) <= packing.MAX_TEXTS
 
 
 def test_a_ragged_field_travels_as_the_others(store: vla_store.Store) -> None:
@@ -205,8 +205,8 @@ def test_a_ragged_field_travels_as_the_others(store: vla_store.Store) -> None:
         for number, batch in enumerate(batches):
             assert np.array_equal(batch["states"], samples.batch(range(number * 8, number * 8 + 8))["states"])
         if not epoch:
-            first = batches.stats.pickled_nbytes
-    assert batches.stats.pickled_nbytes == first  # slots have grown by then
+            first = batches.counts.pickled_nbytes
+    assert batches.counts.pickled_nbytes == first  # slots have grown by then
     batches.close()
 
 

@@ -1,9 +1,9 @@
-"""The order of an epoch, and who gets which piece of it. Pure arithmetic: nothing to save but one number, nothing to share.
+"""The order of an epoch, and how it is sharded over ranks. Pure arithmetic; may import numpy and errors.
 
 The global order of an epoch is a permutation of [0, N) that is a function of (seed, epoch, N) alone. Below 4,096 rows keyed
 hashes are sorted; above, a Feistel network over a grid of a x b >= N places permutes the grid, and places beyond N are
-walked on until they fall inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any stretch of the order
-costs time and memory in proportion to the stretch, whatever N is.
+walked on until they fall inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any piece of the order
+costs time and memory in proportion to the piece, whatever N is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Order:
     shuffle: bool = True
 
     def take(self, start: int, stop: int) -> Int64:
-        """Places [start, stop) of the order: (stop - start,) int64 numbers in [0, rows)."""
+        """Return positions [start, stop) of the order: (stop - start,) int64 numbers in [0, rows)."""
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"[{start}, {stop}) of an order of {self.rows}")
         places = np.arange(start, stop, dtype=np.uint64)
@@ -52,11 +52,11 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Deal:
-    """How an epoch is dealt to ranks, from a position on: batch k of rank r is a stretch of the global order.
+class Sharding:
+    """How the order of an epoch is sharded over ranks, from a position on: batch k of rank r is a piece of the global order.
 
     batch_size: of one rank. From position c, rank r of W takes c + k W B + r B + [0, B), so that W and B may change between
-    two positions. The last batch: dropped where it is not full (drop_last), else dealt evenly to all ranks; if it has fewer
+    two positions. The last batch: dropped where it is not full (drop_last), else shared evenly by all ranks; if it has fewer
     rows than ranks, the batch before it gives up the missing ones. So all ranks take the same number of batches.
     """
 
@@ -72,13 +72,13 @@ class Deal:
             raise OptionError("there are fewer rows than ranks", rows=self.rows, ranks=self.world_size)
 
     def batches(self, position: int) -> int:
-        """How many batches every rank still takes from a position on."""
+        """Return how many batches every rank still takes from a position on."""
         left, whole = self.rows - position, self.batch_size * self.world_size
         if self.drop_last or left == 0:
             return left // whole
         if left < self.world_size or (self.batch_size == 1 and left % self.world_size):
             raise OptionError(
-                "the last rows cannot be dealt: every rank must get at least one row of each batch, and none twice",
+                "the last rows cannot be shared out: every rank must get at least one row of each batch, and none twice",
                 rows_left=left,
                 ranks=self.world_size,
                 batch_size=self.batch_size,
@@ -88,7 +88,7 @@ class Deal:
         return -(-left // whole)
 
     def end(self, position: int, batch: int) -> int:
-        """The position after so many more batches (batch = 1: after the next one)."""
+        """Return the position after so many more batches (1: after the next one)."""
         whole = self.batch_size * self.world_size
         end = position + batch * whole
         short = self.rows - end
@@ -96,8 +96,8 @@ class Deal:
             return self.rows - self.world_size  # the last batch would not reach every rank: it gets these rows
         return min(end, self.rows)
 
-    def stretch(self, position: int, rank: int) -> tuple[int, int]:
-        """[start, stop) of the global order that is the next batch of a rank, from a position where a batch begins."""
+    def shard(self, position: int, rank: int) -> tuple[int, int]:
+        """Return [start, stop) of the global order: the next batch of a rank, from a position where a batch begins."""
         end = self.end(position, 1)
         count, extra = divmod(end - position, self.world_size)
         start = position + rank * count + min(rank, extra)

@@ -1,221 +1,283 @@
-"""Worker processes: fresh interpreters, each at the other end of a socket."""
+"""`WorkerPool`: worker processes and the ring they fill; `Workers`: its owner. Jobs go in, batches come out in their order.
+
+May import everything of the loader but batches and streams.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-import pickle
-import select
-import signal
-import socket
-import subprocess
-import sys
-import time
-from typing import Any
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from vla_store.errors import OptionError, VlaStoreError, WorkerDied
-from vla_store.loader import worker
-from vla_store.loader.channel import Channel, Closed
-from vla_store.loader.work import Work
-from vla_store.loader.worker import Ready, Start
+from vla_store.errors import VlaStoreError, warn
+from vla_store.loader.packing import Layout, unpack
+from vla_store.loader.processes import Processes, pickled
+from vla_store.loader.ring import Ring
+from vla_store.loader.work import Job, Work
+from vla_store.loader.worker import Filled, NewRing, Ticket
 
-CLOSE_S = 2.0
-HINTS: dict[int | None, str] = {
-    -signal.SIGKILL: "SIGKILL usually means that memory ran out: use fewer workers or smaller batches",
-    -signal.SIGBUS: "SIGBUS usually means that a file of the store was cut short while it was read: run `vla-store verify`",
-}
+log = logging.getLogger("vla_store")
+
+TICKETS_PER_WORKER = 2
+SPARE_SLOTS = 3
+PATIENCE_S = 30.0
+LOOK_UP_S = 0.5
 
 
-class Pool:
-    """`workers` processes that share one Work. Closed explicitly, or with the last reference; they also end by themselves
-    when this process does, because their sockets close."""
+class Stopped(Exception):
+    """The pass, or the loader, was ended by somebody else: there is no next batch, but the epoch is not over."""
 
-    def __init__(self, work: bytes, workers: int) -> None:
-        if worker.is_loading_main:
-            raise OptionError(
-                "a worker imports this script for a transform in it, and the script starts a Loader again",
-                hint='put what the script does under `if __name__ == "__main__":`, or the transform into a module',
-            )
-        self.pid = os.getpid()
-        self.is_closed = False
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._channels: list[Channel] = []
-        self._poll = select.poll()
-        self._numbers: dict[int, int] = {}
-        # Sockets and not a pipe: one that is closed while another thread wakes is an error, and not another file.
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._waker.setblocking(False)
-        self._poll.register(self._wake, select.POLLIN)
-        message = Start(_absolute_path(), _main_of(work), work)
+
+class Made(NamedTuple):
+    """What a batch took: seconds of a worker, bytes that travelled pickled, whether it had to be copied out. was_ready: when it was
+    asked for."""
+
+    job: Job
+    nbytes: int
+    work_s: float
+    pickled_nbytes: int = 0
+    copied: bool = False
+    was_ready: bool = False
+
+
+class _Out(NamedTuple):
+    """A ticket that a worker has."""
+
+    job: Job
+    ring: Ring
+    slot: int
+    worker: int
+
+
+class WorkerPool:
+    """Worker processes, their ring, and the jobs that are theirs. One thread at a time; only `wake` may be called by another.
+
+    rows: of a batch, for the first guess of what a slot must hold.
+    """
+
+    def __init__(self, work: Work, pickled: bytes, workers: int, rows: int) -> None:
+        self.processes = Processes(pickled, workers)
+        self._out: dict[int, _Out] = {}
+        self._loads = [0] * workers
+        self._queue: deque[int] = deque()  # tickets whose batches are wanted, in order
+        self._done: dict[int, tuple[_Out, Filled] | VlaStoreError] = {}
+        self._texts: list[list[str]] = [[] for _ in range(workers)]
+        self._layouts: list[Layout | None] = [None] * workers
+        self._number = 0
+        self._ring: Ring | None = None
+        self._waited_s = 0.0
+        self._warned = False
         try:
-            for _ in range(workers):
-                self._spawn()
-            for number in range(workers):
-                self.send(number, message)
+            self._grow(work.slot_nbytes(rows))
         except BaseException:
             self.close()
             raise
 
-    def __len__(self) -> int:
-        return len(self._processes)
+    @property
+    def is_closed(self) -> bool:
+        return self.processes.is_closed
 
-    def pid_of(self, number: int) -> int:
-        return self._processes[number].pid
+    def next(self, jobs: Iterator[Job], is_over: Callable[[], bool]) -> tuple[Any, Made] | VlaStoreError:
+        """Return the next batch and what it took, or what making it raised. Workers get as many of the jobs as they can take.
 
-    def send(self, number: int, message: Any, fd: int | None = None) -> None:
-        """Raises WorkerDied, or what a worker could not start for."""
-        try:
-            self._channels[number].send(message, fd)
-        except Closed:
-            raise self._why_not_started(number) or self._died(number) from None
-
-    def receive(self, timeout_s: float) -> list[tuple[int, Any]]:
-        """Messages that have arrived, at most one a worker, waiting for one at most so long, or until `wake`: (worker, message).
-
-        Raises WorkerDied, what a worker could not start for, or Closed.
+        Raises StopIteration where there are no more jobs, Stopped once `is_over` (looked at after `wake`), WorkerDied, or why a
+        worker could not start.
         """
-        if self.is_closed:
-            raise Closed("the workers were ended")
-        found: list[tuple[int, Any]] = []
-        ready = self._poll.poll(timeout_s * 1000)
-        for fd, _ in ready:
-            if fd not in self._numbers:
-                self._wake.recv(4096)
-                continue
-            number = self._numbers[fd]
-            try:
-                message, _fd = self._channels[number].receive()
-            except Closed:
-                raise self._died(number) from None
-            if isinstance(message, Ready):
-                if message.error is not None:
-                    raise message.error
-                continue
-            found.append((number, message))
-        if not ready and timeout_s:
-            # A socket stays open after its worker where another process, forked at the wrong moment, holds it too.
-            for number, process in enumerate(self._processes):
-                if process.poll() is not None:
-                    raise self._died(number)
+        while self._collect(0.0):
+            pass
+        is_more = self._submit(jobs)
+        was_ready = self._is_ready
+        while not self._is_ready:
+            if not self._queue and not is_more:
+                raise StopIteration
+            if is_over():
+                raise Stopped
+            self._wait()
+            is_more = self._submit(jobs)
+        return self._take(was_ready)
+
+    def wake(self) -> None:
+        """Let a thread that waits in `next` look up."""
+        self.processes.wake()
+
+    def cancel(self) -> None:
+        """Forget the jobs that were given. Their slots come back when workers are done with them."""
+        for found in self._done.values():
+            if not isinstance(found, VlaStoreError):
+                found[0].ring.release(found[0].slot)
+        self._done.clear()
+        self._queue.clear()
+
+    def close(self) -> None:
+        """End the workers. Batches that were taken stay valid."""
+        self.processes.close()
+        if self._ring is not None:
+            self._ring.close()
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether the next batch can be taken."""
+        return bool(self._queue) and self._queue[0] in self._done
+
+    def _submit(self, jobs: Iterator[Job]) -> bool:
+        """Give each job to the worker with the fewest, until all of them, or all slots, are taken; False where no job is left."""
+        assert self._ring is not None
+        while (load := min(self._loads)) < TICKETS_PER_WORKER and (slot := self._ring.acquire()) is not None:
+            job = next(jobs, None)
+            if job is None:
+                self._ring.release(slot)
+                return False
+            worker = self._loads.index(load)
+            self._number += 1
+            self._out[self._number] = _Out(job, self._ring, slot, worker)
+            self._loads[worker] += 1
+            self._queue.append(self._number)
+            self._ring.write(slot, job.indices.tobytes())
+            ticket = Ticket(self._number, slot, job.seed, job.epoch, job.position, len(job.indices))
+            self.processes.send(worker, ticket)
+        return True
+
+    def _collect(self, timeout_s: float) -> bool:
+        """Take in what workers have finished, waiting for something at most so long; whether there was anything."""
+        messages = self.processes.receive(timeout_s)
+        for worker, message in messages:
+            out = self._out.pop(message.number)
+            self._loads[worker] -= 1
+            filled = isinstance(message, Filled)
+            if filled:
+                self._texts[worker] += message.packed.new
+                if message.packed.layout is None:
+                    message = message._replace(packed=message.packed._replace(layout=self._layouts[worker]))
+                self._layouts[worker] = message.packed.layout
+            wanted = bool(self._queue) and message.number >= self._queue[0]
+            if not (filled and wanted):
+                out.ring.release(out.slot)
+            if wanted:
+                self._done[message.number] = (out, message) if filled else message.error
+        return bool(messages)
+
+    def _wait(self) -> None:
+        """Wait until something arrives, for half a second, or until `wake`; name a worker that is long silent in the log."""
+        if self._collect(LOOK_UP_S):
+            self._waited_s = 0.0
+            return
+        self._waited_s += LOOK_UP_S
+        if self._waited_s >= PATIENCE_S:
+            self._waited_s = 0.0
+            out = self._out.get(self._queue[0]) if self._queue else None
+            if out is not None:
+                log.warning("vla_store loader: worker %d has been silent for %.0f s", out.worker, PATIENCE_S)
+
+    def _take(self, was_ready: bool) -> tuple[Any, Made] | VlaStoreError:
+        found = self._done.pop(self._queue.popleft())
+        if isinstance(found, VlaStoreError):
+            return found
+        out, filled = found
+        packed, ring = filled.packed, out.ring
+        if packed.needed > ring.slot_nbytes and ring is self._ring:
+            self._grow(packed.needed + packed.needed // 8)
+        # Slots of a ring that has been replaced need not come back.
+        copy = ring is self._ring and ring.unheld <= len(self.processes) + 1
+        if copy and not self._warned:
+            self._warned = True
+            warn(
+                "so many batches are held that the loader's ring is nearly used up: batches are copied from now on. "
+                "Drop batches that are done with, or clone what is kept.",
+                RuntimeWarning,
+            )
+        memory = ring.peek(out.slot, packed.nbytes) if copy else ring.lease(out.slot, packed.nbytes)
+        batch = unpack(packed, memory, self._texts[out.worker], copy=copy)
+        if copy:
+            ring.release(out.slot)
+        return batch, Made(out.job, packed.nbytes, filled.seconds, packed.pickled_nbytes, copy, was_ready)
+
+    def _grow(self, nbytes: int) -> None:
+        """Make a new ring; the workers map it before their next ticket. The old one goes with its last lease."""
+        workers = len(self.processes)
+        slots = (TICKETS_PER_WORKER + 1) * workers + SPARE_SLOTS
+        ring = Ring(slots, nbytes)
+        before, self._ring = self._ring, ring  # at once: a ring that nobody knows of would not be closed
+        if before is not None:
+            text = "vla_store loader: a batch takes %d bytes; the ring is now %d slots of %d"
+            log.info(text, nbytes, slots, ring.slot_nbytes)
+            before.close()
+        for worker in range(workers):
+            self.processes.send(worker, NewRing(slots, ring.slot_nbytes), ring.fd)
+
+
+class Workers:
+    """The owner of a worker pool, which starts when a batch is wanted, and of the lock under which one thread at a time uses it.
+
+    Who may call what: `next` who holds `lock`, from before it looks whether its pass is over; it keeps the lock while it waits. `wake`
+    anybody, without the lock: who wants a waiting thread to stop says so where that looks, and wakes it. `cancel` and `end` anybody
+    who has said so: they wake and then take the lock. The pool ends with the last reference to its owner.
+    """
+
+    def __init__(self, work: Work, count: int, rows: int) -> None:
+        self.pool: WorkerPool | None = None
+        self.lock = threading.RLock()
+        self._given = (work, pickled(work) if count else b"", count, rows)
+        self._finalizer: Any = None
+        self._pid = os.getpid()
+
+    def pids(self) -> list[int]:
+        """Return the processes of the workers; none before the first batch."""
+        return [] if self.pool is None else self.pool.processes.pids()
+
+    def next(self, jobs: Iterator[Job], is_over: Callable[[], bool]) -> tuple[Any, Made]:
+        """Return the next batch, as `WorkerPool.next`, and raise what making it raised. Any other error ends the workers."""
+        pool = self.pool
+        try:
+            if pool is None:
+                pool = self.pool = WorkerPool(*self._given)
+                self._finalizer = weakref.finalize(self, WorkerPool.close, pool)
+            found = pool.next(jobs, is_over)
+        except (StopIteration, Stopped):
+            raise
+        except BaseException as error:
+            if pool is not None and pool.is_closed and isinstance(error, Exception):
+                raise Stopped from None  # the interpreter exits, and did not wait for the lock
+            self._dismiss()  # what workers were asked, and what they answered, may be lost in the middle
+            raise
+        if isinstance(found, VlaStoreError):
+            raise found
         return found
 
     def wake(self) -> None:
-        """Let a thread that waits in `receive` come back."""
-        with contextlib.suppress(OSError):  # it is full of such already, or closed
-            self._waker.send(b"\0")
+        """Let a thread that waits for a batch look up."""
+        pool = self.pool
+        if pool is not None:
+            pool.wake()
 
-    def close(self) -> None:
-        """End all workers and wait for them. In a forked copy of the owner, do nothing to them."""
-        self.is_closed = True
-        channels, self._channels = self._channels, []
-        processes, self._processes = self._processes, []
-        for channel in channels:
-            channel.close()
-        self._wake.close()
-        self._waker.close()
-        if os.getpid() != self.pid:
-            for process in processes:
-                process.returncode = 0  # not our child: nothing to wait for
-            return
-        deadline = time.monotonic() + CLOSE_S
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                # A process that waits for a file server which does not answer cannot end, and nobody is to wait for it.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(CLOSE_S)
+    def cancel(self) -> None:
+        """Forget what workers were asked for."""
+        self.wake()
+        with self.lock:
+            if self.pool is not None:
+                try:
+                    self.pool.cancel()
+                except BaseException:
+                    self._dismiss()  # a Ctrl-C in the middle: which slots are free is not known any more
+                    raise
 
-    def _spawn(self) -> None:
-        from multiprocessing.spawn import get_executable
+    def end(self) -> None:
+        """End the workers, if there are any."""
+        self.wake()
+        with self.lock:
+            self._dismiss()
 
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        # -u: what a transform prints is seen even though a worker ends in the middle of things. -P: a file in the current
-        # folder that is named like a module of Python's is not imported instead of that.
-        flags = ["-u", "-P"] if sys.version_info >= (3, 11) else ["-u"]
-        module = ["-m", "vla_store.loader.worker", str(theirs.fileno()), str(self.pid)]
-        # Born with these blocked, until it ignores them: a Ctrl-C while it starts is no traceback of its own, and a warning no death.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.IGNORED)
-        try:
-            process = subprocess.Popen(
-                [os.fsdecode(get_executable() or sys.executable), *flags, *module],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **one, "PYTHONPATH": os.pathsep.join(_absolute_path())},
-            )
-            self._numbers[ours.fileno()] = len(self._processes)
-            self._processes.append(process)
-            self._channels.append(Channel(ours))
-            self._poll.register(ours.fileno(), select.POLLIN)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            # Last: a Ctrl-C that came meanwhile is raised here, and `close` must know of the worker.
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def check_fork(self) -> None:
+        """Begin anew in a forked copy of the process: the lock may be held for ever, and the workers are the parent's."""
+        if self._pid != os.getpid():
+            self._pid, self.lock = os.getpid(), threading.RLock()
+            self._dismiss()
 
-    def _why_not_started(self, number: int) -> VlaStoreError | None:
-        """What a worker that has ended said of its start, where nobody has read it yet."""
-        with contextlib.suppress(Closed):
-            while True:
-                message, _ = self._channels[number].receive()
-                if isinstance(message, Ready) and message.error is not None:
-                    return message.error
-        return None
-
-    def _died(self, number: int) -> WorkerDied:
-        process = self._processes[number]
-        try:
-            code = process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            code = None
-        return WorkerDied(
-            f"loader worker {number} died",
-            pid=process.pid,
-            exit=signal.Signals(-code).name if code is not None and code < 0 else code,
-            hint=HINTS.get(code, "its own message is above, on stderr"),
-        )
-
-
-def pickled(work: Work) -> bytes:
-    """The work as workers get it. Raises OptionError where a transform or the dataset cannot be sent to them."""
-    try:
-        made = pickle.dumps(work, protocol=5)
-    except Exception as error:
-        raise OptionError(
-            "the dataset or a transform cannot be sent to worker processes",
-            found=f"{type(error).__name__}: {error}"[:300],
-            hint="define the transform at the top level of a module (no lambda, no local function), or use workers=0",
-        ) from None
-    main = sys.modules.get("__main__")
-    is_file = os.path.isfile(getattr(main, "__file__", None) or "")
-    if _names_main(made) and getattr(main, "__spec__", None) is None and not is_file:
-        raise OptionError(
-            "the dataset or a transform was typed in, in a notebook or at a prompt: worker processes cannot import it",
-            hint="put it into a file of its own and import it from there, or use workers=0",
-        )
-    return made
-
-
-def _main_of(work: bytes) -> dict[str, Any]:
-    """What a worker needs to import the caller's script under another name; only where something pickled lives in it."""
-    if not _names_main(work):
-        return {}
-    from multiprocessing.spawn import get_preparation_data
-
-    wanted = ("init_main_from_name", "init_main_from_path", "sys_argv", "dir", "orig_dir")
-    data = get_preparation_data("vla_store loader worker")
-    return {key: value for key, value in data.items() if key in wanted}
-
-
-def _names_main(work: bytes) -> bool:
-    # In a process that multiprocessing has spawned (torch's mp.spawn does), the script goes by its other name.
-    return b"__main__" in work or b"__mp_main__" in work
-
-
-def _absolute_path() -> list[str]:
-    return [path or os.getcwd() for path in sys.path if isinstance(path, str)]
+    def _dismiss(self) -> None:
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            self._finalizer.detach()
+            pool.close()

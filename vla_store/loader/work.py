@@ -26,12 +26,17 @@ OF_A_SAMPLE, OF_A_BATCH = 0, 1
 
 @dataclass(frozen=True)
 class Job:
-    """One batch: indices are samples of the dataset; position: of its first row in the order of the epoch."""
+    """One batch: indices are samples of the dataset; position: of its first row in the order of the epoch.
+
+    end: the position after this batch of all ranks. is_last: of the epoch.
+    """
 
     seed: int
     epoch: int
     position: int
     indices: Array
+    end: int = 0
+    is_last: bool = False
 
 
 class Work:

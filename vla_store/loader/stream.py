@@ -1,0 +1,228 @@
+"""The batches of one pass: `Source` makes them in their order, `CopiedAhead` copies them in a thread, `BatchStream` hands them out.
+
+How a pass ends, and what holds then:
+  1. The epoch is over: `next` raises StopIteration; workers wait for the next pass. Nothing else ends a pass in silence.
+  2. A sample or a transform raises: `next` raises that error, with its sample, in the batch's turn; the pass is over.
+  3. The consumer stops early (break, a new iter): tickets in hand finish, and their slots come back before reuse.
+  4. A worker dies: `next` raises WorkerDied with its name as soon as the kernel closes its socket; all workers end.
+  5. The loader is closed, by any thread, or collected, or the interpreter exits: a `next` that waits ends; sockets close and
+     workers end. Leased batches stay valid.
+  6. This process is killed: the kernel closes the sockets, workers end at once, and the ring, which has no name, goes with them.
+  7. Ctrl-C, or any other error, inside `next`: workers end, because what they were asked is no longer known.
+  8. The process forks: the child's copy of a pass raises; a new iter there starts workers of its own.
+After 2 to 7 the next pass begins with the batch that was not handed out, and a new one starts workers where they ended. Whoever
+asks a pass for more that ended so gets a UsageError that says why.
+
+May import everything of the loader but `Batches`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vla_store.errors import UsageError
+from vla_store.loader.order import Order, Sharding
+from vla_store.loader.packing import array_nbytes
+from vla_store.loader.pool import Made, Stopped
+from vla_store.loader.state import BY_AN_ERROR, BY_ITS_END, Pass
+from vla_store.loader.work import Job
+
+if TYPE_CHECKING:
+    from vla_store.loader.batches import Batches
+
+ORDER_BLOCK_ROWS = 8_192
+AHEAD = 2
+LOOK_UP_S = 0.2
+
+Convert = Callable[[Any, Job], Any]
+Copy = Callable[[Any], Any]
+
+
+class Source:
+    """The batches of one pass, before the consumer has them. One thread calls `take`, any may call `stop`."""
+
+    def __init__(self, owner: Batches, current: Pass) -> None:
+        self._owner = owner
+        self._pass = current
+        self._stopped = False
+        self._jobs: Iterator[Job] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody wants more."""
+        return self._stopped or not self._pass.is_live
+
+    def take(self) -> tuple[Any, Made]:
+        """Return the next batch. Raises StopIteration, Stopped, and what making the batch raised."""
+        owner = self._owner
+        with owner.processes.lock:
+            if self.is_over:
+                raise Stopped
+            if self._jobs is None:
+                self._jobs = self._begin()
+            if owner.workers:
+                return owner.processes.next(self._jobs, lambda: self.is_over)
+            job = next(self._jobs)
+            began = time.perf_counter()
+            batch = owner.work.run(job)
+            return batch, Made(job, array_nbytes(batch), time.perf_counter() - began)
+
+    def stop(self) -> None:
+        """Let `take` raise Stopped from now on, also one that waits."""
+        self._stopped = True
+        self._owner.processes.wake()
+
+    def _begin(self) -> Iterator[Job]:
+        rank, _ = self._owner.rank
+        sharding = self._owner.sharding()
+        count = sharding.batches(self._pass.place[1])  # before the pass begins: it may raise
+        order = self._pass.begin()
+        return jobs_of(order, sharding, rank, self._pass.position, count)
+
+
+def jobs_of(order: Order, sharding: Sharding, rank: int, position: int, count: int) -> Iterator[Job]:
+    """Yield the next `count` batches of a rank."""
+    whole = sharding.batch_size * sharding.world_size
+    at, block = 0, np.empty(0, np.int64)
+    for number in range(count):
+        start, stop = sharding.shard(position, rank)
+        position = sharding.end(position, 1)
+        if not at <= start <= stop <= at + len(block):
+            # One block serves several batches; where ranks lie further apart than that, it would serve only this one.
+            block_stop = start + ORDER_BLOCK_ROWS if whole < ORDER_BLOCK_ROWS else stop
+            at, block = start, order.take(start, max(stop, min(block_stop, order.rows)))
+        indices = block[start - at : stop - at]
+        yield Job(order.seed, order.epoch, start, indices, position, number == count - 1)
+
+
+class CopiedAhead:
+    """The batches of a source, each after `copy(batch)` in a thread of its own. The slot returns as soon as that is done.
+
+    What `copy` raises is raised by `take` in its turn. The thread starts with the first `take` and ends with the pass: at its last
+    batch, at an error, at `stop`, and when another pass begins.
+    """
+
+    def __init__(self, source: Source, copy: Copy) -> None:
+        self._source = source
+        self._copy = copy
+        self._copies: deque[tuple[Any, Made] | BaseException] = deque()
+        # Reentrant, because a finalizer may call `stop` wherever this thread is.
+        self._changed = threading.Condition(threading.RLock())
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> tuple[Any, Made]:
+        """As `Source.take`."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="vla_store-staging", daemon=True)
+            self._thread.start()
+        with self._changed:
+            was_ready = bool(self._copies)
+            while not self._copies and not self._source.is_over:
+                self._changed.wait(LOOK_UP_S)
+            if self._source.is_over:
+                raise Stopped
+            item = self._copies.popleft()
+            self._changed.notify_all()
+        if isinstance(item, BaseException):
+            raise item
+        return item[0], item[1]._replace(was_ready=was_ready)
+
+    def stop(self) -> None:
+        """Stop the thread and wait for it."""
+        self._source.stop()
+        with self._changed:
+            self._copies.clear()
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._source.is_over:
+                batch, made = self._source.take()
+                item = self._copy(batch), made
+                del batch  # the slot is free now, not when the next batch comes
+                self._put(item)
+                del item
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: tuple[Any, Made] | BaseException) -> None:
+        with self._changed:
+            while len(self._copies) >= AHEAD and not self._source.is_over:
+                self._changed.wait(LOOK_UP_S)
+            if not self._source.is_over:
+                self._copies.append(item)
+                self._changed.notify_all()
+
+
+class BatchStream:
+    """What iterating over `Batches` gives: the batches of one pass, for one thread at a time. Closed with its last reference.
+
+    Not a generator: that raises an error once, and then ends as if the epoch were complete. convert: called with each batch and its
+    job before it counts as handed out. copy: called with each batch in a thread, ahead of that. summary: print one line at the end.
+    """
+
+    def __init__(
+        self, owner: Batches, current: Pass, convert: Convert | None, copy: Copy | None, summary: bool
+    ) -> None:
+        self._pid = os.getpid()
+        self._owner = owner
+        self._pass = current
+        source = Source(owner, current)
+        self._source: Source | CopiedAhead = source if copy is None else CopiedAhead(source, copy)
+        self._convert = convert
+        self._before = owner.counts.copy() if summary else None
+        self._handed_at: float | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        if self._pid != os.getpid():
+            raise UsageError("this pass over the loader began in another process", hint="call iter(loader) in this one")
+        try:
+            batch, made = self._source.take()
+            if self._convert is not None:
+                batch = self._convert(batch, made.job)
+        except Stopped:
+            self.close()
+            raise self._pass.cut_short() or StopIteration() from None
+        except StopIteration:
+            self._finish()
+            raise
+        except BaseException:
+            self._pass.end(BY_AN_ERROR)
+            self.close()
+            raise
+        now = time.perf_counter()
+        since = began if self._handed_at is None else self._handed_at
+        self._handed_at = now
+        self._owner.counts.count(made, now - began, now - since)
+        self._pass.give(made.job.end, made.job.is_last)
+        return batch
+
+    def close(self) -> None:
+        """End the stream; where the pass stands does not change. A `next` that waits in another thread comes back."""
+        if os.getpid() == self._pid:  # in a forked copy the thread is not here, and its lock may be held for ever
+            self._source.stop()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _finish(self) -> None:
+        before, self._before = self._before, None
+        if before is not None and self._pass.is_live:
+            text = self._owner.counts.since(before).summary()
+            print(f"vla_store loader: {text}", file=sys.stderr, flush=True)
+        self._pass.end(BY_ITS_END)
+        self.close()
