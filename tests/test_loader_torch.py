@@ -336,9 +336,9 @@ def test_a_consumer_that_takes_its_time_finds_batches_ready(make: Any) -> None:
     loader = make(workers=1)
     stream = iter(loader)
     next(stream)
-    crew = loader.processes.pool
+    pool = loader.processes.pool
     for _ in range(8):
-        assert wait_until(lambda: crew._collect(0.0) or crew._is_ready)
+        assert wait_until(lambda: pool._collect(0.0) or pool._is_ready)
         next(stream)
     assert loader.stats().ready == 8
 

@@ -260,8 +260,8 @@ def consume(
 def everything_came_back(loader: Loader) -> bool:
     """Whether no slot is held any more."""
     gc.collect()
-    crew = loader.processes.pool
-    return crew is not None and crew._ring.unheld == crew._ring.slots
+    pool = loader.processes.pool
+    return pool is not None and pool._ring.unheld == pool._ring.slots
 
 
 @pytest.mark.filterwarnings(HELD)

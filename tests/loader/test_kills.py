@@ -38,7 +38,7 @@ from loader.serving import (
 
 import vla_store
 from vla_store.errors import MachineError, OptionError, StoreNotFound, UsageError
-from vla_store.loader import crew as crew_module
+from vla_store.loader import pool as pool_module
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
 from vla_store.loader.processes import WorkerDied
@@ -259,9 +259,9 @@ def test_case_3_what_workers_had_in_hand_comes_back_and_is_not_seen_again(store:
         stream = iter(batches)
         assert served(stream, 1) == [order(100)[5 * number : 5 * number + 5]]
     assert [row for rows in served(iter(batches)) for row in rows] == order(100)[50:]
-    crew = batches.processes.pool
-    assert wait_until(lambda: crew.collect(0.0) or not crew._out)
-    assert crew._ring.unheld == crew._ring.slots
+    pool = batches.processes.pool
+    assert wait_until(lambda: pool._collect(0.0) or not pool._out)
+    assert pool._ring.unheld == pool._ring.slots
     batches.close()
 
 
@@ -698,7 +698,7 @@ def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_leaves_no_slot_in_
     stream = iter(batches)
     next(stream)
     with monkeypatch.context() as patched:
-        patched.setattr(crew_module.Crew, "cancel", interrupted)
+        patched.setattr(pool_module.WorkerPool, "cancel", interrupted)
         with pytest.raises(KeyboardInterrupt):
             iter(batches)
     assert not own_workers()
@@ -1121,12 +1121,12 @@ def test_why_a_worker_could_not_start_is_said_though_it_has_gone_meanwhile(
 ) -> None:
     """It ends as soon as it has said why, and the parent may come with the ring only after that."""
 
-    class Late(crew_module.Ring):  # type: ignore[misc,name-defined]
+    class Late(pool_module.Ring):  # type: ignore[misc,name-defined]
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             assert wait_until(lambda: not any(is_running(pid) for pid in own_workers()), 60)
 
-    monkeypatch.setattr(crew_module, "Ring", Late)
+    monkeypatch.setattr(pool_module, "Ring", Late)
     monkeypatch.setattr(transforms, "only_here", transforms.nothing, raising=False)
     monkeypatch.setattr(transforms.nothing, "__qualname__", "only_here")
     batches = Batches(first_rows(store, 10), batch_size=5, workers=2, transform=transforms.nothing)
@@ -1207,8 +1207,8 @@ def test_too_little_memory_is_an_error_and_no_worker_stays(
 def test_a_worker_that_is_long_silent_is_named_in_the_log(
     store: vla_store.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(crew_module, "LOOK_UP_S", 0.05)
-    monkeypatch.setattr(crew_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(pool_module, "LOOK_UP_S", 0.05)
+    monkeypatch.setattr(pool_module, "PATIENCE_S", 0.2)
     batches = Batches(first_rows(store, 10), batch_size=5, workers=1, transform=transforms.sleeps)
     thread = threading.Thread(target=lambda: error_of(lambda: next(iter(batches))))
     with caplog.at_level(logging.WARNING, "vla_store"):
