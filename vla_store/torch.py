@@ -1,4 +1,4 @@
-"""The same samples as torch tensors; the only file that imports torch.
+"""Samples and batches as torch tensors: `StepDataset`, `collate`, `Loader`. The only file that imports torch; it may import the loader.
 
 dataset = StepDataset("libero.vla", windows={"agentview_rgb": [-1, 0], "actions": range(64)}, alignment="causal", images="upright")
 loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=collate)
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from vla_store.errors import OptionError, warn
 from vla_store.format.statistics import FieldStatistics
-from vla_store.loader.batches import Batches, environment_ranks
+from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate as stacked
 from vla_store.loader.dataset import served
 from vla_store.loader.sampler import ShuffleSampler
@@ -27,7 +26,7 @@ from vla_store.loader.stream import BatchStream
 from vla_store.loader.trees import walk
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import Batch, Sample, same_width
-from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name
+from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name, like
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store
 from vla_store.reader.transforms import transformed
@@ -38,48 +37,26 @@ __all__ = ["Loader", "ShuffleSampler", "StepDataset", "collate"]
 class StepDataset(Dataset[Any]):
     """`vla_store.Samples` as a torch dataset: the same options, samples of tensors.
 
+    Parameters
+    ----------
+    store, windows, suites, tasks, episodes, rows, split, view, alignment, keep_first, images, pad, task
+        As `vla_store.Samples` has them.
+    dtype
+        As there, or as torch's dtypes.
+    transform
+        Called with each sample of tensors; what it returns is the sample.
+
+    Notes
+    -----
     Tensors own their memory. `task` is a str, `episode` and `step` are ints; `collate` makes them a list and int64 tensors.
-    `transform` is called with each sample of tensors; what it returns is the sample.
     For a DataLoader give `collate_fn=vla_store.torch.collate`: a batch then is decoded at once and never copied. torch's own
     default collate gives the same values.
     """
 
     @by_name(OF_A_DATASET)
-    def __init__(
-        self,
-        store: Store | str | os.PathLike[str],
-        *,
-        windows: Mapping[str, int | Iterable[int]] | None = None,
-        suites: str | Iterable[str] | None = None,
-        tasks: Any = None,
-        episodes: Any = None,
-        rows: npt.ArrayLike | None = None,
-        split: Any = None,
-        view: str | Sequence[str] | None = None,
-        alignment: str | None = None,
-        keep_first: bool = False,
-        images: str | None = None,
-        pad: str = "edge",
-        dtype: npt.DTypeLike | torch.dtype | Mapping[str | None, npt.DTypeLike | torch.dtype] | None = None,
-        task: str | None = "text",
-        transform: Callable[[Sample], Any] | None = None,
-    ) -> None:
-        self.samples = Samples(
-            store,
-            windows=windows,
-            suites=suites,
-            tasks=tasks,
-            episodes=episodes,
-            rows=rows,
-            split=split,
-            view=view,
-            alignment=alignment,
-            keep_first=keep_first,
-            images=images,
-            pad=pad,
-            dtype=_numpy_dtype(dtype),
-            task=task,
-        )
+    @like(Samples.__init__)
+    def __init__(self, store: Any, *, transform: Callable[[Sample], Any] | None = None, **options: Any) -> None:
+        self.samples = Samples(store, **options)
         self.transform = transform
 
     @property
@@ -101,12 +78,12 @@ class StepDataset(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, index: SupportsIndex) -> Any:
-        """One sample. Negative numbers count from the end; IndexError past it."""
+        """Return one sample. Negative numbers count from the end; IndexError past it."""
         sample = {key: _tensor(value) for key, value in self.samples.sample(index).items()}
         return sample if self.transform is None else transformed(self.transform, sample)
 
     def __getitems__(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
-        """Many samples, as a sequence of dicts, which `collate` turns into a batch without copying; a DataLoader calls this.
+        """Return many samples, as a sequence of dicts, which `collate` turns into a batch without copying; a DataLoader calls this.
 
         In a DataLoader's worker with `collate` the tensors lie in torch's shared memory from the start: sending them copies nothing.
         out: tensors to fill, as `allocate` makes them.
@@ -120,7 +97,7 @@ class StepDataset(Dataset[Any]):
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
     def batch(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
-        """B samples as one dict of tensors with a leading axis B; "task" is a list. Raises as `Samples.batch` does."""
+        """Return B samples as one dict of tensors with a leading axis B; "task" is a list. Raises as `Samples.batch` does."""
         if not self.makes_batches:
             raise OptionError(
                 "this dataset changes its samples one by one", hint="collate(dataset.__getitems__(indices))"
@@ -130,11 +107,11 @@ class StepDataset(Dataset[Any]):
         return made
 
     def allocate(self, count: int) -> dict[str, torch.Tensor]:
-        """Uninitialised tensors for a batch of `count`, to give as `out=`."""
+        """Return uninitialised tensors for a batch of `count`, to give as `out=`."""
         return {name: _tensor(array) for name, array in self.samples.allocate(count).items()}
 
     def statistics(self) -> dict[str, FieldStatistics]:
-        """Of the selection: every fixed numeric field of `windows`, over all selected rows, as they are stored."""
+        """Return those of the selection: of every fixed numeric field of `windows`, over all selected rows, as they are stored."""
         return self.samples.statistics()
 
     def __repr__(self) -> str:
@@ -147,11 +124,18 @@ class StepDataset(Dataset[Any]):
 
 
 def collate(samples: Any) -> Any:
-    """A batch of samples: tensors with a leading axis, "task" as a list; what `DataLoader(collate_fn=...)` wants.
+    """Make samples a batch: tensors with a leading axis, "task" as a list; what `DataLoader(collate_fn=...)` wants.
 
-    samples: what `__getitems__` of a StepDataset or of `Samples` gave (handed over without copying), or any list of samples, which
-    may be dicts, lists or tuples of tensors, arrays, numbers and texts. Raises OptionError where their keys, or a field's shapes,
-    dtypes or kinds, differ in one batch.
+    Parameters
+    ----------
+    samples
+        What `__getitems__` of a StepDataset or of `Samples` gave (handed over without copying), or any list of samples, which may
+        be dicts, lists or tuples of tensors, arrays, numbers and texts.
+
+    Raises
+    ------
+    OptionError
+        Their keys, or a field's shapes, dtypes or kinds, differ in one batch.
     """
     if isinstance(samples, Batch) and samples.is_untouched:
         same_width(samples.arrays)
@@ -162,28 +146,48 @@ def collate(samples: Any) -> Any:
 class Loader(Batches):
     """Batches of a dataset as dicts of tensors, decoded by worker processes into reused shared memory.
 
-    dataset: a StepDataset or `vla_store.Samples`, or a torch Subset of one. batch_size: of one rank.
-    seed, shuffle: the order of an epoch is a function of (seed, epoch, rows) alone. After a complete
-        pass comes the next epoch, after one that was left the rest of its own, which one warning says; `peek` takes nothing.
-    drop_last: leave out a last batch that is not full; otherwise it is dealt evenly to all ranks.
-    workers: processes; 0 decodes in this one. They import neither torch nor the caller's script, unless a transform needs it.
-    transform: called in the workers with each sample, a dict of NumPy arrays (what the dataset gives, if it has a transform or a
+    Parameters
+    ----------
+    dataset
+        A StepDataset, `vla_store.Samples`, a recipe's dataset, or a torch Subset of one; or any object that is a
+        `vla_store.loader.dataset.Dataset`.
+    batch_size
+        Samples in a batch of one rank.
+    seed, shuffle
+        The order of an epoch is a function of (seed, epoch, rows) alone. After a complete pass comes the next epoch, after one that
+        was left the rest of its own, which one warning says; `peek` takes nothing.
+    drop_last
+        Leave out a last batch that is not full; otherwise it is shared evenly by all ranks.
+    workers
+        Processes; 0 decodes in this one. They import neither torch nor the caller's script, unless a transform needs it.
+    transform
+        Called in the workers with each sample, a dict of NumPy arrays (what the dataset gives, if it has a transform or a
         `__getitem__` of its own). What it returns is collated as by torch: dicts, tuples and lists of arrays, tensors, numbers, texts.
-    batch_transform: called with each whole batch: in the workers and with arrays, which are the worker's own memory and not to be
-        kept, or, if `device` is given, here and with tensors on the device.
-        Either transform, if it takes an argument `generator`, gets a numpy.random.Generator that depends on (seed, epoch, position) alone.
-    pin_memory: a thread copies each batch into page-locked memory. device: and from there to that device, on a stream of its
-        own; the current stream waits for it.
-    rank, world_size: default: torch.distributed where it is initialised, else RANK and WORLD_SIZE; asked at the first batch.
-    summary: print one line to stderr at the end of an epoch: is it the loader?
+    batch_transform
+        Called with each whole batch: in the workers and with arrays, which are the worker's own memory and not to be kept, or, if
+        `device` is given, here and with tensors on the device. Either transform, if it takes an argument `generator`, gets a
+        numpy.random.Generator that depends on (seed, epoch, position) alone.
+    pin_memory
+        Copy each batch into page-locked memory, in a thread.
+    device
+        Copy it from there to this device, on a stream of its own; the current stream waits for it.
+    rank, world_size
+        Default: torch.distributed where it is initialised, else RANK and WORLD_SIZE; asked at the first batch.
+    summary
+        Print one line to stderr at the end of an epoch: is it the loader?
 
+    Raises
+    ------
+    VlaStoreError
+        `next` raises what a sample or a transform raised, with the sample it was; WorkerDied where a worker is gone; MachineError
+        where there is too little memory. After an error a new pass begins with the batch that was not given.
+
+    Notes
+    -----
     A batch is valid as long as any tensor, view or storage of it lives: its memory is reused only then. Who holds more batches
     than the ring has gets copies, and one warning. Not covered: processes forked later, arrays of a tensor that is then moved to
     shared memory, raw pointers, and memory that the caller page-locks himself.
     It is not a torch DataLoader: accelerate's `prepare` and Lightning return it unchanged, and it shards itself.
-
-    `next` raises what a sample or a transform raised, with the sample it was; WorkerDied where a worker is gone; MachineError
-    where there is too little memory. After an error a new pass begins with the batch that was not given.
     """
 
     @by_name(OF_A_LOADER)
@@ -236,6 +240,8 @@ class Loader(Batches):
             ranks=_ranks_of(rank, world_size),
         )
         self.dataset = dataset
+        if rank is not None:
+            _ = self.rank  # which cannot be said to lie outside the world too early
 
     @property
     def sampler(self) -> Loader:
@@ -313,7 +319,7 @@ class Loader(Batches):
 
 
 class _Convert:
-    """What the consumer's thread does to a batch before it counts as handed out."""
+    """Makes a batch tensors, in the consumer's thread, before it counts as handed out, and calls its transform."""
 
     def __init__(self, transform: Callable[..., Any] | None) -> None:
         self._transform = transform
@@ -369,7 +375,7 @@ class _Copied:
         self._event = event
 
     def settled(self) -> Any:
-        """The batch, once the current stream waits for its copy, and its memory for the current stream."""
+        """Return the batch, once the current stream waits for its copy, and its memory for the current stream."""
         if self._event is not None:
             current = torch.cuda.current_stream(self._event.device)
             current.wait_event(self._event)
@@ -378,21 +384,24 @@ class _Copied:
 
 
 def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[int, int]]:
-    """Rank and world size, asked when they are needed. Raises OptionError for half of them, or what cannot be."""
-    environment_ranks(rank, world_size)
-    if rank is not None and world_size is not None and not 0 <= rank < world_size:
-        raise OptionError("rank lies outside the world", rank=rank, world_size=world_size)
+    """Return what is asked for rank and world size when they are needed: as given, else torch's, else those of RANK and WORLD_SIZE."""
+    if (rank is None) != (world_size is None):
+        raise OptionError("rank and world_size go together", rank=rank, world_size=world_size)
 
     def ranks() -> tuple[int, int]:  # not a method: workers end with the last reference to a loader, without a cycle
-        if rank is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if rank is not None and world_size is not None:
+            return rank, world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return environment_ranks(rank, world_size)
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        return 0, 1
 
     return ranks
 
 
 def _not_ours(dataset: Any) -> OptionError:
-    """What to write instead."""
+    """Return the error for what is no dataset, with what to write instead."""
     torchs = "torch.utils.data.DataLoader(dataset, batch_size=64{}, collate_fn=vla_store.torch.collate)"
     if isinstance(dataset, Loader):
         hint = "it is one already"
@@ -427,7 +436,7 @@ class _SharedBatch(Batch):
 
 
 def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, torch.Tensor]:
-    """Uninitialised tensors for a batch of `count`, each in shared memory of its own, as torch's default collate makes them."""
+    """Return uninitialised tensors for a batch of `count`, each in shared memory of its own, as torch's default collate makes them."""
     made = {}
     for name, (shape, dtype) in columns.items():
         nbytes = count * math.prod(shape) * dtype.itemsize
@@ -438,7 +447,7 @@ def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], A
 
 
 def _as_tensor(values: list[Any]) -> Any:
-    """Arrays or tensors of one shape and dtype as one tensor; arrays that are no numbers stay one."""
+    """Stack arrays or tensors of one shape and dtype to one tensor; arrays that are no numbers stay one."""
     if all(isinstance(each, np.ndarray) for each in values):
         return _tensor(np.stack(values))
     return torch.stack([_tensor(each) if isinstance(each, np.ndarray) else each for each in values])
@@ -455,9 +464,3 @@ def _tensor(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
         return [torch.from_numpy(each) for each in value]
     return value
-
-
-def _numpy_dtype(dtype: Any) -> Any:
-    if isinstance(dtype, Mapping):
-        return {name: _numpy_dtype(each) for name, each in dtype.items()}
-    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype

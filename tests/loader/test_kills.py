@@ -575,10 +575,10 @@ def test_case_5_at_the_exit_of_the_interpreter_a_thread_that_takes_batches_ends_
             if not served(iter(batches)):
                 return
 
-    thread = threading.Thread(target=lambda: errors.append(error_of(take)))
+    thread = threading.Thread(target=lambda: errors.append(error_of(take)), daemon=True)
     thread.start()
     assert wait_until(lambda: batches.counts.batches > 10)
-    batches._finalizer()
+    batches.processes._finalizer()
     thread.join(60)
     assert errors == [None]
     batches.close()
@@ -750,9 +750,9 @@ def main():
     def answer(number, frame):
         # Only inside the loader: what the script does with a batch is not the loader's to make whole.
         inside = frame
-        while inside is not None and not inside.f_code.co_filename.endswith("batches.py"):
+        while inside is not None and not inside.f_code.co_filename.endswith("stream.py"):
             inside = inside.f_back
-        if inside is not None and inside.f_code.co_name in ("take", "_from_workers", "_submit"):
+        if inside is not None and inside.f_code.co_name == "take":
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, answer)

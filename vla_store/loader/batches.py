@@ -5,7 +5,6 @@ How a pass ends, and what holds then: stream.py. May import everything of the lo
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -119,14 +118,3 @@ class Batches:
         stream = self._stream()
         if stream is not None:
             stream.close()
-
-
-def environment_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and world size as given, else from RANK and WORLD_SIZE, else (0, 1). Raises OptionError for half of them."""
-    if (rank is None) != (world_size is None):
-        raise OptionError("rank and world_size go together", rank=rank, world_size=world_size)
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return 0, 1

@@ -1,4 +1,7 @@
-"""Messages between the parent and a worker: pickles with a length in front, over a Unix socket that can also carry descriptors."""
+"""Messages between the parent and a worker: pickles with a length in front, over a Unix socket that can also carry descriptors.
+
+May import nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -27,54 +30,42 @@ class Channel:
         return self.socket.fileno()
 
     def send(self, message: Any, fd: int | None = None) -> None:
-        """Raises Closed."""
+        """Send a message. Raises Closed."""
         data = pickle.dumps(message, protocol=5)
-        head = LENGTH.pack(len(data))
+        data = LENGTH.pack(len(data)) + data
         try:
-            if fd is not None:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-                sent = self.socket.sendmsg([head], rights, QUIET)
-                self.socket.sendall(head[sent:] + data, QUIET)
-            else:
-                self.socket.sendall(head + data, QUIET)
+            # Not socket.send_fds, which passes no flags on.
+            rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            sent = self.socket.sendmsg([data], rights, QUIET)
+            self.socket.sendall(data[sent:], QUIET)
         except OSError as error:
             raise Closed(str(error)) from None
 
     def receive(self) -> tuple[Any, int | None]:
-        """The next message, waiting for it, and the descriptor that came with it. Raises Closed."""
-        head, fd = self._read_head()
-        (length,) = LENGTH.unpack(head)
-        return pickle.loads(self._read(length)), fd
+        """Return the next message, waiting for it, and the descriptor that came with it. Raises Closed."""
+        # First exactly the head: a descriptor comes with the first byte of the message it belongs to.
+        head, fds = self._read(LENGTH.size, with_fd=True)
+        data, _ = self._read(*LENGTH.unpack(head))
+        return pickle.loads(data), fds[0] if fds else None
 
     def close(self) -> None:
         self.socket.close()
 
-    def _read_head(self) -> tuple[bytes, int | None]:
-        # Exactly the head: a descriptor comes with the first byte of the message it belongs to.
-        fds = array.array("i")
-        head = b""
-        while len(head) < LENGTH.size:
-            try:
-                data, ancillary, _, _ = self.socket.recvmsg(LENGTH.size - len(head), socket.CMSG_LEN(fds.itemsize))
-            except OSError as error:
-                raise Closed(str(error)) from None
-            if not data:
-                raise Closed("end of stream")
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds.frombytes(content[: fds.itemsize])
-            head += data
-        return head, fds[0] if fds else None
-
-    def _read(self, nbytes: int) -> bytearray:
-        data = bytearray(nbytes)
+    def _read(self, nbytes: int, with_fd: bool = False) -> tuple[bytearray, list[int]]:
+        data, fds = bytearray(nbytes), []
         view = memoryview(data)
         while view:
             try:
-                count = self.socket.recv_into(view)
+                if with_fd:
+                    part, found, _, _ = socket.recv_fds(self.socket, len(view), 1)
+                    count = len(part)
+                    view[:count] = part
+                    fds += found
+                else:
+                    count = self.socket.recv_into(view)
             except OSError as error:
                 raise Closed(str(error)) from None
             if not count:
                 raise Closed("end of stream")
             view = view[count:]
-        return data
+        return data, fds

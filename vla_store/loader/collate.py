@@ -1,4 +1,7 @@
-"""How samples become a batch: one rule, whoever makes it. Samples that do not fit together are an error that says where."""
+"""How samples become a batch: one rule, whoever makes it. Samples that do not fit together are an error that says where.
+
+May import numpy, errors, and what the reader says of batches and transforms.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ MOST = 10
 
 
 def as_arrays(values: list[Any]) -> Any:
-    """Arrays and tensors of one shape and dtype as one array; as one tensor where NumPy does not know the dtype."""
+    """Stack arrays and tensors of one shape and dtype to one array; to one tensor where NumPy does not know the dtype."""
     made = [as_numpy(each) for each in values]
     if all(isinstance(each, np.ndarray) for each in made):
         return np.stack(made)
@@ -26,11 +29,20 @@ def as_arrays(values: list[Any]) -> Any:
 
 
 def collate(samples: Sequence[Any], stack: Stack = as_arrays) -> Any:
-    """A batch of samples: arrays, tensors and numbers stacked, anything else as a list; through dicts, lists and tuples, as
-    torch's own collate goes.
+    """Make samples a batch: stack arrays, tensors and numbers, list anything else; through dicts, lists and tuples, as torch's own
+    collate goes.
 
-    stack: makes one of arrays and tensors that fit, and of arrays of numbers. Raises OptionError where keys, shapes, dtypes or
-    kinds differ, whichever sample is the first.
+    Parameters
+    ----------
+    samples
+        Trees of one kind; at least one.
+    stack
+        Makes one of arrays and tensors that fit, and of arrays of numbers.
+
+    Raises
+    ------
+    OptionError
+        Keys, shapes, dtypes or kinds differ, whichever sample is the first.
     """
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -100,7 +112,7 @@ class _Collation:
         return OptionError(f"{key!r} has several {what} in one batch", found="\n".join(found[:MOST]), hint=hint)
 
     def _where(self, holds: list[bool]) -> str:
-        """The first sample for which it holds."""
+        """Return the first sample for which it holds, in words."""
         at = holds.index(True)
         sample = self._samples[at]
         place = [

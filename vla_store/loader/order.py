@@ -117,7 +117,7 @@ def _walk(places: UInt64, rows: int, base: int) -> Int64:
 
 
 def _feistel(places: UInt64, width: int, height: int, base: int) -> UInt64:
-    """A permutation of [0, width * height): in turn one coordinate moves by a keyed hash of the other."""
+    """Permute [0, width * height): in turn one coordinate moves by a keyed hash of the other."""
     row = places // np.uint64(width)
     column = places - row * np.uint64(width)
     for number in range(0, ROUNDS, 2):

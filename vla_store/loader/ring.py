@@ -1,7 +1,7 @@
 """A ring of batch buffers in anonymous shared memory, and the leases by which batches are handed out.
 
 One slot holds one batch. A slot that is handed to the consumer comes back when the last array over its bytes is gone: nobody
-has to say so, and nobody can be given a batch that is being overwritten.
+has to say so, and nobody can be given a batch that is being overwritten. May import numpy and errors.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Ring:
 
     @property
     def unheld(self) -> int:
-        """How many slots the consumer does not hold."""
+        """Number of slots that the consumer does not hold."""
         return len(self._free) + len(self._returned) + self._busy
 
     def acquire(self) -> int | None:
-        """A free slot, or None."""
+        """Return a free slot, or None."""
         self._take_back()
         try:  # the one that came back last: it may still be in the processor's cache
             slot = self._free.pop()
@@ -86,7 +86,7 @@ class Ring:
         self._map[start : start + len(data)] = data
 
     def lease(self, slot: int, nbytes: int) -> Bytes:
-        """The first bytes of an acquired slot as an array; the slot is free again when it and every view of it are gone.
+        """Return the first bytes of an acquired slot as an array; the slot is free again when it and every view of it are gone.
 
         The base of this array is a memoryview, not an array: NumPy lets views of views refer to the last *array* of the chain,
         so that every view keeps exactly this object alive, and its callback cannot come early.
@@ -99,7 +99,7 @@ class Ring:
         return lease
 
     def peek(self, slot: int, nbytes: int) -> Bytes:
-        """The first bytes of a slot, for copying them out before it is released."""
+        """Return the first bytes of a slot, for copying them out before it is released."""
         return np.frombuffer(self._map, np.uint8, nbytes, slot * self.slot_nbytes)
 
     def _take_back(self) -> None:
@@ -133,12 +133,12 @@ class RingView:
         _touch(self._map, write=False)
 
     def slot(self, number: int) -> Bytes:
-        """The bytes of a slot, writable."""
+        """Return the bytes of a slot, writable."""
         return np.frombuffer(self._map, np.uint8, self.slot_nbytes, number * self.slot_nbytes)
 
 
 def available_nbytes() -> int | None:
-    """Memory this process may still take: what the system has available, and what its cgroups leave. None where unknown."""
+    """Return the memory that this process may still take: what the system has available, and what its cgroups leave. None where unknown."""
     found = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -160,7 +160,7 @@ def available_nbytes() -> int | None:
 
 
 def _cgroups() -> list[tuple[Path, str, str, str]]:
-    """Folders of the memory cgroups that hold this process, up to the root: (folder, limit, used, prefix in memory.stat)."""
+    """Return the folders of the memory cgroups that hold this process, up to the root: (folder, limit, used, prefix in memory.stat)."""
     found = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

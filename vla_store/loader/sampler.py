@@ -1,4 +1,7 @@
-"""`ShuffleSampler`: the loader's order for torch's own DataLoader, and anything else that takes an iterable of indices."""
+"""`ShuffleSampler`: the loader's order for torch's own DataLoader, and anything else that takes an iterable of indices.
+
+May import the order, the state and the dataset protocol; no torch.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,18 @@ LOOK = (
 class ShuffleSampler:
     """Yields every index of a dataset once an epoch, in the order that is a function of (seed, epoch, rows) alone.
 
-    dataset: `vla_store.Samples` or `vla_store.torch.StepDataset`, or a torch Subset of one. It never looks for ranks: accelerate and Lightning shard the
-    DataLoader it is given to. Memory does not depend on the number of rows. Each complete pass is the next epoch; one that was
-    left goes on in the next, after the rows that were read; `set_epoch` names an epoch, which then begins anew.
+    Parameters
+    ----------
+    dataset
+        As `vla_store.torch.Loader` takes it.
+    seed, shuffle
+        What the order depends on beside the epoch; `shuffle=False` is the order of the rows.
+
+    Notes
+    -----
+    It never looks for ranks: accelerate and Lightning shard the DataLoader it is given to. Memory does not depend on the number of
+    rows. Each complete pass is the next epoch; one that was left goes on in the next, after the rows that were read; `set_epoch`
+    names an epoch, which then begins anew.
     """
 
     @by_name(OF_A_SAMPLER)
@@ -42,20 +54,23 @@ class ShuffleSampler:
         return len(self._epochs.dataset)
 
     def __iter__(self) -> Iterator[int]:
-        """A new pass; it ends the one before. Epoch and position are settled at its first index."""
+        """Begin a new pass; it ends the one before. Epoch and position are settled at its first index."""
         return Indices(self._epochs)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
+        """Name the epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
         self._epochs.set_epoch(epoch)
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where the epoch stands.
+        """Return where the epoch stands.
 
-        consumed: rows of this epoch that training has used, over all ranks. A DataLoader reads its sampler ahead of the batches
-        it gives, so that without this number prefetched rows count as used. (StatefulDataLoader needs none.) "This epoch" is
-        the one whose indices were given last, until `set_epoch` names another; all of its rows used is the same as none of the
-        next one's.
+        Parameters
+        ----------
+        consumed
+            Rows of this epoch that training has used, over all ranks. A DataLoader reads its sampler ahead of the batches it
+            gives, so that without this number prefetched rows count as used. (StatefulDataLoader needs none.) "This epoch" is the
+            one whose indices were given last, until `set_epoch` names another; all of its rows used is the same as none of the
+            next one's.
         """
         epochs = self._epochs
         if consumed is None:
@@ -103,7 +118,7 @@ class Indices:
         return index
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this pass stands, or stood when it ended."""
+        """Return where this pass stands, or stood when it ended."""
         return self._epochs.state_at(*self._pass.place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""What a worker does for one batch: decode, transform, collate. The same function runs in the parent when there are no workers."""
+"""`Work`: one batch made, decoded, transformed, collated; by a worker, or by the parent where there are no workers.
+
+May import the dataset protocol, collate, and what the reader says of transforms.
+"""
 
 from __future__ import annotations
 
@@ -98,8 +101,8 @@ class Work:
             try:
                 sample = a_sample(next(samples), "the dataset's", getattr(type(source), "__getitem__", None))
                 if self._transform is not None:
-                    place = job.position + number
-                    options: dict[str, Any] = {GENERATOR: _generator(job, place, OF_A_SAMPLE)} if self._wants else {}
+                    position = job.position + number
+                    options: dict[str, Any] = {GENERATOR: _generator(job, position, OF_A_SAMPLE)} if self._wants else {}
                     sample = transformed(self._transform, sample, **options)
             except Exception as error:
                 raise self._failed(error, job, index) from None
@@ -136,13 +139,13 @@ class Work:
 
 
 def apply_to_batch(function: Callable[..., Any], batch: Any, job: Job, wants: bool) -> Any:
-    """batch_transform of a batch. wants: whether it takes a generator."""
+    """Return what batch_transform makes of a batch. wants: whether it takes a generator."""
     options: dict[str, Any] = {GENERATOR: _generator(job, job.position, OF_A_BATCH)} if wants else {}
     return transformed(function, batch, "batch_transform", **options)
 
 
 def takes_generator(function: Callable[..., Any] | None) -> bool:
-    """Whether a transform has an argument named `generator`."""
+    """Return whether a transform has an argument named `generator`."""
     if function is None:
         return False
     try:
@@ -152,6 +155,6 @@ def takes_generator(function: Callable[..., Any] | None) -> bool:
 
 
 def _generator(job: Job, position: int, purpose: int) -> np.random.Generator:
-    """A generator for one place in the order of an epoch: the same whoever works, and after a resume."""
+    """Return a generator for one position in the order of an epoch: whoever works, and after a resume."""
     key = np.random.SeedSequence([job.seed & (2**64 - 1), job.epoch, position], spawn_key=(purpose,))
     return np.random.Generator(np.random.Philox(key))

@@ -2,7 +2,7 @@
 
 The caller's script is not run again, and torch is not imported, unless a transform needs them. A worker ends when its parent
 does, in the middle of a batch if need be: a thread watches whether the socket is closed, and whose child this is. It does not
-read: it would take the interpreter from the decoding thread for every ticket.
+read: it would take the interpreter from the decoding thread for every ticket. May import all that a batch needs, and no pool.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,15 @@ from vla_store.reader.values import StoreField
 
 Array = np.ndarray[Any, Any]
 DTypes = Mapping[str, np.dtype[Any]]
+
+
+class TensorDtype(Protocol):
+    """One of torch's dtypes, seen from here."""
+
+    is_floating_point: bool
+
+
+AnyDtype = npt.DTypeLike | TensorDtype
 
 DTYPES = ("float16", "float32", "float64")
 LOOK_ROWS = 256  # one run of so many rows, of which
@@ -152,11 +161,11 @@ def _overflow(name: str, dtype: np.dtype[Any], stored: str, value: float | None)
     )
 
 
-def _floating(dtype: npt.DTypeLike | None) -> np.dtype[Any] | None:
+def _floating(dtype: Any) -> np.dtype[Any] | None:
     if dtype is None:
         return None
     try:
-        made = np.dtype(dtype)
+        made = np.dtype(str(dtype).removeprefix("torch.") if hasattr(dtype, "is_floating_point") else dtype)
     except TypeError:
         made = np.dtype(object)
     if made.name not in DTYPES:

@@ -20,6 +20,7 @@ from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
 from vla_store.reader.conversion import (
+    AnyDtype,
     check_range,
     dtypes_text,
     holds,
@@ -114,7 +115,7 @@ class Samples:
         keep_first: bool = False,
         images: str | None = None,
         pad: str = "edge",
-        dtype: npt.DTypeLike | Mapping[str | None, npt.DTypeLike] | None = None,
+        dtype: AnyDtype | Mapping[str | None, AnyDtype] | None = None,
         task: str | None = "text",
         transform: Callable[[Sample], Any] | None = None,
     ) -> None:
