@@ -38,7 +38,7 @@ class Piece:
 def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dict[str, Any]:
     """Everything that benchmarks/results/micro.json holds."""
     import vla_store
-    from vla_store.loader.packing import Room, pack, slot_nbytes, unpack
+    from vla_store.loader.packing import Room, pack, tree_nbytes, unpack
     from vla_store.loader.ring import Ring, RingView
     from vla_store.reader.frames import frame_list
     from vla_store.reader.store import parts_of
@@ -133,8 +133,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
         ),
         Piece("collate of single samples", "sample", lambda at: collate(ready), size),
     ]
-    columns = samples["fast"].columns
-    ring = Ring(2, slot_nbytes(columns, size))
+    ring = Ring(2, tree_nbytes(samples["fast"].batch([0]), size))
     view = RingView(_duplicate(ring.fd), 2, ring.slot_nbytes)
     slot = view.slot(0)
     room = Room(slot)

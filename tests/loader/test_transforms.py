@@ -17,6 +17,7 @@ from vla_store.loader import packing, trees
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import OneByOne
+from vla_store.loader.order import Order
 from vla_store.loader.work import Job, Work
 
 Make = Callable[..., Batches]
@@ -224,6 +225,13 @@ def test_ragged_fields_of_several_widths_are_refused_as_elsewhere(store: vla_sto
 def test_an_array_beside_what_has_no_axes_is_said_to_have_another_shape(values: tuple[Any, ...]) -> None:
     with pytest.raises(vla_store.VlaStoreError, match="'x' has several shapes in one batch"):
         collate([{"x": each} for each in values])
+
+
+def test_a_batch_whose_arrays_are_smaller_than_its_indices_is_given_whole() -> None:
+    batches = Batches(transforms.Bytes(), batch_size=2_000, workers=2, seed=3)
+    found = np.concatenate([batch["byte"] for batch in batches])
+    batches.close()
+    assert np.array_equal(found, Order(10_000, 3, 0).take(0, 10_000) % 251)
 
 
 # --- packing, without processes -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -239,3 +239,18 @@ def what_torch_cannot_refer_to(batch: Batch) -> Batch:
         "swapped": step.astype(">i4"),
         "names": np.array(["x"] * len(step)),
     }
+
+
+class Bytes:
+    """A dataset of one byte a sample."""
+
+    identity: ClassVar = {"kind": "bytes"}
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def batch(self, indices: Any, *, empty: Any = np.empty) -> Any:
+        return {"byte": (indices % 251).astype(np.uint8)}
+
+    def where(self, index: int | None = None) -> dict[str, Any]:
+        return {}

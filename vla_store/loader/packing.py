@@ -62,11 +62,6 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGN) * ALIGN
 
 
-def slot_nbytes(columns: Mapping[str, tuple[Shape, Any]], rows: int) -> int:
-    """Return the bytes of a batch of so many rows, of arrays with these shapes and dtypes a row."""
-    return sum(aligned(_nbytes((rows, *shape), np.dtype(dtype))) for shape, dtype in columns.values())
-
-
 class Room:
     """A slot as memory for the arrays of a batch: one after another while they fit, and anywhere else after that.
 

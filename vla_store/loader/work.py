@@ -68,11 +68,12 @@ class Work:
         self._batch_wants = takes_generator(batch_transform)
 
     def slot_nbytes(self, rows: int) -> int:
-        """Return the bytes of a batch of so many rows, as far as they can be told before there is one."""
+        """Return the bytes of a batch of so many rows, as far as they can be told before there is one; at least of its indices."""
         dataset = self._dataset.plain if isinstance(self._dataset, OneByOne) else self._dataset
+        known = rows * np.dtype(np.int64).itemsize
         with contextlib.suppress(Exception):  # then whoever is given that sample hears of it
-            return tree_nbytes(dataset.batch(np.zeros(1, np.int64)), rows)
-        return 0
+            known = max(known, tree_nbytes(dataset.batch(np.zeros(1, np.int64)), rows))
+        return known
 
     def run(self, job: Job, empty: Empty = np.empty) -> Any:
         """Return the batch of a job. empty: makes its arrays.
