@@ -1,11 +1,15 @@
-"""Roots and the small documents that they name, made again of what the rest of the store tells of them."""
+"""Roots and the small documents that they name, made again of what the rest of the store tells of them.
+
+A root is named by its digest, and so is a document: of all that it may have been, the right one is known when it is made.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +20,7 @@ from vla_store.builder.scan import scan_sources
 from vla_store.errors import DataError, SourceError, StoreDamaged
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
-from vla_store.format.schema import MAX_ROWS, Meta, PartDocument, PartEntry, Root
-from vla_store.format.statistics import COUNTS
+from vla_store.format.schema import MAX_ROWS, Root
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources
@@ -68,34 +71,15 @@ def group_bytes(place: Storage, folder: str) -> bytes:
 
 
 def restore_superseded(place: Storage, root: Root, key: str) -> list[str]:
-    """An older root, and those lost next to it, made again of what the next one knows of them: each names the one before it."""
+    """Make an older root again, and those lost next to it, of what the roots around them know; their keys."""
     generation = int(key.rpartition("/")[2].partition(".")[0])
-    if _read_root(place, generation) is not None:
+    sound = {root.generation: root}
+    sound |= {each: found for each in range(1, root.generation) if (found := _read_root(place, each))}
+    if generation in sound:
         return []  # restored with its neighbour
-    first = last = generation
-    while first > 1 and _read_root(place, first - 1) is None:
-        first -= 1
-    while last + 1 < root.generation and _read_root(place, last + 1) is None:
-        last += 1
-    after = root if last + 1 == root.generation else _read_root(place, last + 1)
-    assert after is not None
-    before = _read_root(place, first - 1)
-    least = len(before.parts) if before else 1
-    made: dict[int, Root] = {}  # by number of parts
-    parent = before.digest if before else None
-    # What changed with a generation is known of none that are lost: the digest that the next root names tells.
-    guesses = _superseded(after, last + 1 - first, _documents(place, "skipped"), _documents(place, "views"))
-    for guess in itertools.islice(guesses, MAX_GUESSES):
-        if before and guess[0][0] - least not in (0, 1):
-            continue
-        chain: list[Root] = []
-        for number, (parts, skipped, views) in enumerate(guess, first):
-            if parts not in made:
-                entries = after.parts[:parts]
-                made[parts] = _with_its_statistics(place, entries)
-            meta = replace(made[parts].meta, skipped=skipped, views=views)
-            above = chain[-1].digest if chain else parent
-            chain.append(replace(made[parts], generation=number, parent=above, meta=meta).sealed())
+    before = sound.get(max((each for each in sound if each < generation), default=0))
+    after = sound[min(each for each in sound if each > generation)]
+    for chain in itertools.islice(_chains(place, before, after), MAX_GUESSES):
         if chain[-1].digest == after.parent:
             for each in chain:
                 place.write(layout.root_key(each.generation), each.to_bytes())
@@ -108,42 +92,38 @@ def restore_superseded(place: Storage, root: Root, key: str) -> list[str]:
     )
 
 
-def _superseded(
-    after: Root, count: int, told: list[str | None], viewed: list[str | None]
-) -> Iterator[list[tuple[int, str | None, str | None]]]:
-    """What `count` roots before `after` may have been, oldest first: how many of its parts, and their small documents.
+def _chains(place: Storage, before: Root | None, after: Root) -> Iterator[list[Root]]:
+    """Give all that the roots between two may have been, oldest first.
 
-    An append adds a part; views that are added or removed change their document alone.
+    An append adds a part, and documents; views that are added or removed change theirs alone. Which it was is written nowhere:
+    the digest that `after` names tells, because each root holds the digest of the one before it.
     """
-    if not count:
-        yield []
-        return
-    for parts in (len(after.parts) - 1, len(after.parts)):
-        is_appended = parts < len(after.parts)
-        for skipped in told if is_appended else [after.meta.skipped]:
-            for views in viewed:
-                if parts and (is_appended or views != after.meta.views):
-                    this = replace(after, parts=after.parts[:parts], meta=Meta(None, skipped, views))
-                    for earlier in _superseded(this, count - 1, told, viewed):
-                        yield [*earlier, (parts, skipped, views)]
+    skipped, viewed = _documents(place, "skipped"), _documents(place, "views")
 
+    @functools.cache
+    def first_over(parts: int) -> Root:
+        entries = after.parts[:parts]
+        return roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
 
-def _with_its_statistics(place: Storage, entries: tuple[PartEntry, ...]) -> Root:
-    """A first root over these parts. Of numbers that are not finite, earlier versions made other statistics: where those of today
-    are not there, it names what is there of so many rows."""
-    made = roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
-    computed = made.meta.statistics
-    if computed is None or place.get(layout.meta_key(computed)) is not None:
-        return made
-    for digest in filter(None, _documents(place, "fields")):
-        with contextlib.suppress(
-            DataError, ValueError, LookupError, TypeError, AttributeError
-        ):  # of another sort, or damaged
-            document = roots.read_document(place, digest) or {}
-            each = next(iter(document["fields"].values()))["all"]
-            if made.rows == sum(each[name][0] for name in COUNTS if name in each):
-                return replace(made, meta=replace(made.meta, statistics=digest))
-    return made
+    def next_roots(last: Root | None, generation: int) -> Iterator[Root]:
+        least = len(after.parts) - (after.generation - generation)  # each of those that follow adds one part at most
+        counts = [len(last.parts) + 1, len(last.parts)] if last else range(1, len(after.parts) + 1)
+        for parts in counts:
+            is_same = last is not None and parts == len(last.parts)
+            for told, views in itertools.product([last.meta.skipped] if last and is_same else skipped, viewed):
+                if least <= parts <= len(after.parts) and not (last and is_same and views == last.meta.views):
+                    meta = replace(first_over(parts).meta, skipped=told, views=views)
+                    parent = last.digest if last else None
+                    yield replace(first_over(parts), generation=generation, parent=parent, meta=meta).sealed()
+
+    def chains(last: Root | None, generation: int) -> Iterator[list[Root]]:
+        if generation == after.generation:
+            yield []
+            return
+        for each in next_roots(last, generation):
+            yield from ([each, *rest] for rest in chains(each, generation + 1))
+
+    return chains(before, before.generation + 1 if before else 1)
 
 
 def _documents(place: Storage, name: str) -> list[str | None]:
@@ -163,46 +143,22 @@ def _read_root(place: Storage, generation: int) -> Root | None:
 
 
 def restore_meta(place: Storage, root: Root, key: str, sources: Sources) -> list[str]:
-    """Statistics from the stored columns, what was left out from a new scan, views from those of other roots; for the root that
-    names them."""
+    """Make a small document again, for the newest root that names it: statistics from the stored columns, what was left out from
+    a new scan, views from those of other roots."""
     for generation in range(root.generation, 0, -1):
         each = _read_root(place, generation)
-        if each is None:
-            continue
-        if each.meta.statistics and key == layout.meta_key(each.meta.statistics):
-            made = roots.root_over(roots.open_parts(place.url, each.parts), each.parts, None, None)
-            if key in made.documents:
-                place.write(key, made.documents[key])
-                return [key]
-        if each.meta.skipped and key == layout.meta_key(each.meta.skipped):
-            parts = [part.document for part in roots.open_parts(place.url, each.parts)]
-            for data in _skipped_documents(parts, sources):
-                if sha256_hex(data) == each.meta.skipped:
+        named = (
+            {}
+            if each is None
+            else {layout.meta_key(digest): name for name, digest in vars(each.meta).items() if digest}
+        )
+        if each is not None and key in named:
+            for data in _DOCUMENTS[named[key]](place, each, sources):
+                if layout.meta_key(sha256_hex(data)) == key:
                     place.write(key, data)
                     return [key]
-        if each.meta.views and key == layout.meta_key(each.meta.views):
-            for data in _views_documents(place, each):
-                if sha256_hex(data) == each.meta.views:
-                    place.write(key, data)
-                    return [key]
-            stored = place.get(key)
-            if stored is not None and sha256_hex(stored) == each.meta.views:
-                try:
-                    views_of(stored, each.meta.views, each.rows)
-                except StoreDamaged as error:  # they are as whoever wrote them meant them
-                    raise ViewsLost(error.what, hint=error.hint, **error.places).at(store=place.url) from None
-            is_current = each.meta.views == root.meta.views
-            raise ViewsLost(
-                "a document of views cannot be restored: what they were is written nowhere else",
-                object=key,
-                store=place.url,
-                hint="samples that name no view are not touched. Restore the object from a copy of the store; "
-                + (
-                    "else `vla-store views remove STORE --all`, and add them again"
-                    if is_current
-                    else f"only handles and digests of generation {generation} and before still miss it"
-                ),
-            )
+            if named[key] == "views":
+                raise _views_lost(place, each, key, is_current=each.meta.views == root.meta.views)
     raise StoreDamaged(
         "a document cannot be restored from this source",
         object=key,
@@ -211,7 +167,31 @@ def restore_meta(place: Storage, root: Root, key: str, sources: Sources) -> list
     )
 
 
-def _views_documents(place: Storage, root: Root) -> Iterator[bytes]:
+def _views_lost(place: Storage, root: Root, key: str, *, is_current: bool) -> ViewsLost:
+    stored = place.get(key)
+    if stored is not None and sha256_hex(stored) == root.meta.views:
+        try:
+            views_of(stored, root.meta.views, root.rows)
+        except StoreDamaged as error:  # they are as whoever wrote them meant them
+            return ViewsLost(error.what, hint=error.hint, **{"store": place.url} | error.places)
+    return ViewsLost(
+        "a document of views cannot be restored: what they were is written nowhere else",
+        object=key,
+        store=place.url,
+        hint="samples that name no view are not touched. Restore the object from a copy of the store; "
+        + (
+            "else `vla-store views remove STORE --all`, and add them again"
+            if is_current
+            else f"only handles and digests of generation {root.generation} and before still miss it"
+        ),
+    )
+
+
+def _statistics_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
+    yield from roots.root_over(roots.open_parts(place.url, root.parts), root.parts, None, None).documents.values()
+
+
+def _views_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
     """What the views of a root may have been, from those of other roots: the same, all but one of them, or one alone."""
     parts = roots.open_parts(place.url, root.parts)
     below = np.array([[0, root.rows]], np.int64)
@@ -233,28 +213,31 @@ def _views_documents(place: Storage, root: Root) -> Iterator[bytes]:
                     yield dumps(document_of({name: carried_on[name] for name in chosen}))
 
 
-def _skipped_documents(parts: list[PartDocument], sources: Sources) -> Iterator[bytes]:
+def _skipped_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
     """What was left out, scanned again. Files of which nothing was kept are no source of any part: each part in turn is
     taken for the one that they were given with."""
+    plans = [part.document.plan for part in roots.open_parts(place.url, root.parts)]
     given = find_sources(sources, skip_bad=True)
-    files = [{(each["suite"], each["file"]) for each in part.plan["sources"]} for part in parts]
+    files = [{(each["suite"], each["file"]) for each in plan["sources"]} for plan in plans]
     odd = [each for each in given if suite_and_file(each) not in set().union(*files)]
-    scans: dict[tuple[int, bool, bool], dict[str, Any] | None] = {}
 
+    @functools.cache
     def scanned(number: int, with_odd: bool, strict: bool) -> dict[str, Any] | None:
-        key = number, with_odd, strict
-        if key not in scans:
-            chosen = [each for each in given if suite_and_file(each) in files[number]] + (odd if with_odd else [])
-            told = [
-                as_recorded(each, parts[number].plan["options"], recorded_sources(parts[number].plan))
-                for each in chosen
-            ]
-            scan = scan_sources(told, skip_bad=True, require_finite=strict) if told else None
-            scans[key] = skipped_document(scan) if scan else None
-        return scans[key]
+        plan = plans[number]
+        chosen = [each for each in given if suite_and_file(each) in files[number]] + (odd if with_odd else [])
+        told = [as_recorded(each, plan["options"], recorded_sources(plan)) for each in chosen]
+        return skipped_document(scan_sources(told, skip_bad=True, require_finite=strict)) if told else None
 
     for strict in (False, True):
-        for holder in range(len(parts) + 1):  # the last: for none, as where a later part brought them
+        for holder in range(len(plans) + 1):  # the last: for none, as where a later part brought them
             with contextlib.suppress(SourceError):  # nothing would be left
-                told = [scanned(number, number == holder, strict) for number in range(len(parts))]
+                told = [scanned(number, number == holder, strict) for number in range(len(plans))]
                 yield dumps(roots.combined_skipped(told))
+
+
+# By what a root calls each document, all that it may have been.
+_DOCUMENTS: dict[str, Callable[[Storage, Root, Sources], Iterator[bytes]]] = {
+    "statistics": _statistics_documents,
+    "skipped": _skipped_documents,
+    "views": _views_documents,
+}
