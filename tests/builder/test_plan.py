@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import store_tools
 import tiny_libero
 from hypothesis import given
 from hypothesis import strategies as st
-from own_sources import OPTIONS, RETOLD, Own, Retold, plan_of
+from own_sources import FIELDS, OPTIONS, RETOLD, Own, Retold, plan_of
 
+import vla_store
+from vla_store.audit import verify_store
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import probe_cameras
 from vla_store.builder.scan import scan_sources
 from vla_store.format import canonical
+from vla_store.format.codecs import NONE
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,16 @@ def test_nothing_of_the_machine_is_in_a_plan(plan: Plan, tiny_source: Path) -> N
     text = canonical.dumps(plan.document.to_json()).decode()
     assert str(tiny_source) not in text
     assert str(tiny_source.stat().st_mtime_ns)[:9] not in text
+
+
+def test_a_camera_may_have_a_codec_of_its_own(tmp_path: Path) -> None:
+    source = Own(fields={**FIELDS, "wrist": replace(FIELDS["front"], codec=NONE)})
+    store = vla_store.open_store(store_tools.built(tmp_path / "x.vla", [source]))
+    fields = store.parts[0][1].fields
+    assert [fields[name].codec.name for name in ("front", "wrist")] == ["blosc", "none"]
+    assert plan_of([source]).document.plan["codecs"]["fields"] == {"wrist": {"name": "none"}}
+    assert np.array_equal(store.read("wrist", range(store.rows)), store.read("front", range(store.rows)))
+    assert verify_store(store.url, against=[source]).sound
 
 
 def test_another_part_has_another_name(plan: Plan, tiny_source: Path) -> None:

@@ -16,11 +16,20 @@ from vla_store.builder.scan import Scan, ScannedSource
 from vla_store.errors import SourceError
 from vla_store.format import canonical
 from vla_store.format.codecs import NONE, PRESETS, blosc_version
-from vla_store.format.schema import FORMAT_VERSION, MAX_PART_ROWS, Field, PartDocument, Source, Task, is_plain_camera
+from vla_store.format.schema import (
+    FORMAT_VERSION,
+    MAX_PART_ROWS,
+    TEXT_COLUMN,
+    Field,
+    PartDocument,
+    Source,
+    Task,
+    is_plain_camera,
+)
 from vla_store.sources.protocol import EpisodeInfo, FieldSpec, SourceInfo, overrides_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Episode:
     """One row of the episode table, and where its data comes from."""
 
@@ -34,6 +43,15 @@ class Episode:
     attributes: tuple[int, int, str]  # start, bytes, sha256
     ragged: dict[str, tuple[int, int]]  # field -> (start in elements, width)
     text: int  # among the part's texts, -1 where the task's holds
+
+    def columns(self) -> dict[str, int]:
+        """Return its row of the episode table, by the names of the columns."""
+        named = {name: getattr(self, name) for name in ("start", "task", "source", "number", "success")}
+        named |= {"length": self.steps, TEXT_COLUMN: self.text}
+        named |= {"attributes_start": self.attributes[0], "attributes_bytes": self.attributes[1]}
+        for name, (start, width) in self.ragged.items():
+            named |= {f"{name}_start": start, f"{name}_width": width}
+        return named
 
 
 @dataclass(frozen=True)
@@ -60,16 +78,9 @@ class Plan:
         return sum(each.info.nbytes for each in self.scanned)
 
     def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """episodes/table: (episodes, columns)."""
-        rows = []
-        for each in self.episodes:
-            row = [each.start, each.steps, each.task, each.source, each.number, each.success, *each.attributes[:2]]
-            for name in self.document.ragged:
-                row += each.ragged[name]
-            if self.document.texts:
-                row.append(each.text)
-            rows.append(row)
-        return np.array(rows, "<i8")
+        """Return episodes/table: (episodes, columns)."""
+        columns, rows = self.document.columns, [each.columns() for each in self.episodes]
+        return np.array([[row[name] for name in columns] for row in rows], "<i8")
 
     def steps_index(self) -> np.ndarray[Any, np.dtype[np.int32]]:
         """index/steps: (rows, 2), episode and step of every row."""
@@ -100,9 +111,11 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
             hint="build from some of the sources, and `vla-store append` the others",
         )
     pictures = _pictures(scan.fields)
+    cameras = PRESETS[options["preset"]].codec
+    own = {name: spec.codec.to_json() for name, spec in scan.fields.items() if spec.is_camera and spec.codec}
     described = {
         # A preset's codec may change between versions of this package, so its name alone decides no bytes.
-        "codecs": {"blosc": blosc or blosc_version(), "cameras": PRESETS[options["preset"]].codec.to_json()},
+        "codecs": {"blosc": blosc or blosc_version(), "cameras": cameras.to_json()} | ({"fields": own} if own else {}),
         "format_version": FORMAT_VERSION,
         "options": options,
         "probe": probe.sha256,
@@ -136,7 +149,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
             dtype=spec.dtype,
             shape=(None,) if spec.ragged else spec.shape,
             role=spec.role,
-            codec=PRESETS[options["preset"]].codec if spec.is_camera else NONE,
+            codec=(spec.codec or cameras) if spec.is_camera else NONE,
             prediction=prediction,
             array=f"{folder}/{name}",
         )
@@ -218,16 +231,16 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[
             text = own_text(info, episode)
             episodes.append(
                 Episode(
-                    episode.number,
-                    len(episodes),
-                    row,
-                    episode.steps,
-                    task,
-                    source_number,
-                    episode.success,
-                    span,
-                    ragged,
-                    -1 if text is None else texts.setdefault(text, len(texts)),
+                    number=episode.number,
+                    index=len(episodes),
+                    start=row,
+                    steps=episode.steps,
+                    task=task,
+                    source=source_number,
+                    success=episode.success,
+                    attributes=span,
+                    ragged=ragged,
+                    text=-1 if text is None else texts.setdefault(text, len(texts)),
                 )
             )
             row += episode.steps

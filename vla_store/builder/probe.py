@@ -15,7 +15,7 @@ from vla_store.builder.background import read_background
 from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.scan import Scan
 from vla_store.format import predictions
-from vla_store.format.codecs import PRESETS, encode
+from vla_store.format.codecs import PRESETS, Codec, encode
 from vla_store.sources.protocol import Array, read_rows
 
 MIN_SAVING_PERCENT = 10
@@ -50,9 +50,12 @@ def probe_cameras(scan: Scan, preset: str, in_order: InOrder = one_by_one) -> Pr
     for name, spec in scan.fields.items():
         if not spec.is_camera:
             continue
+        codec = spec.codec or PRESETS[preset].codec
         tried = [each for each in PRESETS[preset].predictions if predictions.valid(each, spec.dtype, spec.shape)]
+        if codec.is_lossy:  # other residuals would be other pictures
+            tried = [()]
         encoded = dict.fromkeys(tried, 0)
-        jobs = (functools.partial(_encoded, *each, tried, preset) for each in _frames(scan, name))
+        jobs = (functools.partial(_encoded, *each, tried, codec) for each in _frames(scan, name))
         with contextlib.closing(in_order(jobs)) as results:  # a few at a time: 64 pictures may be gigabytes
             for frame, sizes in results:
                 digest.update(frame.tobytes())
@@ -65,11 +68,11 @@ def probe_cameras(scan: Scan, preset: str, in_order: InOrder = one_by_one) -> Pr
 
 
 def _encoded(
-    frame: Array, background: Array | None, tried: list[tuple[str, ...]], preset: str
+    frame: Array, background: Array | None, tried: list[tuple[str, ...]], codec: Codec
 ) -> tuple[Array, list[int]]:
     """A frame, and how many bytes each prediction makes of it."""
     residuals = (predictions.apply(frame[None], prediction, background)[0] for prediction in tried)
-    return frame, [len(encode(residual, PRESETS[preset].codec)) for residual in residuals]
+    return frame, [len(encode(residual, codec)) for residual in residuals]
 
 
 def _choose(trials: tuple[Trial, ...]) -> tuple[str, ...]:

@@ -325,7 +325,7 @@ def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
         )
     for name, spec in episode.fields.items():
         other = fields[name]
-        kinds = [(each.dtype, each.role, each.ragged, each.is_camera) for each in (spec, other)]
+        kinds = [(each.dtype, each.role, each.ragged, each.is_camera, each.codec) for each in (spec, other)]
         if kinds[0] == kinds[1] and (spec.shape == other.shape or (spec.ragged and len(spec.shape) == 1)):
             continue
         camera = spec.is_camera or other.is_camera
@@ -340,7 +340,7 @@ def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
 
 def _text(spec: FieldSpec) -> str:
     shape = "any width" if spec.ragged else spec.shape
-    return f"{shape} of {spec.dtype} for each {spec.role}{', as pictures' if spec.is_camera else ''}"
+    return f"{shape} of {spec.dtype} for each {spec.role}{', as pictures' if spec.is_camera else ''}{f' in {spec.codec}' if spec.codec else ''}"
 
 
 def _nbytes(spec: FieldSpec) -> int:

@@ -15,6 +15,7 @@ from vla_store.builder.options import RecodeOptions, takes_options
 from vla_store.builder.report import BuildReport
 from vla_store.format import canonical
 from vla_store.format.attributes import Attributes
+from vla_store.format.schema import TEXT_COLUMN
 from vla_store.manage.views import translate_views
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store, open_store, parts_of
@@ -90,15 +91,14 @@ class StoreSource:
         source = document.sources[self.number]
         episodes = []
         tasks = [TaskInfo(each.name, each.text, each.instruction) for each in document.tasks]
-        for entry in self._entries():
-            _, length, task, _, number, success = entry[:6]
-            text = document.texts[entry[-1]] if document.texts and entry[-1] >= 0 else None
+        for row in self._rows().values():
+            text = document.texts[row[TEXT_COLUMN]] if row.get(TEXT_COLUMN, -1) >= 0 else None
             fields = {}
             for name, field in document.fields.items():
                 ragged = store.fields[name].kind == "ragged-episode"
-                shape = (self._width(entry, name),) if field.is_ragged else field.fixed_shape
+                shape = (row[f"{name}_width"],) if field.is_ragged else field.fixed_shape
                 fields[name] = FieldSpec(field.dtype, shape, field.role, ragged, picture=field.is_camera)
-            episodes.append(EpisodeInfo(number, length, fields, success, text, tasks[task]))
+            episodes.append(EpisodeInfo(row["number"], row["length"], fields, row["success"], text, tasks[row["task"]]))
         known = {(each.suite, each.file) for _, of in store.parts for each in of.sources}
         planned = document.plan["sources"][self.number]
         return SourceInfo(
@@ -126,11 +126,11 @@ class StoreSource:
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         store, part = self._open()
         described = part.document.fields[field]
-        entry, episode = self._by_number()[number]
+        row = self._rows()[number]
         if not described.is_ragged:
-            rows = np.arange(entry[0] + start, entry[0] + stop) + part.row_start
+            rows = np.arange(row["start"] + start, row["start"] + stop) + part.row_start
             return self._narrow(part, field, rows) if store.fields[field].is_ragged else store.read(field, rows)
-        starts, widths = part.ragged_spans(described, np.array([episode]))
+        starts, widths = part.ragged_spans(described, np.array([row["episode"]]))
         width, base = int(widths[0]), int(starts[0])
         flat = part.column(described).span(base + start * width, base + stop * width)
         return np.ascontiguousarray(flat).reshape(stop - start, width)
@@ -140,8 +140,8 @@ class StoreSource:
         if number is None:
             span = part.document.sources[self.number].attributes
         else:
-            entry, _ = self._by_number()[number]
-            span = (entry[6], entry[7])
+            row = self._rows()[number]
+            span = (row["attributes_start"], row["attributes_bytes"])
         found: Attributes = canonical.loads(part.attributes(*span), f"{part.path}/episodes/attributes")
         return found
 
@@ -156,15 +156,8 @@ class StoreSource:
         store = _opened(self.url, self.digest, os.getpid())
         return store, parts_of(store)[self.part]
 
-    def _entries(self) -> list[list[int]]:
-        return [entry for entry, _ in self._by_number().values()]
-
-    def _by_number(self) -> dict[int, tuple[list[int], int]]:
-        return _episodes(self.url, self.digest, self.part, self.number, os.getpid())
-
-    def _width(self, entry: list[int], name: str) -> int:
-        _, part = self._open()
-        return entry[part.document.columns.index(f"{name}_width")]
+    def _rows(self) -> dict[int, dict[str, int]]:
+        return _rows_of(self.url, self.digest, self.part, self.number, os.getpid())
 
 
 @functools.lru_cache(maxsize=8)
@@ -173,8 +166,9 @@ def _opened(url: str, digest: str, pid: int) -> Store:
 
 
 @functools.lru_cache(maxsize=1024)
-def _episodes(url: str, digest: str, part: int, source: int, pid: int) -> dict[int, tuple[list[int], int]]:
-    """Episode number in the source -> its entry in the table, and its number in the part."""
+def _rows_of(url: str, digest: str, part: int, source: int, pid: int) -> dict[int, dict[str, int]]:
+    """Return the rows of the episode table that are of one source, by the number of the episode there; `episode`: in the part."""
     opened = parts_of(_opened(url, digest, pid))[part]
-    table = opened.entries(0, opened.episodes).tolist()
-    return {entry[4]: (entry, episode) for episode, entry in enumerate(table) if entry[3] == source}
+    names = ["episode", *opened.document.columns]
+    table = [dict(zip(names, [n, *row])) for n, row in enumerate(opened.entries(0, opened.episodes).tolist())]
+    return {row["number"]: row for row in table if row["source"] == source}

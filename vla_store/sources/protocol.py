@@ -17,6 +17,7 @@ import numpy as np
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
+from vla_store.format.codecs import Codec
 from vla_store.format.nonfinite import counted
 from vla_store.format.skipped import Skipped
 from vla_store.sources.overrides import NO_OVERRIDES, Overrides
@@ -48,6 +49,8 @@ class FieldSpec:
         True: it is stored as pictures, which are compressed one by one and turned with their source; its shape then is (H, W)
         or (H, W, ...). None: it is if it is an observation (H, W, C), C at most 4, of uint8 or uint16 or of at least 8 x 8, or
         has the size of such a field of the same episode.
+    codec : Codec or None
+        What its pictures are encoded by; None: by the codec of the build's preset.
     """
 
     dtype: str
@@ -55,6 +58,7 @@ class FieldSpec:
     role: str
     ragged: bool = False
     picture: bool | None = None
+    codec: Codec | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)  # np.float32 and "<f4" are welcome
