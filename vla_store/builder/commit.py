@@ -126,7 +126,7 @@ def part_statistics(plan: Plan, folder: Path) -> dict[str, Any] | None:
 
 
 def skipped_document(scan: Scan) -> dict[str, Any] | None:
-    """What a build left out, and what it noticed; None where there is neither."""
+    """Return the document of what a build left out and noticed; None where there is neither."""
     skipped = [each.to_json() for each in scan.skipped]
     warnings = [
         {"file": each.info.file, "suite": each.info.suite, "warning": text}
@@ -172,7 +172,7 @@ def _metadata(found: Mapping[str, PartArray]) -> dict[str, dict[str, Any]]:
 
 
 def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:
-    """What a part says of itself, with the zarr.json of all its arrays."""
+    """Write the document of a part, with the zarr.json of all its arrays."""
     return write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
 
 

@@ -20,6 +20,7 @@ from vla_store.builder.shards import write_object
 from vla_store.builder.units import Receipt
 from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
+from vla_store.format.listing import ObjectEntry
 from vla_store.format.schema import PartEntry
 from vla_store.sources.protocol import EpisodeSource, describe
 from vla_store.storage import LocalStorage, holds_only, locked
@@ -75,14 +76,13 @@ class Journal:
 
     def record(self, receipt: Receipt) -> None:
         """Note that a unit's objects are whole, once they are seen here: a cluster's worker may have other disks."""
-        for each in receipt.objects:
-            if _size(self.part / each.key) != each.size:
-                raise MachineError(
-                    "what a worker wrote is not there",
-                    path=self.part / each.key,
-                    expected=f"{each.size} bytes",
-                    hint="all workers of a cluster must see the same file system, under the same path",
-                )
+        for each in self._missing(receipt):
+            raise MachineError(
+                "what a worker wrote is not there",
+                path=self.part / each.key,
+                expected=f"{each.size} bytes",
+                hint="all workers of a cluster must see the same file system, under the same path",
+            )
         name = f"{receipt.unit}.json"
         if name.lower() == SOURCES:  # a field of this name; no other unit has a dot and a word
             name = f"{receipt.unit}.receipt.json"
@@ -127,19 +127,17 @@ class Journal:
                 hint="give the same sources and options to resume it, or --overwrite to discard it",
             )
         for source, old, new in zip(self._plan.scanned, self._before() or [], now):
-            differ = _difference(old, new)
-            if differ:
-                raise SourceError(
-                    "a source changed since the unfinished build began",
-                    file=describe(source.source)["path"],
-                    partial=self.partial,
-                    expected=differ[0],
-                    found=differ[1],
-                    hint="--overwrite discards the unfinished build and starts again",
-                )
+            _check_state(
+                old,
+                new,
+                "a source changed since the unfinished build began",
+                "--overwrite discards the unfinished build and starts again",
+                file=describe(source.source)["path"],
+                partial=self.partial,
+            )
 
     def _before(self) -> list[dict[str, Any]] | None:
-        """What the sources were when the unfinished build began; None where there is none, or where that is not known."""
+        """Return the states of the sources when the unfinished build began; None where there is none, or they are not known."""
         found = _read_json(self._folder / SOURCES)
         return found if isinstance(found, list) else None
 
@@ -155,9 +153,14 @@ class Journal:
         for path in self._folder.glob("*.json"):
             with contextlib.suppress(KeyError, TypeError, ValueError):  # unreadable: the unit is done again
                 receipt = Receipt.from_json(json.loads(path.read_bytes()))
-                if all(_size(self.part / each.key) == each.size for each in receipt.objects):
+                if not self._missing(receipt):
                     found[receipt.unit] = receipt
         return found
+
+    def _missing(self, receipt: Receipt) -> list[ObjectEntry]:
+        """Return the objects of a receipt that are not there whole."""
+        sizes = LocalStorage(self.part).sizes([each.key for each in receipt.objects])
+        return [each for each, size in zip(receipt.objects, sizes) if size != each.size]
 
     def _sources(self, rehash: bool, talk: Callable[[str], None]) -> list[dict[str, Any]]:
         found = []
@@ -169,32 +172,23 @@ class Journal:
 
 
 def states_of(sources: Iterable[EpisodeSource]) -> dict[str, dict[str, Any]]:
-    """Size and time of change of every source that is a file, by its path."""
+    """Return size and time of change of every source that is a file, by its path."""
     described = [each for each in map(describe, sources) if each["path"] is not None]
     return {each["path"]: _state(each, rehash=False) for each in described if os.path.isfile(each["path"])}
 
 
 def check_unchanged(before: Mapping[str, dict[str, Any]], partial: Path) -> None:
-    """Raises SourceError where a source is not what it was when `states_of` gave `before`: then nobody knows which of its
+    """Raise SourceError where a source is not what it was when `states_of` gave `before`: then nobody knows which of its
     rows were read before it changed, and which after."""
     for path, old in before.items():
-        new = _state({"path": path, "type": old["type"]}, rehash=False)
-        if differ := _difference(old, new):
-            raise SourceError(
-                "a source changed while it was being read",
-                file=path,
-                partial=partial,
-                expected=differ[0],
-                found=differ[1],
-                hint="once nobody writes to it any more, --overwrite discards the unfinished build and starts again",
-            )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return -1
+        _check_state(
+            old,
+            _state({"path": path, "type": old["type"]}, rehash=False),
+            "a source changed while it was being read",
+            "once nobody writes to it any more, --overwrite discards the unfinished build and starts again",
+            file=path,
+            partial=partial,
+        )
 
 
 def _read_json(path: Path) -> Any:
@@ -205,7 +199,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _state(described: dict[str, Any], rehash: bool) -> dict[str, Any]:
-    """What must not change between the runs of one build. The path may: a disk can be mounted elsewhere."""
+    """Return what of a source must not change between the runs of a build. Its path may: a disk can be mounted elsewhere."""
     path = described["path"]
     if path is None or not os.path.exists(path):
         return {"type": described["type"]}
@@ -218,14 +212,13 @@ def _state(described: dict[str, Any], rehash: bool) -> dict[str, Any]:
     return state
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str] | None:
-    """What was expected and what was found, where a source is not the one that the build began with."""
+def _check_state(old: dict[str, Any], new: dict[str, Any], what: str, hint: str, **where: Any) -> None:
+    """Raise SourceError where a source is not the one that a build began with."""
     if "sha256" in old and "sha256" in new:  # decides alone: a file that was copied anew is the same file
-        if old["sha256"] == new["sha256"]:
-            return None
-        return f"sha256 {old['sha256']}", f"sha256 {new['sha256']}"
-    kept = ("mtime_ns", "size", "type")
-    if [old.get(name) for name in kept] == [new.get(name) for name in kept]:
-        return None
-    said = [f"size {each.get('size')}, changed at {each.get('mtime_ns')} ns" for each in (old, new)]
-    return said[0], said[1]
+        kept, text = ["sha256"], "sha256 {sha256}"
+    else:
+        kept, text = ["mtime_ns", "size", "type"], "size {size}, changed at {mtime_ns} ns"
+    states = [{name: each.get(name) for name in kept} for each in (old, new)]
+    if states[0] != states[1]:
+        expected, found = (text.format(**each) for each in states)
+        raise SourceError(what, **where, expected=expected, found=found, hint=hint)

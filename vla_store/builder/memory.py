@@ -1,4 +1,4 @@
-"""How much memory a build takes, before it takes it."""
+"""Project the memory that a build takes, and choose workers that fit. May import the plan and the executors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MemoryPlan:
 
 
 def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int | None) -> MemoryPlan:
-    """The number of workers that fits in `max_memory`, or an OptionError that says which number to change.
+    """Return the number of workers that fits in `max_memory`. Raise OptionError that says which number to change.
 
     executor: "auto" becomes processes where these pay, and all of them fit; else threads.
     """

@@ -155,7 +155,7 @@ class SourceOptions(EncodingOptions):
 
     @property
     def choice(self) -> Choice:
-        """What is left out and renamed, checked. Raises OptionError."""
+        """The datasets that are left out and renamed, checked. Raises OptionError."""
         return Choice.of(self.exclude, self.rename)
 
 

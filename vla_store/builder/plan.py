@@ -166,7 +166,7 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
 
 
 def _kind(spec: FieldSpec) -> str:
-    """As the format names it: pictures that a camera of kind "fixed" cannot be are "picture"."""
+    """Return the kind of a field as the format names it: pictures that a camera of kind "fixed" cannot be are "picture"."""
     if spec.ragged:
         return "ragged-episode"
     return "picture" if spec.is_camera and not is_plain_camera(spec.shape, spec.dtype) else "fixed"

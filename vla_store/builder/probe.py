@@ -23,7 +23,7 @@ MIN_SAVING_PERCENT = 10
 
 @dataclass(frozen=True)
 class Trial:
-    """What one prediction would make of a camera. nbytes: of the whole part, backgrounds included, by the probe's frames."""
+    """Sizes that one prediction would give a camera. nbytes: of the whole part, backgrounds included, by the probe's frames."""
 
     prediction: tuple[str, ...]
     nbytes: int

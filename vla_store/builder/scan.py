@@ -194,7 +194,7 @@ class _Sieve:
 
 @dataclass(frozen=True)
 class _Reads:
-    """What is read beforehand. thorough: every field that is not plain. require_finite: every floating field, for its numbers."""
+    """Fields that are read beforehand. thorough: every field that is not plain. require_finite: every floating field, for its numbers."""
 
     thorough: bool
     require_finite: bool
@@ -259,7 +259,7 @@ class _Expected:
 
 
 def _expected_fields(examined: list[_Examined]) -> _Expected:
-    """What most episodes have, ties to the earlier in the store's order: so that the odd one out is the one refused."""
+    """Return the fields of most episodes, so that the odd one out is refused; of ties those of the earlier in the store's order."""
     counts: Counter[_Signature] = Counter()
     first: dict[_Signature, tuple[EpisodeSource, EpisodeInfo]] = {}
     for each in examined:

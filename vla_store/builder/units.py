@@ -42,7 +42,7 @@ _Encoded = tuple[bytes, bytes, list[int], tuple[Tally, ...]]
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a unit wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty. nonfinite:
+    """Record of what a unit wrote. digests: 32 bytes a row for a camera's shard, 32 bytes an episode for a field, else empty. nonfinite:
     of its field, a tally for each episode that has any."""
 
     unit: str
@@ -76,7 +76,7 @@ class Piece:
     stop: int
 
     def cut(self, field: Field) -> Iterator[Piece]:
-        """The same steps, in pieces of which a field's rows are a few megabytes."""
+        """Cut these steps into pieces of which a field's rows are a few megabytes."""
         rows = max(1, BLOCK_NBYTES // max(1, math.prod(self.shape_of(field)) * np.dtype(field.dtype).itemsize))
         for start in range(self.start, self.stop, rows):
             yield replace(self, start=start, stop=min(start + rows, self.stop))
@@ -87,7 +87,7 @@ class Piece:
         return read_rows(self.source, self.episode.number, field.name, field.dtype, shape, self.start, self.stop)
 
     def tally(self, rows: Array) -> tuple[Tally, ...]:
-        """What of the rows of a field, of all steps, is not finite."""
+        """Count what is not finite in the rows of a field, of all steps."""
         return tallied(self.episode.index, counted(rows), self.start)
 
     def background(self, field: Field) -> Array:
@@ -115,17 +115,17 @@ class WorkUnit:
 
     @property
     def name(self) -> str:
-        """What its receipt is called."""
+        """Name of its receipt."""
         return self.array
 
     @property
     def writes(self) -> str:
-        """What the keys of its objects begin with, below the part."""
+        """Prefix of the keys of its objects, below the part."""
         return f"{self.array}/c/"
 
     @property
     def raw_nbytes(self) -> int:
-        """How much of the data it encodes."""
+        """Bytes of data that it encodes."""
         return self.grid.rows * self.grid.row_nbytes
 
     def run(self) -> Receipt:

@@ -136,7 +136,7 @@ def _encode(planned: PlannedPart, journal: Journal, place: Storage) -> tuple[Par
 
 
 def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
-    """The part, whole, below the store; there already where an append was killed after this."""
+    """Put the part, whole, below the store; an append that was killed later may have done so."""
     there = _listing(place, entry)
     if there is None:
         try:
@@ -210,5 +210,5 @@ def _staging(
 
 
 def _utf8(value: object) -> str:
-    """As text; what a path holds that is no UTF-8 is written out."""
+    """Return a text of a value; bytes of a path that are no UTF-8 are spelled out."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -99,7 +99,7 @@ def _rebuild(
 
 
 def _needs_counts(place: Storage, entry: PartEntry, relative: list[str]) -> bool:
-    """Whether what was lost depends on which numbers are not finite: the counts, and the document that names their array."""
+    """Tell whether what was lost depends on which numbers are not finite: the counts, and the document that names their array."""
     prefix = f"{layout.NONFINITE_ARRAY}/"
     if any(key.startswith(prefix) for key in relative):
         return True
@@ -208,7 +208,7 @@ def _candidates(
 
 
 def _with_pictures_of(scan: Scan, document: PartDocument) -> Scan:
-    """The same, with those fields as pictures that a part has as such: before they were told by their size, some were numbers."""
+    """Make those fields pictures that a part has as such: before their size told them, some were numbers."""
     fields = {
         name: replace(spec, picture=document.fields[name].is_camera) if name in document.fields else spec
         for name, spec in scan.fields.items()
@@ -223,7 +223,7 @@ def _stored_plan(place: Storage, entry: PartEntry) -> dict[str, Any] | None:
 
 
 def _stored_document(place: Storage, entry: PartEntry) -> PartDocument | None:
-    """What a part says of itself, if it is whole: the part is named by the digest of its plan."""
+    """Return the document of a part, if it is whole: the part is named by the digest of its plan."""
     key = f"{entry.path}/zarr.json"
     data = place.get(key)
     try:
@@ -238,7 +238,7 @@ Recorded = dict[tuple[str, str], dict[str, Any]]
 
 
 def recorded_sources(plan: dict[str, Any] | None) -> Recorded:
-    """What a part's plan says of each source."""
+    """Return the entries of a part's plan, by suite and file."""
     return {(each["suite"], each["file"]): each for each in (plan["sources"] if plan else ())}
 
 

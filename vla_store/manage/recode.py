@@ -56,7 +56,7 @@ def recode_store(store: str | os.PathLike[str], target: str | Path, options: Rec
 
 
 def _alike(values: list[Any], otherwise: Any) -> Any:
-    """What all of them are; `otherwise` where they differ."""
+    """Return the value that all are; `otherwise` where they differ."""
     return values[0] if all(each == values[0] for each in values) else otherwise
 
 
@@ -77,7 +77,7 @@ class StoreSource:
 
     @property
     def overrides(self) -> Overrides:
-        """What was stated of it when it was built."""
+        """The overrides that it was built with."""
         return Overrides.recorded_of(self._open()[1].document.plan, self.number)
 
     def layout(self) -> FileLayout:

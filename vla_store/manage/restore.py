@@ -64,7 +64,7 @@ def newest_sound_root(place: Storage) -> Root:
 
 
 def group_bytes(place: Storage, folder: str) -> bytes:
-    """What the group above a part is: the root of a store that was merged in place, or the constant."""
+    """Return the group above a part: the root of a store that was merged in place, or the constant."""
     if place.keys(f"{folder}/roots"):
         return newest_sound_root(open_storage(f"{place.url}/{folder}")).to_bytes()
     return roots.GROUP_BYTES
@@ -192,7 +192,7 @@ def _statistics_documents(place: Storage, root: Root, sources: Sources) -> Itera
 
 
 def _views_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
-    """What the views of a root may have been, from those of other roots: the same, all but one of them, or one alone."""
+    """Give the documents of views that a root may have had: those of other roots whole, but for one, or one of them alone."""
     parts = roots.open_parts(place.url, root.parts)
     below = np.array([[0, root.rows]], np.int64)
     for digest in _documents(place, "views"):
@@ -214,7 +214,7 @@ def _views_documents(place: Storage, root: Root, sources: Sources) -> Iterator[b
 
 
 def _skipped_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
-    """What was left out, scanned again. Files of which nothing was kept are no source of any part: each part in turn is
+    """Give the documents of what was left out, by scanning again. Files of which nothing was kept are no source of any part: each part in turn is
     taken for the one that they were given with."""
     plans = [part.document.plan for part in roots.open_parts(place.url, root.parts)]
     given = find_sources(sources, skip_bad=True)
