@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import operator
 import shlex
 import sys
 import warnings
@@ -210,6 +211,18 @@ def machine_errors(doing: str, path: object = None) -> Iterator[None]:
         raise
     except (OSError, MemoryError) as error:
         raise machine_error(error, doing, path) from error
+
+
+def whole_number(name: str, given: Any, least: int | None = 1, most: int | None = None) -> int:
+    """Return an option that is a whole number, NumPy's or Python's. Raises OptionError for any other value."""
+    try:
+        value = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        value = None
+    if value is None or (least is not None and value < least) or (most is not None and value > most):
+        bound = "" if least is None else f" of at least {least}"
+        raise OptionError(f"{name} is a whole number{bound}", found=repr(given)[:100])
+    return value
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store import rules
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.format.canonical import MAX_INTEGER, float_text
 from vla_store.format.schema import Field, PartDocument
 from vla_store.format.views import ANCHORS, KINDS, STEPS, View, check_view_name
@@ -115,11 +115,11 @@ def length(shortest: int | None = None, longest: int | None = None, at_most: int
     RDT's pre-training: shortest=32, at_most=2048, where RDT draws anew whenever it loads an episode. Its fine-tuning: shortest=128.
     """
     given = {"shortest": shortest, "longest": longest, "at_most": at_most}
-    options = {name: _whole(name, each, 1) for name, each in given.items() if each is not None}
+    options = {name: whole_number(name, each, 1, MAX_INTEGER) for name, each in given.items() if each is not None}
     if not options:
         raise OptionError("a rule of length needs a bound", exists=", ".join(given))
     if at_most is not None:
-        options["seed"] = _whole("seed", seed, -MAX_INTEGER)
+        options["seed"] = whole_number("seed", seed, -MAX_INTEGER, MAX_INTEGER)
 
     def keeps(facts: EpisodeFacts) -> Mask:
         if not rules.has_length([facts.length], shortest, longest)[0]:
@@ -189,7 +189,7 @@ def finite(fields: Sequence[str] | None = None) -> Rule:
 def drop_tail(steps: int = rules.TAIL_AS_CODED) -> Rule:
     """Leave out the last `steps` steps of each episode, as the LIBERO port of RDT does: 63 as it is coded, 64 as it is told of.
     See `vla_store.rules.drop_tail`. For comparing, not for training."""
-    tail = _whole("steps", steps, 0)
+    tail = whole_number("steps", steps, 0, MAX_INTEGER)
     return Rule(
         "drop_tail",
         {"steps": tail},
@@ -287,12 +287,6 @@ def _positive(name: str, value: Any) -> float:
     if not 0 <= value < float("inf"):
         raise OptionError(f"{name} is a finite number of at least 0", found=value)
     return float(value)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= MAX_INTEGER:
-        raise OptionError(f"{name} is a whole number of at least {least}", found=repr(value)[:100])
-    return int(value)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

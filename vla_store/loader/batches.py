@@ -9,9 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, whole_number
 from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Sharding
 from vla_store.loader.pool import Workers
@@ -49,8 +47,7 @@ class Batches:
         ranks: Ranks = lambda: (0, 1),
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise OptionError(f"{name} is a whole number of at least {least}", found=repr(value))
+            whole_number(name, value, least)
         self.dataset: Any = dataset  # or, in a Loader, what that is served for
         self.batch_size, self.drop_last = int(batch_size), bool(drop_last)
         self.epochs = Epochs(dataset, seed, shuffle, LOOK)

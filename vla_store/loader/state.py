@@ -5,10 +5,9 @@ May import numpy, errors, and the order.
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple, SupportsIndex
 
-from vla_store.errors import OptionError, UsageError, warn
+from vla_store.errors import OptionError, UsageError, warn, whole_number
 from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Order
 from vla_store.reader.lazily import lazily
@@ -66,7 +65,7 @@ class Epochs:
     def __init__(self, dataset: Dataset, seed: SupportsIndex, shuffle: bool, look: str) -> None:
         self.dataset, self.shuffle = dataset, bool(shuffle)
         self.look = look
-        self.seed = _whole("seed", seed, least=None)
+        self.seed = whole_number("seed", seed, least=None)
         self._next: Start | None = Start(0, 0)
         self._running: Pass | None = None
         self._newest: Pass | None = None
@@ -108,7 +107,7 @@ class Epochs:
 
     def set_epoch(self, epoch: SupportsIndex) -> None:
         """Name the epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
-        wanted = _whole("epoch", epoch, least=0)
+        wanted = whole_number("epoch", epoch, least=0)
         if not (self._start.is_loaded and self._start.epoch == wanted):
             self._next = Start(wanted, 0)
 
@@ -133,7 +132,7 @@ class Epochs:
             if name not in state or state[name] != expected:
                 what = _OTHERS.get(name, f"a dataset of another {name}")
                 raise OptionError(f"the state is of {what}", expected=expected, found=state.get(name, "nothing"))
-        epoch, position = (_whole(name, state.get(name), least=0) for name in ("epoch", "position"))
+        epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
         if position > len(self.dataset):
             raise OptionError("the state cannot be", epoch=epoch, position=position, rows=len(self.dataset))
         return epoch, position
@@ -227,18 +226,6 @@ class Pass:
             is_cut = by == BY_A_NEWER and self.position > self.start.position
             start = Start(self.epoch, self.position, self.start.is_loaded, is_cut)
         self._epochs.leave(self, start)
-
-
-def _whole(name: str, value: Any, least: int | None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or (least is not None and number < least):
-        raise OptionError(
-            f"{name} is a whole number{'' if least is None else f' of at least {least}'}", found=repr(value)
-        )
-    return number
 
 
 _OTHERS = {

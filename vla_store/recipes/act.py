@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.samples import PADS
-from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe
 from vla_store.recipes.images import fill_channels_first
 from vla_store.recipes.needs import Need, Needs, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, joined, warn_of

@@ -101,13 +101,6 @@ def opened(store: AnyStore) -> Store:
     return store if isinstance(store, Store) else open_store(store)
 
 
-def whole_number(name: str, given: Any, least: int = 1) -> int:
-    """Return an option that counts something. Raises OptionError for any other value."""
-    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < least:
-        raise OptionError(f"{name} is a whole number of at least {least}", found=repr(given)[:100])
-    return int(given)
-
-
 @dataclass(frozen=True)
 class Steps:
     """Where anchors lie: (n,) int64 each. row and episode: the store's numbers; step: within its episode, of this length.

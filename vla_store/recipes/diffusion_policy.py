@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.lazily import lazily
 from vla_store.reader.store import Store
@@ -30,7 +30,6 @@ from vla_store.recipes.dataset import (
     Steps,
     opened,
     recipe,
-    whole_number,
 )
 from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of

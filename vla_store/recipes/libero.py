@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName
-from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, opened, recipe, whole_number
+from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, opened, recipe
 from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Needs, numbers_of, pictures_of
 

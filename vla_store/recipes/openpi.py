@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
-from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe, whole_number
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe
 from vla_store.recipes.needs import numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe

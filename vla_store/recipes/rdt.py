@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, SourceError, UnknownName
+from vla_store.errors import OptionError, SourceError, UnknownName, whole_number
 from vla_store.reader.kept import inside
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, parts_of
@@ -31,7 +31,6 @@ from vla_store.recipes.dataset import (
     Steps,
     opened,
     recipe,
-    whole_number,
 )
 from vla_store.recipes.needs import Needs, pictures_of
 from vla_store.recipes.rdt_mapping import (
