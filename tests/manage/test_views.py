@@ -756,6 +756,14 @@ def test_wrong_views_under_right_digests_are_found(copy_of: Copy, change: Any, s
     assert any(says in each.what for each in problems), problems
 
 
+@pytest.mark.parametrize("field", ["nothing", "agentview_rgb"])
+def test_a_view_whose_rule_looks_at_no_field_of_the_store_is_not_checked_by_it(copy_of: Copy, field: str) -> None:
+    store = copy_of("both")
+    add_view(store, "v", rules.no_noops(threshold=1.0))
+    spoilt(store, lambda view: view["options"].update(field=field))
+    assert verify_store(store).problems == []
+
+
 def test_a_views_document_that_is_lost_or_changed_is_named(copy_of: Copy) -> None:
     store = copy_of("both")
     add_view(store, "v", rules.no_noops())
