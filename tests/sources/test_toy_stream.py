@@ -13,7 +13,7 @@ import pytest
 from own_sources import Own, drawn
 
 import vla_store
-from vla_store import SourceError
+from vla_store import MachineError, SourceError
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
 from vla_store.sources.protocol import Array
@@ -92,6 +92,13 @@ def test_a_stream_that_is_not_what_its_scan_promised_is_refused(tmp_path: Path, 
     with pytest.raises(SourceError, match="does not give what its scan promised") as caught:
         build_store(Stream(mend), tmp_path / "x.vla")
     assert found in str(caught.value)
+    assert caught.value.places["file"] == "Stream"
+
+
+def test_a_folder_that_cannot_be_made_is_the_machines_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(MachineError, match="while keeping the steps of a streamed source"):
+        build_store(Stream(), tmp_path / "x.vla")
 
 
 def test_a_stream_that_fails_is_left_out_with_skip_bad(tmp_path: Path) -> None:

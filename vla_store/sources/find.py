@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vla_store.errors import OptionError, SourceError, SourceNotFound, UnknownName, VlaStoreError, machine_error
+from vla_store.errors import OptionError, SourceError, SourceNotFound, UnknownName, machine_errors
 from vla_store.sources import kinds
 from vla_store.sources.kinds import SourceKind
 from vla_store.sources.overrides import NOTHING, Choice, Stated, StatedConvention, overrides_at
@@ -104,12 +104,8 @@ def find_sources(
         if not isinstance(path, Path):
             found.append(path)
             continue
-        try:
+        with machine_errors("looking for sources"):
             opened = [(each, kind) for at, kind in _claimed(path) for each in kind.open(at, skip_bad=skip_bad)]
-        except VlaStoreError:
-            raise
-        except OSError as error:
-            raise machine_error(error, "looking for sources", error.filename or path) from error
         for source, kind in opened:
             names = {"orientation", "observation", *(each.name for each in kind.conventions)}
             own = [each for each in stated if each.name in names]

@@ -298,7 +298,12 @@ def is_machines(error: OSError) -> bool:
 
 def name_of(source: EpisodeSource) -> str:
     """Return what to call a source in a message: its path, or else its type."""
-    return str(getattr(source, "path", type(source).__qualname__))
+    return str(getattr(source, "path", type_of(source)))
+
+
+def type_of(source: EpisodeSource) -> str:
+    """Return the name of a source's class; of one that is spooled, of what streams."""
+    return type(getattr(source, "streamed", source)).__qualname__
 
 
 def reason_of(error: SourceError) -> str:
@@ -311,7 +316,7 @@ def reason_of(error: SourceError) -> str:
 def describe(source: EpisodeSource) -> dict[str, Any]:
     """Return what identifies a source, for the journal of an unfinished build."""
     path = getattr(source, "path", None)
-    return {"path": None if path is None else str(path), "type": type(source).__qualname__}
+    return {"path": None if path is None else str(path), "type": type_of(source)}
 
 
 CLOSERS: list[Callable[[], None]] = []  # what lets go of open files: who keeps some adds to it

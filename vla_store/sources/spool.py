@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import SourceError, machine_error
+from vla_store.errors import SourceError, machine_errors
 from vla_store.format.attributes import Attributes
 from vla_store.format.schema import check_field_names
 from vla_store.sources.overrides import Overrides
@@ -30,6 +30,8 @@ from vla_store.sources.protocol import (
     overridden,
 )
 
+KEEPING = "keeping the steps of a streamed source"
+
 
 def readable(source: EpisodeSource | StreamedSource) -> EpisodeSource:
     """Return a source that reads by rows: itself, or what spools the steps that it streams."""
@@ -40,35 +42,31 @@ class SpooledSource:
     """A streamed source, whose steps the first `scan` puts into a folder; which is gone with the process that scanned."""
 
     def __init__(self, source: StreamedSource) -> None:
-        self.source = source
+        self.streamed = source
         self._info: SourceInfo | None = None
         self._folder = ""
 
     def __getattr__(self, name: str) -> Any:
         """Return what the source is called: its path, suite, file, layout."""
-        if name.startswith("_") or name == "source":
+        if name.startswith("_") or name == "streamed":
             raise AttributeError(name)
-        return getattr(self.source, name)
+        return getattr(self.streamed, name)
 
     def overridden(self, overrides: Overrides) -> EpisodeSource:
-        return SpooledSource(overridden(self.source, overrides))  # type: ignore[arg-type]
+        changed: Any = overridden(self.streamed, overrides)  # type: ignore[arg-type]
+        return self if changed is self.streamed else SpooledSource(changed)  # one stream is enough
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "_info": None,
-            "_folder": self._folder,
-        }  # a worker's copy reads, and needs no more
+        # A worker's copy reads, and needs no more.
+        return {"streamed": self.streamed, "_info": None, "_folder": self._folder}
 
     def scan(self) -> SourceInfo:
         if self._info is None:
-            info = self.source.scan()
-            self._folder = tempfile.mkdtemp(prefix="vla_store-spool-")
+            info = self.streamed.scan()
+            with machine_errors(KEEPING):
+                self._folder = tempfile.mkdtemp(prefix="vla_store-spool-")
             weakref.finalize(self, _remove, self._folder, os.getpid())
-            try:
-                self._fill(info)
-            except OSError as error:
-                raise machine_error(error, "keeping the steps of a streamed source", self._folder) from error
+            self._fill(info)
             self._info = info
         return self._info
 
@@ -76,7 +74,7 @@ class SpooledSource:
         return np.array(np.load(self._path(number, field), mmap_mode="r")[start:stop])
 
     def attributes(self, number: int | None) -> Attributes:
-        return self.source.attributes(number)
+        return self.streamed.attributes(number)
 
     def is_plain(self, number: int, field: str) -> bool:
         return True
@@ -89,7 +87,7 @@ class SpooledSource:
         waiting = {each.number: each for each in info.episodes}
         episode: EpisodeInfo | None = None
         done = 0
-        for number, block in self.source.stream():
+        for number, block in self.streamed.stream():
             if episode is None or number != episode.number:
                 self._check_whole(episode, done)
                 episode, done = waiting.pop(number, None), 0
@@ -104,7 +102,7 @@ class SpooledSource:
             for name, spec in episode.fields.items():
                 where = {"file": name_of(self), "demo": number, "field": name}
                 rows = as_promised(block[name], spec.dtype, spec.shape, done, stop, **where)
-                with open(self._path(number, name), "ab") as file:
+                with machine_errors(KEEPING, self._folder), open(self._path(number, name), "ab") as file:
                     if not done:
                         shape = (episode.steps, *spec.shape)
                         header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
