@@ -564,3 +564,10 @@ def test_what_an_older_root_left_out_is_restored_beside_a_file_that_came_later(t
         path.unlink()
     repair_store(store, first.parent)
     assert {path: path.read_bytes() for path in documents} == documents
+
+
+def test_a_broken_file_is_left_out_though_datasets_are_excluded(tmp_path: Path) -> None:
+    path = odd_file(tmp_path / "odd", lambda file: None)
+    path.with_name("broken_demo.hdf5").write_bytes(b"no HDF5")
+    report = build_store(path.parent, tmp_path / "s.vla", skip_bad=True, exclude=["obs/ee_pos"])
+    assert [each.file for each in report.skipped] == ["broken_demo.hdf5"]

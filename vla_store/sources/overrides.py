@@ -5,6 +5,7 @@ Owns these values, their checks, and how a part's plan records them. May import 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import os
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, SourceError
 from vla_store.format import schema
 from vla_store.format.schema import is_field_name
 from vla_store.storage import place_of
@@ -105,7 +106,10 @@ class Choice:
 
     def check_used(self, sources: Iterable[Any]) -> None:
         """Raise OptionError for what names nothing of any source. sources: their `layout()` says what they have."""
-        layouts = [each.layout() for each in sources if hasattr(each, "layout")] if self != NOTHING else []
+        layouts = []
+        for source in sources if self != NOTHING else ():
+            with contextlib.suppress(SourceError):  # its scan says what is wrong with it
+                layouts += [source.layout()] if hasattr(source, "layout") else []
         used = {each for layout in layouts for each in layout.used}
         there = sorted({path for layout in layouts for path in layout.paths})
         for option, given in (("exclude", self.exclude), ("rename", tuple(path for path, _ in self.rename))):
