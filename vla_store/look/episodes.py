@@ -57,8 +57,8 @@ def _numbers(store: Store, suite: str, file: str) -> dict[int, int]:
     for part in parts_of(store):
         wanted = [at for at, each in enumerate(part.document.sources) if (each.suite, each.file) == (suite, file)]
         entries = part.entries(0, part.episodes)
-        for at in np.flatnonzero(np.isin(entries[:, 3], wanted)).tolist():
-            found[int(entries[at, 4])] = part.episode_start + at
+        for at in np.flatnonzero(np.isin(entries["source"], wanted)).tolist():
+            found[int(entries["number"][at])] = part.episode_start + at
     return found
 
 

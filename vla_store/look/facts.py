@@ -272,14 +272,14 @@ def _table(store: Store) -> _Table:
     sources = 0
     for part in parts_of(store):
         entries = part.entries(0, part.episodes)
-        task, source = entries[:, 2], entries[:, 3]
+        task, source = entries["task"], entries["source"]
         of_task = np.array([tasks[each.suite, each.name] for each in part.document.tasks])
         of_suite = np.array([suites[each.suite] for each in part.document.sources])
         columns.append(
             [
-                entries[:, 0] + part.row_start,
-                entries[:, 1],
-                entries[:, 5],
+                entries["start"] + part.row_start,
+                entries["length"],
+                entries["success"],
                 of_task[task],
                 source + sources,
                 of_suite[source],
@@ -431,8 +431,8 @@ def _ragged(store: Store, field: StoreField) -> RaggedFacts:
     for part in parts_of(store):
         described = part.document.fields[field.name]
         if described.is_ragged:
-            column = part.document.columns.index(f"{field.name}_width")
-            found, counts = np.unique(part.entries(0, part.episodes)[:, column], return_counts=True)
+            widths_of = part.entries(0, part.episodes)[f"{field.name}_width"]
+            found, counts = np.unique(widths_of, return_counts=True)
         else:  # of one width in this part
             found, counts = np.array(described.fixed_shape), np.array([part.episodes])
         for width, count in zip(found.tolist(), counts.tolist()):

@@ -132,7 +132,7 @@ def _look(parts: Parts, name: str) -> Iterator[Array]:
     field = part.document.fields[name]
     if field.is_ragged:
         starts, widths = part.ragged_spans(field, np.zeros(1, np.int64))
-        length, width = int(part.entries(0, 1)[0, 1]), int(widths[0])
+        length, width = int(part.entries(0, 1)["length"][0]), int(widths[0])
         count = min(length, LOOK_ROWS)
         yield part.column(field).span(int(starts[0]), int(starts[0]) + count * width).reshape(count, width)
         return

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from vla_store.errors import StoreDamaged
 from vla_store.format import attributes, canonical, codecs, layout
 from vla_store.format.nonfinite import Tally, columns_of, tallies_in
-from vla_store.format.schema import Field, PartDocument, PartEntry
+from vla_store.format.schema import TEXT_COLUMN, Field, PartDocument, PartEntry
+from vla_store.format.table import Entries, named, table_dtype
 from vla_store.reader.columns import Column
 from vla_store.reader.frames import Frames
 from vla_store.reader.lazily import lazily
@@ -86,6 +87,7 @@ class Part:
         self._opened = opened
         tables = Blocks(fetcher)
         self._columns = len(document.columns)
+        self._entry = table_dtype(document.columns)
         self.index = Column(
             tables, self._array(layout.INDEX_ARRAY), layout.numeric_grid((self.rows, 2), "int32", self.rows)
         )
@@ -144,8 +146,8 @@ class Part:
         if not (both.view(np.uint64) < self._limits[4:]).all():
             raise self._contradiction(self._first_bad(rows))
         episode, step = both[:, 0], both[:, 1]
-        entries = self._entries_of(episode)
-        start, length, task, source = entries[:, 0], entries[:, 1], entries[:, 2], entries[:, 3]
+        entries = self._table_rows(episode)
+        start, length, task, source = (entries[:, column] for column in range(4))  # the order of `_limits`
         stop = start + length
         sound = (entries[:, :4].view(np.uint64) < self._limits[:4]).all() and (
             (start + step == rows) & (rows < stop) & (stop <= self.rows)
@@ -154,10 +156,10 @@ class Part:
             raise self._contradiction(self._first_bad(rows))
         return Positions(episode, step, start, length, task, source)
 
-    def entries(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+    def entries(self, start: int, stop: int) -> Entries:
         """Rows [start, stop) of the episode table, (n, columns), checked. Raises StoreDamaged."""
-        table = self.table.span(start, stop)
-        first, length, task, source = (table[:, column] for column in range(4))
+        table = named(self.table.span(start, stop), self._entry)
+        first, length, task, source = (table[name] for name in ("start", "length", "task", "source"))
         bad = (first < 0) | (length < 1) | (length > self.rows) | (first > self.rows - length)
         bad |= (task < 0) | (task >= len(self.document.tasks)) | (source < 0) | (source >= len(self.document.sources))
         # Episodes lie one after another, without gaps.
@@ -203,7 +205,7 @@ class Part:
         if not self.document.texts:
             return np.full(len(episodes), -1)
         entries = self._entries_of(episodes)
-        numbers = entries[:, -1].copy()
+        numbers = entries[TEXT_COLUMN].copy()
         bad = (numbers < -1) | (numbers >= len(self.document.texts))
         if bad.any():
             raise StoreDamaged(
@@ -215,7 +217,7 @@ class Part:
 
     def own_texts_by_task(self) -> list[tuple[int, int]]:
         """Every (task, text) that an episode has of its own, each once."""
-        tasks, texts = self.entries(0, self.episodes)[:, 2], self.own_texts(np.arange(self.episodes))
+        tasks, texts = self.entries(0, self.episodes)["task"], self.own_texts(np.arange(self.episodes))
         pairs = np.unique(np.stack([tasks, texts], axis=1)[texts >= 0], axis=0).tolist()
         return [(task, text) for task, text in pairs]
 
@@ -244,8 +246,9 @@ class Part:
     def ragged_spans(self, field: Field, episodes: Int64) -> tuple[Int64, Int64]:
         """Where episodes begin in a ragged field's flat array, and their widths, checked against its end."""
         entries = self._entries_of(episodes)
-        at = self.document.columns.index(f"{field.name}_start")
-        start, length, width = entries[:, at].copy(), entries[:, 1], entries[:, at + 1].copy()
+        start, length, width = (
+            entries[name].copy() for name in (f"{field.name}_start", "length", f"{field.name}_width")
+        )
         elements = self._elements(field)
         bad = (start < 0) | (width < 0) | (start > elements) | (length < 1)
         bad |= (width > elements) | (length * np.minimum(width, elements) > elements - start)
@@ -306,15 +309,19 @@ class Part:
     @lazily
     def _attributes_nbytes(self) -> int:
         ends = [sum(source.attributes) for source in self.document.sources]
-        at = self.document.columns.index("attributes_start")
-        last = self.table.span(self.episodes - 1, self.episodes)[0]
-        return max(1, *ends, int(last[at] + last[at + 1]))
+        last = self._last_entry
+        return max(1, *ends, int(last["attributes_start"] + last["attributes_bytes"]))
+
+    @property
+    def _last_entry(self) -> np.void:
+        """The episode table's entry of the last episode, unchecked: where everything ends."""
+        entry: np.void = named(self.table.span(self.episodes - 1, self.episodes), self._entry)[0]
+        return entry
 
     def _elements(self, field: Field) -> int:
         """Elements of a ragged field's flat array: where its last episode ends."""
-        at = self.document.columns.index(f"{field.name}_start")
-        last = self.table.span(self.episodes - 1, self.episodes)[0]
-        start, length, width = int(last[at]), int(last[1]), int(last[at + 1])
+        last = self._last_entry
+        start, length, width = (int(last[name]) for name in (f"{field.name}_start", "length", f"{field.name}_width"))
         if start < 0 or length < 1 or width < 0 or start + length * width < 1:
             raise StoreDamaged(
                 f"the episode table puts {field.name!r} where it is not",
@@ -323,11 +330,15 @@ class Part:
             )
         return start + length * width
 
-    def _entries_of(self, episodes: Int64) -> Int64:
-        """Return the episode table's rows of (n,) episodes, unchecked."""
-        entries = np.empty((len(episodes), self._columns), np.int64)
-        self.table.take(episodes, entries)
-        return entries
+    def _table_rows(self, episodes: Int64) -> Int64:
+        """Return the episode table's rows of (n,) episodes, unchecked: (n, columns)."""
+        rows = np.empty((len(episodes), self._columns), np.int64)
+        self.table.take(episodes, rows)
+        return rows
+
+    def _entries_of(self, episodes: Int64) -> Entries:
+        """Return the episode table's entries of (n,) episodes, unchecked."""
+        return named(self._table_rows(episodes), self._entry)
 
     def _array(self, name: str) -> str:
         return f"{self.path}/{name}"

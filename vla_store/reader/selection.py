@@ -75,10 +75,10 @@ class Chosen:
             sources = part.document.sources
             if len(runs) and len({each.orientation for each in sources}) > 1:
                 entries = part.entries(0, part.episodes)
-                first = np.searchsorted(entries[:, 0], runs[:, 0], "right") - 1
-                stop = np.searchsorted(entries[:, 0], runs[:, 1])
+                first = np.searchsorted(entries["start"], runs[:, 0], "right") - 1
+                stop = np.searchsorted(entries["start"], runs[:, 1])
                 edges = [np.bincount(each, minlength=part.episodes + 1)[:-1] for each in (first, stop)]
-                chosen = entries[np.cumsum(edges[0] - edges[1]) > 0, 3]
+                chosen = entries["source"][np.cumsum(edges[0] - edges[1]) > 0]
                 sources = tuple(sources[number] for number in np.unique(chosen).tolist())
             found.update(each.orientation for each in sources if len(runs))
         return found
@@ -296,10 +296,10 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
         entries = part.entries(0, part.episodes)
         if suite_names is not None:
             has = np.array([each.suite in suite_names for each in part.document.sources], bool)
-            mask = mask & has[entries[:, 3]]
+            mask = mask & has[entries["source"]]
         if task_names is not None:
             has = np.array([(each.suite, each.name) in task_names for each in part.document.tasks], bool)
-            of_task = has[entries[:, 2]]
+            of_task = has[entries["task"]]
             wanted = [number for number, text in enumerate(part.document.texts) if text in texts]
             mask = mask & (of_task | np.isin(part.own_texts(np.arange(part.episodes)), wanted) if wanted else of_task)
         masks.append(mask)
@@ -313,14 +313,14 @@ def _spans(store: Store, masks: list[Mask] | None) -> Iterator[tuple[int, ...]]:
             yield part.number, 0, part.rows, 0, part.episodes, after[0], 0
             continue
         entries = part.entries(0, part.episodes)
-        flags = after[entries[:, 3]]
+        flags = after[entries["source"]]
         mask = np.ones(part.episodes, bool) if masks is None else masks[part.number]
         edges = np.flatnonzero((mask[1:] != mask[:-1]) | (flags[1:] != flags[:-1])) + 1
         bounds = [0, *edges.tolist(), part.episodes]
         for first, stop in itertools.pairwise(bounds):
             if mask[first]:
-                begin, end = int(entries[first, 0]), int(entries[stop - 1, 0] + entries[stop - 1, 1])
-                yield part.number, begin, end, first, stop - first, flags[first], 0
+                begin, last = int(entries["start"][first]), entries[stop - 1]
+                yield part.number, begin, int(last["start"] + last["length"]), first, stop - first, flags[first], 0
 
 
 def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str) -> Chosen:
@@ -352,7 +352,7 @@ def _kept_spans(spans: Spans, store: Store, kept: Kept) -> Spans:
         runs, number = overlaps(np.stack([of_part["start"], of_part["stop"]], axis=1), within(kept.anchors, part))
         made = of_part[number]
         made["start"], made["stop"] = runs[:, 0], runs[:, 1]
-        starts = part.entries(0, part.episodes)[:, 0]
+        starts = part.entries(0, part.episodes)["start"]
         made["first_episode"] = np.searchsorted(starts, made["start"])
         made["episodes"] = np.searchsorted(starts, made["stop"]) - made["first_episode"]
         found.append(made)

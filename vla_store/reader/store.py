@@ -321,12 +321,12 @@ class Store:
         """
         part, at = self._parts.of_episode(self._episode(episode))
         row = part.entries(at, at + 1)[0]
-        return part.decoded_attributes(int(row[6]), int(row[7]))
+        return part.decoded_attributes(int(row["attributes_start"]), int(row["attributes_bytes"]))
 
     def source_attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
         """The same for the file that an episode comes from, without its episodes."""
         part, at = self._parts.of_episode(self._episode(episode))
-        return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)[0, 3])].attributes)
+        return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)["source"][0])].attributes)
 
     def read(self, field: str, rows: npt.ArrayLike, out: Array | None = None) -> Array:
         """Rows of one fixed field, as they are stored, in the order asked for.
@@ -424,7 +424,9 @@ class Episodes:
         if not 0 <= number < len(self):
             raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
         part, at = parts_of(self._store).of_episode(number)
-        start, length, task, source, demo, success = (int(x) for x in part.entries(at, at + 1)[0, :6])
+        start, length, task, source, demo, success = part.entries(at, at + 1)[0].tolist()[
+            :6
+        ]  # as TABLE_COLUMNS has them
         described = part.document.sources[source]
         return Episode(
             number,
@@ -447,20 +449,19 @@ class Episodes:
     @property
     def starts(self) -> Int64:
         """The first row of each, (n,) int64."""
-        return self._column(0)
+        return self._column("start")
 
     @property
     def lengths(self) -> Int64:
         """Steps of each, (n,) int64."""
-        return self._column(1)
+        return self._column("length")
 
-    def _column(self, column: int) -> Int64:
+    def _column(self, name: str) -> Int64:
         made = np.empty(len(self), np.int64)
         for part in parts_of(self._store):
-            values = part.entries(0, part.episodes)[:, column]
-            made[part.episode_start : part.episode_start + part.episodes] = values + (
-                part.row_start if not column else 0
-            )
+            values = part.entries(0, part.episodes)[name]
+            first = part.row_start if name == "start" else 0
+            made[part.episode_start : part.episode_start + part.episodes] = values + first
         return made
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vla_store.format.nonfinite import counted
 from vla_store.format.schema import Field
 from vla_store.format.statistics import PartNumbers
+from vla_store.format.table import Entries
 from vla_store.reader.frames import FrameList
 from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part
@@ -34,8 +35,8 @@ class WholePart:
         self.counts: dict[str, Array] = {}  # what `nonfinite` gives, by field
 
     @lazily
-    def table(self) -> npt.NDArray[np.int64]:
-        """The episode table, (episodes, columns). Raises StoreDamaged."""
+    def table(self) -> Entries:
+        """The episode table, (episodes,), by the names of its columns. Raises StoreDamaged."""
         return self.part.entries(0, self.part.episodes)
 
     @lazily
@@ -45,7 +46,7 @@ class WholePart:
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
         """Return a column of the episode table, (episodes,)."""
-        column: npt.NDArray[np.int64] = self.table[:, self.document.columns.index(name)]
+        column: npt.NDArray[np.int64] = self.table[name]
         return column
 
     def values(self, field: Field) -> Array:

@@ -340,7 +340,8 @@ class RdtDataset(RecipeDataset):
     def _source(self, number: int) -> tuple[Any, int]:
         """Return of an episode its task, and by how many rows its observations are read earlier or later."""
         part, at = parts_of(self.store).of_episode(number)
-        _, _, task, source = part.entries(at, at + 1)[0, :4].tolist()
+        entry = part.entries(at, at + 1)[0]
+        task, source = int(entry["task"]), int(entry["source"])
         shift = shift_of("observation", part.document.sources[source].observation, self.alignment)
         return part.document.tasks[task], shift
 
