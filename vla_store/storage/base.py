@@ -6,7 +6,6 @@ Owns the protocol, its error for objects that are not there, and what is done al
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -96,6 +95,8 @@ class Storage:
     @contextlib.contextmanager
     def stream(self, key: str) -> Iterator[Any]:
         """Yield a file to write a large object to; the object is there when the context ends well, and only then."""
+        import tempfile  # not for whoever imports only to read
+
         self.check_writable()
         with tempfile.NamedTemporaryFile(prefix="vla_store-") as file:
             yield file

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import posixpath
 import re
 import stat
-import uuid
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vla_store.errors import machine_errors, warn
 from vla_store.storage.base import MAX_INDICES, ObjectMissing, Range, Storage, cut, missing, not_exclusive, too_short
 from vla_store.storage.bounded import keep
 from vla_store.storage.files import OpenFile, map_file
 from vla_store.storage.locks import surely_locked, try_lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_MAPS = 16_384  # Linux allows a process 65,530 by default
 LEAST_FILES = 32
@@ -46,13 +48,18 @@ class LocalStorage(Storage):
 
     def __init__(self, url: str | os.PathLike[str], *, mapped: bool = True) -> None:
         self.url = os.fspath(url)
-        self.folder = Path(url)
         self.mapped = mapped
         self.max_open = MAX_MAPS if mapped else MAX_INDICES
         self._maps: dict[str, memoryview] = {}
         self._files: dict[str, OpenFile] = {}
         self._max_files = max(LEAST_FILES, _soft_file_limit() // 4)
         self._unsettled: set[Path] = set()
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        from pathlib import Path  # not for whoever imports only to read: it costs milliseconds
+
+        return Path(self.url)
 
     def size(self, key: str) -> int:
         with self._naming(key):
@@ -94,8 +101,8 @@ class LocalStorage(Storage):
             return None
 
     def keys(self, prefix: str = "") -> list[str]:
-        found = (os.path.join(folder, name) for folder, _, names in os.walk(self.folder / prefix) for name in names)
-        return sorted(os.path.relpath(path, self.folder).replace(os.sep, "/") for path in found)
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(self._path(prefix)) for name in names)
+        return sorted(os.path.relpath(path, self.url).replace(os.sep, "/") for path in found)
 
     def write(self, key: str, data: bytes) -> None:
         with self.stream(key) as file:
@@ -126,7 +133,7 @@ class LocalStorage(Storage):
     def check_exclusive(self, key: str) -> None:
         # By an object of its own: where there are no hard links, one that is there looks as if there were. Both names end as those
         # of temporary files: were this process killed here, `sweep` would remove them.
-        probe = f"{posixpath.dirname(key)}/probe-{uuid.uuid4().hex}{TEMPORARY}"
+        probe = f"{posixpath.dirname(key)}/probe-{os.urandom(16).hex()}{TEMPORARY}"
         try:
             self.create(probe, b"first")
             super().check_exclusive(probe)
@@ -248,7 +255,7 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
 def _new_temporary(path: Path) -> tuple[IO[bytes], Path]:
     """Open a new file beside `path`, locked: the lock ends with its writer, however that ends."""
     while True:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+        temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}{TEMPORARY}")
         file = open(temporary, "xb", buffering=BUFFER_NBYTES)  # noqa: SIM115
         with contextlib.suppress(BlockingIOError):
             try_lock(file.fileno())

@@ -15,10 +15,12 @@ import errno
 import os
 import re
 import shlex
-from pathlib import Path
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
 from vla_store.errors import OptionError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FILE = re.compile(r"(?:file|local)://(?:localhost(?=/))?", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -44,6 +46,8 @@ def place_of(given: str | os.PathLike[str]) -> str:
     said = _FILE.match(text)
     path = _home(text[said.end() :] if said else text)
     if said and "%" in path and not _exists(path):
+        from urllib.parse import unquote
+
         path = unquote(path, errors="surrogateescape")
     _check_possible(path)
     if not said and not _exists(path):
@@ -61,6 +65,8 @@ def is_url(place: str) -> bool:
 
 def local_path(given: str | os.PathLike[str], what: str) -> Path:
     """Return the absolute path that a name stands for. what: "a table of lengths", say. Raises OptionError also for a URL."""
+    from pathlib import Path  # not for whoever imports only to read: it costs milliseconds
+
     place = place_of(given)
     if is_url(place):
         raise OptionError(f"{what} is a local path", found=place)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound, VlaStoreError
@@ -52,6 +50,8 @@ class FsspecStorage(Storage):
     def sizes(self, keys: Sequence[str]) -> list[int | None]:
         def size(key: str) -> int | None:
             return super(FsspecStorage, self).sizes([key])[0]
+
+        from concurrent.futures import ThreadPoolExecutor  # not for whoever imports only to read
 
         with ThreadPoolExecutor(MAX_THREADS) as threads:
             return list(threads.map(size, keys))
@@ -132,7 +132,7 @@ class FsspecStorage(Storage):
                 if status != 409 or wait_s is None:
                     raise
                 # ConditionalRequestConflict: another writer's request for this object is under way, and nobody's has won yet.
-                time.sleep(wait_s * random.uniform(0.5, 1.5))
+                time.sleep(wait_s * (0.5 + os.urandom(1)[0] / 256))
         raise AssertionError("the last try has no wait")
 
     def remove(self, key: str) -> None:
