@@ -33,7 +33,7 @@ def attributes_codecs(grid: Grid) -> list[dict[str, Any]]:
 def array_metadata(
     grid: Grid, inner_codecs: list[dict[str, Any]], attributes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The zarr.json of one array."""
+    """Return the zarr.json of one array."""
     trailing = list(grid.shape[1:])
     sharding = {
         "chunk_shape": [grid.chunk, *trailing],
@@ -55,7 +55,7 @@ def array_metadata(
 
 
 def part_metadata(document: dict[str, Any], arrays: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The zarr.json of a part: its document, and the metadata of its arrays and groups consolidated."""
+    """Return the zarr.json of a part: its document, and the metadata of its arrays and groups consolidated."""
     groups = {path.rpartition("/")[0]: GROUP for path in arrays}
     return {
         "attributes": {"vla_store": document},
@@ -66,5 +66,5 @@ def part_metadata(document: dict[str, Any], arrays: dict[str, dict[str, Any]]) -
 
 
 def root_metadata(document: dict[str, Any]) -> dict[str, Any]:
-    """The zarr.json of a store: its root document."""
+    """Return the zarr.json of a store: its root document."""
     return {"attributes": {"vla_store": document}, "node_type": "group", "zarr_format": 3}

@@ -38,7 +38,7 @@ def part_path(part_id: str) -> str:
 
 
 def partial_path(store: str) -> str:
-    """Where an unfinished first build of `store` lies."""
+    """Return where an unfinished first build of `store` lies."""
     return store.rstrip("/") + ".partial"
 
 
@@ -77,22 +77,22 @@ class Grid:
         return shard * self.shard, min((shard + 1) * self.shard, self.rows)
 
     def present(self, shard: int) -> int:
-        """How many inner chunks of a shard are not wholly beyond the shape."""
+        """Return the number of inner chunks of a shard that are not wholly beyond the shape."""
         start, stop = self.rows_of(shard)
         return -(-(stop - start) // self.chunk)
 
     def key(self, shard: int) -> str:
-        """The shard's object below its array, e.g. c/3/0/0/0."""
+        """Return the shard's object below its array, e.g. c/3/0/0/0."""
         return "/".join(["c", str(shard)] + ["0"] * (len(self.shape) - 1))
 
 
 def numeric_grid(shape: tuple[int, ...], dtype: str, part_rows: int) -> Grid:
-    """The grid of fields, index, table and digests: 64 elements a chunk in a part below 65,536 rows, else 1,024."""
+    """Return the grid of fields, index, table and digests: 64 elements a chunk in a part below 65,536 rows, else 1,024."""
     return _grid(shape, dtype, 64 if part_rows < SMALL_PART_ROWS else 1_024)
 
 
 def background_grid(shape: tuple[int, ...], dtype: str) -> Grid:
-    """One picture a chunk."""
+    """Return one picture a chunk."""
     return _grid(shape, dtype, 1)
 
 
@@ -102,7 +102,7 @@ def attributes_grid(nbytes: int) -> Grid:
 
 
 def frame_grid(shape: tuple[int, ...], dtype: str) -> Grid:
-    """One frame a chunk; as many rows a shard as the largest power of two whose raw frames fit in 128 MiB, or all there are."""
+    """Return one frame a chunk; as many rows a shard as the largest power of two whose raw frames fit in 128 MiB, or all there are."""
     frame_nbytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     most = 1 << max(0, (FRAME_SHARD_BYTES // frame_nbytes).bit_length() - 1)
     # Without the second bound a short part of small frames would be mostly index: a mebibyte of it for 16 x 24 pixels.

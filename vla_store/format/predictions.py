@@ -27,17 +27,17 @@ def spread_rows(count: int, rows: int) -> list[int]:
 
 
 def background_rows(steps: int) -> list[int]:
-    """Which steps of an episode its background is taken from: 16 spread evenly; all where there are fewer."""
+    """Return which steps of an episode its background is taken from: 16 spread evenly; all where there are fewer."""
     return list(range(steps)) if steps < BACKGROUND_FRAMES else spread_rows(BACKGROUND_FRAMES, steps)
 
 
 def probe_rows(rows: int) -> list[int]:
-    """Which rows of a part the probe encodes: 64 spread evenly (a short part repeats some)."""
+    """Return which rows of a part the probe encodes: 64 spread evenly (a short part repeats some)."""
     return spread_rows(PROBE_FRAMES, rows)
 
 
 def background_of(frames: Frames) -> Frames:
-    """The mode over axis 0 of (K, ...) unsigned frames, ties to the smaller value."""
+    """Return the mode over axis 0 of (K, ...) unsigned frames, ties to the smaller value."""
     bits = 8 * frames.dtype.itemsize
     wide, top = np.dtype(f"uint{2 * bits}"), np.iinfo(frames.dtype).max
     ordered = list(frames.copy())
@@ -109,7 +109,7 @@ def undo(residuals: Frames, prediction: Sequence[str]) -> None:
 
 
 def valid(prediction: Sequence[str], dtype: str, shape: Sequence[int]) -> bool:
-    """Whether a list can stand in a store: known names, each once, `background` first, pictures of DTYPES, `green` on 3 channels.
+    """Return whether a list can stand in a store: known names, each once, `background` first, pictures of DTYPES, `green` on 3 channels.
 
     shape: of a picture, (H, W) or (H, W, ...).
     """

@@ -86,7 +86,7 @@ class Field:
 
     @property
     def is_floating(self) -> bool:
-        """Whether its numbers may be NaN or infinite."""
+        """True where its numbers may be NaN or infinite."""
         return self.dtype in FLOATING_DTYPES
 
     @property
@@ -100,7 +100,7 @@ class Field:
         return math.prod(self.fixed_shape) * np.dtype(self.dtype).itemsize
 
     def unsupported(self) -> str | None:
-        """What about this field this version does not know, or None."""
+        """Return what about this field this version does not know, or None."""
         if self.kind not in KINDS:
             return f"kind {self.kind!r}"
         if self.role not in ("observation", "step"):
@@ -113,7 +113,7 @@ class Field:
         return f"prediction {unknown[0]!r}" if unknown else None
 
     def check_supported(self) -> None:
-        """Raises UnsupportedStore, naming what is not known."""
+        """Raise UnsupportedStore, naming what is not known."""
         problem = self.unsupported()
         if problem:
             raise UnsupportedStore(
@@ -122,7 +122,7 @@ class Field:
             )
 
     def grid(self, rows: int, elements: int | None = None) -> layout.Grid:
-        """The grid of its array in a part of so many rows; `elements`: length of a ragged field's flat array."""
+        """Return the grid of its array in a part of so many rows; `elements`: length of a ragged field's flat array."""
         if self.is_ragged:
             assert elements is not None
             return layout.numeric_grid((elements,), self.dtype, rows)
@@ -130,7 +130,7 @@ class Field:
         return layout.frame_grid(shape, self.dtype) if self.is_camera else layout.numeric_grid(shape, self.dtype, rows)
 
     def metadata(self, rows: int, elements: int | None = None) -> dict[str, Any]:
-        """The zarr.json of its array."""
+        """Return the zarr.json of its array."""
         grid = self.grid(rows, elements)
         if self.is_camera:
             return arrays.array_metadata(
@@ -217,7 +217,7 @@ class PartDocument:
 
     @classmethod
     def from_zarr_json(cls, data: bytes, name: str) -> PartDocument:
-        """The document in a part's zarr.json. Raises StoreDamaged, UnsupportedStore."""
+        """Return the document in a part's zarr.json. Raises StoreDamaged, UnsupportedStore."""
         document, whole = _vla_store_attribute(data, name, MAX_DOCUMENT_BYTES)
         read = JsonReader(document, name)
         fields = read.get("fields", dict)
@@ -272,7 +272,7 @@ class Meta:
 
     @property
     def digests(self) -> list[str]:
-        """Those of the documents that there are."""
+        """Return the documents that there are."""
         return [each for each in (self.statistics, self.skipped, self.views) if each is not None]
 
     def to_json(self) -> dict[str, Any]:
@@ -318,12 +318,12 @@ class Root:
         return replace(self, digest=canonical.sha256_hex(replace(self, digest=NO_DIGEST).to_bytes()))
 
     def to_bytes(self) -> bytes:
-        """The bytes of zarr.json and of roots/<generation>.json."""
+        """Return the bytes of zarr.json and of roots/<generation>.json."""
         return canonical.dumps(arrays.root_metadata(self.to_json()))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Root:
-        """The root in such a file, its digest checked. Raises StoreDamaged, UnsupportedStore."""
+        """Return the root in such a file, its digest checked. Raises StoreDamaged, UnsupportedStore."""
         read = JsonReader(_vla_store_attribute(data, name, MAX_ROOT_BYTES)[0], name)
         parts = read.get("parts", list)
         read.check(0 < len(parts) <= MAX_PARTS, f"1 to {MAX_PARTS} parts", f"{len(parts)}")
@@ -349,17 +349,17 @@ class Root:
 
 
 def is_field_name(name: str) -> bool:
-    """Whether a field may have this name: [A-Za-z0-9_-]{1,64}, not beginning with __, not `attributes`."""
+    """Return whether a field may have this name: [A-Za-z0-9_-]{1,64}, not beginning with __, not `attributes`."""
     return bool(_FIELD_NAME.match(name))
 
 
 def is_plain_camera(shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether pictures of this shape and dtype can be of a field of kind "fixed", as all are that version 1 began with."""
+    """Return whether pictures of this shape and dtype can be of a field of kind "fixed", as all are that version 1 began with."""
     return len(shape) == 3 and shape[2] <= 4 and dtype in CAMERA_DTYPES
 
 
 def check_field_names(names: list[str], **places: Any) -> None:
-    """Raises SourceError unless every name can be a field's: [A-Za-z0-9_-]{1,64}, unique when lower-cased, not beginning with __, not `attributes`."""
+    """Raise SourceError unless every name can be a field's: see `is_field_name`; and all are unique when lower-cased."""
     seen: dict[str, str] = {}
     for name in names:
         if not is_field_name(name):
@@ -375,7 +375,7 @@ def check_field_names(names: list[str], **places: Any) -> None:
 
 
 def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The document of ours in a zarr.json, and the whole of it."""
+    """Return the document of ours in a zarr.json, and the whole of it."""
     if len(data) > max_nbytes:
         raise StoreDamaged(
             "a document is too large", object=name, expected=f"at most {max_nbytes} bytes", found=f"{len(data)}"
@@ -409,7 +409,7 @@ def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> tuple[dict[
 
 
 def _nonfinite(whole: dict[str, Any], fields: list[str], name: str) -> tuple[str, ...]:
-    """The fields that the columns of episodes/nonfinite tell of, by the consolidated metadata of a part."""
+    """Return the fields that the columns of episodes/nonfinite tell of, by the consolidated metadata of a part."""
     try:
         columns = whole["consolidated_metadata"]["metadata"][layout.NONFINITE_ARRAY]["attributes"]["columns"]
     except (KeyError, TypeError):

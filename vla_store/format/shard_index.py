@@ -21,12 +21,12 @@ Entries = npt.NDArray[np.uint64]
 
 
 def index_nbytes(chunks: int) -> int:
-    """Bytes of the index of a shard with `chunks` inner chunks."""
+    """Return bytes of the index of a shard with `chunks` inner chunks."""
     return chunks * ENTRY_BYTES + CRC_BYTES
 
 
 def encode_index(sizes: npt.ArrayLike, chunks: int) -> bytes:
-    """The index of a shard whose first inner chunks have these sizes and whose others are absent."""
+    """Return the index of a shard whose first inner chunks have these sizes and whose others are absent."""
     nbytes = np.asarray(sizes, dtype="<u8")
     entries = np.full((chunks, 2), ABSENT, dtype="<u8")
     entries[: len(nbytes), 1] = nbytes
@@ -38,7 +38,7 @@ def encode_index(sizes: npt.ArrayLike, chunks: int) -> bytes:
 def parse_index(
     data: memoryview, chunks: int, present: int, body_nbytes: int, name: str, size: int | None = None
 ) -> Entries:
-    """The (chunks, 2) entries of an index, as a view of `data`, once everything about them has been checked.
+    """Return the (chunks, 2) entries of an index, as a view of `data`, once everything about them has been checked.
 
     data: the index's bytes, crc32c included.
     present: how many inner chunks lie within the array's shape; they come first.

@@ -27,7 +27,7 @@ class Batch:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nobody has seen the samples yet, and so cannot have put other values into them."""
+        """True until somebody saw the samples, and so may have put other values into them."""
         return self._samples is None
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Batch:
         return iter(self._all())
 
     def __getitem__(self, index: Any) -> Any:
-        """One sample, or a list of them for a slice."""
+        """Return one sample, or a list of them for a slice."""
         return self._all()[index if isinstance(index, slice) else operator.index(index)]
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Batch:
 
 
 def same_width(arrays: dict[str, Any]) -> None:
-    """Raises OptionError where a ragged field has several widths in one batch."""
+    """Raise OptionError where a ragged field has several widths in one batch."""
     for field, column in arrays.items():
         if isinstance(column, list) and field != "task":
             raise ragged_error(field, sorted({each.shape[-1] for each in column}))

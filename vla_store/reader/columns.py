@@ -93,7 +93,7 @@ class Column:
         return array
 
     def _gather(self, rows: Int64, out: Array, data: Sequence[memoryview]) -> None:
-        """As `take`, of rows in several shards, or fetched."""
+        """Take rows that lie in several shards, or have to be fetched."""
         shards = rows // self._per_shard
         mapped = {} if data else {number: self._mapped(number) for number in np.unique(shards).tolist()}
         if not data and all(each is not None for each in mapped.values()):

@@ -39,7 +39,7 @@ LOST_SHARE = 0.25
 
 
 def parse_dtypes(given: Any, fields: Mapping[str, StoreField]) -> dict[str, np.dtype[Any]]:
-    """What floating fields are converted to, by name; not those that stay as they are stored.
+    """Return what floating fields are converted to, by name; not those that stay as they are stored.
 
     given: one dtype for all, or by field, where None is all others; None: as stored. fields: those of the windows.
     Raises OptionError, UnknownName.
@@ -59,7 +59,7 @@ def parse_dtypes(given: Any, fields: Mapping[str, StoreField]) -> dict[str, np.d
 
 
 def narrowed(dtypes: DTypes, fields: Mapping[str, StoreField]) -> dict[str, np.dtype[Any]]:
-    """Those that are converted to a dtype which holds less."""
+    """Return the fields that are converted to a dtype which holds less."""
     return {name: each for name, each in dtypes.items() if each.itemsize < np.dtype(fields[name].dtype).itemsize}
 
 
@@ -75,19 +75,19 @@ def dtypes_text(given: Any) -> str:
 
 
 def holds(dtype: np.dtype[Any], found: FieldStatistics) -> bool:
-    """Whether every finite number of a field is finite in this dtype too."""
+    """Return whether every finite number of a field is finite in this dtype too."""
     return bool(np.isfinite(_ends(found, dtype)).all())
 
 
 def check_range(field: StoreField, dtype: np.dtype[Any], found: FieldStatistics) -> None:
-    """Raises OptionError where a finite number of a field would become infinite."""
+    """Raise OptionError where a finite number of a field would become infinite."""
     if not holds(dtype, found):
         ends = _ends(found, np.dtype(np.float64))
         raise _overflow(field.name, dtype, field.dtype, float(ends[np.abs(ends).argmax()]))
 
 
 def _ends(found: FieldStatistics, dtype: np.dtype[Any]) -> Array:
-    """The least and greatest finite numbers, in this dtype; none of components that have none."""
+    """Return the least and greatest finite numbers, in this dtype; none of components that have none."""
     ends = np.concatenate([found.min.reshape(-1), found.max.reshape(-1)])
     with np.errstate(over="ignore"):
         made: Array = ends[np.isfinite(ends)].astype(dtype)
@@ -105,7 +105,7 @@ def refusing_overflow(name: str, dtype: np.dtype[Any], stored: str) -> Iterator[
 
 
 def standing_still(parts: Parts, name: str, dtype: np.dtype[Any]) -> str | None:
-    """What to warn of where this conversion would make a field stand still that moved: a component more than a quarter of whose
+    """Return what to warn of where this conversion would make a field stand still that moved: a component more than a quarter of whose
     differences between neighbouring steps, of those that are no noise, become 0."""
     moved = gone = np.zeros(0, np.int64)
     for rows in _look(parts, name):
@@ -125,7 +125,7 @@ def standing_still(parts: Parts, name: str, dtype: np.dtype[Any]) -> str | None:
 
 
 def _look(parts: Parts, name: str) -> Iterator[Array]:
-    """Some stretches of neighbouring rows of a field, (n, components) each; the first rows of the first episode where their
+    """Yield some stretches of neighbouring rows of a field, (n, components) each; the first rows of the first episode where their
     width is an episode's own."""
     number = len(parts.documents) // 2
     part = parts[number]

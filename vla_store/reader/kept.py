@@ -30,16 +30,16 @@ class Kept:
     lines: tuple[str, ...]
 
     def has(self, rows: Int64) -> Bool:
-        """Which of (n,) rows may be sampled."""
+        """Return which of (n,) rows may be sampled, as a mask."""
         return inside(self.anchors, rows)
 
     def of(self, part: Part) -> KeptSteps | None:
-        """The steps that exist for windows in one part."""
+        """Return the steps that exist for windows in one part."""
         return None if self.steps is None else KeptSteps(within(self.steps, part))
 
 
 def kept_of(store: Store, names: Any) -> Kept:
-    """What the views of these names keep together. Raises UnknownName, OptionError, UnsupportedStore."""
+    """Return what the views of these names keep together. Raises UnknownName, OptionError, UnsupportedStore."""
     listed = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
     views = [_named(store, each) for each in listed]
     if not views:
@@ -89,7 +89,7 @@ class KeptSteps:
         self._ranks = np.cumsum(counts) - counts
 
     def times(self, positions: Positions, offsets: Int64, earlier: Int64 | None) -> tuple[Int64, Bool]:
-        """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
+        """Return the steps that windows take, within their episodes, and which of them are padding; both (B, K).
 
         positions: of B anchors that are kept. earlier: per anchor, 1 where its source recorded the field after the action of the
         same row; None where it is never read one row earlier.
@@ -105,12 +105,12 @@ class KeptSteps:
         return np.maximum(steps, 0), (clipped != times) | (steps < 0)
 
     def counted(self, positions: Positions) -> tuple[Int64, Int64]:
-        """Of (n,) positions: the step, and the length of the episode, counted in kept steps."""
+        """Return the step and the length of the episode of (n,) positions, both counted in kept steps."""
         first, here, behind = (self._rank(positions.start + each) for each in (0, positions.step, positions.length))
         return here - first, behind - first
 
     def _rank(self, rows: Int64) -> Int64:
-        """How many kept steps lie before each row."""
+        """Return the number of kept steps before each row."""
         at = np.searchsorted(self._starts, rows, side="right") - 1
         ranks = self._ranks[at] + np.minimum(rows, self._stops[at]) - self._starts[at]
         return np.where(at < 0, 0, ranks)

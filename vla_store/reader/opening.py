@@ -17,7 +17,10 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 
 def current_root(location: Location, fetcher: Storage, digest: str | None) -> Root:
-    """The root that zarr.json holds; with `digest`, that root, however old. Raises StoreNotFound, StoreUnfinished, StoreDamaged."""
+    """Return the root that zarr.json holds; with `digest`, that root, however old.
+
+    Raises StoreNotFound, StoreUnfinished, StoreDamaged.
+    """
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
         raise OptionError("digest is 64 hex digits, as `vla-store info` prints them", found=repr(digest)[:100])
     try:
@@ -58,7 +61,7 @@ def pinned_root(location: Location, fetcher: Storage, generation: int, digest: s
 
 
 def _search(location: Location, fetcher: Storage, current: Root, digest: str) -> Root:
-    """The root with this digest, among those before `current`, then those after it that zarr.json does not name yet."""
+    """Return the root with this digest, among those before `current`, then those after it that zarr.json does not name yet."""
     generations = [*range(current.generation - 1, 0, -1), current.generation + 1]
     for generation in generations:
         try:
@@ -82,7 +85,7 @@ def _is_gone(location: Location) -> bool:
 
 
 def no_store(place: str) -> VlaStoreError:
-    """The error for a place without a zarr.json: what is there instead, and what to do about it."""
+    """Return the error for a place without a zarr.json: what is there instead, and what to do about it."""
     if is_url(place):
         return StoreNotFound("no store at this URL", store=place, hint="check the URL: it must hold zarr.json")
     if os.path.isfile(place):

@@ -70,7 +70,7 @@ def like(
 def by_name(
     habits: Mapping[str, str], also: Iterable[str] = ()
 ) -> Callable[[Callable[Parameters, Made]], Callable[Parameters, Made]]:
-    """A decorator: the function raises OptionError for options that are given by place or left out, and UnknownOption for others.
+    """Decorate a function: it raises OptionError for options that are given by place or left out, and UnknownOption for others.
 
     habits: by the name of an option that it has not, what to write. also: options that it takes as **options.
     """

@@ -28,14 +28,14 @@ Picture = np.ndarray[Any, Any]
 
 
 def turn(images: str, orientation: str) -> int:
-    """Which axes to flip, as a sum of FLIP_ROWS and FLIP_COLUMNS, so that a source of this orientation looks as `images` says."""
+    """Return which axes to flip, as a sum of FLIP_ROWS and FLIP_COLUMNS, so that a source of this orientation looks as `images` says."""
     if images not in _TURNS:
         raise UnknownName.among("way to turn images:", images, list(IMAGES))
     return _TURNS[images][orientation]
 
 
 def place(picture: Picture, background: Picture | None, flips: int, out: Picture) -> None:
-    """Writes `picture`, plus `background` modulo 2^bits, turned, into `out`.
+    """Write `picture`, plus `background` modulo 2^bits, turned, into `out`.
 
     All three are (H, W), or (H, W, ...). `picture` is scratch: it may be changed; it is `out` itself only where nothing is flipped.
     """

@@ -157,7 +157,7 @@ class Part:
         return Positions(episode, step, start, length, task, source)
 
     def entries(self, start: int, stop: int) -> Entries:
-        """Rows [start, stop) of the episode table, (n, columns), checked. Raises StoreDamaged."""
+        """Return rows [start, stop) of the episode table, (n,), by the names of its columns, checked. Raises StoreDamaged."""
         table = named(self.table.span(start, stop), self._entry)
         first, length, task, source = (table[name] for name in ("start", "length", "task", "source"))
         bad = (first < 0) | (length < 1) | (length > self.rows) | (first > self.rows - length)
@@ -175,7 +175,7 @@ class Part:
         return table
 
     def nonfinite(self) -> dict[str, tuple[Tally, ...]]:
-        """What of the fields is recorded not to be finite: a tally for each episode that has any. Raises StoreDamaged."""
+        """Return what of the fields is recorded not to be finite: a tally for each episode that has any. Raises StoreDamaged."""
         if not self.document.nonfinite:
             return {}
         shape = (self.episodes, len(columns_of(self.document.nonfinite)))
@@ -201,7 +201,7 @@ class Part:
         return texts
 
     def own_texts(self, episodes: Int64) -> Int64:
-        """Which of the part's texts (n,) episodes have of their own, -1 for none. Raises StoreDamaged."""
+        """Return which of the part's texts (n,) episodes have of their own, -1 for none. Raises StoreDamaged."""
         if not self.document.texts:
             return np.full(len(episodes), -1)
         entries = self._entries_of(episodes)
@@ -216,13 +216,13 @@ class Part:
         return numbers
 
     def own_texts_by_task(self) -> list[tuple[int, int]]:
-        """Every (task, text) that an episode has of its own, each once."""
+        """Return every (task, text) that an episode has of its own, each once."""
         tasks, texts = self.entries(0, self.episodes)["task"], self.own_texts(np.arange(self.episodes))
         pairs = np.unique(np.stack([tasks, texts], axis=1)[texts >= 0], axis=0).tolist()
         return [(task, text) for task, text in pairs]
 
     def column(self, field: Field) -> Column:
-        """The array of a numeric field; flat for a ragged one."""
+        """Return the array of a numeric field; flat for a ragged one."""
         column = self._fields.get(field.name)
         if column is None:
             field.check_supported()
@@ -232,7 +232,7 @@ class Part:
         return column
 
     def frames(self, field: Field) -> Frames:
-        """The pictures of a camera."""
+        """Return the pictures of a camera."""
         frames = self._fields.get(field.name)
         if frames is None:
             field.check_supported()
@@ -244,7 +244,7 @@ class Part:
         return frames
 
     def ragged_spans(self, field: Field, episodes: Int64) -> tuple[Int64, Int64]:
-        """Where episodes begin in a ragged field's flat array, and their widths, checked against its end."""
+        """Return where episodes begin in a ragged field's flat array, and their widths, checked against its end."""
         entries = self._entries_of(episodes)
         start, length, width = (
             entries[name].copy() for name in (f"{field.name}_start", "length", f"{field.name}_width")
@@ -261,7 +261,7 @@ class Part:
         return start, width
 
     def attributes(self, start: int, nbytes: int) -> bytes:
-        """Bytes [start, start + nbytes) of all attributes of the part."""
+        """Return bytes [start, start + nbytes) of all attributes of the part."""
         total = self._attributes_nbytes
         if start < 0 or nbytes < 0 or start + nbytes > total:
             raise StoreDamaged(
@@ -292,7 +292,7 @@ class Part:
         return data[start - first * grid.chunk :][:nbytes].tobytes()
 
     def decoded_attributes(self, start: int, nbytes: int) -> dict[str, dict[str, Any]]:
-        """{HDF5 path: {name: value}} of such bytes. Raises StoreDamaged."""
+        """Return {HDF5 path: {name: value}} of such bytes. Raises StoreDamaged."""
         name = self._array(layout.ATTRIBUTES_ARRAY)
         document = canonical.loads(self.attributes(start, nbytes), name)
         if not isinstance(document, dict) or not all(isinstance(each, dict) for each in document.values()):

@@ -71,12 +71,12 @@ class Parts:
         return [0, *itertools.accumulate(each.episodes for each in self._root.parts)]
 
     def of_row(self, row: int) -> tuple[Part, int]:
-        """The part that has a row of the store, and its number there."""
+        """Return the part that has a row of the store, and its number there."""
         part = self[bisect.bisect_right(self.row_starts, row) - 1]
         return part, row - part.row_start
 
     def of_episode(self, episode: int) -> tuple[Part, int]:
-        """The part that has an episode of the store, and its number there."""
+        """Return the part that has an episode of the store, and its number there."""
         part = self[bisect.bisect_right(self.episode_starts, episode) - 1]
         return part, episode - part.episode_start
 

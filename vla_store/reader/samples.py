@@ -168,17 +168,17 @@ class Samples:
         return len(self._anchors)
 
     def __getitem__(self, index: SupportsIndex) -> Any:
-        """One sample. Negative numbers count from the end; IndexError past it."""
+        """Return one sample. Negative numbers count from the end; IndexError past it."""
         sample = self.sample(index)
         return sample if self.transform is None else transformed(self.transform, sample)
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> Any:
-        """Many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`)."""
+        """Return many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`)."""
         made = Batch(self.batch_or_lists(indices, out), self.whole_numbers)
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
     def sample(self, index: SupportsIndex) -> Sample:
-        """One sample, without `transform`."""
+        """Return one sample, without `transform`."""
         try:
             number = operator.index(index)
         except TypeError:
@@ -234,7 +234,7 @@ class Samples:
 
     @property
     def makes_batches(self) -> bool:
-        """Whether `batch` gives what `__getitem__` would: nobody changes the samples one by one."""
+        """True where `batch` gives what `__getitem__` would: nobody changes the samples one by one."""
         return self.transform is None and type(self).__getitem__ is Samples.__getitem__
 
     def where(self, index: int | None = None) -> dict[str, Any]:
@@ -249,11 +249,11 @@ class Samples:
         return where
 
     def allocate(self, count: int) -> dict[str, Array]:
-        """Uninitialised arrays for a batch of `count`, to give as `out=`; ragged fields have none."""
+        """Return uninitialised arrays for a batch of `count`, to give as `out=`; ragged fields have none."""
         return self._allocate(count, self.columns)
 
     def statistics(self) -> dict[str, FieldStatistics]:
-        """Of the selection: every fixed numeric field of `windows`, over all selected rows, as they are stored."""
+        """Return statistics of every fixed numeric field of `windows` over all selected rows, as they are stored."""
         numeric = [
             window.field
             for window in self.windows
@@ -449,13 +449,13 @@ class Samples:
         return reader
 
     def _statistics_of(self, name: str) -> FieldStatistics:
-        """Of a fixed numeric field, over all selected rows."""
+        """Return statistics of a fixed numeric field over all selected rows."""
         if self._chosen.text == "whole store" and name in self.store.statistics.all:
             return self.store.statistics.all[name]
         return self._statistics_over(name, self._selected_rows())
 
     def _statistics_in_use(self, name: str) -> FieldStatistics:
-        """The same over the selected rows and those beyond them that its window reaches: all that samples may hold."""
+        """Return statistics over the selected rows and those beyond them that the field's window reaches: all that samples may hold."""
         if self._chosen.text == "whole store":
             return self._statistics_of(name)
         window = [each.field for each in self.windows].index(name)
@@ -484,7 +484,7 @@ class Samples:
         return field_statistics(np.concatenate(pieces), episodes)
 
     def _selected_rows(self) -> list[tuple[Part, Int64]]:
-        """The rows of the selection, each once and in the store's order, by part."""
+        """Return the rows of the selection, each once and in the store's order, by part."""
         chosen, store = self._chosen, self.store
         if chosen.rows is not None:
             return [(part, rows) for part, _, rows in parts_of(store).of_rows(np.unique(chosen.rows))]
@@ -499,7 +499,7 @@ _MADE_ANEW = ("_part_readers", "columns", "task_texts", "_number_of_text")  # by
 
 
 def _stacked(values: list[Any]) -> Any:
-    """One array where all have one shape, else the list."""
+    """Return one array where all have one shape, else the list."""
     return np.stack(values) if len({value.shape for value in values}) == 1 else values
 
 

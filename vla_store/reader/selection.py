@@ -55,7 +55,7 @@ class Chosen:
 
     @property
     def has_after(self) -> bool:
-        """Whether any of it records observations after the action."""
+        """True where any of it records observations after the action."""
         return bool((self.spans["is_after"] if self.is_after is None else self.is_after).any())
 
     def runs(self, store: Store) -> Iterator[tuple[Part, Runs]]:
@@ -68,7 +68,7 @@ class Chosen:
                 yield part, np.stack([self.spans["start"][at], self.spans["stop"][at]], axis=1)
 
     def orientations(self, store: Store) -> set[str]:
-        """How the pictures of its sources lie."""
+        """Return how the pictures of its sources lie."""
         only = store.conventions.orientation
         found = set[str]() if only is None else {only}
         for part, runs in self.runs(store) if only is None else ():
@@ -99,7 +99,7 @@ def choose(
     split: Any = None,
     view: Any = None,
 ) -> Chosen:
-    """What all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
+    """Return what all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
     given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
     given = {
         name: list(value) if isinstance(value, Iterator) else value  # it is looked at twice
@@ -113,7 +113,7 @@ def choose(
 
 
 def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
-    """What the parameters of `choose` that are given name together, be it nothing."""
+    """Return what the given parameters of `choose` name together, be it nothing."""
     text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items()) or "whole store"
     masks = _episode_masks(store, *(given.get(name) for name in ("suites", "tasks", "episodes", "split")))
     if "rows" in given:
@@ -124,7 +124,7 @@ def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
 
 
 def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchors:
-    """The anchors of a selection; `leave_out_first` leaves out step 0 of sources that observe after the action."""
+    """Return the anchors of a selection; `leave_out_first` leaves out step 0 of sources that observe after the action."""
     if chosen.rows is not None:
         assert chosen.is_after is not None
         assert chosen.is_first is not None
@@ -244,7 +244,7 @@ class Anchors:
 
     @lazily
     def _fast(self) -> tuple[memoryview, ...]:
-        """The same as `many` looks at, for one at a time: a memoryview gives Python's numbers, and pickles nothing."""
+        """The columns of the spans as memoryviews, which give Python's numbers, for one anchor at a time. They do not pickle."""
         arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips, self._slopes)
         return tuple(each.data for each in arrays)
 
@@ -425,7 +425,7 @@ def _shown(value: Any) -> str:
 
 
 def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
-    """Which of the conditions leave how many steps, each by itself and with those before it."""
+    """Return an error that says which of the conditions leave how many steps, each by itself and with those before it."""
     places: dict[str, str] = {}
     nothing = []
     for number, name in enumerate(given):

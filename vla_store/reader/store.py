@@ -52,14 +52,29 @@ def open_store(
     storage_options: Mapping[str, Any] | None = None,
     check: str = "first",
 ) -> Store:
-    """The store at a path or URL (s3://, gs://, https://, memory://, ...).
+    """Open the store at a path or URL.
 
-    digest: pins the root with this digest; without it, the current one.
-    fetcher: "mmap" (default for local paths), "pread" (network file systems, cold disks) or "fsspec" (default for URLs).
-    storage_options: what fsspec takes besides the URL, e.g. {"anon": True}.
-    check: "first" checks the crc32c of a frame when this process first decodes it from a map, "every" each time. What is fetched
-        is checked each time it comes.
-    Raises StoreNotFound, StoreUnfinished, StoreDamaged, UnsupportedStore, FetchError, MachineError, OptionError.
+    Parameters
+    ----------
+    url : str or path
+        A path, or what storage knows: s3://, gs://, https://, memory://, ...
+    digest : str, optional
+        Pins the root with this digest; without it, the current one is opened.
+    fetcher : {"mmap", "pread", "fsspec"}, optional
+        How bytes are read: maps (default for paths), reads (network file systems, cold disks), or fsspec (default for URLs).
+    storage_options : mapping, optional
+        What fsspec takes besides the URL, e.g. {"anon": True}.
+    check : {"first", "every"}
+        "first" checks the crc32c of a frame when this process first decodes it from a map, "every" each time. What is not
+        mapped is checked each time it comes.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    StoreNotFound, StoreUnfinished, StoreDamaged, UnsupportedStore, FetchError, MachineError, OptionError
     """
     if check not in CHECKS:
         raise UnknownName.among("check", check, list(CHECKS))
@@ -138,7 +153,7 @@ class Store:
 
     @lazily
     def array_nbytes(self) -> Mapping[str, int]:
-        """The same by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
+        """Bytes of all objects by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
         meta = self._root.meta
         keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped) if each]
         found = {"": len(self._root.to_bytes()) + sum(self._fetcher.size(key) for key in keys)}
@@ -276,7 +291,7 @@ class Store:
         return tuple(self._left_out("warnings", ("suite", "file", "warning")))
 
     def _left_out(self, name: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-        """A list of the document on what was left out: every entry has these keys, with text (`demo` may be null)."""
+        """Return a list of the document on what was left out: every entry has these keys, with text (`demo` may be null)."""
         found = self._meta(self._root.meta.skipped).get(name, [])
         if not isinstance(found, list):
             found = [found]
@@ -289,7 +304,7 @@ class Store:
         return found
 
     def split(self, name: str, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
-        """The episodes of "train" (about `fraction` of all) or "val" (the others).
+        """Return the episodes of "train" (about `fraction` of all) or "val" (the others).
 
         Computed from each episode's digest, so adding episodes moves none of the old ones to the other side.
         """
@@ -307,7 +322,7 @@ class Store:
         return Split(name, float(fraction), by, int(seed), np.flatnonzero(np.array(sides, bool)).astype(np.int64))
 
     def provenance(self, row: SupportsIndex) -> Provenance:
-        """The source file, demo and step of a row."""
+        """Return the source file, demo and step of a row."""
         part, at = self._parts.of_row(self._row(row))
         episode, step = part.position(at)[:2]
         each = self.episodes[part.episode_start + episode]
@@ -315,7 +330,7 @@ class Store:
         return Provenance(part.row_start + at, each.suite, each.file, demo, each.number, step, each.episode)
 
     def attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
-        """Every HDF5 attribute of an episode's groups and datasets: {path: {name: value}}.
+        """Return every HDF5 attribute of an episode's groups and datasets: {path: {name: value}}.
 
         Strings are str (bytes where they are not UTF-8), numbers arrays, HDF5's Empty None.
         """
@@ -324,12 +339,12 @@ class Store:
         return part.decoded_attributes(int(row["attributes_start"]), int(row["attributes_bytes"]))
 
     def source_attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
-        """The same for the file that an episode comes from, without its episodes."""
+        """Return every attribute of the file that an episode comes from, without those of its episodes."""
         part, at = self._parts.of_episode(self._episode(episode))
         return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)["source"][0])].attributes)
 
     def read(self, field: str, rows: npt.ArrayLike, out: Array | None = None) -> Array:
-        """Rows of one fixed field, as they are stored, in the order asked for.
+        """Return rows of one fixed field, as they are stored, in the order asked for.
 
         rows: (n,) numbers of rows; repeats are allowed. out: (n, *shape) of the field's dtype, C-contiguous, filled and returned.
         Raises UnknownName, OptionError for a ragged field, StoreDamaged, UnsupportedStore, FetchError.
@@ -364,11 +379,11 @@ class Store:
         return out
 
     def check_rows(self, rows: npt.ArrayLike) -> Int64:
-        """(n,) row numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
+        """Return (n,) row numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
         return _numbers("row", rows, self.rows)
 
     def check_episodes(self, episodes: npt.ArrayLike) -> Int64:
-        """(n,) episode numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
+        """Return (n,) episode numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
         return _numbers("episode", episodes, len(self.episodes))
 
     @lazily
@@ -390,7 +405,7 @@ class Store:
         return int(self.check_episodes([operator.index(episode)])[0])
 
     def _meta(self, digest: str | None) -> dict[str, Any]:
-        """A small document; {} where the root names none."""
+        """Return a small document; {} where the root names none."""
         if digest is None:
             return {}
         key = layout.meta_key(digest)
@@ -404,7 +419,7 @@ class Store:
 
 
 def parts_of(store: Store) -> Parts:
-    """The parts of a store, for the rest of this package: they are no part of what users see."""
+    """Return the parts of a store, for the rest of this package: they are no part of what users see."""
     return store._parts
 
 

@@ -30,7 +30,7 @@ NO_SAMPLES: tuple[tuple[tuple[Any, ...], str, str], ...] = (
 
 
 def transformed(transform: Callable[..., Any], value: Any, what: str = "transform", **options: Any) -> Any:
-    """What a transform makes of a sample or a batch. Raises TransformError where that is none."""
+    """Return what a transform makes of a sample or a batch. Raises TransformError where that is none."""
     return a_sample(transform(value, **options), what, transform)
 
 
@@ -46,7 +46,7 @@ def a_sample(made: Any, what: str, maker: Any = None) -> Any:
 
 
 def name_of(function: Any) -> str:
-    """A function or a callable as a user knows it."""
+    """Return a function or a callable as a user knows it."""
     if isinstance(function, functools.partial):
         return name_of(function.func)
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -68,7 +68,7 @@ class StoreField:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether every step has the same shape, in a way that this version knows."""
+        """True where every step has the same shape, in a way that this version knows."""
         return self.kind in ("fixed", "picture")
 
 
@@ -92,7 +92,7 @@ class SourceConvention:
 
 
 def said_at_build(document: PartDocument) -> list[tuple[str, ...]]:
-    """Of each source of a part, the conventions that its plan says the build was told: of all sources, or of that one. Another
+    """Return, for each source of a part, the conventions that its plan says the build was told: of all sources, or of that one. Another
     writer may have a plan of another form."""
     plan: Any = document.plan
     options, listed = (plan.get(name) if isinstance(plan, dict) else None for name in ("options", "sources"))

@@ -39,7 +39,7 @@ class Window:
 
     @property
     def is_run(self) -> bool:
-        """Whether the offsets ascend by one, so that a window inside its episode is one slice."""
+        """True where the offsets ascend by one, so that a window inside its episode is one slice."""
         return all(b - a == 1 for a, b in zip(self.offsets, self.offsets[1:]))
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Window:
 
 
 def parse_windows(windows: Mapping[str, int | Iterable[int]], known: Iterable[str]) -> tuple[Window, ...]:
-    """The windows of {field: offset or offsets}, in that order. Raises UnknownName, OptionError."""
+    """Return the windows of {field: offset or offsets}, in that order. Raises UnknownName, OptionError."""
     known = list(known)
     if not isinstance(windows, Mapping):
         raise OptionError(
@@ -69,12 +69,12 @@ def parse_windows(windows: Mapping[str, int | Iterable[int]], known: Iterable[st
 
 
 def shift_of(role: str, observation: str, alignment: str) -> int:
-    """How many rows from its time a field's value lies in a source: -1 for observations recorded after the action, causally."""
+    """Return how many rows from its time a field's value lies in a source: -1 for observations recorded after the action, causally."""
     return -1 if alignment == "causal" and role == "observation" and observation == "after" else 0
 
 
 def window_times(steps: Int64, lengths: Int64, offsets: Int64) -> tuple[Int64, Bool]:
-    """The steps that windows take, within their episodes, and which of them are padding; both (B, K).
+    """Return the steps that windows take, within their episodes, and which of them are padding; both (B, K).
 
     steps, lengths: (B,) anchor steps, with their shift, and lengths of their episodes. offsets: (K,).
     """
