@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,10 +21,15 @@ from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
+from vla_store.manage.transfer import copy_object, described
 from vla_store.sources.find import find_sources
 from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import EpisodeSource, overridden, suite_and_file
-from vla_store.storage import Storage
+from vla_store.storage import LocalStorage, Storage
+
+OTHER_SOURCE = (
+    "give --from the very files that the store was built from, and the version of Blosc that the part's plan names"
+)
 
 Sources = Sequence[str | Path | EpisodeSource]
 
@@ -46,8 +49,7 @@ def _restore_listing(place: Storage, entry: PartEntry) -> bool:
     for key in place.keys(entry.path):
         is_temporary = key.endswith(".tmp")  # of a writer that was killed; no object's name
         if key != f"{entry.path}/{layout.LISTING}" and not is_temporary:
-            data = b"".join(place.pieces(key))
-            found.append(ObjectEntry(key[len(entry.path) + 1 :], sha256_hex(data), len(data)))
+            found.append(replace(described(place, key), key=key[len(entry.path) + 1 :]))
     data = encode_listing(found)
     if sha256_hex(data) != entry.listing:
         return False
@@ -89,12 +91,12 @@ def _rebuild(
             write_tables(plan, part)
             if counts:
                 write_nonfinite(plan, part, receipts)
-        expected = _expected(place, entry, part)
+        made = LocalStorage(part)
+        expected = _expected(place, entry, made)
         for key in relative:
-            _check_made(place, entry, part / key, key, expected)
+            _check_made(place, f"{entry.path}/{key}", made, expected.get(key), key)
         for key in relative:
-            with place.stream(f"{entry.path}/{key}") as file, open(part / key, "rb") as source:
-                shutil.copyfileobj(source, file, 8 << 20)
+            copy_object(made, key, place, f"{entry.path}/{key}", expected[key])
     return keys
 
 
@@ -109,36 +111,34 @@ def _needs_counts(place: Storage, entry: PartEntry, relative: list[str]) -> bool
     )
 
 
-def _check_made(place: Storage, entry: PartEntry, made: Path, key: str, expected: dict[str, ObjectEntry]) -> None:
-    full = f"{entry.path}/{key}"
-    if not made.exists():
-        raise StoreDamaged("an object is of no array of its part", object=full, store=place.url, hint="remove it")
-    if key == layout.LISTING:
-        return  # `expected` was read from it
-    sha256, size = _hash(made), made.stat().st_size
-    if key not in expected or (expected[key].sha256, expected[key].size) != (sha256, size):
+def _check_made(place: Storage, lost: str, made: Storage, expected: ObjectEntry | None, key: str) -> None:
+    """Raise StoreDamaged where an object that was made again is not the one that was lost."""
+    if made.sizes([key]) == [None]:
+        raise StoreDamaged("an object is of no array of its part", object=lost, store=place.url, hint="remove it")
+    found = described(made, key)
+    if found != expected:
         raise StoreDamaged(
             "an object made again is not the one that was lost; nothing was written",
-            object=full,
+            object=lost,
             store=place.url,
-            expected=expected[key].sha256 if key in expected else "an object of the listing",
-            found=sha256,
-            hint="give --from the very files that the store was built from, and the version of Blosc that the part's plan names",
+            expected=expected.sha256 if expected else "an object of the listing",
+            found=found.sha256,
+            hint=OTHER_SOURCE,
         )
 
 
-def _expected(place: Storage, entry: PartEntry, made: Path) -> dict[str, ObjectEntry]:
-    """The listing of the part that the root names: the stored one, or the one just made."""
+def _expected(place: Storage, entry: PartEntry, made: Storage) -> dict[str, ObjectEntry]:
+    """Return the objects of the part that the root names, its listing too: by the stored listing, or by the one just made."""
     key = f"{entry.path}/{layout.LISTING}"
-    again = made / layout.LISTING
-    for data in (place.get(key), again.read_bytes() if again.exists() else None):
+    for data in (place.get(key), made.get(layout.LISTING)):
         if data is not None and sha256_hex(data) == entry.listing:
-            return {each.key: each for each in parse_listing(data, key)}
+            listing = ObjectEntry(layout.LISTING, entry.listing, len(data))
+            return {each.key: each for each in [*parse_listing(data, key), listing]}
     raise StoreDamaged(
         "the listing made again is not the one that was lost; nothing was written",
         object=key,
         store=place.url,
-        hint="give --from the very files that the store was built from, and the version of Blosc that the part's plan names",
+        hint=OTHER_SOURCE,
     )
 
 
@@ -245,8 +245,3 @@ def recorded_sources(plan: dict[str, Any] | None) -> Recorded:
 def as_recorded(source: EpisodeSource, options: dict[str, Any], recorded: Recorded) -> EpisodeSource:
     """Return a source as it is read by the overrides of its part: its own, or where those are lost, those of all."""
     return overridden(source, Overrides.recorded(options, recorded.get(suite_and_file(source))))
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
