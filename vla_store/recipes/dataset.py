@@ -196,7 +196,9 @@ class RecipeDataset(Samples):
         """Return one item. Negative numbers count from the end; IndexError past it."""
         number = self._in_range(index)
         with self._naming(number):
-            return self._transformed(_part(self._tree([number]), 0))
+            sample = self.sample(number).items()  # which costs less than a batch of one
+            fields = {key: [each] if isinstance(each, str) else np.asarray(each)[None] for key, each in sample}
+            return self._transformed(_part(self._made(fields), 0))
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: Any = None) -> list[Any]:
         """Return many items, which are read and made at once; a DataLoader calls this. `out` cannot be given."""
@@ -304,6 +306,9 @@ class RecipeDataset(Samples):
             indices, {name: empty((len(indices), *shape), dtype) for name, (shape, dtype) in columns.items()}
         )
         same_width(fields)
+        return self._made(fields, empty)
+
+    def _made(self, fields: dict[str, Any], empty: Empty = np.empty) -> Any:
         return a_sample(self.items(fields, empty), "the recipe's", self.items)
 
     def _transformed(self, item: Any) -> Any:
