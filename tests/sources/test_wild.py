@@ -688,7 +688,7 @@ def test_the_nearest_path_counts_and_none_stands_for_the_others(tmp_path: Path) 
         folder / "libero_spatial" / near.name: "rot180",
     }
     given = {
-        (each.suite, each.file): each.orientation
+        (each.suite, each.file): each.overrides.orientation
         for each in find_sources([folder], orientation=said)
         if isinstance(each, LiberoFile)
     }
