@@ -20,7 +20,7 @@ from vla_store.builder.scan import scan_sources
 from vla_store.errors import DataError, SourceError, StoreDamaged
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
-from vla_store.format.schema import MAX_ROWS, Root
+from vla_store.format.schema import MAX_ROWS, Meta, Root
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources
@@ -105,6 +105,13 @@ def _chains(place: Storage, before: Root | None, after: Root) -> Iterator[list[R
         entries = after.parts[:parts]
         return roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
 
+    def statistics_over(parts: int) -> list[str | None]:
+        """Those of today's rule; where these are not there, an earlier rule made what is."""
+        made = first_over(parts).meta.statistics
+        return (
+            [made] if made is None or place.get(layout.meta_key(made)) is not None else _documents(place, "fields")[1:]
+        )
+
     def next_roots(last: Root | None, generation: int) -> Iterator[Root]:
         least = len(after.parts) - (after.generation - generation)  # each of those that follow adds one part at most
         counts = [len(last.parts) + 1, len(last.parts)] if last else range(1, len(after.parts) + 1)
@@ -112,9 +119,10 @@ def _chains(place: Storage, before: Root | None, after: Root) -> Iterator[list[R
             is_same = last is not None and parts == len(last.parts)
             for told, views in itertools.product([last.meta.skipped] if last and is_same else skipped, viewed):
                 if least <= parts <= len(after.parts) and not (last and is_same and views == last.meta.views):
-                    meta = replace(first_over(parts).meta, skipped=told, views=views)
                     parent = last.digest if last else None
-                    yield replace(first_over(parts), generation=generation, parent=parent, meta=meta).sealed()
+                    for statistics in statistics_over(parts):
+                        meta = Meta(statistics, told, views)
+                        yield replace(first_over(parts), generation=generation, parent=parent, meta=meta).sealed()
 
     def chains(last: Root | None, generation: int) -> Iterator[list[Root]]:
         if generation == after.generation:
