@@ -695,7 +695,7 @@ def test_a_view_that_keeps_every_step_says_which_it_is_and_adds_no_row() -> None
     assert "view succeeded (anchors: success" in coverage.report_text(report)
 
 
-def test_views_that_keep_nothing_together_and_names_that_no_view_has_are_refused() -> None:
+def test_views_that_keep_nothing_and_unknown_names_are_refused() -> None:
     with pytest.raises(UnknownName, match="no view 'nope'"):
         coverage.demos_of_store(VIEWED, view="nope")
     with pytest.raises(OptionError, match="names no view"):

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store import open_store
-from vla_store.errors import OptionError, SourceError, SourceNotFound
-from vla_store.format.views import Runs
+from vla_store.errors import OptionError, SourceError, SourceNotFound, whole_number
+from vla_store.format.views import mask_of
 from vla_store.reader.kept import kept_of
 from vla_store.reader.store import Store
 from vla_store.rules import first_moving
@@ -45,12 +45,12 @@ class Demos:
     lengths: Int64
     files: Int64
     is_first_key: Mask
-    moving: Int64 | None
-    moving_joints: Int64 | None
-    near_gripper: Mask | None
     has_late_observation: Mask
-    k: int
     name: str
+    moving: Int64 | None = None
+    moving_joints: Int64 | None = None
+    near_gripper: Mask | None = None
+    k: int = 0
     in_view: Mask | None = None
     views: tuple[str, ...] = ()
 
@@ -94,12 +94,11 @@ def demos_of_store(
     away: `in_view` then says which may be sampled.
     Raises OptionError, UnknownName, and what reading raises.
     """
-    if k < 0:
-        raise OptionError("k is a number of steps", expected="0 or more", found=k)
+    whole_number("k", k, 0)
     if not isinstance(store, Store):
         store = open_store(store)
     kept = None if view is None else kept_of(store, view)
-    exists = None if kept is None or kept.steps is None else _mask(kept.steps, store.rows)
+    exists = None if kept is None or kept.steps is None else mask_of(kept.steps, store.rows)
     episodes = list(store.episodes)
     lengths = store.episodes.lengths
     starts_kept = np.ones(len(lengths), bool)  # is the first step that was recorded one of the demo's?
@@ -110,14 +109,13 @@ def demos_of_store(
         starts_kept, lengths = starts_kept[lengths > 0], lengths[lengths > 0]
     if not episodes:
         raise OptionError("the views keep no step together", view=view, store=store.url)
-    names: dict[tuple[str, str], int] = {}
-    files = np.array([names.setdefault((each.suite, each.file), len(names)) for each in episodes], np.int64)
+    files = _numbered([(each.suite, each.file) for each in episodes])
     keys = [f"demo_{each.number}" for each in episodes]
     late = {(each.suite, each.file): each.observation == "after" for each in store.conventions.sources}
     joints, fingers, actions = (_rows(store, each, exists) for each in (JOINTS, FINGERS, ACTIONS))
     in_view = None
     if kept is not None:
-        in_view = _mask(kept.anchors, store.rows)
+        in_view = mask_of(kept.anchors, store.rows)
         in_view = in_view if exists is None else in_view[exists]
     return Demos(
         lengths=lengths,
@@ -147,17 +145,12 @@ def demos_of_lengths(lengths: npt.ArrayLike, tasks: Sequence[object] | None = No
         raise OptionError("too many steps", expected=f"at most {MOST_STEPS:,}", found=f"{given.sum(dtype=float):,.0f}")
     if tasks is not None and len(tasks) != len(given):
         raise OptionError("every demo has a task", expected=len(given), found=len(tasks))
-    numbers: dict[object, int] = {}
-    files = np.array([numbers.setdefault(each, len(numbers)) for each in (tasks or [None] * len(given))], np.int64)
+    files = _numbered(tasks or [None] * len(given))
     return Demos(
         lengths=given.astype(np.int64),
         files=files,
         is_first_key=_first_keys(files, range(len(given))),
-        moving=None,
-        moving_joints=None,
-        near_gripper=None,
         has_late_observation=np.zeros(len(given), bool),
-        k=0,
         name=name,
     )
 
@@ -218,11 +211,10 @@ def near_gripper_changes(actions: npt.NDArray[Any] | None, lengths: Int64, k: in
     return near
 
 
-def _mask(runs: Runs, rows: int) -> Mask:
-    made = np.zeros(rows, bool)
-    for start, stop in runs.tolist():
-        made[start:stop] = True
-    return made
+def _numbered(values: Sequence[object]) -> Int64:
+    """Return the number of each value, from 0, in the order of their first appearance."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(each, len(numbers)) for each in values], np.int64)
 
 
 def _rows(store: Store, field: str, exists: Mask | None) -> npt.NDArray[Any] | None:
@@ -239,13 +231,11 @@ def _moving(lengths: Int64, numbers: npt.NDArray[Any]) -> Int64:
 
 
 def _first_keys(files: Int64, keys: Sequence[Any]) -> Mask:
+    """Return which demo has the smallest key of its file, (E,) bool."""
     first: dict[int, int] = {}
     for demo, file in enumerate(files.tolist()):
-        if file not in first or keys[demo] < keys[first[file]]:
-            first[file] = demo
-    made = np.zeros(len(files), bool)
-    made[list(first.values())] = True
-    return made
+        first[file] = min(first.get(file, demo), demo, key=lambda each: keys[each])
+    return np.isin(np.arange(len(files)), list(first.values()))
 
 
 def _length(text: str | None, path: Path, line: int) -> int:

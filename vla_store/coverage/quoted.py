@@ -28,6 +28,10 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
     report: what `measure(demos)` gave.
     """
     by_name = {each["name"]: each for each in report["samplers"]}
+    (sampler,) = [each for each in all_samplers(demos, report["seed"]) if each.name == "port_s2"]
+    assert isinstance(sampler, RandomSampler)
+    after_five = expected_curve(sampler, np.array([5 * report["draws"]]))
+    assert after_five is not None
     steps, lengths = demos.steps, demos.lengths
     quoted, s1, s2, s3 = (by_name[f"port_{name}"] for name in ("quoted", "s1", "s2", "s3"))
 
@@ -60,7 +64,7 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
         _key_moments(report, quoted, percent),
         (
             "steps of short demos come more often, because the demo is drawn uniformly",
-            *_short_demos(demos, report["seed"]),
+            *_short_demos(sampler),
         ),
         (
             "an early version reads 2 % of the demos, the first of each file",
@@ -82,7 +86,7 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
         (
             "50 demos did not train, while 1 demo overfitted, because of the sampler",
             f"drawn as S2 does, {percent(s2['expected']['anchors']):.1f} % of the steps are anchors in {counted(report['draws'], 'draw')}, "
-            f"{percent(_after(demos, report, 5)):.1f} % in five times as many",
+            f"{percent(after_five[0]):.1f} % in five times as many",
             f"{UNKNOWN} from coverage; what a sampler does to training must be measured by training",
         ),
     ]
@@ -147,23 +151,14 @@ def _key_moments(report: dict[str, Any], quoted: dict[str, Any], percent: Callab
     )
 
 
-def _after(demos: Demos, report: dict[str, Any], epochs: int) -> float:
-    """Return how many steps were an anchor of S2 after so many epochs."""
-    s2 = next(each for each in all_samplers(demos, report["seed"]) if each.name == "port_s2")
-    reached = expected_curve(s2, np.array([epochs * report["draws"]]))
-    return 0.0 if reached is None else float(reached[0])
-
-
-def _short_demos(demos: Demos, seed: int) -> tuple[str, str]:
+def _short_demos(sampler: RandomSampler) -> tuple[str, str]:
     """Compare how often a step of the shortest and of the longest demo comes, in the file whose demos differ most in length."""
-    samplers = {each.name: each for each in all_samplers(demos, seed)}
+    demos = sampler.demos
     spans = [np.flatnonzero(demos.files == file) for file in range(int(demos.files.max()) + 1)]
     widest = max(spans, key=lambda each: demos.lengths[each].max() / demos.lengths[each].min())
     short, long = (widest[at(demos.lengths[widest])] for at in (np.argmin, np.argmax))
     if demos.lengths[short] == demos.lengths[long]:
         return "the demos of a file are equally long", f"{UNKNOWN} here"
-    sampler = samplers["port_s2"]
-    assert isinstance(sampler, RandomSampler)
     chances = [sampler.probability[demos.demo_of_step == each].max() for each in (short, long)]
     here = f"S2 takes a step of a demo of {counted(int(demos.lengths[short]), 'step')} "
     if not chances[1] or not chances[0]:

@@ -11,7 +11,7 @@ import numpy as np
 from vla_store.coverage import formulas, simulation
 from vla_store.coverage.demos import TAIL_SHARE, Demos
 from vla_store.coverage.samplers import BufferSampler, ListSampler, Sampler, all_samplers
-from vla_store.errors import OptionError
+from vla_store.errors import whole_number
 from vla_store.text import WIDTH, counted, table
 
 HORIZON = 64  # RDT's action chunk
@@ -34,11 +34,8 @@ def measure(
     draws = demos.steps if draws is None else draws
     if runs is None:
         runs = max(FEWEST_RUNS, min(RUNS, MOST_DRAWS // max(1, draws)))
-    for name, value in (("horizon", horizon), ("draws", draws), ("runs", runs)):
-        if value < 1:
-            raise OptionError(f"{name} must be at least 1", found=value)
-    if seed < 0:
-        raise OptionError("the seed must not be negative", found=seed)
+    for name, value, least in (("horizon", horizon, 1), ("draws", draws, 1), ("runs", runs, 1), ("seed", seed, 0)):
+        whole_number(name, value, least)
     samplers = all_samplers(demos, seed)
     described = [_describe(each, horizon, draws, runs, seed) for each in samplers]
     return {

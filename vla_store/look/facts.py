@@ -195,9 +195,7 @@ def gather(store: Store, name: str) -> Facts:
             suite=suite,
             episodes=len(lengths),
             steps=int(lengths.sum()),
-            lengths=(int(lengths[0]), int(lengths[(len(lengths) - 1) // 2]), int(lengths[-1]))
-            if len(lengths)
-            else (0, 0, 0),
+            lengths=tuple(lengths[[0, (len(lengths) - 1) // 2, -1]].tolist()) if len(lengths) else (0, 0, 0),
             succeeded=int((success > 0).sum()),
             failed=int((success == 0).sum()),
             unknown=int((success < 0).sum()),
@@ -275,18 +273,10 @@ def _table(store: Store) -> _Table:
         task, source = entries["task"], entries["source"]
         of_task = np.array([tasks[each.suite, each.name] for each in part.document.tasks])
         of_suite = np.array([suites[each.suite] for each in part.document.sources])
-        columns.append(
-            [
-                entries["start"] + part.row_start,
-                entries["length"],
-                entries["success"],
-                of_task[task],
-                source + sources,
-                of_suite[source],
-            ]
-        )
+        columns.append([entries["success"], of_task[task], source + sources, of_suite[source]])
         sources += len(part.document.sources)
-    return _Table(*(np.concatenate(each) for each in zip(*columns)))
+    joined = (np.concatenate(each) for each in zip(*columns))
+    return _Table(store.episodes.starts, store.episodes.lengths, *joined)
 
 
 def _noops(store: Store, table: _Table) -> tuple[npt.NDArray[np.bool_], Int64 | None]:

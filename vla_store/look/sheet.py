@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import MachineError, OptionError
+from vla_store.format.views import runs_of
 from vla_store.look.facts import ACTION_WIDTH, ACTIONS
 from vla_store.look.pictures import Pictures, is_colour, to_rgb, value_range
 from vla_store.look.writing import name_of, write_file
@@ -366,7 +367,7 @@ class _Drawing:
         for step in sheet.steps:
             axes.axvline(step, color=LINES, linewidth=0.6, zorder=0)
         if sheet.idle is not None:
-            for start, stop in _runs(sheet.idle):
+            for start, stop in runs_of(sheet.idle).tolist():
                 axes.axvspan(start - 0.5, stop - 0.5, color="#e9ecf1", linewidth=0, zorder=-1)
         lines = self._curves(axes, panel, 0, "-")
         if panel.right is not None:
@@ -432,12 +433,6 @@ def _fitted(shape: tuple[int, ...], column: float) -> tuple[float, float]:
     height, width = shape
     scale = min(min(column, MAX_PICTURE) / width, MAX_PICTURE / height)
     return height * scale, width * scale
-
-
-def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return [start, stop) of every run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2])]
 
 
 def _trim(axes: Any, values: Floats) -> None:
