@@ -655,9 +655,9 @@ def test_a_wrong_option_says_what_there_is(
 def test_a_scheduler_that_does_not_answer_is_the_machines_failure(
     source: Path, store: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vla_store.builder import executors
+    from vla_store.builder import cluster
 
-    monkeypatch.setattr(executors, "ANSWER_S", 1)
+    monkeypatch.setattr(cluster, "ANSWER_S", 1)
     with socket.socket() as nobody:  # a port that nobody serves
         nobody.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
