@@ -294,9 +294,7 @@ def test_what_a_device_transform_raises_leaves_the_batch_to_be_given_again(make:
     assert found + rows(loader, dataset) == Order(137, 0, 0).take(0, 137).tolist()
 
 
-def test_a_device_transform_that_raises_stop_iteration_does_not_end_the_epoch_in_silence(
-    make: Any, dataset: StepDataset
-) -> None:
+def test_a_device_transform_that_raises_stop_iteration_is_an_error(make: Any, dataset: StepDataset) -> None:
     calls = iter(range(3))
     loader = make(device="cpu", batch_transform=lambda batch: (next(calls), batch)[1])
     with pytest.raises(RuntimeError, match="batch_transform raised StopIteration"):

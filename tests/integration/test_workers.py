@@ -155,7 +155,7 @@ def one_by_one(samples: Any) -> dict[str, Any]:
     return {"actions": torch.stack(taken), "shared": all(each.is_shared() for each in taken)}
 
 
-def test_where_another_collate_takes_the_samples_one_by_one_shared_memory_is_not_made_twice(
+def test_shared_memory_is_not_made_twice_when_another_collate_takes_samples(
     wide_store: Path, expected: list[dict[str, Any]]
 ) -> None:
     made = list(loader_of(dataset_of(wide_store), collate_fn=one_by_one, num_workers=1))

@@ -495,7 +495,7 @@ def test_a_raw_pointer_keeps_nothing(samples: vla_store.Samples) -> None:
         assert overwritten(loader, before, lambda: ctypes.string_at(pointer, nbytes))
 
 
-def test_an_array_taken_before_its_tensor_moved_to_torchs_shared_memory_keeps_nothing(
+def test_an_array_taken_before_its_tensor_moved_to_shared_memory_keeps_nothing(
     samples: vla_store.Samples,
 ) -> None:
     """share_memory_ (and a torch queue, which calls it) gives the tensor other memory behind the array's back."""

@@ -563,7 +563,7 @@ def test_case_5_a_next_that_waits_ends_when_a_signals_handler_closes(store: vla_
 
 
 @goes_on
-def test_case_5_at_the_exit_of_the_interpreter_a_thread_that_takes_batches_ends_without_an_error(
+def test_case_5_at_exit_a_thread_that_takes_batches_ends_without_an_error(
     store: vla_store.Store,
 ) -> None:
     """A daemon's thread, which nobody waits for: the finalizer ends the workers under it."""
@@ -688,7 +688,7 @@ def test_case_7_ctrl_c_while_workers_start_prints_nothing_of_theirs(tiny_store: 
 
 
 @goes_on
-def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_leaves_no_slot_in_doubt(
+def test_case_7_ctrl_c_where_a_pass_begins_costs_no_batch_and_no_slot(
     store: vla_store.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(self: Any) -> None:
@@ -784,9 +784,7 @@ if __name__ == "__main__":
 """
 
 
-def test_case_7_after_ctrl_c_in_a_notebook_the_next_pass_goes_on_and_no_batch_is_lost(
-    tiny_store: Path, tmp_path: Path
-) -> None:
+def test_case_7_after_ctrl_c_in_a_notebook_no_batch_is_lost(tiny_store: Path, tmp_path: Path) -> None:
     code, out, errors = Script(tmp_path, INTERRUPTED, tiny_store, 1).end(120)
     assert code == 0, errors
     assert out.strip() == "interrupted 8"
@@ -1063,7 +1061,7 @@ def test_a_transform_that_lives_in_the_script_is_imported_from_it_under_another_
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_transform_of_the_script_is_found_by_the_workers_of_a_process_that_it_spawned(
+def test_a_transform_of_the_script_is_found_by_workers_of_a_spawned_process(
     tiny_store: Path, tmp_path: Path, method: str
 ) -> None:
     """As torch.multiprocessing.spawn starts ranks: there the script is not called __main__."""

@@ -213,9 +213,7 @@ def test_neighbouring_epochs_and_seeds_have_nothing_in_common(rows: int, step: s
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_rows_that_stay_in_place_and_neighbours_that_stay_together_are_as_rare_as_by_chance(
-    rows: int, effort: int
-) -> None:
+def test_fixed_rows_and_kept_neighbours_are_as_rare_as_by_chance(rows: int, effort: int) -> None:
     count = 50 * effort
     made = orders(rows, count)
     fixed = sum(int((order == np.arange(rows)).sum()) for order in made)
@@ -356,7 +354,7 @@ def test_rank_r_takes_its_stretch_of_each_round(sharding: Sharding) -> None:
 
 
 @given(shardings, st.integers(0, 40), st.integers(1, 9), st.integers(1, 20), st.booleans())
-def test_after_a_change_of_ranks_and_batch_size_in_mid_epoch_every_row_still_comes_once(
+def test_after_a_change_of_ranks_in_mid_epoch_every_row_comes_once(
     sharding: Sharding, cut: int, world_size: int, batch_size: int, drop_last: bool
 ) -> None:
     if not can_be_sharded(sharding):

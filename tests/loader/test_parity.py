@@ -137,7 +137,7 @@ def test_a_store_that_is_read_over_a_network_is_served_the_same(tiny_store: Path
                 assert_same_batch(batch, expected.batch(indices))
 
 
-def test_a_batch_whose_indices_fill_more_than_a_sockets_buffer_does_not_stop_parent_and_worker(
+def test_a_batch_whose_indices_overfill_a_sockets_buffer_stops_nobody(
     tiny_store: Path,
 ) -> None:
     store = vla_store.open_store(tiny_store)

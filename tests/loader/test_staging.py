@@ -335,7 +335,7 @@ def test_batches_on_the_device_are_right_without_synchronising(
 
 
 @pytest.mark.gpu
-def test_a_delayed_kernel_that_reads_a_non_blocking_copy_of_a_pinned_batch_sees_that_batch(
+def test_a_delayed_kernel_over_a_non_blocking_copy_sees_its_batch(
     gpu_loader: Any, tiny_store: Path, store: vla_store.Store
 ) -> None:
     """The consumer drops the pinned tensors while the copy waits behind a long kernel; torch's allocator keeps them."""

@@ -218,7 +218,7 @@ def test_passes_that_are_left_after_some_batches_give_every_row_of_every_epoch(b
     assert found == order(0) + order(1)
 
 
-def test_a_pass_that_gave_its_last_batch_is_an_epoch_though_nobody_asked_for_one_more(batches: Batches) -> None:
+def test_a_pass_that_gave_its_last_batch_is_an_epoch_though_its_end_was_not_seen(batches: Batches) -> None:
     for epoch in range(2):
         assert flat(served(iter(batches), 10)) == order(epoch)
 
@@ -330,7 +330,7 @@ def test_a_pass_that_was_closed_goes_on_where_it_stood(batches: Batches) -> None
     assert flat(served(iter(batches))) == order(0)[10:]
 
 
-def test_position_counts_what_next_gave_and_an_ended_epoch_is_the_next_ones_beginning(batches: Batches) -> None:
+def test_position_counts_what_next_gave_and_an_end_is_the_next_beginning(batches: Batches) -> None:
     stream = iter(batches)
     assert position(batches) == (0, 0)
     for number in range(1, 11):

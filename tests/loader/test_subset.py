@@ -112,7 +112,7 @@ def test_the_transform_of_a_dataset_is_kept(tiny_store: Path, workers: int) -> N
     assert all(torch.equal(batch[key], expected[key]) for key in expected if isinstance(expected[key], torch.Tensor))
 
 
-def test_a_dataset_and_a_subset_that_make_their_samples_are_asked_by_their_own_numbers(tiny_store: Path) -> None:
+def test_a_subset_that_makes_its_samples_is_asked_by_its_own_numbers(tiny_store: Path) -> None:
     dataset = torch_transforms.Numbered(tiny_store, **OPTIONS)
     subset = Subset(dataset, [30, 20, 10])
     with Loader(subset, batch_size=3, shuffle=False, workers=1) as loader:

@@ -306,7 +306,7 @@ def test_texts_are_sent_once() -> None:
     assert packing.unpack(second, slot, ["a", "b", "c"], copy=False) == {"t": ["b", "c"], "u": ["c"]}
 
 
-def test_the_next_batch_in_a_slot_gets_the_same_arrays_as_far_as_it_asks_for_the_same() -> None:
+def test_the_next_batch_in_a_slot_gets_the_same_arrays_when_it_asks_for_them() -> None:
     room = packing.Room(np.zeros(4_096, np.uint8))
     asked: list[Any] = [((2, 3), "f4"), ((2,), "i8"), ((2, 5), "u1")]
     first = [room.empty(*each) for each in asked]
