@@ -72,9 +72,9 @@ class Room:
     def __init__(self, slot: Array) -> None:
         self.slot = slot
         self.base: int = slot.__array_interface__["data"][0]
-        self._made: list[tuple[Array, int]] = []  # with their ends
+        self._made: list[tuple[Array, Span, int]] = []  # with their ends
         self._used = 0
-        self._offsets: dict[int, int] = {}  # by the id of each
+        self._known: dict[int, tuple[Array, Span, int]] = {}  # the same by the id of each array
 
     def begin(self) -> Room:
         """Begin a batch: the arrays of the one before are free."""
@@ -85,29 +85,39 @@ class Room:
         """Return an uninitialised array, as np.empty does."""
         used = self._used
         if used < len(self._made):
-            array, end = self._made[used]
+            array = self._made[used][0]
             # Who saw it may have turned it into something else.
             if array.shape == shape and array.dtype == dtype and array.flags.carray:
                 self._used += 1
                 return array
-            for array, _ in self._made[used:]:
-                del self._offsets[id(array)]
+            for array, _, _ in self._made[used:]:
+                del self._known[id(array)]
             del self._made[used:]
-        start = aligned(self._made[-1][1]) if self._made else 0
+        start = aligned(self._made[-1][2]) if self._made else 0
         end = start + _nbytes(shape, np.dtype(dtype))
         if end > self.slot.nbytes:
             return np.empty(shape, dtype)
         array = np.ndarray(shape, dtype, self.slot, start)
-        self._made.append((array, end))
-        self._offsets[id(array)] = start
+        made = array, Span(array.dtype.str, array.shape, start), end
+        self._made.append(made)
+        self._known[id(array)] = made
         self._used += 1
         return array
 
+    def known(self, value: Any) -> tuple[Array, Span, int] | None:
+        """Return one of the arrays that were asked for, where it lies and ends; None where it is none, or none any more."""
+        found = self._known.get(id(value))
+        if (
+            found is None
+            or value.shape != found[1].shape
+            or value.dtype.str != found[1].dtype
+            or not value.flags.carray
+        ):
+            return None
+        return found
+
     def offset(self, array: Array) -> int | None:
         """Return where in the slot an array lies, or None if it does not, or not in one piece."""
-        known = self._offsets.get(id(array))
-        if known is not None and array.flags.carray:
-            return known
         at: int = array.__array_interface__["data"][0] - self.base
         inside = at >= 0 and at + array.nbytes <= self.slot.nbytes
         return at if inside and array.flags.c_contiguous and array.nbytes else None
@@ -171,17 +181,21 @@ class _Packer:
         self.new: dict[str, int] = {}
         self.end = self.needed = 0
 
-    def look(self, value: Any) -> Array | bytes | tuple[int, ...]:
-        """Return what `put` takes, or what is carried.
+    def look(self, value: Any) -> Array | Span | bytes | tuple[int, ...]:
+        """Return an array that `put` takes, where one lies that was asked for, or what is carried.
 
         Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself. What is more than
         its bytes (masked arrays, strings, objects) is pickled here, before anything is copied: nobody can see which memory such a
         value refers to.
         """
+        known = self._room.known(value)
+        if known is not None:
+            self.end = max(self.end, known[2])
+            return known[1]
         value = as_numpy(value)
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
-            room, at = self._room, self._room.offset(value)
-            start, stop = (edge - room.base for edge in _edges(value)) if at is None else (at, at + value.nbytes)
+            room = self._room
+            start, stop = (edge - room.base for edge in _edges(value))
             if start < room.slot.nbytes and stop > 0:
                 self.end = max(self.end, min(stop, room.slot.nbytes))
             return value
@@ -201,6 +215,8 @@ class _Packer:
 
     def _numbers(self, value: list[str]) -> tuple[int, ...] | None:
         known, new = self._texts, self.new
+        with contextlib.suppress(KeyError):  # as nearly always
+            return tuple([known[each] for each in value])
         unknown = [each for each in dict.fromkeys(value) if each not in known and each not in new]
         count = len(known) + len(new)
         if count + len(unknown) > MAX_TEXTS:  # a table of strings that never come again would grow for ever
