@@ -192,7 +192,8 @@ class Backgrounds:
         held = self._pictures.get(episode)
         if held is None:
             data = fetched.get(episode) or self._shards.fetcher.read([self.range(episode)])[0]
-            held = as_array(self._check(data, episode), self._dtype, self._shape)
+            # Alone: what was fetched in one request are views of all that it gave.
+            held = as_array(self._check(memoryview(bytes(data)), episode), self._dtype, self._shape)
             keep(self._pictures, episode, held, MAX_PICTURES)
         return held
 
