@@ -104,7 +104,7 @@ class Journal:
 
     def finished(self) -> PartEntry | None:
         """Return the part that was finished here, if it is of this plan."""
-        found = _read_json(self.partial / FINISHED)
+        found = _read_json(self.partial, FINISHED)
         with contextlib.suppress(LookupError, TypeError):
             entry = PartEntry(found["path"], found["rows"], found["episodes"], found["listing"])
             return entry if entry.path == layout.part_path(self._plan.part_id) else None
@@ -138,7 +138,7 @@ class Journal:
 
     def _before(self) -> list[dict[str, Any]] | None:
         """Return the states of the sources when the unfinished build began; None where there is none, or they are not known."""
-        found = _read_json(self._folder / SOURCES)
+        found = _read_json(self._folder, SOURCES)
         return found if isinstance(found, list) else None
 
     def _clear(self) -> None:
@@ -150,9 +150,9 @@ class Journal:
 
     def _receipts(self) -> dict[str, Receipt]:
         found = {}
-        for path in self._folder.glob("*.json"):
+        for key in LocalStorage(self._folder).keys():  # noqa: SIM118
             with contextlib.suppress(KeyError, TypeError, ValueError):  # unreadable: the unit is done again
-                receipt = Receipt.from_json(json.loads(path.read_bytes()))
+                receipt = Receipt.from_json(_read_json(self._folder, key))
                 if not self._missing(receipt):
                     found[receipt.unit] = receipt
         return found
@@ -191,10 +191,10 @@ def check_unchanged(before: Mapping[str, dict[str, Any]], partial: Path) -> None
         )
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(folder: Path, key: str) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        return json.loads(LocalStorage(folder).get(key) or b"")
+    except ValueError:
         return None
 
 
