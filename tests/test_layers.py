@@ -92,7 +92,7 @@ ONLY_IN = {
 # itself, and hashes the files that it builds from.
 OPENERS = {"open", "fdopen", "read_bytes", "write_bytes", "read_text", "write_text", "memmap", "fromfile", "tofile"}
 BY_STORAGE_ALONE = {"format", "reader", "audit", "manage", "builder"}
-OPENERS_OF_OTHERS = {"builder/journal.py", "manage/rebuild.py"}
+OPENERS_OF_OTHERS = {"builder/journal.py"}
 
 
 def layer_of(path: Path) -> str:
