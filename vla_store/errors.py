@@ -24,10 +24,8 @@ A message fits one screen: what failed, where, what was expected and found, and 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import operator
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -92,6 +90,8 @@ class UnknownName(UsageError, KeyError):
     def among(cls, kind: str, name: object, known: list[str], **places: Any) -> UnknownName:
         """Return the error for `name`: it lists at most twenty of the names that exist, and the one that was probably meant."""
         shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+        import difflib  # here: reading a store without a slip does not pay for it
+
         near = difflib.get_close_matches(str(name), known, 1, cutoff=0.75)  # less is another word, not a slip
         hint = "; ".join(filter(None, [f"did you mean {near[0]!r}?" if near else "", places.pop("hint", "")]))
         return cls(f"there is no {kind} {name!r}", hint=hint, **places, exists=shown or "none")
@@ -137,6 +137,8 @@ class StoreDamaged(DataError):
 
     def _name(self) -> VlaStoreError:
         if self.hint == _MEND.format("STORE"):
+            import shlex
+
             self.hint = _MEND.format(shlex.quote(self.places.get("store", "STORE")))
         return self
 

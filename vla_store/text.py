@@ -6,7 +6,6 @@ Pure functions from values to text. Imports nothing of this package.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 
 WIDTH = 80
@@ -84,5 +83,7 @@ def shown(text: str) -> str:
 
 
 def _hidden(character: str) -> bool:
+    import unicodedata
+
     joins = ("\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}")  # scripts and emoji are written with them
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in joins

@@ -6,7 +6,6 @@ A part has the array `episodes/nonfinite` only where there are any, with four co
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +34,7 @@ class Tally(NamedTuple):
         return self[1:]
 
 
-@dataclass(frozen=True)
-class NonFinite:
+class NonFinite(NamedTuple):
     """All that is not finite in a field. nan, infinite: numbers; steps, episodes: that have any.
 
     row, episode, step: the first, as the store numbers them; suite, file, demo: where it comes from.
@@ -63,7 +61,7 @@ class NonFinite:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return self._asdict()
 
     @classmethod
     def of(cls, field: str, tallies: Sequence[Tally], row: int, **where: Any) -> NonFinite:

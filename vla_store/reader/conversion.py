@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
-from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import StoreField
+
+if TYPE_CHECKING:
+    from vla_store.format.statistics import FieldStatistics
 
 Array = np.ndarray[Any, Any]
 DTypes = Mapping[str, np.dtype[Any]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
@@ -86,6 +85,8 @@ def _is_gone(location: Location) -> bool:
 
 def no_store(place: str) -> VlaStoreError:
     """Return the error for a place without a zarr.json: what is there instead, and what to do about it."""
+    import shlex
+
     if is_url(place):
         return StoreNotFound("no store at this URL", store=place, hint="check the URL: it must hold zarr.json")
     if os.path.isfile(place):

@@ -76,16 +76,21 @@ def by_name(
     """
 
     def decorate(function: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
-        parameters = inspect.signature(function).parameters.values()
-        places = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-        own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-        needed = [each.name for each in parameters if each.name in places + own and each.default is each.empty]
-        known = list(dict.fromkeys([*own, *also]))
         shown = function.__qualname__.removesuffix(".__init__")
-        start = ", ".join(each for each in places if each != "self")
+
+        @functools.cache  # at the first call, and not for whoever only imports
+        def taken() -> tuple[list[str], list[str], list[str]]:
+            parameters = inspect.signature(function).parameters.values()
+            places = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+            own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+            needed = [each.name for each in parameters if each.name in places + own and each.default is each.empty]
+            return places, own, needed
 
         @functools.wraps(function)
         def checked(*arguments: Parameters.args, **options: Parameters.kwargs) -> Made:
+            places, own, needed = taken()
+            known = list(dict.fromkeys([*own, *also]))
+            start = ", ".join(each for each in places if each != "self")
             extra = arguments[len(places) :]
             if extra:
                 named = ", ".join(f"{name}={str(value)[:40]}" for name, value in zip(own, map(repr, extra)))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
-from vla_store.format import attributes, canonical, codecs, layout
+from vla_store.format import canonical, codecs, layout
 from vla_store.format.nonfinite import Tally, columns_of, tallies_in
 from vla_store.format.schema import TEXT_COLUMN, Field, PartDocument, PartEntry
 from vla_store.format.table import Entries, named, table_dtype
@@ -293,6 +293,8 @@ class Part:
 
     def decoded_attributes(self, start: int, nbytes: int) -> dict[str, dict[str, Any]]:
         """Return {HDF5 path: {name: value}} of such bytes. Raises StoreDamaged."""
+        from vla_store.format import attributes  # here: no sample needs them
+
         name = self._array(layout.ATTRIBUTES_ARRAY)
         document = canonical.loads(self.attributes(start, nbytes), name)
         if not isinstance(document, dict) or not all(isinstance(each, dict) for each in document.values()):

@@ -10,13 +10,12 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn
-from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
 from vla_store.reader.conversion import (
@@ -39,6 +38,9 @@ from vla_store.reader.transforms import transformed
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
 from vla_store.storage import Range, keep
+
+if TYPE_CHECKING:
+    from vla_store.format.statistics import FieldStatistics
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -481,6 +483,8 @@ class Samples:
             bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
             episodes += [(count + start, count + stop) for start, stop in itertools.pairwise(bounds)]
             count += len(rows)
+        from vla_store.format.statistics import field_statistics
+
         return field_statistics(np.concatenate(pieces), episodes)
 
     def _selected_rows(self) -> list[tuple[Part, Int64]]:

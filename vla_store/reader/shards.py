@@ -7,7 +7,6 @@ Raw shards are their rows in C order, so their index says nothing that their siz
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +24,7 @@ LEAST_COLD = 4  # chunks; for fewer, asking the system ahead gains nothing
 Bytes = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class OpenShard:
+class OpenShard(NamedTuple):
     """One shard. body: its chunks as one view, None where they are fetched. entries: offset and size of each, as a memoryview,
     which gives Python's numbers. marks: a byte a chunk, 1 once it was checked; None where each is checked every time."""
 
@@ -36,15 +34,15 @@ class OpenShard:
     marks: bytearray | None
 
 
-@dataclass
 class Opened:
     """The shards that are open now, of all arrays of a store, by number; bounded by the storage's `max_open`.
 
     every: True where the crc32c of a chunk is to be checked every time it is decoded.
     """
 
-    every: bool = False
-    shards: dict[int, OpenShard] = field(default_factory=dict)
+    def __init__(self, every: bool = False) -> None:
+        self.every = every
+        self.shards: dict[int, OpenShard] = {}
 
 
 class Chunks(NamedTuple):

@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format import canonical, digests, layout
-from vla_store.format.listing import parse_listing
 from vla_store.format.nonfinite import NonFinite, Tally
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry, Root
 from vla_store.format.skipped import Skipped
-from vla_store.format.statistics import FieldStatistics
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
 from vla_store.reader.lazily import lazily
@@ -154,6 +152,8 @@ class Store:
     @lazily
     def array_nbytes(self) -> Mapping[str, int]:
         """Bytes of all objects by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
+        from vla_store.format.listing import parse_listing  # as below: modules that no sample needs cost importing them
+
         meta = self._root.meta
         keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped) if each]
         found = {"": len(self._root.to_bytes()) + sum(self._fetcher.size(key) for key in keys)}
@@ -227,6 +227,8 @@ class Store:
     @lazily
     def statistics(self) -> Statistics:
         """Of the fixed numeric fields, over all rows and per suite, as computed by the build."""
+        from vla_store.format.statistics import FieldStatistics
+
         document = self._meta(self._root.meta.statistics)
         key = layout.meta_key(self._root.meta.statistics or "")
         whole: dict[str, FieldStatistics] = {}

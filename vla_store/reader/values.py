@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.schema import PartDocument
-from vla_store.format.statistics import FieldStatistics
+
+if TYPE_CHECKING:
+    from vla_store.format.statistics import FieldStatistics
 
 CONVENTIONS = ("observation", "orientation")
 

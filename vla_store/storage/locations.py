@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.storage.base import Storage
@@ -36,8 +35,7 @@ def register(scheme: str, opener: Opener) -> None:
     _SCHEMES[scheme] = opener
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """Where a store lies and what opens it; small, and pickles.
 
     url: an absolute path, or a URL. opener: called with the URL and `options`, pairs of names and values.
@@ -54,7 +52,7 @@ class Location:
     def after(self, storage: Storage | None) -> Location:
         """Return the location for another process, with what a storage that it opened found out of its files."""
         is_unmappable = isinstance(storage, LocalStorage) and not storage.mapped
-        return replace(self, options=_READ) if is_unmappable else self
+        return self._replace(options=_READ) if is_unmappable else self
 
     def open(self) -> Storage:
         return self.opener(self.url, **dict(self.options))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shlex
 from typing import TYPE_CHECKING
 
 from vla_store.errors import OptionError, UsageError
@@ -83,6 +82,8 @@ def output_path(given: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Pat
     if made.is_dir():
         raise UsageError("there is a folder of this name", path=made, hint="choose another name")
     if not made.parent.is_dir():
+        import shlex
+
         raise UsageError(
             "the folder to write to does not exist", path=made.parent, hint=f"mkdir -p {shlex.quote(str(made.parent))}"
         )
