@@ -53,26 +53,3 @@ def test_a_codec_from_outside_is_built_read_and_verified(tmp_path: Path, monkeyp
     assert unaware.read("actions", [0]).shape == (1, 4)
     with pytest.raises(UnsupportedStore, match=r"'front'.*'gzip'"):
         unaware.read("front", [0])
-
-
-class Rough(Gzip):
-    """Gzip of the upper four bits of each number."""
-
-    name = "rough"
-    is_lossy = True
-
-    def encode(self, data: np.ndarray) -> bytes:
-        return super().encode(data & 0xF0)
-
-
-def test_a_store_of_a_codec_that_loses_is_verified_by_its_encoded_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(codecs._REGISTERED, "rough", Rough)
-    monkeypatch.setitem(codecs.PRESETS, "rough", codecs.Preset(Rough(), ((),)))
-    source, path = Own(), tmp_path / "toy.vla"
-    build_store([source], path, preset="rough")
-    store = vla_store.open_store(path)
-    expected = np.concatenate([source.read(n, "front", 0, steps) for n, steps in source.lengths.items()])
-    assert np.array_equal(store.read("front", range(store.rows)), expected & 0xF0)
-    assert verify_store(path).problems == []
