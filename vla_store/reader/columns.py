@@ -34,6 +34,7 @@ class Column:
         self._per_shard = grid.shard
         self._is_single = grid.shards == 1
         self._shards = RawShards(fetcher, array, grid, grid.chunk_nbytes)
+        self._bodies = self._shards.bodies
         self._fetcher = fetcher
         self._arrays: dict[int, Array] = {}
 
@@ -77,7 +78,7 @@ class Column:
         """Return the first numbers of one row, as Python's."""
         shard = row // self._per_shard
         at = (row - shard * self._per_shard) * self._row_nbytes
-        body = self._shards.bodies.get(shard) or self._shards.body(shard)
+        body = self._bodies.get(shard) or self._shards.body(shard)
         if body is not None:
             return layout.unpack_from(body, at)
         return layout.unpack(self._fetcher.read([(self._shards.key(shard), at, at + layout.size)])[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class LocatedRows(NamedTuple):
 class LocatedPart(NamedTuple):
     """What samples of one part need: where they are, the times of each window, and where its rows or frames lie.
 
-    at: which of the batch they are.
+    at: which of the batch they are. ranges: what is to be fetched, window after window.
     """
 
     reader: PartReader
@@ -51,11 +51,7 @@ class LocatedPart(NamedTuple):
     positions: Positions
     times: list[Times]
     located: list[LocatedRows | LocatedFrames]
-
-    @property
-    def ranges(self) -> Iterator[Range]:
-        """Iterate over what is to be fetched, window after window."""
-        return (each for located in self.located for each in located.ranges)
+    ranges: list[Range]
 
 
 class PartReader:
@@ -91,6 +87,7 @@ class PartReader:
             watch = functools.partial(refusing_overflow, name, dtype, fields[name].dtype) if name in watched else None
             listed = fields[name].is_ragged
             self._readers.append(kind(self, field, window, number, earlier, dtype, watch, listed))
+        self._cameras = [(at, each) for at, each in enumerate(self._readers) if isinstance(each, CameraWindow)]
         self._offsets = [
             (np.array(offsets, np.int64), np.frombuffer(earlier, np.uint8).astype(np.int64) if any(earlier) else None)
             for offsets, earlier in keys
@@ -120,13 +117,13 @@ class PartReader:
                 located.append(reader.frames.locate(frames[reader.number]))
             else:
                 located.append(reader.locate(positions, steps))
-        return LocatedPart(self, at, positions, times, located)
+        ranges = [each for of_window in located for each in of_window.ranges]
+        return LocatedPart(self, at, positions, times, located, ranges)
 
     def announce(self, part: LocatedPart) -> None:
         """Tell the system which pictures are decoded next."""
-        for reader, located in zip(self._readers, part.located):
-            if isinstance(reader, CameraWindow) and isinstance(located, LocatedFrames):
-                reader.frames.announce(located)
+        for number, reader in self._cameras:
+            reader.frames.announce(part.located[number])  # type: ignore[arg-type]
 
     def assemble(
         self, part: LocatedPart, data: Sequence[memoryview], arrays: dict[str, Any], *, only_pictures: bool = False
@@ -140,7 +137,7 @@ class PartReader:
             arrays["episode"][part.at] = part.positions.episode + self.part.episode_start
             arrays["step"][part.at] = part.positions.step
         for reader, located in zip(self._readers, part.located):
-            mine = list(islice(each_data, len(located.ranges)))
+            mine = list(islice(each_data, len(located.ranges))) if data else ()
             if only_pictures and not isinstance(reader, CameraWindow):
                 continue
             is_pad = part.times[reader.number][1]
@@ -253,20 +250,24 @@ class NumericWindow(FieldWindow):
         rows = self._rows
         if rows is None:
             return None
-        _, step, start, length, _, source = position
-        first, count = step - self._earlier[source] + self._first, self._count
-        is_pad = np.zeros(count, bool)
+        start, length, count = position.start, position.length, self._count
+        first = position.step - self._earlier[position.source] + self._first
         if first >= 0 and first + count <= length:
+            is_pad = np.zeros(self.axes, bool)
             value = rows[start + first : start + first + count].astype(self.dtype)
         else:
             low, high = min(max(-first, 0), count), min(max(length - first, 0), count)
-            is_pad[:low] = is_pad[high:] = True
-            value = np.zeros((count, *rows.shape[1:]), self.dtype)
+            is_pad = np.zeros(count, bool)
+            value = np.empty((count, *rows.shape[1:]), self.dtype)
             value[low:high] = rows[start + first + low : start + first + high]
-            if not self._is_zero:
-                value[:low] = rows[start]
-                value[high:] = rows[start + length - 1]
-        return (value, is_pad) if self.axes else (value.reshape(self.step_shape), is_pad.reshape(()))
+            if low:
+                is_pad[:low] = True
+                value[:low] = 0 if self._is_zero else rows[start]
+            if high < count:
+                is_pad[high:] = True
+                value[high:] = 0 if self._is_zero else rows[start + length - 1]
+            is_pad = is_pad.reshape(self.axes)
+        return (value if self.axes else value.reshape(self.step_shape)), is_pad
 
 
 class RaggedWindow(FieldWindow):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from vla_store.reader.conversion import (
 from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Part
-from vla_store.reader.part_reader import LocatedPart, Mask, PartReader
+from vla_store.reader.part_reader import LocatedPart, Mask, PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
+Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 REACH_ANCHORS = 1 << 14  # whose windows are looked at at once
 PADS = ("edge", "zero")
@@ -66,11 +68,27 @@ class Located:
         """Byte ranges (key, start, stop) that have to be fetched; none of what is mapped."""
         return [each for part in self.parts for each in part.ranges]
 
-    def with_data(self, data: Sequence[memoryview]) -> Iterator[tuple[LocatedPart, list[memoryview]]]:
+    def with_data(self, data: Sequence[memoryview]) -> Iterator[tuple[LocatedPart, Sequence[memoryview]]]:
         """Iterate over the parts, each with what was fetched for it."""
-        each_data = iter(data)
+        start = 0
         for part in self.parts:
-            yield part, list(itertools.islice(each_data, sum(1 for _ in part.ranges)))
+            stop = start + len(part.ranges)
+            yield part, data[start:stop]
+            start = stop
+
+
+def _naming_store(stage: Stage) -> Stage:
+    """Make a method of Samples name the store in an error about it."""
+
+    @functools.wraps(stage)
+    def named(self: Samples, *args: Any, **options: Any) -> Any:
+        try:
+            return stage(self, *args, **options)
+        except StoreDamaged as error:
+            error.at(store=self.store.url)
+            raise
+
+    return cast(Stage, named)
 
 
 class Samples:
@@ -126,6 +144,8 @@ class Samples:
         if windows is None:
             windows = {name: 0 for name, each in fields.items() if each.is_fixed}
         self.windows: tuple[Window, ...] = parse_windows(windows, fields)
+        self._camera_fields = [window.field for window in self.windows if fields[window.field].is_camera]
+        self._ragged_fields = [window.field for window in self.windows if fields[window.field].is_ragged]
         if alignment is not None and alignment not in ALIGNMENTS:
             raise UnknownName.among("alignment", alignment, list(ALIGNMENTS))
         if task not in TASKS:
@@ -152,7 +172,7 @@ class Samples:
         if alignment is None and len(roles) > 1 and chosen.has_after:
             raise _must_align(self.store, self.windows)
         self.alignment = alignment or "as_stored"
-        if images is None and any(fields[window.field].is_camera for window in self.windows):
+        if images is None and self._camera_fields:
             _warn_of_turned(self.store, chosen.orientations(self.store))
         self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
         self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
@@ -256,12 +276,8 @@ class Samples:
 
     def statistics(self) -> dict[str, FieldStatistics]:
         """Return statistics of every fixed numeric field of `windows` over all selected rows, as they are stored."""
-        numeric = [
-            window.field
-            for window in self.windows
-            if not self._field(window).is_camera and not self._field(window).is_ragged
-        ]
-        return {name: self._statistics_of(name) for name in numeric}
+        others = {*self._camera_fields, *self._ragged_fields}
+        return {each.field: self._statistics_of(each.field) for each in self.windows if each.field not in others}
 
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
@@ -288,67 +304,56 @@ class Samples:
         located = self.locate(indices)
         return self.assemble(located, self.fetch(located), out)
 
+    @_naming_store
     def locate(self, indices: Sequence[int] | Int64) -> Located:
         """Find where the samples of a batch lie: the first stage of reading. What it gives may be held and used later.
 
         Raises IndexError, OptionError; StoreDamaged, FetchError, MachineError where index, table or shards are read.
         """
         anchors = self._checked(indices)
-        with self._at_store():
-            parts = [
-                (self._part_readers.get(part.number) or self._part_reader(part)).locate(positions, at)
-                for part, at, positions in self._anchors.many(anchors, self.store)
-            ]
+        parts = [
+            (self._part_readers.get(part.number) or self._part_reader(part)).locate(positions, at)
+            for part, at, positions in self._anchors.many(anchors, self.store)
+        ]
         return Located(len(anchors), parts)
 
+    @_naming_store
     def fetch(self, located: Located) -> list[memoryview]:
         """Fetch what is not at hand of `located.ranges`, all in one call; where pages are mapped, ask the system for them."""
+        for each in located.parts:
+            each.reader.announce(each)
         ranges = located.ranges
-        with self._at_store():
-            for each in located.parts:
-                each.reader.announce(each)
-            return parts_of(self.store).fetcher.read(ranges) if ranges else []
+        return parts_of(self.store).fetcher.read(ranges) if ranges else []
 
+    @_naming_store
     def assemble(
         self, located: Located, data: Sequence[memoryview], out: dict[str, Array] | None = None
     ) -> dict[str, Any]:
         """Decode and gather the samples of a batch from what was fetched for it, into `out` where given."""
         count = located.count
         arrays: dict[str, Any] = self._arrays(count, out)
-        tasks = np.full(count, "", object)
-        ragged: dict[str, list[Any]] = {
-            window.field: [None] * count for window in self.windows if self._field(window).is_ragged
-        }
-        with self._at_store():
-            for each, mine in located.with_data(data):
-                each.reader.assemble(each, mine, arrays | ragged if ragged else arrays)
-                if self._task is not None:
-                    tasks[each.at] = each.reader.part.texts_of(each.positions.episode, each.positions.task)
+        tasks = [""] * count
+        ragged: dict[str, list[Any]] = {name: [None] * count for name in self._ragged_fields}
+        for each, mine in located.with_data(data):
+            each.reader.assemble(each, mine, arrays | ragged if ragged else arrays)
+            if self._task is not None:
+                scatter(tasks, each.at, each.reader.part.texts_of(each.positions.episode, each.positions.task))
         made: dict[str, Any] = {}
         for window in self.windows:
             name = window.field
             made[name] = _stacked(ragged[name]) if name in ragged else arrays[name]
             made[f"{name}_is_pad"] = arrays[f"{name}_is_pad"]
         if self._task == "text":
-            made["task"] = tasks.tolist()
+            made["task"] = tasks
         elif self._task == "index":
             arrays[INDEX][...] = [self._number_of_text[text] for text in tasks]
         return made | {name: arrays[name] for name in self.whole_numbers}
 
+    @_naming_store
     def decode(self, located: Located, data: Sequence[memoryview], out: dict[str, Array]) -> None:
         """Decode only the pictures of a batch into `out`: what benchmarks take as the unavoidable work."""
-        with self._at_store():
-            for each, mine in located.with_data(data):
-                each.reader.assemble(each, mine, out, only_pictures=True)
-
-    @contextlib.contextmanager
-    def _at_store(self) -> Iterator[None]:
-        """Name the store in an error about it."""
-        try:
-            yield
-        except StoreDamaged as error:
-            error.at(store=self.store.url)
-            raise
+        for each, mine in located.with_data(data):
+            each.reader.assemble(each, mine, out, only_pictures=True)
 
     def _checked(self, indices: Sequence[int] | Int64) -> Int64:
         given = np.asarray(indices)
@@ -382,7 +387,7 @@ class Samples:
     def _allocate(self, count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
         # The pictures of all cameras are one allocation: the C library keeps such a block for the next batch, while it gives
         # several large ones back to the system, and then a third of a batch's time goes into touching fresh pages.
-        pictures = [name for name in columns if name in self.store.fields and self.store.fields[name].is_camera]
+        pictures = [name for name in self._camera_fields if name in columns]
         arrays = {
             name: np.empty((count, *shape), dtype) for name, (shape, dtype) in columns.items() if name not in pictures
         }

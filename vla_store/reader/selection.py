@@ -255,7 +255,7 @@ def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: An
     start, base, skips, slope: of their spans, (n,) or one for all: first row, first episode, whether first steps are left out,
     and how many of these there are per anchor.
     """
-    if not np.any(skips):
+    if not (skips is True or np.any(skips)):
         return part.positions(at + start)
     # The row of an anchor is start + at + (episodes of the span that began up to it), a number that grows with the row: so from
     # a guess on either side, `above + episode` moves towards a row that fits, and never past it. Rows that fit are the
@@ -267,9 +267,9 @@ def _settled(part: Part, at: Int64, start: Any, base: Any, skips: Any, slope: An
         found = above + pairs[:, 0]
         if skips is not True:
             found = np.where(skips, found, rows)
-        if (found == rows).all():
+        if not np.count_nonzero(found != rows):
             is_first = (pairs[:, 1] == 0) & skips
-            if not is_first.any():
+            if not np.count_nonzero(is_first):
                 return part.positions(rows, pairs)
             found = rows - is_first
         rows = np.minimum(np.maximum(found, 0), part.rows - 1)  # only a damaged index leads out of the part

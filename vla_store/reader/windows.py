@@ -80,7 +80,8 @@ def window_times(steps: Int64, lengths: Int64, offsets: Int64) -> tuple[Int64, B
     """
     times = steps[:, None] + offsets
     last = lengths[:, None] - 1
-    clipped = np.minimum(np.maximum(times, 0), last)
+    clipped = np.maximum(times, 0)
+    np.minimum(clipped, last, out=clipped)
     return clipped, clipped != times
 
 
