@@ -111,7 +111,7 @@ class Part:
         )
         self._fields: dict[str, Column | Frames] = {}
 
-    def position(self, row: int, pair: tuple[int, int] | None = None) -> Position:
+    def position(self, row: int, pair: tuple[Any, ...] | None = None) -> Position:
         """Return where one row of the part lies. pair: its episode and step, where the index was asked before.
 
         Raises StoreDamaged where index and table contradict each other.
@@ -130,10 +130,9 @@ class Part:
             raise self._contradiction(row)
         return _position((episode, step, start, length, task, source))
 
-    def pair(self, row: int) -> tuple[int, int]:
+    def pair(self, row: int) -> tuple[Any, ...]:
         """Return the episode and step that the index gives for a row, unchecked."""
-        episode, step = self.index.unpack(row, _PAIR)
-        return episode, step
+        return self.index.unpack(row, _PAIR)
 
     def pairs(self, rows: Int64) -> npt.NDArray[np.int32]:
         """Return the episode and step that the index gives for (n,) rows, unchecked: (n, 2)."""
@@ -148,16 +147,14 @@ class Part:
         """
         both = (self.pairs(rows) if pairs is None else pairs).astype(np.int64)
         # Seen as unsigned, a negative number is too large: one comparison for both ends.
-        if not (both.view(np.uint64) < self._limits[4:]).all():
+        if np.count_nonzero(both.view(np.uint64) >= self._limits[4:]):
             raise self._contradiction(self._first_bad(rows))
         episode, step = both[:, 0], both[:, 1]
         entries = self._table_rows(episode)
         start, length, task, source = (entries[:, column] for column in range(4))  # the order of `_limits`
         stop = start + length
-        sound = (entries[:, :4].view(np.uint64) < self._limits[:4]).all() and (
-            (start + step == rows) & (rows < stop) & (stop <= self.rows)
-        ).all()
-        if not sound:
+        bad = (start + step != rows) | (rows >= stop) | (stop > self.rows)
+        if np.count_nonzero(entries[:, :4].view(np.uint64) >= self._limits[:4]) or np.count_nonzero(bad):
             raise self._contradiction(self._first_bad(rows))
         return Positions(episode, step, start, length, task, source)
 

@@ -256,7 +256,8 @@ class NumericWindow(FieldWindow):
             is_pad = np.zeros(self.axes, bool)
             value = rows[start + first : start + first + count].astype(self.dtype)
         else:
-            low, high = min(max(-first, 0), count), min(max(length - first, 0), count)
+            low = 0 if first >= 0 else min(-first, count)
+            high = count if first + count <= length else max(length - first, 0)
             is_pad = np.zeros(count, bool)
             value = np.empty((count, *rows.shape[1:]), self.dtype)
             value[low:high] = rows[start + first + low : start + first + high]

@@ -207,10 +207,11 @@ class Samples:
             raise TypeError(
                 f"a sample has one whole number, and this is {str(index)[:60]!r}: dataset.batch([1, 2, 3]) is for many"
             ) from None
+        count = len(self._anchors)
         if number < 0:
-            number += len(self._anchors)
-        if not 0 <= number < len(self._anchors):
-            raise IndexError(f"sample {operator.index(index)} of {len(self._anchors)}")
+            number += count
+        if not 0 <= number < count:
+            raise IndexError(f"sample {operator.index(index)} of {count}")
         sample: Sample = {}
         try:
             part, position = self._anchors.one(number, self.store)
@@ -360,7 +361,7 @@ class Samples:
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
         anchors = given.astype(np.int64, copy=False)
-        if not (anchors.view(np.uint64) < len(self)).all():  # as unsigned, negative numbers are too large
+        if np.count_nonzero(anchors.view(np.uint64) >= len(self)):  # as unsigned, negative numbers are too large
             if given.dtype.kind == "i":  # 2^64 - 1 is no -1
                 anchors = np.where(anchors < 0, anchors + len(self), anchors)
             wrong = (anchors < 0) | (anchors >= len(self))
