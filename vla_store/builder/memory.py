@@ -15,7 +15,7 @@ from vla_store.format.predictions import BACKGROUND_FRAMES
 
 # Measured over pictures of 8 to 1,024 pixels, 400,000 rows, 10,000 episodes and attributes of 5 MB, and rounded up;
 # tests/builder/test_memory.py holds them to it.
-PROCESS_NBYTES = 112 << 20  # an interpreter with zarr and h5py
+PROCESS_NBYTES = 80 << 20  # an interpreter with zarr and h5py
 WORKER_PROCESS_NBYTES = 80 << 20  # a spawned one
 TRACKER_NBYTES = 16 << 20  # the process that multiprocessing keeps beside them
 ROW_NBYTES = 64  # the index, and copies of one component for the statistics
