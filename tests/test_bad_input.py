@@ -655,6 +655,7 @@ def test_a_wrong_option_says_what_there_is(
 def test_a_scheduler_that_does_not_answer_is_the_machines_failure(
     source: Path, store: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("distributed", reason="dask comes with the extra cluster")
     from vla_store.builder import cluster
 
     monkeypatch.setattr(cluster, "ANSWER_S", 1)
