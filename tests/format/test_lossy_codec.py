@@ -14,6 +14,8 @@ from vla_store.audit.verify import verify_store
 from vla_store.builder import build_store
 from vla_store.format import codecs
 
+pytest.importorskip("zarr", reason="it builds a store")
+
 
 class Rough(Gzip):
     """Gzip of the upper four bits of each number."""

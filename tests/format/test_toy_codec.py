@@ -16,6 +16,8 @@ from vla_store.builder import build_store
 from vla_store.errors import UnsupportedStore
 from vla_store.format import codecs
 
+pytest.importorskip("zarr", reason="it builds a store")
+
 
 class Gzip(codecs.Codec):
     """Gzip of the bytes in C order, as Zarr knows it too."""
