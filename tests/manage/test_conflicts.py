@@ -17,10 +17,11 @@ import tiny_libero
 from store_tools import digests, environment, root_of
 
 import vla_store
-from vla_store import FetchError
+from vla_store import FetchError, view_rules
 from vla_store.audit import verify_store
 from vla_store.manage.append import append_store
 from vla_store.manage.merge import merge_stores
+from vla_store.manage.views import add_view, remove_views
 from vla_store.storage import LocalStorage, open_storage, remote
 
 Copy = Callable[[str], Path]
@@ -153,6 +154,22 @@ def test_two_appends_to_a_bucket_at_once_are_both_in_the_store(
     checked = verify_store(url, against=[halves.source, tmp_path / "more"])
     assert checked.problems == []
     assert all(key.startswith("meta/") for key in checked.leftovers)  # the statistics of a root that came second
+
+
+def test_a_root_when_the_reply_to_its_creation_is_lost_then_it_is_known_as_ours(
+    copy_of: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of S3 sends a put again whose reply did not come, and is told that somebody else was first."""
+    store = copy_of("first")
+    add_view(store, "short", view_rules.drop_tail(1))
+    real = LocalStorage.create
+
+    def create(self: LocalStorage, key: str, data: bytes) -> bool:
+        return real(self, key, data) and not key.startswith("roots/0")
+
+    monkeypatch.setattr(LocalStorage, "create", create)
+    assert remove_views(store, ["short"]).changed
+    assert vla_store.open_store(store).generation == 3
 
 
 # What dead writers leave

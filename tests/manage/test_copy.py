@@ -16,7 +16,7 @@ import store_tools
 from store_tools import assert_one_screen, digests, environment, root_of, run
 
 import vla_store
-from vla_store import DestinationExists, StoreDamaged, StoreNotFound, StoreUnfinished, cli
+from vla_store import DestinationExists, OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, cli
 from vla_store.audit import verify_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
@@ -148,6 +148,43 @@ def test_what_is_there_is_never_replaced(made: Path, copy_of: Copy, tmp_path: Pa
     copy_store(made / "two.vla", empty)
     assert digests(empty) == digests(made / "two.vla")
     assert os.path.exists(other)
+
+
+def test_a_link_when_a_store_is_copied_or_merged_to_it_then_the_store_lies_where_it_leads(
+    made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    for name, leads in (("x.vla", "disk"), ("y.vla", "elsewhere/below")):
+        (tmp_path / name).symlink_to(tmp_path / leads)
+    copy_store(made / "two.vla", tmp_path / "x.vla")
+    merge_stores([made / "first.vla"], tmp_path / "y.vla")
+    assert digests(tmp_path / "disk") == digests(made / "two.vla")
+    assert root_of(tmp_path / "elsewhere/below").rows == 17
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "elsewhere", "x.vla", "y.vla"]
+
+
+@pytest.mark.parametrize("there", [b"", b'{"node_type":"group","zarr_format":3}'], ids=["empty", "another group"])
+def test_a_zarr_json_of_something_else_when_copied_over_then_it_is_called_taken(
+    made: Path, tmp_path: Path, there: bytes
+) -> None:
+    (tmp_path / "zarr.json").write_bytes(there)
+    with pytest.raises(DestinationExists, match="another store is there"):
+        copy_store(made / "two.vla", tmp_path)
+
+
+def test_a_bucket_that_is_not_there_when_copied_to_then_it_is_said_so(made: Path, bucket: Any) -> None:
+    with pytest.raises(OptionError, match="there is no bucket or folder to write to") as caught:
+        copy_store(made / "first.vla", "s3://no-such-bucket/x.vla")
+    assert_one_screen(cli.error_text(caught.value), "s3://no-such-bucket/x.vla", "make it first")
+    open_storage("s3://robots/x.vla").remove("nothing")
+
+
+def test_a_damaged_zarr_json_when_copied_then_the_hint_names_the_store(copy_of: Copy, tmp_path: Path) -> None:
+    store = copy_of("two")
+    (store / "zarr.json").write_bytes(b"{}")
+    with pytest.raises(StoreDamaged) as caught:
+        copy_store(store, tmp_path / "x.vla")
+    assert f"vla-store repair {store}" in caught.value.hint
 
 
 def test_storage_that_cannot_be_reached_is_a_machine_error(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +27,11 @@ LISTING = "objects.jsonl"
 def root_key(generation: int) -> str:
     """roots/00000001.json"""
     return f"roots/{generation:08d}.json"
+
+
+def generations_in(keys: Iterable[str]) -> list[int]:
+    """Return the generations whose roots are among these keys, ascending."""
+    return sorted(int(match[1]) for key in keys if (match := re.fullmatch(r"roots/([0-9]{8})\.json", key)))
 
 
 def meta_key(digest: str) -> str:

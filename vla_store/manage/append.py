@@ -33,7 +33,7 @@ from vla_store.manage.views import carried, views_in
 from vla_store.reader.part import Part
 from vla_store.sources.find import Given, local_sources
 from vla_store.sources.protocol import EpisodeSource, describe
-from vla_store.storage import LocalStorage, Storage, local_path, open_storage
+from vla_store.storage import LocalStorage, Storage, is_url, local_path, open_storage
 
 
 @dataclass(frozen=True)
@@ -137,17 +137,14 @@ def _encode(planned: PlannedPart, journal: Journal, place: Storage) -> tuple[Par
 
 def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
     """Put the part, whole, below the store; an append that was killed later may have done so."""
-    there = _listing(place, entry)
-    if there is None:
-        try:
-            if not isinstance(place, LocalStorage):
-                raise OSError
-            place.adopt(stage / entry.path, entry.path)
-        except OSError:  # another disk, or begun by a copy that was killed, or another appender of the same was faster
-            if _listing(LocalStorage(stage), entry) is not None:
-                copy_part(LocalStorage(stage), entry, place, entry.path, lambda text: None)
-        there = _listing(place, entry)
-    if there != entry.listing:
+    staged = LocalStorage(stage)
+    if (
+        _listing(place, entry) is None
+        and not place.adopt(stage / entry.path, entry.path)  # another disk, or a copy that was killed had begun it
+        and _listing(staged, entry) is not None  # else another appender of the same was faster
+    ):
+        copy_part(staged, entry, place, entry.path, lambda text: None)
+    if _listing(place, entry) != entry.listing:
         raise DestinationExists(
             "another part lies where the new one belongs",
             path=f"{place.url}/{entry.path}",
@@ -204,9 +201,9 @@ def _staging(
     name = f"append-{hashlib.sha256(canonical.dumps(said)).hexdigest()[:12]}"
     if staging is not None:
         return local_path(staging, "the staging folder") / name
-    if isinstance(place, LocalStorage):
-        return place.folder.with_name(f"{place.folder.name}.{name}")
-    return Path(tempfile.gettempdir()) / f"vla_store-{name}"
+    if is_url(place.url):
+        return Path(tempfile.gettempdir()) / f"vla_store-{name}"
+    return Path(f"{place.url}.{name}")
 
 
 def _utf8(value: object) -> str:

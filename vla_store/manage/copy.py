@@ -59,10 +59,9 @@ def copy_store(
     with machine_errors(f"copying to {place.url}"):
         root = roots.newest_root(origin)
         present = place.get(layout.ROOT_KEY)
+        if present == root.to_bytes():
+            return CopyReport(root, place.url, 0)
         if present is not None:
-            there = Root.from_bytes(present, layout.ROOT_KEY)
-            if there.digest == root.digest:
-                return CopyReport(root, place.url, 0)
             raise DestinationExists("another store is there", store=place.url, hint="choose another name for the copy")
         documents, notes = _documents(origin, root)  # what is damaged of them is said before the work
         with partial.growing_at(place, {entry.path.partition("/")[0] for entry in root.parts}) as growing:
@@ -71,7 +70,7 @@ def copy_store(
                 growing.write(key, data)
             growing.settle()
             growing.write(layout.ROOT_KEY, root.to_bytes())
-            partial.finish(growing, place, [layout.ROOT_KEY, *documents, *partial.keys_of(growing, root)])
+            partial.finish(growing, place, root, documents)
     return CopyReport(root, place.url, sent, notes)
 
 

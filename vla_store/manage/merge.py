@@ -84,31 +84,17 @@ def merge_stores(
             parts = roots.open_parts(growing.url, tuple(entries))
             views, notes = carried(viewed, parts)
             made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
-            groups = roots.group_keys(made.root)
-            for key in groups:
-                if growing.get(key) is None:  # where a store is merged in place, its own root is the group
-                    growing.write(key, roots.GROUP_BYTES)
-            for key, data in made.documents.items():
+            key, data = layout.root_key(1), made.root.to_bytes()
+            if growing is not place:  # what lies in STORE.partial was never a store
+                roots.put_documents(growing, made)
                 growing.write(key, data)
-            growing.settle()
-            _commit(growing, made.root.to_bytes(), is_alone=growing is not place)
-            named = [layout.ROOT_KEY, layout.root_key(1), *made.documents]
-            partial.finish(
-                growing, place, [*named, *(partial.keys_of(growing, made.root) if growing is not place else ())]
-            )
+            elif not roots.create(place, made):  # of two merges into one place at once, one is told
+                raise DestinationExists(
+                    "a root of another store is there", store=place.url, object=key, hint="choose another place for NEW"
+                )
+            growing.write(layout.ROOT_KEY, data)
+            partial.finish(growing, place, made.root, [key, *made.documents])
     return MergeReport(made.root, place.url, copied, tuple(notes))
-
-
-def _commit(growing: Storage, data: bytes, *, is_alone: bool) -> None:
-    """Roots last. Of two merges into one place at once, one is told; in STORE.partial, what lies there was never a store."""
-    key = layout.root_key(1)
-    if is_alone:
-        growing.write(key, data)
-    elif not growing.create(key, data) and growing.get(key) != data:
-        raise DestinationExists(
-            "a root of another store is there", store=growing.url, object=key, hint="choose another place for NEW"
-        )
-    growing.write(layout.ROOT_KEY, data)
 
 
 def _below(store: Storage, target: Storage) -> str | None:

@@ -21,7 +21,7 @@ from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
-from vla_store.manage.transfer import copy_object, described
+from vla_store.manage.transfer import copy_object
 from vla_store.sources.find import find_sources
 from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import EpisodeSource, overridden, suite_and_file
@@ -37,30 +37,13 @@ Sources = Sequence[str | Path | EpisodeSource]
 def repair_part(
     place: Storage, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> list[str]:
+    """Make lost objects of a part again, a listing from the objects, all else from the sources; return those that were made.
+
+    Once all are what the listing says, they are put in place. Raises StoreDamaged, OptionError.
+    """
     listing_key = f"{entry.path}/{layout.LISTING}"
     if listing_key in keys and _restore_listing(place, entry):
         return [listing_key]
-    return _rebuild(place, root, entry, keys, sources, talk)
-
-
-def _restore_listing(place: Storage, entry: PartEntry) -> bool:
-    """Hash every object of the part; if that is the listing that the root names, it is whole again."""
-    found = []
-    for key in place.keys(entry.path):
-        is_temporary = key.endswith(".tmp")  # of a writer that was killed; no object's name
-        if key != f"{entry.path}/{layout.LISTING}" and not is_temporary:
-            found.append(replace(described(place, key), key=key[len(entry.path) + 1 :]))
-    data = encode_listing(found)
-    if sha256_hex(data) != entry.listing:
-        return False
-    place.write(f"{entry.path}/{layout.LISTING}", data)
-    return True
-
-
-def _rebuild(
-    place: Storage, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
-) -> list[str]:
-    """Make the objects again from the sources. Once all are what the listing says, they are put in place."""
     talk(f"reading the sources of part {entry.path.rpartition('/')[2]}")
     plan = _plan_of(place, root, entry, sources)
     relative = sorted(key[len(entry.path) + 1 :] for key in keys)
@@ -100,22 +83,39 @@ def _rebuild(
     return keys
 
 
+def _restore_listing(place: Storage, entry: PartEntry) -> bool:
+    """Hash every object of the part; if that is the listing that the root names, it is whole again."""
+    listing = f"{entry.path}/{layout.LISTING}"
+    found = [
+        _described(place, key, key.removeprefix(f"{entry.path}/"))
+        for key in place.keys(entry.path)
+        if key != listing and not key.endswith(".tmp")  # of a writer that was killed; no object's name
+    ]
+    data = encode_listing(found)
+    if sha256_hex(data) != entry.listing:
+        return False
+    place.write(listing, data)
+    return True
+
+
+def _described(place: Storage, key: str, listed: str) -> ObjectEntry:
+    """Return an object as its listing has it. Reads it."""
+    size, sha256 = place.digest(key)
+    return ObjectEntry(listed, sha256, size)
+
+
 def _needs_counts(place: Storage, entry: PartEntry, relative: list[str]) -> bool:
     """Tell whether what was lost depends on which numbers are not finite: the counts, and the document that names their array."""
-    prefix = f"{layout.NONFINITE_ARRAY}/"
-    if any(key.startswith(prefix) for key in relative):
-        return True
     key = f"{entry.path}/{layout.LISTING}"
-    return "zarr.json" in relative and any(
-        each.key.startswith(prefix) for each in parse_listing(place.get(key) or b"", key)
-    )
+    listed = parse_listing(place.get(key) or b"", key) if "zarr.json" in relative else ()
+    return any(each.startswith(f"{layout.NONFINITE_ARRAY}/") for each in [*relative, *(each.key for each in listed)])
 
 
 def _check_made(place: Storage, lost: str, made: Storage, expected: ObjectEntry | None, key: str) -> None:
     """Raise StoreDamaged where an object that was made again is not the one that was lost."""
     if made.sizes([key]) == [None]:
         raise StoreDamaged("an object is of no array of its part", object=lost, store=place.url, hint="remove it")
-    found = described(made, key)
+    found = _described(made, key, key)
     if found != expected:
         raise StoreDamaged(
             "an object made again is not the one that was lost; nothing was written",
@@ -152,7 +152,7 @@ def _plan_of(place: Storage, root: Root, entry: PartEntry, sources: Sources) -> 
     blosc = stored["codecs"]["blosc"] if stored else None
     decoders: set[str] = set()
     # First as if nothing had been left out that only reading finds: that is nearly always so, and costs least.
-    candidates = list(_candidates(place, root, entry, sources))
+    candidates = list(_candidates(place, root, entry, sources, stored))
     for thorough, (given, options), strict in itertools.product((False, True), candidates, (False, True)):
         told = [as_recorded(each, options, recorded) for each in given]
         try:
@@ -176,11 +176,10 @@ def _plan_of(place: Storage, root: Root, entry: PartEntry, sources: Sources) -> 
 
 
 def _candidates(
-    place: Storage, root: Root, entry: PartEntry, sources: Sources
+    place: Storage, root: Root, entry: PartEntry, sources: Sources, plan: dict[str, Any] | None
 ) -> Iterator[tuple[list[EpisodeSource], dict[str, Any]]]:
-    """Sources and options of a part: those that its document records; without it, what may have been given."""
+    """Sources and options of a part: those that its plan records; without it, what may have been given."""
     given = find_sources(sources, skip_bad=True)
-    plan = _stored_plan(place, entry)
     if plan is not None:
         wanted = {(each["suite"], each["file"]) for each in plan["sources"]}
         missing = sorted(wanted - {suite_and_file(each) for each in given})
@@ -192,8 +191,8 @@ def _candidates(
             )
         yield [each for each in given if suite_and_file(each) in wanted], plan["options"]
         return
-    others = [_stored_plan(place, each) for each in root.parts if each != entry]
-    taken = {(each["suite"], each["file"]) for other in others if other for each in other["sources"]}
+    others = [_stored_document(place, each) for each in root.parts if each != entry]
+    taken = {(each.suite, each.file) for other in others if other for each in other.sources}
     groups = [given, *(find_sources([each], skip_bad=True) for each in sources)]
     tried: list[set[tuple[str, str]]] = []
     for group in groups:
@@ -214,12 +213,6 @@ def _with_pictures_of(scan: Scan, document: PartDocument) -> Scan:
         for name, spec in scan.fields.items()
     }
     return replace(scan, fields=fields)
-
-
-def _stored_plan(place: Storage, entry: PartEntry) -> dict[str, Any] | None:
-    """The plan that a part records, if its document is whole."""
-    document = _stored_document(place, entry)
-    return document.plan if document else None
 
 
 def _stored_document(place: Storage, entry: PartEntry) -> PartDocument | None:

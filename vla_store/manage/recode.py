@@ -127,13 +127,15 @@ class StoreSource:
         store, part = self._open()
         described = part.document.fields[field]
         row = self._rows()[number]
+        rows = range(row["start"] + start, row["start"] + stop)
+        if described.is_camera:
+            return store.read(field, np.array(rows) + part.row_start)
+        column = part.column(described)
         if not described.is_ragged:
-            rows = np.arange(row["start"] + start, row["start"] + stop) + part.row_start
-            return self._narrow(part, field, rows) if store.fields[field].is_ragged else store.read(field, rows)
+            return column.span(rows.start, rows.stop)
         starts, widths = part.ragged_spans(described, np.array([row["episode"]]))
         width, base = int(widths[0]), int(starts[0])
-        flat = part.column(described).span(base + start * width, base + stop * width)
-        return np.ascontiguousarray(flat).reshape(stop - start, width)
+        return column.span(base + start * width, base + stop * width).reshape(stop - start, width)
 
     def attributes(self, number: int | None) -> Attributes:
         _, part = self._open()
@@ -144,13 +146,6 @@ class StoreSource:
             span = (row["attributes_start"], row["attributes_bytes"])
         found: Attributes = canonical.loads(part.attributes(*span), f"{part.path}/episodes/attributes")
         return found
-
-    def _narrow(self, part: Part, field: str, rows: Any) -> Array:
-        """Rows of a field that has one width in this part, but not in the store."""
-        column = part.column(part.document.fields[field])
-        out = np.empty((len(rows), *column.shape), column.dtype)
-        column.take(rows - part.row_start, out)
-        return out
 
     def _open(self) -> tuple[Store, Part]:
         store = _opened(self.url, self.digest, os.getpid())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -39,24 +38,17 @@ class ViewsLost(StoreDamaged):
 def newest_sound_root(place: Storage) -> Root:
     """The newest root there is, from either of its two places. Raises StoreDamaged where both are damaged: an older one in its
     place would take the store back to what it was."""
-    found: list[Root] = []
-    generations = [0]
-    for key in [layout.ROOT_KEY, *place.keys("roots")]:
-        if match := re.fullmatch(r"roots/([0-9]{8})\.json", key):
-            generations.append(int(match[1]))
-        data = place.get(key)
-        try:
-            if data is not None:
-                found.append(Root.from_bytes(data, key))
-        except DataError:
-            continue
-    newest = max(found, key=lambda root: root.generation, default=None)
+    generations = layout.generations_in(place.keys("roots"))
+    keys = [layout.ROOT_KEY, *map(layout.root_key, generations)]
+    newest = max(
+        filter(None, (roots.sound_root(place, key) for key in keys)), key=lambda root: root.generation, default=None
+    )
     if newest is None:
         raise StoreDamaged("no root of the store can be read", store=place.url, hint="build it again")
-    if max(generations) > newest.generation:
+    if generations and generations[-1] > newest.generation:
         raise StoreDamaged(
             "the newest root is damaged in both places; nothing was written",
-            object=layout.root_key(max(generations)),
+            object=keys[-1],
             store=place.url,
             hint=f"to give up what was appended since generation {newest.generation}, remove that object and repair again",
         )
@@ -74,7 +66,9 @@ def restore_superseded(place: Storage, root: Root, key: str) -> list[str]:
     """Make an older root again, and those lost next to it, of what the roots around them know; their keys."""
     generation = int(key.rpartition("/")[2].partition(".")[0])
     sound = {root.generation: root}
-    sound |= {each: found for each in range(1, root.generation) if (found := _read_root(place, each))}
+    sound |= {
+        each: found for each in range(1, root.generation) if (found := roots.sound_root(place, layout.root_key(each)))
+    }
     if generation in sound:
         return []  # restored with its neighbour
     before = sound.get(max((each for each in sound if each < generation), default=0))
@@ -113,16 +107,14 @@ def _chains(place: Storage, before: Root | None, after: Root) -> Iterator[list[R
         )
 
     def next_roots(last: Root | None, generation: int) -> Iterator[Root]:
+        had, meta, parent = (len(last.parts), last.meta, last.digest) if last else (0, None, None)
         least = len(after.parts) - (after.generation - generation)  # each of those that follow adds one part at most
-        counts = [len(last.parts) + 1, len(last.parts)] if last else range(1, len(after.parts) + 1)
-        for parts in counts:
-            is_same = last is not None and parts == len(last.parts)
-            for told, views in itertools.product([last.meta.skipped] if last and is_same else skipped, viewed):
-                if least <= parts <= len(after.parts) and not (last and is_same and views == last.meta.views):
-                    parent = last.digest if last else None
-                    for statistics in statistics_over(parts):
-                        meta = Meta(statistics, told, views)
-                        yield replace(first_over(parts), generation=generation, parent=parent, meta=meta).sealed()
+        most = had + 1 if last else len(after.parts)
+        for parts in range(max(had, 1, least), min(most, len(after.parts)) + 1):
+            others = [[meta.statistics], [meta.skipped]] if meta and parts == had else [statistics_over(parts), skipped]
+            for found in itertools.starmap(Meta, itertools.product(*others, viewed)):
+                if found != meta or parts > had:
+                    yield replace(first_over(parts), generation=generation, parent=parent, meta=found).sealed()
 
     def chains(last: Root | None, generation: int) -> Iterator[list[Root]]:
         if generation == after.generation:
@@ -141,26 +133,13 @@ def _documents(place: Storage, name: str) -> list[str | None]:
     return [None, *(each.removeprefix("meta/").removesuffix(".json") for each in keys)]
 
 
-def _read_root(place: Storage, generation: int) -> Root | None:
-    key = layout.root_key(generation)
-    data = place.get(key)
-    try:
-        return None if data is None else Root.from_bytes(data, key)
-    except DataError:
-        return None
-
-
 def restore_meta(place: Storage, root: Root, key: str, sources: Sources) -> list[str]:
     """Make a small document again, for the newest root that names it: statistics from the stored columns, what was left out from
     a new scan, views from those of other roots."""
     for generation in range(root.generation, 0, -1):
-        each = _read_root(place, generation)
-        named = (
-            {}
-            if each is None
-            else {layout.meta_key(digest): name for name, digest in vars(each.meta).items() if digest}
-        )
-        if each is not None and key in named:
+        each = roots.sound_root(place, layout.root_key(generation))
+        named = {layout.meta_key(digest): name for name, digest in vars(each.meta).items() if digest} if each else {}
+        if each and key in named:
             for data in _DOCUMENTS[named[key]](place, each, sources):
                 if layout.meta_key(sha256_hex(data)) == key:
                     place.write(key, data)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from vla_store.errors import DataError, MachineError, OptionError, StoreDamaged
+from vla_store.errors import DataError, OptionError, StoreDamaged
 from vla_store.format import arrays, canonical, layout
 from vla_store.format.new_root import NewRoot as NewRoot
 from vla_store.format.new_root import new_root
@@ -25,7 +25,6 @@ from vla_store.storage import Storage, locate
 
 MAX_TRIES = 1_000
 _DOCUMENT = re.compile(r"meta/[0-9a-f]{64}\.json")
-_ROOT = re.compile(r"roots/([0-9]{8})\.json")
 GROUP_BYTES = canonical.dumps(arrays.GROUP)
 
 Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
@@ -36,14 +35,26 @@ def newest_root(place: Storage) -> Root:
     data = place.get(layout.ROOT_KEY)
     if data is None:
         raise no_store(place.url)
-    return _newest_from(place, Root.from_bytes(data, layout.ROOT_KEY))
+    try:
+        return _newest_from(place, Root.from_bytes(data, layout.ROOT_KEY))
+    except DataError as error:
+        raise error.at(store=place.url) from None
+
+
+def sound_root(place: Storage, key: str) -> Root | None:
+    """Return a root as it is; None where it is missing or damaged."""
+    try:
+        return Root.from_bytes(place.get(key) or b"", key)
+    except DataError:
+        return None
 
 
 def heal(place: Storage, committed: Root) -> Root:
     """Bring zarr.json up to the newest root, from one that is known to be committed; return that newest root."""
     while True:
         committed = _newest_from(place, committed)
-        if _generation_of(place) != committed.generation:
+        current = sound_root(place, layout.ROOT_KEY)  # another writer may have brought it further since
+        if current is None or current.generation != committed.generation:
             place.write(layout.ROOT_KEY, committed.to_bytes())
             place.settle()
         if place.get(layout.root_key(committed.generation + 1)) is None:
@@ -60,28 +71,34 @@ def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
         new = make(newest)
         if new is None:
             return heal(place, newest)
-        if _create(place, new):
+        if create(place, new):
             healed = heal(place, new.root)
             sweep_documents(place)
             return healed
     raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
 
 
-def _create(place: Storage, new: NewRoot) -> bool:
-    """Put the documents of a root, then the root, if there is none of its generation; return whether it was put."""
-    documents = dict.fromkeys(group_keys(new.root), GROUP_BYTES) | new.documents
+def create(place: Storage, new: NewRoot) -> bool:
+    """Put the documents of a root, then the root, if there is none of its generation; return whether it is there now."""
     with place.proposing():
-        for key, data in documents.items():
-            if place.get(key) is None or key in new.documents:
-                place.write(key, data)
-        place.settle()
+        put_documents(place, new)
         key, data = layout.root_key(new.root.generation), new.root.to_bytes()
         try:
-            return place.create(key, data)
-        except (MachineError, OSError):
+            return place.create(key, data) or place.get(key) == data  # a put whose reply was lost is sent again
+        except OSError:
             if place.get(key) != data:
                 raise
             return True  # only the reply was lost
+
+
+def put_documents(place: Storage, new: NewRoot) -> None:
+    """Put what a root names, and groups above its parts where there are none: the root of a store merged in place is one."""
+    for key in group_keys(new.root):
+        if place.get(key) is None:
+            place.write(key, GROUP_BYTES)
+    for key, data in new.documents.items():
+        place.write(key, data)
+    place.settle()
 
 
 def sweep_documents(place: Storage) -> list[str]:
@@ -93,7 +110,7 @@ def sweep_documents(place: Storage) -> list[str]:
     with place.alone() as is_possible:
         if not is_possible:
             return []
-    generations = _generations(place)
+    generations = layout.generations_in(place.keys("roots"))
     if not generations or generations != list(range(1, len(generations) + 1)):
         return []  # what a lost root named may be needed to make it again
     named: set[str] = set()
@@ -104,16 +121,12 @@ def sweep_documents(place: Storage) -> list[str]:
     except (DataError, OSError):
         return []
     with place.alone() as is_alone:  # for as short as can be: others wait for it before they propose a root
-        if not is_alone or _generations(place) != generations:
+        if not is_alone or layout.generations_in(place.keys("roots")) != generations:
             return []
         unused = [key for key in place.keys("meta") if _DOCUMENT.fullmatch(key) and key not in named]
         for key in unused:
             place.remove(key)
     return unused
-
-
-def _generations(place: Storage) -> list[int]:
-    return sorted(int(match[1]) for key in place.keys("roots") if (match := _ROOT.fullmatch(key)))
 
 
 def group_keys(root: Root) -> list[str]:
@@ -266,14 +279,6 @@ def _newest_from(place: Storage, root: Root) -> Root:
     while (data := place.get(layout.root_key(root.generation + 1))) is not None:
         root = Root.from_bytes(data, layout.root_key(root.generation + 1))
     return root
-
-
-def _generation_of(place: Storage) -> int:
-    """That of zarr.json, which another writer may have brought further since; 0 where it cannot be read."""
-    try:
-        return Root.from_bytes(place.get(layout.ROOT_KEY) or b"", layout.ROOT_KEY).generation
-    except DataError:
-        return 0
 
 
 def _misfit(name: str, one: Field, other: Field, path: str) -> OptionError:

@@ -67,13 +67,4 @@ def copy_object(source: Storage, key: str, target: Storage, target_key: str, exp
 
 def is_whole(place: Storage, key: str, expected: ObjectEntry) -> bool:
     """Tell whether an object is there with the bytes that it should have. It is read if its size fits."""
-    return place.sizes([key]) == [expected.size] and described(place, key).sha256 == expected.sha256
-
-
-def described(place: Storage, key: str) -> ObjectEntry:
-    """Return an object as a listing has it, but with its whole key. Reads it."""
-    digest, size = hashlib.sha256(), 0
-    for piece in place.pieces(key):
-        digest.update(piece)
-        size += len(piece)
-    return ObjectEntry(key, digest.hexdigest(), size)
+    return place.sizes([key]) == [expected.size] and place.digest(key)[1] == expected.sha256

@@ -6,10 +6,14 @@ Owns the protocol, its error for objects that are not there, and what is done al
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vla_store.errors import OptionError, StoreDamaged
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Range = tuple[str, int, int]  # key, start, stop
 
@@ -81,6 +85,14 @@ class Storage:
         for start in range(0, size, PIECE_NBYTES):
             yield self.read([(key, start, min(start + PIECE_NBYTES, size))])[0]
 
+    def digest(self, key: str) -> tuple[int, str]:
+        """Return the size of an object and the sha256 of its bytes, which are read. Raises ObjectMissing."""
+        digest, size = hashlib.sha256(), 0
+        for piece in self.pieces(key):
+            digest.update(piece)
+            size += len(piece)
+        return size, digest.hexdigest()
+
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys of all objects below a prefix, sorted."""
         raise self._read_only()
@@ -125,6 +137,10 @@ class Storage:
     def remove(self, key: str) -> None:
         """Remove an object that may be there."""
         raise self._read_only()
+
+    def adopt(self, folder: Path, key: str) -> bool:
+        """Give a folder that lies elsewhere on this machine its place here, where that can be done at once; return whether."""
+        return False
 
     def settle(self) -> None:
         """Make the names of what was written durable."""

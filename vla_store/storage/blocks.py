@@ -30,9 +30,6 @@ class Blocks(Storage):
         keep(self._sizes, key, size, self.max_open)
         return size
 
-    def head(self, key: str, nbytes: int) -> bytes:
-        return self._inner.head(key, nbytes)
-
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         wanted = {
             (key, number): None

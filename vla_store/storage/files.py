@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
+import functools
 import os
 import weakref
+from mmap import MAP_SHARED, PROT_READ
 from typing import Any
 
 import numpy as np
@@ -19,36 +20,24 @@ def map_file(descriptor: int) -> memoryview:
     size = os.fstat(descriptor).st_size
     if not size:
         return memoryview(b"")
-    if os.name != "posix":
-        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    address = libc().mmap(None, size, PROT_READ, MAP_SHARED, descriptor, 0)
     if address == ctypes.c_void_p(-1).value:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     owner: Any = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(owner, _libc().munmap, address, size).atexit = False
+    weakref.finalize(owner, libc().munmap, address, size).atexit = False
     return np.frombuffer(owner, np.uint8).data.toreadonly()
 
 
-_LIBC: list[Any] = []
-
-
-def _libc() -> Any:
-    if not _LIBC:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_long,
-        ]
-        libc.munmap.restype = ctypes.c_int
-        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        _LIBC.append(libc)
-    return _LIBC[0]
+@functools.cache
+def libc() -> Any:
+    """Return the C library, with the types of what this package calls in it."""
+    found, pointer, size, number = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    found.mmap.restype = pointer
+    found.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
+    found.munmap.argtypes = [pointer, size]
+    found.madvise.argtypes = [pointer, size, number]
+    return found
 
 
 class OpenFile:
@@ -56,7 +45,7 @@ class OpenFile:
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

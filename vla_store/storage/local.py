@@ -12,6 +12,7 @@ import functools
 import os
 import posixpath
 import re
+import resource
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -73,8 +74,8 @@ class LocalStorage(Storage):
                 try:
                     view = map_file(file.descriptor)
                 except OSError as error:
-                    if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
-                        raise
+                    if stat.S_ISDIR(os.fstat(file.descriptor).st_mode):
+                        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
                     self.mapped, self.max_open = False, MAX_INDICES
                     warn(
                         f"a file of the store cannot be mapped into memory ({error.strerror}), so files are read instead; "
@@ -145,12 +146,15 @@ class LocalStorage(Storage):
         self._forget(key)
         (self.folder / key).unlink(missing_ok=True)
 
-    def adopt(self, folder: Path, key: str) -> None:
-        """Give a folder that lies elsewhere on this disk its place here. Raises OSError where that is taken, or not possible."""
+    def adopt(self, folder: Path, key: str) -> bool:
         target = self.folder / key
         self._make_folder(target.parent)
-        os.rename(folder, target)
+        try:
+            os.rename(folder, target)
+        except OSError:  # another disk, or the place is taken
+            return False
         self._unsettled.add(target.parent)
+        return True
 
     def settle(self) -> None:
         for folder in sorted(self._unsettled):
@@ -284,9 +288,5 @@ def _pread(descriptor: int, key: str, start: int, stop: int) -> bytes:
 
 
 def _soft_file_limit() -> int:
-    try:
-        import resource
-    except ImportError:  # not on this system
-        return 0
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft

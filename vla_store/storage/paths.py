@@ -44,12 +44,12 @@ def place_of(given: str | os.PathLike[str]) -> str:
         )
     said = _FILE.match(text)
     path = _home(text[said.end() :] if said else text)
-    if said and "%" in path and not _exists(path):
+    if said and "%" in path and not os.path.lexists(path):
         from urllib.parse import unquote
 
         path = unquote(path, errors="surrogateescape")
     _check_possible(path)
-    if not said and not _exists(path):
+    if not said and not os.path.lexists(path):
         if _is_url(text):
             scheme, separator, rest = text.partition(":")
             return scheme.lower() + separator + (rest if rest.endswith("://") or rest == "//" else rest.rstrip("/"))
@@ -109,7 +109,7 @@ def _home(text: str) -> str:
     if not text.startswith("~"):
         return text
     path = os.path.expanduser(text)
-    if path == text and not _exists(text):
+    if path == text and not os.path.lexists(text):
         raise OptionError(
             "there is no such home folder", found=text, hint=f"write ./{text} if the name itself begins with ~"
         )
@@ -123,11 +123,6 @@ def _check_possible(path: str) -> None:
         is_possible = False
     if not path or not is_possible:
         raise OptionError("this can be no path", found=repr(path)[:100])
-
-
-def _exists(path: str) -> bool:
-    """Tell whether there is something of this name, be it a link that leads nowhere."""
-    return os.path.lexists(path)
 
 
 def _is_url(text: str) -> bool:
@@ -145,10 +140,10 @@ def _refuse_mistakes(text: str) -> None:
     if text != text.rstrip():
         raise OptionError("this name ends with white space", found=repr(text), hint="give the name alone")
     for mistake, what, hint in _MISTAKES:
-        if mistake.match(text) and not _exists(text.partition("/")[0] or "/"):
+        if mistake.match(text) and not os.path.lexists(text.partition("/")[0] or "/"):
             raise _mistake(text, what, hint)
     named = _PROTOCOL_FIRST.match(text)
-    if named and _is_protocol(named[1]) and not _exists(named[1]):
+    if named and _is_protocol(named[1]) and not os.path.lexists(named[1]):
         raise _mistake(text, "a URL without its colon", f"{named[1]}:{text[len(named[1]) :]}")
 
 

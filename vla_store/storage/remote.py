@@ -136,7 +136,7 @@ class FsspecStorage(Storage):
         raise AssertionError("the last try has no wait")
 
     def remove(self, key: str) -> None:
-        with contextlib.suppress(ObjectMissing), self._asking(key, writing=True) as fs:
+        with self._asking(key, writing=True) as fs, contextlib.suppress(FileNotFoundError):
             fs.rm_file(self._path(key))
 
     def _connect(self) -> Any:
@@ -165,6 +165,10 @@ class FsspecStorage(Storage):
         except Exception as error:
             if writing and isinstance(error, (NotImplementedError, TypeError)):
                 raise OptionError("this storage cannot be written to", store=self.url, found=_text(error)) from error
+            if writing and isinstance(error, FileNotFoundError):
+                raise OptionError(
+                    "there is no bucket or folder to write to", store=self.url, found=_text(error), hint="make it first"
+                ) from error
             raise self._failure(error, key) from error
 
     def _failure(self, error: BaseException, key: str) -> BaseException:
