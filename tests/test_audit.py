@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_tools import flip, objects, part_of, resign, run
 
-from vla_store import StoreNotFound, UnsupportedStore
+from vla_store import StoreNotFound, UnsupportedStore, view_rules
 from vla_store.audit import verify_store
+from vla_store.manage.views import add_view
 
 SMALL = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 5, 2: 1}),
@@ -152,6 +153,18 @@ def test_what_no_root_names_is_left_over_and_no_damage(store: Path) -> None:
 def test_a_part_whose_listing_is_damaged_is_not_called_left_over(store: Path) -> None:
     flip(part_of(store) / "objects.jsonl", 10)
     assert verify_store(store).leftovers == []
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_a_later_root_when_zarr_json_and_the_first_root_are_lost_then_the_store_is_checked_by_it(
+    store: Path, how: str
+) -> None:
+    add_view(store, "whole", view_rules.drop_tail(0), allow_empty=True)
+    (store / "roots/00000001.json").unlink()
+    (store / "zarr.json").write_bytes(b"{}") if how == "damaged" else (store / "zarr.json").unlink()
+    report = verify_store(store)
+    assert [each.object for each in report.problems] == ["zarr.json", "roots/00000001.json"]
+    assert (report.rows, report.generation) == (10, 2)
 
 
 def test_an_intact_older_root_stands_in_for_a_damaged_current_one(store: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from vla_store.audit.report import Problem, VerifyReport
-from vla_store.errors import DataError, OptionError, StoreDamaged
+from vla_store.errors import DataError, OptionError
 from vla_store.format.schema import MAX_DOCUMENT_BYTES
-from vla_store.storage import Storage
+from vla_store.storage import Storage, read_document
 
 
 class Objects:
@@ -32,23 +35,33 @@ class Objects:
     def is_unchecked(self, key: str) -> bool:
         return any(key.startswith(place + "/") for place in (*self.unchecked, *self.stores))
 
+    @contextlib.contextmanager
+    def recording(self, key: str) -> Iterator[None]:
+        """Record what is raised on an object, in place of the rest of the block."""
+        try:
+            yield
+        except DataError as error:
+            self.error(key, error)
+
     def error(self, key: str, error: DataError) -> None:
         """Record an error that names its object, or else `key`."""
         said = "; ".join(f"{label} {value}" for label, value in error.places.items() if label != "object")
         self.problem(error.places.get("object", key), error.what + (f" ({said})" if said else ""))
 
+    def has(self, key: str) -> bool:
+        return self.storage.sizes([key]) != [None]
+
     def read(self, key: str) -> bytes:
         """Return a small object whole. Raises StoreDamaged for one that is larger than any document may be."""
         self.named[key] = 0
-        size = self.named[key] = self.storage.size(key)
-        if size > MAX_DOCUMENT_BYTES:
-            raise StoreDamaged(f"has {size} bytes; a document has at most {MAX_DOCUMENT_BYTES}", object=key)
-        return b"".join(self.storage.pieces(key))
+        data = read_document(self.storage, key, MAX_DOCUMENT_BYTES)
+        self.named[key] = len(data)
+        return data
 
 
-def list_keys(storage: Storage) -> list[str]:
-    """Return every object below a store; none where its storage cannot say (plain HTTP)."""
+def list_keys(storage: Storage, prefix: str = "") -> list[str]:
+    """Return every object below a store or a folder of it; none where its storage cannot say (plain HTTP)."""
     try:
-        return storage.keys()
+        return storage.keys(prefix)
     except (OSError, OptionError):
         return []

@@ -24,6 +24,7 @@ from vla_store.format.schema import MAX_FRAME_BYTES, TEXT_COLUMN, Field, PartDoc
 from vla_store.format.shard_index import index_nbytes, parse_index
 from vla_store.reader.columns import Column
 from vla_store.reader.part import Part
+from vla_store.reader.shards import Opened
 from vla_store.reader.whole import WholePart
 
 Array = np.ndarray[Any, Any]
@@ -33,26 +34,24 @@ class AuditedPart(WholePart):
     """A part as the audit has read it.
 
     attributes: of all episodes and sources, end to end. field_digests: per episode, the digest of every field as it was read.
-    is_complete: nothing of it was unreadable.
     """
 
     def __init__(self, part: Part) -> None:
         super().__init__(part)
         self.attributes = b""
         self.field_digests: list[dict[str, str]] = [{} for _ in range(part.episodes)]
-        self.is_complete = True
 
     @property
     def attributes_nbytes(self) -> int:
         return sum(self.document.sources[-1].attributes)  # the last of all
 
     def attributes_of(self, episode: int) -> bytes:
-        return self._attributes(
-            int(self.column("attributes_start")[episode]), int(self.column("attributes_bytes")[episode])
-        )
+        start = int(self.column("attributes_start")[episode])
+        return self.attributes[start : start + int(self.column("attributes_bytes")[episode])]
 
     def source_attributes(self, source: int) -> bytes:
-        return self._attributes(*self.document.sources[source].attributes)
+        start, nbytes = self.document.sources[source].attributes
+        return self.attributes[start : start + nbytes]
 
     def text_of(self, episode: int) -> str | None:
         """The instruction that an episode has of its own; None for its task's."""
@@ -64,20 +63,19 @@ class AuditedPart(WholePart):
         digest.update(data)
         self.field_digests[episode][field.name] = digest.hexdigest()
 
-    def _attributes(self, start: int, nbytes: int) -> bytes:
-        return self.attributes[start : start + nbytes]
-
 
 def check_part(
     objects: Objects,
     entry: PartEntry,
-    opened: Callable[[PartDocument], Part],
+    number: int,
+    row: int,
+    episode: int,
     pool: ThreadPoolExecutor,
     log: Callable[[str], None],
 ) -> AuditedPart | None:
     """Check a part as far as it can be read, recording problems; None where not even its episode table can be read.
 
-    opened: the part as the reader has it, given its document.
+    number, row, episode: of the part in the store, and where it begins there.
     """
     listing_key, key = f"{entry.path}/{layout.LISTING}", f"{entry.path}/{layout.ROOT_KEY}"
     try:
@@ -98,7 +96,8 @@ def check_part(
         return None  # what it says of the other objects would be held against them
     try:
         document = PartDocument.from_zarr_json(objects.read(key), key)
-        return _read_part(objects, entry, AuditedPart(opened(document)), {each.key for each in listing}, pool, log)
+        part = Part(number, entry, document, objects.storage, Opened(every=True), row, episode)
+        return _read_part(objects, entry, AuditedPart(part), {each.key for each in listing}, pool, log)
     except UnsupportedStore:
         raise
     except DataError as error:
@@ -107,17 +106,14 @@ def check_part(
 
 
 def _problem_of(objects: Objects, part: str, each: ObjectEntry) -> str | None:
-    digest, size = hashlib.sha256(), 0
     try:
-        for piece in objects.storage.pieces(f"{part}/{each.key}"):
-            digest.update(piece)
-            size += len(piece)
+        size, sha256 = objects.storage.digest(f"{part}/{each.key}")
     except DataError as error:
         return error.what
     if size != each.size:
         return f"has {size} bytes instead of {each.size}"
-    if digest.hexdigest() != each.sha256:
-        return f"has changed: its sha256 is {digest.hexdigest()}, the listing says {each.sha256}"
+    if sha256 != each.sha256:
+        return f"has changed: its sha256 is {sha256}, the listing says {each.sha256}"
     return None
 
 
@@ -147,31 +143,26 @@ def _read_part(
         for shard in range(each.grid.shards):
             _check_index(objects, f"{path}/{array}/{each.grid.key(shard)}", each, shard)
 
-    def attempt(array: str, read: Callable[[], None]) -> None:
-        try:
-            read()
-        except DataError as error:
-            objects.error(f"{path}/{array}", error)
-            whole.is_complete = False
-
-    def read_attributes() -> None:
+    with objects.recording(f"{path}/{layout.INDEX_ARRAY}"):
+        _check_steps(objects, path, whole)
+    with objects.recording(f"{path}/{layout.ATTRIBUTES_ARRAY}"):
         whole.attributes = whole.part.attributes(0, whole.attributes_nbytes)
-
-    attempt(layout.INDEX_ARRAY, lambda: _check_steps(objects, path, whole))
-    attempt(layout.ATTRIBUTES_ARRAY, read_attributes)
     for field in document.fields.values():
         if field.unsupported():
             objects.problem(
                 f"{path}/{field.array}/zarr.json",
                 f"field {field.name!r} has a {field.unsupported()} that this version cannot check",
             )
-            whole.is_complete = False
             continue
         log(f"checking {field.name}")
-        digest = _digest_camera if field.is_camera else _digest_numbers
-        attempt(field.array, lambda field=field, digest=digest: digest(whole, field, pool))  # type: ignore[misc]
-    if whole.is_complete and document.nonfinite:
-        attempt(layout.NONFINITE_ARRAY, lambda: _check_nonfinite(objects, path, whole, expected))
+        with objects.recording(f"{path}/{field.array}"):
+            if field.is_camera:
+                _digest_camera(whole, field, pool)
+            else:
+                _digest_numbers(whole, field)
+    if document.nonfinite and all(len(each) == len(document.fields) for each in whole.field_digests):
+        with objects.recording(f"{path}/{layout.NONFINITE_ARRAY}"):
+            _check_nonfinite(objects, path, whole, expected)
     return whole
 
 
@@ -218,11 +209,9 @@ def _check_metadata(
         for folder, value in ({array.rpartition("/")[0]: arrays.GROUP for array in metadata} | metadata).items()
     }
     for key, value in documents.items():
-        try:
+        with objects.recording(f"{path}/{key}"):
             if objects.read(f"{path}/{key}") != canonical.dumps(value):
                 objects.problem(f"{path}/{key}", "is not the metadata that the format gives")
-        except DataError as error:
-            objects.error(f"{path}/{key}", error)
     if any(each.unsupported() for each in document.fields.values()):
         return
     if objects.read(f"{path}/zarr.json") != canonical.dumps(arrays.part_metadata(document.to_json(), metadata)):
@@ -238,14 +227,12 @@ def _check_metadata(
 def _check_index(objects: Objects, key: str, array: PartArray, shard: int) -> None:
     """Check the index of a shard, which reading looks at only where chunks have a size of their own."""
     nbytes = index_nbytes(array.grid.chunks_per_shard)
-    try:
+    with objects.recording(key):
         body = objects.storage.size(key) - nbytes
         if body < 0:
             raise StoreDamaged("a shard is cut short", object=key)
         (index,) = objects.storage.read([(key, body, body + nbytes)])
         parse_index(index, array.grid.chunks_per_shard, array.grid.present(shard), body, key, array.chunk_nbytes)
-    except DataError as error:
-        objects.error(key, error)
 
 
 def _check_steps(objects: Objects, path: str, whole: AuditedPart) -> None:
@@ -276,7 +263,7 @@ def _digest_camera(whole: AuditedPart, field: Field, pool: ThreadPoolExecutor) -
         whole.add_digest(field, episode, stop - start, field.fixed_shape, data)
 
 
-def _digest_numbers(whole: AuditedPart, field: Field, pool: ThreadPoolExecutor) -> None:
+def _digest_numbers(whole: AuditedPart, field: Field) -> None:
     for episode, rows in enumerate(whole.by_episode(field)):
         whole.add_digest(field, episode, len(rows), rows.shape[1:], np.ascontiguousarray(rows).tobytes())
 
@@ -286,7 +273,7 @@ def _check_nonfinite(objects: Objects, path: str, whole: AuditedPart, expected: 
     found = {}
     for field in whole.document.fields.values():
         counts = whole.nonfinite(field)
-        if field.is_floating and counts.any():
+        if counts.any():
             spans = enumerate(whole.spans.tolist())
             found[field.name] = [each for n, (start, stop) in spans for each in tallied(n, counts[start:stop])]
     key = f"{path}/{layout.NONFINITE_ARRAY}"

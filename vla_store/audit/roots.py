@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from vla_store.audit.objects import Objects
+from vla_store.audit.objects import Objects, list_keys
 from vla_store.errors import DataError, StoreDamaged, UnsupportedStore
 from vla_store.format import arrays, canonical, layout
 from vla_store.format.schema import Root
@@ -20,15 +20,17 @@ MAX_MISSING_ROOTS = 20
 
 def check_roots(objects: Objects) -> Root | None:
     """Check zarr.json, every root ever committed, and the small documents; return the newest root that can be read."""
-    current, data = _current_root(objects)
+    listed = layout.generations_in(list_keys(objects.storage, "roots"))
+    current, data = _current_root(objects, bool(listed))
+    last = current.generation if current else max(listed, default=0)
     newest: Root | None = None
     generation, parent, missing = 0, None, 0
     while missing <= MAX_MISSING_ROOTS:  # a root can claim any generation
         generation += 1
         key = layout.root_key(generation)
         try:
-            raw = objects.read(key) if _is_there(objects, key) else None
-            if raw is None and (current is None or generation > current.generation):
+            raw = objects.read(key) if objects.has(key) else None
+            if raw is None and generation > last:
                 break
             if raw is None:
                 objects.problem(key, "a root is missing")
@@ -56,7 +58,7 @@ def check_roots(objects: Objects) -> Root | None:
     return chosen
 
 
-def _current_root(objects: Objects) -> tuple[Root | None, bytes]:
+def _current_root(objects: Objects, has_roots: bool) -> tuple[Root | None, bytes]:
     """The root in zarr.json, and its bytes. Raises StoreNotFound, UnsupportedStore."""
     try:
         data = objects.read(layout.ROOT_KEY)
@@ -65,7 +67,7 @@ def _current_root(objects: Objects) -> tuple[Root | None, bytes]:
         raise
     except DataError as error:
         objects.error(layout.ROOT_KEY, error)
-        if isinstance(error, ObjectMissing) and not _is_there(objects, layout.root_key(1)):
+        if isinstance(error, ObjectMissing) and not has_roots and not objects.has(layout.root_key(1)):
             raise no_store(objects.report.url) from None
         return None, b""
 
@@ -91,21 +93,11 @@ def _check_groups(objects: Objects, root: Root) -> None:
 def _check_meta(objects: Objects, root: Root) -> None:
     for digest in root.meta.digests:
         key = layout.meta_key(digest)
-        try:
+        with objects.recording(key):
             data = objects.read(key)
             if canonical.sha256_hex(data) != digest:
                 objects.problem(key, "its content is not the one it is named by")
             elif digest == root.meta.views:
                 views_of(data, digest, root.rows)
-        except DataError as error:
-            objects.error(key, error)
         if digest == root.meta.views and objects.is_damaged(key):
             objects.report.damaged_views.setdefault(key, []).append(root.generation)
-
-
-def _is_there(objects: Objects, key: str) -> bool:
-    try:
-        objects.storage.size(key)
-    except ObjectMissing:
-        return False
-    return True

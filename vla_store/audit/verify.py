@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,6 @@ from vla_store.audit.part import AuditedPart, check_part
 from vla_store.audit.report import VerifyReport
 from vla_store.audit.roots import check_roots
 from vla_store.format.schema import Root
-from vla_store.reader.part import Part
-from vla_store.reader.shards import Opened
 from vla_store.storage import locate
 
 if TYPE_CHECKING:
@@ -76,7 +73,7 @@ def verify_store(
         is_whole = len(parts) == len(root.parts)
         check_fields(objects, root, parts)
         # The content of a damaged object is known to be wrong: what follows from that is not worth a line of its own.
-        if is_whole and all(part.is_complete for part in parts) and report.has_sound_samples:
+        if is_whole and report.has_sound_samples:
             check_content(objects, root, parts)
         if sources and is_whole:
             if progress:
@@ -102,15 +99,6 @@ def _check_parts(objects: Objects, root: Root, workers: int | None, progress: Pr
                 if progress:
                     progress.talk(f"part {number + 1}: {text}")
 
-            opened = functools.partial(
-                Part,
-                number,
-                entry,
-                fetcher=objects.storage,
-                opened=Opened(every=True),
-                row_start=row,
-                episode_start=episode,
-            )
-            parts.append(check_part(objects, entry, opened, pool, log))
+            parts.append(check_part(objects, entry, number, row, episode, pool, log))
             row, episode = row + entry.rows, episode + entry.episodes
     return [part for part in parts if part is not None]
