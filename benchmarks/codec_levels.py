@@ -98,7 +98,7 @@ def decoding(case: Case, order: np.ndarray, out: np.ndarray) -> Callable[[], Pas
 
 
 def checking(case: Case, order: np.ndarray) -> Callable[[], Pass]:
-    """A turn that takes the crc32c of all frames, as every read does."""
+    """A turn that takes the crc32c of all frames, as a process does when it first decodes them."""
     arrays = [np.frombuffer(case.bodies[at], np.uint8) for at in order]
 
     def all_frames(_: None) -> None:

@@ -34,13 +34,13 @@ from benchmarks.measure import (
     speed_ratio,
     table,
 )
-from benchmarks.reading import make_stores
+from benchmarks.reading import CHECKED, make_stores
 from benchmarks.workload import BATCH, CAMERAS, WINDOWS, Array, buffers, digest, units_of
 
 LOADER = "Loader, 2 workers"
 SHARE = 0.8  # of the Loader's rate, which a consumer takes
 SKIPPED = 8  # batches at the start of a pass, untimed: the workers are not all at work yet
-CHECKED = 6  # batches of every contender that are hashed
+HASHED = 6  # batches of every contender
 CORE_BATCHES = 64  # that the roof prepares
 
 
@@ -55,7 +55,8 @@ class Setting:
     def samples(self, preset: str = "fast", **options: Any) -> Any:
         import vla_store
 
-        store = vla_store.open_store(self.stores[preset], fetcher=options.pop("fetcher", None))
+        opening = {name: options.pop(name) for name in ("fetcher", "check") if name in options}
+        store = vla_store.open_store(self.stores[preset], **opening)
         return vla_store.Samples(store, **self._given | options)
 
     def dataset(self, preset: str = "fast", **options: Any) -> Any:
@@ -106,7 +107,7 @@ class Loaded:
 
     def digests(self) -> list[str]:
         with self._stream(0) as stream:
-            return [digest_of(next(stream)) for _ in range(CHECKED)]
+            return [digest_of(next(stream)) for _ in range(HASHED)]
 
     def first_s(self) -> float:
         """Seconds from the start of a pass to its first batch."""
@@ -176,7 +177,7 @@ class TorchLoaded:
     def digests(self) -> list[str]:
         made = []
         for at, batch in enumerate(self._loader):
-            if at < CHECKED:
+            if at < HASHED:
                 made.append(digest_of(batch))
         return made
 
@@ -244,18 +245,18 @@ def measure_rate(setting: Setting, stack: contextlib.ExitStack, rounds: int, bat
     """
     samples = setting.samples()
     anchors = len(samples) // setting.copies
-    indices = loader_order(len(samples), max(batches, CHECKED)) % anchors
-    expected = [digest(setting.samples(rows=None).batch(each)) for each in indices[:CHECKED]]
+    indices = loader_order(len(samples), max(batches, HASHED)) % anchors
+    expected = [digest(setting.samples(rows=None).batch(each)) for each in indices[:HASHED]]
     fast = setting.stores["fast"]
     opened = samples.store
     out = buffers(BATCH, tuple(opened.parts[0][1].fields[CAMERAS[0]].fixed_shape))
     cameras = roof.locate(opened)
-    works = [
-        roof.batch_work(cameras, opened, units_of(opened, setting.sources, each), out)
-        for each in indices[: min(CORE_BATCHES, batches)]
-    ]
+    units = [units_of(opened, setting.sources, each) for each in indices[: min(CORE_BATCHES, batches)]]
+    works, checking = (
+        [roof.batch_work(cameras, opened, each, out, checked=checked) for each in units] for checked in (False, True)
+    )
 
-    def roof_turn() -> Pass:
+    def roof_turn(works: list[Callable[[], None]]) -> Pass:
         busy, start = time.process_time(), time.perf_counter()
         for work in works:
             work()
@@ -264,7 +265,8 @@ def measure_rate(setting: Setting, stack: contextlib.ExitStack, rounds: int, bat
         return Pass(((stop - start) / count,), ((done - busy) / count,))
 
     loaders = {f"Loader, {n} worker{'s' * (n != 1)}": Loaded(samples, workers=n) for n in (0, 1, 2)}
-    slow = max(CHECKED, batches // 3)
+    loaders[LOADER + CHECKED] = Loaded(setting.samples(check="every"), workers=2)
+    slow = max(HASHED, batches // 3)
     torch_loader = TorchLoaded(setting.dataset(), slow)
     bare = Bare("samples", fast, setting.sources, indices, 2)
     roofs = Bare("roof", fast, setting.sources, indices[:CORE_BATCHES], 2)
@@ -272,15 +274,15 @@ def measure_rate(setting: Setting, stack: contextlib.ExitStack, rounds: int, bat
         stack.callback(each.close)
     everyone = {name: each.digests for name, each in loaders.items()} | {
         "DataLoader": torch_loader.digests,
-        "bare": lambda: bare.digests(CHECKED),
-        "roofs": lambda: roofs.digests(CHECKED),
+        "bare": lambda: bare.digests(HASHED),
+        "roofs": lambda: roofs.digests(HASHED),
     }
 
     def check() -> None:
         for name, found in everyone.items():
             if found() != expected:
                 raise AssertionError(f"{name} reads other bytes")
-        for at, work in enumerate(works[:CHECKED]):
+        for at, work in enumerate(works[:HASHED]):
             work()
             if digest(out) != expected[at]:
                 raise AssertionError("the roof reads other bytes")
@@ -316,7 +318,9 @@ def measure_rate(setting: Setting, stack: contextlib.ExitStack, rounds: int, bat
         "Loader, 0 workers": lambda: loaders["Loader, 0 workers"].turn(slow),
         "two bare processes": lambda: _per_sample(bare.turn(batches - batches % 2), batches - batches % 2),
         "DataLoader, 2 workers": lambda: torch_loader.turn(slow),
-        "roof": roof_turn,
+        "roof": lambda: roof_turn(works),
+        LOADER + CHECKED: lambda: loaders[LOADER + CHECKED].turn(batches // 2),
+        "roof" + CHECKED: lambda: roof_turn(checking),
         "two roofs at once": lambda: _per_sample(roofs.turn(len(works) - len(works) % 2), len(works) - len(works) % 2),
         f"Loader, a consumer at {SHARE:.0%} of its rate": consumer,
     }
@@ -543,6 +547,7 @@ RATIOS = (
     (LOADER, "two roofs at once"),
     ("two bare processes", "two roofs at once"),
     (LOADER, "roof"),
+    (LOADER + CHECKED, "roof" + CHECKED),
     *((each.name, f"{each.name}, DataLoader") for each in VARIANTS if each.with_torch),
 )
 
@@ -566,8 +571,8 @@ def rows_of_the_design(result: dict[str, Any]) -> list[dict[str, Any]]:
     def at_most(what: str, target: str, measured: dict[str, Any], met: bool, other: str) -> dict[str, Any]:
         return {"what": what, "target": target, "measured": measured, "met": met, "mine": LOADER, "other": other}
 
-    def more_cpu(other: str) -> dict[str, Any]:
-        return {name: _inverse(value, name) for name, value in _turned(cpu[f"{LOADER} / {other}"]).items()}
+    def more_cpu(other: str, mine: str = LOADER) -> dict[str, Any]:
+        return {name: _inverse(value, name) for name, value in _turned(cpu[f"{mine} / {other}"]).items()}
 
     waits = result["consumer"]["wait_in_batches"]
     memory = result["memory"]
@@ -588,6 +593,13 @@ def rows_of_the_design(result: dict[str, Any]) -> list[dict[str, Any]]:
             more_cpu("two roofs at once"),
             more_cpu("two roofs at once")["median"] <= 1.25,
             "two roofs at once",
+        ),
+        at_most(
+            'the same, of one roof, with each crc32c checked (`check="every"`, and so the roof)',
+            "<= 1.25 x",
+            more_cpu("roof" + CHECKED, LOADER + CHECKED),
+            more_cpu("roof" + CHECKED, LOADER + CHECKED)["median"] <= 1.25,
+            "roof",
         ),
         at_most(
             f"wait of a consumer that takes {SHARE:.0%} of the `Loader`'s rate, p99",

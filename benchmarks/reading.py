@@ -48,6 +48,7 @@ from benchmarks.workload import (
 
 PRESETS = ("raw", "fast", "small")
 LIBERO_EPISODES = 6_500
+CHECKED = ", each crc32c checked"  # that of every chunk, every time; elsewhere a process checks a chunk once
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,26 @@ class Setting:
 
 
 def _roof(
-    setting: Setting, preset: str, *, upright: bool = False, pool: Array | None = None, name: str = ""
+    setting: Setting,
+    preset: str,
+    *,
+    upright: bool = False,
+    pool: Array | None = None,
+    checked: bool = False,
+    name: str = "",
 ) -> Contender:
     store = _open(setting, preset)
     cameras = roof.locate(store)
     works = [
-        roof.batch_work(cameras, store, units, setting.out, upright=upright, pool=pool) for units in setting.batches
+        roof.batch_work(cameras, store, units, setting.out, upright=upright, pool=pool, checked=checked)
+        for units in setting.batches
     ]
-    label = name or f"roof, {preset}{', upright' if upright else ''}"
+    label = name or f"roof, {preset}{', upright' if upright else ''}{CHECKED if checked else ''}"
     return Contender(label, lambda at: works[at](), lambda: setting.out, len(works))
 
 
-def _ours(setting: Setting, preset: str, *, reuse: bool, upright: bool = False) -> Contender:
-    samples = _samples(setting, preset, upright)
+def _ours(setting: Setting, preset: str, *, reuse: bool, upright: bool = False, checked: bool = False) -> Contender:
+    samples = _samples(setting, preset, upright, checked=checked)
     out = samples.allocate(BATCH) if reuse else None
     for array in (out or {}).values():
         array.fill(1)
@@ -104,7 +112,7 @@ def _ours(setting: Setting, preset: str, *, reuse: bool, upright: bool = False) 
     def work(at: int) -> None:
         held[0] = samples.__getitems__(setting.batches[at].indices, out)
 
-    label = f"ours, {preset}{', upright' if upright else ''}{', out=' if reuse else ''}"
+    label = f"ours, {preset}{', upright' if upright else ''}{CHECKED if checked else ''}{', out=' if reuse else ''}"
     return Contender(label, work, lambda: held[0].arrays, len(setting.batches))
 
 
@@ -143,17 +151,17 @@ def _rival(setting: Setting, name: str, read: rivals.Read, batches: int) -> Cont
     )
 
 
-def _open(setting: Setting, preset: str, fetcher: str | None = None) -> Any:
+def _open(setting: Setting, preset: str, fetcher: str | None = None, *, checked: bool = False) -> Any:
     from vla_store.reader.store import open_store
 
-    return open_store(setting.stores[preset], fetcher=fetcher)
+    return open_store(setting.stores[preset], fetcher=fetcher, check="every" if checked else "first")
 
 
-def _samples(setting: Setting, preset: str, upright: bool, fetcher: str | None = None) -> Any:
+def _samples(setting: Setting, preset: str, upright: bool, fetcher: str | None = None, *, checked: bool = False) -> Any:
     from vla_store.reader.samples import Samples
 
     images = "upright" if upright else "as_stored"
-    return Samples(_open(setting, preset, fetcher), windows=WINDOWS, alignment="causal", images=images)
+    return Samples(_open(setting, preset, fetcher, checked=checked), windows=WINDOWS, alignment="causal", images=images)
 
 
 def check_batches(contenders: list[Contender], upright: bool) -> list[str]:
@@ -215,6 +223,8 @@ def measure_warm(setting: Setting, rounds: int, slow_batches: int, singles: int,
     pool = np.random.default_rng(5).integers(0, 256, (pool_pictures, *picture), dtype=np.uint8)
     stored = [_roof(setting, preset) for preset in PRESETS]
     stored += [_ours(setting, preset, reuse=reuse) for preset in PRESETS for reuse in (True, False)]
+    for preset in ("raw", "fast"):
+        stored += [_roof(setting, preset, checked=True), _ours(setting, preset, reuse=True, checked=True)]
     kept = rivals.KeptHandles(setting.workload.demos)
     store = _open(setting, "fast")
     stored += [
@@ -233,6 +243,8 @@ def measure_warm(setting: Setting, rounds: int, slow_batches: int, singles: int,
     check_singles(setting, ("raw", "fast"), min(singles, 2), digests)
     single = {f"roof, {preset}, one sample": _roof_single(setting, preset, singles) for preset in ("raw", "fast")}
     single |= {f"ours, {preset}, ds[i]": _ours_single(setting, preset, singles) for preset in ("raw", "fast")}
+    for turn in single.values():
+        turn()  # and each chunk's crc32c is checked
     other = [_roof(setting, "fast", pool=pool, name=f"roof, fast, {pool_pictures:,} backgrounds")]
     gc.collect()
     gc.freeze()  # the prepared work is thousands of objects, which the collector would visit on everybody's time
@@ -341,6 +353,12 @@ def rows_of_the_design(result: dict[str, Any]) -> list[dict[str, Any]]:
         ),
         at_least("the same, upright", 0.85, "ours, fast, upright, out=", "roof, fast, upright"),
         at_least("the same, as stored, into fresh arrays", 0.85, "ours, fast", "roof, fast"),
+        at_least(
+            'the same, into a reused batch, with each crc32c checked (`check="every"`, and so the roof)',
+            0.85,
+            f"ours, fast{CHECKED}, out=",
+            f"roof, fast{CHECKED}",
+        ),
         at_least("against opening HDF5 per sample, as RDT's port does", 12, ours, "HDF5 opened per sample"),
         at_least("the same, with no more read than the sample", 12, ours, "HDF5 opened, slices only"),
         at_least("against zarr-python slicing", 15, ours, "zarr-python slices"),
@@ -368,9 +386,10 @@ RIVALS = (
 RATIOS = (
     *((f"ours, {preset}{reuse}", f"roof, {preset}") for preset in PRESETS for reuse in (", out=", "")),
     *((f"ours, fast, upright{reuse}", "roof, fast, upright") for reuse in (", out=", "")),
+    *((f"ours, {preset}{CHECKED}, out=", f"roof, {preset}{CHECKED}") for preset in ("raw", "fast")),
     *((f"ours, {preset}, out=", rival) for preset in PRESETS for rival in RIVALS),
     *((f"ours, {preset}, ds[i]", f"roof, {preset}, one sample") for preset in ("raw", "fast")),
-    ("roof, raw", "h5py, kept handles"),
+    *((f"roof, raw{checked}", "h5py, kept handles") for checked in ("", CHECKED)),
     *(
         (f"ours, {preset}, {fetcher}, cold", "h5py, kept handles, cold")
         for preset in PRESETS

@@ -1,8 +1,9 @@
-"""The roof: what the machine gives for only the unavoidable work of a batch.
+"""The roof: what the machine gives for only the unavoidable work of a warm batch.
 
-For each distinct frame its crc32c and one decode call, on a chunk that is already located, into its place in buffers that are
-reused and touched; the prediction undone with that episode's background, turned where asked; a copy for a frame that comes
-again; one copy of the numeric bytes. Everything that can be prepared is prepared: objects, views and scratch are made before.
+For each distinct frame one decode call, on a chunk that is already located, into its place in buffers that are reused and
+touched; the prediction undone with that episode's background, turned where asked; a copy for a frame that comes again; one copy
+of the numeric bytes. Everything that can be prepared is prepared: objects, views and scratch are made before. No crc32c: a
+process has checked a chunk when it first decoded it. What reads with check="every" is compared with the roof that checks each.
 It shares no code with the reader, only the format's arithmetic.
 """
 
@@ -95,15 +96,22 @@ def batch_work(
     *,
     upright: bool = False,
     pool: Array | None = None,
+    checked: bool = False,
 ) -> Callable[[], None]:
     """The unavoidable work of one batch into `out`.
 
-    upright: pictures stored bottom up are turned. pool: (n, H, W, C) other backgrounds, as many as all of LIBERO has, drawn at
+    upright: pictures stored bottom up are turned. checked: the crc32c of each chunk is compared before it is decoded. pool: (n, H, W, C) other backgrounds, as many as all of LIBERO has, drawn at
     random instead of the store's few: the same work, but the processor does not have them at hand (and the pixels are wrong).
     """
     steps: list[Callable[[], None]] = [
         _camera_work(
-            camera, units.frame_rows, units.episode, out[name].reshape(-1, *camera.field.fixed_shape), upright, pool
+            camera,
+            units.frame_rows,
+            units.episode,
+            out[name].reshape(-1, *camera.field.fixed_shape),
+            upright,
+            pool,
+            checked,
         )
         for name, camera in cameras.items()
     ]
@@ -124,7 +132,7 @@ def batch_work(
 
 
 def _camera_work(
-    camera: Camera, rows: Int64, episodes: Int64, out: Array, upright: bool, pool: Array | None
+    camera: Camera, rows: Int64, episodes: Int64, out: Array, upright: bool, pool: Array | None, checked: bool
 ) -> Callable[[], None]:
     repeats: list[tuple[Array, Array]] = []
     first: dict[int, int] = {}
@@ -145,15 +153,17 @@ def _camera_work(
     jobs = [(camera.chunks[row], camera.checksums[row], out[at], background(at)) for row, at in first.items()]
     grouped = [name for name in camera.field.prediction if name != "background"]
     if camera.field.codec.name == "none":
-        return _raw(jobs, repeats, camera.field, upright)
-    return _grouped(jobs, repeats, grouped, upright) if grouped else _each(jobs, repeats, upright)
+        return _raw(jobs, repeats, camera.field, upright, checked)
+    if grouped:
+        return _grouped(jobs, repeats, grouped, upright, checked)
+    return _each(jobs, repeats, upright, checked)
 
 
 Jobs = list[tuple[Array, int, Array, Any]]
 Repeats = list[tuple[Array, Array]]
 
 
-def _each(jobs: Jobs, repeats: Repeats, upright: bool) -> Callable[[], None]:
+def _each(jobs: Jobs, repeats: Repeats, upright: bool, checked: bool) -> Callable[[], None]:
     decompress, add, copyto = blosc.decompress, np.add, np.copyto
     scratch = np.ones(jobs[0][2].shape, np.uint8)
     turned = scratch[::-1]
@@ -170,7 +180,7 @@ def _each(jobs: Jobs, repeats: Repeats, upright: bool) -> Callable[[], None]:
 
     def as_stored() -> None:
         for chunk, body, checksum, target, background in prepared:
-            if crc32c(chunk) != checksum:
+            if checked and crc32c(chunk) != checksum:
                 raise AssertionError("crc32c")
             decompress(body, target)
             if background is not None:
@@ -180,7 +190,7 @@ def _each(jobs: Jobs, repeats: Repeats, upright: bool) -> Callable[[], None]:
 
     def flipped() -> None:
         for chunk, body, checksum, target, background in prepared:
-            if crc32c(chunk) != checksum:
+            if checked and crc32c(chunk) != checksum:
                 raise AssertionError("crc32c")
             decompress(body, scratch)
             if background is not None:
@@ -193,7 +203,7 @@ def _each(jobs: Jobs, repeats: Repeats, upright: bool) -> Callable[[], None]:
     return flipped if upright else as_stored
 
 
-def _grouped(jobs: Jobs, repeats: Repeats, grouped: list[str], upright: bool) -> Callable[[], None]:
+def _grouped(jobs: Jobs, repeats: Repeats, grouped: list[str], upright: bool, checked: bool) -> Callable[[], None]:
     decompress, add, copyto, undo = blosc.decompress, np.add, np.copyto, predictions.undo
     scratch = np.ones((GROUP_FRAMES, *jobs[0][2].shape), np.uint8)
     groups = []
@@ -211,7 +221,7 @@ def _grouped(jobs: Jobs, repeats: Repeats, grouped: list[str], upright: bool) ->
     def run() -> None:
         for residuals, prepared in groups:
             for chunk, checksum, _, place, _, _ in prepared:
-                if crc32c(chunk) != checksum:
+                if checked and crc32c(chunk) != checksum:
                     raise AssertionError("crc32c")
                 decompress(chunk, place)
             undo(residuals, grouped)
@@ -226,7 +236,7 @@ def _grouped(jobs: Jobs, repeats: Repeats, grouped: list[str], upright: bool) ->
     return run
 
 
-def _raw(jobs: Jobs, repeats: Repeats, field: Field, upright: bool) -> Callable[[], None]:
+def _raw(jobs: Jobs, repeats: Repeats, field: Field, upright: bool, checked: bool) -> Callable[[], None]:
     copyto = np.copyto
     prepared = []
     for chunk, checksum, target, _ in jobs:
@@ -235,7 +245,7 @@ def _raw(jobs: Jobs, repeats: Repeats, field: Field, upright: bool) -> Callable[
 
     def run() -> None:
         for chunk, checksum, target, picture in prepared:
-            if crc32c(chunk) != checksum:
+            if checked and crc32c(chunk) != checksum:
                 raise AssertionError("crc32c")
             copyto(target, picture)
         for target, source in repeats:

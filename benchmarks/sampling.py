@@ -3,7 +3,7 @@
     python -m benchmarks.sampling [--quick] [--save]
 
 The system's timer of CPU time interrupts; Python hands the interruption over when the call in hand returns, so the time of a call
-into C (decode, crc32c, copies) is found at the line that made the call. The same is done to the roof, for comparison.
+into C (decode, copies) is found at the line that made the call. The same is done to the roof, for comparison.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ def test_all_contenders_read_the_same_samples(read: dict[str, Any]) -> None:
     names = set(read["contenders"])
     assert {f"{who}, {preset}" for who in ("roof", "ours") for preset in reading.PRESETS} <= names
     assert set(reading.RIVALS) <= names
+    assert {f"roof, fast{reading.CHECKED}", f"ours, fast{reading.CHECKED}, out="} <= names
     assert all(each["us_per_sample"]["median"] > 0 for each in read["contenders"].values())
     assert len(read["digest_of_batches"]) == 64
 
@@ -93,7 +94,7 @@ def test_the_roof_does_the_whole_work(
         assert np.array_equal(out[camera], expected[:, :, ::-1] if upright else expected)
 
 
-def test_the_roof_finds_a_chunk_that_changed(tiny_stores: dict[str, Path], tiny_source: Path) -> None:
+def test_a_roof_that_checks_finds_a_chunk_that_changed(tiny_stores: dict[str, Path], tiny_source: Path) -> None:
     store = open_store(tiny_stores["fast"])
     units = workload.make_workload(store, tiny_source, None).batches[0]
     cameras = roof.locate(store)
@@ -102,7 +103,8 @@ def test_the_roof_finds_a_chunk_that_changed(tiny_stores: dict[str, Path], tiny_
         for name, each in cameras.items()
     }
     with pytest.raises(AssertionError, match="crc32c"):
-        roof.batch_work(spoilt, store, units, workload.buffers(len(units), (16, 24, 3)))()
+        roof.batch_work(spoilt, store, units, workload.buffers(len(units), (16, 24, 3)), checked=True)()
+    roof.batch_work(spoilt, store, units, workload.buffers(len(units), (16, 24, 3)))()  # nor does a batch that is warm
 
 
 def test_codec_levels_compares_what_it_decodes(tiny_source: Path) -> None:
