@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import store_tools
+from own_looks import Odd
 from store_tools import COMMAND, environment, run
 
-from vla_store import MachineError, OptionError, __version__, cli
+from vla_store import MachineError, OptionError, __version__, cli, open_store
+from vla_store.builder import build_store
 from vla_store.cli import look
 from vla_store.cli.parser import make_parser
 
@@ -105,6 +110,7 @@ HINTS = {
     "merge x y --output-dir z": "give STORE and NEW without --output-dir, NEW as the last argument",
     "info --store x": "give STORE without --store",
     "build x": "as in: vla-store build LIBERO/libero_spatial",
+    "views list": "as in: vla-store views list libero.vla",
     "show x": "as in: vla-store show libero.vla",
     "verify x --againts y": "did you mean --against?",
     "build x y --force": "did you mean --overwrite?",
@@ -119,6 +125,7 @@ HINTS = {
     "coverage x --window 3": "hint: see vla-store coverage --help",
     "append x y --o z": "hint: see vla-store append --help",
     "info -x.vla": "write ./-x.vla",
+    "--jsom info x": "hint: see vla-store --help",
 }
 
 
@@ -204,6 +211,57 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_store: Path) -> None:
     assert done.returncode in (0, 141)
     assert done.stdout.startswith("store")
     assert done.stderr == ""
+
+
+def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which `vla` is the command, and $1, $2, ... are these arguments."""
+    script = f'vla() {{ {shlex.join(COMMAND)} "$@"; }}; set -o pipefail; {line}'
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *map(str, arguments)], env=environment(), capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_damage_is_the_exit_code_when_nobody_reads_what_is_printed(
+    tiny_store: Path, tmp_path: Path, unbuffered: str
+) -> None:
+    shutil.copytree(tiny_store, tmp_path / "x.vla")
+    next((tmp_path / "x.vla").glob("parts/*/index/steps/zarr.json")).unlink()
+    done = shell(f"export PYTHONUNBUFFERED={unbuffered}; vla verify $1 | true", tmp_path / "x.vla")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_build_goes_on_when_nobody_reads_its_progress(tiny_source: Path, tmp_path: Path) -> None:
+    done = shell("{ vla build $1 $2 2>&1 >&3; } 3>$3 | true", tiny_source, tmp_path / "x.vla", tmp_path / "said")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fingerprint" in (tmp_path / "said").read_text()
+    assert len(open_store(tmp_path / "x.vla")) == 137
+
+
+def test_wrong_use_is_the_exit_code_when_nobody_reads_the_message() -> None:
+    assert shell("vla bogus 2>&1 | true").returncode == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_process_without_stdout_or_stderr_does_its_work(tiny_store: Path, closed: str) -> None:
+    done = shell(f"vla info $1 {closed}", tiny_store)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_cannot_be_written_is_said_once(tiny_store: Path, unbuffered: str) -> None:
+    done = shell(f"export PYTHONUNBUFFERED={unbuffered}; vla info $1 > /dev/full", tiny_store)
+    assert done.returncode == 3
+    store_tools.assert_one_screen(done.stderr, "No space left on device while writing the result")
+
+
+def test_what_files_say_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    build_store([Odd(lengths={0: 2})], tmp_path / "odd.vla")
+    for words in (["info", "odd.vla"], ["show", "odd.vla", "-o", "x.png", "--episode", "\x1b[31m"]):
+        ran = run(*words, cwd=tmp_path)
+        assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e\u2066-\u2069]", ran.out + ran.err), words
+    assert "[31m" in ran.err
 
 
 def test_an_unexpected_system_error_is_the_machines_failure(

@@ -179,7 +179,9 @@ def machine_error(error: OSError | MemoryError, doing: str, path: object = None)
     """Return a `MachineError` that explains an error of the operating system."""
     if isinstance(error, MemoryError):
         return MachineError(
-            f"out of memory while {doing}", path=path, hint="give --max-memory a smaller number or use fewer --workers"
+            f"out of memory while {doing}",
+            path=path,
+            hint="free some memory; a build needs less with a smaller --max-memory or fewer --workers",
         )
     hints = {
         errno.ENOSPC: "free some space or choose another disk, then run the same command again: it resumes",
@@ -222,7 +224,7 @@ def whole_number(name: str, given: Any, least: int | None = 1, most: int | None 
     except TypeError:
         value = None
     if value is None or (least is not None and value < least) or (most is not None and value > most):
-        bound = "" if least is None else f" of at least {least}"
+        bound = "" if least is None else f" of at least {least}" if most is None else f" from {least:,} to {most:,}"
         raise OptionError(f"{name} is a whole number{bound}", found=repr(given)[:100])
     return value
 

@@ -7,11 +7,18 @@ import sys
 import time
 from typing import TextIO
 
-from vla_store.text import duration_text
+from vla_store.text import duration_text, shown
 
 REDRAW_S = 0.2
 LINE_S = 10.0
 DEFAULT_COLUMNS = 80
+
+
+def leave(stream: TextIO) -> None:
+    """Send what is written to a stream from now on to nowhere: its reader has left, which is no reason to stop working."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class ProgressBar:
@@ -37,10 +44,10 @@ class ProgressBar:
 
     def talk(self, text: str) -> None:
         if self._terminal:
-            self._draw(text)
+            self._draw(shown(text))
         elif not self._quiet and time.monotonic() - self._shown >= LINE_S:
             self._shown = time.monotonic()
-            self._print(text)
+            self._print(shown(text))
 
     def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
         self._steps, self._nbytes, self._done, self._before = steps, max(1, nbytes), done_nbytes, done_nbytes
@@ -86,10 +93,9 @@ class ProgressBar:
 
     def _draw(self, text: str) -> None:
         columns = self._room() or len(text)
-        shown = text[:columns]
-        self._stream.write("\r" + shown + " " * max(0, min(self._width, columns) - len(shown)))
-        self._stream.flush()
-        self._width = len(shown)
+        drawn = text[:columns]
+        self._write("\r" + drawn + " " * max(0, min(self._width, columns) - len(drawn)))
+        self._width = len(drawn)
 
     def _room(self) -> int | None:
         """Columns a line may have; None where lines do not matter."""
@@ -104,10 +110,15 @@ class ProgressBar:
 
     def _clear(self) -> None:
         if self._terminal and self._width:
-            self._stream.write("\r" + " " * min(self._width, self._room() or 0) + "\r")
-            self._stream.flush()
+            self._write("\r" + " " * min(self._width, self._room() or 0) + "\r")
             self._width = 0
 
     def _print(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            leave(self._stream)

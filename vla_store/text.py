@@ -82,6 +82,12 @@ def shown(text: str) -> str:
     return "".join(" " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}" if _hidden(c) else c for c in text)
 
 
+def printable(text: str) -> str:
+    """Return a text of several lines as a terminal may get it: with each line as `shown`, and a path's bytes that are no UTF-8 as \\udcXX."""
+    named = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "\n".join(map(shown, named.split("\n")))
+
+
 def _hidden(character: str) -> bool:
     import unicodedata
 

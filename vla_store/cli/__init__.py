@@ -7,6 +7,7 @@ reader it imports when it runs, so that `vla-store --help` costs no more than `i
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import signal
@@ -16,8 +17,9 @@ from collections.abc import Sequence
 
 from vla_store.cli.options import parse_size
 from vla_store.cli.parser import in_our_words, make_parser
-from vla_store.cli.printing import error_text, telling_warnings
+from vla_store.cli.printing import error_text, say, telling_warnings, writing_results
 from vla_store.errors import MachineError, VlaStoreError, machine_error
+from vla_store.progress import leave
 
 __all__ = ["error_text", "main", "parse_size"]
 
@@ -27,25 +29,32 @@ BUILDING = ("h5py", "zarr")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit code of the process."""
-    parser = make_parser()
-    words = in_our_words(sys.argv[1:] if argv is None else argv)
-    if not words:
-        print(parser.format_help(), end="", file=sys.stderr)
-        return 2
-    arguments = parser.parse_args(words)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the process was started without it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
+    arguments, code = argparse.Namespace(command=""), 0
     try:
-        with telling_warnings():
-            code: int = arguments.run(arguments)
-            sys.stdout.flush()
+        try:
+            words = in_our_words(sys.argv[1:] if argv is None else argv)
+            parser = make_parser()
+            if not words:
+                say(parser.format_help().rstrip())
+                return 2
+            arguments = parser.parse_args(words)
+            with telling_warnings():
+                code = arguments.run(arguments)
+        finally:  # when the process ends it is too late to say that this failed
+            with writing_results():
+                sys.stdout.flush()
     except VlaStoreError as error:
         return _fail(error)
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C need not wait for what is in hand
-        print("\nvla-store: interrupted" + getattr(arguments, "resume_hint", ""), file=sys.stderr)
+        say("\nvla-store: interrupted" + getattr(arguments, "resume_hint", ""))
         return INTERRUPTED
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in BUILDING:
@@ -57,13 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return _fail(failed)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout left; that is its right
-        return 0
+        leave(sys.stdout)  # its reader left; that is his right
     except (OSError, MemoryError) as error:
         return _fail(machine_error(error, f"running {arguments.command}"))
     return code
 
 
 def _fail(error: VlaStoreError) -> int:
-    print(error_text(error), file=sys.stderr)
+    say(error_text(error))
     return error.exit_code

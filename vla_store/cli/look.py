@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from vla_store.cli.options import READING, argument, command, images
 from vla_store.cli.printing import print_report, print_result
@@ -22,7 +21,6 @@ def _check_views(store: Store) -> int:
     """Return 0. Raises StoreDamaged for views that cannot be read, which stop nothing else: after the rest was shown."""
     damage = damaged_views(store)
     if damage is not None:
-        sys.stdout.flush()
         raise damage
     return 0
 
@@ -76,5 +74,5 @@ def report(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> int:
     from vla_store.demo import run_demo
 
-    run_demo(arguments.folder, keep=arguments.folder is not None)
+    run_demo(arguments.folder)
     return 0

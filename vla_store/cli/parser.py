@@ -6,12 +6,12 @@ import argparse
 import difflib
 import os
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vla_store import __version__
 from vla_store.cli import build, look, measure, upkeep, views
+from vla_store.cli.printing import say
 
 NEAR = 0.75  # less is another word, not a slip
 
@@ -49,20 +49,15 @@ _ELSEWHERE = {
 class _Parser(argparse.ArgumentParser):
     _given: Sequence[str] = ()
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        arguments, unknown = self.parse_known_args(args, namespace)
-        if unknown:  # said by the command that does not know them, with its usage and not that of all commands
-            _command_of(self, arguments).error(f"unrecognized arguments: {' '.join(unknown)}")
-        return arguments
-
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(args, namespace)
+        self._given = list(args)
+        arguments, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # said by the command that does not know them, with its usage and not that of all commands
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return arguments, unknown
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
-        print(f"\nhint: {self._hint(message)}", file=sys.stderr)
+        say(f"{self.format_usage()}{self.prog}: error: {message}\n\nhint: {self._hint(message)}")
         raise SystemExit(2)
 
     def _hint(self, message: str) -> str:
@@ -97,15 +92,6 @@ def _meant(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, 1, cutoff=NEAR)
     near = near or [each for each in known if word in _ELSEWHERE.get(each, "").split()]
     return f"did you mean {' or '.join(near)}?" if near else ""
-
-
-def _command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.ArgumentParser:
-    """Return the parser of the command that was named, or of the command below it."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            named = action.choices.get(getattr(arguments, action.dest, None) or "")
-            return parser if named is None else _command_of(named, arguments)
-    return parser
 
 
 def in_our_words(argv: Sequence[str]) -> list[str]:

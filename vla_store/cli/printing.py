@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vla_store.errors import VlaStoreError
+from vla_store.errors import VlaStoreError, machine_error
+from vla_store.progress import leave
 from vla_store.storage import place_of
-from vla_store.text import counted, size_text
+from vla_store.text import counted, printable, size_text
 
 if TYPE_CHECKING:
     from vla_store.format.schema import Root
@@ -32,12 +33,20 @@ def error_text(error: VlaStoreError) -> str:
     return f"vla-store: error: {what}{hint}{advice}"
 
 
+def say(text: str) -> None:
+    """Print to stderr, or to nowhere once its reader has left."""
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        leave(sys.stderr)
+
+
 def tell(kind: str, items: Sequence[str]) -> None:
     """Print lines of one kind on stderr, a screen at most."""
     for item in items[:MAX_LINES]:
-        print(f"{kind}: {item}", file=sys.stderr)
+        say(f"{kind}: {item}")
     if len(items) > MAX_LINES:
-        print(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)", file=sys.stderr)
+        say(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)")
 
 
 @contextlib.contextmanager
@@ -55,8 +64,21 @@ def print_result(
     arguments: argparse.Namespace, described: dict[str, Any], text: Callable[[dict[str, Any]], str]
 ) -> int:
     """Print a result for programs with --json, else as the text that this function makes of it. Returns 0."""
-    print(json.dumps(described) if arguments.json else text(described))
+    with writing_results():
+        print(json.dumps(described) if arguments.json else printable(text(described)), flush=True)
     return 0
+
+
+@contextlib.contextmanager
+def writing_results() -> Iterator[None]:
+    """Write to stdout in this block, or to nowhere once its reader has left. Raises MachineError where it cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        leave(sys.stdout)
+    except OSError as error:
+        leave(sys.stdout)
+        raise machine_error(error, "writing the result") from None
 
 
 class Report(Protocol):

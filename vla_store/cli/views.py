@@ -53,7 +53,7 @@ def add(arguments: argparse.Namespace) -> int:
     "list the views of a store",
     "vla-store views list libero.vla no_noops",
     STORE,
-    argument("name", nargs="*", metavar="NAME", help="only these, with what they keep of every task"),
+    argument("name", nargs="*", default=[], metavar="NAME", help="only these, with what they keep of every task"),
     JSON,
 )
 def list_(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def list_(arguments: argparse.Namespace) -> int:
     "remove views from a store",
     "vla-store views remove libero.vla no_noops",
     WRITABLE_STORE,
-    argument("name", nargs="*", metavar="NAME", help="views to remove"),
+    argument("name", nargs="*", default=[], metavar="NAME", help="views to remove"),
     flag("--all", "all of them, also where their document is damaged"),
     JSON,
 )

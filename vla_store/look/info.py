@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vla_store.errors import DataError
 from vla_store.format.schema import FORMAT_VERSION
-from vla_store.text import WIDTH, counted, size_text, table
+from vla_store.text import WIDTH, counted, shown, size_text, table
 
 if TYPE_CHECKING:
     from vla_store.format.views import View
@@ -142,7 +142,7 @@ def _losses(counts: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line for each task that loses steps, most of them first. Names of tasks are long: they stand last."""
     losing = [count for count in counts if count["kept_steps"] < count["steps"]]
     losing.sort(key=lambda count: count["kept_steps"] / count["steps"])
-    shown = losing[:MAX_LOSING_TASKS]
+    listed = losing[:MAX_LOSING_TASKS]
     numbers = [
         [
             f"{count['steps'] - count['kept_steps']:,}",
@@ -151,15 +151,15 @@ def _losses(counts: Sequence[dict[str, Any]]) -> list[str]:
             f"{count['episodes'] - count['kept_episodes']:,}",
             f"{count['episodes']:,}",
         ]
-        for count in shown
+        for count in listed
     ]
     lines: list[str] = []
     if losing:
-        names = ["task", *(f"{count['suite']}/{count['task']}" for count in shown)]
+        names = ["task", *(f"{count['suite']}/{count['task']}" for count in listed)]
         columns = table(["steps lost", "of", "share", "episodes lost", "of"], numbers).split("\n")
         lines += ["", *(f"{line}  {name}" for line, name in zip(columns, names))]
-    if len(losing) > len(shown):
-        lines.append(f"... and {len(losing) - len(shown)} more that lose steps (--json lists all)")
+    if len(losing) > len(listed):
+        lines.append(f"... and {len(losing) - len(listed)} more that lose steps (--json lists all)")
     if len(losing) < len(counts):
         lines += ["", f"{len(counts) - len(losing)} of {len(counts)} tasks lose no step"]
     return lines
@@ -191,7 +191,7 @@ def store_text(described: dict[str, Any]) -> str:
 def _identity(described: dict[str, Any]) -> list[str]:
     return [
         f"store          {described['url']}",
-        f"rows           {described['rows']:,} steps of {described['episodes']:,} episodes in {counted(len(described['parts']), 'part')}",
+        f"rows           {counted(described['rows'], 'step')} of {counted(described['episodes'], 'episode')} in {counted(len(described['parts']), 'part')}",
         f"size           {size_text(described['nbytes'])}",
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest']}",
@@ -226,7 +226,7 @@ def _suites(described: dict[str, Any]) -> list[str]:
     texts = sorted({text for each in described["tasks"] for text in each["texts"]})
     if texts:
         lines += ["", f"texts that episodes have of their own ({len(texts):,}):"]
-        lines += [f"  {each}" for each in texts[:MAX_TEXTS]]
+        lines += [f"  {shown(each)}" for each in texts[:MAX_TEXTS]]
     if len(texts) > MAX_TEXTS:
         lines.append("  ... (--json lists all)")
     return lines
@@ -266,11 +266,11 @@ def _left_out(described: dict[str, Any]) -> list[str]:
         lines += ["", f"left out of all demonstrations (--exclude): {', '.join(described['excluded'])}"]
     skipped, warnings = described["skipped"], described["warnings"]
     if skipped or warnings:
-        lines += ["", f"{len(skipped)} left out, {len(warnings)} warnings when it was built:"]
+        lines += ["", f"{len(skipped)} left out, {counted(len(warnings), 'warning')} when it was built:"]
     for listed, name in ((skipped, "reason"), (warnings, "warning")):
         for each in listed[:MAX_LEFT_OUT]:
             demo = f" {each['demo'] or ''}" if name == "reason" else ""
-            lines.append(f"  {each['suite']}/{each['file']}{demo}: {each[name]}")
+            lines.append(f"  {each['suite']}/{each['file']}{demo}: {shown(each[name])}")
     if max(len(skipped), len(warnings)) > MAX_LEFT_OUT:
         lines.append("  ... (--json lists all)")
     return lines
