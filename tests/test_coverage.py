@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -578,12 +580,23 @@ def test_the_command_judges_lengths_alone(tmp_path: Path, capsys: pytest.Capture
         (["x.vla", "--lengths", "y.csv"], "give either"),
         (["--lengths", "y.csv", "--k", "3"], "lengths do not tell"),
         (["nowhere.vla"], "no store"),
+        *(
+            (["--lengths", "lengths.csv", f"--{name}", value], f"{name} is a whole number")
+            for name in ("horizon", "draws", "runs", "seed")
+            for value in ("-1", str(-(10**30)))
+        ),
+        *(
+            (["--lengths", "lengths.csv", f"--{name}", str(10**30)], f"{name} is a whole")
+            for name in ("horizon", "draws")
+        ),
+        (["--lengths", "lengths.csv", "--seed", "-1", "--plot", "x.png"], "seed is a whole number of at least 0"),
     ],
 )
 def test_a_wrong_use_is_said(
     arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("lengths.csv").write_text("length\n40\n")
     assert cli.main(["coverage", *arguments]) == 2
     assert says in capsys.readouterr().err
 
@@ -615,6 +628,29 @@ def test_a_plot_without_matplotlib_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MachineError, match=r"vla-store\[plots\]"):
         coverage.plot_report(libero, tmp_path / "x.png")
+
+
+def test_a_plot_that_cannot_be_written_is_the_machines_failure_and_leaves_what_was_there(
+    libero: Demos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "x.png").write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="No space left on device while writing"):
+        coverage.plot_report(libero, tmp_path / "x.png")
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_plot_of_a_hostile_name_warns_of_nothing(libero: Demos, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    hostile = dataclasses.replace(libero, name="$\\frac{1}{0}$ \udce9 \N{CJK UNIFIED IDEOGRAPH-676F}\n\x1b[31m")
+    coverage.plot_report(hostile, tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    assert "\x1b" not in text
 
 
 def test_a_plot_of_an_unknown_kind_is_refused(libero: Demos, tmp_path: Path) -> None:

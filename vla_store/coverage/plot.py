@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ import numpy as np
 from vla_store.coverage import formulas
 from vla_store.coverage.demos import Demos
 from vla_store.coverage.samplers import RandomSampler, Sampler, all_samplers
-from vla_store.errors import MachineError
-from vla_store.storage import output_path
+from vla_store.errors import MachineError, machine_errors
+from vla_store.storage import LocalStorage, output_path
+from vla_store.text import shown
 
 EPOCHS = 10
 NEAR_END = 100  # steps before the end of a demo that are shown
@@ -47,13 +50,17 @@ def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) ->
     _near_end(near, samplers)
     _spread(spread, samplers)
     viewed = f", view {', '.join(each.partition(' (')[0] for each in demos.views)}" if demos.views else ""
-    name = demos.name.encode("utf-8", "replace").decode("utf-8")  # a path need not be UTF-8
-    title = f"{name}: {len(demos):,} demos, {demos.steps:,} steps{viewed}"
+    title = f"{shown(demos.name)}: {len(demos):,} demos, {demos.steps:,} steps{viewed}"
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.legend(
         *over.get_legend_handles_labels(), loc="outside lower center", ncols=len(samplers), frameon=False, fontsize=9
     )
-    figure.savefig(made, dpi=110, metadata={"Software": None} if made.suffix.lower() == ".png" else None)
+    kind, drawn = made.suffix[1:].lower(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn for it
+        figure.savefig(drawn, format=kind, dpi=110, metadata={"Software": None} if kind == "png" else None)
+    with machine_errors("writing", made):
+        LocalStorage(made.parent).write(made.name, drawn.getvalue())
 
 
 def _curves(axes: Any, samplers: Sequence[Sampler]) -> None:

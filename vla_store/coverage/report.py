@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.coverage import formulas, simulation
-from vla_store.coverage.demos import TAIL_SHARE, Demos
+from vla_store.coverage.demos import MOST_STEPS, TAIL_SHARE, Demos
 from vla_store.coverage.samplers import BufferSampler, ListSampler, Sampler, all_samplers
 from vla_store.errors import whole_number
 from vla_store.text import WIDTH, counted, table
@@ -31,12 +31,10 @@ def measure(
     horizon: actions in a window. draws: in an epoch; default: as many as there are steps. runs: of the simulation; default: 20, or
     down to 8 where draws are many (the buffer, which is slow, makes fewer still). Raises OptionError.
     """
-    draws = demos.steps if draws is None else draws
-    if runs is None:
-        runs = max(FEWEST_RUNS, min(RUNS, MOST_DRAWS // max(1, draws)))
-    for name, value, least in (("horizon", horizon, 1), ("draws", draws, 1), ("runs", runs, 1), ("seed", seed, 0)):
-        whole_number(name, value, least)
     samplers = all_samplers(demos, seed)
+    whole_number("horizon", horizon, 1, MOST_STEPS)
+    draws = demos.steps if draws is None else whole_number("draws", draws, 1, MOST_STEPS)
+    runs = max(FEWEST_RUNS, min(RUNS, MOST_DRAWS // draws)) if runs is None else whole_number("runs", runs)
     described = [_describe(each, horizon, draws, runs, seed) for each in samplers]
     return {
         "agreement": _agreement(described),

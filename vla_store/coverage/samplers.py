@@ -8,7 +8,9 @@ tj-chen-1209/RDT_libero_finetune 3e9b0e9; S1, S2, S3 = three public versions of 
 from __future__ import annotations
 
 import bisect
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.coverage.demos import Demos
+from vla_store.errors import whole_number
 from vla_store.rules import (
     RDT_FINETUNE_SHORTEST,
     RDT_LONGEST,
@@ -161,13 +164,9 @@ class BufferSampler(Sampler):
 class _Buffer:
     def __init__(self, sampler: BufferSampler, rng: np.random.Generator) -> None:
         self.sampler, self.rng, self.starts = sampler, rng, sampler.demos.starts
-        self.made: list[int] = []  # samples that the producer has ready, the next one last
         self.chunks, self.size = sampler.chunks, sampler.size
-        passes: list[int] = []
-        while len(passes) < self.chunks * self.size:
-            passes += self._pass()
-        self.made = passes[::-1]
-        self.content = [self._take(self.size) for _ in range(self.chunks)]
+        self.made = self._samples()
+        self.content = [list(itertools.islice(self.made, self.size)) for _ in range(self.chunks)]
         self.all = list(range(self.size))
         self.clean = [self.all.copy() for _ in range(self.chunks)]
         self.used: list[list[int]] = [[] for _ in range(self.chunks)]  # the dirty items of each chunk
@@ -208,31 +207,22 @@ class _Buffer:
             self.pending = sorted(self.used[self.locked])
             self.clean[self.locked] = []
             self.at = (self.locked + 1) % self.chunks
-        self.content[self.at][self.pending.pop()] = self._make()
+        self.content[self.at][self.pending.pop()] = next(self.made)
         if not self.pending:
             self.clean[self.locked] = self.all.copy()
             self.used[self.locked] = []
 
-    def _make(self) -> int:
-        if not self.made:
-            self.made = self._pass()[::-1]
-        return self.made.pop()
-
-    def _take(self, count: int) -> list[int]:
-        taken = self.made[: -count - 1 : -1]
-        del self.made[-count:]
-        return taken
-
-    def _pass(self) -> list[int]:
-        """Return one pass of the producer over the demos, in a random order."""
-        demos = self.sampler.demos
-        steps: list[int] = []
-        for demo in self.rng.permutation(np.flatnonzero(self.sampler.high > self.sampler.low)).tolist():
-            rows = self.starts[demo] + np.arange(demos.lengths[demo])
-            if len(rows) > RDT_LONGEST:
-                rows = self.rng.choice(rows, RDT_LONGEST, replace=False)
-            steps += rows.tolist()
-        return steps
+    def _samples(self) -> Iterator[int]:
+        """Yield what the producer makes, without end: one pass over the demos after another, each in a new random order."""
+        usable = np.flatnonzero(self.sampler.high > self.sampler.low)
+        while True:
+            steps: list[int] = []
+            for demo in self.rng.permutation(usable).tolist():
+                rows = self.starts[demo] + np.arange(self.sampler.demos.lengths[demo])
+                if len(rows) > RDT_LONGEST:
+                    rows = self.rng.choice(rows, RDT_LONGEST, replace=False)
+                steps += rows.tolist()
+            yield from steps
 
 
 # What each sampler is called in tables, and its rule with its source.
@@ -285,7 +275,10 @@ RULES = {
 
 
 def all_samplers(demos: Demos, seed: int = 0) -> list[Sampler]:
-    """Return every sampler of the tables, RDT's first, full enumeration last. seed: of what S2 draws when it is constructed."""
+    """Return every sampler of the tables, RDT's first, full enumeration last. seed: of what S2 draws when it is constructed.
+
+    Raises OptionError for a seed below 0."""
+    whole_number("seed", seed, 0)
     lengths, late = demos.lengths, demos.has_late_observation
     by_file = tuple(np.flatnonzero(demos.files == file) for file in range(int(demos.files.max()) + 1))
     first_only = tuple(each[demos.is_first_key[each]] for each in by_file)
