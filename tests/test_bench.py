@@ -66,11 +66,11 @@ def test_the_roof_of_every_preset_reads_what_a_batch_reads(
     indices = np.array([3, 1, 4, 1, 5])
     expected = {name: np.copy(value) for name, value in samples.batch(indices).items() if name != "task"}
     out = samples.allocate(5)
-    roof = bench._Roof(samples, [indices], out)
+    roof = bench._roof_work(samples, indices, out)
     for name, array in out.items():
         if name == "agentview_rgb":
             array.fill(0)
-    roof.run(0)
+    roof()
     assert all(np.array_equal(out[name], value) for name, value in expected.items())
     assert samples.batch(indices)["agentview_rgb"].any()  # and the cameras fill as before
 

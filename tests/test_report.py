@@ -27,7 +27,7 @@ from vla_store import open_store
 from vla_store.builder import build_store
 from vla_store.cli import main
 from vla_store.look import charts, facts
-from vla_store.look.facts import Histogram, gather, histogram, runs_of, spread
+from vla_store.look.facts import Histogram, gather, histogram, spread
 from vla_store.look.page import html_page, write_page
 from vla_store.look.sheet import describe
 from vla_store.reader.frames import Frames
@@ -362,16 +362,18 @@ def test_pixels_are_read_as_rarely_as_the_page_says(demo_store: Path, monkeypatc
 
 @given(rows=st.integers(1, 10**9), at_most=st.integers(1, 70_000))
 def test_runs_are_apart_inside_and_evenly_spread(rows: int, at_most: int) -> None:
-    runs = runs_of(rows, at_most)
-    starts = [start for start, _ in runs]
+    found = spread(rows, at_most, 256)
 
-    assert sum(stop - start for start, stop in runs) == min(rows, at_most) or (
-        rows > at_most and at_most - 256 < sum(stop - start for start, stop in runs) <= at_most
-    )
-    assert runs[0][0] >= 0
-    assert runs[-1][1] <= rows
-    assert all(stop <= after for (_, stop), after in zip(runs, starts[1:]))
-    gaps = np.diff(starts)
+    if rows <= at_most:
+        assert np.array_equal(found, np.arange(rows))
+        return
+    runs = found.reshape(-1, min(256, at_most))
+    assert at_most - 256 < found.size <= at_most
+    assert found[0] >= 0
+    assert found[-1] < rows
+    assert (np.diff(runs) == 1).all()
+    assert (np.diff(found) >= 1).all()
+    gaps = np.diff(runs[:, 0])
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
 

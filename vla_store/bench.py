@@ -7,7 +7,6 @@ have read the same. It stands on reader and loader, and needs no torch: what is 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import os
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import vla_store
-from vla_store.errors import OptionError, StoreDamaged
+from vla_store.errors import OptionError, StoreDamaged, whole_number
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
@@ -236,10 +235,11 @@ def bench_store(
     began = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     tried = tuple(workers) if workers is not None else _doubling(cores)
-    if batch_size < 1:
-        raise OptionError("batch_size is at least 1", found=batch_size)
-    if not tried or any(each < 1 for each in tried):
-        raise OptionError("the numbers of workers to try are at least 1", found=", ".join(map(str, tried)) or "none")
+    whole_number("batch_size", batch_size)
+    if not tried:
+        raise OptionError("give at least one number of workers to try")
+    for count in tried:
+        whole_number("each number of workers", count)
     store = open_store(url, fetcher=fetcher)
     samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images, view=view)
     open_ms = (time.perf_counter() - began) * 1e3
@@ -315,17 +315,17 @@ def _first_pass(samples: Samples, size: int, out: dict[str, Array]) -> tuple[lis
 
 def _one_process(samples: Samples, batches: Sequence[Array], out: dict[str, Array]) -> dict[str, Any]:
     """Return the report's rates of one process, by turns. Raises StoreDamaged where two ways to read disagree."""
-    roof, size = _Roof(samples, batches, out), len(batches[0])
+    roof, size = [_roof_work(samples, each, out) for each in batches], len(batches[0])
     for at in range(min(CHECKED, len(batches))):
         expected = _digest(samples.batch(batches[at], out))
-        roof.run(at)
+        roof[at]()
         _check_same("the roof", out, expected, samples.store.url)
         singles = [samples.sample(index) for index in batches[at].tolist()]
         _check_same("ds[i]", collate(singles), expected, samples.store.url)
     rates: dict[str, list[float]] = {"roof_samples_per_s": [], "batch_samples_per_s": []}
     single_us: list[float] = []
     for _ in range(ROUNDS):
-        rates["roof_samples_per_s"].append(_rate(range(len(batches)), roof.run, size))
+        rates["roof_samples_per_s"].append(_rate(roof, lambda work: work(), size))
         rates["batch_samples_per_s"].append(_rate(batches, lambda each: samples.batch(each, out), size))
         stop = time.perf_counter() + TURN_S
         while time.perf_counter() < stop:
@@ -342,26 +342,21 @@ def _one_process(samples: Samples, batches: Sequence[Array], out: dict[str, Arra
     }
 
 
-class _Roof:
-    """The unavoidable work of each batch: its distinct frames, located and fetched before, decoded into `out`; its numbers copied."""
+def _roof_work(samples: Samples, indices: Array, out: dict[str, Array]) -> Callable[[], None]:
+    """Return the unavoidable work of a batch: its distinct frames, located, fetched and checked before, decoded into `out`; its
+    numbers copied."""
+    fields = samples.store.fields
+    samples.batch(indices, out)
+    located = samples.locate(indices)
+    data = samples.fetch(located)
+    numbers = [(out[name], out[name].copy()) for name in out if name not in fields or not fields[name].is_camera]
 
-    def __init__(self, samples: Samples, batches: Sequence[Array], out: dict[str, Array]) -> None:
-        fields = samples.store.fields
-        numbers = [name for name in out if name not in fields or not fields[name].is_camera]
-        self._works: list[list[Callable[[], Any]]] = []
-        for indices in batches:
-            samples.batch(indices, out)  # and its chunks are checked
-            located = samples.locate(indices)
-            decode = functools.partial(samples.decode, located, samples.fetch(located), out)
-            self._works.append([decode, *(_copy(out[name], out[name].copy()) for name in numbers)])
+    def work() -> None:
+        samples.decode(located, data, out)
+        for target, values in numbers:
+            np.copyto(target, values)
 
-    def run(self, at: int) -> None:
-        for work in self._works[at]:
-            work()
-
-
-def _copy(target: Array, values: Array) -> Callable[[], None]:
-    return lambda: np.copyto(target, values)
+    return work
 
 
 def _windows(store: Any) -> dict[str, Any]:
@@ -401,11 +396,8 @@ def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> flo
 @contextlib.contextmanager
 def _batches(samples: Samples, size: int, workers: int) -> Iterator[Iterator[Any]]:
     """Serve batches without end by worker processes."""
-    batches = Batches(samples, batch_size=size, workers=workers, seed=0)
-    try:
+    with contextlib.closing(Batches(samples, batch_size=size, workers=workers, seed=0)) as batches:
         yield itertools.chain.from_iterable(itertools.repeat(batches))
-    finally:
-        batches.close()
 
 
 def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> LoaderRate:

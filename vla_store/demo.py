@@ -35,29 +35,21 @@ SAMPLES, BATCH, ROUNDS = 256, 64, 3
 
 @dataclass(frozen=True)
 class DemoReport:
-    """Measurements of one demo. Rates are samples per second, the best of the rounds."""
+    """Where one demo left its demonstrations and its store, of how many steps, and how many samples were compared."""
 
     source: Path
     store: Path
     steps: int
-    source_nbytes: int
-    store_nbytes: int
     compared: int
-    hdf5_rate: float
-    sample_rate: float
-    batch_rate: float
-    seconds: float
 
 
-def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True, seed: int = 0) -> DemoReport:
+def run_demo(folder: str | os.PathLike[str] | None = None, *, seed: int = 0) -> DemoReport:
     """Write, build, verify and read below `folder`, and tell on stdout as it goes.
 
     Parameters
     ----------
     folder
-        A new or empty folder. None: a temporary one, which is removed at the end.
-    keep
-        Leave the files in `folder`.
+        A new or empty folder, where the files stay. None: a temporary one, which is removed at the end.
 
     Raises
     ------
@@ -79,10 +71,10 @@ def run_demo(folder: str | os.PathLike[str] | None = None, *, keep: bool = True,
                 hint="choose another name, or remove what an earlier demo left",
             )
         root.mkdir(parents=True, exist_ok=True)
-        files = nullcontext(str(root)) if keep else tempfile.TemporaryDirectory(dir=root)
+        files = nullcontext(root)
     with files as where:
         report = _run(Path(where), seed)
-        if folder is not None and keep:
+        if folder is not None:
             given = Path(folder)  # as it was given: short, and where the reader stands
             store = given / report.store.name
             _say(f"\nfiles     {given / report.source.name}\n          {store}")
@@ -125,19 +117,16 @@ def _run(folder: Path, seed: int) -> DemoReport:
     for index in chosen.tolist():
         _check_equal(samples[index], rival.sample(index), index)
     rates = _rates(samples, rival, chosen)
-    report = DemoReport(
-        source, built.store, built.rows, source_nbytes, built.nbytes, len(chosen), *rates, time.perf_counter() - began
-    )
     _say(f"read      a sample: 2 cameras x 2 frames, the state, {ACTIONS} actions;")
     _say(f"          {len(chosen)} at random equal what h5py reads, bit for bit\n")
     rows = [
-        [name, f"{rate:,.0f}", f"{rate / report.hdf5_rate:.1f} x"]
+        [name, f"{rate:,.0f}", f"{rate / rates[0]:.1f} x"]
         for name, rate in zip(("HDF5, opened per sample", "store, one at a time", f"store, batches of {BATCH}"), rates)
     ]
     _say(table(["", "samples/s", ""], rows))
-    _say(f"\nsize      {report.store_nbytes / source_nbytes:.2f} of the HDF5; on LIBERO's rendered pictures about 0.35")
-    _say(f"time      {report.seconds:.0f} s in all, one process, files in the page cache")
-    return report
+    _say(f"\nsize      {built.nbytes / source_nbytes:.2f} of the HDF5; on LIBERO's rendered pictures about 0.35")
+    _say(f"time      {time.perf_counter() - began:.0f} s in all, one process, files in the page cache")
+    return DemoReport(source, built.store, built.rows, len(chosen))
 
 
 class Hdf5PerSample:
@@ -170,7 +159,7 @@ class Hdf5PerSample:
         return made
 
 
-def _rates(samples: Samples, rival: Hdf5PerSample, chosen: npt.NDArray[np.int64]) -> tuple[float, float, float]:
+def _rates(samples: Samples, rival: Hdf5PerSample, chosen: npt.NDArray[np.int64]) -> list[float]:
     """Return the samples per second of HDF5, single samples, batches: the best of rounds in turn, so that a slow moment hits all."""
 
     def batches() -> None:
@@ -189,8 +178,7 @@ def _rates(samples: Samples, rival: Hdf5PerSample, chosen: npt.NDArray[np.int64]
             began = time.perf_counter()
             work()
             best[which] = min(best[which], time.perf_counter() - began)
-    hdf5, single, batched = (len(chosen) / seconds for seconds in best)
-    return hdf5, single, batched
+    return [len(chosen) / seconds for seconds in best]
 
 
 def _check_equal(sample: Any, expected: Arrays, index: int) -> None:

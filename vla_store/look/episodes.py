@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.digests import episode_name
 from vla_store.reader import Store
-from vla_store.reader.store import parts_of
 from vla_store.reader.values import Episode
 
 SUFFIX = ".hdf5"
@@ -32,7 +29,7 @@ def find_episode(store: Store, text: str) -> Episode:
             "not an episode",
             expected=f"a number from 0 to {len(store.episodes) - 1}, or suite/file/demo",
             found=text,
-            example=_example(store),
+            example="{0.suite}/{0.file}/{1}".format(store.episodes[0], episode_name(store.episodes[0].number)),
         )
     suite, file, demo = names[-3:]
     if suite not in store.suites:
@@ -42,26 +39,8 @@ def find_episode(store: Store, text: str) -> Episode:
         file = next((each for each in files if each.removesuffix(SUFFIX) in (file, f"{file}_demo")), file)
     if file not in files:
         raise UnknownName.among("file", file, files, store=store.url, suite=suite)
-    numbers = _numbers(store, suite, file)
-    for number, episode in numbers.items():
-        if demo in (episode_name(number), str(number)):
-            return store.episodes[episode]
-    raise UnknownName.among(
-        "demonstration", demo, [episode_name(n) for n in numbers], store=store.url, suite=suite, file=file
-    )
-
-
-def _numbers(store: Store, suite: str, file: str) -> dict[int, int]:
-    """Return the store's number of every demonstration of a file, by its number in the file."""
-    found: dict[int, int] = {}
-    for part in parts_of(store):
-        wanted = [at for at, each in enumerate(part.document.sources) if (each.suite, each.file) == (suite, file)]
-        entries = part.entries(0, part.episodes)
-        for at in np.flatnonzero(np.isin(entries["source"], wanted)).tolist():
-            found[int(entries["number"][at])] = part.episode_start + at
-    return found
-
-
-def _example(store: Store) -> str:
-    first = store.episodes[0]
-    return f"{first.suite}/{first.file}/{episode_name(first.number)}"
+    known = {episode_name(each.number): each for each in store.episodes if (each.suite, each.file) == (suite, file)}
+    name = demo if demo in known else f"demo_{demo}"
+    if name not in known:
+        raise UnknownName.among("demonstration", demo, list(known), store=store.url, suite=suite, file=file)
+    return known[name]

@@ -7,7 +7,6 @@ No more than a bounded number of steps and frames is read, however large the sto
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,16 +69,6 @@ class Group:
     unknown: int
     noops: int | None
     counted: int
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """An orientation, or an observation, and the files that have it; of `stated` of them it was stated when the store was built."""
-
-    value: str
-    files: int
-    episodes: int
-    stated: int
 
 
 @dataclass(frozen=True)
@@ -148,16 +137,13 @@ class CameraFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of a store that its page shows. decoders: {what decoded: files} of pictures that the files hold as JPEG."""
+    """Facts of a store that its page shows."""
 
     name: str
     store: Store
     whole: Group
     suites: tuple[Group, ...]
     tasks: tuple[TaskFacts, ...]
-    orientations: tuple[Recorded, ...]
-    observations: tuple[Recorded, ...]
-    decoders: Mapping[str, int]
     presets: tuple[str, ...]
     sources: tuple[SourceFacts, ...]
     cameras: tuple[CameraFacts, ...]
@@ -170,27 +156,15 @@ class Facts:
     array_nbytes: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """One row per episode of the store, (n,) each. task and source: indices into the lists of the store, not of its parts."""
-
-    start: Int64
-    length: Int64
-    success: Int64
-    task: Int64
-    source: Int64
-    suite: Int64
-
-
 def gather(store: Store, name: str) -> Facts:
     """Gather the facts of a store that its page calls `name`. Raises what reading raises."""
     table = _table(store)
     counted, found = _noops(store, table)
 
     def group(suite: str, chosen: Int64) -> Group:
-        lengths = np.sort(table.length[chosen])
-        success = table.success[chosen]
-        steps_counted = int((table.length[chosen] * counted[chosen]).sum())
+        lengths = np.sort(table["length"][chosen])
+        success = table["success"][chosen]
+        steps_counted = int((table["length"][chosen] * counted[chosen]).sum())
         return Group(
             suite=suite,
             episodes=len(lengths),
@@ -204,20 +178,17 @@ def gather(store: Store, name: str) -> Facts:
         )
 
     sources = [
-        SourceFacts(each, len(chosen), int(table.length[chosen].sum()))
-        for each, chosen in zip(store.conventions.sources, _indices_of(table.source, len(store.conventions.sources)))
+        SourceFacts(each, len(chosen), int(table["length"][chosen].sum()))
+        for each, chosen in zip(store.conventions.sources, _indices_of(table["source"], len(store.conventions.sources)))
     ]
-    by_suite = _indices_of(table.suite, len(store.suites))
-    lengths = _lengths(table.length, [table.length, *(table.length[each] for each in by_suite)])
+    by_suite = _indices_of(table["suite"], len(store.suites))
+    lengths = _lengths(table["length"], [table["length"], *(table["length"][each] for each in by_suite)])
     return Facts(
         name=name,
         store=store,
-        whole=group("", np.arange(len(table.length))),
+        whole=group("", np.arange(len(table["length"]))),
         suites=tuple(map(group, store.suites, by_suite)),
         tasks=tuple(_tasks(store, table, group)),
-        orientations=_recorded(sources, "orientation"),
-        observations=_recorded(sources, "observation"),
-        decoders=Counter(sorted(each.source.decoder for each in sources if each.source.decoder)),
         presets=tuple(sorted({str(each.plan.get("options", {}).get("preset", "?")) for _, each in store.parts})),
         sources=tuple(sources),
         cameras=tuple(_camera(store, each) for each in store.fields.values() if each.is_camera),
@@ -227,27 +198,22 @@ def gather(store: Store, name: str) -> Facts:
         ragged=tuple(_ragged(store, each) for each in store.fields.values() if each.is_ragged),
         lengths=lengths[0],
         suite_lengths=lengths[1:],
-        shorter={bound: int((table.length < bound).sum()) for bound in (RDT_SHORTEST, RDT_FINETUNE_SHORTEST)},
+        shorter={bound: int((table["length"] < bound).sum()) for bound in (RDT_SHORTEST, RDT_FINETUNE_SHORTEST)},
         noop_episodes=None if found is None else int(counted.sum()),
         array_nbytes=tuple(sorted(store.array_nbytes.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 
-def runs_of(rows: int, at_most: int) -> list[tuple[int, int]]:
-    """Return [start, stop) runs of rows, evenly spread, at most `at_most` rows in all; one run of all rows where these are fewer."""
-    if rows <= at_most:
-        return [(0, rows)]
-    run = min(RUN_ROWS, at_most)
-    count = at_most // run
-    between = rows - count * run
-    starts = [k * run + (2 * k + 1) * between // (2 * count) for k in range(count)]
-    return [(start, start + run) for start in starts]
-
-
-def spread(count: int, at_most: int) -> list[int]:
-    """Return at most `at_most` numbers below `count`, evenly spread."""
-    taken = min(count, at_most)
-    return [(2 * k + 1) * count // (2 * taken) for k in range(taken)]
+def spread(count: int, at_most: int, run: int = 1) -> Int64:
+    """Return at most `at_most` numbers below `count`, all of them or runs of `run`, evenly spread and ascending."""
+    if count <= at_most:
+        return np.arange(count)
+    run = min(run, at_most)
+    runs = at_most // run
+    starts = (
+        (2 * np.arange(runs) + 1) * (count - runs * run) // (2 * runs)
+    )  # what lies before each, less the runs before
+    return (starts[:, None] + np.arange(runs * run).reshape(runs, run)).reshape(-1)
 
 
 def histogram(values: npt.NDArray[np.float64], low: float, high: float, bins: int = BINS) -> Histogram | None:
@@ -263,7 +229,8 @@ def histogram(values: npt.NDArray[np.float64], low: float, high: float, bins: in
     return Histogram(low, high, tuple(counts.tolist()))
 
 
-def _table(store: Store) -> _Table:
+def _table(store: Store) -> dict[str, Int64]:
+    """Return columns of a row per episode, (n,): start, length, success, and indices of its task, source and suite in the store's lists."""
     tasks = {(each.suite, each.name): at for at, each in enumerate(store.tasks)}
     suites = {each: at for at, each in enumerate(store.suites)}
     columns: list[list[Int64]] = []
@@ -275,54 +242,29 @@ def _table(store: Store) -> _Table:
         of_suite = np.array([suites[each.suite] for each in part.document.sources])
         columns.append([entries["success"], of_task[task], source + sources, of_suite[source]])
         sources += len(part.document.sources)
-    joined = (np.concatenate(each) for each in zip(*columns))
-    return _Table(store.episodes.starts, store.episodes.lengths, *joined)
+    joined = dict(zip(("success", "task", "source", "suite"), map(np.concatenate, zip(*columns))))
+    return {"start": store.episodes.starts, "length": store.episodes.lengths, **joined}
 
 
-def _noops(store: Store, table: _Table) -> tuple[npt.NDArray[np.bool_], Int64 | None]:
+def _noops(store: Store, table: dict[str, Int64]) -> tuple[npt.NDArray[np.bool_], Int64 | None]:
     """Return which episodes were counted, and the no-ops of each; None where the rule does not apply to this store."""
-    chosen = np.zeros(len(table.length), bool)
+    starts, lengths = table["start"], table["length"]
+    counted = np.zeros(len(lengths), bool)
     field = store.fields.get(ACTIONS)
     if field is None or field.kind != "fixed" or field.shape != (ACTION_WIDTH,):
-        return chosen, None
-    chosen[:: -(-store.rows // MAX_ACTION_STEPS)] = True
-    found = np.zeros(len(table.length), np.int64)
-    for episodes in _blocks(np.flatnonzero(chosen).tolist(), table.length):
-        first, last = episodes[0], episodes[-1]
-        start = int(table.start[first])
-        actions = store.read(ACTIONS, range(start, int(table.start[last] + table.length[last])))
-        for episode in episodes:
-            at = int(table.start[episode]) - start
-            found[episode] = noops(actions[at : at + int(table.length[episode])], NOOP_THRESHOLD).sum()
-    return chosen, found
-
-
-def _blocks(episodes: Sequence[int], lengths: Int64) -> Iterator[list[int]]:
-    """Group consecutive episodes, as many at once as one read may fetch."""
-    block: list[int] = []
-    steps = 0
-    for episode in episodes:
-        if block and (episode != block[-1] + 1 or steps + int(lengths[episode]) > MAX_SAMPLED_ROWS):
-            yield block
-            block, steps = [], 0
-        block.append(episode)
-        steps += int(lengths[episode])
-    if block:
-        yield block
-
-
-def _recorded(sources: Sequence[SourceFacts], name: str) -> tuple[Recorded, ...]:
-    """Group files by their orientation or observation, whichever `name` says."""
-    values = [getattr(each.source, name) for each in sources]
-    return tuple(
-        Recorded(
-            value,
-            values.count(value),
-            sum(each.episodes for each, other in zip(sources, values) if other == value),
-            sum(name in each.source.said for each, other in zip(sources, values) if other == value),
-        )
-        for value in sorted(set(values))
-    )
+        return counted, None
+    counted[:: -(-store.rows // MAX_ACTION_STEPS)] = True
+    found = np.zeros(len(lengths), np.int64)
+    chosen = np.flatnonzero(counted)
+    read = np.cumsum(lengths[chosen]) // MAX_SAMPLED_ROWS  # of neighbours, about so many rows are read at once
+    ends = np.flatnonzero((np.diff(chosen) > 1) | (np.diff(read) > 0)) + 1
+    for episodes in np.split(chosen, ends):
+        start, last = int(starts[episodes[0]]), episodes[-1]
+        actions = store.read(ACTIONS, range(start, int(starts[last] + lengths[last])))
+        for episode in episodes.tolist():
+            at = int(starts[episode]) - start
+            found[episode] = noops(actions[at : at + int(lengths[episode])], NOOP_THRESHOLD).sum()
+    return counted, found
 
 
 def _lengths(lengths: Int64, groups: Sequence[Int64]) -> tuple[Histogram, ...]:
@@ -340,10 +282,10 @@ def _indices_of(numbers: Int64, count: int) -> list[Int64]:
     return np.split(order, np.cumsum(np.bincount(numbers, minlength=count))[:-1])
 
 
-def _tasks(store: Store, table: _Table, group: Callable[[str, Int64], Group]) -> Iterator[TaskFacts]:
+def _tasks(store: Store, table: dict[str, Int64], group: Callable[[str, Int64], Group]) -> Iterator[TaskFacts]:
     """Describe every task, with pictures of as many as the page has room for."""
-    places = _indices_of(table.task, len(store.tasks))
-    rows = [int(table.start[each[0]] + table.length[each[0]] // 2) for each in places]
+    places = _indices_of(table["task"], len(store.tasks))
+    rows = [int(table["start"][each[0]] + table["length"][each[0]] // 2) for each in places]
     cameras = sorted(store.cameras, key=lambda name: not is_colour(store.fields[name]))  # before depth
     each_has = min(MAX_CAMERAS_OF_A_TASK, max(1, MAX_PICTURES // len(store.tasks)))
     pictures = {name: list(_upright(store, name, rows[:MAX_PICTURES])) for name in cameras[:each_has]}
@@ -388,26 +330,22 @@ def _field(store: Store, field: StoreField) -> FieldFacts:
     shape = tuple(n for n in field.shape if n is not None)
     row_nbytes = math.prod(shape) * np.dtype(field.dtype).itemsize
     at_most = max(1, min(MAX_SAMPLED_ROWS, MAX_SAMPLED_NBYTES // max(1, row_nbytes)))
-    runs = runs_of(store.rows, at_most)
+    rows = spread(store.rows, at_most, RUN_ROWS)
     shown = min(MAX_COMPONENTS, math.prod(shape))
-    values = np.concatenate(
-        [store.read(field.name, range(*run)).reshape(run[1] - run[0], -1)[:, :shown].astype(np.float64) for run in runs]
-    )
+    values = store.read(field.name, rows).reshape(len(rows), -1)[:, :shown].astype(np.float64)
     known = store.statistics.all.get(field.name)
     components = []
-    for at, place in zip(range(shown), np.ndindex(shape)):
-        statistics = None if known is None else _statistics(known, place)
-        bounds = (statistics["min"], statistics["max"]) if statistics else (math.nan, math.nan)
+    for column, place in zip(values.T, np.ndindex(shape)):
+        if known is None:
+            statistics, low, high = None, math.nan, math.nan
+            nan, infinite = np.isnan(column).sum(), np.isinf(column).sum()
+        else:
+            statistics = _statistics(known, place)
+            low, high = statistics["min"], statistics["max"]
+            nan, infinite = known.nan[place], known.infinite[place]
         index = "".join(f"[{n}]" for n in place)
-        bad = (
-            (np.isnan(values[:, at]), np.isinf(values[:, at]))
-            if known is None
-            else (known.nan[place], known.infinite[place])
-        )
-        components.append(
-            Component(index, histogram(values[:, at], *bounds), statistics, *(int(each.sum()) for each in bad))
-        )
-    return FieldFacts(field, tuple(components), math.prod(shape) - shown, len(values))
+        components.append(Component(index, histogram(column, low, high), statistics, int(nan), int(infinite)))
+    return FieldFacts(field, tuple(components), math.prod(shape) - shown, len(rows))
 
 
 def _statistics(known: FieldStatistics, place: tuple[int, ...]) -> dict[str, float]:

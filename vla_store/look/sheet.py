@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import MachineError, OptionError
+from vla_store.errors import MachineError, whole_number
 from vla_store.format.views import runs_of
 from vla_store.look.facts import ACTION_WIDTH, ACTIONS
 from vla_store.look.pictures import Pictures, is_colour, to_rgb, value_range
@@ -135,9 +135,7 @@ def write_sheet(
 
 def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str = "upright") -> Sheet:
     """Gather what a sheet of this episode shows. Raises OptionError, UnknownName, and what reading raises."""
-    if not 1 <= steps <= MAX_STEPS:
-        raise OptionError("so many pictures do not fit", expected=f"1 to {MAX_STEPS}", found=steps)
-    chosen = chosen_steps(episode.length, steps)
+    chosen = chosen_steps(episode.length, whole_number("steps", steps, 1, MAX_STEPS))
     task = next(each for each in store.tasks if (each.suite, each.name) == (episode.suite, episode.task))
     convention = next(
         each for each in store.conventions.sources if (each.suite, each.file) == (episode.suite, episode.file)
@@ -167,12 +165,11 @@ def draw(sheet: Sheet) -> tuple[bytes, tuple[int, int]]:
 
     Raises MachineError where matplotlib is not installed.
     """
+    file = io.BytesIO()
     with _plain_style():
-        file = io.BytesIO()
-        canvas_of(sheet).print_png(file, metadata={"Software": None})
-    data = file.getvalue()
-    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    return data, (width, height)
+        canvas = canvas_of(sheet)
+        canvas.print_png(file, metadata={"Software": None})
+    return file.getvalue(), canvas.get_width_height()
 
 
 def canvas_of(sheet: Sheet) -> Any:
