@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from reader.naive import turned
 
-from vla_store.errors import UnknownName
 from vla_store.format.schema import ORIENTATIONS
 from vla_store.reader.orient import IMAGES, place, turn
 
@@ -54,9 +53,3 @@ def test_a_picture_is_converted_while_it_is_turned() -> None:
     picture, out = drawn((16, 24, 1), "float32", 1) / 70_000, np.zeros((16, 24, 1), "float16")
     place(picture.copy(), None, 3, out)
     assert np.array_equal(out, picture[::-1, ::-1].astype("float16"))
-
-
-def test_an_unknown_way_to_turn_lists_those_that_exist() -> None:
-    with pytest.raises(UnknownName, match="flipped") as caught:
-        turn("flipped", "bottom_up")
-    assert "as_stored, upright, rot180" in str(caught.value)

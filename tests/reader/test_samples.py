@@ -17,6 +17,8 @@ from reader.naive import assert_same_sample
 from vla_store import Batch, OptionError, Samples, UnknownName, open_store
 from vla_store.builder import build_store
 from vla_store.format.statistics import field_statistics
+from vla_store.reader import frames
+from vla_store.reader.store import parts_of
 
 TINY = naive.of_tiny()
 PRESETS = ["raw", "fast", "small"]
@@ -258,10 +260,62 @@ def test_an_out_that_does_not_fit_is_refused_with_what_would(tiny_store: Path) -
         samples.batch([1, 2], out={"action": fit})
 
 
-def test_an_empty_batch_is_a_batch(tiny_store: Path) -> None:
-    batch = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored").batch([])
+def test_an_out_that_cannot_be_written_or_is_no_array_is_refused(tiny_store: Path) -> None:
+    samples = Samples(tiny_store, windows={"actions": 0})
+    locked = np.empty((2, 7))
+    locked.flags.writeable = False
+    for wrong, found in ((locked, "read-only"), ([[0.0] * 7] * 2, "list")):
+        with pytest.raises(OptionError, match=rf"(?s)out\['actions'\] does not fit.*{found}"):
+            samples.batch([1, 2], out={"actions": wrong})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("selection", [{}, {"suites": ["libero_goal", "libero_10"]}, {"rows": [3, 4]}])
+def test_an_empty_batch_is_a_batch(tiny_store: Path, selection: dict[str, Any]) -> None:
+    windows = {**NEAR, "states": [0, 1]}
+    batch = Samples(tiny_store, windows=windows, alignment="causal", images="as_stored", **selection).batch([])
     assert batch["actions"].shape == (0, 16, 7)
-    assert batch["task"] == []
+    assert batch["states"] == batch["task"] == []
+
+
+@pytest.mark.parametrize("fetcher", ["mmap", "pread"])
+@pytest.mark.parametrize("offsets", [0, [-1, 0], [5, -60, 0, 0]])
+def test_one_sample_reads_each_field_once_and_all_of_them_together(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch, fetcher: str, offsets: Any
+) -> None:
+    store = open_store(tiny_store, fetcher=fetcher)
+    samples = Samples(
+        store, windows={"states": 0, "actions": offsets, "agentview_rgb": offsets}, images="upright", alignment="causal"
+    )
+    storage, asked = parts_of(store).fetcher, list[Any]()
+    read = storage.read
+    expected = [samples.__getitems__([index])[0] for index in (0, 7, 30)]  # and tables and shards are open
+    monkeypatch.setattr(storage, "read", lambda ranges: (ranges and asked.append(ranges)) or read(ranges))
+    for index, sample in zip((0, 7, 30), expected):
+        assert_same_sample(samples[index], sample)
+    assert len(asked) == (3 if fetcher == "pread" else 0)
+
+
+def test_a_background_at_hand_when_located_is_not_fetched_again(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MAX_PICTURES", 1)
+    store = open_store(tiny_store, fetcher="pread")
+    samples = Samples(store, windows={"agentview_rgb": 0}, images="as_stored")
+    first, second, third = store.episodes.starts[:3].tolist()
+    expected = samples.batch([second, third, first])
+    samples.batch([first])
+    located = samples.locate([second, third, first])
+    data = samples.fetch(located)
+    monkeypatch.setattr(parts_of(store).fetcher, "read", None)
+    assert np.array_equal(samples.assemble(located, data)["agentview_rgb"], expected["agentview_rgb"])
+
+
+def test_data_of_another_batch_is_refused(tiny_store: Path) -> None:
+    samples = Samples(open_store(tiny_store, fetcher="pread"), windows={"agentview_rgb": 0}, images="as_stored")
+    located = samples.locate([1, 2])
+    for data in ([], samples.fetch(samples.locate([1]))):
+        with pytest.raises(OptionError, match="what `fetch` gives"):
+            samples.assemble(located, data)
 
 
 def test_a_ragged_field_is_read_as_wide_as_its_episode_and_refused_in_a_batch_of_several(tiny_store: Path) -> None:

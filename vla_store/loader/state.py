@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, SupportsIndex
 from vla_store.errors import OptionError, UsageError, warn, whole_number
 from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Order
-from vla_store.reader.lazily import lazily
+from vla_store.reader.cached import cached_property
 
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
 BY_A_NEWER = "a newer pass began"
@@ -158,7 +158,7 @@ class Epochs:
         if self._running is which:
             self._running, self._next = None, self._next or start
 
-    @lazily
+    @cached_property
     def _identity(self) -> dict[str, Any]:
         whole = self.dataset.identity
         return {

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from vla_store.errors import OptionError
 
 Sample = dict[str, Any]
@@ -56,8 +58,19 @@ class Batch:
 def same_width(arrays: dict[str, Any]) -> None:
     """Raise OptionError where a ragged field has several widths in one batch."""
     for field, column in arrays.items():
-        if isinstance(column, list) and field != "task":
+        if isinstance(column, list) and column and field != "task":
             raise ragged_error(field, sorted({each.shape[-1] for each in column}))
+
+
+def check_out(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise OptionError where a caller's array cannot be filled: C-contiguous, of this shape and dtype."""
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+        found = f"{getattr(array, 'shape', type(array).__name__)} {getattr(array, 'dtype', '')}"
+    elif not array.flags.c_contiguous or not array.flags.writeable:
+        found = "one that is not C-contiguous" if array.flags.writeable else "one that is read-only"
+    else:
+        return
+    raise OptionError(f"{name} does not fit", expected=f"{shape} {dtype}, C-contiguous, writable", found=found)
 
 
 def ragged_error(field: str, widths: list[int]) -> OptionError:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.layout import Grid
+from vla_store.reader.cached import cached_property
 from vla_store.reader.shards import RawShards, as_array
 from vla_store.storage import Range, Storage
 
@@ -32,23 +33,21 @@ class Column:
         self.dtype = np.dtype(grid.dtype).newbyteorder("<")
         self._row_nbytes = grid.row_nbytes
         self._per_shard = grid.shard
-        self._is_single = grid.shards == 1
         self._shards = RawShards(fetcher, array, grid, grid.chunk_nbytes)
         self._bodies = self._shards.bodies
         self._fetcher = fetcher
         self._arrays: dict[int, Array] = {}
 
-    @property
+    @cached_property
     def whole(self) -> Array | None:
         """All rows as one read-only view, where that costs nothing."""
-        return self._mapped(0) if self._is_single else None
+        return self._mapped(0) if self._shards.grid.shards == 1 else None
 
     def ranges(self, rows: Int64) -> list[Range]:
         """Return what `take` has to fetch for rows; nothing where they are mapped."""
-        if self._is_single and self._mapped(0) is not None:
+        if self.whole is not None:
             return []
-        numbers = [0] if self._is_single else np.unique(rows // self._per_shard).tolist()
-        if all(self._mapped(number) is not None for number in numbers):
+        if all(self._mapped(number) is not None for number in np.unique(rows // self._per_shard).tolist()):
             return []
         return self._ranges(_runs(np.unique(rows)))
 
@@ -59,10 +58,10 @@ class Column:
         """
         if not len(rows):
             return
-        if data or (whole := self.whole) is None:
+        if data or self.whole is None:
             self._gather(rows, out, data)
         else:
-            whole.take(rows, axis=0, out=out, mode="clip")
+            self.whole.take(rows, axis=0, out=out, mode="clip")
 
     def span(self, start: int, stop: int) -> Array:
         """Return rows [start, stop), read-only: a view where they are mapped in one piece."""
@@ -71,8 +70,7 @@ class Column:
         if mapped is not None:
             base = shard * self._per_shard
             return mapped[start - base : stop - base]
-        ranges = self._ranges([(start, stop)])
-        return self._joined(self._fetcher.read(ranges))
+        return self._joined(self._fetcher.read(self._ranges([(start, stop)])))
 
     def unpack(self, row: int, layout: struct.Struct) -> tuple[Any, ...]:
         """Return the first numbers of one row, as Python's."""

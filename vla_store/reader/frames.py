@@ -18,10 +18,12 @@ from vla_store.format.schema import Field
 from vla_store.reader.decoding import FrameDecoder, Undecodable
 from vla_store.reader.shards import Chunks, EncodedShards, Opened, RawShards, as_array
 from vla_store.storage import Range, Storage, keep
+from vla_store.storage.pages import PageFaultMonitor, will_need
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
+LEAST_COLD = 4  # frames; for fewer, asking the system ahead gains nothing
 MAX_PICTURES = 64
 
 
@@ -57,13 +59,15 @@ def frame_list(
 
 
 class LocatedFrames(NamedTuple):
-    """The chunks of a list of frames, and the episodes whose backgrounds are to be fetched.
+    """The chunks of a list of frames, and their backgrounds where these are not mapped.
 
-    ranges: what is to be fetched, of the chunks and then of the backgrounds.
+    held: backgrounds that were fetched before, by episode. absent: episodes of those to be fetched. ranges: what is to be fetched,
+    of the chunks and then of the backgrounds.
     """
 
     frames: FrameList
     chunks: Chunks
+    held: dict[int, Array]
     absent: list[int]
     ranges: list[Range]
 
@@ -75,6 +79,7 @@ class Frames:
         self, fetcher: Storage, part: str, field: Field, rows: int, episodes: int, opened: Opened, first: int
     ) -> None:
         self._fetcher = fetcher
+        self._page_faults = PageFaultMonitor()
         self._decoder = FrameDecoder(field)
         self._shards = EncodedShards(fetcher, f"{part}/{field.array}", field.grid(rows), field.codec, opened, first)
         shape = (episodes, *field.fixed_shape)
@@ -88,13 +93,16 @@ class Frames:
         """Find the chunks of frames. Raises StoreDamaged, FetchError, MachineError."""
         chunks = self._shards.locate(frames.rows)
         if not chunks.ranges or self._backgrounds is None:
-            return LocatedFrames(frames, chunks, [], chunks.ranges)
-        absent = self._backgrounds.absent(frames.episodes)
-        return LocatedFrames(frames, chunks, absent, chunks.ranges + [self._backgrounds.range(each) for each in absent])
+            return LocatedFrames(frames, chunks, {}, [], chunks.ranges)
+        held, absent = self._backgrounds.locate(frames.episodes)
+        ranges = chunks.ranges + [self._backgrounds.range(each) for each in absent]
+        return LocatedFrames(frames, chunks, held, absent, ranges)
 
     def announce(self, located: LocatedFrames) -> None:
-        """Tell the system that these frames are decoded next. Call it once a batch."""
-        self._shards.announce(located.chunks)
+        """Tell the system that these frames are decoded next, all at once, before the first is waited for. Call it once a batch."""
+        if len(located.chunks.views) >= LEAST_COLD and self._page_faults.is_cold():
+            for view in located.chunks.views:
+                will_need(view)
 
     def decode(self, located: LocatedFrames, data: Sequence[memoryview], out: Array) -> None:
         """Decode located frames into their positions of `out`, (n, *shape), C-contiguous, of any dtype that they convert to.
@@ -108,8 +116,11 @@ class Frames:
             return
         backgrounds = None
         if self._backgrounds is not None:
-            fetched = dict(zip(located.absent, data[len(chunks.ranges) :])) if located.absent else {}
-            backgrounds = self._backgrounds.take(frames.episodes, fetched)
+            held = located.held
+            if located.absent:
+                fetched = zip(located.absent, data[len(chunks.ranges) :])
+                held = held | {episode: self._backgrounds.fetched(episode, each) for episode, each in fetched}
+            backgrounds = self._backgrounds.take(frames.episodes, held)
         targets = list(out) if frames.positions is None else [out[at] for at in frames.positions]
         bodies = chunks.bodies(data[: len(chunks.ranges)]) if chunks.ranges or chunks.unchecked else chunks.views
         try:
@@ -121,14 +132,12 @@ class Frames:
         for to, original in frames.copies:
             out[to] = out[original]
 
-    def fill(
-        self, rows: list[int], episodes: list[int], flips: list[int], out: Array, positions: list[int] | None = None
-    ) -> None:
-        """Read row rows[i] of the part into out[positions[i]] (out[i]), turned by flips[i], all stages at once.
+    def fill(self, rows: list[int], episodes: list[int], flips: list[int], out: Array) -> None:
+        """Read row rows[i] of the part into out[i], turned by flips[i], all stages at once.
 
         episodes: the part's episode of each row. Raises StoreDamaged, FetchError, MachineError.
         """
-        located = self.locate(frame_list(rows, episodes, flips, positions))
+        located = self.locate(frame_list(rows, episodes, flips, None))
         self.announce(located)
         self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
 
@@ -153,19 +162,24 @@ class Backgrounds:
         start = at * (self._nbytes + CRC_BYTES)
         return self._shards.key(shard), start, start + self._nbytes + CRC_BYTES
 
-    def absent(self, episodes: Sequence[int]) -> list[int]:
-        """Return the episodes among these whose background is not at hand and has to be fetched."""
-        distinct = dict.fromkeys(episodes)
-        return [
-            each
-            for each in distinct
-            if each not in self._pictures and self._shards.body(each // self._per_shard) is None
-        ]
+    def locate(self, episodes: Sequence[int]) -> tuple[dict[int, Array], list[int]]:
+        """Return the backgrounds of these episodes that were fetched before, and the episodes of those to be fetched."""
+        distinct = [each for each in dict.fromkeys(episodes) if self._shards.body(each // self._per_shard) is None]
+        # Held from now on: another batch may drop them before this one is decoded.
+        held = {each: picture for each in distinct if (picture := self._pictures.get(each)) is not None}
+        return held, [each for each in distinct if each not in held]
 
-    def take(self, episodes: Sequence[int], fetched: dict[int, memoryview]) -> list[Array]:
+    def fetched(self, episode: int, data: memoryview) -> Array:
+        """Return the background that these bytes are. Raises StoreDamaged."""
+        # Alone: what was fetched in one request are views of all that it gave.
+        picture = as_array(self._check(memoryview(bytes(data)), episode), self._dtype, self._shape)
+        keep(self._pictures, episode, picture, MAX_PICTURES)
+        return picture
+
+    def take(self, episodes: Sequence[int], held: dict[int, Array]) -> list[Array]:
         """Return the background of each episode, (H, W, ...), read-only. Raises StoreDamaged, FetchError.
 
-        fetched: the bytes of those that were fetched. Others are at hand, or fetched now.
+        held: those that are not mapped.
         """
         arrays, checked, per_shard = self._arrays, self._checked, self._per_shard
         made: list[Array] = []
@@ -174,28 +188,21 @@ class Backgrounds:
                 shard = episode // per_shard
                 made.append(arrays[shard][episode - shard * per_shard])
             else:
-                made.append(self._first_use(episode, fetched))
+                made.append(held[episode] if episode in held else self._first_use(episode))
         return made
 
-    def _first_use(self, episode: int, fetched: dict[int, memoryview]) -> Array:
+    def _first_use(self, episode: int) -> Array:
         shard, at = divmod(episode, self._per_shard)
+        key, start, stop = self.range(episode)
         body = self._shards.body(shard)
-        if body is not None:
-            _, start, stop = self.range(episode)
-            self._check(body[start:stop], episode)
-            array = self._arrays.get(shard)
-            if array is None:
-                array = self._arrays[shard] = self._strided(shard, body)
-            self._checked[episode] = 1
-            picture: Array = array[at]
-            return picture
-        held = self._pictures.get(episode)
-        if held is None:
-            data = fetched.get(episode) or self._shards.fetcher.read([self.range(episode)])[0]
-            # Alone: what was fetched in one request are views of all that it gave.
-            held = as_array(self._check(memoryview(bytes(data)), episode), self._dtype, self._shape)
-            keep(self._pictures, episode, held, MAX_PICTURES)
-        return held
+        if body is None:  # mapped files became read ones after frames were located
+            return self.fetched(episode, self._shards.fetcher.read([(key, start, stop)])[0])
+        self._check(body[start:stop], episode)
+        if shard not in self._arrays:
+            self._arrays[shard] = self._strided(shard, body)
+        self._checked[episode] = 1
+        picture: Array = self._arrays[shard][at]
+        return picture
 
     def _strided(self, shard: int, body: memoryview) -> Array:
         start, stop = self._shards.grid.rows_of(shard)

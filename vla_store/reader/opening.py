@@ -100,13 +100,8 @@ def no_store(place: str) -> VlaStoreError:
                 f"unpack it; if a store is at its top, {shlex.quote(f'zip::{place}')} reads it",
             )
         return StoreDamaged("not a vla_store", store=place, found=found, hint=hint)
-    partial = layout.partial_path(place)
     if place.endswith(".partial") and os.path.isdir(place):
         return _unfinished(place)
-    if not os.path.exists(place):
-        if os.path.isdir(partial):
-            return _unfinished(partial)
-        return StoreNotFound("no store at this path", store=place, hint="check the path; `vla-store build` makes one")
     if any(os.path.exists(os.path.join(place, name)) for name in (".zgroup", ".zarray", ".zmetadata")):
         return StoreDamaged("not a vla_store", store=place, found="Zarr of version 2", hint=_FOLDER)
     if any(os.path.exists(os.path.join(place, name)) for name in ("parts", "roots")):
@@ -115,8 +110,10 @@ def no_store(place: str) -> VlaStoreError:
             store=place,
             hint=f"copy the newest file of roots/ to zarr.json, or: vla-store repair {shlex.quote(place)} --from SOURCE",
         )
-    if os.path.isdir(partial):
-        return _unfinished(partial)
+    if os.path.isdir(layout.partial_path(place)):
+        return _unfinished(layout.partial_path(place))
+    if not os.path.exists(place):
+        return StoreNotFound("no store at this path", store=place, hint="check the path; `vla-store build` makes one")
     return StoreNotFound(
         "this folder is not a vla_store",
         store=place,

@@ -11,12 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import UnknownName
-
 FLIP_ROWS = 1
 FLIP_COLUMNS = 2
-
-IMAGES = ("as_stored", "upright", "rot180")
 
 _TURNS = {
     "as_stored": {"bottom_up": 0, "top_down": 0, "rot180": 0},
@@ -24,13 +20,13 @@ _TURNS = {
     "rot180": {"bottom_up": FLIP_ROWS | FLIP_COLUMNS, "top_down": FLIP_COLUMNS, "rot180": 0},
 }
 
+IMAGES = tuple(_TURNS)
+
 Picture = np.ndarray[Any, Any]
 
 
 def turn(images: str, orientation: str) -> int:
     """Return which axes to flip, as a sum of FLIP_ROWS and FLIP_COLUMNS, so that a source of this orientation looks as `images` says."""
-    if images not in _TURNS:
-        raise UnknownName.among("way to turn images:", images, list(IMAGES))
     return _TURNS[images][orientation]
 
 

@@ -15,9 +15,9 @@ from vla_store.format import canonical, codecs, layout
 from vla_store.format.nonfinite import Tally, columns_of, tallies_in
 from vla_store.format.schema import TEXT_COLUMN, Field, PartDocument, PartEntry
 from vla_store.format.table import Entries, named, table_dtype
+from vla_store.reader.cached import cached_property
 from vla_store.reader.columns import Column
 from vla_store.reader.frames import Frames
-from vla_store.reader.lazily import lazily
 from vla_store.reader.shards import EncodedShards, Opened
 from vla_store.storage import Blocks, Storage
 
@@ -39,10 +39,6 @@ class Position(NamedTuple):
     task: int
     source: int
 
-    def as_many(self) -> Positions:
-        """Return the positions of this one row."""
-        return Positions(*np.array(self, np.int64)[:, None])
-
 
 _position = functools.partial(tuple.__new__, Position)  # in half the time of Position(...)
 
@@ -57,11 +53,6 @@ class Positions:
     length: Int64
     task: Int64
     source: Int64
-
-    def __getitem__(self, at: Any) -> Positions:
-        return Positions(
-            self.episode[at], self.step[at], self.start[at], self.length[at], self.task[at], self.source[at]
-        )
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -89,21 +80,12 @@ class Part:
         self.episode_start = episode_start
         self.fetcher = fetcher
         self._opened = opened
-        tables = Blocks(fetcher)
+        self._tables = Blocks(fetcher)
         self._columns = len(document.columns)
         self._entry = table_dtype(document.columns)
-        self.index = Column(
-            tables, self._array(layout.INDEX_ARRAY), layout.numeric_grid((self.rows, 2), "int32", self.rows)
-        )
-        self.table = Column(
-            tables,
-            self._array(layout.TABLE_ARRAY),
-            layout.numeric_grid((self.episodes, self._columns), "int64", self.rows),
-        )
-        self.digests = Column(
-            tables, self._array(layout.DIGEST_ARRAY), layout.numeric_grid((self.episodes, 32), "uint8", self.rows)
-        )
-        self._tables = tables
+        self.index = self._small(layout.INDEX_ARRAY, (self.rows, 2), "int32")
+        self.table = self._small(layout.TABLE_ARRAY, (self.episodes, self._columns), "int64")
+        self.digests = self._small(layout.DIGEST_ARRAY, (self.episodes, 32), "uint8")
         self._tasks, self._sources = len(document.tasks), len(document.sources)
         # Of start, length, task, source in the table; of episode and step in the index.
         self._limits = np.array(
@@ -116,7 +98,7 @@ class Part:
 
         Raises StoreDamaged where index and table contradict each other.
         """
-        episode, step = pair or self.pair(row)
+        episode, step = pair or self.index.unpack(row, _PAIR)
         if not 0 <= episode < self.episodes:
             raise self._contradiction(row)
         start, length, task, source = self.table.unpack(episode, _ENTRY)
@@ -169,11 +151,7 @@ class Part:
         if start == 0 and len(first) and first[0] != 0:
             bad[0] = True
         if bad.any():
-            raise StoreDamaged(
-                "the episode table cannot be",
-                object=self._array(layout.TABLE_ARRAY),
-                episode=start + int(bad.argmax()),
-            )
+            raise self._wrong_table("cannot be", start + int(bad.argmax()))
         return table
 
     def nonfinite(self) -> dict[str, tuple[Tally, ...]]:
@@ -181,8 +159,7 @@ class Part:
         if not self.document.nonfinite:
             return {}
         shape = (self.episodes, len(columns_of(self.document.nonfinite)))
-        grid = layout.numeric_grid(shape, "int64", self.rows)
-        column = Column(self._tables, self._array(layout.NONFINITE_ARRAY), grid)
+        column = self._small(layout.NONFINITE_ARRAY, shape, "int64")
         try:
             return tallies_in(column.span(0, self.episodes), self.document.nonfinite)
         except ValueError as error:
@@ -206,22 +183,16 @@ class Part:
         """Return which of the part's texts (n,) episodes have of their own, -1 for none. Raises StoreDamaged."""
         if not self.document.texts:
             return np.full(len(episodes), -1)
-        entries = self._entries_of(episodes)
-        numbers = entries[TEXT_COLUMN].copy()
+        numbers = self._entries_of(episodes)[TEXT_COLUMN].copy()
         bad = (numbers < -1) | (numbers >= len(self.document.texts))
         if bad.any():
-            raise StoreDamaged(
-                "the episode table names a text that does not exist",
-                object=self._array(layout.TABLE_ARRAY),
-                episode=int(episodes[bad.argmax()]),
-            )
+            raise self._wrong_table("names a text that does not exist", int(episodes[bad.argmax()]))
         return numbers
 
     def own_texts_by_task(self) -> list[tuple[int, int]]:
         """Return every (task, text) that an episode has of its own, each once."""
         tasks, texts = self.entries(0, self.episodes)["task"], self.own_texts(np.arange(self.episodes))
-        pairs = np.unique(np.stack([tasks, texts], axis=1)[texts >= 0], axis=0).tolist()
-        return [(task, text) for task, text in pairs]
+        return sorted({*zip(tasks[texts >= 0].tolist(), texts[texts >= 0].tolist())})
 
     def column(self, field: Field) -> Column:
         """Return the array of a numeric field; flat for a ragged one."""
@@ -255,43 +226,28 @@ class Part:
         bad = (start < 0) | (width < 0) | (start > elements) | (length < 1)
         bad |= (width > elements) | (length * np.minimum(width, elements) > elements - start)
         if bad.any():
-            raise StoreDamaged(
-                f"the episode table puts {field.name!r} where it is not",
-                object=self._array(layout.TABLE_ARRAY),
-                episode=int(episodes[bad.argmax()]),
-            )
+            raise self._wrong_table(f"puts {field.name!r} where it is not", int(episodes[bad.argmax()]))
         return start, width
 
     def attributes(self, start: int, nbytes: int) -> bytes:
         """Return bytes [start, start + nbytes) of all attributes of the part."""
-        total = self._attributes_nbytes
+        total, name = self._attributes_nbytes, self._array(layout.ATTRIBUTES_ARRAY)
         if start < 0 or nbytes < 0 or start + nbytes > total:
-            raise StoreDamaged(
-                "attributes lie outside their array", object=self._array(layout.ATTRIBUTES_ARRAY), found=start
-            )
+            raise StoreDamaged("attributes lie outside their array", object=name, found=start)
         grid = layout.attributes_grid(total)
-        shards = EncodedShards(
-            self.fetcher,
-            self._array(layout.ATTRIBUTES_ARRAY),
-            grid,
-            codecs.ATTRIBUTES,
-            self._opened,
-            (self.number << 40) + (1 << 39),
-        )
+        own = (self.number << 40) + (1 << 39)
+        shards = EncodedShards(self.fetcher, name, grid, codecs.ATTRIBUTES, self._opened, own)
         first, last = start // grid.chunk, -(-(start + nbytes) // grid.chunk)
         located = shards.locate(range(first, last))
         # Fetched before anything is allocated for what it claims to hold.
-        chunks = located.bodies(self.fetcher.read(located.ranges) if located.ranges else ())
-        data = np.empty((last - first) * grid.chunk, np.uint8)
-        number = first
-        try:
-            for chunk in chunks:
-                at = (number - first) * grid.chunk
-                codecs.ATTRIBUTES.decode(chunk, data[at : at + grid.chunk])
-                number += 1
-        except ValueError as error:
-            raise StoreDamaged("attributes do not decode", object=shards.key(number), found=str(error)) from None
-        return data[start - first * grid.chunk :][:nbytes].tobytes()
+        chunks = iter(located.bodies(self.fetcher.read(located.ranges)))
+        data = np.empty((last - first, grid.chunk), np.uint8)
+        for number, target in enumerate(data, first):
+            try:
+                codecs.ATTRIBUTES.decode(next(chunks), target)
+            except ValueError as error:
+                raise StoreDamaged("attributes do not decode", object=shards.key(number), found=str(error)) from None
+        return data.reshape(-1)[start - first * grid.chunk :][:nbytes].tobytes()
 
     def decoded_attributes(self, start: int, nbytes: int) -> dict[str, dict[str, Any]]:
         """Return {HDF5 path: {name: value}} of such bytes. Raises StoreDamaged."""
@@ -306,11 +262,11 @@ class Part:
             for path, each in document.items()
         }
 
-    @lazily
+    @cached_property
     def _task_texts(self) -> list[str]:
         return [task.text for task in self.document.tasks]
 
-    @lazily
+    @cached_property
     def _attributes_nbytes(self) -> int:
         ends = [sum(source.attributes) for source in self.document.sources]
         last = self._last_entry
@@ -327,11 +283,7 @@ class Part:
         last = self._last_entry
         start, length, width = (int(last[name]) for name in (f"{field.name}_start", "length", f"{field.name}_width"))
         if start < 0 or length < 1 or width < 0 or start + length * width < 1:
-            raise StoreDamaged(
-                f"the episode table puts {field.name!r} where it is not",
-                object=self._array(layout.TABLE_ARRAY),
-                episode=self.episodes - 1,
-            )
+            raise self._wrong_table(f"puts {field.name!r} where it is not", self.episodes - 1)
         return start + length * width
 
     def _table_rows(self, episodes: Int64) -> Int64:
@@ -344,6 +296,10 @@ class Part:
         """Return the episode table's entries of (n,) episodes, unchecked."""
         return named(self._table_rows(episodes), self._entry)
 
+    def _small(self, name: str, shape: tuple[int, int], dtype: str) -> Column:
+        """Return an array of which little is read at a time: the index, and what has a row an episode."""
+        return Column(self._tables, self._array(name), layout.numeric_grid(shape, dtype, self.rows))
+
     def _array(self, name: str) -> str:
         return f"{self.path}/{name}"
 
@@ -355,6 +311,9 @@ class Part:
             except StoreDamaged:
                 return int(row)
         return int(rows[0])
+
+    def _wrong_table(self, what: str, episode: int) -> StoreDamaged:
+        return StoreDamaged(f"the episode table {what}", object=self._array(layout.TABLE_ARRAY), episode=episode)
 
     def _contradiction(self, row: int) -> StoreDamaged:
         return StoreDamaged(

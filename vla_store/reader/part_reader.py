@@ -5,9 +5,7 @@ Owns what is constant for all samples of a part: readers of its fields, offsets,
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -28,8 +26,6 @@ Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Times = tuple[Int64, Mask]  # steps within their episodes, and which of them are padding; both (B, K)
-
-_UNWATCHED = contextlib.nullcontext()
 
 
 class LocatedRows(NamedTuple):
@@ -55,7 +51,12 @@ class LocatedPart(NamedTuple):
 
 
 class PartReader:
-    """The windows of one part, with all that does not depend on the sample computed once."""
+    """The windows of one part, with all that does not depend on the sample computed once.
+
+    watched: fields of which is seen only when they are read whether all numbers fit into their dtype. ones: name, name of the
+    padding and reader of each field, where one sample needs no arrays to be found (some microseconds instead of some hundred);
+    None where it is a batch of one.
+    """
 
     def __init__(
         self,
@@ -71,27 +72,34 @@ class PartReader:
     ) -> None:
         self.part = part
         self._kept = kept
-        self._is_zero = pad == "zero"
+        self.is_zero = pad == "zero"
         sources = part.document.sources
-        self._flips = bytes(orient.turn(images, source.orientation) for source in sources)
+        self.flips = bytes(orient.turn(images, source.orientation) for source in sources)
         keys: dict[tuple[tuple[int, ...], bytes], int] = {}  # cameras often share their offsets
         self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
         for window in windows:
-            field = part.document.fields[window.field]
+            name = window.field
+            field = part.document.fields[name]
             earlier = bytes(-shift_of(field.role, source.observation, alignment) for source in sources)
             number = keys.setdefault((window.offsets, earlier), len(keys))
-            dtype = dtypes.get(field.name, np.dtype(field.dtype))
             kind = CameraWindow if field.is_camera else RaggedWindow if field.is_ragged else NumericWindow
-            # Whether all numbers fit is seen when they are read.
-            name = window.field
-            watch = functools.partial(refusing_overflow, name, dtype, fields[name].dtype) if name in watched else None
-            listed = fields[name].is_ragged
-            self._readers.append(kind(self, field, window, number, earlier, dtype, watch, listed))
+            reader = kind(self, field, window, number, earlier, dtypes.get(name, np.dtype(field.dtype)))
+            if name in watched:
+                watch = refusing_overflow(name, reader.dtype, fields[name].dtype)
+                reader.assemble = watch(reader.assemble)  # type: ignore[method-assign]
+            self._readers.append(reader)
         self._cameras = [(at, each) for at, each in enumerate(self._readers) if isinstance(each, CameraWindow)]
         self._offsets = [
             (np.array(offsets, np.int64), np.frombuffer(earlier, np.uint8).astype(np.int64) if any(earlier) else None)
             for offsets, earlier in keys
         ]
+        ones = [
+            (each.name, each.pad_name, each.one)
+            for each in self._readers
+            if isinstance(each, CameraWindow) or (isinstance(each, NumericWindow) and each.rows is not None)
+        ]
+        is_plain = kept is None and not watched and not any(fields[window.field].is_ragged for window in windows)
+        self.ones = ones if is_plain and len(ones) == len(self._readers) else None
 
     def times(self, window: int, positions: Positions) -> Times:
         """Return the steps that the window of this number takes, within their episodes, and which of them are padding."""
@@ -126,65 +134,35 @@ class PartReader:
             reader.frames.announce(part.located[number])  # type: ignore[arg-type]
 
     def assemble(
-        self, part: LocatedPart, data: Sequence[memoryview], arrays: dict[str, Any], *, only_pictures: bool = False
+        self, part: LocatedPart, data: Iterator[memoryview], arrays: dict[str, Any], *, only_pictures: bool = False
     ) -> None:
         """Write located samples into their places of a batch's arrays; ragged fields are lists. Raises StoreDamaged.
 
-        data: what was fetched for `part.ranges`. only_pictures: leave numbers and padding as they are.
+        data: what was fetched for `part.ranges`, from the first on. only_pictures: leave numbers and padding as they are.
         """
-        each_data = iter(data)
         if not only_pictures:
             arrays["episode"][part.at] = part.positions.episode + self.part.episode_start
             arrays["step"][part.at] = part.positions.step
         for reader, located in zip(self._readers, part.located):
-            mine = list(islice(each_data, len(located.ranges))) if data else ()
+            mine = list(islice(data, len(located.ranges))) if located.ranges else ()
             if only_pictures and not isinstance(reader, CameraWindow):
                 continue
             is_pad = part.times[reader.number][1]
             if not only_pictures:
                 arrays[reader.pad_name][part.at] = is_pad.reshape(len(is_pad), *reader.axes)
-            with reader.watch() if reader.watch else _UNWATCHED:
-                reader.assemble(located, mine, is_pad, part.at, arrays[reader.name])  # type: ignore[arg-type]
-
-    def one(self, position: Position, sample: dict[str, Any]) -> None:
-        """Put the fields of one sample into it.
-
-        A run of rows on a map, and pictures, are found without arrays (some microseconds a sample instead of some 150); all
-        else is a batch of one.
-        """
-        many: Positions | None = None
-        for reader in self._readers:
-            made = None if self._kept is not None else reader.one(position)
-            if made is None:
-                many = many or position.as_many()
-                made = self._one_of_many(reader, many)
-            sample[reader.name], sample[reader.pad_name] = made
-
-    def _one_of_many(self, reader: Any, positions: Positions) -> tuple[Array, Array]:
-        times = steps, is_pad = self._times(reader.number, positions)
-        at = slice(None)
-        located = (
-            reader.frames.locate(self._list_frames(positions, steps, is_pad, at))
-            if isinstance(reader, CameraWindow)
-            else reader.locate(positions, steps)
-        )
-        data = self.part.fetcher.read(located.ranges) if located.ranges else ()
-        out: Any = [None] if reader.is_listed else np.empty((1, *reader.step_shape), reader.dtype)
-        with reader.watch() if reader.watch else _UNWATCHED:
-            reader.assemble(located, data, is_pad, at, out)
-        return out[0] if reader.is_listed else out[0, ...], times[1][0].reshape(reader.axes)
+            reader.assemble(located, mine, is_pad, part.at, arrays[reader.name])  # type: ignore[arg-type]
 
     def _list_frames(self, positions: Positions, steps: Int64, is_pad: Mask, at: Index) -> FrameList:
         """List the frames of (B, K) steps, of which sample i goes to place at[i] of the batch; the same for all cameras."""
         count = steps.shape[1]
         rows = (steps + positions.start[:, None]).reshape(-1)
         episodes = np.repeat(positions.episode, count)
-        flips = np.frombuffer(self._flips, np.uint8)[positions.source].repeat(count)
-        if isinstance(at, slice) and not (self._is_zero and is_pad.any()):
+        flips = np.frombuffer(self.flips, np.uint8)[positions.source].repeat(count)
+        if isinstance(at, slice) and not (self.is_zero and is_pad.any()):
             return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), None)
         samples = np.arange(len(positions)) if isinstance(at, slice) else at
         places = (samples[:, None] * count + np.arange(count)).reshape(-1)
-        used = ~is_pad.reshape(-1) if self._is_zero else np.ones(len(rows), bool)
+        used = ~is_pad.reshape(-1) if self.is_zero else np.ones(len(rows), bool)
         rows, episodes, flips = rows[used], episodes[used], flips[used]
         return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), places[used].tolist(), places[~used])
 
@@ -192,28 +170,15 @@ class PartReader:
 class FieldWindow:
     """One field's window in one part; the base of the three kinds.
 
-    number: which of the part's times it has. earlier: per source, 1 where the field is read one row before its time. watch: what
-    to enter while numbers are converted, if anything. is_listed: True where a batch has a list of its arrays.
+    number: which of the part's times it has. earlier: per source, 1 where the field is read one row before its time.
     """
 
-    def __init__(
-        self,
-        of: PartReader,
-        field: Field,
-        window: Window,
-        number: int,
-        earlier: bytes,
-        dtype: Any,
-        watch: Any,
-        is_listed: bool,
-    ) -> None:
+    def __init__(self, of: PartReader, field: Field, window: Window, number: int, earlier: bytes, dtype: Any) -> None:
         self.name, self.pad_name = window.field, f"{window.field}_is_pad"
-        self.number, self.dtype, self.watch, self.is_listed = number, dtype, watch, is_listed
-        self.axes = window.axes
+        self.number, self.dtype, self.axes = number, dtype, window.axes
         self._earlier = earlier
-        self._offsets = window.offsets
-        self._is_zero = of._is_zero
-        self.step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
+        self._is_zero = of.is_zero
+        self._step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
 
 
 class NumericWindow(FieldWindow):
@@ -222,9 +187,9 @@ class NumericWindow(FieldWindow):
     def __init__(self, of: PartReader, field: Field, window: Window, *rest: Any) -> None:
         super().__init__(of, field, window, *rest)
         self._column = of.part.column(field)
+        self.rows: Any = self._column.whole
         self._first, self._count = window.offsets[0], len(window.offsets)
-        is_run = window.is_run and self.watch is None and not self.is_listed
-        self._rows = self._column.whole if is_run else None
+        self._scattered = None if window.is_run else np.array(window.offsets, np.int64)
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         rows = (steps + positions.start[:, None]).reshape(-1)
@@ -232,8 +197,8 @@ class NumericWindow(FieldWindow):
 
     def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
         column, count = self._column, len(is_pad)
-        is_direct = isinstance(at, slice) and not self.is_listed
-        made = out if is_direct else np.empty((count, *self.step_shape), self.dtype)
+        is_direct = isinstance(at, slice) and not isinstance(out, list)
+        made = out if is_direct else np.empty((count, *self._step_shape), self.dtype)
         flat = made.reshape(len(located.rows), *column.shape)
         taken = flat if flat.dtype == column.dtype else np.empty(flat.shape, column.dtype)
         column.take(located.rows, taken, data)
@@ -241,20 +206,28 @@ class NumericWindow(FieldWindow):
             flat[...] = taken
         if self._is_zero:
             flat[is_pad.reshape(-1)] = 0
-        if self.is_listed:  # of one width in this part
+        if isinstance(out, list):  # of one width in this part, of others elsewhere
             scatter(out, at, list(made))
         elif not is_direct:
             out[at] = made
 
-    def one(self, position: Position) -> tuple[Array, Array] | None:
-        rows = self._rows
-        if rows is None:
-            return None
-        start, length, count = position.start, position.length, self._count
-        first = position.step - self._earlier[position.source] + self._first
-        if first >= 0 and first + count <= length:
-            is_pad = np.zeros(self.axes, bool)
-            value = rows[start + first : start + first + count].astype(self.dtype)
+    def one(self, position: Position) -> tuple[Array, Array]:
+        """Return the window's rows (K, *shape) and is_pad (K,); without the axis where the window has none."""
+        rows, count = self.rows, self._count
+        _, step, start, length, _, source = position
+        step -= self._earlier[source]
+        first = step + self._first
+        if self._scattered is None and first >= 0 and first + count <= length:
+            at = start + first
+            value = rows[at : at + count] if self.axes else rows[at, ...]
+            return value.astype(self.dtype), np.zeros(self.axes, bool)
+        if self._scattered is not None:
+            times = self._scattered + step
+            steps = np.minimum(np.maximum(times, 0), length - 1)
+            is_pad = steps != times
+            value = rows.take(steps + start, axis=0).astype(self.dtype, copy=False)
+            if self._is_zero:
+                value[is_pad] = 0
         else:
             low = 0 if first >= 0 else min(-first, count)
             high = count if first + count <= length else max(length - first, 0)
@@ -267,8 +240,7 @@ class NumericWindow(FieldWindow):
             if high < count:
                 is_pad[high:] = True
                 value[high:] = 0 if self._is_zero else rows[start + length - 1]
-            is_pad = is_pad.reshape(self.axes)
-        return (value if self.axes else value.reshape(self.step_shape)), is_pad
+        return (value, is_pad) if self.axes else (value.reshape(self._step_shape), is_pad.reshape(()))
 
 
 class RaggedWindow(FieldWindow):
@@ -285,7 +257,7 @@ class RaggedWindow(FieldWindow):
             (start + each[:, None] * width + np.arange(width)).reshape(-1)
             for start, width, each in zip(starts.tolist(), widths.tolist(), steps)
         ]
-        rows = np.concatenate(elements)
+        rows = np.concatenate([np.empty(0, np.int64), *elements])
         return LocatedRows(rows, self._column.ranges(rows), widths)
 
     def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
@@ -301,17 +273,15 @@ class RaggedWindow(FieldWindow):
             made.append(value.reshape(*self.axes, width))
         scatter(out, at, made)
 
-    def one(self, position: Position) -> None:
-        return None
-
 
 class CameraWindow(FieldWindow):
     """A camera."""
 
-    def __init__(self, of: PartReader, field: Field, *rest: Any) -> None:
-        super().__init__(of, field, *rest)
+    def __init__(self, of: PartReader, field: Field, window: Window, *rest: Any) -> None:
+        super().__init__(of, field, window, *rest)
         self.frames = of.part.frames(field)
-        self._flips = of._flips
+        self._offsets = window.offsets
+        self._flips = of.flips
         self._picture = field.fixed_shape
         self._before, self._after = max(0, -min(self._offsets)), max(0, *self._offsets, 0)
         self._shape = (len(self._offsets), *field.fixed_shape)
@@ -319,7 +289,8 @@ class CameraWindow(FieldWindow):
     def assemble(self, located: LocatedFrames, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
         self.frames.decode(located, data, out.reshape(-1, *self._picture))
 
-    def one(self, position: Position) -> tuple[Array, Array] | None:
+    def one(self, position: Position) -> tuple[Array, Array]:
+        """Return the window's pictures (K, H, W, ...) and is_pad (K,); without the axis where the window has none."""
         episode, step, start, length, _, source = position
         step -= self._earlier[source]
         count = len(self._offsets)
@@ -329,11 +300,10 @@ class CameraWindow(FieldWindow):
             is_pad[...] = [not start <= row < start + length for row in rows]
             rows = [min(max(row, start), start + length - 1) for row in rows]
         value = np.empty(self._shape, self.dtype)
-        with self.watch() if self.watch else _UNWATCHED:
-            self.frames.fill(rows, [episode] * count, [self._flips[source]] * count, value)
+        self.frames.fill(rows, [episode] * count, [self._flips[source]] * count, value)
         if self._is_zero:
             value[is_pad] = 0
-        return (value, is_pad) if self.axes else (value.reshape(self.step_shape), is_pad.reshape(()))
+        return (value, is_pad) if self.axes else (value.reshape(self._step_shape), is_pad.reshape(()))
 
 
 def scatter(into: list[Any], at: Index, made: Sequence[Any]) -> None:

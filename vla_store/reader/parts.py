@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged, VlaStoreError
 from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
-from vla_store.reader.lazily import lazily
+from vla_store.reader.cached import cached_property
 from vla_store.reader.part import Index, Part
 from vla_store.reader.shards import Opened
 from vla_store.storage import Storage, keep, read_document
@@ -52,7 +52,7 @@ class Parts:
     def __iter__(self) -> Iterator[Part]:
         return (self[number] for number in range(len(self)))
 
-    @lazily
+    @cached_property
     def documents(self) -> tuple[PartDocument, ...]:
         """What each part says of itself. Raises StoreDamaged where that is not what the root says."""
         try:
@@ -60,12 +60,12 @@ class Parts:
         except VlaStoreError as error:
             raise error.at(store=self._url) from None
 
-    @lazily
+    @cached_property
     def row_starts(self) -> list[int]:
         """The store's first row of each part, and the number of rows."""
         return [0, *itertools.accumulate(each.rows for each in self._root.parts)]
 
-    @lazily
+    @cached_property
     def episode_starts(self) -> list[int]:
         """The store's first episode of each part, and the number of episodes."""
         return [0, *itertools.accumulate(each.episodes for each in self._root.parts)]

@@ -9,7 +9,7 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn
 from vla_store.reader import orient
-from vla_store.reader.batch import NUMBERS, Batch, Sample, same_width
+from vla_store.reader.batch import NUMBERS, Batch, Sample, check_out, same_width
+from vla_store.reader.cached import cached_property
 from vla_store.reader.conversion import (
     AnyDtype,
     check_range,
@@ -28,7 +29,6 @@ from vla_store.reader.conversion import (
     parse_dtypes,
     standing_still,
 )
-from vla_store.reader.lazily import lazily
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Part
 from vla_store.reader.part_reader import LocatedPart, Mask, PartReader, scatter
@@ -68,14 +68,6 @@ class Located:
         """Byte ranges (key, start, stop) that have to be fetched; none of what is mapped."""
         return [each for part in self.parts for each in part.ranges]
 
-    def with_data(self, data: Sequence[memoryview]) -> Iterator[tuple[LocatedPart, Sequence[memoryview]]]:
-        """Iterate over the parts, each with what was fetched for it."""
-        start = 0
-        for part in self.parts:
-            stop = start + len(part.ranges)
-            yield part, data[start:stop]
-            start = stop
-
 
 def _naming_store(stage: Stage) -> Stage:
     """Make a method of Samples name the store in an error about it."""
@@ -94,29 +86,52 @@ def _naming_store(stage: Stage) -> Stage:
 class Samples:
     """The samples of a selection, as dicts of NumPy arrays.
 
-    store: a Store, or where one is.
-    windows: {field: offset or offsets}; names the fields returned. Offset d of anchor step s is step s + d of the same episode;
-        outside it the nearest step is repeated (pad="edge") or zeros stand (pad="zero"), and `<field>_is_pad` is true.
-        A list of offsets adds an axis, an int does not. Default: every fixed field at 0.
-    suites, tasks, episodes, rows, split, view: the selection; several of them together select what all of them do.
-        split: "train", "val", or what `store.split(...)` gave. view: the name of one of `store.views`, or several. One of kind
-        "anchors" says which steps are anchors. One of kind "steps" also says which steps there are: offset d then counts kept
-        steps, and the others are not there, except that causally an observation stays with the step that follows it.
-    alignment: "causal" or "as_stored"; must be given where windows mix observations and actions of a source that recorded
-        observations after the action of the same row. "causal" reads those observations one row earlier; step 0 then has none,
-        and is an anchor only with keep_first=True.
-    images: "as_stored" (the default), "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA
-        and openpi train on: upright but mirrored). Where it is left out and pictures of the selection do not lie as seen, a
-        UserWarning says so.
-    dtype: "float16", "float32" or "float64", to convert floating fields to; as stored without it. By field, where None stands for
-        all others: {"stamps": "float64", None: "float32"}. What cannot hold a field's numbers is refused; differences between
+    Parameters
+    ----------
+    store
+        A Store, or where one is.
+    windows
+        {field: offset or offsets}; names the fields returned. Offset d of anchor step s is step s + d of the same episode; outside it
+        the nearest step is repeated (pad="edge") or zeros stand (pad="zero"), and `<field>_is_pad` is true. A list of offsets adds
+        an axis, an int does not. Default: every fixed field at 0.
+    suites, tasks, episodes, rows, split, view
+        The selection; several of them together select what all of them do. split: "train", "val", or what `store.split(...)` gave.
+        view: the name of one of `store.views`, or several. One of kind "anchors" says which steps are anchors. One of kind "steps"
+        also says which steps there are: offset d then counts kept steps, and the others are not there, except that causally an
+        observation stays with the step that follows it.
+    alignment
+        "causal" or "as_stored"; must be given where windows mix observations and actions of a source that recorded observations
+        after the action of the same row. "causal" reads those observations one row earlier; step 0 then has none, and is an anchor
+        only with keep_first=True.
+    keep_first
+        Let the first steps be anchors under causal alignment; the first observation is repeated.
+    images
+        "as_stored" (the default), "upright" (the true picture, whatever the source's orientation), or "rot180" (what OpenVLA and
+        openpi train on: upright but mirrored). Where it is left out and pictures of the selection do not lie as seen, a UserWarning
+        says so.
+    pad
+        "edge" or "zero"; see `windows`.
+    dtype
+        "float16", "float32" or "float64", to convert floating fields to; as stored without it. By field, where None stands for all
+        others: {"stamps": "float64", None: "float32"}. What cannot hold a field's numbers is refused; differences between
         neighbouring steps that would become nothing are warned of.
-    task: "text"; "index": `task_index`, an int, in its place, of which `task_texts` is the list; None: neither.
-    transform: called with each sample; what it returns is the sample.
+    task
+        "text"; "index": `task_index`, an int, in its place, of which `task_texts` is the list; None: neither.
+    transform
+        Called with each sample; what it returns is the sample.
 
+    Raises
+    ------
+    UnknownName, OptionError
+        For options that cannot be, and selections that are empty.
+    StoreDamaged, UnsupportedStore, FetchError, MachineError
+        Where the store is read: here, and with each sample.
+
+    Notes
+    -----
     A sample has, for every field of `windows`, `<field>` (K, *shape) and `<field>_is_pad` (K,), or without the axis; `task`, the
-    text of its episode, or of its task where the episode has none of its own; `episode` and `step`, ints. Arrays are fresh and writable.
-    Raises UnknownName, OptionError; StoreDamaged, UnsupportedStore, FetchError, MachineError where the store is read.
+    text of its episode, or of its task where the episode has none of its own; `episode` and `step`, ints. Arrays are fresh and
+    writable.
     """
 
     @by_name(OF_A_DATASET)
@@ -195,7 +210,10 @@ class Samples:
         return sample if self.transform is None else transformed(self.transform, sample)
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> Any:
-        """Return many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`)."""
+        """Return many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`).
+
+        indices, out: as `batch` takes them, and raises what it does.
+        """
         made = Batch(self.batch_or_lists(indices, out), self.whole_numbers)
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
@@ -207,7 +225,7 @@ class Samples:
             raise TypeError(
                 f"a sample has one whole number, and this is {str(index)[:60]!r}: dataset.batch([1, 2, 3]) is for many"
             ) from None
-        count = len(self._anchors)
+        count = self._anchors.count
         if number < 0:
             number += count
         if not 0 <= number < count:
@@ -215,7 +233,11 @@ class Samples:
         sample: Sample = {}
         try:
             part, position = self._anchors.one(number, self.store)
-            (self._part_readers.get(part.number) or self._part_reader(part)).one(position, sample)
+            reader = self._part_readers.get(part.number) or self._part_reader(part)
+            if reader.ones is None:
+                return cast(Sample, Batch(self.batch_or_lists([number]), self.whole_numbers)[0])
+            for name, pad_name, one in reader.ones:
+                sample[name], sample[pad_name] = one(position)
             if self._task is not None:
                 text = part.text_of(position.episode, position.task)
                 if self._task == "text":
@@ -236,11 +258,23 @@ class Samples:
         *,
         empty: Callable[..., Array] = np.empty,
     ) -> dict[str, Any]:
-        """B samples as one dict of arrays with a leading axis B; "task" is a list of B texts.
+        """Return B samples as one dict of arrays with a leading axis B; "task" is a list of B texts.
 
-        out: arrays to fill, as `allocate` makes them; what is not in it is allocated. C-contiguous, of the right shape and dtype.
-        empty: makes the arrays instead of np.empty, where `out` is not given.
-        Raises IndexError, OptionError (an array of `out` that does not fit, a ragged field of several widths, a transform).
+        Parameters
+        ----------
+        indices
+            Whole numbers, (B,); negative ones count from the end, and one may come several times.
+        out
+            Arrays to fill, as `allocate` makes them; what is not in it is allocated. C-contiguous, of the right shape and dtype.
+        empty
+            Makes the arrays instead of np.empty, where `out` is not given.
+
+        Raises
+        ------
+        IndexError
+            For a sample past either end.
+        OptionError
+            An array of `out` that does not fit, a ragged field of several widths, a transform.
         """
         if self.transform is not None:
             raise OptionError("transform works on samples", hint="use __getitems__, or transform the batch yourself")
@@ -330,13 +364,22 @@ class Samples:
     def assemble(
         self, located: Located, data: Sequence[memoryview], out: dict[str, Array] | None = None
     ) -> dict[str, Any]:
-        """Decode and gather the samples of a batch from what was fetched for it, into `out` where given."""
-        count = located.count
+        """Decode and gather the samples of a batch from what was fetched for it, into `out` where given.
+
+        Raises OptionError where `data` or `out` is not of this batch; StoreDamaged.
+        """
+        count, fetched = located.count, iter(data)
+        if len(data) != len(located.ranges):
+            raise OptionError(
+                "data is what `fetch` gives for the samples that were located",
+                expected=f"{len(located.ranges)} pieces",
+                found=len(data),
+            )
         arrays: dict[str, Any] = self._arrays(count, out)
         tasks = [""] * count
         ragged: dict[str, list[Any]] = {name: [None] * count for name in self._ragged_fields}
-        for each, mine in located.with_data(data):
-            each.reader.assemble(each, mine, arrays | ragged if ragged else arrays)
+        for each in located.parts:
+            each.reader.assemble(each, fetched, arrays | ragged if ragged else arrays)
             if self._task is not None:
                 scatter(tasks, each.at, each.reader.part.texts_of(each.positions.episode, each.positions.task))
         made: dict[str, Any] = {}
@@ -353,8 +396,9 @@ class Samples:
     @_naming_store
     def decode(self, located: Located, data: Sequence[memoryview], out: dict[str, Array]) -> None:
         """Decode only the pictures of a batch into `out`: what benchmarks take as the unavoidable work."""
-        for each, mine in located.with_data(data):
-            each.reader.assemble(each, mine, out, only_pictures=True)
+        fetched = iter(data)
+        for each in located.parts:
+            each.reader.assemble(each, fetched, out, only_pictures=True)
 
     def _checked(self, indices: Sequence[int] | Int64) -> Int64:
         given = np.asarray(indices)
@@ -376,12 +420,7 @@ class Samples:
             if name not in self.columns:
                 raise UnknownName.among("array to fill", name, list(self.columns))
             shape, dtype = self.columns[name]
-            if array.shape != (count, *shape) or array.dtype != dtype or not array.flags.c_contiguous:
-                raise OptionError(
-                    f"out[{name!r}] does not fit",
-                    expected=f"{(count, *shape)} {dtype}, C-contiguous",
-                    found=f"{array.shape} {array.dtype}",
-                )
+            check_out(f"out[{name!r}]", array, (count, *shape), dtype)
         absent = {name: each for name, each in self.columns.items() if name not in out}
         return out | self._allocate(count, absent) if absent else out
 
@@ -400,7 +439,7 @@ class Samples:
             arrays[name] = block[start : start + size].view(dtype).reshape(count, *shape)
         return arrays
 
-    @lazily
+    @cached_property
     def columns(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape of one sample and dtype of every array of a batch but ragged ones."""
         made: dict[str, tuple[tuple[int, ...], Any]] = {}
@@ -417,13 +456,13 @@ class Samples:
         """What a sample has as one int, beside its fields."""
         return (INDEX, *NUMBERS) if self._task == "index" else NUMBERS
 
-    @lazily
+    @cached_property
     def task_texts(self) -> list[str]:
         """Every text that a sample of the store may have as its `task`, each once; `task_index` is a number in this list. It is
         that of the store, whatever the selection."""
         return list(dict.fromkeys(text for task in self.store.tasks for text in (task.text, *task.texts)))
 
-    @lazily
+    @cached_property
     def _number_of_text(self) -> dict[str, int]:
         return {text: number for number, text in enumerate(self.task_texts)}
 

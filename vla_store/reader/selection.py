@@ -8,7 +8,6 @@ index alone, so that a whole store of any size costs a few numbers.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +19,8 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format.views import Runs, overlaps
+from vla_store.reader.cached import cached_property
 from vla_store.reader.kept import Kept, kept_of, within
-from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.store import SPLITS, Store, parts_of
 from vla_store.reader.values import Split, StoreTask
@@ -89,18 +88,11 @@ class Chosen:
         return int((self.spans["stop"] - self.spans["start"]).sum()) if self.rows is None else len(self.rows)
 
 
-def choose(
-    store: Store,
-    *,
-    suites: Any = None,
-    tasks: Any = None,
-    episodes: Any = None,
-    rows: Any = None,
-    split: Any = None,
-    view: Any = None,
-) -> Chosen:
-    """Return what all of these name together. Raises UnknownName for what does not exist, OptionError where nothing is left."""
-    given = {"suites": suites, "tasks": tasks, "episodes": episodes, "rows": rows, "split": split, "view": view}
+def choose(store: Store, **given: Any) -> Chosen:
+    """Return what all of `given` name together: suites, tasks, episodes, rows, split, view, None for all there are.
+
+    Raises UnknownName for what does not exist, OptionError where nothing is left.
+    """
     given = {
         name: list(value) if isinstance(value, Iterator) else value  # it is looked at twice
         for name, value in given.items()
@@ -116,11 +108,12 @@ def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
     """Return what the given parameters of `choose` name together, be it nothing."""
     text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items()) or "whole store"
     masks = _episode_masks(store, *(given.get(name) for name in ("suites", "tasks", "episodes", "split")))
-    if "rows" in given:
-        chosen = _chosen_rows(store, store.check_rows(given["rows"]), masks, text)
-    else:
-        chosen = Chosen(text, spans=np.array(list(_spans(store, masks)), SPAN))
-    return _viewed(chosen, store, kept_of(store, given["view"])) if "view" in given else chosen
+    rows = store.check_rows(given["rows"]) if "rows" in given else None
+    kept = kept_of(store, given["view"]) if "view" in given else None
+    if rows is not None:
+        return _chosen_rows(store, rows if kept is None else rows[kept.has(rows)], masks, text, kept)
+    spans = np.array(list(_spans(store, masks)), SPAN)
+    return Chosen(text, spans if kept is None else _kept_spans(spans, store, kept), kept=kept)
 
 
 def anchors_of(chosen: Chosen, store: Store, *, leave_out_first: bool) -> Anchors:
@@ -152,11 +145,11 @@ class Anchors:
     spans : (n,) array of SPAN
         In the store's order. Not used where `rows` is given.
     rows : (n,) int64, optional
-        Rows of the store.
+        Rows of the store, in their order.
     """
 
     def __init__(self, spans: Spans | None = None, rows: Int64 | None = None) -> None:
-        self._rows = rows
+        self.rows = rows
         spans = np.zeros(0, SPAN) if spans is None else spans
         counts = spans["stop"] - spans["start"] - spans["skips"] * spans["episodes"]
         spans, counts = spans[counts > 0], counts[counts > 0]
@@ -165,29 +158,21 @@ class Anchors:
         # First steps per anchor, for a first guess.
         self._slopes = self._skips * (self._stop - self._start - counts) / counts
         self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._count = len(rows) if rows is not None else int(self._firsts[-1])
+        self.count = len(rows) if rows is not None else int(self._firsts[-1])
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
-    @property
-    def rows(self) -> Int64 | None:
-        """The rows, where they were given one by one."""
-        return self._rows
-
-    def spans_of(self, store: Store) -> Int64:
-        """(n, 3), where they were not given one by one: rows [start, stop) of the store, and whether first steps are left out."""
-        starts = np.array(parts_of(store).row_starts, np.int64)[self._part]
-        return np.stack([self._start + starts, self._stop + starts, self._skips], axis=1)
-
     def digest(self, store: Store) -> str:
         """Return a digest of which rows of the store are anchors, in which order; however the store is cut into parts."""
-        if self._rows is not None:
-            return hashlib.sha256(b"rows\n" + np.ascontiguousarray(self._rows, "<i8").tobytes()).hexdigest()
-        spans = self.spans_of(store)
+        if self.rows is not None:
+            return hashlib.sha256(b"rows\n" + np.ascontiguousarray(self.rows, "<i8").tobytes()).hexdigest()
+        # Rows [start, stop) of the store, and whether first steps are left out.
+        starts = np.array(parts_of(store).row_starts, np.int64)[self._part]
+        spans = np.stack([self._start + starts, self._stop + starts, self._skips], axis=1)
         # A span that goes on where the one before ends, and leaves out the same steps, is the same span.
         begins = np.ones(len(spans), bool)
         begins[1:] = (spans[1:, 0] != spans[:-1, 1]) | (spans[1:, 2] != spans[:-1, 2])
@@ -197,8 +182,8 @@ class Anchors:
 
     def one(self, anchor: int, store: Store) -> tuple[Part, Position]:
         """Return the part of one anchor, 0 <= anchor < len, and its position there. Raises StoreDamaged."""
-        if self._rows is not None:
-            part, row = parts_of(store).of_row(int(self._rows[anchor]))
+        if self.rows is not None:
+            part, row = parts_of(store).of_row(int(self.rows[anchor]))
             return part, part.position(row)
         firsts, parts, starts, stops, bases, skips, slopes = self._fast
         span = bisect.bisect_right(firsts, anchor) - 1 if len(parts) > 1 else 0
@@ -227,8 +212,8 @@ class Anchors:
 
         Raises StoreDamaged.
         """
-        if self._rows is not None:
-            for part, at, rows in parts_of(store).of_rows(self._rows[anchors]):
+        if self.rows is not None:
+            for part, at, rows in parts_of(store).of_rows(self.rows[anchors]):
                 yield part, at, part.positions(rows)
         elif len(self._part) == 1:
             _, parts, starts, _, bases, skips, slopes = self._fast
@@ -242,7 +227,7 @@ class Anchors:
                 known = (self._start[mine], self._base[mine], self._skips[mine] != 0, self._slopes[mine])
                 yield part, at, _settled(part, within[at], *known)
 
-    @lazily
+    @cached_property
     def _fast(self) -> tuple[memoryview, ...]:
         """The columns of the spans as memoryviews, which give Python's numbers, for one anchor at a time. They do not pickle."""
         arrays = (self._firsts, self._part, self._start, self._stop, self._base, self._skips, self._slopes)
@@ -280,16 +265,18 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     """Per part, which episodes are selected; None for all of them."""
     if suites is None and tasks is None and episodes is None and split is None:
         return None
-    suite_names = None if suites is None else _known("suite", _as_list(suites), list(store.suites))
+    suite_names = None if suites is None else _as_list(suites)
+    for name in suite_names or ():
+        if name not in store.suites:
+            raise UnknownName.among("suite", name, list(store.suites))
     task_names, texts = (None, set[str]()) if tasks is None else _known_tasks(store, tasks)
-    numbers = [store.check_episodes(_episode_numbers(each)) for each in (episodes,) if each is not None]
+    numbers = np.arange(len(store.episodes))
+    whole = np.ones(len(numbers), bool)
+    if episodes is not None:
+        named = [getattr(each, "episode", each) for each in _as_list(episodes)]
+        whole &= np.isin(numbers, store.check_episodes(named))
     if split is not None:
-        numbers.append(_split(store, split).episodes)
-    whole = np.ones(len(store.episodes), bool)
-    for chosen in numbers:
-        named = np.zeros(len(whole), bool)
-        named[chosen] = True
-        whole &= named
+        whole &= np.isin(numbers, _split(store, split).episodes)
     masks = []
     for part in parts_of(store):
         mask = whole[part.episode_start : part.episode_start + part.episodes]
@@ -323,26 +310,14 @@ def _spans(store: Store, masks: list[Mask] | None) -> Iterator[tuple[int, ...]]:
                 yield part.number, begin, int(last["start"] + last["length"]), first, stop - first, flags[first], 0
 
 
-def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str) -> Chosen:
-    kept, is_after, is_first = (np.zeros(len(rows), bool) for _ in range(3))
+def _chosen_rows(store: Store, rows: Int64, masks: list[Mask] | None, text: str, kept: Kept | None) -> Chosen:
+    has, is_after, is_first = (np.zeros(len(rows), bool) for _ in range(3))
     for part, at, local in parts_of(store).of_rows(rows):
         positions = part.positions(local)
-        kept[at] = True if masks is None else masks[part.number][positions.episode]
+        has[at] = True if masks is None else masks[part.number][positions.episode]
         is_after[at] = _is_after(part)[positions.source]
         is_first[at] = positions.step == 0
-    return Chosen(text, rows=rows[kept], is_after=is_after[kept], is_first=is_first[kept])
-
-
-def _viewed(chosen: Chosen, store: Store, kept: Kept) -> Chosen:
-    """Leave out what views leave out."""
-    if chosen.rows is None:
-        return dataclasses.replace(chosen, spans=_kept_spans(chosen.spans, store, kept), kept=kept)
-    has = kept.has(chosen.rows)
-    assert chosen.is_after is not None
-    assert chosen.is_first is not None
-    return dataclasses.replace(
-        chosen, rows=chosen.rows[has], is_after=chosen.is_after[has], is_first=chosen.is_first[has], kept=kept
-    )
+    return Chosen(text, rows=rows[has], is_after=is_after[has], is_first=is_first[has], kept=kept)
 
 
 def _kept_spans(spans: Spans, store: Store, kept: Kept) -> Spans:
@@ -374,13 +349,6 @@ def _split(store: Store, split: Any) -> Split:
     return split
 
 
-def _known(kind: str, names: list[Any], known: list[str]) -> set[str]:
-    for name in names:
-        if name not in known:
-            raise UnknownName.among(kind, name, known)
-    return set(names)
-
-
 def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[str]]:
     """Tasks by name, by text, as (suite, name), or as the values of `store.tasks`; and the texts of single episodes."""
     found: set[tuple[str, str]] = set()
@@ -410,10 +378,6 @@ def _as_list(value: Any) -> list[Any]:
     if isinstance(value, (str, bytes, StoreTask)) or not isinstance(value, Iterable):
         return [value]
     return list(value)
-
-
-def _episode_numbers(episodes: Any) -> Any:
-    return [getattr(each, "episode", each) for each in _as_list(episodes)]
 
 
 def _shown(value: Any) -> str:

@@ -17,9 +17,7 @@ from vla_store.format.codecs import CRC_BYTES, Codec, checked_body
 from vla_store.format.layout import Grid
 from vla_store.format.shard_index import index_nbytes, parse_index
 from vla_store.storage import Range, Storage, keep
-from vla_store.storage.pages import PageFaultMonitor, at_random, will_need
-
-LEAST_COLD = 4  # chunks; for fewer, asking the system ahead gains nothing
+from vla_store.storage.pages import at_random, will_need
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -128,7 +126,6 @@ class EncodedShards:
         self._opened = opened
         self._first = first
         self._per_shard = grid.chunks_per_shard
-        self._page_faults = PageFaultMonitor()
 
     def key(self, chunk: int) -> str:
         """Return the object that a chunk lies in."""
@@ -156,12 +153,6 @@ class EncodedShards:
                 unchecked[len(views)] = marks, at
             views.append(body[start:stop])  # type: ignore[index]
         return Chunks(views, unchecked, [])
-
-    def announce(self, chunks: Chunks) -> None:
-        """Tell the system that these chunks are read now, all at once, before the first is waited for. Call it once a batch."""
-        if len(chunks.views) >= LEAST_COLD and self._page_faults.is_cold():
-            for view in chunks.views:
-                will_need(view)
 
     def _range(self, number: int) -> Range:
         shard, at = divmod(number, self._per_shard)

@@ -20,7 +20,8 @@ from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry,
 from vla_store.format.skipped import Skipped
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
-from vla_store.reader.lazily import lazily
+from vla_store.reader.batch import check_out
+from vla_store.reader.cached import cached_property
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import (
     Conventions,
@@ -80,7 +81,8 @@ def open_store(
     opened = location.open()
     root = opening.current_root(location, opened, digest)
     store = Store(location, root.generation, root.digest, check == "every")
-    store._adopt(opened, root)
+    store._fetcher, store._root = opened, root
+    _ = store._parts.documents  # what is wrong with them is said at opening
     return store
 
 
@@ -96,11 +98,6 @@ class Store:
         self._generation = generation
         self._digest = digest
         self._every = every
-
-    def _adopt(self, fetcher: Storage, root: Root) -> None:
-        self._fetcher = fetcher
-        self._root = root
-        _ = self._parts.documents  # what is wrong with them is said at opening
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self._location.after(vars(self).get("_fetcher")), self._generation, self._digest, self._every)
@@ -144,12 +141,12 @@ class Store:
         """Every part: its line in the root, and what it says of itself (plan, tasks, sources, fields with codec and prediction)."""
         return tuple(zip(self._root.parts, self._parts.documents))
 
-    @lazily
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all objects that this root needs, by the listings of its parts."""
         return sum(self.array_nbytes.values())
 
-    @lazily
+    @cached_property
     def array_nbytes(self) -> Mapping[str, int]:
         """Bytes of all objects by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
         from vla_store.format.listing import parse_listing  # as below: modules that no sample needs cost importing them
@@ -169,12 +166,12 @@ class Store:
                 found[array] = found.get(array, 0) + each.size
         return MappingProxyType(found)
 
-    @lazily
+    @cached_property
     def episodes(self) -> Episodes:
         """A sequence of all episodes; each is looked up when it is asked for."""
         return Episodes(self)
 
-    @lazily
+    @cached_property
     def tasks(self) -> tuple[StoreTask, ...]:
         """Every task, by suite and name; one that occurs in several parts is one."""
         named: dict[tuple[str, str], StoreTask] = {}
@@ -190,13 +187,13 @@ class Store:
             for key in sorted(named, key=lambda key: (key[0].encode(), key[1].encode()))
         )
 
-    @lazily
+    @cached_property
     def suites(self) -> tuple[str, ...]:
         """Names of the suites."""
         names = {each.suite for document in self._parts.documents for each in document.sources}
         return tuple(sorted(names, key=str.encode))
 
-    @lazily
+    @cached_property
     def fields(self) -> Mapping[str, StoreField]:
         """Every per-step quantity, by name."""
         first = self._parts.documents[0].fields
@@ -206,12 +203,12 @@ class Store:
         }
         return MappingProxyType(made)
 
-    @lazily
+    @cached_property
     def cameras(self) -> tuple[str, ...]:
         """Names of the fields that are pictures."""
         return tuple(name for name, each in self.fields.items() if each.is_camera)
 
-    @lazily
+    @cached_property
     def conventions(self) -> Conventions:
         """Orientation of pictures, and order of observation and action, of every source."""
         return Conventions(
@@ -224,7 +221,7 @@ class Store:
             )
         )
 
-    @lazily
+    @cached_property
     def statistics(self) -> Statistics:
         """Of the fixed numeric fields, over all rows and per suite, as computed by the build."""
         from vla_store.format.statistics import FieldStatistics
@@ -244,7 +241,7 @@ class Store:
             raise StoreDamaged("statistics are not as the format says", object=key, found=repr(error)[:200]) from None
         return Statistics(whole, suites)
 
-    @lazily
+    @cached_property
     def nonfinite(self) -> Mapping[str, NonFinite]:
         """What of the fields is NaN or infinite, by field; none of those whose numbers are all finite.
 
@@ -264,7 +261,7 @@ class Store:
             made[name] = NonFinite.of(name, found[name], episode.start + first.first, **where)
         return MappingProxyType(made)
 
-    @lazily
+    @cached_property
     def views(self) -> Mapping[str, View]:
         """Named choices of steps that were recorded in the store, by name: `Samples(store, view=name)`.
 
@@ -281,13 +278,13 @@ class Store:
         except StoreDamaged as error:
             raise error.at(store=self.url) from None
 
-    @lazily
+    @cached_property
     def skipped(self) -> tuple[Skipped, ...]:
         """What the build left out (--skip-bad), and why."""
         keys = ("suite", "file", "demo", "reason")
         return tuple(Skipped(*(each[key] for key in keys)) for each in self._left_out("skipped", keys))
 
-    @lazily
+    @cached_property
     def warnings(self) -> tuple[dict[str, str], ...]:
         """What the build noticed in the sources and did not need to refuse: {suite, file, warning}."""
         return tuple(self._left_out("warnings", ("suite", "file", "warning")))
@@ -306,15 +303,31 @@ class Store:
         return found
 
     def split(self, name: str, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
-        """Return the episodes of "train" (about `fraction` of all) or "val" (the others).
+        """Return the episodes of one side of a split.
 
         Computed from each episode's digest, so adding episodes moves none of the old ones to the other side.
+
+        Parameters
+        ----------
+        name : {"train", "val"}
+            About `fraction` of all, or the others.
+        fraction
+            From 0 to 1.
+        by : {"episode"}
+            What falls on one side as a whole.
+        seed
+            Another one gives another split.
+
+        Raises
+        ------
+        UnknownName, OptionError
         """
         if name not in SPLITS:
             raise UnknownName.among("split", name, list(SPLITS))
         if by != "episode":
             raise UnknownName.among("way to split: by", by, ["episode"])
-        if not 0 <= fraction <= 1 or isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        is_share = isinstance(fraction, (int, float, np.number)) and 0 <= fraction <= 1
+        if not is_share or isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise OptionError("fraction is a number from 0 to 1, seed a whole number", found=f"{fraction!r}, {seed!r}")
         sides = [
             digests.in_train(digest.tobytes(), fraction, int(seed)) == (name == "train")
@@ -348,8 +361,23 @@ class Store:
     def read(self, field: str, rows: npt.ArrayLike, out: Array | None = None) -> Array:
         """Return rows of one fixed field, as they are stored, in the order asked for.
 
-        rows: (n,) numbers of rows; repeats are allowed. out: (n, *shape) of the field's dtype, C-contiguous, filled and returned.
-        Raises UnknownName, OptionError for a ragged field, StoreDamaged, UnsupportedStore, FetchError.
+        Parameters
+        ----------
+        field
+            Its name.
+        rows
+            (n,) numbers of rows; repeats are allowed.
+        out
+            (n, *shape) of the field's dtype, C-contiguous; it is filled and returned.
+
+        Raises
+        ------
+        UnknownName
+            For a field or a row that does not exist.
+        OptionError
+            For a ragged field, and an `out` that does not fit.
+        StoreDamaged, UnsupportedStore, FetchError
+            Where the store is read.
         """
         if field not in self.fields:
             raise UnknownName.among("field", field, list(self.fields), store=self.url)
@@ -361,12 +389,7 @@ class Store:
         shape = tuple(n for n in self.fields[field].shape if n is not None)
         if out is None:
             out = np.empty((len(wanted), *shape), self.fields[field].dtype)
-        if out.shape != (len(wanted), *shape) or out.dtype != self.fields[field].dtype or not out.flags.c_contiguous:
-            raise OptionError(
-                "out does not fit",
-                expected=f"{(len(wanted), *shape)} {self.fields[field].dtype}, C-contiguous",
-                found=f"{out.shape} {out.dtype}",
-            )
+        check_out("out", out, (len(wanted), *shape), np.dtype(self.fields[field].dtype))
         for part, at, local in self._parts.of_rows(wanted):
             described = part.document.fields[field]
             # What belongs to this part, and then goes to its places.
@@ -388,15 +411,15 @@ class Store:
         """Return (n,) episode numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
         return _numbers("episode", episodes, len(self.episodes))
 
-    @lazily
+    @cached_property
     def _fetcher(self) -> Storage:
         return self._location.open()
 
-    @lazily
+    @cached_property
     def _root(self) -> Root:
         return opening.pinned_root(self._location, self._fetcher, self._generation, self._digest)
 
-    @lazily
+    @cached_property
     def _parts(self) -> Parts:
         return Parts(self._root, self._fetcher, self.url, self._every)
 
@@ -441,9 +464,8 @@ class Episodes:
         if not 0 <= number < len(self):
             raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
         part, at = parts_of(self._store).of_episode(number)
-        start, length, task, source, demo, success = part.entries(at, at + 1)[0].tolist()[
-            :6
-        ]  # as TABLE_COLUMNS has them
+        # As TABLE_COLUMNS has them.
+        start, length, task, source, demo, success = part.entries(at, at + 1)[0].tolist()[:6]
         described = part.document.sources[source]
         return Episode(
             number,
@@ -474,12 +496,11 @@ class Episodes:
         return self._column("length")
 
     def _column(self, name: str) -> Int64:
-        made = np.empty(len(self), np.int64)
-        for part in parts_of(self._store):
-            values = part.entries(0, part.episodes)[name]
-            first = part.row_start if name == "start" else 0
-            made[part.episode_start : part.episode_start + part.episodes] = values + first
-        return made
+        columns = [
+            part.entries(0, part.episodes)[name] + (part.row_start if name == "start" else 0)
+            for part in parts_of(self._store)
+        ]
+        return np.concatenate(columns)
 
 
 def _numbers(kind: str, given: npt.ArrayLike, count: int) -> Int64:
@@ -489,8 +510,7 @@ def _numbers(kind: str, given: npt.ArrayLike, count: int) -> Int64:
         made = np.asarray(list(given))
     else:
         made = np.asarray(given)
-    if made.ndim == 0:
-        made = made.reshape(1)
+    made = np.atleast_1d(made)
     if not made.size:
         return np.empty(0, np.int64)
     if made.ndim != 1 or made.dtype.kind not in "iu":

@@ -15,8 +15,8 @@ from vla_store.format.nonfinite import counted
 from vla_store.format.schema import Field
 from vla_store.format.statistics import PartNumbers
 from vla_store.format.table import Entries
+from vla_store.reader.cached import cached_property
 from vla_store.reader.frames import FrameList
-from vla_store.reader.lazily import lazily
 from vla_store.reader.part import Part
 
 Array = np.ndarray[Any, Any]
@@ -34,12 +34,12 @@ class WholePart:
         self._values: dict[str, Array] = {}
         self.counts: dict[str, Array] = {}  # what `nonfinite` gives, by field
 
-    @lazily
+    @cached_property
     def table(self) -> Entries:
         """The episode table, (episodes,), by the names of its columns. Raises StoreDamaged."""
         return self.part.entries(0, self.part.episodes)
 
-    @lazily
+    @cached_property
     def spans(self) -> npt.NDArray[np.int64]:
         """The rows [start, stop) of every episode, (episodes, 2)."""
         return np.stack([self.column("start"), self.column("start") + self.column("length")], axis=1)
@@ -79,8 +79,7 @@ class WholePart:
     def encoded(self, field: Field, rows: Sequence[int]) -> list[Any]:
         """Return pictures of a camera as they are encoded, without crc32c, bytes-like. Raises StoreDamaged."""
         located = self.part.frames(field).locate(FrameList(list(rows), [0] * len(rows), [0] * len(rows)))
-        ranges = located.chunks.ranges
-        return list(located.chunks.bodies(self.part.fetcher.read(ranges) if ranges else ()))
+        return list(located.chunks.bodies(self.part.fetcher.read(located.chunks.ranges)))
 
     def nonfinite(self, field: Field) -> Array:
         """Count the numbers of a field that are NaN, and infinite, in every row: (rows, 2). Raises StoreDamaged."""

@@ -24,7 +24,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import Empty as Empty
 from vla_store.reader.batch import same_width
-from vla_store.reader.lazily import lazily
+from vla_store.reader.cached import cached_property
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import SPAN, Anchors
@@ -265,7 +265,7 @@ class RecipeDataset(Samples):
         found = self.where(self._in_range(index))
         return {name: found[name] for name in ("row", "episode", "step")}
 
-    @lazily
+    @cached_property
     def selected_episodes(self) -> Int64:
         """Numbers of the episodes of the selection, ascending; it reads the whole index."""
         return np.unique(

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, whole_number
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.lazily import lazily
+from vla_store.reader.cached import cached_property
 from vla_store.reader.store import Store
 from vla_store.recipes.dataset import (
     AnyStore,
@@ -174,7 +174,7 @@ class DiffusionPolicyDataset(NumericRecipe):
             made[key] = _parameters([2], [-1], min=[0], max=[1], mean=[0.5], std=[np.sqrt(1 / 12)])
         return made
 
-    @lazily
+    @cached_property
     def held_out(self) -> npt.NDArray[np.int64]:
         """Numbers of the episodes held out: round(n * ratio) of the selection's n, at least 1 and at most n - 1."""
         ratio, seed, _ = self._held_out

@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.statistics import FieldStatistics, field_statistics
-from vla_store.reader.lazily import lazily
+from vla_store.reader.cached import cached_property
 from vla_store.recipes.dataset import Array, Int64, RecipeDataset
 
 TINY_RANGE = 1e-4  # of metres, radians or a controller's units: less is noise
@@ -55,7 +55,7 @@ class NumericRecipe(RecipeDataset):
         """
         return self._counted
 
-    @lazily
+    @cached_property
     def _counted(self) -> dict[str, FieldStatistics]:
         pieces: dict[str, list[Array]] = {}
         episodes, count = [], 0
