@@ -94,23 +94,25 @@ class KeptSteps:
         positions: of B anchors that are kept. earlier: per anchor, 1 where its source recorded the field after the action of the
         same row; None where it is never read one row earlier.
         """
-        first = self._rank(positions.start)
-        step, count = self.counted(positions)
-        times = step[:, None] + offsets
+        first, here, behind = self._ranks_of(positions)
+        times = (here - first)[:, None] + offsets
         shift: Any = 0 if earlier is None else earlier[:, None]
+        last = (behind - first)[:, None] - 1
         # What was recorded after the last kept step is of the time after it.
-        clipped = np.minimum(np.maximum(times, 0), count[:, None] - 1 + shift)
-        kept = np.minimum(clipped, count[:, None] - 1)
+        clipped = np.minimum(np.maximum(times, 0), last + shift)
+        kept = np.minimum(clipped, last)
         steps = self._row(first[:, None] + kept) - positions.start[:, None] - shift + (clipped - kept)
         return np.maximum(steps, 0), (clipped != times) | (steps < 0)
 
     def counted(self, positions: Positions) -> tuple[Int64, Int64]:
         """Return the step and the length of the episode of (n,) positions, both counted in kept steps."""
-        first, here, behind = (self._rank(positions.start + each) for each in (0, positions.step, positions.length))
+        first, here, behind = self._ranks_of(positions)
         return here - first, behind - first
 
-    def _rank(self, rows: Int64) -> Int64:
-        """Return the number of kept steps before each row."""
+    def _ranks_of(self, positions: Positions) -> Int64:
+        """Return the number of kept steps before the episode, the step, and what follows the episode, of (n,) positions: (3, n)."""
+        start = positions.start
+        rows = np.stack([start, start + positions.step, start + positions.length])
         at = np.searchsorted(self._starts, rows, side="right") - 1
         ranks = self._ranks[at] + np.minimum(rows, self._stops[at]) - self._starts[at]
         return np.where(at < 0, 0, ranks)

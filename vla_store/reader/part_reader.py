@@ -5,7 +5,8 @@ Owns what is constant for all samples of a part: readers of its fields, offsets,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -93,13 +94,12 @@ class PartReader:
             (np.array(offsets, np.int64), np.frombuffer(earlier, np.uint8).astype(np.int64) if any(earlier) else None)
             for offsets, earlier in keys
         ]
-        ones = [
-            (each.name, each.pad_name, each.one)
-            for each in self._readers
-            if isinstance(each, CameraWindow) or (isinstance(each, NumericWindow) and each.rows is not None)
-        ]
-        is_plain = kept is None and not watched and not any(fields[window.field].is_ragged for window in windows)
-        self.ones = ones if is_plain and len(ones) == len(self._readers) else None
+        self.ones: list[tuple[str, str, Callable[[Position], tuple[Array, Array]]]] | None = None
+        if not watched and all(each.is_at_hand for each in self._readers):
+            self.ones = [
+                (each.name, each.pad_name, each.one if kept is None else functools.partial(self._one_of_kept, each))
+                for each in self._readers
+            ]
 
     def times(self, window: int, positions: Positions) -> Times:
         """Return the steps that the window of this number takes, within their episodes, and which of them are padding."""
@@ -152,6 +152,10 @@ class PartReader:
                 arrays[reader.pad_name][part.at] = is_pad.reshape(len(is_pad), *reader.axes)
             reader.assemble(located, mine, is_pad, part.at, arrays[reader.name])  # type: ignore[arg-type]
 
+    def _one_of_kept(self, reader: FieldWindow, position: Position) -> tuple[Array, Array]:
+        (steps,), (is_pad,) = self._times(reader.number, Positions(*np.array(position)[:, None]))
+        return reader.at(position, steps, is_pad)
+
     def _list_frames(self, positions: Positions, steps: Int64, is_pad: Mask, at: Index) -> FrameList:
         """List the frames of (B, K) steps, of which sample i goes to place at[i] of the batch; the same for all cameras."""
         count = steps.shape[1]
@@ -170,15 +174,35 @@ class PartReader:
 class FieldWindow:
     """One field's window in one part; the base of the three kinds.
 
-    number: which of the part's times it has. earlier: per source, 1 where the field is read one row before its time.
+    number: which of the part's times it has. earlier: per source, 1 where the field is read one row before its time. is_at_hand: True
+    where `one` can read it.
     """
+
+    is_at_hand = True
 
     def __init__(self, of: PartReader, field: Field, window: Window, number: int, earlier: bytes, dtype: Any) -> None:
         self.name, self.pad_name = window.field, f"{window.field}_is_pad"
         self.number, self.dtype, self.axes = number, dtype, window.axes
-        self._earlier = earlier
+        self._offsets, self._earlier = window.offsets, earlier
         self._is_zero = of.is_zero
         self._step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
+
+    def one(self, position: Position) -> tuple[Array, Array]:
+        """Return what the window takes at one position (K, ...), and is_pad (K,); without the axis where the window has none."""
+        times = np.array(self._offsets) + (position.step - self._earlier[position.source])
+        steps = np.minimum(np.maximum(times, 0), position.length - 1)
+        return self.at(position, steps, steps != times)
+
+    def at(self, position: Position, steps: Int64, is_pad: Mask) -> tuple[Array, Array]:
+        """Return what the window takes where its steps and their padding, (K,), are known."""
+        value = self._episode(position).take(steps, axis=0).astype(self.dtype, copy=False)
+        if self._is_zero:
+            value[is_pad] = 0
+        return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
+
+    def _episode(self, position: Position) -> Array:
+        """Return the rows of the episode at a position, (length, ...)."""
+        raise NotImplementedError
 
 
 class NumericWindow(FieldWindow):
@@ -187,9 +211,9 @@ class NumericWindow(FieldWindow):
     def __init__(self, of: PartReader, field: Field, window: Window, *rest: Any) -> None:
         super().__init__(of, field, window, *rest)
         self._column = of.part.column(field)
-        self.rows: Any = self._column.whole
-        self._first, self._count = window.offsets[0], len(window.offsets)
-        self._scattered = None if window.is_run else np.array(window.offsets, np.int64)
+        self._rows: Any = self._column.whole
+        self.is_at_hand = self._rows is not None
+        self._first, self._count, self._is_run = window.offsets[0], len(window.offsets), window.is_run
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         rows = (steps + positions.start[:, None]).reshape(-1)
@@ -212,35 +236,31 @@ class NumericWindow(FieldWindow):
             out[at] = made
 
     def one(self, position: Position) -> tuple[Array, Array]:
-        """Return the window's rows (K, *shape) and is_pad (K,); without the axis where the window has none."""
-        rows, count = self.rows, self._count
+        if not self._is_run:
+            return super().one(position)
+        rows, count = self._rows, self._count
         _, step, start, length, _, source = position
-        step -= self._earlier[source]
-        first = step + self._first
-        if self._scattered is None and first >= 0 and first + count <= length:
+        first = step - self._earlier[source] + self._first
+        if first >= 0 and first + count <= length:
             at = start + first
             value = rows[at : at + count] if self.axes else rows[at, ...]
             return value.astype(self.dtype), np.zeros(self.axes, bool)
-        if self._scattered is not None:
-            times = self._scattered + step
-            steps = np.minimum(np.maximum(times, 0), length - 1)
-            is_pad = steps != times
-            value = rows.take(steps + start, axis=0).astype(self.dtype, copy=False)
-            if self._is_zero:
-                value[is_pad] = 0
-        else:
-            low = 0 if first >= 0 else min(-first, count)
-            high = count if first + count <= length else max(length - first, 0)
-            is_pad = np.zeros(count, bool)
-            value = np.empty((count, *rows.shape[1:]), self.dtype)
-            value[low:high] = rows[start + first + low : start + first + high]
-            if low:
-                is_pad[:low] = True
-                value[:low] = 0 if self._is_zero else rows[start]
-            if high < count:
-                is_pad[high:] = True
-                value[high:] = 0 if self._is_zero else rows[start + length - 1]
-        return (value, is_pad) if self.axes else (value.reshape(self._step_shape), is_pad.reshape(()))
+        low = 0 if first >= 0 else min(-first, count)
+        high = count if first + count <= length else max(length - first, 0)
+        is_pad = np.zeros(count, bool)
+        value = np.empty((count, *rows.shape[1:]), self.dtype)
+        value[low:high] = rows[start + first + low : start + first + high]
+        if low:
+            is_pad[:low] = True
+            value[:low] = 0 if self._is_zero else rows[start]
+        if high < count:
+            is_pad[high:] = True
+            value[high:] = 0 if self._is_zero else rows[start + length - 1]
+        return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
+
+    def _episode(self, position: Position) -> Array:
+        rows: Array = self._rows[position.start : position.start + position.length]
+        return rows
 
 
 class RaggedWindow(FieldWindow):
@@ -250,6 +270,7 @@ class RaggedWindow(FieldWindow):
         super().__init__(of, field, *rest)
         self._part, self._field = of.part, field
         self._column = of.part.column(field)
+        self.is_at_hand = self._column.whole is not None
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         starts, widths = self._part.ragged_spans(self._field, positions.episode)
@@ -273,14 +294,17 @@ class RaggedWindow(FieldWindow):
             made.append(value.reshape(*self.axes, width))
         scatter(out, at, made)
 
+    def _episode(self, position: Position) -> Array:
+        (start,), (width,) = self._part.ragged_spans(self._field, np.array([position.episode]))
+        return self._column.span(start, start + position.length * width).reshape(position.length, width)
+
 
 class CameraWindow(FieldWindow):
     """A camera."""
 
-    def __init__(self, of: PartReader, field: Field, window: Window, *rest: Any) -> None:
-        super().__init__(of, field, window, *rest)
+    def __init__(self, of: PartReader, field: Field, *rest: Any) -> None:
+        super().__init__(of, field, *rest)
         self.frames = of.part.frames(field)
-        self._offsets = window.offsets
         self._flips = of.flips
         self._picture = field.fixed_shape
         self._before, self._after = max(0, -min(self._offsets)), max(0, *self._offsets, 0)
@@ -290,20 +314,24 @@ class CameraWindow(FieldWindow):
         self.frames.decode(located, data, out.reshape(-1, *self._picture))
 
     def one(self, position: Position) -> tuple[Array, Array]:
-        """Return the window's pictures (K, H, W, ...) and is_pad (K,); without the axis where the window has none."""
-        episode, step, start, length, _, source = position
+        _, step, start, length, _, source = position
         step -= self._earlier[source]
-        count = len(self._offsets)
         rows = [start + step + offset for offset in self._offsets]
-        is_pad = np.zeros(count, bool)
+        is_pad = np.zeros(len(rows), bool)
         if step < self._before or step >= length - self._after:
             is_pad[...] = [not start <= row < start + length for row in rows]
             rows = [min(max(row, start), start + length - 1) for row in rows]
-        value = np.empty(self._shape, self.dtype)
-        self.frames.fill(rows, [episode] * count, [self._flips[source]] * count, value)
+        return self._filled(position, rows, is_pad)
+
+    def at(self, position: Position, steps: Int64, is_pad: Mask) -> tuple[Array, Array]:
+        return self._filled(position, (steps + position.start).tolist(), is_pad)
+
+    def _filled(self, position: Position, rows: list[int], is_pad: Mask) -> tuple[Array, Array]:
+        count, value = len(rows), np.empty(self._shape, self.dtype)
+        self.frames.fill(rows, [position.episode] * count, [self._flips[position.source]] * count, value)
         if self._is_zero:
             value[is_pad] = 0
-        return (value, is_pad) if self.axes else (value.reshape(self._step_shape), is_pad.reshape(()))
+        return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
 
 
 def scatter(into: list[Any], at: Index, made: Sequence[Any]) -> None:
