@@ -299,7 +299,7 @@ def test_a_receipt_or_an_object_that_was_lost_is_made_again(
 ) -> None:
     partial = unfinished(tiny_source, tmp_path / "x.vla", after=9)
     receipts = sorted(path for path in partial.glob("parts/*.build/*.json") if path.name != "source.json")
-    assert len(receipts) == 9
+    assert len(receipts) >= 9  # and what was at work then
     receipts[0].write_bytes(b"")
     receipts[1].write_bytes(b'{"task": "actions"}')
     receipts[2].unlink()

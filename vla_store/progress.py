@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -29,9 +30,8 @@ class ProgressBar:
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        self._stream = stream if stream is not None else sys.stderr
-        self._terminal = self._stream.isatty() and not quiet
-        self._quiet = quiet
+        self._stream = io.StringIO() if quiet else stream if stream is not None else sys.stderr
+        self._terminal = self._stream.isatty()
         self._steps = self._nbytes = self._done = self._before = 0
         self._began = self._shown = time.monotonic()
         self._width = 0
@@ -45,14 +45,14 @@ class ProgressBar:
     def talk(self, text: str) -> None:
         if self._terminal:
             self._draw(shown(text))
-        elif not self._quiet and time.monotonic() - self._shown >= LINE_S:
+        elif time.monotonic() - self._shown >= LINE_S:
             self._shown = time.monotonic()
             self._print(shown(text))
 
     def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
         self._steps, self._nbytes, self._done, self._before = steps, max(1, nbytes), done_nbytes, done_nbytes
         self._began = self._shown = time.monotonic()
-        if done_nbytes and not self._quiet:
+        if done_nbytes:
             self._clear()
             self._print(f"resuming: {done_nbytes / self._nbytes:.0%} of the data is encoded already")
         if self._terminal:
@@ -64,13 +64,13 @@ class ProgressBar:
         if self._terminal and now - self._shown >= REDRAW_S:
             self._shown = now
             self._draw(self.line(now - self._began, self._room()))
-        elif not self._terminal and not self._quiet and now - self._shown >= LINE_S and self._done < self._nbytes:
+        elif not self._terminal and now - self._shown >= LINE_S and self._done < self._nbytes:
             self._shown = now  # the last line is end()'s
             self._print(self.line(now - self._began))
 
     def end(self) -> None:
         self._clear()
-        if not self._quiet and self._nbytes and self._done >= self._nbytes:
+        if self._nbytes and self._done >= self._nbytes:
             now = self._shown = time.monotonic()
             self._print(self.line(now - self._began, self._room()))
 
@@ -94,31 +94,26 @@ class ProgressBar:
     def _draw(self, text: str) -> None:
         columns = self._room() or len(text)
         drawn = text[:columns]
-        self._write("\r" + drawn + " " * max(0, min(self._width, columns) - len(drawn)))
+        self._print("\r" + drawn + " " * max(0, min(self._width, columns) - len(drawn)), end="")
         self._width = len(drawn)
+
+    def _clear(self) -> None:
+        if self._width:
+            self._print("\r" + " " * min(self._width, self._room() or 0) + "\r", end="")
+            self._width = 0
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        try:
+            print(text, end=end, file=self._stream, flush=True)
+        except BrokenPipeError:
+            leave(self._stream)
 
     def _room(self) -> int | None:
         """Columns a line may have; None where lines do not matter."""
-        return max(10, self._columns() - 1) if self._terminal else None
-
-    def _columns(self) -> int:
-        # Of this stream's terminal: stdout, which shutil asks, may be a file.
-        try:
-            return os.get_terminal_size(self._stream.fileno()).columns or DEFAULT_COLUMNS
+        if not self._terminal:
+            return None
+        try:  # of this stream's terminal: stdout, which shutil asks, may be a file
+            columns = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError):
-            return DEFAULT_COLUMNS
-
-    def _clear(self) -> None:
-        if self._terminal and self._width:
-            self._write("\r" + " " * min(self._width, self._room() or 0) + "\r")
-            self._width = 0
-
-    def _print(self, text: str) -> None:
-        self._write(text + "\n")
-
-    def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except BrokenPipeError:
-            leave(self._stream)
+            columns = 0
+        return max(10, (columns or DEFAULT_COLUMNS) - 1)

@@ -59,7 +59,7 @@ def test_metadata_that_zarr_reads_in_another_way_stops_the_build(
 ) -> None:
     written = commit.write_metadata(plan, tmp_path)
     assert written
-    found = {path: each.metadata for path, each in commit.arrays_of(plan).items()}
+    found = commit.metadata_of(plan)
     found["steps/actions"] = {**found["steps/actions"], "shape": [137, 8]}
     with pytest.raises(MachineError, match="in another way") as caught:
         commit._check_with_zarr(tmp_path, found)

@@ -110,6 +110,13 @@ def test_a_url_and_a_place_below_a_file_are_refused(source: Path, tmp_path: Path
         check(source / "suite/a.hdf5/x.vla", tmp_path / "other")
 
 
+def test_the_root_of_the_file_system_is_refused_like_any_folder(source: Path) -> None:
+    with pytest.raises(DestinationExists, match="holds one; nothing was touched"):
+        check(Path("/"), source)
+    with pytest.raises(DestinationExists, match="exists and is not a store"):
+        check(Path("/"))
+
+
 def test_a_link_is_followed_to_the_disk_it_names(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "x.vla").symlink_to("disk/y.vla")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from own_sources import OddError
 from vla_store.builder import executors
 from vla_store.builder.executors import default_workers, run_units
 from vla_store.builder.units import Receipt
-from vla_store.errors import OptionError, SourceError
+from vla_store.errors import SourceError
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task as `run_units` knows it. does: "give", "raise", "refuse"."""
+    """A task as `run_units` knows it. does: "give", "wait" (until job "bad" has begun, and a moment more), "raise", "refuse"."""
 
     name: str
     does: str = "give"
@@ -27,6 +28,10 @@ class Job:
     def run(self) -> Receipt:
         if self.log:
             (Path(self.log) / self.name).touch()
+        if self.does == "wait":
+            while not (Path(self.log) / "bad").exists():
+                time.sleep(0.01)
+            time.sleep(0.3)
         if self.does == "raise":
             raise OddError(7, f"job {self.name} is odd")
         if self.does == "refuse":
@@ -62,6 +67,21 @@ def test_the_first_error_stops_what_has_not_begun(tmp_path: Path, executor: str)
     assert 1 <= len(list(tmp_path.iterdir())) < 10
 
 
+@BOTH
+def test_what_was_at_work_when_an_error_came_is_recorded_all_the_same(tmp_path: Path, executor: str) -> None:
+    """It is waited for: to do it again would cost that time once more."""
+    seen: list[str] = []
+    jobs = [
+        Job("slow", "wait", str(tmp_path)),
+        Job("bad", "refuse", str(tmp_path)),
+        Job("never", "give", str(tmp_path)),
+    ]
+    with pytest.raises(SourceError):
+        run_units(jobs, lambda receipt: seen.append(receipt.unit), executor=executor, workers=2)  # type: ignore[arg-type]
+    assert "slow" in seen
+    assert "bad" not in seen
+
+
 def test_an_error_that_does_not_pickle_keeps_its_words_and_its_place() -> None:
     with pytest.raises(RuntimeError, match="job a is odd") as caught:
         run_units([Job("a", "raise")], lambda receipt: None, executor="processes", workers=1)  # type: ignore[list-item]
@@ -77,11 +97,6 @@ def test_an_error_of_the_caller_ends_the_run(executor: str) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         run_units([Job("a"), Job("b")], full, executor=executor, workers=1)  # type: ignore[list-item]
-
-
-def test_an_executor_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(OptionError, match="executor cannot be 'gpu'"):
-        run_units([Job("a")], lambda receipt: None, executor="gpu")  # type: ignore[list-item]
 
 
 def test_there_are_as_many_workers_as_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,3 +33,10 @@ def test_a_plan_records_the_options_that_decide_bytes() -> None:
     assert BuildOptions(workers=3, overwrite=True, skip_bad=True).recorded() == plain
     given = BuildOptions(orientation={"a.hdf5": "rot180", None: "top_down"}, exclude=["obs/b/", "a"])
     assert given.recorded() == plain | {"orientation": "top_down", "exclude": ["a", "obs/b"]}
+
+
+def test_an_appends_preset_is_that_of_the_last_part_only_where_none_is_given() -> None:
+    assert AppendOptions().to_build({"preset": "raw"}).preset == "raw"
+    assert AppendOptions(preset="small").to_build({"preset": "raw"}).preset == "small"
+    with pytest.raises(OptionError, match="there is no preset ''"):
+        AppendOptions(preset="").to_build({"preset": "raw"})

@@ -11,7 +11,7 @@ import pytest
 from own_sources import Own
 
 from vla_store.builder import FieldSpec
-from vla_store.builder.probe import MIN_SAVING_PERCENT, Trial, _choose, probe_cameras
+from vla_store.builder.probe import MIN_SAVING_PERCENT, _choose, probe_cameras
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.format import predictions
 from vla_store.format.codecs import PRESETS, encode
@@ -77,22 +77,21 @@ def test_what_is_counted_is_what_encoding_the_frames_gives(how: str, preset: str
     frames = {number: source.read(number, "front", 0, steps) for number, steps in lengths.items()}
     rows = [(number, step) for number, steps in lengths.items() for step in range(steps)]
     assert len(rows) == 74
-    for trial in probe.trials["front"]:
+    for prediction, nbytes in probe.trials["front"].items():
         total = 0
         for k in range(64):
             number, step = rows[(2 * k * (len(rows) - 1) + 63) // 126]
             picked = predictions.background_rows(lengths[number])
             background = predictions.background_of(frames[number][picked])
-            residual = predictions.apply(frames[number][step : step + 1], trial.prediction, background)[0]
+            residual = predictions.apply(frames[number][step : step + 1], prediction, background)[0]
             total += len(encode(residual, PRESETS[preset].codec))
-        backgrounds = 3 * 16 * 16 * 3 if "background" in trial.prediction else 0
-        assert trial.nbytes == total * 74 // 64 + backgrounds
-        assert trial.share == trial.nbytes / (74 * 16 * 16 * 3)
+        backgrounds = 3 * 16 * 16 * 3 if "background" in prediction else 0
+        assert nbytes == total * 74 // 64 + backgrounds
 
 
 def test_predictions_are_taken_only_where_they_save_a_tenth() -> None:
     def choose(*nbytes: int) -> tuple[str, ...]:
-        return _choose(tuple(Trial((str(k),) if k else (), n, 0.0) for k, n in enumerate(nbytes)))
+        return _choose({(str(k),) if k else (): n for k, n in enumerate(nbytes)})
 
     assert MIN_SAVING_PERCENT == 10
     assert choose(1000, 900) == ("1",)

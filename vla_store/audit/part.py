@@ -6,7 +6,6 @@ Imports `reader`, through which the content is read, and `format`.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -249,9 +248,8 @@ def _digest_camera(whole: AuditedPart, field: Field, pool: ThreadPoolExecutor) -
 
     def digest(rows: range) -> tuple[bytes, Array | None]:
         pictures = whole.pictures(field, rows)
-        bodies = whole.encoded(field, rows) if field.codec.is_lossy else itertools.repeat(b"")
-        digested = (field.codec.digested(picture, body) for picture, body in zip(pictures, bodies))
-        found = b"".join(hashlib.sha256(each).digest() for each in digested)
+        bodies = whole.encoded(field, rows) if field.codec.is_lossy else ()
+        found = b"".join(hashlib.sha256(each).digest() for each in field.codec.digested(pictures, bodies))
         return found, counted(pictures) if field.is_floating else None
 
     found = list(pool.map(digest, whole.picture_blocks(field)))

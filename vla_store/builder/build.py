@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +48,8 @@ class PlannedPart:
     plan: Plan
     memory: MemoryPlan
     units: tuple[WorkUnit, ...]
-    states: Mapping[str, dict[str, Any]]  # of the sources, before anything of them was read
+    sources: list[EpisodeSource]  # all that were given
+    states: list[dict[str, Any]]  # of these, before anything of them was read
     started: float
 
     def report(
@@ -61,12 +61,12 @@ class PlannedPart:
         for field in self.plan.document.fields.values():
             raw = self.plan.rows * field.step_nbytes if not field.is_ragged else 0
             if field.is_camera:
-                trial = next(each for each in self.probe.trials[field.name] if each.prediction == field.prediction)
-                stored = trial.nbytes if receipts is None else _camera_nbytes(field.name, receipts)
+                expected = self.probe.trials[field.name][field.prediction]
+                stored = expected if receipts is None else _camera_nbytes(field.name, receipts)
                 cameras.append(
                     CameraReport(field.name, field.fixed_shape, field.prediction, str(field.codec), stored / raw)
                 )
-                raw = trial.nbytes
+                raw = expected
             projected += raw
         warnings = [f"{each.info.file}: {text}" for each in self.scan.sources for text in each.info.warnings]
         return BuildReport(
@@ -140,8 +140,6 @@ def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str],
         try:
             receipts = journal.open(discard=options.overwrite, rehash=options.rehash, talk=options.reports.talk)
             made = encode_part(planned, journal, receipts)
-            for folder in ("roots", "meta"):  # of an attempt that came as far as here
-                shutil.rmtree(partial / folder, ignore_errors=True)
             root = write_first_root(partial, planned.plan, planned.scan, made.entry, made.episodes)
             if options.finish:
                 root = options.finish(partial)
@@ -202,7 +200,7 @@ def plan_part(
     plan = make_plan(scan, probe, options.recorded())
     memory = plan_memory(plan, options.executor, options.workers, options.max_memory)
     units = tuple(work_units(plan, folder / "parts" / plan.part_id))
-    return PlannedPart(folder, options, scan, probe, plan, memory, units, states, started)
+    return PlannedPart(folder, options, scan, probe, plan, memory, units, found, states, started)
 
 
 def encode_part(planned: PlannedPart, journal: Journal, receipts: Mapping[str, Receipt]) -> EncodedPart:
@@ -231,7 +229,7 @@ def encode_part(planned: PlannedPart, journal: Journal, receipts: Mapping[str, R
             )
         finally:
             reports.end()
-        check_unchanged(planned.states, planned.folder)
+        check_unchanged(planned.sources, planned.states, planned.folder)
         reports.talk("writing tables, statistics and the root")
         entry, episodes = write_part(plan, journal.part, metadata, found)
     finally:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import queue
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 
 from vla_store.builder.units import Receipt, WorkUnit
 from vla_store.errors import MachineError
@@ -36,8 +35,7 @@ def run_on_cluster(
     run: Callable[[bytes], Receipt], units: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None], address: str
 ) -> None:
     """Call `run` with each pickled unit on the workers of the scheduler at `address`, until all are done or one fails."""
-    require_dask()
-    from distributed import CancelledError, Client, KilledWorker
+    from distributed import Client, KilledWorker
     from distributed.comm import CommClosedError
 
     try:
@@ -56,33 +54,27 @@ def run_on_cluster(
             raise MachineError(
                 "the scheduler has no workers", scheduler=address, hint=f"start some: dask worker {address}"
             ) from None
-        futures = [
-            client.submit(run, pickle.dumps(unit), key=f"vla-store-{secrets.token_hex(4)}-{unit.name}", pure=False)
-            for unit in units
-        ]
+        pool = client.get_executor(pure=False)
         try:
-            ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            for future in futures:
-                future.add_done_callback(ended.put)
-            left, watch = len(futures), _Watch(client, address)
-            while left:
-                try:
-                    future = ended.get(timeout=WATCH_S)
-                except queue.Empty:
-                    watch.look()
-                    continue
-                try:
-                    receipt = future.result(timeout=WATCH_S)
-                except TimeoutError:
-                    if future.status == "error":  # the unit's own
-                        raise
-                    # The worker that had the receipt is gone, and the unit is to be done again.
-                    future.add_done_callback(ended.put)
-                    watch.look()
-                    continue
-                watch.seen()
-                on_receipt(receipt)
-                left -= 1
+            running = {
+                pool.submit(run, pickle.dumps(unit), key=f"vla-store-{secrets.token_hex(4)}-{unit.name}")
+                for unit in units
+            }
+            last_seen = time.monotonic()
+            while running:
+                ended, running = wait(running, timeout=WATCH_S, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    on_receipt(future.result())
+                with contextlib.suppress(OSError, TimeoutError):
+                    if ended or client.nthreads():
+                        last_seen = time.monotonic()
+                if time.monotonic() - last_seen > LOST_S:  # long enough to restart them
+                    raise MachineError(
+                        "nobody is left in the cluster",
+                        scheduler=address,
+                        found=f"no worker for {LOST_S} s",
+                        hint="start the scheduler and workers again, then run the same command again: it resumes",
+                    )
         except (CancelledError, CommClosedError, KilledWorker, ImportError) as error:
             raise MachineError(
                 "the cluster failed to run a task",
@@ -94,29 +86,4 @@ def run_on_cluster(
         finally:
             # Also after an error, and Ctrl-C: what has not begun shall not begin.
             with contextlib.suppress(Exception):
-                client.cancel(futures)
-
-
-class _Watch:
-    """Notices that a cluster has no worker left: its units would be waited for without end."""
-
-    def __init__(self, client: Any, address: str) -> None:
-        self._client, self._address = client, address
-        self.seen()
-
-    def seen(self) -> None:
-        """Note that somebody works."""
-        self._last_seen = time.monotonic()
-
-    def look(self) -> None:
-        """Raise MachineError once there has been no worker, or no scheduler, for long enough to restart them."""
-        with contextlib.suppress(OSError, TimeoutError):
-            if self._client.nthreads():
-                self.seen()
-        if time.monotonic() - self._last_seen > LOST_S:
-            raise MachineError(
-                "nobody is left in the cluster",
-                scheduler=self._address,
-                found=f"no worker for {LOST_S} s",
-                hint="start the scheduler and workers again, then run the same command again: it resumes",
-            )
+                pool.shutdown(wait=False)

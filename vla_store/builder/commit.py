@@ -19,21 +19,22 @@ from vla_store.format.digests import DIGEST_NBYTES
 from vla_store.format.listing import ObjectEntry, encode_listing
 from vla_store.format.new_root import new_root
 from vla_store.format.nonfinite import Tally, table_of, together
-from vla_store.format.part_arrays import PartArray, part_arrays
+from vla_store.format.part_arrays import part_arrays
 from vla_store.format.schema import Field, PartEntry, Root, RootField
 from vla_store.format.statistics import PartNumbers, store_statistics
 from vla_store.storage import LocalStorage, sync_folder
 
 
-def arrays_of(plan: Plan, nonfinite: Iterable[str] = ()) -> dict[str, PartArray]:
-    """Return the arrays of a part, by path. nonfinite: fields that have numbers that are not finite."""
+def metadata_of(plan: Plan, nonfinite: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return the zarr.json of the arrays of a part, by path. nonfinite: fields that have numbers that are not finite."""
     document = replace(plan.document, nonfinite=tuple(sorted(nonfinite)))
-    return part_arrays(document, plan.rows, len(plan.episodes), plan.elements, plan.attributes_nbytes)
+    found = part_arrays(document, plan.rows, len(plan.episodes), plan.elements, plan.attributes_nbytes)
+    return {path: each.metadata for path, each in found.items()}
 
 
 def write_metadata(plan: Plan, folder: Path) -> list[ObjectEntry]:
-    """Every zarr.json of a part; zarr-python reads them back as a check, before any work is put into shards."""
-    found = _metadata(arrays_of(plan))
+    """Write every zarr.json of a part; zarr-python reads them back as a check, before any work is put into shards."""
+    found = metadata_of(plan)
     groups = {path.rpartition("/")[0]: arrays.GROUP for path in found}
     documents = {**groups, **found}
     written = [
@@ -47,13 +48,13 @@ def write_metadata(plan: Plan, folder: Path) -> list[ObjectEntry]:
 def write_part(
     plan: Plan, folder: Path, metadata: list[ObjectEntry], receipts: dict[str, Receipt]
 ) -> tuple[PartEntry, list[bytes]]:
-    """Index, table, digests and listing of a part whose shards are written; its entry in a root, and every episode's digest."""
+    """Write index, table, digests and listing of a part whose shards are there; return its entry in a root, and each episode's digest."""
     replaced = {each.key: each for each in [*metadata, *write_nonfinite(plan, folder, receipts)]}
     objects = [*replaced.values(), *(each for receipt in receipts.values() for each in receipt.objects)]
     episodes = list(_episode_digests(plan, receipts))
     digest_rows = np.frombuffer(b"".join(episodes), np.uint8).reshape(-1, DIGEST_NBYTES)
     objects += write_tables(plan, folder)
-    objects += write_array(folder, layout.DIGEST_ARRAY, arrays_of(plan)[layout.DIGEST_ARRAY].grid, digest_rows)
+    objects += _write_table(plan, folder, layout.DIGEST_ARRAY, digest_rows)
     listing = encode_listing(objects)
     write_object(folder, layout.LISTING, listing)
     _sync_below(folder)
@@ -62,16 +63,19 @@ def write_part(
 
 
 def write_tables(plan: Plan, folder: Path) -> list[ObjectEntry]:
-    """Index and episode table of a part, which are of its plan alone."""
-    found = arrays_of(plan)
+    """Write index and episode table of a part, which are of its plan alone."""
     return [
-        *write_array(folder, layout.INDEX_ARRAY, found[layout.INDEX_ARRAY].grid, plan.steps_index()),
-        *write_array(folder, layout.TABLE_ARRAY, found[layout.TABLE_ARRAY].grid, plan.table()),
+        *_write_table(plan, folder, layout.INDEX_ARRAY, plan.steps_index()),
+        *_write_table(plan, folder, layout.TABLE_ARRAY, plan.table()),
     ]
 
 
+def _write_table(plan: Plan, folder: Path, array: str, rows: np.ndarray[Any, Any]) -> list[ObjectEntry]:
+    return write_array(folder, array, layout.numeric_grid(rows.shape, rows.dtype.name, plan.rows), rows)
+
+
 def nonfinite_of(receipts: Mapping[str, Receipt]) -> dict[str, tuple[Tally, ...]]:
-    """Of every field that has numbers that are not finite, a tally for each episode that has any."""
+    """Return, of every field that has numbers that are not finite, a tally for each episode that has any."""
     found: dict[str, list[Tally]] = {}
     for receipt in receipts.values():
         if receipt.nonfinite:  # a shard of a camera is called by its field, a dot and its number
@@ -80,37 +84,34 @@ def nonfinite_of(receipts: Mapping[str, Receipt]) -> dict[str, tuple[Tally, ...]
 
 
 def write_nonfinite(plan: Plan, folder: Path, receipts: Mapping[str, Receipt]) -> list[ObjectEntry]:
-    """The array of counts and its metadata, and the part's document anew, which names it; nothing where all is finite: that is
-    known only once everything is read."""
+    """Write the array of counts and its metadata, and the part's document anew, which names it; nothing where all is finite: that
+    is known only once everything is read."""
     found = nonfinite_of(receipts)
     if not found:
         return []
-    arrays_now = arrays_of(plan, found)
-    array = arrays_now[layout.NONFINITE_ARRAY]
+    metadata = metadata_of(plan, found)
+    array = layout.NONFINITE_ARRAY
     return [
-        write_object(folder, f"{layout.NONFINITE_ARRAY}/zarr.json", canonical.dumps(array.metadata)),
-        _write_document(plan, folder, _metadata(arrays_now)),
-        *write_array(folder, layout.NONFINITE_ARRAY, array.grid, table_of(found, len(plan.episodes))),
+        write_object(folder, f"{array}/zarr.json", canonical.dumps(metadata[array])),
+        _write_document(plan, folder, metadata),
+        *_write_table(plan, folder, array, table_of(found, len(plan.episodes))),
     ]
 
 
 def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, episodes: list[bytes]) -> Root:
-    """The small documents and the root of a store of one part."""
+    """Write the small documents and the root of a store of one part; return the root."""
     fields = {name: RootField(each.kind, each.dtype, each.shape) for name, each in plan.document.fields.items()}
     statistics, skipped = part_statistics(plan, store / entry.path), skipped_document(scan)
     new = new_root(None, (entry,), fields, episodes, statistics=statistics, skipped=skipped)
-    root = new.root
-    for key, data in new.documents.items():
+    roots = dict.fromkeys((layout.root_key(1), layout.ROOT_KEY), new.root.to_bytes())
+    for key, data in {**new.documents, "parts/zarr.json": canonical.dumps(arrays.GROUP), **roots}.items():
         write_object(store, key, data)
-    write_object(store, "parts/zarr.json", canonical.dumps(arrays.GROUP))
-    write_object(store, layout.root_key(1), root.to_bytes())
-    write_object(store, layout.ROOT_KEY, root.to_bytes())
     _sync_below(store)
-    return root
+    return new.root
 
 
 def part_statistics(plan: Plan, folder: Path) -> dict[str, Any] | None:
-    """Statistics of the fixed numeric fields, from their stored columns: no second pass over pixels."""
+    """Return the statistics of the fixed numeric fields, from their stored columns: no second pass over pixels."""
     storage = LocalStorage(folder)
 
     def maps(field: Field) -> Iterator[np.ndarray[Any, Any]]:
@@ -165,10 +166,6 @@ def _episode_digests(plan: Plan, receipts: dict[str, Receipt]) -> Iterator[bytes
             fields=fields,
             text=None if each.text < 0 else plan.document.texts[each.text],
         )
-
-
-def _metadata(found: Mapping[str, PartArray]) -> dict[str, dict[str, Any]]:
-    return {path: each.metadata for path, each in found.items()}
 
 
 def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:

@@ -60,7 +60,7 @@ def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, o
 
 
 def check_unfinished(partial: Path, sources: Sequence[Path]) -> None:
-    """Raises unless a part may be encoded in the folder `partial`. Nothing is touched."""
+    """Raise DestinationExists unless a part may be encoded in the folder `partial`. Nothing is touched."""
     _check_apart(partial, "the folder of the unfinished build", sources)
     own = (BUILD_LOCK, FINISHED, "meta", "parts", "roots", ROOT_KEY)  # what an unfinished build leaves
     if os.path.lexists(partial) and not holds_only(partial, own):
@@ -87,11 +87,11 @@ def _check_apart(folder: Path, name: str, sources: Sequence[Path], hint: str = "
 
 
 def _aside(target: Path) -> Path:
-    return target.with_name(f"{target.name}.replaced")
+    return Path(f"{target}.replaced")
 
 
 def _check_writable(target: Path) -> None:
-    """Say now what would otherwise be found out after the scan."""
+    """Raise an error now that would otherwise come after the scan."""
     above = next(each for each in target.parents if each.exists())
     if not above.is_dir():
         raise DestinationExists("STORE would lie below a file", store=target, file=above, hint="choose another place")

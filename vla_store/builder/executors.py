@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from vla_store.builder.cluster import run_on_cluster
 from vla_store.builder.overlap import Threads
 from vla_store.builder.units import FrameShard, Receipt, WorkUnit
-from vla_store.errors import MachineError, OptionError, VlaStoreError
+from vla_store.errors import MachineError, VlaStoreError
 
 EXECUTORS = ("threads", "processes")
 AUTO = "auto"
@@ -72,17 +72,13 @@ def run_units(
     ------
     MachineError
         A worker died, or a cluster does not work.
-    OptionError
-        There is no such executor.
     """
     if scheduler is not None:
         run_on_cluster(_run, units, on_receipt, scheduler)
     elif executor == "threads":
         _run_on_threads(units, on_receipt, workers)
-    elif executor == "processes":
-        _run_on_processes(units, on_receipt, workers)
     else:
-        raise OptionError(f"executor cannot be {executor!r}", allowed=", ".join(EXECUTORS))
+        _run_on_processes(units, on_receipt, workers)
 
 
 def _run_on_threads(units: Sequence[WorkUnit], on_receipt: OnReceipt, workers: int) -> None:
@@ -92,7 +88,7 @@ def _run_on_threads(units: Sequence[WorkUnit], on_receipt: OnReceipt, workers: i
     def run(unit: WorkUnit) -> Receipt:
         if isinstance(unit, FrameShard):
             return unit.run(encoders.in_order)
-        with encoders.core():
+        with encoders.cores:
             return unit.run()
 
     pool = ThreadPoolExecutor(slots, thread_name_prefix="vla-store-build")
@@ -137,17 +133,22 @@ def _run_on_pool(
 ) -> None:
     """Keep `slots` units running: one that has begun ends, so what waits in a pool could not be stopped by an error."""
     left = iter(units)
+    running: set[Future[Receipt]] = set()
     try:
-        running = {submit(unit) for unit in itertools.islice(left, slots)}
+        running.update(submit(unit) for unit in itertools.islice(left, slots))
         while running:
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
+                running.remove(future)
                 receipt = future.result()
                 running.update(submit(unit) for unit in itertools.islice(left, 1))
                 on_receipt(receipt)
     finally:
-        # Tasks in hand finish: an object is whole or absent, and Ctrl-C stops within a shard's time.
+        # Units in hand finish: an object is whole or absent, and Ctrl-C stops within a shard's time. They need not be done again.
         pool.shutdown(wait=True, cancel_futures=True)
+        for future in running:
+            if not future.cancelled() and future.exception() is None:
+                on_receipt(future.result())
 
 
 def _run(unit: bytes) -> Receipt:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from vla_store.errors import DestinationExists, MachineError, SourceError
 from vla_store.format import canonical, layout
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.schema import PartEntry
-from vla_store.sources.protocol import EpisodeSource, describe
+from vla_store.sources.protocol import EpisodeSource, describe, name_of
 from vla_store.storage import LocalStorage, holds_only, locked
 
 SOURCES = "source.json"
@@ -42,22 +42,23 @@ class Journal:
     def open(
         self, *, discard: bool = False, rehash: bool = False, talk: Callable[[str], None] = lambda text: None
     ) -> dict[str, Receipt]:
-        """Start or resume: take the lock, check that this is the same build of unchanged sources; receipts that still hold.
+        """Start or resume: take the lock, check that this is the same build of unchanged sources, and return the receipts that
+        still hold. The caller closes the journal, also after an error.
 
         discard: what another build left is removed instead of refused. rehash: compare, and note, the sha256 of every source.
         """
-        self._take_lock()
+        busy = DestinationExists(
+            "another build is writing there now", partial=self.partial, hint="wait for it, or choose another STORE"
+        )
+        self._lock.enter_context(locked(self.partial, layout.BUILD_LOCK, busy=busy))
+        sources = [each.source for each in self._plan.scanned]
+        now = states_of(sources, rehash, talk)
         try:
-            now = self._sources(rehash, talk)
-            self._check_same_build(now)
+            self._check_same_build(sources, now)
         except (DestinationExists, SourceError):
             if not discard:
-                self.close()
                 raise
             self._clear()
-        except BaseException:
-            self.close()
-            raise
         # Of a build that was stopped while it committed: a root is written again, and last.
         for name in ("roots", "meta"):
             shutil.rmtree(self.partial / name, ignore_errors=True)
@@ -89,7 +90,7 @@ class Journal:
         write_object(self._folder, name, canonical.dumps(receipt.to_json()))
 
     def remove(self) -> None:
-        """The build is done: leave nothing in the store that the format does not name, but the lock, which is still held."""
+        """Remove what the format does not name from the store, which is done: all but the lock, which is still held."""
         shutil.rmtree(self._folder)
 
     def close(self, store: Path | None = None) -> None:
@@ -104,20 +105,13 @@ class Journal:
 
     def finished(self) -> PartEntry | None:
         """Return the part that was finished here, if it is of this plan."""
-        found = _read_json(self.partial, FINISHED)
-        with contextlib.suppress(LookupError, TypeError):
-            entry = PartEntry(found["path"], found["rows"], found["episodes"], found["listing"])
+        with contextlib.suppress(TypeError):
+            entry = PartEntry(**_read_json(self.partial, FINISHED))
             return entry if entry.path == layout.part_path(self._plan.part_id) else None
         return None
 
-    def _take_lock(self) -> None:
-        busy = DestinationExists(
-            "another build is writing there now", partial=self.partial, hint="wait for it, or choose another STORE"
-        )
-        self._lock.enter_context(locked(self.partial, layout.BUILD_LOCK, busy=busy))
-
-    def _check_same_build(self, now: list[dict[str, Any]]) -> None:
-        """Raises DestinationExists if something else lies there, SourceError if a source is not as it was."""
+    def _check_same_build(self, sources: list[EpisodeSource], now: list[dict[str, Any]]) -> None:
+        """Raise DestinationExists if something else lies there, SourceError if a source is not as it was."""
         own = {self.part.name, self._folder.name, layout.ROOT_KEY}
         parts = self.partial / "parts"
         if parts.exists() and not holds_only(parts, own):
@@ -126,13 +120,13 @@ class Journal:
                 partial=self.partial,
                 hint="give the same sources and options to resume it, or --overwrite to discard it",
             )
-        for source, old, new in zip(self._plan.scanned, self._before() or [], now):
+        for source, old, new in zip(sources, self._before() or [], now):
             _check_state(
                 old,
                 new,
                 "a source changed since the unfinished build began",
                 "--overwrite discards the unfinished build and starts again",
-                file=describe(source.source)["path"],
+                file=name_of(source),
                 partial=self.partial,
             )
 
@@ -162,33 +156,41 @@ class Journal:
         sizes = LocalStorage(self.part).sizes([each.key for each in receipt.objects])
         return [each for each, size in zip(receipt.objects, sizes) if size != each.size]
 
-    def _sources(self, rehash: bool, talk: Callable[[str], None]) -> list[dict[str, Any]]:
-        found = []
-        for number, each in enumerate(self._plan.scanned):
-            if rehash:
-                talk(f"hashing source {number + 1} of {len(self._plan.scanned)}")
-            found.append(_state(describe(each.source), rehash))
-        return found
+
+def states_of(
+    sources: Sequence[EpisodeSource], rehash: bool = False, talk: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Return what of each source must not change while it is built from, and between the runs of a build. Its path may: a disk can
+    be mounted elsewhere."""
+    found = []
+    for number, source in enumerate(sources):
+        described = describe(source)
+        path, state = described["path"], {"type": described["type"]}
+        if path is not None and os.path.exists(path):
+            stat = os.stat(path)
+            # A time of change in nanoseconds does not fit in the 53 bits of a canonical integer.
+            state |= {"mtime_ns": str(stat.st_mtime_ns), "size": stat.st_size}
+            if rehash and os.path.isfile(path):
+                talk(f"hashing source {number + 1} of {len(sources)}")
+                with open(path, "rb") as file:
+                    state["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(state)
+    return found
 
 
-def states_of(sources: Iterable[EpisodeSource]) -> dict[str, dict[str, Any]]:
-    """Return size and time of change of every source that is a file, by its path."""
-    described = [each for each in map(describe, sources) if each["path"] is not None]
-    return {each["path"]: _state(each, rehash=False) for each in described if os.path.isfile(each["path"])}
-
-
-def check_unchanged(before: Mapping[str, dict[str, Any]], partial: Path) -> None:
-    """Raise SourceError where a source is not what it was when `states_of` gave `before`: then nobody knows which of its
-    rows were read before it changed, and which after."""
-    for path, old in before.items():
-        _check_state(
-            old,
-            _state({"path": path, "type": old["type"]}, rehash=False),
-            "a source changed while it was being read",
-            "once nobody writes to it any more, --overwrite discards the unfinished build and starts again",
-            file=path,
-            partial=partial,
-        )
+def check_unchanged(sources: Sequence[EpisodeSource], before: Sequence[dict[str, Any]], partial: Path) -> None:
+    """Raise SourceError where a file is not what it was when `states_of` gave `before`: then nobody knows which of its rows were
+    read before it changed, and which after. A folder may be the one that the store lies in."""
+    for source, old, new in zip(sources, before, states_of(sources)):
+        if not os.path.isdir(name_of(source)):
+            _check_state(
+                old,
+                new,
+                "a source changed while it was being read",
+                "once nobody writes to it any more, --overwrite discards the unfinished build and starts again",
+                file=name_of(source),
+                partial=partial,
+            )
 
 
 def _read_json(folder: Path, key: str) -> Any:
@@ -196,20 +198,6 @@ def _read_json(folder: Path, key: str) -> Any:
         return json.loads(LocalStorage(folder).get(key) or b"")
     except ValueError:
         return None
-
-
-def _state(described: dict[str, Any], rehash: bool) -> dict[str, Any]:
-    """Return what of a source must not change between the runs of a build. Its path may: a disk can be mounted elsewhere."""
-    path = described["path"]
-    if path is None or not os.path.exists(path):
-        return {"type": described["type"]}
-    stat = os.stat(path)
-    # A time of change in nanoseconds does not fit in the 53 bits of a canonical integer.
-    state = {"mtime_ns": str(stat.st_mtime_ns), "size": stat.st_size, "type": described["type"]}
-    if rehash and os.path.isfile(path):
-        with open(path, "rb") as file:
-            state["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return state
 
 
 def _check_state(old: dict[str, Any], new: dict[str, Any], what: str, hint: str, **where: Any) -> None:

@@ -46,26 +46,25 @@ def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int 
 
     executor: "auto" becomes processes where these pay, and all of them fit; else threads.
     """
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers cannot be {workers}", expected="at least 1")
     wanted = workers or default_workers()
     chosen = chosen_executor(executor, workers, plan.source_nbytes)
-    if executor == AUTO and max_memory is not None and _projected(plan, chosen, wanted) > max_memory:
+    need = _projected(plan, chosen, wanted)
+    if max_memory is None:
+        return MemoryPlan(chosen, wanted, need)
+    if executor == AUTO and need > max_memory:
         chosen = "threads"
-    executor = chosen
-    while wanted > 1 and workers is None and max_memory is not None and _projected(plan, executor, wanted) > max_memory:
+    while (need := _projected(plan, chosen, wanted)) > max_memory and wanted > 1 and workers is None:
         wanted -= 1
-    need = _projected(plan, executor, wanted)
-    if max_memory is not None and need > max_memory:
+    if need > max_memory:
         raise OptionError(
             "the build does not fit in the memory it may use",
-            needed=f"{-(-need >> 20)} MiB with {wanted} worker{'s' * (wanted > 1)} ({executor})",
+            needed=f"{-(-need >> 20)} MiB with {wanted} worker{'s' * (wanted > 1)} ({chosen})",
             allowed=f"{max_memory >> 20} MiB (--max-memory)"
             if max_memory >> 20
             else f"{max_memory} bytes (--max-memory)",
             hint="raise --max-memory" + (", or lower --workers" if wanted > 1 else ""),
         )
-    return MemoryPlan(executor, wanted, need)
+    return MemoryPlan(chosen, wanted, need)
 
 
 def share_one_heap() -> None:

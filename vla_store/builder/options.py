@@ -9,13 +9,13 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from vla_store.builder.cluster import require_dask
 from vla_store.builder.executors import AUTO, EXECUTORS
-from vla_store.errors import OptionError, UnknownOption
+from vla_store.errors import OptionError, UnknownOption, whole_number
 from vla_store.format.codecs import PRESETS
 from vla_store.format.schema import Root
 from vla_store.sources.overrides import Choice, Overrides, Stated
@@ -60,16 +60,6 @@ def _for_all(given: Stated) -> str | None:
     return given.get(None) if isinstance(given, Mapping) else given
 
 
-def _each_for_all(given: Mapping[str, Stated] | None) -> dict[str, str]:
-    found = {name: _for_all(each) for name, each in (given or {}).items()}
-    return {name: each for name, each in found.items() if each is not None}
-
-
-def decides_bytes(record: Callable[[Any], Any]) -> dict[str, Callable[[Any], Any]]:
-    """Mark an option that decides bytes of a part. record: makes of its value what the plan holds; nothing where that is empty."""
-    return {"record": record}
-
-
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
     """Options of whatever encodes.
@@ -96,8 +86,9 @@ class EncodingOptions:
     def __post_init__(self) -> None:
         if self.executor not in (AUTO, *EXECUTORS):
             raise OptionError(f"executor cannot be {self.executor!r}", allowed=", ".join((AUTO, *EXECUTORS)))
-        if self.workers is not None and self.workers < 1:
-            raise OptionError(f"workers cannot be {self.workers}", expected="at least 1")
+        for name in ("workers", "max_memory"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole_number(name, given))
         if self.scheduler is None:
             return
         if self.workers is not None or self.max_memory is not None:
@@ -139,19 +130,15 @@ class SourceOptions(EncodingOptions):
         {path of a dataset: name of its field}.
     """
 
-    orientation: Stated = field(default=None, metadata=decides_bytes(_for_all))
-    observation: Stated = field(default=None, metadata=decides_bytes(_for_all))
-    conventions: Mapping[str, Stated] | None = field(default=None, metadata=decides_bytes(_each_for_all))
+    orientation: Stated = None
+    observation: Stated = None
+    conventions: Mapping[str, Stated] | None = None
     mixed: bool = False
     rehash: bool = False
     skip_bad: bool = False
     require_finite: bool = False
-    exclude: Sequence[str] | None = field(
-        default=None, metadata=decides_bytes(lambda given: list(Choice.of(given, None).exclude))
-    )
-    rename: Mapping[str, str] | None = field(
-        default=None, metadata=decides_bytes(lambda given: dict(Choice.of(None, given).rename))
-    )
+    exclude: Sequence[str] | None = None
+    rename: Mapping[str, str] | None = None
 
     @property
     def choice(self) -> Choice:
@@ -173,24 +160,22 @@ class BuildOptions(SourceOptions):
         Called with the folder of the store before it gets its name, to commit one more root, which it returns.
     """
 
-    preset: str = field(default="fast", metadata=decides_bytes(str))
+    preset: str = "fast"
     overwrite: bool = False
     dry_run: bool = False
     finish: Callable[[Path], Root] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preset not in PRESETS:
+        if self.preset not in tuple(PRESETS):
             raise OptionError(f"there is no preset {self.preset!r}", exists=", ".join(PRESETS))
 
     def recorded(self) -> dict[str, Any]:
         """Return what a plan records: the options that decide bytes."""
-        found = {
-            each.name: each.metadata["record"](getattr(self, each.name))
-            for each in fields(self)
-            if "record" in each.metadata
-        }
-        return {name: value for name, value in found.items() if value not in ([], {})}
+        given = {name: _for_all(each) for name, each in (self.conventions or {}).items()}
+        stated = Overrides(conventions=tuple((n, value) for n, value in given.items() if value), choice=self.choice)
+        always = {name: _for_all(getattr(self, name)) for name in ("observation", "orientation", "preset")}
+        return always | stated.to_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +197,7 @@ class AppendOptions(SourceOptions):
         choice = Overrides.recorded(last).choice
         said["exclude"] = choice.exclude if self.exclude is None else self.exclude
         said["rename"] = dict(choice.rename) if self.rename is None else self.rename
-        return BuildOptions(**said, preset=self.preset or str(last.get("preset", "fast")))
+        return BuildOptions(**said, preset=str(last.get("preset", "fast")) if self.preset is None else self.preset)
 
 
 @dataclass(frozen=True, kw_only=True)

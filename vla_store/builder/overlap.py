@@ -7,10 +7,9 @@ unit itself, while other threads encode what comes next.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
@@ -26,24 +25,27 @@ class InOrder(Protocol):
 
 
 def one_by_one(jobs: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-    """No other threads: what a unit does that runs in a process of its own."""
+    """Run jobs in the calling thread: an `InOrder` for a unit that runs in a process of its own."""
     for job in jobs:
         yield job()
 
 
 class Threads:
-    """The threads that encode. workers: how many run at once, whether they encode, hash or write; fsync counts for none."""
+    """The threads that encode. workers: how many run at once, whether they encode, hash or write; fsync counts for none.
+
+    cores: held by whoever works; for a unit that is not shared out, by the thread that runs it.
+    """
 
     def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vla-store-encode")
-        self._cores = threading.Semaphore(workers)
+        self.cores = threading.Semaphore(workers)
         self._room = threading.Semaphore(BLOCKS_PER_WORKER * workers)  # bounds the memory, however many units there are
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def in_order(self, jobs: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-        """An `InOrder`. A core is held while a job is made, while it runs, and while its result is used."""
+        """Run jobs on the threads: an `InOrder`. A core is held while a job is made, while it runs, and while its result is used."""
         left = iter(jobs)
         pending: deque[Future[T]] = deque()
         ended = False
@@ -52,7 +54,7 @@ class Threads:
                 # Who has begun blocks finishes them before it waits for room: so nobody waits for ever.
                 while not ended and self._room.acquire(blocking=not pending):
                     try:
-                        with self._cores:
+                        with self.cores:
                             job = next(left, None)
                         if job is not None:
                             pending.append(self._pool.submit(self._run, job))
@@ -67,19 +69,13 @@ class Threads:
                 result = pending[0].result()
                 pending.popleft()
                 self._room.release()
-                with self._cores:
+                with self.cores:
                     yield result
         finally:
             wait([each for each in pending if not each.cancel()])
             for _ in pending:
                 self._room.release()
 
-    @contextlib.contextmanager
-    def core(self) -> Iterator[None]:
-        """For a unit that is not shared out."""
-        with self._cores:
-            yield
-
     def _run(self, job: Callable[[], Any]) -> Any:
-        with self._cores:
+        with self.cores:
             return job()

@@ -83,14 +83,14 @@ class Plan:
         return np.array([[row[name] for name in columns] for row in rows], "<i8")
 
     def steps_index(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """index/steps: (rows, 2), episode and step of every row."""
+        """Return index/steps: (rows, 2), episode and step of every row."""
         lengths = np.array([each.steps for each in self.episodes])
         starts = np.array([each.start for each in self.episodes])
         episode = np.repeat(np.arange(len(lengths)), lengths)
         return np.stack([episode, np.arange(self.rows) - starts[episode]], axis=1).astype("<i4")
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[Episode, int, int]]:
-        """Episodes that rows [start, stop) of the part touch, with the steps of each."""
+        """Give the episodes that rows [start, stop) of the part touch, with the steps of each."""
         for number in range(max(0, bisect.bisect_right(self.episodes, start, key=_start) - 1), len(self.episodes)):
             each = self.episodes[number]
             if each.start >= stop:
@@ -101,7 +101,22 @@ class Plan:
 
 
 def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str | None = None) -> Plan:
-    """options: what the caller chose that decides bytes; `preset` among them. blosc: the version that encodes, if not this one."""
+    """Return the plan of a part.
+
+    Parameters
+    ----------
+    scan, probe
+        What was found of the sources.
+    options
+        What the caller chose that decides bytes; `preset` among them.
+    blosc
+        The version of Blosc that encodes, if not this one.
+
+    Raises
+    ------
+    SourceError
+        There are more rows than a part may have.
+    """
     sources, tasks, episodes, texts = _lay_out(scan)
     if episodes[-1].start + episodes[-1].steps > MAX_PART_ROWS:
         raise SourceError(
@@ -173,7 +188,7 @@ def _kind(spec: FieldSpec) -> str:
 
 
 def _pictures(fields: dict[str, FieldSpec]) -> list[str] | None:
-    """The names of all pictures, where roles, shapes and dtypes do not tell them by the rule that version 1 began with;
+    """Return the names of all pictures, where roles, shapes and dtypes do not tell them by the rule that version 1 began with;
     None where they do."""
     found = sorted(name for name, spec in fields.items() if spec.is_camera)
     told = sorted(
@@ -183,7 +198,7 @@ def _pictures(fields: dict[str, FieldSpec]) -> list[str] | None:
 
 
 def _declared(info: SourceInfo, pictures: list[str] | None) -> str:
-    """The digest of what a source says beside its data: texts, roles and successes stand in the part, so they are of its name.
+    """Return the digest of what a source says beside its data: texts, roles and successes stand in the part, so they are of its name.
 
     pictures: what `_pictures` gives.
     """
@@ -201,18 +216,18 @@ def _declared(info: SourceInfo, pictures: list[str] | None) -> str:
 
 
 def _named_tasks(info: SourceInfo) -> dict[str, Any]:
-    """The task of a source by its name; or its tasks, where there are several."""
+    """Return the task of a source by its name; or its tasks, where there are several."""
     names = [each.name for each in info.tasks]
     return {"task": names[0]} if len(names) == 1 else {"tasks": names}
 
 
 def own_text(info: SourceInfo, episode: EpisodeInfo) -> str | None:
-    """The instruction of an episode, where it is not its task's."""
+    """Return the instruction of an episode, where it is not its task's."""
     return None if episode.text == info.task_of(episode).text else episode.text
 
 
 def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[str]]:
-    """Sources, tasks and episodes of a part in their order, with every start filled in; and the texts that episodes have."""
+    """Return sources, tasks and episodes of a part in their order, with every start filled in; and the texts that episodes have."""
     tasks: dict[tuple[str, str], int] = {}
     texts: dict[str, int] = {}
     task_list: list[Task] = []

@@ -11,23 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_store.builder.background import read_background
 from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.scan import Scan
 from vla_store.format import predictions
 from vla_store.format.codecs import PRESETS, Codec, encode
-from vla_store.sources.protocol import Array, read_rows
+from vla_store.sources.protocol import Array, EpisodeSource, read_rows
 
 MIN_SAVING_PERCENT = 10
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Sizes that one prediction would give a camera. nbytes: of the whole part, backgrounds included, by the probe's frames."""
-
-    prediction: tuple[str, ...]
-    nbytes: int
-    share: float  # of the raw pixels
+# Of each prediction that was tried, the bytes that it would make of a camera in the whole part, backgrounds included.
+Trials = dict[tuple[str, ...], int]
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Probe:
     """chosen: camera -> prediction. trials: camera -> what was tried. sha256: of the frames looked at."""
 
     chosen: dict[str, tuple[str, ...]]
-    trials: dict[str, tuple[Trial, ...]]
+    trials: dict[str, Trials]
     sha256: str
 
 
@@ -46,7 +40,7 @@ def probe_cameras(scan: Scan, preset: str, in_order: InOrder = one_by_one) -> Pr
     """
     digest = hashlib.sha256()
     chosen: dict[str, tuple[str, ...]] = {}
-    trials: dict[str, tuple[Trial, ...]] = {}
+    trials: dict[str, Trials] = {}
     for name, spec in scan.fields.items():
         if not spec.is_camera:
             continue
@@ -62,27 +56,40 @@ def probe_cameras(scan: Scan, preset: str, in_order: InOrder = one_by_one) -> Pr
                 for prediction, size in zip(tried, sizes):
                     encoded[prediction] += size
         frame_nbytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        trials[name] = tuple(_trial(prediction, encoded[prediction], frame_nbytes, scan) for prediction in tried)
+        trials[name] = {
+            prediction: nbytes * scan.steps // predictions.PROBE_FRAMES
+            + scan.episodes * frame_nbytes * ("background" in prediction)
+            for prediction, nbytes in encoded.items()
+        }
         chosen[name] = _choose(trials[name])
     return Probe(chosen, trials, digest.hexdigest())
+
+
+def read_background(
+    source: EpisodeSource, number: int, steps: int, camera: str, dtype: str, shape: tuple[int, ...]
+) -> Array:
+    """Return an episode's background: the mode of 16 of its frames; the pictures between them are not read."""
+    rows = predictions.background_rows(steps)
+    # In one expression, so that the pictures are let go once they are in one array.
+    return predictions.background_of(
+        np.concatenate([read_rows(source, number, camera, dtype, shape, row, row + 1) for row in rows])
+    )
 
 
 def _encoded(
     frame: Array, background: Array | None, tried: list[tuple[str, ...]], codec: Codec
 ) -> tuple[Array, list[int]]:
-    """A frame, and how many bytes each prediction makes of it."""
-    residuals = (predictions.apply(frame[None], prediction, background)[0] for prediction in tried)
-    return frame, [len(encode(residual, codec)) for residual in residuals]
+    """Return a frame, and how many bytes each prediction makes of it."""
+    return frame, [len(encode(predictions.apply(frame[None], each, background)[0], codec)) for each in tried]
 
 
-def _choose(trials: tuple[Trial, ...]) -> tuple[str, ...]:
-    plain = trials[0]
-    best = min(trials, key=lambda trial: trial.nbytes)
-    return best.prediction if best.nbytes * 100 <= plain.nbytes * (100 - MIN_SAVING_PERCENT) else plain.prediction
+def _choose(trials: Trials) -> tuple[str, ...]:
+    plain, best = next(iter(trials)), min(trials, key=lambda prediction: trials[prediction])
+    return best if trials[best] * 100 <= trials[plain] * (100 - MIN_SAVING_PERCENT) else plain
 
 
 def _frames(scan: Scan, camera: str) -> Iterator[tuple[Array, Array | None]]:
-    """The probe's 64 frames (H, W, C) of a camera, and for unsigned pictures the background of each one's episode."""
+    """Give the probe's 64 frames (H, W, C) of a camera, and for unsigned pictures the background of each one's episode."""
     spec = scan.fields[camera]
     episodes = [(each.source, episode) for each in scan.sources for episode in each.info.episodes]
     starts = np.cumsum([0] + [episode.steps for _, episode in episodes])
@@ -96,9 +103,3 @@ def _frames(scan: Scan, camera: str) -> Iterator[tuple[Array, Array | None]]:
             last = index
             background = read_background(source, episode.number, episode.steps, camera, spec.dtype, spec.shape)
         yield frame, background
-
-
-def _trial(prediction: tuple[str, ...], encoded: int, frame_nbytes: int, scan: Scan) -> Trial:
-    extra = scan.episodes * frame_nbytes if "background" in prediction else 0
-    total = encoded * scan.steps // predictions.PROBE_FRAMES + extra
-    return Trial(prediction, total, total / (scan.steps * frame_nbytes))

@@ -52,23 +52,16 @@ class BuildReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for programs."""
-        return {
+        plain = ("episodes", "nbytes", "pieces", "preset", "resumed", "rows", "seconds", "source_nbytes")
+        return {name: getattr(self, name) for name in plain} | {
             "cameras": [dict(sorted(vars(each).items())) for each in self.cameras],
             "digest": self.root.digest if self.root else None,
-            "episodes": self.episodes,
             "fingerprint": self.root.fingerprint if self.root else None,
             "executor": self.memory.executor,
             "memory_nbytes": self.memory.nbytes,
-            "nbytes": self.nbytes,
             "nonfinite": {each.field: each.to_json() for each in self.nonfinite},
             "part": self.part_id,
-            "pieces": self.pieces,
-            "preset": self.preset,
-            "resumed": self.resumed,
-            "rows": self.rows,
-            "seconds": self.seconds,
             "skipped": [each.to_json() for each in self.skipped],
-            "source_nbytes": self.source_nbytes,
             "store": str(self.store),
             "tasks": len(self.document.tasks),
             "warnings": list(self.warnings),

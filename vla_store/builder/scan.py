@@ -16,25 +16,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from vla_store.errors import MachineError, SourceError, UsageError, VlaStoreError
-from vla_store.format import canonical
+from vla_store.format import canonical, schema
 from vla_store.format.attributes import encode_attributes
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import Tally, counted, counts_text, tallied, together
-from vla_store.format.schema import (
-    FLOATING_DTYPES,
-    MAX_FIELDS,
-    MAX_FRAME_BYTES,
-    NUMERIC_DTYPES,
-    OBSERVATIONS,
-    ORIENTATIONS,
-    check_field_names,
-)
 from vla_store.format.skipped import Skipped
 from vla_store.sources.pictures import with_pictures
 from vla_store.sources.protocol import (
@@ -120,7 +111,7 @@ def scan_sources(
     SourceError
         For what is bad; with skip_bad, where nothing is left.
     """
-    sieve = _Sieve(skip_bad)
+    sieve = _Sieve(skip_bad, thorough and skip_bad, require_finite)
     infos: list[tuple[EpisodeSource, SourceInfo]] = []
     for number, source in enumerate(sources):
         talk(f"scanning source {number + 1} of {len(sources)}")
@@ -131,28 +122,32 @@ def scan_sources(
             sieve.skipped += info.skipped
     infos.sort(key=lambda each: (each[1].suite.encode(), each[1].file.encode()))
     _check_names(infos)
-    reads = _Reads(thorough=skip_bad and thorough, require_finite=require_finite)
-    examined: list[_Examined] = []
+    sound: list[ScannedSource] = []
     for source, info in infos:
-        if reads.thorough or reads.require_finite:
+        if sieve.thorough or require_finite:
             talk(f"reading {info.suite}/{info.file} beforehand, to find what is bad")
         with sieve.sifting(source):
-            examined += _examined(source, info, sieve, reads)
-    expected = _expected_fields(examined) if examined else None
-    scanned = [made for each in examined if expected for made in _identified(each, expected, sieve)]
-    if expected is None or not scanned:
+            sound += _examined(source, info, sieve)
+    fields, example = _expected_fields(sound) if sound else ({}, "")
+    scanned = [made for each in sound for made in _identified(each, fields, example, sieve)]
+    if not scanned:
         raise sieve.errors[0]
     sieve.skipped.sort(key=lambda each: (each.suite.encode(), each.file.encode()))
-    return Scan(tuple(scanned), _settle_ragged(scanned, expected.fields), tuple(sieve.skipped))
+    return Scan(tuple(scanned), _settle_ragged(scanned, fields), tuple(sieve.skipped))
 
 
+@dataclass
 class _Sieve:
-    """Leaves out what is bad, where that is wanted, and keeps the reasons."""
+    """Leaves out what is bad, where that is wanted, and keeps the reasons.
 
-    def __init__(self, skip_bad: bool) -> None:
-        self.skip_bad = skip_bad
-        self.skipped: list[Skipped] = []
-        self.errors: list[SourceError] = []
+    thorough: every field that is not plain is read beforehand. require_finite: every floating field, for its numbers.
+    """
+
+    skip_bad: bool
+    thorough: bool
+    require_finite: bool
+    skipped: list[Skipped] = field(default_factory=list)
+    errors: list[SourceError] = field(default_factory=list)
 
     @contextlib.contextmanager
     def sifting(
@@ -166,9 +161,8 @@ class _Sieve:
             if not self.skip_bad:
                 raise
             self.errors.append(error)
-            suite, file = getattr(source, "suite", ""), getattr(source, "file", type(source).__qualname__)
-            if info is not None:
-                suite, file = info.suite, info.file
+            named = source if info is None else info
+            suite, file = getattr(named, "suite", ""), getattr(named, "file", type(source).__qualname__)
             demo = None if number is None else episode_name(number)
             self.skipped.append(Skipped(suite, file, demo, reason_of(error)))
 
@@ -192,30 +186,10 @@ class _Sieve:
             raise SourceError(what, **where, found=str(error)[:300]) from error
 
 
-@dataclass(frozen=True)
-class _Reads:
-    """Fields that are read beforehand. thorough: every field that is not plain. require_finite: every floating field, for its numbers."""
-
-    thorough: bool
-    require_finite: bool
-
-
-@dataclass(frozen=True)
-class _Examined:
-    """A source whose episodes are sound, each by itself, with the digests of their attributes and of its own."""
-
-    source: EpisodeSource
-    info: SourceInfo
-    attributes: dict[int, Blob]
-    own: Blob
-
-
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
-    for name, value, allowed in (
-        ("orientation", info.orientation, ORIENTATIONS),
-        ("observation", info.observation, OBSERVATIONS),
-    ):
-        if value not in allowed:
+    conventions = {"orientation": schema.ORIENTATIONS, "observation": schema.OBSERVATIONS}
+    for name, allowed in conventions.items():
+        if (value := getattr(info, name)) not in allowed:
             raise SourceError(
                 f"a source's {name} cannot be {value!r}", file=name_of(source), expected=", ".join(allowed)
             )
@@ -242,7 +216,7 @@ def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
 
 
 def _is_text(text: Any) -> bool:
-    return isinstance(text, str) and bool(text) and not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return isinstance(text, str) and text != "" and text.encode(errors="ignore").decode() == text
 
 
 # One signature per layout of an episode: the fields' names, dtypes, shapes, roles and whether they are pictures, the width of a
@@ -250,44 +224,41 @@ def _is_text(text: Any) -> bool:
 _Signature = tuple[tuple[str, str, tuple[int | None, ...], str, bool], ...]
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """The fields that every episode must have, and an episode that has them, to name in messages."""
+def _expected_fields(sound: list[ScannedSource]) -> tuple[dict[str, FieldSpec], str]:
+    """Return the fields of most episodes, so that the odd one out is refused, and an episode that has them, to name in messages.
 
-    fields: dict[str, FieldSpec]
-    example: str
-
-
-def _expected_fields(examined: list[_Examined]) -> _Expected:
-    """Return the fields of most episodes, so that the odd one out is refused; of ties those of the earlier in the store's order."""
+    Of ties those of the earlier in the store's order.
+    """
     counts: Counter[_Signature] = Counter()
     first: dict[_Signature, tuple[EpisodeSource, EpisodeInfo]] = {}
-    for each in examined:
+    for each in sound:
         for episode in each.info.episodes:
             signature = _signature(episode)
             counts[signature] += 1
             first.setdefault(signature, (each.source, episode))
     source, episode = first[counts.most_common(1)[0][0]]
     where: dict[str, Any] = {"file": name_of(source), "demo": episode.number}
-    check_field_names(list(episode.fields), **where)
-    if not 0 < len(episode.fields) <= MAX_FIELDS:
-        raise SourceError("too many or no fields", **where, expected=f"1 to {MAX_FIELDS}", found=len(episode.fields))
+    schema.check_field_names(list(episode.fields), **where)
+    if not 0 < len(episode.fields) <= schema.MAX_FIELDS:
+        raise SourceError(
+            "too many or no fields", **where, expected=f"1 to {schema.MAX_FIELDS}", found=len(episode.fields)
+        )
     for name, spec in episode.fields.items():
-        if spec.dtype not in NUMERIC_DTYPES or 0 in spec.shape or spec.role not in ("observation", "step"):
+        if spec.dtype not in schema.NUMERIC_DTYPES or 0 in spec.shape or spec.role not in ("observation", "step"):
             raise SourceError("a field that cannot be stored", **where, field=name, found=spec)
         if spec.ragged and len(spec.shape) != 1:
             raise SourceError("a ragged field has one axis a step", **where, field=name, found=f"shape {spec.shape}")
         if spec.is_camera and (len(spec.shape) < 2 or spec.ragged):
             raise SourceError("a picture has rows and columns", **where, field=name, found=f"shape {spec.shape}")
-        if _nbytes(spec) > MAX_FRAME_BYTES:
+        if _nbytes(spec) > schema.MAX_FRAME_BYTES:
             raise SourceError(
                 "a field is too large",
                 **where,
                 field=name,
-                expected=f"at most {MAX_FRAME_BYTES} bytes a step",
+                expected=f"at most {schema.MAX_FRAME_BYTES} bytes a step",
                 found=f"{spec.shape} of {spec.dtype}",
             )
-    return _Expected(episode.fields, f"{os.path.basename(name_of(source))}, demo {episode.number}")
+    return episode.fields, f"{os.path.basename(name_of(source))}, demo {episode.number}"
 
 
 def _signature(episode: EpisodeInfo) -> _Signature:
@@ -311,8 +282,7 @@ def _check_itself(episode: EpisodeInfo) -> None:
         )
 
 
-def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
-    fields = expected.fields
+def _check_alike(episode: EpisodeInfo, fields: dict[str, FieldSpec], example: str) -> None:
     missing, extra = sorted(fields.keys() - episode.fields.keys()), sorted(episode.fields.keys() - fields.keys())
     if missing or extra:
         camera = any(fields[name].is_camera for name in missing)
@@ -320,7 +290,7 @@ def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
             "a demonstration without a camera that others have" if camera else "demonstrations have different datasets",
             missing=", ".join(missing) or None,
             more=", ".join(extra) or None,
-            expected=f"the datasets that most have (one: {expected.example})",
+            expected=f"the datasets that most have (one: {example})",
             hint=DIFFERENT,
         )
     for name, spec in episode.fields.items():
@@ -332,7 +302,7 @@ def _check_alike(episode: EpisodeInfo, expected: _Expected) -> None:
         raise SourceError(
             "images of different size or type in one camera" if camera else "a field differs in dtype or shape",
             field=name,
-            expected=f"{_text(other)}, as most have (one: {expected.example})",
+            expected=f"{_text(other)}, as most have (one: {example})",
             found=_text(spec),
             hint=DIFFERENT,
         )
@@ -348,7 +318,7 @@ def _nbytes(spec: FieldSpec) -> int:
 
 
 def _settle_ragged(scanned: list[ScannedSource], fields: dict[str, FieldSpec]) -> dict[str, FieldSpec]:
-    """A field that may be ragged is fixed where all its widths agree."""
+    """Return the fields; one that may be ragged is fixed where all its widths agree."""
     settled = {}
     for name in sorted(fields):
         widths = {episode.fields[name].shape for each in scanned for episode in each.info.episodes}
@@ -381,44 +351,47 @@ def _check_names(infos: list[tuple[EpisodeSource, SourceInfo]]) -> None:
                 )
 
 
-def _examined(source: EpisodeSource, info: SourceInfo, sieve: _Sieve, reads: _Reads) -> Iterator[_Examined]:
-    """Check every episode by itself; give the source with those that are sound, if there are any."""
+def _examined(source: EpisodeSource, info: SourceInfo, sieve: _Sieve) -> Iterator[ScannedSource]:
+    """Check every episode by itself; give the source with those that are sound, if there are any, without its digests."""
     own = _blob(source, None)
-    kept: list[EpisodeInfo] = []
-    attributes: dict[int, Blob] = {}
+    kept: dict[int, tuple[EpisodeInfo, Blob]] = {}
     for episode in sorted(info.episodes, key=lambda each: each.number):
         with sieve.sifting(source, info, episode.number):
-            if episode.number in attributes:
+            if episode.number in kept:
                 raise SourceError("two episodes of a source have the same number")
             _check_itself(episode)
             episode = replace(episode, fields=with_pictures(episode.fields))
             blob = _blob(source, episode.number)
-            _check_content(source, episode, sieve, reads)
-            attributes[episode.number] = blob
-            kept.append(episode)
+            _check_content(source, episode, sieve)
+            kept[episode.number] = episode, blob
     if kept:
-        yield _Examined(source, replace(info, episodes=tuple(kept)), attributes, own)
+        episodes, blobs = zip(*kept.values())
+        yield ScannedSource(source, replace(info, episodes=episodes), "", "", blobs, own)
 
 
-def _identified(examined: _Examined, expected: _Expected, sieve: _Sieve) -> Iterator[ScannedSource]:
+def _identified(
+    sound: ScannedSource, fields: dict[str, FieldSpec], example: str, sieve: _Sieve
+) -> Iterator[ScannedSource]:
     """Check every episode against the others, and take digests of all actions, of the datasets' names, shapes and dtypes, and of
     the attributes; give the source with the episodes that are as they should be, if there are any."""
-    source, info, own = examined.source, examined.info, examined.own
+    source, info = sound.source, sound.info
     actions, layout = hashlib.sha256(), hashlib.sha256()
-    kept: list[EpisodeInfo] = []
-    for episode in info.episodes:
+    kept: list[tuple[EpisodeInfo, Blob]] = []
+    for episode, blob in zip(info.episodes, sound.episode_attributes):
         with sieve.sifting(source, info, episode.number):
-            _check_alike(episode, expected)
+            _check_alike(episode, fields, example)
             actions.update(_actions(source, episode))
             shapes: Any = {name: [spec.dtype, [episode.steps, *spec.shape]] for name, spec in episode.fields.items()}
             layout.update(canonical.dumps({"fields": shapes, "number": episode.number}))
-            layout.update(bytes.fromhex(examined.attributes[episode.number].sha256))
-            kept.append(episode)
+            layout.update(bytes.fromhex(blob.sha256))
+            kept.append((episode, blob))
     if kept:
-        layout.update(bytes.fromhex(own.sha256))
-        blobs = tuple(examined.attributes[each.number] for each in kept)
-        info = replace(info, episodes=tuple(kept))
-        yield ScannedSource(source, info, actions.hexdigest(), layout.hexdigest(), blobs, own)
+        layout.update(bytes.fromhex(sound.source_attributes.sha256))
+        episodes, blobs = zip(*kept)
+        info = replace(info, episodes=episodes)
+        yield replace(
+            sound, info=info, actions=actions.hexdigest(), layout=layout.hexdigest(), episode_attributes=blobs
+        )
 
 
 def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
@@ -430,23 +403,27 @@ def _actions(source: EpisodeSource, episode: EpisodeInfo) -> bytes:
     return actions.tobytes()
 
 
-def _check_content(source: EpisodeSource, episode: EpisodeInfo, sieve: _Sieve, reads: _Reads) -> None:
+def _check_content(source: EpisodeSource, episode: EpisodeInfo, sieve: _Sieve) -> None:
     """Read what of an episode only reading can find to be bad, and keep nothing. Raises SourceError for the first that is."""
     is_plain = getattr(source, "is_plain", None)
     spans: list[tuple[str, FieldSpec, int, int]] = []
     for name, spec in sorted(episode.fields.items()):
-        is_doubtful = reads.thorough and (is_plain is None or not is_plain(episode.number, name))
-        if is_doubtful or (reads.require_finite and spec.dtype in FLOATING_DTYPES):
-            spans += [(name, spec, *stretch) for stretch in _stretches(spec, episode.steps)]
+        is_doubtful = sieve.thorough and (is_plain is None or not is_plain(episode.number, name))
+        if is_doubtful or (sieve.require_finite and spec.dtype in schema.FLOATING_DTYPES):
+            at_once = max(1, BLOCK_NBYTES // max(1, _nbytes(spec)))  # a few megabytes
+            starts = range(0, episode.steps, at_once)
+            spans += [(name, spec, start, min(start + at_once, episode.steps)) for start in starts]
+    if not spans:
+        return
 
     def read(span: tuple[str, FieldSpec, int, int]) -> tuple[Tally, ...]:
         name, spec, start, stop = span
         with sieve.blaming(source, episode.number, name):
             rows = read_rows(source, episode.number, name, spec.dtype, spec.shape, start, stop)
-        return tallied(episode.number, counted(rows), start) if reads.require_finite else ()
+        return tallied(episode.number, counted(rows), start) if sieve.require_finite else ()
 
     found: dict[str, list[Tally]] = {}
-    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as pool:
+    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1)) as pool:
         for (name, *_), tallies in zip(spans, pool.map(read, spans)):  # in order: the same error, however many cores
             found.setdefault(name, []).extend(tallies)
     for name, stretches in found.items():
@@ -458,12 +435,6 @@ def _check_content(source: EpisodeSource, episode: EpisodeInfo, sieve: _Sieve, r
                 found=f"{counts_text(each.nan, each.infinite)} in {each.steps:,} of {episode.steps:,} steps",
                 hint="leave such demonstrations out with --skip-bad, or build without --require-finite: they are counted in the store",
             )
-
-
-def _stretches(spec: FieldSpec, steps: int) -> list[tuple[int, int]]:
-    """[start, stop) of all steps, in pieces of which a field's rows are a few megabytes."""
-    at_once = max(1, BLOCK_NBYTES // max(1, _nbytes(spec)))
-    return [(start, min(start + at_once, steps)) for start in range(0, steps, at_once)]
 
 
 def _blob(source: EpisodeSource, number: int | None) -> Blob:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from vla_store.format.shard_index import encode_index
 from vla_store.storage import LocalStorage, Storage
 
 PADDING_NBYTES = 1 << 20
-
-_Writer = TypeVar("_Writer", bound="ArrayWriter")
 
 
 def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
@@ -43,7 +41,7 @@ class ArrayWriter:
         self._file: Any = None
         self.objects: list[ObjectEntry] = []
 
-    def __enter__(self: _Writer) -> _Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.builder.background import read_background
 from vla_store.builder.overlap import InOrder, one_by_one
 from vla_store.builder.plan import Episode, Plan
+from vla_store.builder.probe import read_background
 from vla_store.builder.shards import ArrayWriter, RowWriter
 from vla_store.errors import SourceError
 from vla_store.format import predictions
@@ -54,13 +54,13 @@ class Receipt:
         return {
             "digests": base64.b64encode(self.digests).decode(),
             "nonfinite": [[each.episode, *each.numbers] for each in self.nonfinite],
-            "objects": [{"key": each.key, "sha256": each.sha256, "size": each.size} for each in self.objects],
+            "objects": [vars(each) for each in self.objects],
             "unit": self.unit,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Receipt:
-        objects = tuple(ObjectEntry(each["key"], each["sha256"], each["size"]) for each in value["objects"])
+        objects = tuple(ObjectEntry(**each) for each in value["objects"])
         # Of an earlier version that counted nothing, it raises KeyError: its unit is to be done again.
         tallies = tuple(Tally(*each) for each in value["nonfinite"])
         return cls(value["unit"], objects, base64.b64decode(value["digests"]), tallies)
@@ -82,7 +82,7 @@ class Piece:
             yield replace(self, start=start, stop=min(start + rows, self.stop))
 
     def read(self, field: Field) -> Array:
-        """The rows of a field, of all steps."""
+        """Return the rows of a field, of all steps."""
         shape = self.shape_of(field)
         return read_rows(self.source, self.episode.number, field.name, field.dtype, shape, self.start, self.stop)
 
@@ -91,12 +91,12 @@ class Piece:
         return tallied(self.episode.index, counted(rows), self.start)
 
     def background(self, field: Field) -> Array:
-        """The background of a camera in the whole episode."""
+        """Return the background of a camera in the whole episode."""
         episode = self.episode
         return read_background(self.source, episode.number, episode.steps, field.name, field.dtype, field.fixed_shape)
 
     def shape_of(self, field: Field) -> tuple[int, ...]:
-        """Of one step of a field, in this episode."""
+        """Return the shape of one step of a field, in this episode."""
         return (self.episode.ragged[field.name][1],) if field.is_ragged else field.fixed_shape
 
 
@@ -109,24 +109,16 @@ class WorkUnit:
     """
 
     folder: str  # of the part
+    name: str  # of its receipt
     array: str
     grid: Grid
     pieces: tuple[Piece, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of its receipt."""
-        return self.array
+    raw_nbytes: int  # of the data that it encodes
 
     @property
     def writes(self) -> str:
         """Prefix of the keys of its objects, below the part."""
         return f"{self.array}/c/"
-
-    @property
-    def raw_nbytes(self) -> int:
-        """Bytes of data that it encodes."""
-        return self.grid.rows * self.grid.row_nbytes
 
     def run(self) -> Receipt:
         """Read, encode and write."""
@@ -141,17 +133,8 @@ class FrameShard(WorkUnit):
     shard: int
 
     @property
-    def name(self) -> str:
-        return f"{self.field.name}.{self.shard}"
-
-    @property
     def writes(self) -> str:
         return f"{self.array}/{self.grid.key(self.shard)}"
-
-    @property
-    def raw_nbytes(self) -> int:
-        start, stop = self.grid.rows_of(self.shard)
-        return (stop - start) * self.grid.row_nbytes
 
     def run(self, in_order: InOrder = one_by_one) -> Receipt:
         digests = bytearray()
@@ -174,8 +157,8 @@ class FrameShard(WorkUnit):
     def _encode(self, block: Piece, background: Array | None) -> _Encoded:
         frames, codec = block.read(self.field), self.field.codec
         encoded = [encode(each, codec) for each in predictions.apply(frames, self.field.prediction, background)]
-        bodies = (memoryview(each)[:-CRC_BYTES] for each in encoded)
-        hashed = [hashlib.sha256(codec.digested(frame, body)).digest() for frame, body in zip(frames, bodies)]
+        bodies = [memoryview(each)[:-CRC_BYTES] for each in encoded]
+        hashed = [hashlib.sha256(each).digest() for each in codec.digested(frames, bodies)]
         # As one: every call that hashes or writes gives other threads their turn, and waits for the next one.
         return b"".join(hashed), b"".join(encoded), [len(each) for each in encoded], block.tally(frames)
 
@@ -185,10 +168,6 @@ class FieldArray(WorkUnit):
     """A whole numeric field."""
 
     field: Field
-
-    @property
-    def name(self) -> str:
-        return self.field.name
 
     def run(self) -> Receipt:
         digests = bytearray()
@@ -212,14 +191,6 @@ class Backgrounds(WorkUnit):
 
     field: Field
 
-    @property
-    def name(self) -> str:
-        return f"{self.field.name}.backgrounds"
-
-    @property
-    def raw_nbytes(self) -> int:
-        return 0  # its frames are counted where they are encoded
-
     def run(self) -> Receipt:
         with ArrayWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
             for piece in self.pieces:
@@ -233,24 +204,15 @@ class AttributesArray(WorkUnit):
 
     sources: tuple[tuple[EpisodeSource, str], ...]  # with the sha256 of its own attributes
 
-    @property
-    def name(self) -> str:
-        return "attributes"
-
-    @property
-    def raw_nbytes(self) -> int:
-        return self.grid.rows
-
     def run(self) -> Receipt:
         pending = bytearray()
         with ArrayWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
-            for document in self._documents():
+            padding = bytes(-self.grid.rows % self.grid.chunk)
+            for document in itertools.chain(self._documents(), [padding]):
                 pending += document
                 while len(pending) >= self.grid.chunk:
-                    writer.add(_attribute_chunk(pending[: self.grid.chunk]))
+                    writer.add(encode(np.frombuffer(pending[: self.grid.chunk], np.uint8), ATTRIBUTES))
                     del pending[: self.grid.chunk]
-            if pending:
-                writer.add(_attribute_chunk(pending + bytes(self.grid.chunk - len(pending))))
             return Receipt(self.name, tuple(writer.finish()))
 
     def _documents(self) -> Iterator[bytes]:
@@ -276,30 +238,28 @@ def work_units(plan: Plan, folder: Path) -> list[WorkUnit]:
     """
     part, whole = str(folder), tuple(_pieces(plan, 0, plan.rows))
     sources = tuple((each.source, each.source_attributes.sha256) for each in plan.scanned)
+    nbytes = plan.attributes_nbytes
     units: list[WorkUnit] = [
-        AttributesArray(part, ATTRIBUTES_ARRAY, attributes_grid(plan.attributes_nbytes), whole, sources)
+        AttributesArray(part, "attributes", ATTRIBUTES_ARRAY, attributes_grid(nbytes), whole, nbytes, sources)
     ]
-    cameras = sorted(plan.cameras, key=lambda each: "background" in each.prediction)
     for field in plan.cameras:
         if "background" in field.prediction:
-            backgrounds = background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
-            units.append(Backgrounds(part, f"backgrounds/{field.name}", backgrounds, whole, field))
-    for field in cameras:
+            name, grid = field.name, background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
+            # Its frames are counted where they are encoded.
+            units.append(Backgrounds(part, f"{name}.backgrounds", f"backgrounds/{name}", grid, whole, 0, field))
+    for field in sorted(plan.cameras, key=lambda each: "background" in each.prediction):
         grid = field.grid(plan.rows)
         for shard in range(grid.shards):
-            pieces = tuple(_pieces(plan, *grid.rows_of(shard)))
-            units.append(FrameShard(part, field.array, grid, pieces, field, shard))
+            start, stop = grid.rows_of(shard)
+            pieces, nbytes = tuple(_pieces(plan, start, stop)), (stop - start) * grid.row_nbytes
+            units.append(FrameShard(part, f"{field.name}.{shard}", field.array, grid, pieces, nbytes, field, shard))
     for field in plan.document.fields.values():
         if not field.is_camera:
             grid = field.grid(plan.rows, plan.elements.get(field.name))
-            units.append(FieldArray(part, field.array, grid, whole, field))
+            units.append(FieldArray(part, field.name, field.array, grid, whole, grid.rows * grid.row_nbytes, field))
     return units
 
 
 def _pieces(plan: Plan, start: int, stop: int) -> Iterator[Piece]:
     for episode, first, last in plan.spans(start, stop):
         yield Piece(plan.scanned[episode.source].source, episode, first, last)
-
-
-def _attribute_chunk(data: bytearray) -> bytes:
-    return encode(np.frombuffer(bytes(data), np.uint8), ATTRIBUTES)

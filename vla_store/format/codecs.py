@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -89,9 +89,9 @@ class Codec:
         """Return the number of bytes that `nbytes` bytes of data are always encoded to; None where it depends on the data."""
         return None
 
-    def digested(self, data: Array, body: bytes | memoryview) -> Any:
-        """Return the bytes of a frame that its digest is of: the data, or where the codec is lossy the encoded bytes."""
-        return body if self.is_lossy else data.data
+    def digested(self, frames: Array, bodies: Iterable[Any]) -> Iterable[Any]:
+        """Return the bytes of each frame that its digest is of: the data, or where the codec is lossy the encoded bytes."""
+        return bodies if self.is_lossy else [frame.data for frame in frames]
 
 
 @dataclass(frozen=True)
