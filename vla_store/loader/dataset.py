@@ -1,4 +1,5 @@
-"""What a Loader serves: the protocol, and the adapters for what users hand over in its place. May import numpy and errors."""
+"""What a Loader serves: the protocol, and the adapters for what users hand over in its place. May import numpy, errors, and what the
+reader says of batches."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError
+from vla_store.reader.batch import checked_indices
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -93,18 +95,10 @@ class Chosen:
     """Some samples of a dataset under new numbers: 0 is the first of `indices`, one of which may come several times."""
 
     def __init__(self, dataset: Any, indices: Any) -> None:
-        given = np.asarray(indices)
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
-        if not given.size:
-            raise OptionError("the subset is empty", samples=f"0 of {len(dataset):,}")
-        numbers = given.astype(np.int64)
-        numbers[numbers < 0] += len(dataset)
-        wrong = (numbers < 0) | (numbers >= len(dataset))
-        if wrong.any():
-            raise IndexError(f"sample {given[wrong.argmax()]} of {len(dataset)}")
         self._dataset = dataset
-        self._indices: Int64 = numbers
+        self._indices: Int64 = checked_indices(indices, len(dataset)).copy()
+        if not self._indices.size:
+            raise OptionError("the subset is empty", samples=f"0 of {len(dataset):,}")
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vla_store.errors import OptionError
 
+Int64 = npt.NDArray[np.int64]
 Sample = dict[str, Any]
 
 NUMBERS = ("episode", "step")
@@ -60,6 +62,21 @@ def same_width(arrays: dict[str, Any]) -> None:
     for field, column in arrays.items():
         if isinstance(column, list) and column and field != "task":
             raise ragged_error(field, sorted({each.shape[-1] for each in column}))
+
+
+def checked_indices(indices: Sequence[int] | Int64, count: int) -> Int64:
+    """Return the numbers of samples, of which there are `count`; negative ones count from the end. Raises IndexError, OptionError."""
+    given = np.asarray(indices)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
+    numbers = given.astype(np.int64, copy=False)
+    if np.count_nonzero(numbers.view(np.uint64) >= count):  # as unsigned, negative numbers are too large
+        if given.dtype.kind == "i":  # 2^64 - 1 is no -1
+            numbers = np.where(numbers < 0, numbers + count, numbers)
+        wrong = (numbers < 0) | (numbers >= count)
+        if wrong.any():
+            raise IndexError(f"sample {given[wrong.argmax()]} of {count}")
+    return numbers
 
 
 def check_out(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:

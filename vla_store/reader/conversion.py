@@ -109,20 +109,22 @@ def refusing_overflow(name: str, dtype: np.dtype[Any], stored: str) -> Iterator[
 def standing_still(parts: Parts, name: str, dtype: np.dtype[Any]) -> str | None:
     """Return what to warn of where this conversion would make a field stand still that moved: a component more than a quarter of whose
     differences between neighbouring steps, of those that are no noise, become 0."""
-    moved = gone = np.zeros(0, np.int64)
+    moved: Any = 0
+    gone: Any = 0
     for rows in _look(parts, name):
         with np.errstate(invalid="ignore", over="ignore"):
             differs = np.abs(np.diff(rows.astype(np.float64), axis=0)) >= LEAST_MOTION
             same = np.diff(rows.astype(dtype).astype(np.float64), axis=0) == 0
-        moved, gone = _added(moved, differs.sum(axis=0)), _added(gone, (differs & same).sum(axis=0))
+        moved, gone = moved + differs.sum(axis=0), gone + (differs & same).sum(axis=0)
     bad = np.flatnonzero(gone > LOST_SHARE * moved)
     if not len(bad):
         return None
     worst = bad[(gone[bad] / moved[bad]).argmax()]
+    stored = parts.documents[0].fields[name].dtype
     component = f", component {worst}" if len(moved) > 1 else ""
     return (
         f"in {dtype.name}, {name!r}{component} loses {gone[worst] / moved[worst]:.0%} of the differences between neighbouring steps: "
-        f"they are smaller than its digits. dtype={{{name!r}: {_stored(parts, name)!r}, None: {dtype.name!r}}} keeps them"
+        f"they are smaller than its digits. dtype={{{name!r}: {stored!r}, None: {dtype.name!r}}} keeps them"
     )
 
 
@@ -144,14 +146,6 @@ def _look(parts: Parts, name: str) -> Iterator[Array]:
         start = (part.rows - min(LOOK_ROWS, part.rows)) * (2 * run + 1) // (2 * runs)
         rows = part.column(field).span(start, min(start + LOOK_ROWS, part.rows))
         yield rows.reshape(len(rows), -1)
-
-
-def _added(one: Array, other: Array) -> Array:
-    return one + other if len(one) else other
-
-
-def _stored(parts: Parts, name: str) -> str:
-    return parts.documents[0].fields[name].dtype
 
 
 def _overflow(name: str, dtype: np.dtype[Any], stored: str, value: float | None) -> OptionError:

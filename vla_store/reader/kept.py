@@ -29,10 +29,6 @@ class Kept:
     steps: Runs | None
     lines: tuple[str, ...]
 
-    def has(self, rows: Int64) -> Bool:
-        """Return which of (n,) rows may be sampled, as a mask."""
-        return inside(self.anchors, rows)
-
     def of(self, part: Part) -> KeptSteps | None:
         """Return the steps that exist for windows in one part."""
         return None if self.steps is None else KeptSteps(within(self.steps, part))

@@ -46,7 +46,8 @@ def pinned_root(location: Location, fetcher: Storage, generation: int, digest: s
     try:
         root = Root.from_bytes(read_document(fetcher, key, MAX_ROOT_BYTES), key)
     except ObjectMissing as error:
-        raise (no_store(location.url) if _is_gone(location) else error.at(store=location.url)) from None
+        is_gone = location.is_local and not os.path.exists(os.path.join(location.url, layout.ROOT_KEY))
+        raise (no_store(location.url) if is_gone else error.at(store=location.url)) from None
     if root.digest != digest:
         raise StoreDamaged(
             "another store is where this handle's store was",
@@ -77,10 +78,6 @@ def _search(location: Location, fetcher: Storage, current: Root, digest: str) ->
         found=f"root {current.digest} of generation {current.generation}",
         hint="it is another store, or it was built anew; leave `digest` out to open what is there",
     )
-
-
-def _is_gone(location: Location) -> bool:
-    return location.is_local and not os.path.exists(os.path.join(location.url, layout.ROOT_KEY))
 
 
 def no_store(place: str) -> VlaStoreError:

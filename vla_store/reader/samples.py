@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn
 from vla_store.reader import orient
-from vla_store.reader.batch import NUMBERS, Batch, Sample, check_out, same_width
+from vla_store.reader.batch import NUMBERS, Batch, Sample, check_out, checked_indices, same_width
 from vla_store.reader.cached import cached_property
 from vla_store.reader.conversion import (
     AnyDtype,
@@ -36,7 +36,6 @@ from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import transformed
-from vla_store.reader.values import StoreField
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
 from vla_store.storage import Range, keep
 
@@ -195,11 +194,8 @@ class Samples:
         self._part_readers: dict[int, PartReader] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._part_readers = {}
+        state = {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
+        return state | {"_part_readers": {}}
 
     def __len__(self) -> int:
         return len(self._anchors)
@@ -345,7 +341,7 @@ class Samples:
 
         Raises IndexError, OptionError; StoreDamaged, FetchError, MachineError where index, table or shards are read.
         """
-        anchors = self._checked(indices)
+        anchors = checked_indices(indices, self._anchors.count)
         parts = [
             (self._part_readers.get(part.number) or self._part_reader(part)).locate(positions, at)
             for part, at, positions in self._anchors.many(anchors, self.store)
@@ -400,19 +396,6 @@ class Samples:
         for each in located.parts:
             each.reader.assemble(each, fetched, out, only_pictures=True)
 
-    def _checked(self, indices: Sequence[int] | Int64) -> Int64:
-        given = np.asarray(indices)
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise OptionError("indices are a list of whole numbers", found=f"{given.dtype} of shape {given.shape}")
-        anchors = given.astype(np.int64, copy=False)
-        if np.count_nonzero(anchors.view(np.uint64) >= len(self)):  # as unsigned, negative numbers are too large
-            if given.dtype.kind == "i":  # 2^64 - 1 is no -1
-                anchors = np.where(anchors < 0, anchors + len(self), anchors)
-            wrong = (anchors < 0) | (anchors >= len(self))
-            if wrong.any():
-                raise IndexError(f"sample {given[wrong.argmax()]} of {len(self)}")
-        return anchors
-
     def _arrays(self, count: int, out: dict[str, Array] | None) -> dict[str, Array]:
         if out is None:
             return self._allocate(count, self.columns)
@@ -444,7 +427,7 @@ class Samples:
         """Shape of one sample and dtype of every array of a batch but ragged ones."""
         made: dict[str, tuple[tuple[int, ...], Any]] = {}
         for window in self.windows:
-            field = self._field(window)
+            field = self.store.fields[window.field]
             if not field.is_ragged:
                 shape = tuple(n for n in field.shape if n is not None)
                 made[window.field] = (window.axes + shape, self._dtypes.get(window.field, np.dtype(field.dtype)))
@@ -482,9 +465,6 @@ class Samples:
             if not fields[name].is_camera and (text := standing_still(parts_of(self.store), name, dtype)):
                 warn(text)
         return frozenset(unknown)
-
-    def _field(self, window: Window) -> StoreField:
-        return self.store.fields[window.field]
 
     def _part_reader(self, part: Part) -> PartReader:
         kept = self._chosen.kept.of(part) if self._chosen.kept is not None else None
@@ -544,7 +524,7 @@ class Samples:
 
 
 _ALIGNMENT = 64
-_MADE_ANEW = ("_part_readers", "columns", "task_texts", "_number_of_text")  # by each process
+_MADE_ANEW = ("columns", "task_texts", "_number_of_text")  # by each process
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format.views import Runs, overlaps
 from vla_store.reader.cached import cached_property
-from vla_store.reader.kept import Kept, kept_of, within
+from vla_store.reader.kept import Kept, inside, kept_of, within
 from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.store import SPLITS, Store, parts_of
 from vla_store.reader.values import Split, StoreTask
@@ -111,7 +111,7 @@ def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
     rows = store.check_rows(given["rows"]) if "rows" in given else None
     kept = kept_of(store, given["view"]) if "view" in given else None
     if rows is not None:
-        return _chosen_rows(store, rows if kept is None else rows[kept.has(rows)], masks, text, kept)
+        return _chosen_rows(store, rows if kept is None else rows[inside(kept.anchors, rows)], masks, text, kept)
     spans = np.array(list(_spans(store, masks)), SPAN)
     return Chosen(text, spans if kept is None else _kept_spans(spans, store, kept), kept=kept)
 

@@ -7,6 +7,7 @@ decision time s in row s - 1: such fields are read one row earlier.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -86,17 +87,12 @@ def window_times(steps: Int64, lengths: Int64, offsets: Int64) -> tuple[Int64, B
 
 
 def _window(field: str, offsets: Any) -> Window:
-    if isinstance(offsets, (str, bytes, bool, Mapping)):
+    if isinstance(offsets, (bytes, Mapping)):  # whose items are numbers, or may be
         raise _no_offsets(field, offsets)
+    with contextlib.suppress(TypeError):
+        return Window(field, (_offset(field, offsets),), False)
     try:
-        return Window(field, (_offset(field, operator.index(offsets)),), False)
-    except TypeError:
-        pass
-    try:
-        each_offset = list(offsets)
-        if any(isinstance(each, bool) for each in each_offset):
-            raise _no_offsets(field, offsets)
-        made = tuple(_offset(field, operator.index(each)) for each in each_offset)
+        made = tuple(_offset(field, each) for each in offsets)
     except TypeError:
         raise _no_offsets(field, offsets) from None
     if not made:
@@ -104,7 +100,11 @@ def _window(field: str, offsets: Any) -> Window:
     return Window(field, made, True)
 
 
-def _offset(field: str, offset: int) -> int:
+def _offset(field: str, given: Any) -> int:
+    """Return an offset. Raises TypeError for what is no whole number."""
+    if isinstance(given, bool):
+        raise TypeError(given)
+    offset = operator.index(given)
     if abs(offset) > MAX_OFFSET:
         raise OptionError(f"an offset of {field!r} is beyond any episode", found=offset)
     return offset
