@@ -33,8 +33,7 @@ from benchmarks.reading import make_stores
 from benchmarks.workload import BATCH, Array
 from vla_store import recipes
 from vla_store.loader.dataset import OneByOne
-from vla_store.loader.packing import Room, pack, tree_nbytes, unpack
-from vla_store.loader.trees import walk
+from vla_store.loader.packing import Room, pack, tree_nbytes, unpack, walk
 from vla_store.loader.work import Job, Work
 
 RECIPES: dict[str, Callable[[Path], Any]] = {

@@ -336,7 +336,7 @@ def test_a_consumer_that_takes_its_time_finds_batches_ready(make: Any) -> None:
     next(stream)
     pool = loader.processes.pool
     for _ in range(8):
-        assert wait_until(lambda: pool._collect(0.0) or pool._is_ready)
+        assert wait_until(lambda: pool._collect(0.0) or pool._queue[0] in pool._done)
         next(stream)
     assert loader.stats().ready == 8
 

@@ -19,11 +19,10 @@ from vla_store.errors import OptionError, warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate as stacked
-from vla_store.loader.dataset import served
+from vla_store.loader.dataset import NEEDED, served
+from vla_store.loader.packing import walk
 from vla_store.loader.sampler import ShuffleSampler
-from vla_store.loader.stats import Stats
-from vla_store.loader.stream import BatchStream
-from vla_store.loader.trees import walk
+from vla_store.loader.stream import BatchStream, Stats
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name, like
@@ -403,8 +402,11 @@ def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[in
 def _not_ours(dataset: Any) -> OptionError:
     """Return the error for what is no dataset, with what to write instead."""
     torchs = "torch.utils.data.DataLoader(dataset, batch_size=64{}, collate_fn=vla_store.torch.collate)"
+    missing = [name for name in NEEDED if getattr(dataset, name, None) is None]
     if isinstance(dataset, Loader):
         hint = "it is one already"
+    elif len(missing) == 1:
+        hint = f"a dataset of your own has {missing[0]!r} too: see vla_store.loader.dataset.Dataset"
     elif isinstance(dataset, DataLoader):
         is_ours = served(dataset.dataset) is not None
         hint = "vla_store.torch.Loader(dataset.dataset, batch_size=64)" if is_ours else "use that DataLoader as it is"

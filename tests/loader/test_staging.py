@@ -156,6 +156,35 @@ def test_a_new_pass_ends_the_one_before_in_the_middle_of_a_copy(batches: Batches
     assert found == ["a newer pass began"]
 
 
+def test_a_pass_that_goes_as_garbage_waits_for_no_thread(store: vla_store.Store) -> None:
+    """Whoever collects it may hold the lock that the thread waits for."""
+    batches = Batches(first_rows(store, 100), batch_size=10, workers=0)
+    go_on, calls, collected = threading.Event(), [], threading.Event()
+
+    def waits(batch: Any) -> Any:
+        calls.append(1)
+        assert len(calls) < 2 or go_on.wait(30)
+        return copy(batch)
+
+    def collects() -> None:
+        stream = staged(batches, waits)
+        source = stream._source
+        next(stream)
+        assert wait_until(lambda: len(calls) == 2)
+        with batches.processes.lock:
+            go_on.set()
+            assert wait_until(lambda: len(source._copies) == 1)
+            time.sleep(0.1)  # until the thread wants the lock, for its third batch
+            stream.itself = stream
+            del stream
+            gc.collect()
+            collected.set()
+
+    threading.Thread(target=collects, daemon=True).start()
+    assert collected.wait(20)
+    assert wait_until(lambda: not staging_threads())
+
+
 def test_what_the_copy_raises_comes_after_what_was_copied_before(batches: Batches, store: vla_store.Store) -> None:
     calls = iter(range(100))
 

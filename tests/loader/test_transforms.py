@@ -13,7 +13,7 @@ from loader import transforms
 from loader.serving import first_rows, rows_of
 
 import vla_store
-from vla_store.loader import packing, trees
+from vla_store.loader import packing
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import OneByOne
@@ -81,7 +81,7 @@ def same(one: Any, other: Any) -> bool:
 )
 def test_a_workers_batches_are_those_that_are_made_here(make: Make, options: dict[str, Any]) -> None:
     found = [
-        trees.walk(batch, lambda each: each.copy() if isinstance(each, np.ndarray) else each)
+        packing.walk(batch, lambda each: each.copy() if isinstance(each, np.ndarray) else each)
         for batch in make(**options)
     ]
     expected = list(make(workers=0, **options))
@@ -349,10 +349,10 @@ def test_collating_agrees_with_torchs() -> None:
         for number in range(3)
     ]
     ours, theirs = collate(samples), default_collate(samples)
-    as_array = trees.walk(theirs, packing.as_numpy)
+    as_array = packing.walk(theirs, packing.as_numpy)
     assert list(ours) == list(theirs)
     for key in ours:
-        one, other = trees.walk(ours[key], np.asarray), trees.walk(as_array[key], np.asarray)
+        one, other = packing.walk(ours[key], np.asarray), packing.walk(as_array[key], np.asarray)
         assert str(one) == str(other), key
         if isinstance(one, np.ndarray):
             assert one.dtype == other.dtype

@@ -21,8 +21,7 @@ from vla_store.errors import VlaStoreError
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import OneByOne
 from vla_store.loader.order import Order
-from vla_store.loader.packing import Room
-from vla_store.loader.trees import walk
+from vla_store.loader.packing import Room, walk
 from vla_store.loader.work import Job, TransformError, Work
 from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt
 from vla_store.recipes import dataset as recipe_dataset

@@ -14,8 +14,7 @@ from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Sharding
 from vla_store.loader.pool import Workers
 from vla_store.loader.state import Epochs
-from vla_store.loader.stats import Stats
-from vla_store.loader.stream import BatchStream, Convert, Copy
+from vla_store.loader.stream import NO_BATCH, BatchStream, Convert, Copy, Stats
 from vla_store.loader.work import Job, Work
 
 LOOK = "peek() shows the next batch without taking it; two passes at a time need two Loaders"
@@ -83,6 +82,8 @@ class Batches:
         sharding = self.sharding()
         if not sharding.batches(position):
             epoch, position = epoch + 1, 0
+            if not sharding.batches(position):
+                raise OptionError("there is no batch", hint=NO_BATCH.format(sharding))
         start, stop = sharding.shard(position, self.rank[0])
         order = self.epochs.order(epoch)
         job = Job(order.seed, epoch, start, order.take(start, stop))

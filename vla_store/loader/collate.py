@@ -57,16 +57,18 @@ class _Collation:
 
     def of(self, key: Any, values: list[Any]) -> Any:
         kinds = [_kind(each) for each in values]
-        if "array" in kinds:
-            return self._stacked(key, values, kinds)
-        if len(set(kinds)) > 1 and not set(kinds) <= {"text", "object"}:
+        distinct = set(kinds)
+        if distinct <= {"array", "number"}:
+            return self._stacked(
+                key, [np.asarray(each) if kind == "number" else each for each, kind in zip(values, kinds)]
+            )
+        if distinct == {"array", "object"}:  # None beside an array
+            raise _uneven(key, {tuple(np.shape(each)) for each in values} | {()})
+        if len(distinct) > 1 and not distinct <= {"text", "object"}:
             raise self._mixed(key, "kinds", kinds)
         if kinds[0] == "dict":
             self._check_keys(key, values)
             return {name: self.of(name, [each[name] for each in values]) for name in values[0]}
-        if kinds[0] == "number":
-            numbers = [np.asarray(each) for each in values]
-            return self._stacked(key, numbers, kinds)
         if kinds[0] in ("list", "tuple"):
             if len({len(each) for each in values}) > 1:
                 raise self._mixed(key, "lengths", [len(each) for each in values])
@@ -75,12 +77,7 @@ class _Collation:
             return type(first)(*made) if hasattr(first, "_fields") else made
         return values
 
-    def _stacked(self, key: Any, values: list[Any], kinds: list[str]) -> Any:
-        if not set(kinds) <= {"array", "number"}:
-            if set(kinds) <= {"array", "object"}:  # None beside an array
-                raise _uneven(key, {tuple(np.shape(each)) for each in values} | {()})
-            raise self._mixed(key, "kinds", kinds)
-        values = [np.asarray(each) if kind == "number" else each for each, kind in zip(values, kinds)]
+    def _stacked(self, key: Any, values: list[Any]) -> Any:
         shapes = {tuple(each.shape) for each in values}
         if len(shapes) > 1:
             raise _uneven(key, shapes)

@@ -62,23 +62,20 @@ def served(given: Any) -> Dataset | None:
     A dataset itself; the `samples` of what stands for them as a StepDataset does; through torch Subsets; and one by one what
     says itself what a sample is.
     """
-    if is_subset(given):
+    subset: Any = getattr(
+        sys.modules.get("torch.utils.data"), "Subset", None
+    )  # where nobody imported torch there is none
+    if isinstance(given, subset or ()):
         inner = served(given.dataset)
         if inner is None:
             return None
         chosen = choose(inner, given.indices)
-        changes = type(given).__getitem__ is not sys.modules["torch.utils.data"].Subset.__getitem__
+        changes = type(given).__getitem__ is not subset.__getitem__
         return OneByOne(chosen, given) if changes else chosen
     plain: Any = given if _is_dataset(given) else getattr(given, "samples", None)
     if not _is_dataset(plain):
         return None
     return plain if getattr(given, "makes_batches", given is plain) else OneByOne(plain, given)
-
-
-def is_subset(given: Any) -> bool:
-    """Return whether this is torch's Subset, or of a class made from it. Imports no torch."""
-    kind = getattr(sys.modules.get("torch.utils.data"), "Subset", None)  # where nobody imported torch there is none
-    return kind is not None and isinstance(given, kind)
 
 
 def choose(dataset: Dataset, indices: Any) -> Dataset:

@@ -1,6 +1,7 @@
-"""How a batch lies in a slot: its arrays one after another, and a layout that says where; what is no array travels pickled.
+"""Trees of values, which samples and batches are, and how a batch lies in a slot: its arrays one after another, and a layout that
+says where; what is no array travels pickled.
 
-May import numpy and trees.
+May import numpy.
 """
 
 from __future__ import annotations
@@ -8,26 +9,78 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vla_store.loader.trees import Structure, flatten, unflatten
-
 ALIGN = 64
 MAX_TEXTS = 10_000
+PLAIN = frozenset({str, bytes, int, float, bool, type(None)})  # what a list may hold and still be one value
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
+Structure = tuple[Any, Any, Any] | None
+"""A tree without its values: None in place of each; (kind, keys, structures) for a dict, and with keys None for a list or tuple.
+Equal structures have the same kinds, and the same keys in the same order."""
+
+
+def flatten(tree: Any) -> tuple[list[Any], Structure]:
+    """Return the values of a tree of dicts, lists and tuples, in order, and its structure. A list of plain values is one value."""
+    leaves: list[Any] = []
+    return leaves, _structure(tree, leaves)
+
+
+def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
+    """Return the tree of a structure with these values."""
+    values = iter(leaves)
+    return next(values) if structure is None else _filled(structure, values)
+
+
+def walk(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return the tree with `leaf(value)` in place of each value."""
+    leaves, structure = flatten(tree)
+    return unflatten(structure, map(leaf, leaves))
+
+
+# Not functions inside those above: one that calls itself is a cycle, which would keep a batch's memory until the collector runs.
+# Called for what has values inside, and not for each of these: they are all that costs anything here.
+
+
+def _structure(tree: Any, leaves: list[Any]) -> Structure:
+    kind = type(tree)
+    keys, inside = None, tree
+    if kind is dict:
+        keys, inside = tuple(tree), tree.values()
+    elif not isinstance(tree, (list, tuple)) or PLAIN.issuperset(map(type, tree)):
+        leaves.append(tree)
+        return None
+    found = []
+    for each in inside:
+        if isinstance(each, (dict, list, tuple)):
+            found.append(_structure(each, leaves))
+        else:
+            leaves.append(each)
+            found.append(None)
+    return kind, keys, tuple(found)
+
+
+def _filled(structure: tuple[Any, Any, Any], leaves: Iterator[Any]) -> Any:
+    kind, keys, inside = structure
+    made = [next(leaves) if each is None else _filled(each, leaves) for each in inside]
+    if keys is not None:
+        return dict(zip(keys, made))
+    return kind(*made) if hasattr(kind, "_fields") else kind(made)
+
 
 class Span(NamedTuple):
-    """An array in a slot."""
+    """An array in a slot, from `offset` to `end`."""
 
-    dtype: str
+    dtype: np.dtype[Any]
     shape: Shape
     offset: int
+    end: int
 
 
 class Layout(NamedTuple):
@@ -66,15 +119,15 @@ class Room:
     """A slot as memory for the arrays of a batch: one after another while they fit, and anywhere else after that.
 
     The next batch in the same slot gets the same arrays again, as far as it asks for the same: making them anew costs more than
-    packing them.
+    packing them. spans: where they lie, by the id of each.
     """
 
     def __init__(self, slot: Array) -> None:
         self.slot = slot
         self.base: int = slot.__array_interface__["data"][0]
-        self._made: list[tuple[Array, Span, int]] = []  # with their ends
+        self.spans: dict[int, Span] = {}
+        self._made: list[Array] = []
         self._used = 0
-        self._known: dict[int, tuple[Array, Span, int]] = {}  # the same by the id of each array
 
     def begin(self) -> Room:
         """Begin a batch: the arrays of the one before are free."""
@@ -85,36 +138,23 @@ class Room:
         """Return an uninitialised array, as np.empty does."""
         used = self._used
         if used < len(self._made):
-            array = self._made[used][0]
+            array = self._made[used]
             # Who saw it may have turned it into something else.
             if array.shape == shape and array.dtype == dtype and array.flags.carray:
                 self._used += 1
                 return array
-            for array, _, _ in self._made[used:]:
-                del self._known[id(array)]
+            for array in self._made[used:]:
+                del self.spans[id(array)]
             del self._made[used:]
-        start = aligned(self._made[-1][2]) if self._made else 0
-        end = start + _nbytes(shape, np.dtype(dtype))
-        if end > self.slot.nbytes:
+        start = aligned(self.spans[id(self._made[-1])].end) if self._made else 0
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if start + nbytes > self.slot.nbytes:
             return np.empty(shape, dtype)
         array = np.ndarray(shape, dtype, self.slot, start)
-        made = array, Span(array.dtype.str, array.shape, start), end
-        self._made.append(made)
-        self._known[id(array)] = made
+        self._made.append(array)
+        self.spans[id(array)] = Span(array.dtype, array.shape, start, start + nbytes)
         self._used += 1
         return array
-
-    def known(self, value: Any) -> tuple[Array, Span, int] | None:
-        """Return one of the arrays that were asked for, where it lies and ends; None where it is none, or none any more."""
-        found = self._known.get(id(value))
-        if (
-            found is None
-            or value.shape != found[1].shape
-            or value.dtype.str != found[1].dtype
-            or not value.flags.carray
-        ):
-            return None
-        return found
 
     def offset(self, array: Array) -> int | None:
         """Return where in the slot an array lies, or None if it does not, or not in one piece."""
@@ -122,21 +162,59 @@ class Room:
         inside = at >= 0 and at + array.nbytes <= self.slot.nbytes
         return at if inside and array.flags.c_contiguous and array.nbytes else None
 
+    def reach(self, array: Array) -> int:
+        """Return up to where in the slot an array refers to its memory, in one piece or not; 0 where it does not."""
+        start = stop = array.__array_interface__["data"][0] - self.base
+        if array.size:
+            for count, stride in zip(array.shape, array.strides):
+                if stride < 0:
+                    start += (count - 1) * stride
+                else:
+                    stop += (count - 1) * stride
+            stop += array.itemsize
+        return min(stop, self.slot.nbytes) if start < self.slot.nbytes and stop > 0 else 0
+
 
 def pack(batch: Any, room: Room, texts: dict[str, int]) -> Packed:
     """Put a batch into a slot. Arrays that lie in it already stay; others are copied behind them while there is room.
 
     texts: the worker's table of strings, added to.
     """
-    packer = _Packer(room, texts)
     leaves, structure = flatten(batch)
-    looked = [packer.look(each) for each in leaves]
-    packer.needed = packer.end
-    made = [packer.put(each) if isinstance(each, np.ndarray) else each for each in looked]
-    texts |= packer.new  # only now: what is not sent must not be counted
-    layout = Layout(structure, tuple([each if isinstance(each, Span) else None for each in made]))
-    carried = tuple([each for each in made if not isinstance(each, Span)])
-    return Packed(layout, carried, packer.end, packer.needed, tuple(packer.new))
+    # First all values are looked at, then some are copied: behind all memory that a value refers to, which may be copied itself.
+    # What is more than its bytes (masked arrays, strings, objects) is pickled at once: nobody can see what memory that refers to.
+    found: list[Any] = []  # an array, Span, bytes, or numbers of texts
+    new: dict[str, int] = {}
+    end = 0
+    for value in leaves:
+        span = room.spans.get(id(value))
+        if span is not None and value.shape == span.shape and value.dtype is span.dtype and value.flags.carray:
+            end = max(end, span.end)
+            found.append(span)
+            continue
+        value = as_numpy(value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
+            end = max(end, room.reach(value))
+            found.append(value)
+        else:
+            found.append(_numbers(value, texts, new) or pickle.dumps(value, protocol=5))
+    needed = end
+    for number, value in enumerate(found):
+        if not isinstance(value, np.ndarray):
+            continue
+        at = room.offset(value)
+        if at is None:
+            at, needed = aligned(end), aligned(needed) + value.nbytes
+            if at + value.nbytes > room.slot.nbytes:
+                found[number] = pickle.dumps(value, protocol=5)
+                continue
+            np.ndarray(value.shape, value.dtype, room.slot, at)[...] = value
+            end = at + value.nbytes
+        found[number] = Span(value.dtype, value.shape, at, at + value.nbytes)
+    texts |= new  # only now: what is not sent must not be counted
+    layout = Layout(structure, tuple([each if isinstance(each, Span) else None for each in found]))
+    carried = tuple([each for each in found if not isinstance(each, Span)])
+    return Packed(layout, carried, end, needed, tuple(new))
 
 
 def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any:
@@ -147,7 +225,7 @@ def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any
     for span in packed.layout.spans:
         if span is None:
             value = next(carried)
-            leaves.append(pickle.loads(value) if isinstance(value, bytes) else [texts[number] for number in value])
+            leaves.append(pickle.loads(value) if isinstance(value, bytes) else list(map(texts.__getitem__, value)))
         else:
             view = np.ndarray(span.shape, span.dtype, lease, span.offset)
             leaves.append(view.copy() if copy else view)
@@ -174,77 +252,24 @@ def as_numpy(value: Any) -> Any:
     return value
 
 
-class _Packer:
-    def __init__(self, room: Room, texts: Mapping[str, int]) -> None:
-        self._room = room
-        self._texts = texts
-        self.new: dict[str, int] = {}
-        self.end = self.needed = 0
-
-    def look(self, value: Any) -> Array | Span | bytes | tuple[int, ...]:
-        """Return an array that `put` takes, where one lies that was asked for, or what is carried.
-
-        Nothing is copied over memory that a value refers to, in one piece or not: it may be copied later itself. What is more than
-        its bytes (masked arrays, strings, objects) is pickled here, before anything is copied: nobody can see which memory such a
-        value refers to.
-        """
-        known = self._room.known(value)
-        if known is not None:
-            self.end = max(self.end, known[2])
-            return known[1]
-        value = as_numpy(value)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
-            room = self._room
-            start, stop = (edge - room.base for edge in _edges(value))
-            if start < room.slot.nbytes and stop > 0:
-                self.end = max(self.end, min(stop, room.slot.nbytes))
-            return value
-        numbers = self._numbers(value) if type(value) is list and set(map(type, value)) == {str} else None
-        return pickle.dumps(value, protocol=5) if numbers is None else numbers
-
-    def put(self, array: Array) -> Span | bytes:
-        """Return where the array lies in the slot, having copied it there if need be; pickled where there is no room."""
-        room, at = self._room, self._room.offset(array)
-        if at is None:
-            at, self.needed = aligned(self.end), aligned(self.needed) + array.nbytes
-            if at + array.nbytes > room.slot.nbytes:
-                return pickle.dumps(array, protocol=5)
-            np.ndarray(array.shape, array.dtype, room.slot, at)[...] = array
-            self.end = at + array.nbytes
-        return Span(array.dtype.str, array.shape, at)
-
-    def _numbers(self, value: list[str]) -> tuple[int, ...] | None:
-        known, new = self._texts, self.new
-        with contextlib.suppress(KeyError):  # as nearly always
-            return tuple([known[each] for each in value])
-        unknown = [each for each in dict.fromkeys(value) if each not in known and each not in new]
-        count = len(known) + len(new)
-        if count + len(unknown) > MAX_TEXTS:  # a table of strings that never come again would grow for ever
-            return None
-        new |= {each: count + number for number, each in enumerate(unknown)}
-        return tuple([known[each] if each in known else new[each] for each in value])
-
-
-def _edges(array: Array) -> tuple[int, int]:
-    """Return the first address of an array's memory, and the one behind its last."""
-    start = stop = array.__array_interface__["data"][0]
-    if array.flags.c_contiguous:
-        return start, start + array.nbytes
-    if array.size:
-        for count, stride in zip(array.shape, array.strides):
-            if stride < 0:
-                start += (count - 1) * stride
-            else:
-                stop += (count - 1) * stride
-        stop += array.itemsize
-    return start, stop
+def _numbers(value: Any, texts: Mapping[str, int], new: dict[str, int]) -> tuple[int, ...] | None:
+    """Return a list of strings as numbers of the table, adding to `new` what it lacks; None for anything else."""
+    if type(value) is not list:
+        return None
+    numbers = tuple(map(texts.get, value))
+    if None not in numbers:  # as nearly always
+        return numbers  # type: ignore[return-value]
+    if set(map(type, value)) != {str}:
+        return None
+    unknown = [each for each in dict.fromkeys(value) if each not in texts and each not in new]
+    if len(texts) + len(new) + len(unknown) > MAX_TEXTS:  # a table of strings that never come again would grow for ever
+        return None
+    for each in unknown:
+        new[each] = len(texts) + len(new)
+    return tuple([texts[each] if each in texts else new[each] for each in value])
 
 
 def _nbytes_of(value: Any) -> int:
     with contextlib.suppress(RuntimeError):  # torch does not count those of sparse tensors
         return int(getattr(value, "nbytes", 0))
     return 0
-
-
-def _nbytes(shape: Shape, dtype: np.dtype[Any]) -> int:
-    return math.prod(shape) * dtype.itemsize

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from vla_store.errors import VlaStoreError, warn
-from vla_store.loader.packing import Layout, unpack
+from vla_store.loader.packing import Layout, Packed, unpack
 from vla_store.loader.processes import Processes, pickled
 from vla_store.loader.ring import Ring
 from vla_store.loader.work import Job, Work
-from vla_store.loader.worker import Filled, NewRing, Ticket
+from vla_store.loader.worker import NewRing, Ticket
 
 log = logging.getLogger("vla_store")
 
@@ -64,7 +64,7 @@ class WorkerPool:
         self._out: dict[int, _Out] = {}
         self._loads = [0] * workers
         self._queue: deque[int] = deque()  # tickets whose batches are wanted, in order
-        self._done: dict[int, tuple[_Out, Filled] | VlaStoreError] = {}
+        self._done: dict[int, tuple[_Out, Packed | VlaStoreError, float]] = {}
         self._texts: list[list[str]] = [[] for _ in range(workers)]
         self._layouts: list[Layout | None] = [None] * workers
         self._number = 0
@@ -87,11 +87,10 @@ class WorkerPool:
         Raises StopIteration where there are no more jobs, Stopped once `is_over` (looked at after `wake`), WorkerDied, or why a
         worker could not start.
         """
-        while self._collect(0.0):
-            pass
-        is_more = self._submit(jobs)
-        was_ready = self._is_ready
-        while not self._is_ready:
+        self._collect(0.0)
+        is_more, was_ready = self._submit(jobs), True
+        while not self._queue or self._queue[0] not in self._done:
+            was_ready = False
             if not self._queue and not is_more:
                 raise StopIteration
             if is_over():
@@ -106,9 +105,8 @@ class WorkerPool:
 
     def cancel(self) -> None:
         """Forget the jobs that were given. Their slots come back when workers are done with them."""
-        for found in self._done.values():
-            if not isinstance(found, VlaStoreError):
-                found[0].ring.release(found[0].slot)
+        for out, *_ in self._done.values():
+            out.ring.release(out.slot)
         self._done.clear()
         self._queue.clear()
 
@@ -117,11 +115,6 @@ class WorkerPool:
         self.processes.close()
         if self._ring is not None:
             self._ring.close()
-
-    @property
-    def _is_ready(self) -> bool:
-        """Whether the next batch can be taken."""
-        return bool(self._queue) and self._queue[0] in self._done
 
     def _submit(self, jobs: Iterator[Job]) -> bool:
         """Give each job to the worker with the fewest, until all of them, or all slots, are taken; False where no job is left."""
@@ -144,20 +137,18 @@ class WorkerPool:
     def _collect(self, timeout_s: float) -> bool:
         """Take in what workers have finished, waiting for something at most so long; whether there was anything."""
         messages = self.processes.receive(timeout_s)
-        for worker, message in messages:
-            out = self._out.pop(message.number)
+        for worker, answer in messages:
+            out, made = self._out.pop(answer.number), answer.made
             self._loads[worker] -= 1
-            filled = isinstance(message, Filled)
-            if filled:
-                self._texts[worker] += message.packed.new
-                if message.packed.layout is None:
-                    message = message._replace(packed=message.packed._replace(layout=self._layouts[worker]))
-                self._layouts[worker] = message.packed.layout
-            wanted = bool(self._queue) and message.number >= self._queue[0]
-            if not (filled and wanted):
+            if isinstance(made, Packed):
+                self._texts[worker] += made.new
+                if made.layout is None:
+                    made = made._replace(layout=self._layouts[worker])
+                self._layouts[worker] = made.layout
+            if self._queue and answer.number >= self._queue[0]:
+                self._done[answer.number] = out, made, answer.seconds
+            else:
                 out.ring.release(out.slot)
-            if wanted:
-                self._done[message.number] = (out, message) if filled else message.error
         return bool(messages)
 
     def _wait(self) -> None:
@@ -173,11 +164,11 @@ class WorkerPool:
                 log.warning("vla_store loader: worker %d has been silent for %.0f s", out.worker, PATIENCE_S)
 
     def _take(self, was_ready: bool) -> tuple[Any, Made] | VlaStoreError:
-        found = self._done.pop(self._queue.popleft())
-        if isinstance(found, VlaStoreError):
-            return found
-        out, filled = found
-        packed, ring = filled.packed, out.ring
+        out, packed, seconds = self._done.pop(self._queue.popleft())
+        ring = out.ring
+        if isinstance(packed, VlaStoreError):
+            ring.release(out.slot)
+            return packed
         if packed.needed > ring.slot_nbytes and ring is self._ring:
             self._grow(packed.needed + packed.needed // 8)
         # Slots of a ring that has been replaced need not come back.
@@ -193,7 +184,7 @@ class WorkerPool:
         batch = unpack(packed, memory, self._texts[out.worker], copy=copy)
         if copy:
             ring.release(out.slot)
-        return batch, Made(out.job, packed.nbytes, filled.seconds, packed.pickled_nbytes, copy, was_ready)
+        return batch, Made(out.job, packed.nbytes, seconds, packed.pickled_nbytes, copy, was_ready)
 
     def _grow(self, nbytes: int) -> None:
         """Make a new ring; the workers map it before their next ticket. The old one goes with its last lease."""

@@ -71,7 +71,7 @@ class Processes:
             raise self._why_not_started(number) or self._died(number) from None
 
     def receive(self, timeout_s: float) -> list[tuple[int, Any]]:
-        """Return the messages that have arrived, at most one a worker, waiting for one at most so long, or until `wake`: (worker, message).
+        """Return the messages that have arrived, waiting for one at most so long, or until `wake`: (worker, message).
 
         Raises WorkerDied, what a worker could not start for, or Closed.
         """
@@ -79,25 +79,26 @@ class Processes:
             raise Closed("the workers were ended")
         found: list[tuple[int, Any]] = []
         ready = self._poll.poll(timeout_s * 1000)
-        for fd, _ in ready:
-            if fd not in self._numbers:
-                self._wake.recv(4096)
-                continue
-            number = self._numbers[fd]
-            try:
-                message, _fd = self._channels[number].receive()
-            except Closed:
-                raise self._died(number) from None
-            if isinstance(message, Ready):
-                if message.error is not None:
-                    raise message.error
-                continue
-            found.append((number, message))
         if not ready and timeout_s:
             # A socket stays open after its worker where another process, forked at the wrong moment, holds it too.
             for number, process in enumerate(self._processes):
                 if process.poll() is not None:
                     raise self._died(number)
+        while ready:
+            for fd, _ in ready:
+                if fd not in self._numbers:
+                    self._wake.recv(4096)
+                    continue
+                number = self._numbers[fd]
+                try:
+                    message, _fd = self._channels[number].receive()
+                except Closed:
+                    raise self._died(number) from None
+                if not isinstance(message, Ready):
+                    found.append((number, message))
+                elif message.error is not None:
+                    raise message.error
+            ready = self._poll.poll(0)
         return found
 
     def wake(self) -> None:

@@ -6,6 +6,7 @@ has to say so, and nobody can be given a batch that is being overwritten. May im
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import uuid
@@ -54,7 +55,7 @@ class Ring:
         except BaseException:  # Ctrl-C: all that memory would stay with the descriptor
             self.close()
             raise
-        self._free: deque[int] = deque(range(slots))
+        self._free = list(range(slots))
         self._busy = 0
         self._leased: dict[int, _Lease] = {}
         self._returned: deque[_Lease] = deque()
@@ -66,17 +67,17 @@ class Ring:
 
     def acquire(self) -> int | None:
         """Return a free slot, or None."""
-        self._take_back()
-        try:  # the one that came back last: it may still be in the processor's cache
-            slot = self._free.pop()
-        except IndexError:
+        while self._returned:
+            slot = self._returned.popleft().slot
+            del self._leased[slot]
+            self._free.append(slot)
+        if not self._free:
             return None
         self._busy += 1
-        return slot
+        return self._free.pop()  # the one that came back last: it may still be in the processor's cache
 
     def release(self, slot: int) -> None:
         """Give back a slot that was acquired."""
-        self._take_back()
         self._busy -= 1
         self._free.append(slot)
 
@@ -101,12 +102,6 @@ class Ring:
     def peek(self, slot: int, nbytes: int) -> Bytes:
         """Return the first bytes of a slot, for copying them out before it is released."""
         return np.frombuffer(self._map, np.uint8, nbytes, slot * self.slot_nbytes)
-
-    def _take_back(self) -> None:
-        while self._returned:
-            slot = self._returned.popleft().slot
-            del self._leased[slot]
-            self._free.append(slot)
 
     def close(self) -> None:
         """Close the descriptor. The memory stays as long as a lease does."""
@@ -140,32 +135,24 @@ class RingView:
 def available_nbytes() -> int | None:
     """Return the memory that this process may still take: what the system has available, and what its cgroups leave. None where unknown."""
     found = []
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        pass
     for folder, limit, used, prefix in _cgroups():
-        try:
-            text = (folder / limit).read_text().strip()
-            if text == "max":
-                continue
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            most = int((folder / limit).read_text())  # or "max", which is no limit
             # What a cgroup uses counts the page cache, which goes when memory is needed: a store that was read fills it.
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             cache = int(stat[f"{prefix}active_file"]) + int(stat[f"{prefix}inactive_file"])
-            found.append(max(0, int(text) - int((folder / used).read_text()) + cache))
-        except (OSError, ValueError, KeyError):
-            continue
-    return min(found) if found else None
+            found.append(max(0, most - int((folder / used).read_text()) + cache))
+    return min(found, default=None)
 
 
 def _cgroups() -> list[tuple[Path, str, str, str]]:
     """Return the folders of the memory cgroups that hold this process, up to the root: (folder, limit, used, prefix in memory.stat)."""
-    found = []
-    try:
+    found, lines = [], list[str]()
+    with contextlib.suppress(OSError):
         lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
     for line in lines:
         _, controllers, inside = line.split(":", 2)
         if not controllers:  # version 2

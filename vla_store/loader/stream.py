@@ -1,4 +1,5 @@
-"""The batches of one pass: `Source` makes them in their order, `CopiedAhead` copies them in a thread, `BatchStream` hands them out.
+"""The batches of one pass: `Source` makes them in their order, `CopiedAhead` copies them in a thread, `BatchStream` hands them out,
+and `Stats` counts them.
 
 How a pass ends, and what holds then:
   1. The epoch is over: `next` raises StopIteration; workers wait for the next pass. Nothing else ends a pass in silence.
@@ -24,11 +25,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_store.errors import UsageError
+from vla_store.errors import UsageError, warn
 from vla_store.loader.order import Order, Sharding
 from vla_store.loader.packing import array_nbytes
 from vla_store.loader.pool import Made, Stopped
@@ -39,11 +41,65 @@ if TYPE_CHECKING:
     from vla_store.loader.batches import Batches
 
 ORDER_BLOCK_ROWS = 8_192
+MAX_WAITS = 10_000
 AHEAD = 2
+NO_BATCH = "drop_last leaves out all of the {0.rows:,} rows: they are fewer than a batch of {0.batch_size} on each of {0.world_size} ranks"
 LOOK_UP_S = 0.2
 
 Convert = Callable[[Any, Job], Any]
 Copy = Callable[[Any], Any]
+
+
+@dataclass
+class Stats:
+    """What a loader did: batches, rows and bytes that it handed out; seconds that the consumer waited, and of all time since it
+    asked for the first batch; seconds that workers worked; batches that were ready when asked for; batches that had to be copied;
+    bytes that travelled pickled."""
+
+    batches: int = 0
+    rows: int = 0
+    nbytes: int = 0
+    waited_s: float = 0.0
+    elapsed_s: float = 0.0
+    work_s: float = 0.0
+    ready: int = 0
+    copies: int = 0
+    pickled_nbytes: int = 0
+    waits_s: list[float] = field(default_factory=list, repr=False)  # of the last 10,000 batches
+
+    def count(self, made: Made, waited_s: float, elapsed_s: float) -> None:
+        """Add one batch. elapsed_s: since the one before was handed out."""
+        self.batches += 1
+        self.rows += len(made.job.indices)
+        self.nbytes += made.nbytes
+        self.waited_s += waited_s
+        self.elapsed_s += elapsed_s
+        self.work_s += made.work_s
+        self.ready += made.was_ready
+        self.copies += made.copied
+        self.pickled_nbytes += made.pickled_nbytes
+        self.waits_s.append(waited_s)
+        if len(self.waits_s) >= 2 * MAX_WAITS:
+            del self.waits_s[:-MAX_WAITS]
+
+    def since(self, earlier: Stats) -> Stats:
+        """Return what came after `earlier`, a copy of this taken before."""
+        names = [each.name for each in fields(self) if each.name != "waits_s"]
+        made = Stats(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+        made.waits_s = self.waits_s[max(0, len(self.waits_s) - made.batches) :]
+        return made
+
+    def copy(self) -> Stats:
+        return replace(self, waits_s=self.waits_s[-MAX_WAITS:])
+
+    def summary(self) -> str:
+        """Return one line: is it the loader?"""
+        share = self.waited_s / self.elapsed_s if self.elapsed_s else 0.0
+        return (
+            f"{self.batches} batches, {self.rows} rows in {self.elapsed_s:.1f} s; the consumer waited {share:.0%} of the time; "
+            f"{self.ready} batches were ready when asked for; workers worked {self.work_s:.1f} s; "
+            f"{self.nbytes / 1e6:.0f} MB, {self.pickled_nbytes / 1e6:.1f} MB pickled, {self.copies} batches copied"
+        )
 
 
 class Source:
@@ -75,7 +131,7 @@ class Source:
             batch = owner.work.run(job)
             return batch, Made(job, array_nbytes(batch), time.perf_counter() - began)
 
-    def stop(self) -> None:
+    def stop(self, wait: bool = True) -> None:
         """Let `take` raise Stopped from now on, also one that waits."""
         self._stopped = True
         self._owner.processes.wake()
@@ -83,7 +139,10 @@ class Source:
     def _begin(self) -> Iterator[Job]:
         rank, _ = self._owner.rank
         sharding = self._owner.sharding()
-        count = sharding.batches(self._pass.place[1])  # before the pass begins: it may raise
+        position = self._pass.place[1]
+        count = sharding.batches(position)  # before the pass begins: it may raise
+        if not count and not position:
+            warn(NO_BATCH.format(sharding))
         order = self._pass.begin()
         return jobs_of(order, sharding, rank, self._pass.position, count)
 
@@ -135,13 +194,13 @@ class CopiedAhead:
             raise item
         return item[0], item[1]._replace(was_ready=was_ready)
 
-    def stop(self) -> None:
-        """Stop the thread and wait for it."""
+    def stop(self, wait: bool = True) -> None:
+        """Stop the thread, and wait for it if asked to."""
         self._source.stop()
         with self._changed:
             self._copies.clear()
             self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if wait and self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:
@@ -211,13 +270,13 @@ class BatchStream:
         self._pass.give(made.job.end, made.job.is_last)
         return batch
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         """End the stream; where the pass stands does not change. A `next` that waits in another thread comes back."""
         if os.getpid() == self._pid:  # in a forked copy the thread is not here, and its lock may be held for ever
-            self._source.stop()
+            self._source.stop(wait)
 
     def __del__(self) -> None:
-        self.close()
+        self.close(wait=False)  # whoever holds a lock that the thread waits for may be who collects garbage here
 
     def _finish(self) -> None:
         before, self._before = self._before, None

@@ -77,19 +77,12 @@ class Ticket(NamedTuple):
     rows: int
 
 
-class Filled(NamedTuple):
-    """A ticket is done."""
+class Answer(NamedTuple):
+    """A ticket is done: its slot filled, or what making the batch raised."""
 
     number: int
-    packed: Packed
+    made: Packed | VlaStoreError
     seconds: float
-
-
-class Failed(NamedTuple):
-    """A ticket could not be done."""
-
-    number: int
-    error: VlaStoreError
 
 
 @dataclass(frozen=True)
@@ -174,9 +167,8 @@ def _start(channel: Channel) -> Work | None:
 
 def _serve(channel: Channel, work: Work) -> None:
     ring: RingView | None = None
-    rooms: dict[
-        tuple[int, int], Room
-    ] = {}  # by slot and rows: batches of as many rows lie in a slot one like the other
+    # By slot and rows: batches of as many rows lie in a slot one like the other.
+    rooms: dict[tuple[int, int], Room] = {}
     texts: dict[str, int] = {}
     layout: Layout | None = None
     while True:
@@ -193,21 +185,23 @@ def _serve(channel: Channel, work: Work) -> None:
         room = rooms.pop(key, None) or Room(ring.slot(ticket.slot))
         indices = room.slot[: 8 * ticket.rows].view(np.int64).copy()
         batch: Any = None
+        made: Packed | VlaStoreError
         try:
             batch = work.run(Job(ticket.seed, ticket.epoch, ticket.position, indices), room.begin().empty)
-            packed = pack(batch, room, texts)
+            made = pack(batch, room, texts)
         except VlaStoreError as error:
-            channel.send(Failed(ticket.number, error))
+            made = error
         except Exception as error:
-            channel.send(Failed(ticket.number, TransformError("a batch could not be made", found=repr(error)[:500])))
+            made = TransformError("a batch could not be made", found=repr(error)[:500])
         else:
-            sent = packed._replace(layout=None) if packed.layout == layout else packed
-            layout = packed.layout
-            channel.send(Filled(ticket.number, sent, time.perf_counter() - began))
             if len(rooms) < MAX_ROOMS:
                 rooms[key] = room
+            is_alike, layout = made.layout == layout, made.layout
+            if is_alike:
+                made = made._replace(layout=None)
+        channel.send(Answer(ticket.number, made, time.perf_counter() - began))
         # Nothing may refer to the memory of a slot that is another's now, but what nobody else has seen.
-        del batch, room
+        del batch, room, made
 
 
 if __name__ == "__main__":
