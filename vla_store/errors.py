@@ -70,7 +70,9 @@ class VlaStoreError(Exception):
 
 
 def _restore(cls: type[VlaStoreError], what: str, hint: str, places: dict[str, str]) -> VlaStoreError:
-    return cls(what, hint=hint, **places)
+    error = cls.__new__(cls, what)  # not by the call: a class of somebody else's may take other arguments
+    error.args, error.what, error.hint, error.places = (what,), what, hint, places
+    return error
 
 
 class UsageError(VlaStoreError):

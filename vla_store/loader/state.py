@@ -5,6 +5,7 @@ May import numpy, errors, and the order.
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple, SupportsIndex
 
 from vla_store.errors import OptionError, UsageError, warn, whole_number
@@ -160,7 +161,12 @@ class Epochs:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        whole = self.dataset.identity
+        try:  # as a checkpoint gives it back: tuples as lists
+            whole = json.loads(json.dumps(dict(self.dataset.identity)))
+            if not whole.keys().isdisjoint(("epoch", "position")):
+                raise ValueError("`epoch` and `position`, which are the state's own")
+        except (TypeError, ValueError) as error:
+            raise OptionError("the identity of a dataset is a dict that fits into JSON", found=error) from None
         return {
             **whole,
             "selection": whole.get("selection", ""),  # always there: a state of some samples is not one of all

@@ -17,8 +17,9 @@ import numpy as np
 from vla_store.errors import OptionError, TransformError, VlaStoreError
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import Dataset, Empty, OneByOne, in_turn
-from vla_store.loader.packing import tree_nbytes
-from vla_store.reader.transforms import a_sample, transformed
+from vla_store.loader.packing import flatten, tree_nbytes
+from vla_store.reader.samples import Samples
+from vla_store.reader.transforms import a_sample, name_of, transformed
 
 Array = np.ndarray[Any, Any]
 
@@ -62,6 +63,7 @@ class Work:
                 )
             dataset = OneByOne(dataset, dataset)
         self._dataset = dataset
+        self._is_known = isinstance(dataset, Samples)  # whose batches need no check
         self._transform = transform
         self._batch_transform = batch_transform
         self._wants = takes_generator(transform)
@@ -88,6 +90,8 @@ class Work:
                 batch = dataset.batch(job.indices, empty=empty)
             except Exception as error:
                 raise self._blamed(error, job) from None
+            if not self._is_known:
+                self._check_rows(batch, job)
         if self._batch_transform is not None:
             try:
                 batch = apply_to_batch(self._batch_transform, batch, job, self._batch_wants)
@@ -113,6 +117,18 @@ class Work:
         except Exception as error:
             raise self._failed(error, job, None) from None
 
+    def _check_rows(self, batch: Any, job: Job) -> None:
+        """Raise TransformError where a batch is none, or not of as many samples as were asked for."""
+        rows, what = len(job.indices), type(self._dataset).batch
+        for value in flatten(a_sample(batch, "the dataset's", what))[0]:
+            shape: Any = getattr(value, "shape", (len(value),) if isinstance(value, list) else ())
+            if len(shape) and shape[0] != rows:
+                raise TransformError(
+                    f"the dataset's `{name_of(what)}` returns another number of samples than it was asked for",
+                    expected=f"{rows}, the length of the first axis",
+                    found=f"{type(value).__name__} of shape {tuple(shape)}",
+                )
+
     def _blamed(self, error: Exception, job: Job) -> VlaStoreError:
         """Return the error of the first sample that cannot be read by itself; that of the batch where all can."""
         for index in job.indices:
@@ -124,11 +140,15 @@ class Work:
 
     def _failed(self, error: Exception, job: Job, index: int | None) -> VlaStoreError:
         """Return the error with its sample; the traceback cut to its innermost frames."""
-        where = dict(self._dataset.where())
+        where: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # the error is more than where it is
+            where |= self._dataset.where()
         if index is None:
             where["samples"] = f"{', '.join(map(str, job.indices[:8]))}{', ...' if len(job.indices) > 8 else ''}"
         else:
-            where |= {"sample": index, **self._dataset.where(index)}
+            where["sample"] = index
+            with contextlib.suppress(Exception):
+                where |= self._dataset.where(index)
         if isinstance(error, VlaStoreError):
             return error.at(**where)
         frames = traceback.extract_tb(error.__traceback__)
@@ -136,7 +156,7 @@ class Work:
         text = "".join(traceback.format_list(frames[1:][-MAX_FRAMES:]))
         text += "".join(traceback.format_exception_only(type(error), error))
         what = "a batch could not be made" if index is None else "a sample could not be made"
-        return TransformError(what, **where, traceback=text.rstrip("\n"))
+        return TransformError(what, traceback=text.rstrip("\n")).at(**where)
 
 
 def apply_to_batch(function: Callable[..., Any], batch: Any, job: Job, wants: bool) -> Any:
