@@ -85,6 +85,8 @@ def test_torchs_own_collate_makes_the_batch_that_act_unpacks(tiny: Both) -> None
         ({"pad": "mean"}, UnknownName, "edge, zero"),
         ({"cameras": "agentview_rgb"}, OptionError, "a list of fields"),
         ({"cameras": []}, OptionError, "a list of fields"),
+        ({"cameras": None}, OptionError, "a list of fields"),
+        ({"qpos": [1]}, OptionError, "a list of fields"),
         ({"qpos": ["joint_states", "joint_states"]}, OptionError, "each once"),
         ({"qpos": ["joints"]}, UnknownName, "joint_states"),
     ],

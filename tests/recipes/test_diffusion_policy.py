@@ -160,6 +160,14 @@ def test_cameras_and_numbers_of_ones_own_choice(tiny: Both) -> None:
         ({"val_ratio": 1.0}, OptionError, "val_ratio"),
         ({"validation": True}, OptionError, "val_ratio"),
         ({"horizons": 4}, UnknownName, "alignment"),
+        ({"cameras": ["agentview_rgb"]}, OptionError, "cameras is a dict"),
+        ({"low_dim": ["ee_pos"]}, OptionError, "low_dim is a dict"),
+        ({"low_dim": {"a_pos": ("robot_states", 5)}}, OptionError, "or \\(field, start, stop\\)"),
+        ({"low_dim": {"a_pos": ("robot_states", 5, 2)}}, OptionError, "or \\(field, start, stop\\)"),
+        ({"cameras": {"a_pos": "agentview_rgb"}, "low_dim": {"a_pos": "ee_pos"}}, OptionError, "have one name"),
+        ({"low_dim": {"action": "ee_pos"}}, OptionError, "have one name"),
+        ({"val_ratio": "much"}, OptionError, "val_ratio"),
+        ({"seed": -1}, OptionError, "seed is a whole number"),
     ],
 )
 def test_a_wrong_option_is_refused_with_what_there_is(

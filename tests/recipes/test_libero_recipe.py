@@ -81,6 +81,9 @@ def test_a_dataloader_and_the_loader_collate_it(demo_store: Path) -> None:
         ({"low_dim": ("agentview_rgb",)}, "'agentview_rgb' is not what libero takes"),
         ({"low_dim": ("qpos",)}, "no field 'qpos'"),
         ({"alignment": "late"}, "no alignment 'late'"),
+        ({"cameras": "agentview_rgb"}, "cameras is a list of fields"),
+        ({"low_dim": "ee_states"}, "low_dim is a list of fields"),
+        ({"task_emb": [1.0]}, "task_emb is a dict"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(options: dict[str, Any], message: str, demo_store: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_tiny_range_does_not_blow_up(regenerated: Both) -> None:
     [
         ({"chunk": 0}, OptionError, "at least 1"),
         ({"chunk": 2.5}, OptionError, "at least 1"),
-        ({"cameras": ("agentview_rgb", "agentview_rgb")}, OptionError, "the two cameras are one"),
+        ({"cameras": ("agentview_rgb", "agentview_rgb")}, OptionError, "cameras is a list of 2 fields, each once"),
         ({"cameras": ("agentview", "eye_in_hand_rgb")}, UnknownName, "agentview_rgb"),
         ({"state": ("ee_state",)}, UnknownName, "ee_states"),
         ({"suite": "libero_10"}, UnknownName, "suites"),

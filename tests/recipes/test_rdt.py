@@ -422,6 +422,23 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"mapping": RdtMapping("mine", (Take("ee_pos", 0, 4, 0),), (Take("actions", 0, 7, 0),), ())},
         "is not what rdt",
     ),
+    "slots of the action": (
+        {"mapping": RdtMapping("mine", (Take("ee_pos", 0, 3, 0),), (Take("actions", 0, 7, 122),), ())},
+        "fills slots outside the vector",
+    ),
+    "slots of the action twice": (
+        {
+            "mapping": RdtMapping(
+                "mine", (Take("ee_pos", 0, 3, 0),), (Take("actions", 0, 3, 5), Take("actions", 3, 6, 7)), ()
+            )
+        },
+        "or twice",
+    ),
+    "no numbers": (
+        {"mapping": RdtMapping("mine", (Take("ee_pos", 3, 3, 0),), (Take("actions", 0, 7, 0),), ())},
+        "or none",
+    ),
+    "cameras in a list": ({"cameras": ["cam_high"]}, "cameras is a dict"),
     "a field of both": (
         {"mapping": RdtMapping("mine", (Take("actions", 0, 3, 0),), (Take("actions", 0, 7, 0),), ())},
         "not both",

@@ -244,7 +244,7 @@ def test_what_is_left_out_is_said_with_the_reason(tiny: Both) -> None:
 
 def test_a_recipe_without_anchors_says_so(tiny: Both) -> None:
     with pytest.raises(OptionError, match="no step of the selection is an anchor"):
-        numbers(tiny, keep=lambda at: np.zeros(len(at.row), bool))
+        numbers(tiny, keep=lambda at: np.zeros(len(at.step), bool))
 
 
 def test_an_unknown_option_lists_what_there_is(tiny: Both) -> None:

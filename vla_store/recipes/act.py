@@ -11,20 +11,17 @@ with actions from t - 1 "to make timesteps more aligned"; in simulation, and her
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.errors import UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.samples import PADS
-from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
 from vla_store.recipes.images import fill_channels_first
-from vla_store.recipes.needs import Need, Needs, pictures_of
+from vla_store.recipes.needs import Need, Needs, listed, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, joined, warn_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 MIN_STD, MAX_STD = 1e-2, 10.0
 
@@ -75,10 +72,7 @@ class ActDataset(NumericRecipe):
         steps = range(whole_number("chunk", chunk))
         if pad not in PADS:
             raise UnknownName.among("pad", pad, list(PADS))
-        for option, given in {"cameras": cameras, "qpos": qpos}.items():
-            if isinstance(given, str) or not len(given) or len(set(given)) < len(given):
-                raise OptionError(f"{option} is a list of fields, each once", found=repr(given)[:100])
-        self._cameras, self._qpos, self._zeros = tuple(cameras), tuple(qpos), pad == "zero"
+        self._cameras, self._qpos, self._zeros = listed("cameras", cameras), listed("qpos", qpos), pad == "zero"
         fields = (*pictures_of(cameras), *(Need(name, "qpos") for name in qpos), Need("actions"))
         windows = {**dict.fromkeys([*cameras, *qpos], 0), "actions": steps}
         super().__init__(store, needs=Needs("act", fields, stacks=True), windows=windows, **options)

@@ -14,7 +14,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Any, ParamSpec, SupportsIndex, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,11 @@ from vla_store.reader.selection import SPAN, Anchors
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import a_sample, transformed
 from vla_store.recipes.needs import Needs, nonfinite_notes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+else:
+    Unpack = None  # in annotations only, which nobody evaluates
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -103,15 +108,14 @@ def opened(store: AnyStore) -> Store:
 
 @dataclass(frozen=True)
 class Steps:
-    """Where anchors lie: (n,) int64 each. row and episode: the store's numbers; step: within its episode, of this length.
+    """Where anchors lie: (n,) int64 each. episode: the store's number; step: within it.
 
-    kept_step, kept_length: the same two, counted in the steps that exist for windows; others only under a view of kind "steps".
+    kept_step: the same, counted in the steps that exist for windows, of which the episode has kept_length; another number only
+    under a view of kind "steps".
     """
 
-    row: Int64
     episode: Int64
     step: Int64
-    length: Int64
     kept_step: Int64
     kept_length: Int64
 
@@ -337,13 +341,10 @@ class RecipeDataset(Samples):
             block = np.arange(start, min(start + BLOCK_ANCHORS, len(anchors)))
             rows, mask = np.empty(len(block), np.int64), np.empty(len(block), bool)
             for part, where, places in anchors.many(block, self.store):
-                row = part.row_start + places.start + places.step
                 kept = None if view is None else view.of(part)
                 counted = (places.step, places.length) if kept is None else kept.counted(places)
-                rows[where] = row
-                mask[where] = keep(
-                    Steps(row, part.episode_start + places.episode, places.step, places.length, *counted)
-                )
+                rows[where] = part.row_start + places.start + places.step
+                mask[where] = keep(Steps(part.episode_start + places.episode, places.step, *counted))
             found.append(rows[mask])
         rows = np.concatenate(found)
         if not len(rows):

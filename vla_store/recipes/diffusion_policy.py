@@ -12,7 +12,7 @@ the transformer; 8 actions are executed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +21,10 @@ from vla_store.errors import OptionError, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.cached import cached_property
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import (
-    AnyStore,
-    Array,
-    Empty,
-    Mask,
-    NormalizedOptions,
-    Steps,
-    opened,
-    recipe,
-)
+from vla_store.recipes.dataset import AnyStore, Array, Empty, Mask, NormalizedOptions, Steps, Unpack, opened, recipe
 from vla_store.recipes.images import channels_first
-from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
+from vla_store.recipes.needs import Need, Needs, mapped, numbers_of, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 CAMERAS = {"agentview_image": "agentview_rgb", "robot0_eye_in_hand_image": "eye_in_hand_rgb"}
 # robomimic's names, which decide how each is normalised; the quaternion is xyzw.
@@ -46,6 +34,7 @@ LOW_DIM: dict[str, str | tuple[str, int, int]] = {
     "robot0_gripper_qpos": "gripper_states",
 }
 MIN_RANGE = 1e-7
+FORM = "{name: field, or (field, start, stop) for some of its numbers}"
 
 
 class DiffusionPolicyDataset(NumericRecipe):
@@ -104,7 +93,8 @@ class DiffusionPolicyDataset(NumericRecipe):
             whole_number(name, value)
         if n_obs_steps > horizon or n_action_steps > horizon:
             raise OptionError("a window holds its observations and its executed actions", **steps)
-        if not 0 <= val_ratio < 1 or (validation and val_ratio == 0):
+        is_ratio = isinstance(val_ratio, (int, float)) and 0 <= val_ratio < 1
+        if not is_ratio or (validation and val_ratio == 0):
             raise OptionError(
                 "val_ratio is from 0 to below 1, and above 0 for validation=True",
                 val_ratio=val_ratio,
@@ -112,16 +102,21 @@ class DiffusionPolicyDataset(NumericRecipe):
             )
         before = n_obs_steps - 1
         self._tail = horizon - n_action_steps - before
-        self._held_out = float(val_ratio), int(seed), bool(validation)
-        self._cameras = _present(CAMERAS, store) if cameras is None else dict(cameras)
+        self._held_out = float(val_ratio), whole_number("seed", seed, least=0), bool(validation)
+        named = _present(CAMERAS, store) if cameras is None else cameras
+        self._cameras = mapped("cameras", named, "{name in the item: camera of the store}")
         self._low_dim: dict[str, tuple[str, int | None, int | None]] = {}
         needs = list(pictures_of(self._cameras.values()))
-        for name, each in (_present(LOW_DIM, store) if low_dim is None else low_dim).items():
+        numbers = _present(LOW_DIM, store) if low_dim is None else low_dim
+        for name, each in mapped("low_dim", numbers, FORM).items():
             _is_scaled(name)
-            self._low_dim[name] = field, _, stop = (each, None, None) if isinstance(each, str) else each
+            self._low_dim[name] = field, _, stop = _slice_of(name, each)
             is_known = each in LOW_DIM.values()
             needs += numbers_of([field], "low_dim") if is_known else [Need(field, "low_dim", at_least=stop or 1)]
         observed = [*self._cameras.values(), *(field for field, _, _ in self._low_dim.values())]
+        names = [*self._cameras, *self._low_dim, "action"]
+        if len(set(names)) < len(names):
+            raise OptionError("two values of an item have one name", names=", ".join(names))
         if "actions" in observed:
             raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
         super().__init__(
@@ -193,6 +188,15 @@ diffusion_policy = DiffusionPolicyDataset
 
 def _present(named: Mapping[str, Any], store: Store) -> dict[str, Any]:
     return {name: name if name in store.fields else field for name, field in named.items()}
+
+
+def _slice_of(name: str, given: Any) -> tuple[str, int | None, int | None]:
+    match given:
+        case str():
+            return given, None, None
+        case (str(field), int(start), int(stop)) if 0 <= start < stop:
+            return field, start, stop
+    raise OptionError(f"low_dim is a dict: {FORM}", found=f"{name!r}: {given!r}"[:100])
 
 
 def _is_scaled(key: str) -> bool:

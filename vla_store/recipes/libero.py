@@ -8,18 +8,15 @@ libero/configs/data/default.yaml.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
-from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, opened, recipe
+from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, Unpack, opened, recipe
 from vla_store.recipes.images import channels_first
-from vla_store.recipes.needs import Needs, numbers_of, pictures_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from vla_store.recipes.needs import Needs, listed, mapped, numbers_of, pictures_of
 
 SEQUENCE_LENGTH = 10
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
@@ -68,10 +65,11 @@ class LiberoDataset(RecipeDataset):
     ) -> None:
         store = opened(store)
         steps = range(whole_number("sequence_length", sequence_length))
+        self._cameras, self._low_dim = listed("cameras", cameras, least=0), listed("low_dim", low_dim, least=0)
         if "actions" in low_dim:
             raise OptionError("the actions are no observation", hint="leave 'actions' out of low_dim")
-        self._cameras, self._low_dim = tuple(cameras), tuple(low_dim)
-        self._embeddings = None if task_emb is None else {text: np.array(each) for text, each in task_emb.items()}
+        given = None if task_emb is None else mapped("task_emb", task_emb, "{text of a task: its embedding}")
+        self._embeddings = None if given is None else {text: np.array(each) for text, each in given.items()}
         fields = (*pictures_of(cameras), *numbers_of(low_dim, "low_dim", ragged=True), *numbers_of(["actions"]))
         notes = []
         if options["alignment"] == "as_stored" and store.conventions.observation != "before":

@@ -88,6 +88,23 @@ class Need:
         return wide == self.width if self.width is not None else wide >= self.at_least
 
 
+def listed(option: str, given: Any, least: int = 1, most: int | None = None) -> tuple[str, ...]:
+    """Return an option that lists fields. Raises OptionError where it does not, names one twice, or too few or too many."""
+    names: tuple[Any, ...] = tuple(given) if isinstance(given, (list, tuple)) else (None,)
+    are_names = all(isinstance(each, str) for each in names)
+    if not are_names or len(set(names)) < len(names) or not least <= len(names) <= (most or len(names)):
+        what = "the name of a field" if most == 1 else f"a list of {most or ''} fields, each once".replace("  ", " ")
+        raise OptionError(f"{option} is {what}", found=repr(given)[:100])
+    return names
+
+
+def mapped(option: str, given: Any, form: str) -> dict[str, Any]:
+    """Return an option that is a dict. Raises OptionError where it is none."""
+    if not isinstance(given, Mapping):
+        raise OptionError(f"{option} is a dict: {form}", found=repr(given)[:100])
+    return dict(given)
+
+
 def pictures_of(fields: Iterable[str], option: str = "cameras") -> tuple[Need, ...]:
     """Return the needs of cameras, as every trainer here takes them: three colours of a byte."""
     return tuple(Need(name, option, is_picture=True) for name in fields)

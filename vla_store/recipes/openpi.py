@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
-from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
 from vla_store.recipes.needs import numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class OpenPiDataset(RegeneratedRecipe):
         state: tuple[str, ...] = STATE,
         **options: Unpack[NormalizedOptions],
     ) -> None:
-        if config not in CONFIGS:
+        if config not in list(CONFIGS):
             raise UnknownName.among("config", config, list(CONFIGS))
         if options["normalize"] is not False and CONFIGS[config].subtracts_state:
             raise OptionError(

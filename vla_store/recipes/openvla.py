@@ -17,21 +17,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vla_store.errors import machine_errors, whole_number
 from vla_store.format.statistics import FieldStatistics
-from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, recipe
+from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
 from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
 from vla_store.recipes.needs import Range, numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles, warn_of
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
 from vla_store.storage import local_path
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 OFT_CHUNK = 8
 FILE = "dataset_statistics.json"

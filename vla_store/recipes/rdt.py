@@ -10,12 +10,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, SourceError, UnknownName, whole_number
+from vla_store.format.statistics import field_statistics
 from vla_store.reader.kept import inside
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store, parts_of
@@ -29,10 +30,11 @@ from vla_store.recipes.dataset import (
     Options,
     RecipeDataset,
     Steps,
+    Unpack,
     opened,
     recipe,
 )
-from vla_store.recipes.needs import Needs, pictures_of
+from vla_store.recipes.needs import Needs, mapped, pictures_of
 from vla_store.recipes.rdt_mapping import (
     MAPPINGS,
     ROTATIONS,
@@ -45,13 +47,10 @@ from vla_store.recipes.rdt_mapping import (
     slots_of,
     vectors,
 )
-from vla_store.recipes.rdt_statistics import dataset_statistics, deviation_of, moments
+from vla_store.recipes.rdt_statistics import dataset_statistics, moments
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
 from vla_store.storage import LocalStorage, local_path
 from vla_store.storage import keep as keep_at_most
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 CHUNK_SIZE = 64
 IMAGE_HISTORY_SIZE = 2
@@ -183,7 +182,7 @@ class RdtDataset(RecipeDataset):
             notes=_notes(store, chosen, rotation, options["alignment"]),
             **options,
         )
-        self._slots = slots_of(chosen.state, store)
+        self._slots, self._action_slots = slots_of(chosen.state, store), slots_of(chosen.action, store)
         if self._instruction != "file_name":  # now, because RDT's consumer would only print the error, and go on
             for number in self._episodes_with_anchors():
                 self._instruction_of(number)
@@ -406,12 +405,12 @@ class RdtDataset(RecipeDataset):
 
     def _action_std(self) -> Array:
         """Return the (128,) population std of all finite actions of the selection."""
-        blocks = (
-            rows[start : start + BLOCK_ROWS] + part.row_start
-            for part, rows in self._selected_rows()
-            for start in range(0, len(rows), BLOCK_ROWS)
-        )
-        return deviation_of(self._vectors(self.mapping.action, block) for block in blocks)
+        rows = np.concatenate([rows + part.row_start for part, rows in self._selected_rows()])
+        blocks = np.split(rows, range(BLOCK_ROWS, len(rows), BLOCK_ROWS))
+        actions = [self._vectors(self.mapping.action, block)[:, self._action_slots] for block in blocks]
+        made = np.zeros(STATE_SIZE)
+        made[self._action_slots] = field_statistics(np.concatenate(actions), [(0, len(rows))]).std
+        return made
 
     def _instruction_of(self, number: int) -> str:
         """Return the instruction of an episode. Raises UnknownName, OptionError where there is none."""
@@ -438,10 +437,11 @@ rdt = RdtDataset
 
 
 def _checked_cameras(given: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    for name in given or ():
+    named = mapped("cameras", CAMERAS if given is None else given, "{camera of RDT: field, or None}")
+    for name in named:
         if name not in CAMERAS:
             raise UnknownName.among("camera of RDT", name, list(CAMERAS))
-    return {name: given.get(name) for name in CAMERAS} if given is not None else dict(CAMERAS)
+    return {name: named.get(name) for name in CAMERAS}
 
 
 def _checked_instruction(given: Any) -> str | dict[str, str]:

@@ -151,7 +151,7 @@ def checked_mapping(given: Any) -> RdtMapping:
             hint='rdt(store, mapping="rdt_libero_finetune"), or an RdtMapping of your own',
         )
     if not isinstance(given, RdtMapping):
-        if given not in MAPPINGS:
+        if given not in list(MAPPINGS):
             raise UnknownName.among("mapping", given, list(MAPPINGS))
         return MAPPINGS[given]
     if given.norm not in NORMS:
@@ -208,9 +208,11 @@ def slots_of(takes: Sequence[Take], store: Store) -> Int64:
     for take in takes:
         width = np.shape(take.convert(np.zeros(take.stop - take.start, store.fields[take.field].dtype)))[-1]
         width = 6 if take.is_rotation else width
-        if take.slot < 0 or take.slot + width > STATE_SIZE or filled[take.slot : take.slot + width].any():
+        if not 0 <= take.slot < take.slot + width <= STATE_SIZE or filled[take.slot : take.slot + width].any():
             raise OptionError(
-                "a mapping fills slots outside the vector, or twice", field=take.field, slots=f"{take.slot} + {width}"
+                "a mapping fills slots outside the vector, or twice, or none",
+                field=take.field,
+                slots=f"{take.slot} + {width}",
             )
         filled[take.slot : take.slot + width] = True
     return np.flatnonzero(filled)

@@ -20,19 +20,6 @@ def moments(states: Array) -> tuple[Array, Array, Array]:
         return mean, np.sqrt(_finite_mean((states - mean) ** 2)), np.sqrt(_finite_mean(states**2))
 
 
-def deviation_of(blocks: Iterable[Array]) -> Array:
-    """Return the population std (n,) of all blocks (B, n), which are merged by their means and squared deviations."""
-    count = mean = deviation = np.zeros(1)
-    for block in blocks:
-        finite = np.isfinite(block)
-        seen, new = finite.sum(axis=0), _finite_mean(block)
-        share = seen / np.maximum(count + seen, 1)
-        deviation = deviation + (((block - new) ** 2).sum(axis=0, where=finite) + (new - mean) ** 2 * count * share)
-        mean = mean + (new - mean) * share
-        count = count + seen
-    return np.sqrt(deviation / np.maximum(count, 1))
-
-
 def dataset_statistics(trajectories: Iterable[Array]) -> dict[str, Array]:
     """Return what dataset_stat.json has of states (T, n): state_mean, state_std (of the non-zero ones), state_min, state_max."""
     sums, least, most = np.zeros((5, 1)), np.array([np.inf]), np.array([-np.inf])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, warn
+from vla_store.errors import warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store
 from vla_store.recipes.dataset import AnyStore, Array, opened
-from vla_store.recipes.needs import Need, Needs, numbers_of, pictures_of
+from vla_store.recipes.needs import Need, Needs, listed, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, joined, quantiles, warn_of
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
@@ -55,10 +55,9 @@ class RegeneratedRecipe(NumericRecipe):
         **options: Any,
     ) -> None:
         store = opened(store)
-        if len(set(cameras)) < len(cameras):
-            raise OptionError("the two cameras are one", cameras=", ".join(cameras))
-        self._cameras = self.unchanged = cameras
-        self._state = state
+        count = 1 if camera_option == "camera" else 2
+        self._cameras = self.unchanged = cameras = listed(camera_option, cameras, count, count)
+        self._state = state = listed("state", state, least=0 if count == 1 else 1)
         fields = (*pictures_of(cameras, camera_option), *numbers_of(state, "state"), self.actions)
         windows = {**dict.fromkeys(cameras, 0), **dict.fromkeys(state, state_at), "actions": actions_at}
         notes = differences(store, cameras, self.trainer)
