@@ -188,7 +188,7 @@ def test_anchors_that_a_recipe_leaves_out_are_left_out_whatever_the_selection(ti
         return at.step % 2 == 0
 
     def is_short(at: Steps) -> np.ndarray:
-        return at.step >= at.length - 4
+        return at.step >= at.kept_length - 4
 
     episodes = open_store(tiny.store).episodes
     for keep, by_hand in (
@@ -211,7 +211,7 @@ def test_anchors_that_a_recipe_leaves_out_are_left_out_whatever_the_selection(ti
 
 def test_an_anchor_left_out_of_each_episode_costs_few_bytes(demo_store: Path) -> None:
     whole = Numbers(demo_store, windows={"actions": 0})
-    dataset = Numbers(demo_store, windows={"actions": 0}, keep=lambda at: at.step < at.length - 5)
+    dataset = Numbers(demo_store, windows={"actions": 0}, keep=lambda at: at.step < at.kept_length - 5)
     assert len(whole) - len(dataset) == 5 * 13
     assert len(pickle.dumps(dataset)) - len(pickle.dumps(whole)) < 13 * 100
 
