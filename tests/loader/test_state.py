@@ -46,6 +46,7 @@ def position(batches: Batches) -> tuple[int, int]:
 # --- resuming -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:drop_last leaves out all of the")
 @given(
     rows=st.integers(1, 137),
     world_sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
@@ -279,6 +280,15 @@ def test_ranks_that_leave_their_passes_alike_go_on_alike(store: vla_store.Store)
         if len(found) >= 100:
             break
     assert found[:100] == order(0)
+
+
+def test_an_epoch_of_which_nothing_is_left_says_so(store: vla_store.Store) -> None:
+    batches = Batches(first_rows(store, 20), batch_size=30, workers=0, drop_last=True)
+    with pytest.warns(UserWarning, match="drop_last leaves out all of the 20 rows") as said:
+        assert list(batches) == []
+    assert said[0].filename == __file__
+    with pytest.raises(OptionError, match="there is no batch"):
+        batches.next_batch()
 
 
 # --- peek ---------------------------------------------------------------------------------------------------------------
