@@ -231,8 +231,9 @@ def test_damage_is_the_exit_code_when_nobody_reads_what_is_printed(
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_build_goes_on_when_nobody_reads_its_progress(tiny_source: Path, tmp_path: Path) -> None:
-    done = shell("{ vla build $1 $2 2>&1 >&3; } 3>$3 | true", tiny_source, tmp_path / "x.vla", tmp_path / "said")
+@pytest.mark.parametrize("lost", ["2>&1 >&3; } 3>$3 | true", "> $3 2> /dev/full; }"])
+def test_a_build_goes_on_when_its_progress_cannot_be_written(tiny_source: Path, tmp_path: Path, lost: str) -> None:
+    done = shell(f"{{ vla build $1 $2 {lost}", tiny_source, tmp_path / "x.vla", tmp_path / "said")
     assert (done.returncode, done.stderr) == (0, "")
     assert "fingerprint" in (tmp_path / "said").read_text()
     assert len(open_store(tmp_path / "x.vla")) == 137

@@ -16,7 +16,7 @@ DEFAULT_COLUMNS = 80
 
 
 def leave(stream: TextIO) -> None:
-    """Send what is written to a stream from now on to nowhere: its reader has left, which is no reason to stop working."""
+    """Send what is written to a stream from now on to nowhere: its reader has left, or its disk is full. That is no reason to stop."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
@@ -105,7 +105,7 @@ class ProgressBar:
     def _print(self, text: str, end: str = "\n") -> None:
         try:
             print(text, end=end, file=self._stream, flush=True)
-        except BrokenPipeError:
+        except OSError:
             leave(self._stream)
 
     def _room(self) -> int | None:

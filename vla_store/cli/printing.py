@@ -34,10 +34,10 @@ def error_text(error: VlaStoreError) -> str:
 
 
 def say(text: str) -> None:
-    """Print to stderr, or to nowhere once its reader has left."""
+    """Print to stderr, or to nowhere once that fails."""
     try:
         print(printable(text), file=sys.stderr, flush=True)
-    except BrokenPipeError:
+    except OSError:
         leave(sys.stderr)
 
 

@@ -83,6 +83,11 @@ class Demos:
         tails = -(-self.lengths // TAIL_SHARE)
         return self.step_in_demo >= np.repeat(self.lengths - tails, self.lengths)
 
+    def critical(self, values: npt.NDArray[Any]) -> dict[str, Any]:
+        """Return the sums of values of steps, (N,), over the critical ones: "tail", and "gripper", None where that is not known."""
+        masks = {"gripper": self.near_gripper, "tail": self.is_tail}
+        return {name: None if mask is None else values[mask].sum().item() for name, mask in masks.items()}
+
 
 def demos_of_store(
     store: Store | str | os.PathLike[str], k: int = 5, *, view: str | Sequence[str] | None = None

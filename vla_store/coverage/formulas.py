@@ -75,8 +75,7 @@ def expected(sampler: Sampler, draws: int, horizon: int) -> Reached | None:
     return Reached(
         anchors=float(anchored.sum()),
         targets=float(targeted.sum()),
-        tail=float(anchored[demos.is_tail].sum()),
-        gripper=None if demos.near_gripper is None else float(anchored[demos.near_gripper].sum()),
+        **demos.critical(anchored),
         variance=max(square - mean**2, 0.0),
     )
 

@@ -38,10 +38,7 @@ def measure(
     described = [_describe(each, horizon, draws, runs, seed) for each in samplers]
     return {
         "agreement": _agreement(described),
-        "critical": {
-            "gripper": None if demos.near_gripper is None else int(demos.near_gripper.sum()),
-            "tail": int(demos.is_tail.sum()),
-        },
+        "critical": demos.critical(np.ones(demos.steps, bool)),
         "demos": {
             "demos": len(demos),
             "files": len(np.unique(demos.files)),
@@ -178,7 +175,6 @@ def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) 
     exact = formulas.expected(sampler, draws, horizon)
     if isinstance(sampler, BufferSampler):
         runs = max(1, min(runs, MOST_BUFFER_DRAWS // draws))
-    near = demos.near_gripper
     return {
         "by_index": isinstance(sampler, ListSampler),
         "demos_used": int((sampler.high > sampler.low).sum()),
@@ -187,8 +183,7 @@ def _describe(sampler: Sampler, horizon: int, draws: int, runs: int, seed: int) 
         "epoch": sampler.epoch,
         "ever": {
             "anchors": int(sampler.is_anchor.sum()),
-            "gripper": None if near is None else int(sampler.is_anchor[near].sum()),
-            "tail": int(sampler.is_anchor[demos.is_tail].sum()),
+            **demos.critical(sampler.is_anchor),
             "targets": int(ever_targets.sum()),
         },
         "expected": None if exact is None else vars(exact),

@@ -40,8 +40,7 @@ def count(drawn: Int64, demos: Demos, horizon: int) -> Reached:
     return Reached(
         anchors=float(anchored.sum()),
         targets=float((np.cumsum(edges[:-1]) > 0).sum()),
-        tail=float(anchored[demos.is_tail].sum()),
-        gripper=None if demos.near_gripper is None else float(anchored[demos.near_gripper].sum()),
+        **demos.critical(anchored),
         variance=float(counts.var()),
     )
 
