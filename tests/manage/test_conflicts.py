@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import os
 import shutil
 import subprocess
 import threading
@@ -203,6 +204,26 @@ def test_temporary_files_of_others_below_a_common_parent_stay(halves: Any, made:
         path.write_bytes(b"half")
     LocalStorage(tmp_path).sweep()
     assert [path.exists() for path in (*others, own)] == [True, True, False]
+
+
+def test_trying_exclusive_creation_when_another_writer_sweeps_then_it_holds(
+    copy_of: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = copy_of("first")
+    before = digests(store)
+    link, settle = os.link, LocalStorage.settle
+
+    def sweeping(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            real(*arguments)
+            LocalStorage(store).sweep()
+
+        return call
+
+    monkeypatch.setattr(os, "link", sweeping(link))
+    monkeypatch.setattr(LocalStorage, "settle", sweeping(settle))
+    LocalStorage(store).check_exclusive("roots/00000001.json")
+    assert digests(store) == before
 
 
 def test_trying_whether_storage_is_exclusive_leaves_nothing(

@@ -120,27 +120,22 @@ class LocalStorage(Storage):
         with self._temporary(key) as (file, temporary):
             file.write(data)
             _flush(file)
-            try:
-                os.link(temporary, self.folder / key)
-            except FileExistsError:
+            if not self._link(temporary, key):
                 return False
-            except OSError as error:
-                if error.errno not in _WITHOUT_LINKS:
-                    raise
-                raise not_exclusive(self.url, f"no hard links: {error.strerror}") from None
         self.settle()
         return True
 
     def check_exclusive(self, key: str) -> None:
-        # By an object of its own: where there are no hard links, one that is there looks as if there were. Both names end as those
-        # of temporary files: were this process killed here, `sweep` would remove them.
+        # By a name of its own: where there are no hard links, one that is there looks as if there were. It is of a temporary file
+        # that is locked, so no other writer sweeps it; were this process killed here, the next one would.
         probe = f"{posixpath.dirname(key)}/probe-{os.urandom(16).hex()}{TEMPORARY}"
-        try:
-            self.create(probe, b"first")
-            super().check_exclusive(probe)
-        finally:
-            with contextlib.suppress(OSError):
-                self.remove(probe)
+        with self._temporary(probe) as (_, temporary):
+            try:
+                if not self._link(temporary, probe) or self._link(temporary, probe):
+                    raise not_exclusive(self.url, "it replaces an object that it was told only to create")
+            finally:
+                with contextlib.suppress(OSError):
+                    self.remove(probe)
 
     def remove(self, key: str) -> None:
         self._forget(key)
@@ -193,6 +188,18 @@ class LocalStorage(Storage):
             with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
                 file.close()
             self._forget(key)
+
+    def _link(self, temporary: Path, key: str) -> bool:
+        """Give a temporary file a name if nothing has it; return whether it was given. Raises OptionError."""
+        try:
+            os.link(temporary, self.folder / key)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _WITHOUT_LINKS:
+                raise
+            raise not_exclusive(self.url, f"no hard links: {error.strerror}") from None
+        return True
 
     def _make_folder(self, folder: Path) -> None:
         if folder not in self._unsettled:
