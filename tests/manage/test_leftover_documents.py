@@ -45,6 +45,16 @@ def documents(store: Path) -> list[str]:
     return sorted(f"meta/{path.name}" for path in (store / "meta").iterdir())
 
 
+def test_half_written_objects_when_views_or_repair_go_over_them_then_they_are_gone(store: Path, tmp_path: Path) -> None:
+    torn = store / "meta/.x.json.0123456789ab.tmp"
+    torn.write_bytes(b"half")
+    add_view(store, "more", rules.drop_tail(1))
+    assert not torn.exists()
+    torn.write_bytes(b"half")
+    repair_store(store, [])
+    assert not torn.exists()
+
+
 def test_of_two_writers_the_one_that_comes_second_leaves_no_document(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,14 @@ def test_stores_below_the_new_root_are_merged_where_they_lie(made: Path, togethe
     assert (vla_store.open_store(together / "deeper/second.vla").rows, vla_store.open_store(together).rows) == (10, 27)
 
 
+def test_a_merge_in_place_when_it_was_killed_then_the_same_call_leaves_nothing_half_written(together: Path) -> None:
+    torn = together / "meta/.x.json.0123456789ab.tmp"
+    torn.parent.mkdir()
+    torn.write_bytes(b"half")
+    merged(together)
+    assert not torn.exists()
+
+
 def test_a_zarr_reader_walks_a_store_that_was_merged_in_place(together: Path) -> None:
     zarr = pytest.importorskip("zarr")
     merged(together)

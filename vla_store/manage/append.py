@@ -82,8 +82,7 @@ def append_store(
     with machine_errors(f"appending to {place.url}"):
         place.check_writable()
         current = roots.newest_root(place)
-        place.sweep()  # also after a commit that was killed before it had tidied up
-        roots.sweep_documents(place)
+        roots.sweep_documents(place)  # also after a commit that was killed before it had tidied up
         parts = roots.open_parts(place.url, current.parts)
         build = options.to_build(parts[-1].document.plan.get("options"))
         stage = _staging(place, given, build, options.staging)
@@ -92,7 +91,6 @@ def append_store(
         for there in current.parts:
             if there.path == layout.part_path(planned.plan.part_id):
                 shutil.rmtree(stage, ignore_errors=True)
-                place.sweep()  # an append that was killed right after its commit may have left something half-written
                 return AppendReport(roots.heal(place, current), there, planned.report(stage), added=False)
         _check_fits(parts, planned)
         views_in(place, current)  # what is wrong with them is said before the work

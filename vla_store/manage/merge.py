@@ -64,6 +64,7 @@ def merge_stores(
         roots.combined_fields(documents)
         viewed = merged([(origin.url, views_in(origin, root), root.rows) for origin, root in zip(origins, found)])
         inside = all(prefix is not None for prefix in prefixes)
+        place.sweep()  # after a merge in place that was killed
         with contextlib.nullcontext(place) if inside else partial.growing_at(place) as growing:
             entries: list[PartEntry] = []
             copied = 0

@@ -102,11 +102,13 @@ def put_documents(place: Storage, new: NewRoot) -> None:
 
 
 def sweep_documents(place: Storage) -> list[str]:
-    """Remove the small documents of roots that came second, or were never created; return their keys.
+    """Remove the small documents of roots that came second, or were never created, and return their keys; and half-written objects
+    of writers that are no more.
 
     A document is surely unused if no root names it, every root there ever was can be read, and nobody is about to create another
     one. Where one of these cannot be known, nothing is removed.
     """
+    place.sweep()
     with place.alone() as is_possible:
         if not is_possible:
             return []
