@@ -231,6 +231,19 @@ def test_a_source_whose_pixels_changed_beside_the_probe_is_refused_and_nothing_i
     assert state(store) == before
 
 
+def test_an_array_when_it_is_wrong_under_right_digests_then_repair_says_that_nothing_was_lost(
+    halves: Any, copy_of: Copy
+) -> None:
+    store = copy_of("first")
+    store_tools.flip(next(iter(store.glob(KINDS["index"]))), 4)
+    store_tools.resign(store)
+    before = state(store)
+    with pytest.raises(StoreDamaged) as caught:
+        repair_store(store, [halves.source])
+    assert_one_screen(cli.error_text(caught.value), "index/steps", "wrong content", "build the store again")
+    assert state(store) == before
+
+
 def test_a_newest_root_that_is_lost_in_both_places_does_not_take_the_store_back(halves: Any, copy_of: Copy) -> None:
     store = copy_of("two")
     for key in ("zarr.json", "roots/00000002.json"):

@@ -19,8 +19,7 @@ class Objects:
         self.report = report
         self.named: dict[str, int] = {}  # with their sizes
         self.damaged: set[str] = set()
-        self.unchecked: set[str] = set()  # parts of whose objects nothing is known
-        self.stores: set[str] = set()  # stores below this one, merged where they lie
+        self.unchecked: set[str] = set()  # parts of whose objects nothing is known, and stores merged where they lie
 
     def problem(self, key: str, what: str) -> None:
         """Record a problem; the first of an object says it all, what else is wrong with it follows from that."""
@@ -33,7 +32,7 @@ class Objects:
         return any(key == place or key.startswith(place + "/") for key in self.damaged)
 
     def is_unchecked(self, key: str) -> bool:
-        return any(key.startswith(place + "/") for place in (*self.unchecked, *self.stores))
+        return any(key.startswith(place + "/") for place in self.unchecked)
 
     @contextlib.contextmanager
     def recording(self, key: str) -> Iterator[None]:

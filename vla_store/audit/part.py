@@ -70,7 +70,7 @@ def check_part(
     row: int,
     episode: int,
     pool: ThreadPoolExecutor,
-    log: Callable[[str], None],
+    talk: Callable[[str], None],
 ) -> AuditedPart | None:
     """Check a part as far as it can be read, recording problems; None where not even its episode table can be read.
 
@@ -86,7 +86,7 @@ def check_part(
         objects.error(listing_key, error)
         objects.unchecked.add(entry.path)
         return None
-    log(f"hashing {len(listing):,} objects")
+    talk(f"part {number + 1}: hashing {len(listing):,} objects")
     for each, problem in zip(listing, pool.map(lambda each: _problem_of(objects, entry.path, each), listing)):
         objects.named[f"{entry.path}/{each.key}"] = each.size
         if problem:
@@ -96,7 +96,7 @@ def check_part(
     try:
         document = PartDocument.from_zarr_json(objects.read(key), key)
         part = Part(number, entry, document, objects.storage, Opened(every=True), row, episode)
-        return _read_part(objects, entry, AuditedPart(part), {each.key for each in listing}, pool, log)
+        return _read_part(objects, entry, AuditedPart(part), {each.key for each in listing}, pool, talk)
     except UnsupportedStore:
         raise
     except DataError as error:
@@ -122,7 +122,7 @@ def _read_part(
     whole: AuditedPart,
     listed: set[str],
     pool: ThreadPoolExecutor,
-    log: Callable[[str], None],
+    talk: Callable[[str], None],
 ) -> AuditedPart | None:
     path, document = entry.path, whole.document
     if path.rpartition("/")[2] != canonical.sha256_hex(canonical.dumps(document.plan))[:16]:
@@ -153,7 +153,7 @@ def _read_part(
                 f"field {field.name!r} has a {field.unsupported()} that this version cannot check",
             )
             continue
-        log(f"checking {field.name}")
+        talk(f"part {whole.part.number + 1}: checking {field.name}")
         with objects.recording(f"{path}/{field.array}"):
             if field.is_camera:
                 _digest_camera(whole, field, pool)

@@ -83,7 +83,7 @@ def _check_groups(objects: Objects, root: Root) -> None:
                 if folder == "parts" or b'"vla_store"' not in data:
                     raise StoreDamaged("is not the constant that the format gives", object=key)
                 Root.from_bytes(data, key)
-                objects.stores.add(folder)
+                objects.unchecked.add(folder)
         except UnsupportedStore:
             continue  # another store's affair
         except DataError as error:

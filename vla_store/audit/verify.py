@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,15 +69,15 @@ def verify_store(
     root = check_roots(objects)
     if root is not None:
         report.rows, report.episodes, report.generation = root.rows, root.episodes, root.generation
-        parts = _check_parts(objects, root, workers, progress)
+        talk = progress.talk if progress else lambda text: None
+        parts = _check_parts(objects, root, workers, talk)
         is_whole = len(parts) == len(root.parts)
         check_fields(objects, root, parts)
         # The content of a damaged object is known to be wrong: what follows from that is not worth a line of its own.
         if is_whole and report.has_sound_samples:
             check_content(objects, root, parts)
         if sources and is_whole:
-            if progress:
-                progress.talk("comparing with the source")
+            talk("comparing with the source")
             before = len(report.problems)
             compare_with_sources(objects, root, parts, sources)
             report.differences = len(report.problems) - before
@@ -89,16 +89,11 @@ def verify_store(
     return report
 
 
-def _check_parts(objects: Objects, root: Root, workers: int | None, progress: Progress | None) -> list[AuditedPart]:
+def _check_parts(objects: Objects, root: Root, workers: int | None, talk: Callable[[str], None]) -> list[AuditedPart]:
     """Check every part; return those of which at least the episode table can be read."""
     parts, row, episode = [], 0, 0
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for number, entry in enumerate(root.parts):
-
-            def log(text: str, number: int = number) -> None:
-                if progress:
-                    progress.talk(f"part {number + 1}: {text}")
-
-            parts.append(check_part(objects, entry, number, row, episode, pool, log))
+            parts.append(check_part(objects, entry, number, row, episode, pool, talk))
             row, episode = row + entry.rows, episode + entry.episodes
     return [part for part in parts if part is not None]

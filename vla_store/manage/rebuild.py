@@ -112,7 +112,14 @@ def _needs_counts(place: Storage, entry: PartEntry, relative: list[str]) -> bool
 
 
 def _check_made(place: Storage, lost: str, made: Storage, expected: ObjectEntry | None, key: str) -> None:
-    """Raise StoreDamaged where an object that was made again is not the one that was lost."""
+    """Raise StoreDamaged where an object that was made again is not the one that was lost, or nothing was lost."""
+    if made.keys(key):
+        raise StoreDamaged(
+            "an array was written with wrong content, and is listed so: that cannot be repaired",
+            object=lost,
+            store=place.url,
+            hint="build the store again",
+        )
     if made.sizes([key]) == [None]:
         raise StoreDamaged("an object is of no array of its part", object=lost, store=place.url, hint="remove it")
     found = _described(made, key, key)

@@ -118,11 +118,7 @@ def add_views(
             there = before.get(each.name)
             if there is None:
                 notes.extend(_checked(view, parts, allow_empty))
-            elif not (
-                there.is_made_as(view)
-                and np.array_equal(there.kept, view.kept)
-                and np.array_equal(there.covered, view.covered)
-            ):
+            elif there.to_json() != view.to_json():
                 raise OptionError(
                     "a view of this name is there already",
                     view=each.name,
