@@ -207,17 +207,16 @@ def bench_store(
     batch_size: int = 64,
     workers: Sequence[int] | None = None,
     images: str = "as_stored",
-    windows: Mapping[str, Any] | None = None,
     view: str | Sequence[str] | None = None,
     fetcher: str | None = None,
     talk: Talk = lambda _: None,
 ) -> BenchReport:
     """Measure a store on this machine; some ten seconds, and two more for each number of workers.
 
+    A sample is every camera at [-1, 0], actions at range(16), every other fixed field at 0.
+
     Parameters
     ----------
-    windows
-        Of a sample; default: every camera at [-1, 0], actions at range(16), every other fixed field at 0.
     view
         Names of views whose samples are served; default: all samples.
     workers
@@ -241,7 +240,7 @@ def bench_store(
     for count in tried:
         whole_number("each number of workers", count)
     store = open_store(url, fetcher=fetcher)
-    samples = Samples(store, windows=windows or _windows(store), alignment="causal", images=images, view=view)
+    samples = Samples(store, windows=_windows(store), alignment="causal", images=images, view=view)
     open_ms = (time.perf_counter() - began) * 1e3
     size = min(batch_size, len(samples))
     out = samples.allocate(size)
