@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pytest
 import store_tools
 from own_sources import FIELDS, Own
 
-from vla_store import OptionError, SourceError, open_store
+from vla_store import MachineError, OptionError, SourceError, open_store
 from vla_store.audit import verify_store
 from vla_store.builder import FieldSpec, build_store, units
 
@@ -135,6 +136,18 @@ def test_options_are_checked_before_anything_is_read(tmp_path: Path, options: di
     with pytest.raises(OptionError, match=says):
         build_store(Own(), tmp_path / "x.vla", **options)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_may_not_be_looked_at_is_the_machines_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_symlink", closed)
+    with pytest.raises(MachineError, match="while looking at where STORE goes") as caught:
+        build_store(Own(), tmp_path / "x.vla")
+    assert caught.value.hint == "check the permissions of the folder"
 
 
 def test_a_store_without_cameras_and_one_without_actions_are_stores(tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def test_a_folder_with_more_than_a_builds_leavings_is_no_unfinished_build(source
         check(tmp_path / "x.vla", source, overwrite=True)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_store_that_is_called_like_an_unfinished_build_is_none(source: Path, tmp_path: Path, overwrite: bool) -> None:
+    partial = tmp_path / "x.vla.partial"
+    partial.mkdir()
+    (partial / "zarr.json").write_text(STORE)
+    with pytest.raises(DestinationExists, match="place of the unfinished build is taken; nothing was touched"):
+        check(tmp_path / "x.vla", source, overwrite=overwrite)
+    (partial / "build.lock").touch()  # killed between its root and its name
+    check(tmp_path / "x.vla", source, overwrite=overwrite)
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_an_unfinished_build_is_a_folder_of_its_own(source: Path, tmp_path: Path, kind: str) -> None:
     if kind == "file":

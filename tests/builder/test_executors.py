@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from own_sources import OddError
+from store_tools import environment
 
 from vla_store.builder import executors
 from vla_store.builder.executors import default_workers, run_units
@@ -19,7 +23,7 @@ from vla_store.errors import SourceError
 
 @dataclass(frozen=True)
 class Job:
-    """A task as `run_units` knows it. does: "give", "wait" (until job "bad" has begun, and a moment more), "raise", "refuse"."""
+    """A task as `run_units` knows it. does: "give", "wait" (until job "bad" has begun, and a moment more), "sleep", "raise", "refuse"."""
 
     name: str
     does: str = "give"
@@ -32,6 +36,8 @@ class Job:
             while not (Path(self.log) / "bad").exists():
                 time.sleep(0.01)
             time.sleep(0.3)
+        if self.does == "sleep":
+            time.sleep(600)
         if self.does == "raise":
             raise OddError(7, f"job {self.name} is odd")
         if self.does == "refuse":
@@ -88,6 +94,42 @@ def test_an_error_that_does_not_pickle_keeps_its_words_and_its_place() -> None:
     assert "test_executors.py" in "".join(traceback.format_exception(caught.value))
     with pytest.raises(OddError, match="job a is odd"):
         run_units([Job("a", "raise")], lambda receipt: None, executor="threads", workers=1)  # type: ignore[list-item]
+
+
+TWICE = """
+import signal, sys, threading, time
+from pathlib import Path
+from test_executors import Job
+from vla_store.builder.executors import run_units
+
+def interrupt_twice(begun):
+    while not begun.exists():
+        time.sleep(0.01)
+    for _ in range(2):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)
+
+if __name__ == "__main__":
+    threading.Thread(target=interrupt_twice, args=[Path(sys.argv[1], "slow")], daemon=True).start()
+    try:
+        run_units([Job("slow", "sleep", sys.argv[1])], print, executor="processes", workers=1)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_a_second_ctrl_c_ends_the_processes_and_waits_for_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(TWICE)
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    ended = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env=environment(PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.stdout == "interrupted\n", ended.stderr
 
 
 @BOTH

@@ -128,10 +128,11 @@ def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str],
     Options
     -------
     """
-    target, partial = destination_of(store)
-    given = local_sources(sources)
-    paths = [each for each in given if isinstance(each, Path)]
-    check_destination(target, partial, paths, overwrite=options.overwrite)
+    with machine_errors("looking at where STORE goes"):
+        target, partial = destination_of(store)
+        given = local_sources(sources)
+        paths = [each for each in given if isinstance(each, Path)]
+        check_destination(target, partial, paths, overwrite=options.overwrite)
     planned = plan_part(given, partial, options)
     if options.dry_run:
         return planned.report(target)

@@ -63,7 +63,9 @@ def check_unfinished(partial: Path, sources: Sequence[Path]) -> None:
     """Raise DestinationExists unless a part may be encoded in the folder `partial`. Nothing is touched."""
     _check_apart(partial, "the folder of the unfinished build", sources)
     own = (BUILD_LOCK, FINISHED, "meta", "parts", "roots", ROOT_KEY)  # what an unfinished build leaves
-    if os.path.lexists(partial) and not holds_only(partial, own):
+    # A store of this name has no lock: it goes once a build has its own name, as the last of what is the build's.
+    is_another = is_store(partial) and not (partial / BUILD_LOCK).exists()
+    if os.path.lexists(partial) and (is_another or not holds_only(partial, own)):
         raise DestinationExists(
             "the place of the unfinished build is taken; nothing was touched",
             path=partial,

@@ -122,6 +122,10 @@ def _run_on_processes(units: Sequence[WorkUnit], on_receipt: OnReceipt, workers:
         ) from None
     except VlaStoreError as error:
         raise error from None  # without the worker's traceback: it says itself what is wrong
+    finally:
+        # There are some yet where Ctrl-C came again, while units in hand were waited for: who interrupts twice wants none.
+        for process in (pool._processes or {}).values():
+            process.terminate()
 
 
 def _run_on_pool(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +90,9 @@ class Plan:
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[Episode, int, int]]:
         """Give the episodes that rows [start, stop) of the part touch, with the steps of each."""
-        for number in range(max(0, bisect.bisect_right(self.episodes, start, key=_start) - 1), len(self.episodes)):
+        for number in range(
+            max(0, bisect.bisect_right(self.episodes, start, key=lambda each: each.start) - 1), len(self.episodes)
+        ):
             each = self.episodes[number]
             if each.start >= stop:
                 return
@@ -241,7 +242,7 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[
             task = tasks.setdefault((info.suite, own.name), len(tasks))
             if task == len(task_list):
                 task_list.append(Task(info.suite, own.name, own.text, own.instruction))
-            ragged = {name: (at[name], _width(episode, name)) for name in at}
+            ragged = {name: (at[name], math.prod(episode.fields[name].shape)) for name in at}
             span = (attributes_at, blob.nbytes, blob.sha256)
             text = own_text(info, episode)
             episodes.append(
@@ -270,10 +271,3 @@ def _lay_out(scan: Scan) -> tuple[list[Source], list[Task], list[Episode], list[
         sources.append(Source(info.suite, info.file, info.orientation, info.observation, span_of, *decoded))
         attributes_at += blob.nbytes
     return sources, task_list, episodes, list(texts)
-
-
-_start = operator.attrgetter("start")
-
-
-def _width(episode: EpisodeInfo, name: str) -> int:
-    return math.prod(episode.fields[name].shape)
