@@ -17,7 +17,7 @@ from vla_store.builder.plan import Plan
 from vla_store.builder.units import AttributesArray, Backgrounds, FieldArray, FrameShard, Receipt, work_units
 from vla_store.errors import SourceError
 from vla_store.format import canonical, codecs, predictions
-from vla_store.format.digests import FieldDigest
+from vla_store.format.digests import field_digest
 from vla_store.format.shard_index import parse_index
 from vla_store.sources.protocol import close_files
 
@@ -61,11 +61,10 @@ def test_frames_are_the_sources_pictures_less_their_prediction(plan: Plan, tmp_p
                 for a in rows
             ]
         )
-        decode = codecs.decoder(field.codec, field.name)
         key = f"{field.array}/{task.grid.key(0)}"
         for row, chunk in enumerate(shard(tmp_path, key, task.grid.chunks_per_shard, task.grid.present(0))):
             out = np.empty((1, *field.fixed_shape), np.uint8)
-            decode(memoryview(chunk), out)
+            field.codec.decode(codecs.checked_body(memoryview(chunk)), out)
             predictions.undo(out, field.prediction)
             picture = out[0] + backgrounds[row] if "background" in field.prediction else out[0]
             assert np.array_equal(picture, frames[row])
@@ -94,7 +93,7 @@ def test_numeric_fields_are_their_rows_with_a_digest_an_episode(plan: Plan, tmp_
         rows = b"".join(arrays[name].tobytes() for _, arrays in episodes)
         assert data.startswith(rows)
         for number, (_, arrays) in enumerate(episodes):
-            digest = FieldDigest(name, arrays[name].dtype.name, arrays[name].shape)
+            digest = field_digest(name, arrays[name].dtype.name, arrays[name].shape)
             digest.update(arrays[name].tobytes())
             assert receipt.digests[32 * number : 32 * number + 32].hex() == digest.hexdigest()
 
@@ -103,10 +102,9 @@ def test_attributes_are_the_documents_end_to_end(plan: Plan, tmp_path: Path) -> 
     (task,) = [task for task in work_units(plan, tmp_path) if isinstance(task, AttributesArray)]
     receipt = task.run()
     assert receipt.digests == b""
-    decode = codecs.decoder(codecs.ATTRIBUTES, "attributes")
     (chunk,) = shard(tmp_path, "episodes/attributes/c/0", 1, 1)
     out = np.empty(task.grid.chunk, np.uint8)
-    decode(memoryview(chunk), out)
+    codecs.ATTRIBUTES.decode(codecs.checked_body(memoryview(chunk)), out)
     data = out[: plan.attributes_nbytes].tobytes()
     assert not out[plan.attributes_nbytes :].any()
     for each in plan.episodes:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vla_store.format import arrays, canonical, codecs, layout
 from vla_store.format.codecs import NONE, Blosc, Codec
 from vla_store.format.layout import Grid
+from vla_store.format.part_arrays import part_arrays
 from vla_store.format.schema import NUMERIC_DTYPES, Field, PartDocument, Root, Source, Task
 from vla_store.format.shard_index import encode_index
 
@@ -22,7 +23,7 @@ LZ4HC = Blosc("lz4hc", 5)
 
 def test_the_metadata_of_a_numeric_array_is_spelled_so() -> None:
     grid = layout.numeric_grid((2_058, 7), "float64", 2_058)
-    assert canonical.dumps(arrays.array_metadata(grid, arrays.numeric_codecs())).decode() == (
+    assert canonical.dumps(arrays.array_metadata(grid)).decode() == (
         '{"attributes":{},"chunk_grid":{"configuration":{"chunk_shape":[2112,7]},"name":"regular"},'
         '"chunk_key_encoding":{"configuration":{"separator":"/"},"name":"default"},'
         '"codecs":[{"configuration":{"chunk_shape":[64,7],'
@@ -33,6 +34,10 @@ def test_the_metadata_of_a_numeric_array_is_spelled_so() -> None:
     )
 
 
+def inner_codecs(grid: Grid, codec: Codec) -> Any:
+    return arrays.array_metadata(grid, codec)["codecs"][0]["configuration"]["codecs"]
+
+
 def test_the_inner_codecs_of_cameras_backgrounds_and_attributes_are_spelled_so() -> None:
     stored = '{"configuration":{"endian":"little"},"name":"bytes"}'
     blosc = (
@@ -40,10 +45,10 @@ def test_the_inner_codecs_of_cameras_backgrounds_and_attributes_are_spelled_so()
         '"name":"blosc"}'
     )
     crc = '{"name":"crc32c"}'
-    assert canonical.dumps(arrays.frame_codecs(LZ4HC, 1, 49_152)).decode() == f"[{stored},{blosc},{crc}]"
-    assert canonical.dumps(arrays.frame_codecs(NONE, 1, 49_152)).decode() == f"[{stored},{crc}]"
-    attributes = arrays.attributes_codecs(layout.attributes_grid(10))[1]["configuration"]
-    assert attributes == {
+    grid = layout.frame_grid((10, 128, 128, 3), "uint8")
+    assert canonical.dumps(inner_codecs(grid, LZ4HC)).decode() == f"[{stored},{blosc},{crc}]"
+    assert canonical.dumps(inner_codecs(grid, NONE)).decode() == f"[{stored},{crc}]"
+    assert inner_codecs(layout.attributes_grid(10), codecs.ATTRIBUTES)[1]["configuration"] == {
         "blocksize": 1 << 20,
         "clevel": 5,
         "cname": "zstd",
@@ -99,7 +104,7 @@ def test_a_numeric_array_in_several_chunks_is_read_unaided(
     padded = np.zeros((grid.shards * grid.shard, *trailing), dtype)
     padded[:150] = rows
     chunks = [padded[at : at + 64].tobytes() for at in range(0, len(padded), 64)]
-    write(tmp_path, grid, arrays.array_metadata(grid, arrays.numeric_codecs()), chunks)
+    write(tmp_path, grid, arrays.array_metadata(grid), chunks)
     back = read(tmp_path)
     assert back.dtype == rows.dtype
     assert back.tobytes() == rows.tobytes()
@@ -115,8 +120,7 @@ def test_frames_in_several_shards_are_read_unaided(tmp_path: Path, read: Any, co
     frames = rng.integers(0, 200, (11, 6, 5, 3)).astype(dtype)
     frames[4] = 0  # equal to the fill value, and written all the same
     grid = Grid(frames.shape, dtype, 1, 4)
-    inner = arrays.frame_codecs(codec, frames.itemsize, grid.chunk_nbytes)
-    write(tmp_path, grid, arrays.array_metadata(grid, inner), [codecs.encode(frame[None], codec) for frame in frames])
+    write(tmp_path, grid, arrays.array_metadata(grid, codec), [codecs.encode(frame[None], codec) for frame in frames])
     assert read(tmp_path).tobytes() == frames.tobytes()
 
 
@@ -130,7 +134,7 @@ def test_attributes_are_read_unaided(tmp_path: Path, read: Any) -> None:
         codecs.encode(padded[at : at + grid.chunk], codecs.ATTRIBUTES) for at in range(0, len(padded), grid.chunk)
     ]
     assert len(chunks) == 2
-    write(tmp_path, grid, arrays.array_metadata(grid, arrays.attributes_codecs(grid)), chunks)
+    write(tmp_path, grid, arrays.array_metadata(grid, codecs.ATTRIBUTES), chunks)
     assert read(tmp_path).tobytes() == data.tobytes()
 
 
@@ -149,7 +153,8 @@ PART = PartDocument(
 
 def test_a_part_is_a_group_whose_consolidated_metadata_has_all_its_arrays_and_groups(tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr")
-    found = {each.array: each.metadata(100, 900 if each.is_ragged else None) for each in PART.fields.values()}
+    described = part_arrays(PART, 100, 2, {"states": 900}, 10)
+    found = {each.array: described[each.array].metadata for each in PART.fields.values()}
     (tmp_path / "zarr.json").write_bytes(canonical.dumps(arrays.part_metadata(PART.to_json(), found)))
     group = zarr.open_consolidated(str(tmp_path), mode="r")  # no other zarr.json is there to be read
     assert sorted(group.group_keys()) == ["residuals", "steps"]
@@ -182,9 +187,8 @@ def test_zarr_python_understands_every_metadata_document(
     metadata = pytest.importorskip("zarr.core.metadata.v3")
     shape = (rows, *trailing)
     grid = layout.frame_grid(shape, dtype) if camera else layout.numeric_grid(shape, dtype, rows)
-    itemsize = np.dtype(dtype).itemsize
-    inner = arrays.frame_codecs(LZ4HC, itemsize, grid.chunk_nbytes) if camera else arrays.numeric_codecs()
-    read = metadata.ArrayV3Metadata.from_dict(arrays.array_metadata(grid, inner, {"columns": ["a"]}))
+    described = arrays.array_metadata(grid, LZ4HC if camera else None, {"columns": ["a"]})
+    read = metadata.ArrayV3Metadata.from_dict(described)
     assert read.shape == shape
     assert read.chunk_grid.chunk_shape == (grid.shard, *trailing)
     (sharding,) = read.codecs

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_store.format import digests
-from vla_store.format.digests import FieldDigest
+from vla_store.format.digests import field_digest
 
 
 def test_a_field_s_digest_is_over_its_head_a_newline_and_its_data() -> None:
     actions = np.arange(6, dtype="<f8").reshape(3, 2)
-    made = FieldDigest("actions", "float64", (3, 2))
+    made = field_digest("actions", "float64", (3, 2))
     made.update(actions[:1].tobytes())
     made.update(memoryview(actions[1:].tobytes()))
     expected = hashlib.sha256(b'{"dtype":"float64","name":"actions","shape":[3,2]}\n' + actions.tobytes())
@@ -26,7 +26,7 @@ def test_a_field_s_digest_is_over_its_head_a_newline_and_its_data() -> None:
 
 def test_a_camera_s_digest_is_over_the_digests_of_its_frames() -> None:
     frames = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    made = FieldDigest("agentview_rgb", "uint8", frames.shape)
+    made = field_digest("agentview_rgb", "uint8", frames.shape)
     for frame in frames:
         made.update(hashlib.sha256(frame.tobytes()).digest())
     total = hashlib.sha256(b'{"dtype":"uint8","name":"agentview_rgb","shape":[2,2,2,3]}\n')
@@ -38,7 +38,7 @@ def test_a_camera_s_digest_is_over_the_digests_of_its_frames() -> None:
     "other", [("b", "uint8", (3,)), ("a", "int8", (3,)), ("a", "uint8", (3, 1)), ("a", "uint8", (1, 3))]
 )
 def test_name_dtype_and_shape_enter_a_field_s_digest(other: tuple[str, str, tuple[int, ...]]) -> None:
-    one, two = FieldDigest("a", "uint8", (3,)), FieldDigest(*other)
+    one, two = field_digest("a", "uint8", (3,)), field_digest(*other)
     one.update(b"abc")
     two.update(b"abc")
     assert one.hexdigest() != two.hexdigest()

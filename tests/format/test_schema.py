@@ -16,6 +16,7 @@ from vla_store.format import arrays, canonical, schema
 from vla_store.format.codecs import NONE, Blosc
 from vla_store.format.digests import NO_DIGEST
 from vla_store.format.json_reader import check_key
+from vla_store.format.part_arrays import part_arrays
 from vla_store.format.schema import Field, Meta, PartDocument, PartEntry, Root, RootField, Source, Task
 
 LZ4HC = Blosc("lz4hc", 5)
@@ -202,8 +203,10 @@ def use(part: PartDocument) -> None:
                 field.check_supported()
             assert fits_a_screen(caught.value)
             continue
-        metadata = field.metadata(1000, 5000 if field.is_ragged else None)
-        assert metadata["data_type"] == field.dtype
+        assert (
+            part_arrays(part, 1000, 2, dict.fromkeys(part.ragged, 5000), 10)[field.array].metadata["data_type"]
+            == field.dtype
+        )
         assert field.step_nbytes <= schema.MAX_FRAME_BYTES
 
 
@@ -427,6 +430,7 @@ def test_what_a_newer_writer_may_add_is_kept_and_refused_at_its_use_by_name(chan
         part.fields["front"].check_supported()
     assert named in str(caught.value)
     assert "front" in str(caught.value)
+    assert ("codecs.register" in caught.value.hint) == ("codec" in change)
 
 
 def test_a_root_keeps_kinds_it_does_not_know() -> None:

@@ -17,6 +17,7 @@ from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
 from vla_store.sources import Claim, Convention, Overrides, SourceKind, register, unregister
 from vla_store.sources.find import find_sources
+from vla_store.sources.kinds import conventions, kind_of
 from vla_store.sources.libero import LiberoFile
 from vla_store.sources.overrides import NO_OVERRIDES
 from vla_store.sources.protocol import Array
@@ -86,6 +87,28 @@ def test_two_kinds_that_claim_a_path_alike_are_named(kind: SourceKind, folder: P
     finally:
         unregister(other)
     assert "folders, other" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "convention",
+    [Convention("gain", ("half",), ""), Convention("orientation", ("up",), ""), Convention("of-arm", ("a",), "")],
+)
+def test_register_when_a_convention_means_something_else_or_is_no_option_then_it_is_refused(
+    kind: SourceKind, convention: Convention
+) -> None:
+    with pytest.raises(OptionError, match="cannot have a convention of this name") as caught:
+        register(Kind("other", Claim.MARK, (convention,)))
+    assert caught.value.places["found"] == convention.name
+    assert kind_of(Path(__file__)).name == "LIBERO"  # type: ignore[union-attr]
+
+
+def test_conventions_when_two_kinds_share_one_then_it_is_one_option(kind: SourceKind, tmp_path: Path) -> None:
+    other = register(Kind("other"))
+    try:
+        assert conventions().count(GAIN) == 1
+        assert main(["build", "--gain", "one", str(tmp_path / "absent"), str(tmp_path / "x.vla")]) == 2
+    finally:
+        unregister(other)
 
 
 def test_a_convention_of_a_kind_is_stated_for_all_or_by_path(kind: SourceKind, folder: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -97,6 +100,104 @@ def test_a_robot_that_stands_still_leaves_the_order_open(path: Path) -> None:
             )
     with pytest.raises(SourceError, match="before or after the action"):
         source(path).scan()
+
+
+def everywhere(path: Path, name: str, of: Callable[[int], Any]) -> None:
+    """Puts another dataset into each demonstration. of: the number of its steps."""
+    for number, steps in FILE.lengths.items():
+        tiny_libero.replace(path, f"data/demo_{number}/{name}", of(steps))
+
+
+@pytest.mark.parametrize("name", ["states", "obs/joint_states"])
+@pytest.mark.parametrize("how", ["texts", "fewer rows"])
+def test_observation_when_joints_cannot_be_compared_then_it_is_asked_for(path: Path, name: str, how: str) -> None:
+    odd = {"texts": lambda steps: np.full((steps, 8), b"text"), "fewer rows": lambda steps: np.zeros((steps // 3, 7))}
+    everywhere(path, name, odd[how])
+    with pytest.raises(SourceError, match="nothing says whether observations") as caught:
+        source(path).scan()
+    assert caught.value.places["found"] == "no such datasets"
+    assert source(path, observation="after").scan().observation == "after"
+
+
+@pytest.mark.parametrize("observation", ["after", "before"])
+def test_observation_when_joints_are_unsigned_then_differences_do_not_wrap_around(path: Path, observation: str) -> None:
+    joints = np.random.default_rng(0).integers(
+        10, 200, (40, 7)
+    )  # where the wrong row is taken, half the differences are below 0
+    shift = {"after": 0, "before": 1}[observation]
+    everywhere(path, "states", lambda steps: np.pad(joints[:steps], ((0, 0), (1, 4))).astype("u1"))
+    everywhere(path, "obs/joint_states", lambda steps: (joints[1 - shift :][:steps] - 1).astype("u1"))
+    assert source(path).scan().observation == observation
+
+
+@pytest.mark.parametrize("rewards", [b"1", "1", True, 1.0], ids=repr)
+def test_success_when_rewards_are_no_numbers_then_it_is_not_known(path: Path, rewards: Any) -> None:
+    everywhere(path, "rewards", lambda steps: [rewards] * steps)
+    known = not isinstance(rewards, (bytes, str))
+    assert [each.success for each in source(path).scan().episodes] == [1 if known else -1] * 2
+
+
+def virtual(file: h5py.File, name: str, of: str, source: str = ".") -> None:
+    layout = h5py.VirtualLayout((12, 3), "f8")
+    layout[:] = h5py.VirtualSource(source, of, (12, 3))
+    file.create_virtual_dataset(name, layout)
+
+
+@pytest.mark.parametrize("made_of", ["itself", "each other", "another file", "outside storage"])
+def test_a_virtual_dataset_when_its_data_is_not_there_then_it_is_refused(path: Path, made_of: str) -> None:
+    """HDF5 crashes on one that is made of itself, and reads zeros where what it is made of is made of what is not there."""
+    at = "data/demo_1/obs/ee_pos"
+    with h5py.File(path, "r+") as file:
+        del file[at]
+        if made_of == "itself":
+            virtual(file, at, at)
+        else:
+            virtual(file, at, "data/demo_1/obs/other")
+        if made_of == "each other":
+            virtual(file, "data/demo_1/obs/other", at)
+        elif made_of == "another file":
+            virtual(file, "data/demo_1/obs/other", "x", "absent.hdf5")
+        elif made_of == "outside storage":
+            file.create_dataset(
+                "data/demo_1/obs/other", (12, 3), "f8", external=[("absent.raw", 0, h5py.h5f.UNLIMITED)]
+            )
+    with pytest.raises(SourceError, match="what a file names lies in another file") as caught:
+        source(path).scan()
+    assert caught.value.places["dataset"] == "obs/ee_pos"
+    assert [each.demo for each in source(path, skip_bad=True).scan().skipped] == ["demo_1"]
+
+
+@pytest.mark.parametrize("name", ["data", "mask"])
+@pytest.mark.parametrize(
+    "link", [h5py.SoftLink("/nowhere"), h5py.ExternalLink("nowhere.hdf5", "/data")], ids=["soft", "external"]
+)
+def test_a_link_to_nowhere_when_it_is_a_group_of_the_layout_then_it_is_named(path: Path, name: str, link: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        file.pop(name, None)
+        file[name] = link
+    with pytest.raises(
+        SourceError, match="no demonstrations in the file" if name == "data" else "/mask is not a group"
+    ):
+        source(path).scan()
+
+
+def test_an_instruction_when_it_is_empty_then_it_is_broken(path: Path) -> None:
+    tiny_libero.set_attribute(path, "data", "problem_info", '{"language_instruction": "\\" "}')
+    with pytest.raises(SourceError, match="problem_info is broken") as caught:
+        source(path).scan()
+    assert "take the instruction from the file name" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["language", "macros_image_convention", "problem_info", "num_demos", "when"])
+def test_an_attribute_of_a_type_that_nobody_reads_when_it_is_read_then_the_file_is_named(path: Path, name: str) -> None:
+    with h5py.File(path, "r+") as file:
+        data = file["data"]
+        data.attrs.pop(name, None)
+        h5py.h5a.create(data.id, name.encode(), h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+    look = partial(source(path).attributes, None) if name == "when" else source(path).scan
+    with pytest.raises(SourceError) as caught:
+        look()
+    assert caught.value.places["file"] == str(path)
 
 
 @pytest.mark.parametrize(("convention", "orientation"), [("opengl", "bottom_up"), (b"opencv", "top_down")])

@@ -81,6 +81,8 @@ WRONG: dict[str, tuple[Callable[[list[Any]], list[Any]], str]] = {
     "an episode is in two": (lambda blocks: [*blocks[1:], blocks[0]], "22 steps"),
     "nobody promised it": (lambda blocks: [(9, blocks[0][1]), *blocks], "an episode that is none"),
     "a field is missing": (lambda blocks: [(n, {"actions": b["actions"]}) for n, b in blocks], "actions"),
+    "a block is empty": (lambda blocks: [(4, {n: b[:0] for n, b in blocks[0][1].items()}), *blocks], "a block of none"),
+    "a block is a number": (lambda blocks: [(4, dict.fromkeys(blocks[0][1], 1.0)), *blocks], "a block of none"),
     "another dtype": (lambda blocks: [(n, b | {"joints": b["joints"].astype("f2")}) for n, b in blocks], "float16"),
     "fields of several lengths": (lambda blocks: [(n, b | {"joints": b["joints"][1:]}) for n, b in blocks], "(7, 6)"),
 }

@@ -229,6 +229,21 @@ def test_a_cosmos_episode_brings_its_suite_its_task_and_its_outcome(built: Calla
     assert store.provenance(STEPS).file.endswith("--ep=2--success=False--regen_demo.hdf5")
 
 
+@pytest.mark.parametrize(
+    ("said", "success"),
+    [(True, 1), (0, 0), ([1.0], 1), ("False", -1), (np.nan, -1), ([1, 1], -1), (h5py.Empty("f4"), -1)],
+    ids=repr,
+)
+def test_success_when_a_cosmos_file_says_no_number_then_it_is_not_known(
+    demos: Path, tmp_path: Path, said: Any, success: int
+) -> None:
+    path, _ = wild_sources.cosmos_episodes(demos, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["success"] = said
+    (source,) = find_sources(path, orientation="top_down", observation="before")
+    assert [each.success for each in source.scan().episodes] == [success]
+
+
 def test_a_layout_is_known_by_what_is_in_the_file(built: Callable[[str], Built], tiny_source: Path) -> None:
     kinds = {name: {type(each) for each in find_sources([built(name).source])} for name in VARIANTS}
     assert {name for name, kind in kinds.items() if kind == {CosmosFile}} == {

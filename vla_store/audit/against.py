@@ -106,7 +106,7 @@ def _differences_of_episode(
         # As the store has it: one that was built before pictures were known by their size has those as numbers.
         is_camera = document.fields[name].is_camera if name in document.fields else spec.is_camera
         hashed: Callable[[Any], bytes] = _frame_digests if is_camera else np.ndarray.tobytes
-        digest = digests.FieldDigest(name, spec.dtype, (steps, *spec.shape))
+        digest = digests.field_digest(name, spec.dtype, (steps, *spec.shape))
         for start in range(0, steps, FRAMES_AT_ONCE):
             stop = min(start + FRAMES_AT_ONCE, steps)
             digest.update(hashed(read_rows(opened, found.number, name, spec.dtype, spec.shape, start, stop)))

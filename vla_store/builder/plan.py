@@ -14,7 +14,7 @@ from vla_store.builder.probe import Probe
 from vla_store.builder.scan import Scan, ScannedSource
 from vla_store.errors import SourceError
 from vla_store.format import canonical
-from vla_store.format.codecs import NONE, PRESETS, blosc_version
+from vla_store.format.codecs import NONE, PRESETS, blosc_version, check_usable
 from vla_store.format.schema import (
     FORMAT_VERSION,
     MAX_PART_ROWS,
@@ -128,7 +128,10 @@ def make_plan(scan: Scan, probe: Probe, options: dict[str, Any], *, blosc: str |
         )
     pictures = _pictures(scan.fields)
     cameras = PRESETS[options["preset"]].codec
-    own = {name: spec.codec.to_json() for name, spec in scan.fields.items() if spec.is_camera and spec.codec}
+    chosen = {name: spec.codec for name, spec in scan.fields.items() if spec.is_camera and spec.codec}
+    for codec in (cameras, *chosen.values()):
+        check_usable(codec)
+    own = {name: codec.to_json() for name, codec in chosen.items()}
     described = {
         # A preset's codec may change between versions of this package, so its name alone decides no bytes.
         "codecs": {"blosc": blosc or blosc_version(), "cameras": cameras.to_json()} | ({"fields": own} if own else {}),

@@ -25,8 +25,8 @@ from vla_store.builder.shards import ArrayWriter, RowWriter
 from vla_store.errors import SourceError
 from vla_store.format import predictions
 from vla_store.format.attributes import encode_attributes
-from vla_store.format.codecs import ATTRIBUTES, CRC_BYTES, NONE, encode
-from vla_store.format.digests import FieldDigest
+from vla_store.format.codecs import ATTRIBUTES, CRC_BYTES, NONE, check_sizes, encode
+from vla_store.format.digests import field_digest
 from vla_store.format.layout import ATTRIBUTES_ARRAY, Grid, attributes_grid, background_grid
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.nonfinite import Tally, counted, tallied, together
@@ -157,10 +157,12 @@ class FrameShard(WorkUnit):
     def _encode(self, block: Piece, background: Array | None) -> _Encoded:
         frames, codec = block.read(self.field), self.field.codec
         encoded = [encode(each, codec) for each in predictions.apply(frames, self.field.prediction, background)]
-        bodies = [memoryview(each)[:-CRC_BYTES] for each in encoded]
-        hashed = [hashlib.sha256(each).digest() for each in codec.digested(frames, bodies)]
+        told = [memoryview(each)[:-CRC_BYTES] for each in encoded] if codec.is_lossy else frames
+        hashed = [hashlib.sha256(each).digest() for each in told]
+        sizes = [len(each) for each in encoded]
+        check_sizes(sizes, codec, self.field.step_nbytes)
         # As one: every call that hashes or writes gives other threads their turn, and waits for the next one.
-        return b"".join(hashed), b"".join(encoded), [len(each) for each in encoded], block.tally(frames)
+        return b"".join(hashed), b"".join(encoded), sizes, block.tally(frames)
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,13 @@ class FieldArray(WorkUnit):
         with RowWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
             for piece in self.pieces:
                 shape = (piece.episode.steps, *piece.shape_of(self.field))
-                digest = FieldDigest(self.field.name, self.field.dtype, shape)
+                digest = field_digest(self.field.name, self.field.dtype, shape)
                 for block in piece.cut(self.field):
                     rows = block.read(self.field)
                     digest.update(rows.tobytes())
                     tallies += block.tally(rows)
                     writer.add_rows(rows)
-                digests += bytes.fromhex(digest.hexdigest())
+                digests += digest.digest()
             return Receipt(self.name, tuple(writer.finish()), bytes(digests), together(tallies))
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vla_store.format.codecs import ATTRIBUTES, ZARR_BYTES, Codec
+import numpy as np
+
+from vla_store.format.codecs import ZARR_BYTES, Codec
 from vla_store.format.layout import Grid
 
 GROUP: dict[str, Any] = {"attributes": {}, "node_type": "group", "zarr_format": 3}
@@ -15,29 +17,18 @@ GROUP: dict[str, Any] = {"attributes": {}, "node_type": "group", "zarr_format": 
 _CRC32C = {"name": "crc32c"}
 
 
-def numeric_codecs() -> list[dict[str, Any]]:
-    """Inner codecs of fields, index, table and digests: the file is its rows."""
-    return [ZARR_BYTES]
+def array_metadata(grid: Grid, codec: Codec | None = None, attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the zarr.json of one array.
 
-
-def frame_codecs(codec: Codec, typesize: int, chunk_nbytes: int) -> list[dict[str, Any]]:
-    """Inner codecs of cameras, backgrounds (codec none) and attributes: the codec, then crc32c."""
-    return [*codec.zarr_codecs(typesize, chunk_nbytes), _CRC32C]
-
-
-def attributes_codecs(grid: Grid) -> list[dict[str, Any]]:
-    """Inner codecs of episodes/attributes."""
-    return frame_codecs(ATTRIBUTES, 1, grid.chunk_nbytes)
-
-
-def array_metadata(
-    grid: Grid, inner_codecs: list[dict[str, Any]], attributes: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the zarr.json of one array."""
+    codec: of a camera, of backgrounds and of attributes, whose chunks end with a crc32c; None for the others: the file is its rows.
+    """
+    inner = [ZARR_BYTES]
+    if codec is not None:
+        inner = [*codec.zarr_codecs(np.dtype(grid.dtype).itemsize, grid.chunk_nbytes), _CRC32C]
     trailing = list(grid.shape[1:])
     sharding = {
         "chunk_shape": [grid.chunk, *trailing],
-        "codecs": inner_codecs,
+        "codecs": inner,
         "index_codecs": [ZARR_BYTES, _CRC32C],
         "index_location": "end",
     }

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from google_crc32c import value as crc32c
 
-from vla_store.errors import StoreDamaged, UnsupportedStore
-from vla_store.format.json_reader import JsonReader
+from vla_store.errors import OptionError, StoreDamaged
+from vla_store.format.json_reader import WHAT, JsonReader
 
 CRC_BYTES = 4
 NOSHUFFLE = 0
@@ -89,9 +89,8 @@ class Codec:
         """Return the number of bytes that `nbytes` bytes of data are always encoded to; None where it depends on the data."""
         return None
 
-    def digested(self, frames: Array, bodies: Iterable[Any]) -> Iterable[Any]:
-        """Return the bytes of each frame that its digest is of: the data, or where the codec is lossy the encoded bytes."""
-        return bodies if self.is_lossy else [frame.data for frame in frames]
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,6 @@ class Plain(Codec):
 
     def fixed(self, nbytes: int) -> int | None:
         return nbytes
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True)
@@ -210,7 +206,38 @@ def from_json(read: JsonReader) -> Codec:
     Raises StoreDamaged.
     """
     name = read.word("name")
-    return _REGISTERED[name].from_json(read) if name in _REGISTERED else Unknown(read.value)
+    try:
+        return _REGISTERED[name].from_json(read) if name in _REGISTERED else Unknown(read.value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreDamaged(WHAT, object=read.name, codec=name, found=f"{type(error).__name__}: {error}"[:200]) from None
+
+
+def check_usable(codec: Codec) -> None:
+    """Raise OptionError for a codec that a store would name, and that could not be found again by what it says."""
+    described = codec.to_json()
+    try:
+        found = from_json(JsonReader(described, codec.name))
+    except StoreDamaged as error:
+        raise OptionError("a codec does not describe itself as stores do", **error.places) from None
+    if type(found) is not type(codec):
+        raise OptionError(
+            "a codec is not registered",
+            codec=codec.name,
+            found=described,
+            hint="vla_store.format.codecs.register(CLASS), in each process that reads or writes with it",
+        )
+
+
+def check_sizes(sizes: list[int], codec: Codec, nbytes: int) -> None:
+    """Raise OptionError where chunks of `nbytes` bytes of data have become more bytes than their codec says: none could be read."""
+    fixed = codec.fixed(nbytes)
+    least, most = (1, codec.largest(nbytes)) if fixed is None else (fixed, fixed)
+    if sizes and not least <= min(sizes) - CRC_BYTES <= max(sizes) - CRC_BYTES <= most:
+        raise OptionError(
+            f"the codec {codec.name!r} gives another number of bytes than it says",
+            expected=f"{least} to {most} for {nbytes} bytes of data",
+            found=f"{min(sizes) - CRC_BYTES} to {max(sizes) - CRC_BYTES}",
+        )
 
 
 NONE = Plain()
@@ -254,23 +281,6 @@ def encode(data: Array, codec: Codec) -> bytes:
     """Return the inner chunk of `data` (C order): encoded bytes and their crc32c, little-endian."""
     body = codec.encode(data)
     return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
-
-
-Decode = Callable[[Any, Array], None]
-
-
-def decoder(codec: Codec, name: str) -> Decode:
-    """Return a function (chunk, out) that checks the crc32c of one inner chunk and decodes it; see `Codec.decode`.
-
-    Raises UnsupportedStore, naming the field, for a codec that this version does not know.
-    """
-    if problem := codec.problem():
-        raise UnsupportedStore(
-            f"field {name!r} uses a codec this version does not know",
-            codec=problem,
-            hint="upgrade vla_store, or leave the field out",
-        )
-    return lambda chunk, out: codec.decode(checked_body(chunk), out)
 
 
 def checked_body(chunk: Any) -> Any:

@@ -11,20 +11,12 @@ NO_DIGEST = "0" * 64
 DIGEST_NBYTES = 32
 
 
-class FieldDigest:
-    """F of the specification, fed piece by piece: sha256 over C({dtype, name, shape}), a newline, the data.
+def field_digest(name: str, dtype: str, shape: tuple[int, ...]) -> hashlib._Hash:
+    """Begin F of the specification: sha256 over C({dtype, name, shape}), a newline, and the data, which is to be added.
 
     dtype: Zarr's name. shape: (T, ...) of the episode. Data: little-endian, C order; for a camera the 32-byte sha256 of each frame.
     """
-
-    def __init__(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        self._hash = hashlib.sha256(canonical.dumps({"dtype": dtype, "name": name, "shape": list(shape)}) + b"\n")
-
-    def update(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+    return hashlib.sha256(canonical.dumps({"dtype": dtype, "name": name, "shape": list(shape)}) + b"\n")
 
 
 def episode_name(number: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vla_store.format import arrays, layout
-from vla_store.format.codecs import CRC_BYTES, NONE
+from vla_store.format.codecs import ATTRIBUTES, CRC_BYTES, NONE
 from vla_store.format.digests import DIGEST_NBYTES
 from vla_store.format.layout import Grid
 from vla_store.format.nonfinite import columns_of
@@ -42,7 +42,7 @@ def part_arrays(
 
     def add_numeric(path: str, shape: tuple[int, ...], dtype: str, notes: dict[str, Any] | None = None) -> None:
         grid = layout.numeric_grid(shape, dtype, rows)
-        found[path] = PartArray(grid, arrays.array_metadata(grid, arrays.numeric_codecs(), notes), grid.chunk_nbytes)
+        found[path] = PartArray(grid, arrays.array_metadata(grid, attributes=notes), grid.chunk_nbytes)
 
     add_numeric(layout.INDEX_ARRAY, (rows, 2), "int32")
     add_numeric(layout.TABLE_ARRAY, (episodes, len(document.columns)), "int64", {"columns": document.columns})
@@ -51,15 +51,14 @@ def part_arrays(
         columns = columns_of(document.nonfinite)
         add_numeric(layout.NONFINITE_ARRAY, (episodes, len(columns)), "int64", {"columns": columns})
     grid = layout.attributes_grid(attributes_nbytes)
-    found[layout.ATTRIBUTES_ARRAY] = PartArray(grid, arrays.array_metadata(grid, arrays.attributes_codecs(grid)))
+    found[layout.ATTRIBUTES_ARRAY] = PartArray(grid, arrays.array_metadata(grid, ATTRIBUTES))
     for field in document.fields.values():
         if field.unsupported() is None:
-            length = elements.get(field.name)
-            grid = field.grid(rows, length)
-            size = None if field.is_camera else grid.chunk_nbytes
-            found[field.array] = PartArray(grid, field.metadata(rows, length), size)
+            grid = field.grid(rows, elements.get(field.name))
+            codec, size = (field.codec, None) if field.is_camera else (None, grid.chunk_nbytes)
+            found[field.array] = PartArray(grid, arrays.array_metadata(grid, codec), size)
             if "background" in field.prediction:
                 grid = layout.background_grid((episodes, *field.fixed_shape), field.dtype)
-                metadata = arrays.array_metadata(grid, arrays.frame_codecs(NONE, 1, 0))
-                found[f"backgrounds/{field.name}"] = PartArray(grid, metadata, grid.row_nbytes + CRC_BYTES)
+                nbytes = grid.row_nbytes + CRC_BYTES
+                found[f"backgrounds/{field.name}"] = PartArray(grid, arrays.array_metadata(grid, NONE), nbytes)
     return dict(sorted(found.items()))

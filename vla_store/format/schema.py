@@ -31,21 +31,8 @@ MAX_FIELDS = 256
 MAX_ROWS = 1 << 40
 MAX_PART_ROWS = 2**31 - 1
 
-NUMERIC_DTYPES = (
-    "bool",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "float16",
-    "float32",
-    "float64",
-)
 FLOATING_DTYPES = ("float16", "float32", "float64")
+NUMERIC_DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), *FLOATING_DTYPES)
 KINDS = ("fixed", "ragged-episode", "picture")
 CAMERA_DTYPES = ("uint8", "uint16", "float32")  # of kind "fixed"; pictures of another are of kind "picture"
 ORIENTATIONS = ("bottom_up", "top_down", "rot180")
@@ -114,11 +101,11 @@ class Field:
 
     def check_supported(self) -> None:
         """Raise UnsupportedStore, naming what is not known."""
-        problem = self.unsupported()
-        if problem:
+        if problem := self.unsupported():
+            register = ", register the codec (vla_store.format.codecs.register)" if self.codec.problem() else ""
             raise UnsupportedStore(
                 f"field {self.name!r} has a {problem} that this version does not know",
-                hint="upgrade vla_store, or leave the field out of `windows`",
+                hint=f"upgrade vla_store{register}, or leave the field out of `windows`",
             )
 
     def grid(self, rows: int, elements: int | None = None) -> layout.Grid:
@@ -128,15 +115,6 @@ class Field:
             return layout.numeric_grid((elements,), self.dtype, rows)
         shape = (rows, *self.fixed_shape)
         return layout.frame_grid(shape, self.dtype) if self.is_camera else layout.numeric_grid(shape, self.dtype, rows)
-
-    def metadata(self, rows: int, elements: int | None = None) -> dict[str, Any]:
-        """Return the zarr.json of its array."""
-        grid = self.grid(rows, elements)
-        if self.is_camera:
-            return arrays.array_metadata(
-                grid, arrays.frame_codecs(self.codec, np.dtype(self.dtype).itemsize, grid.chunk_nbytes)
-            )
-        return arrays.array_metadata(grid, arrays.numeric_codecs())
 
     def to_json(self) -> dict[str, Any]:
         described = {"codec": self.codec.to_json(), "prediction": list(self.prediction), "shape": list(self.shape)}
@@ -393,19 +371,13 @@ def _vla_store_attribute(data: bytes, name: str, max_nbytes: int) -> tuple[dict[
             hint="pip install --upgrade vla-store",
         )
     value = canonical.loads(data, name)
-    document = (
-        value.get("attributes", {}).get("vla_store")
-        if isinstance(value, dict) and isinstance(value.get("attributes"), dict)
-        else None
-    )
-    # An exact type, because True == 1.
-    if not isinstance(document, dict) or type(document.get("format_version")) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:  # an exact type, because True == 1
         raise StoreDamaged(
             "not a document of a vla_store",
             object=name,
             expected=f'attributes["vla_store"] with format_version {FORMAT_VERSION}',
         )
-    return document, value
+    return value["attributes"]["vla_store"], value
 
 
 def _nonfinite(whole: dict[str, Any], fields: list[str], name: str) -> tuple[str, ...]:

@@ -157,13 +157,14 @@ def _statistics(pieces: Sequence[npt.NDArray[Any]], shape: tuple[int, ...], epis
 def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
     values = [column[start:stop].astype(np.float64) + 0.0 for start, stop in episodes]
     kept = [each[np.isfinite(each)] for each in values]
-    total, count, nan = (int(sum(of)) for of in (map(len, values), map(len, kept), (np.isnan(x).sum() for x in values)))
+    total, count = sum(map(len, values)), sum(map(len, kept))
+    nan = sum(map(np.count_nonzero, map(np.isnan, values)))
     result: dict[str, Any] = {"count": count, "nan": nan, "infinite": total - count - nan}
     if not count:
         return result | dict.fromkeys(FLOATS, math.nan)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = _sum(kept) / count
-        variance = _sum((each - mean) ** 2 for each in kept) / count
+        variance = _sum([(each - mean) ** 2 for each in kept]) / count
     ordered = np.sort(np.concatenate(kept))
     exact = total <= MAX_QUANTILE_ROWS  # not `count`: all components of a field have quantiles, or none
     return result | {
@@ -175,7 +176,7 @@ def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
     }
 
 
-def _sum(episodes: Iterable[FloatArray]) -> float:
+def _sum(episodes: Sequence[FloatArray]) -> float:
     try:
         return math.fsum([math.fsum(each.tolist()) for each in episodes])
     except (ValueError, OverflowError):  # beyond a double: no sum

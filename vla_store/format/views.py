@@ -88,14 +88,9 @@ class View:
         """The number of steps it covers."""
         return rows_in(self.covered)
 
-    @property
-    def is_known(self) -> bool:
-        """True for a kind that this version knows."""
-        return self.kind in KINDS
-
     def check_known(self) -> None:
         """Raise UnsupportedStore for a kind of a newer version."""
-        if not self.is_known:
+        if self.kind not in KINDS:
             raise UnsupportedStore(
                 f"view {self.name!r} is of a kind {self.kind!r} that this version does not know",
                 hint="upgrade vla_store, or use another view",

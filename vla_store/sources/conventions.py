@@ -1,7 +1,7 @@
 """How a file's pictures lie, and whether its observations come before or after the action: read, measured, or asked for.
 
 Never guessed: two files that differ in nothing else may differ in this, and a wrong choice goes unnoticed in training. May
-import errors.
+import protocol of this folder, and errors.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def observation_of(pairs: Iterable[tuple[Array, Array]], path: str, like: str | 
     differences = []
     for states, joints in pairs:
         found = "no two steps whose numbers are finite"
+        states, joints = (each.astype(np.float64) for each in (states, joints))  # unsigned numbers would wrap around
         with np.errstate(invalid="ignore", over="ignore"):
             both = np.abs([joints[:-1] - states[1:], joints[:-1] - states[:-1]]).reshape(2, -1)
         differences.append(both[:, np.isfinite(both).all(axis=0)])

@@ -18,6 +18,7 @@ import numpy as np
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
+from vla_store.format.schema import NUMERIC_DTYPES
 from vla_store.sources.conventions import LIKE_COSMOS, observation_of, orientation_of
 from vla_store.sources.hdf5 import Hdf5Source, fields_of
 from vla_store.sources.hdf5_file import attributes_of, opened
@@ -96,7 +97,6 @@ def _text(file: h5py.File, path: str) -> str:
 
 
 def _success(file: h5py.File) -> int:
-    try:
-        return int(bool(np.asarray(file.attrs["success"]).item()))
-    except (KeyError, ValueError):
-        return -1
+    told = np.asarray(file.attrs.get("success", np.nan))
+    known = told.size == 1 and told.dtype.name in NUMERIC_DTYPES and not np.isnan(told).any()
+    return int(bool(told.item())) if known else -1

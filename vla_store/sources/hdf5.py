@@ -80,8 +80,11 @@ class Hdf5Source:
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         group = self.group(number)
-        with naming(self.path, group.rpartition("/")[2] or None):
-            return _handle(self.path).read(group, self.choice, field, start, stop)
+        with naming(self.path, group.rpartition("/")[2] or None) as where:
+            handle = _handle(self.path)
+            place = handle.place(group, self.overrides.choice, field)
+            where["dataset"] = place.below
+            return handle.rows(place, start, stop)
 
     def layout(self) -> FileLayout:
         """Decide which datasets of this file are no fields, by all its demonstrations."""
@@ -176,12 +179,13 @@ def _layout_of(source: Hdf5Source, mtime_ns: int, size: int) -> FileLayout:
 
 @dataclass(frozen=True)
 class _Place:
-    """Location of a dataset.
+    """Location of a dataset. path, below: in the file, and below its demonstration.
 
     offset: of its rows in the file, None unless they lie there as NumPy has them. shape: of the pixels, if it holds encoded pictures.
     """
 
     path: str
+    below: str
     offset: int | None
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -209,8 +213,8 @@ class _Handle:
             node = self.file[at]
             encoded = is_encoded(node)
             shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
-            offset = self._offset(node, at.removeprefix(group).lstrip("/"))
-            self._places[at] = _Place(at, offset, node.dtype, shape, encoded)
+            below = at.removeprefix(group).lstrip("/")
+            self._places[at] = _Place(at, below, self._offset(node, below), node.dtype, shape, encoded)
         return self._places[at]
 
     def _offset(self, node: h5py.Dataset, path: str) -> int | None:
@@ -225,12 +229,7 @@ class _Handle:
             )
         return offset
 
-    def read(self, group: str, choice: Choice, field: str, start: int, stop: int) -> Array:
-        place = self.place(group, choice, field)
-        with naming(self.file.filename, dataset=place.path.removeprefix(group).lstrip("/")):
-            return self._rows(place, start, stop)
-
-    def _rows(self, place: _Place, start: int, stop: int) -> Array:
+    def rows(self, place: _Place, start: int, stop: int) -> Array:
         if place.is_encoded:
             return _decoded(self.file[place.path], place.shape[1:], start, stop)
         if place.offset is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib
 import operator
 import os
@@ -21,7 +22,7 @@ from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_e
 from vla_store.format.attributes import empty_value, encode_value
 from vla_store.sources import strangers
 from vla_store.sources.datasets import LEAVE_OUT
-from vla_store.sources.overrides import NOTHING, Choice
+from vla_store.sources.overrides import ACTIONS, NOTHING, Choice
 from vla_store.sources.protocol import is_machines
 
 MAX_DEPTH = 32
@@ -65,13 +66,16 @@ def open_file(path: str) -> h5py.File:
 
 
 @contextlib.contextmanager
-def naming(path: str, demo: str | None = None, **places: Any) -> Iterator[None]:
-    """Turn every failure of h5py and of the system into an error that names the file and the demonstration."""
+def naming(path: str, demo: str | None = None, **places: Any) -> Iterator[dict[str, Any]]:
+    """Turn every failure of h5py and of the system into an error that names the file and the demonstration.
+
+    What a caller puts into the dictionary that it is given is named as well.
+    """
     try:
-        yield
+        yield places
     except VlaStoreError as error:
         raise error.at(file=path, demo=demo, **places) from None
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _unreadable(error, path, demo=demo, **places) from error
 
 
@@ -114,7 +118,10 @@ def _unreadable(error: Exception, path: str, **places: Any) -> VlaStoreError:
     kinds = {"dataset": "a dataset of ", "demo": "a demonstration of "}
     inside = next((kinds[name] for name in kinds if places.get(name) is not None), "")
     what = f"{inside}the HDF5 file cannot be read"
-    return SourceError(what, file=path, **places, found=str(error)[:300], hint=DAMAGED)
+    hint = (
+        f"{DAMAGED}; {LEAVE_OUT.format(places['dataset'])}" if places.get("dataset") not in (None, ACTIONS) else DAMAGED
+    )
+    return SourceError(what, file=path, **places, found=str(error)[:300], hint=hint)
 
 
 def names_in(names: h5py.Group | h5py.AttributeManager) -> list[str]:
@@ -136,31 +143,37 @@ def walk(
     yield path, group
     if path.count("/") >= MAX_DEPTH:
         raise SourceError("groups are nested too deeply", dataset=path, expected=f"at most {MAX_DEPTH} levels")
-    file = group.file.filename
-    for name in names_in(group):
-        below = f"{path}/{name}" if path else name
-        if (pattern := choice.excluding(f"{top.rstrip('/')}/{below}", below)) is not None:
-            if used is not None:
-                used.add(pattern)
-            continue
-        with naming(file, dataset=below):
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise SourceError(
-                    "a dataset is a link to another file",
-                    found=f"{link.filename}:{link.path}",
-                    hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
-                )
-            node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
-            if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
-                raise SourceError("a link that leads to no dataset", found=link.path, hint=LEAVE_OUT.format(below))
-            if isinstance(node, h5py.Dataset):
-                check_own(group, node, below)
-                check_filters(node)
-        if isinstance(node, h5py.Group):
-            yield from walk(node, below, top=top, choice=choice, used=used)
-        else:
-            yield below, node
+    with naming(group.file.filename) as where:
+        for name in names_in(group):
+            below = f"{path}/{name}" if path else name
+            if (pattern := choice.excluding(f"{top.rstrip('/')}/{below}", below)) is not None:
+                if used is not None:
+                    used.add(pattern)
+                continue
+            where["dataset"] = below
+            node = _member(group, name, below)
+            if isinstance(node, h5py.Group):
+                yield from walk(node, below, top=top, choice=choice, used=used)
+            else:
+                yield below, node
+
+
+def _member(group: h5py.Group, name: str, path: str) -> h5py.Group | h5py.Dataset:
+    """Return what has this name in a group. Raises SourceError for what does not lie in the file, or cannot be read."""
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise SourceError(
+            "a dataset is a link to another file",
+            found=f"{link.filename}:{link.path}",
+            hint="copy the file with its links expanded (h5py: Group.copy with expand_external=True)",
+        )
+    node = group.get(name) if isinstance(link, h5py.SoftLink) else group[name]
+    if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
+        raise SourceError("a link that leads to no dataset", found=link.path, hint=LEAVE_OUT.format(path))
+    if isinstance(node, h5py.Dataset):
+        check_own(group, node, path)
+        check_filters(node)
+    return node
 
 
 def check_filters(node: h5py.Dataset) -> None:
@@ -201,11 +214,8 @@ def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> 
     found = None
     if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(above.id).fileno:
         found = f"{node.file.filename}:{node.name}"
-    elif isinstance(node, h5py.Dataset) and node.external:
-        found = f"external storage in {node.external[0][0]}"
-    elif isinstance(node, h5py.Dataset) and node.is_virtual:
-        lost = [each for each in node.virtual_sources() if each.file_name != "." or each.dset_name not in node.file]
-        found = f"a virtual dataset of {lost[0].file_name}:{lost[0].dset_name}" if lost else None
+    elif isinstance(node, h5py.Dataset):
+        found = _elsewhere(node)
     if found is not None:
         raise SourceError(
             "what a file names lies in another file",
@@ -213,6 +223,24 @@ def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> 
             found=found,
             hint="write a copy of the file that holds all of its data",
         )
+
+
+def _elsewhere(node: h5py.Dataset) -> str | None:
+    """Return which data of a dataset, and of those that it is made of, is not in its file; None where all is."""
+    file, nodes = node.file, [node]
+    for _ in range(MAX_DEPTH):
+        for each in nodes:
+            if each.external:
+                return f"external storage in {each.external[0][0]}"
+        sources = [source for each in nodes if each.is_virtual for source in each.virtual_sources()]
+        if not sources:
+            return None
+        for each in sources:
+            if each.file_name != "." or each.dset_name not in file:
+                return f"a virtual dataset of {each.file_name}:{each.dset_name}"
+        made_of = (file[name] for name in {each.dset_name for each in sources})
+        nodes = [each for each in made_of if isinstance(each, h5py.Dataset)]
+    return "a virtual dataset that is made of itself"  # HDF5 would follow it for ever, and crash
 
 
 def count_of(node: h5py.Group, name: str) -> int | str | None:
@@ -230,7 +258,12 @@ def dtype_of(node: h5py.Dataset) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = node.dtype
     except TypeError as error:  # HDF5 has types that NumPy has not
-        raise SourceError("a dataset has a type that NumPy does not have", dataset=node.name, found=error) from None
+        raise SourceError(
+            "a dataset has a type that NumPy does not have",
+            dataset=node.name,
+            found=error,
+            hint=LEAVE_OUT.format(node.name),
+        ) from None
     return dtype
 
 
@@ -243,7 +276,7 @@ def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[s
     result = {}
     for name in names_in(node.attrs):
         try:
-            result[name] = _attribute(node, name)
+            result[name] = _value(node.attrs.get_id(name).dtype, functools.partial(node.attrs.__getitem__, name))
         except (TypeError, ValueError, OSError) as error:
             if isinstance(error, OSError) and is_machines(error):
                 raise
@@ -257,10 +290,6 @@ def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[s
                 hint="write it as numbers or text, or remove it; --skip-bad leaves out what has it",
             ) from None
     return result
-
-
-def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> dict[str, Any]:
-    return _value(node.attrs.get_id(name).dtype, lambda: node.attrs[name])
 
 
 def value_of(node: h5py.Dataset) -> dict[str, Any]:

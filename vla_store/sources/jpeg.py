@@ -72,7 +72,9 @@ def _opened(data: Array) -> Any:
     try:
         image = Image.open(io.BytesIO(encoded), formats=("JPEG",))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SourceError("a JPEG picture does not decode", found=str(error)[:200], hint=_LEAVE_OUT) from None
+        raise SourceError(
+            "a JPEG picture does not decode", found=str(error).partition(" <_io")[0][:200], hint=_LEAVE_OUT
+        ) from None
     if image.mode not in _CHANNELS or image.size[0] * image.size[1] * _CHANNELS[image.mode] > MAX_FRAME_BYTES:
         raise SourceError(
             "a JPEG picture of a kind that is not taken",

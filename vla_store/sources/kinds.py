@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterable
 from pathlib import Path
 
-from vla_store.errors import SourceError, VlaStoreError
+from vla_store.errors import OptionError, SourceError, VlaStoreError
 from vla_store.sources.overrides import OBSERVATION, ORIENTATION, Convention
 from vla_store.sources.protocol import EpisodeSource, StreamedSource
 
@@ -61,7 +61,20 @@ _REGISTERED: dict[str, SourceKind] = {}
 
 
 def register(kind: SourceKind) -> SourceKind:
-    """Make `build`, `append`, `verify --against` and `repair` recognise a kind in this process. One of the same name goes."""
+    """Make `build`, `append`, `verify --against` and `repair` recognise a kind in this process. One of the same name goes.
+
+    Raises OptionError for a convention that another kind has with other values, or that cannot be an option.
+    """
+    others = [each for other in _REGISTERED.values() if other.name != kind.name for each in other.conventions]
+    known = {each.name: each for each in (*others, ORIENTATION, OBSERVATION)}
+    for each in kind.conventions:
+        if known.get(each.name, each) != each or not each.name.isidentifier():
+            raise OptionError(
+                "a kind cannot have a convention of this name",
+                kind=kind.name,
+                found=each.name,
+                expected="letters, digits and _, and nothing else that sources have",
+            )
     _REGISTERED[kind.name] = kind
     return kind
 
@@ -78,12 +91,13 @@ def endings() -> tuple[str, ...]:
 
 def conventions() -> tuple[Convention, ...]:
     """Return everything that a caller may state of sources."""
-    return (ORIENTATION, OBSERVATION, *(each for kind in _REGISTERED.values() for each in kind.conventions))
+    several = (each for kind in _REGISTERED.values() for each in kind.conventions)
+    return tuple(dict.fromkeys((ORIENTATION, OBSERVATION, *several)))  # two kinds may share one
 
 
 def kind_of(path: Path) -> SourceKind | None:
     """Return the kind that claims a path most surely, None where none does. Raises SourceError where two do."""
-    claims = [(kind.claim(path), kind) for kind in _REGISTERED.values()]
+    claims = [(Claim(kind.claim(path)), kind) for kind in _REGISTERED.values()]
     surest = max((claim for claim, _ in claims), default=Claim.NONE)
     kinds = [kind for claim, kind in claims if claim == surest]
     if surest == Claim.NONE:

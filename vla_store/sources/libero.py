@@ -19,6 +19,7 @@ import h5py
 
 from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes, encode_value
+from vla_store.format.schema import NUMERIC_DTYPES
 from vla_store.format.skipped import Skipped
 from vla_store.sources.conventions import (
     LIKE_COSMOS,
@@ -29,7 +30,7 @@ from vla_store.sources.conventions import (
 )
 from vla_store.sources.datasets import LEAVE_OUT
 from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
-from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, is_text, names_in, naming, opened
+from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, dtype_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import MEND, Array, EpisodeInfo, SourceInfo, TaskInfo, reason_of
@@ -71,7 +72,7 @@ class LiberoFile(Hdf5Source):
             warnings += [f"{text} ({_several(demos)})" for text, demos in noted.items()]
             _check_counts(data, episodes, warnings)
             _check_masks(file, names, self.choice, warnings)
-            task = _task_name(self.file)
+            task = Path(self.path).stem.removesuffix("_demo")
             instruction = _instruction(data, self.path)
             like = _looks_like(data, episodes[0], is_decoded)
             _check_text(data, task, instruction, episodes, warnings)
@@ -104,11 +105,11 @@ class LiberoFile(Hdf5Source):
 
     def beside(self, file: h5py.File) -> list[str]:
         top = names_in(file)
-        groups = [name for name in ("data", MASKS) if name in top and isinstance(file[name], h5py.Group)]
+        groups = [name for name in ("data", MASKS) if isinstance(file.get(name), h5py.Group)]
         return [*(f"/{name}" for name in top), *(f"/{name}/{each}" for name in groups for each in names_in(file[name]))]
 
     def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
-        data = file["data"] if "data" in names_in(file) else None
+        data = file.get("data")
         if not isinstance(data, h5py.Group):
             return
         for name in _kept(data, self.choice):
@@ -133,15 +134,11 @@ def task_text(task: str) -> str:
     return _SCENE.sub("", task).replace("_", " ")
 
 
-def _task_name(file: str) -> str:
-    return Path(file).stem.removesuffix("_demo")
-
-
 # Checking
 
 
 def _demos(file: h5py.File, path: str, choice: Choice) -> tuple[h5py.Group, list[str]]:
-    data = file["data"] if "data" in names_in(file) else None
+    data = file.get("data")
     if not isinstance(data, h5py.Group):
         raise SourceError(
             "no demonstrations in the file",
@@ -220,7 +217,7 @@ def _scan_demo(
         raise SourceError(
             "a demonstration without actions",
             expected="a dataset actions (T, n)",
-            found=", ".join(inside) if isinstance(demo, h5py.Group) else "no group",
+            found=(", ".join(inside) or "nothing") if isinstance(demo, h5py.Group) else "no group",
         )
     check_own(data, demo, f"/data/{name}")
 
@@ -231,10 +228,10 @@ def _scan_demo(
     declared = count_of(demo, "num_samples")
     if declared not in (None, steps):
         warnings.append(f"{name}: num_samples says {declared}, the arrays have {steps} steps")
-    rewards = demo.get("rewards")
-    known = isinstance(rewards, h5py.Dataset) and rewards.shape == (steps,)
     with naming(data.file.filename, dataset="rewards"):
-        success = int(bool(rewards[-1] >= 1)) if known and not math.isnan(rewards[-1]) else -1
+        rewards = demo.get("rewards")
+        last = rewards[-1] if _is_numeric(rewards) and rewards.shape == (steps,) else math.nan
+        success = -1 if math.isnan(last) else int(last >= 1)
     own = stated(_texts(demo, f"/data/{name}", source.choice), note)
     return EpisodeInfo(int(name[5:]), steps, fields, success, own or text), encoded
 
@@ -281,7 +278,8 @@ def _instruction(data: h5py.Group, path: str) -> str | None:
         value = json.loads(text)["language_instruction"]
         joined = "".join(value) if isinstance(value, list) else value
         instruction: str = joined.strip().strip('"').strip()
-        instruction.encode()
+        if not instruction.encode():
+            raise ValueError("an empty instruction")
         return instruction
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise SourceError(
@@ -319,22 +317,28 @@ def _joints(data: h5py.Group, episode: EpisodeInfo) -> tuple[Array, Array] | Non
     demo = data[f"demo_{episode.number}"]
     observed = demo.get("obs/joint_states", demo.get("obs/robot0_joint_pos"))
     states = demo.get("states")
-    if not isinstance(states, h5py.Dataset) or not isinstance(observed, h5py.Dataset) or episode.steps < 2:
+    if not _is_numeric(states) or not _is_numeric(observed) or episode.steps < 2:
         return None
-    if states.ndim != 2 or states.shape[1] < 8 or observed.shape[1:] != (7,):
+    if states.ndim != 2 or states.shape[1] < 8 or observed.shape != (len(states), 7):
         return None
     return states[:, 1:8], observed[()]
+
+
+def _is_numeric(node: Any) -> bool:
+    return isinstance(node, h5py.Dataset) and dtype_of(node).name in NUMERIC_DTYPES
 
 
 # robomimic's filter lists: /mask/<name> holds names of demonstrations
 
 
 def _masks(file: h5py.File, choice: Choice) -> Iterator[tuple[str, h5py.Dataset]]:
-    if MASKS not in file or choice.excluding(f"/{MASKS}"):
+    if MASKS not in names_in(file) or choice.excluding(f"/{MASKS}"):
         return
-    if not isinstance(file[MASKS], h5py.Group):
-        raise SourceError("/mask is not a group", found=file[MASKS], hint=LEAVE_OUT.format("/mask"))
-    for name, node in file[MASKS].items():
+    if not isinstance(masks := file.get(MASKS), h5py.Group):
+        raise SourceError(
+            "/mask is not a group", found=masks or "a link that leads nowhere", hint=LEAVE_OUT.format("/mask")
+        )
+    for name, node in masks.items():
         if choice.excluding(f"/{MASKS}/{name}"):
             continue
         if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not is_text(node):

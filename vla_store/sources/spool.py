@@ -98,7 +98,10 @@ class SpooledSource:
                 check_field_names(list(episode.fields), file=name_of(self), demo=number)
             if sorted(block) != sorted(episode.fields) or not block:
                 raise self._unpromised(number, ", ".join(sorted(episode.fields)), ", ".join(sorted(block)))
-            stop = done + len(block[next(iter(block))])
+            steps = np.shape(block[next(iter(block))])[:1]
+            if steps in ((), (0,)):
+                raise self._unpromised(number, "blocks of at least one step", "a block of none")
+            stop = done + steps[0]
             for name, spec in episode.fields.items():
                 where = {"file": name_of(self), "demo": number, "field": name}
                 rows = as_promised(block[name], spec.dtype, spec.shape, done, stop, **where)
