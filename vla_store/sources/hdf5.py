@@ -42,13 +42,15 @@ from vla_store.sources.hdf5_file import (
     is_text,
     naming,
     open_file,
-    opened,
     value_of,
     walk,
 )
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Choice, Overrides
 from vla_store.sources.pictures import with_pictures
 from vla_store.sources.protocol import CLOSERS, Array, EpisodeInfo, FieldSpec, SourceInfo, TaskInfo
+
+# Everything below a demonstration by its path, in order; None for a group.
+Contents = dict[str, Described | None]
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Hdf5Source:
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None) as where:
-            handle = _handle(self.path)
-            place = handle.place(group, self.overrides.choice, field)
+            handle = handle_of(self.path)
+            place = handle.place(self, group, field)
             where["dataset"] = place.below
             return handle.rows(place, start, stop)
 
@@ -99,15 +101,21 @@ class Hdf5Source:
         """Return the paths of what lies in a file outside its demonstrations."""
         return []
 
+    def contents(self, file: h5py.File, top: str) -> Contents:
+        """Return everything below a demonstration. Raises SourceError for what cannot be."""
+        known, _ = handle_of(self.path).contents(self)
+        return known[top] if top in known else contents_below(file[top], top, self.choice)
+
     def attributes_below(self, file: h5py.File, top: str) -> Attributes:
         """Return the attributes of a demonstration's group and of all below it, and what is kept as attributes, by path."""
         made: Attributes = {}
         no_fields = self.layout().aside
         kept: list[tuple[str, h5py.Dataset]] = []
-        for path, node in walk(file[top], top=top, choice=self.choice):
+        for path, described in self.contents(file, top).items():
             at = f"{top.rstrip('/')}/{path}" if path else top
+            node = file[at]
             made[at] = attributes_of(node, at, self.path)
-            if path in no_fields and isinstance(node, h5py.Dataset):
+            if path in no_fields and described is not None:
                 kept.append((at, node))
         for at, node in kept:
             above, _, name = at.rpartition("/")
@@ -157,22 +165,18 @@ class Hdf5Source:
     def is_plain(self, number: int, field: str) -> bool:
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None):
-            return _handle(self.path).place(group, self.choice, field).offset is not None
+            return handle_of(self.path).place(self, group, field).offset is not None
 
 
 @functools.lru_cache(maxsize=4096)
 def _layout_of(source: Hdf5Source, mtime_ns: int, size: int) -> FileLayout:
-    demos: list[dict[str, Described]] = []
-    used: set[str] = set()
-    with opened(source.path) as file:
-        beside = source.beside(file)
-        for top, group in source.demonstrations(file):
-            with contextlib.suppress(SourceError):  # a demonstration that is bad has no say; its own scan says why
-                with naming(source.path):
-                    described = described_below(group, top, source.choice, used)
-                demos += [described] if ACTIONS in described else []
+    with naming(source.path):
+        handle = handle_of(source.path)
+        beside = source.beside(handle.file)
+        contents, excluding = handle.contents(source)
+    demos = [described for each in contents.values() if ACTIONS in (described := datasets_in(each))]
     paths = frozenset(path for each in demos for path in each)
-    used |= {path for path, _ in source.choice.rename if path in paths}
+    used = {*excluding, *(path for path, _ in source.choice.rename if path in paths)}
     used |= {each for path in beside if (each := source.choice.excluding(path)) is not None}
     return FileLayout(aside(demos), paths, tuple(sorted(used)))
 
@@ -200,34 +204,50 @@ class _Handle:
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self.raw)
         weakref.finalize(self, self.file.close)
-        self._paths: dict[tuple[str, Choice], dict[str, str]] = {}
-        self._places: dict[str, _Place] = {}
+        self._contents: dict[tuple[type, Choice], tuple[dict[str, Contents], set[str]]] = {}
+        self._places: dict[tuple[str, Choice], dict[str, tuple[str, Described] | _Place]] = {}
 
-    def place(self, group: str, choice: Choice, field: str) -> _Place:
-        if (group, choice) not in self._paths:
-            described = described_below(self.file[group], group, choice)
-            names = field_names({path: each.is_encoded for path, each in described.items()}, choice)
-            self._paths[group, choice] = {name: f"{group.rstrip('/')}/{path}" for path, name in names.items()}
-        at = self._paths[group, choice][field]
-        if at not in self._places:
-            node = self.file[at]
-            encoded = is_encoded(node)
-            shape = (len(node), *jpeg.shape_of(node[0])) if encoded else node.shape
-            below = at.removeprefix(group).lstrip("/")
-            self._places[at] = _Place(at, below, self._offset(node, below), node.dtype, shape, encoded)
-        return self._places[at]
+    def contents(self, source: Hdf5Source) -> tuple[dict[str, Contents], set[str]]:
+        """Return what every demonstration holds, by its path, and which patterns of the caller's leave something out.
 
-    def _offset(self, node: h5py.Dataset, path: str) -> int | None:
-        offset, size = _plain_offset(node), os.fstat(self.raw).st_size
-        if offset is not None and offset + node.nbytes > size:
+        A demonstration that is bad is left out: its own scan says why.
+        """
+        key = type(source), source.choice
+        if key not in self._contents:
+            found: dict[str, Contents] = {}
+            used: set[str] = set()
+            for top, group in source.demonstrations(self.file):
+                with contextlib.suppress(SourceError), naming(source.path):
+                    found[top] = contents_below(group, top, source.choice, used)
+            self._contents[key] = found, used
+        return self._contents[key]
+
+    def place(self, source: Hdf5Source, group: str, field: str) -> _Place:
+        places = self._places.get((group, source.overrides.choice))
+        if places is None:
+            described = datasets_in(source.contents(self.file, group))
+            names = field_names({path: each.is_encoded for path, each in described.items()}, source.choice)
+            places = {name: (path, described[path]) for path, name in names.items()}
+            self._places[group, source.choice] = places
+        place = places[field]
+        if isinstance(place, tuple):
+            place = places[field] = self._located(f"{group.rstrip('/')}/{place[0]}", *place)
+        return place
+
+    def _located(self, at: str, below: str, described: Described) -> _Place:
+        node, shape = self.file[at], described.shape or ()
+        if described.is_encoded:
+            return _Place(at, below, None, described.dtype, (*shape, *jpeg.shape_of(node[0])), True)
+        offset, size = _plain_offset(node, described.dtype), os.fstat(self.raw).st_size
+        if offset is not None and offset + described.nbytes > size:
             raise SourceError(
                 "a dataset lies past the end of the file",
-                dataset=path,
-                expected=f"{offset + node.nbytes} bytes",
+                dataset=below,
+                expected=f"{offset + described.nbytes} bytes",
                 found=f"{size} bytes",
                 hint="download or copy it again",
             )
-        return offset
+        return _Place(at, below, offset, described.dtype, shape, False)
 
     def rows(self, place: _Place, start: int, stop: int) -> Array:
         if place.is_encoded:
@@ -241,11 +261,6 @@ class _Handle:
         return rows
 
 
-def is_encoded(node: h5py.Dataset) -> bool:
-    """Tell whether a dataset holds an encoded picture a row: (T,) of byte strings of variable length."""
-    return bool(node.ndim == 1 and h5py.check_vlen_dtype(node.dtype) == np.uint8)
-
-
 def _decoded(node: h5py.Dataset, shape: tuple[int, ...], start: int, stop: int) -> Array:
     """Decode the pictures [start, stop) to pixels (n, *shape)."""
     out = np.empty((stop - start, *shape), np.uint8)
@@ -257,10 +272,11 @@ def _decoded(node: h5py.Dataset, shape: tuple[int, ...], start: int, stop: int) 
     return out
 
 
-def _plain_offset(node: h5py.Dataset) -> int | None:
-    plain = node.chunks is None and not node.external and not node.is_virtual and not is_encoded(node)
+def _plain_offset(node: h5py.Dataset, dtype: np.dtype[Any]) -> int | None:
+    created = node.id.get_create_plist()
+    plain = created.get_layout() == h5py.h5d.CONTIGUOUS and not created.get_external_count()
     # A type that NumPy has no equal of (integers of 24 bits, say) is converted by HDF5.
-    same = plain and h5py.h5t.py_create(node.dtype, logical=True).equal(node.id.get_type())
+    same = plain and h5py.h5t.py_create(dtype, logical=True).equal(node.id.get_type())
     return node.id.get_offset() if same else None
 
 
@@ -281,20 +297,29 @@ def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
 CLOSERS += [_handle_at.cache_clear, _layout_of.cache_clear]
 
 
-def _handle(path: str) -> _Handle:
+def handle_of(path: str) -> _Handle:
     stat = os.stat(path)
     return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())
 
 
-def described_below(group: h5py.Group, top: str, choice: Choice, used: set[str] | None = None) -> dict[str, Described]:
-    """Return every dataset of a demonstration by its path, without those that the caller leaves out."""
+def contents_below(group: h5py.Group, top: str, choice: Choice, used: set[str] | None = None) -> Contents:
+    """Return everything below a demonstration by its path, without what the caller leaves out."""
     return {
-        path: Described(
-            node.shape, dtype_of(node), 0 if node.shape is None else node.nbytes, is_text(node), is_encoded(node)
-        )
+        path: _described(node) if isinstance(node, h5py.Dataset) else None
         for path, node in walk(group, top=top, choice=choice, used=used)
-        if isinstance(node, h5py.Dataset)
     }
+
+
+def _described(node: h5py.Dataset) -> Described:
+    shape, dtype = node.shape, dtype_of(node)
+    # An encoded picture a row is a byte string of variable length.
+    is_encoded = shape is not None and len(shape) == 1 and h5py.check_vlen_dtype(dtype) == np.uint8
+    nbytes = 0 if shape is None else math.prod(shape) * dtype.itemsize
+    return Described(shape, dtype, nbytes, is_text(dtype), bool(is_encoded))
+
+
+def datasets_in(contents: Contents) -> dict[str, Described]:
+    return {path: each for path, each in contents.items() if each is not None}
 
 
 def fields_of(
@@ -306,16 +331,17 @@ def fields_of(
     anyway. note: told of what is no field, and of names that are not the usual ones.
     """
     choice, layout = source.choice, source.layout()
-    described = described_below(group, top, choice)
+    described = datasets_in(source.contents(group.file, top))
     if ACTIONS not in described:
         raise SourceError("--exclude leaves out the actions", exclude=", ".join(choice.exclude))
     encoded = {path: each.is_encoded for path, each in described.items()}
     names = field_names(encoded, choice)
-    steps = _steps_of(group[ACTIONS])
-    for path in described:
-        if unwritten := _unwritten(group[path]):
-            note(f"{path}: {unwritten}; HDF5 gives {group[path].fillvalue} for them")
-        _check_pixels(group[path], path)
+    nodes = {path: group[path] for path in described}
+    steps = _steps_of(nodes[ACTIONS])
+    for path, node in nodes.items():
+        if unwritten := _unwritten(node):
+            note(f"{path}: {unwritten}; HDF5 gives {node.fillvalue} for them")
+        _check_pixels(node, path)
     kept = {path: each for path, each in described.items() if path in layout.aside}
     for path, each in kept.items():
         check_aside(path, each, steps, layout.aside[path])
@@ -326,7 +352,7 @@ def fields_of(
     names = {path: name for path, name in names.items() if path not in kept}
     for text in unusual_names(names, encoded, choice):
         note(text)
-    fields = {name: _spec(path, group[path], described[path], steps, role_of(path)) for path, name in names.items()}
+    fields = {name: _spec(path, nodes[path], described[path], steps, role_of(path)) for path, name in names.items()}
     fields = with_pictures(fields, {name: path for path, name in names.items()})
     if not any(spec.is_camera for spec in fields.values()):
         raise SourceError(
@@ -365,7 +391,7 @@ def _steps_of(actions: h5py.Dataset) -> int:
 
 def _check_pixels(node: h5py.Dataset, path: str) -> None:
     """Raise SourceError for encoded pictures in texts or in rows of one length, which would be kept undecoded."""
-    texts = is_text(node)
+    texts = is_text(node.dtype)
     if not node.size or not (texts or (node.dtype == np.uint8 and node.ndim == 2)):
         return
     with naming(node.file.filename, dataset=path):

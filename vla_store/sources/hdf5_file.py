@@ -160,7 +160,8 @@ def walk(
 
 def _member(group: h5py.Group, name: str, path: str) -> h5py.Group | h5py.Dataset:
     """Return what has this name in a group. Raises SourceError for what does not lie in the file, or cannot be read."""
-    link = group.get(name, getlink=True)
+    is_hard = group.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
+    link = None if is_hard else group.get(name, getlink=True)
     if isinstance(link, h5py.ExternalLink):
         raise SourceError(
             "a dataset is a link to another file",
@@ -171,7 +172,7 @@ def _member(group: h5py.Group, name: str, path: str) -> h5py.Group | h5py.Datase
     if isinstance(link, h5py.SoftLink) and not isinstance(node, h5py.Dataset):
         raise SourceError("a link that leads to no dataset", found=link.path, hint=LEAVE_OUT.format(path))
     if isinstance(node, h5py.Dataset):
-        check_own(group, node, path)
+        check_own(None if is_hard else group, node, path)
         check_filters(node)
     return node
 
@@ -205,14 +206,14 @@ def _reads(node: h5py.Dataset) -> bool:
         return False
 
 
-def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> None:
-    """Raise SourceError for what lies in another file.
+def check_own(above: h5py.Group | None, node: h5py.Group | h5py.Dataset, path: str) -> None:
+    """Raise SourceError for what lies in another file. above: what led to it; None where that was no link.
 
     Nobody would notice that that one changes; and HDF5 gives zeros, and no error, for the parts of a virtual or external
     dataset that it does not find.
     """
     found = None
-    if h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(above.id).fileno:
+    if above is not None and h5py.h5o.get_info(node.id).fileno != h5py.h5o.get_info(above.id).fileno:
         found = f"{node.file.filename}:{node.name}"
     elif isinstance(node, h5py.Dataset):
         found = _elsewhere(node)
@@ -227,7 +228,7 @@ def check_own(above: h5py.Group, node: h5py.Group | h5py.Dataset, path: str) -> 
 
 def _elsewhere(node: h5py.Dataset) -> str | None:
     """Return which data of a dataset, and of those that it is made of, is not in its file; None where all is."""
-    file, nodes = node.file, [node]
+    nodes = [node]
     for _ in range(MAX_DEPTH):
         for each in nodes:
             if each.external:
@@ -235,6 +236,7 @@ def _elsewhere(node: h5py.Dataset) -> str | None:
         sources = [source for each in nodes if each.is_virtual for source in each.virtual_sources()]
         if not sources:
             return None
+        file = node.file
         for each in sources:
             if each.file_name != "." or each.dset_name not in file:
                 return f"a virtual dataset of {each.file_name}:{each.dset_name}"
@@ -267,9 +269,9 @@ def dtype_of(node: h5py.Dataset) -> np.dtype[Any]:
     return dtype
 
 
-def is_text(node: h5py.Dataset) -> bool:
-    """Tell whether a dataset holds texts, of a fixed or a variable length."""
-    return dtype_of(node).kind == "S" or h5py.check_string_dtype(node.dtype) is not None
+def is_text(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a dtype is of texts, of a fixed or a variable length."""
+    return dtype.kind == "S" or h5py.check_string_dtype(dtype) is not None
 
 
 def attributes_of(node: h5py.Group | h5py.Dataset, on: str, path: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from vla_store.sources.conventions import (
     orientation_of,
 )
 from vla_store.sources.datasets import LEAVE_OUT
-from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
+from vla_store.sources.hdf5 import Hdf5Source, fields_of, handle_of, is_robomimic
 from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, dtype_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
@@ -121,7 +121,9 @@ class LiberoFile(Hdf5Source):
         return f"/data/demo_{number}"
 
     def attributes(self, number: int | None) -> Attributes:
-        with opened(self.path) as file:
+        with naming(self.path):
+            handle = handle_of(self.path)
+            file = handle.file
             if number is None:
                 own = {path: attributes_of(file[path], path, self.path) for path in ("/", "/data")}
                 return own | _mask_attributes(file, self.path, self.choice)
@@ -240,7 +242,7 @@ def _texts(demo: h5py.Group, top: str, choice: Choice) -> dict[str, Any]:
     """Return attributes of a demonstration, and texts beside its data, that may state its instruction."""
     there = [name for name in NAMES if not choice.excluding(f"{top}/{name}", name)]
     nodes = {name: node for name in there if isinstance(node := demo.get(name), h5py.Dataset)}
-    return {name: node[()] for name, node in nodes.items() if is_text(node)} | _attributes_of(demo)
+    return {name: node[()] for name, node in nodes.items() if is_text(dtype_of(node))} | _attributes_of(demo)
 
 
 def _attributes_of(group: h5py.Group) -> dict[str, Any]:
@@ -341,7 +343,7 @@ def _masks(file: h5py.File, choice: Choice) -> Iterator[tuple[str, h5py.Dataset]
     for name, node in masks.items():
         if choice.excluding(f"/{MASKS}/{name}"):
             continue
-        if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not is_text(node):
+        if not isinstance(node, h5py.Dataset) or node.ndim != 1 or not is_text(dtype_of(node)):
             raise SourceError(
                 "a filter list is not a list of names",
                 dataset=f"/mask/{name}",
