@@ -338,10 +338,12 @@ def fields_of(
     names = field_names(encoded, choice)
     nodes = {path: group[path] for path in described}
     steps = _steps_of(nodes[ACTIONS])
-    for path, node in nodes.items():
-        if unwritten := _unwritten(node):
-            note(f"{path}: {unwritten}; HDF5 gives {node.fillvalue} for them")
-        _check_pixels(node, path)
+    with naming(source.path) as where:
+        for path, node in nodes.items():
+            where["dataset"] = path
+            if unwritten := _unwritten(node):
+                note(f"{path}: {unwritten}; HDF5 gives {node.fillvalue} for them")
+            _check_pixels(node, path)
     kept = {path: each for path, each in described.items() if path in layout.aside}
     for path, each in kept.items():
         check_aside(path, each, steps, layout.aside[path])
@@ -394,8 +396,7 @@ def _check_pixels(node: h5py.Dataset, path: str) -> None:
     texts = is_text(node.dtype)
     if not node.size or not (texts or (node.dtype == np.uint8 and node.ndim == 2)):
         return
-    with naming(node.file.filename, dataset=path):
-        first = node[(0,) * node.ndim] if texts else node[0].tobytes()
+    first = node[(0,) * node.ndim] if texts else node[0].tobytes()
     if isinstance(first, bytes) and first.startswith(jpeg.ENCODED):
         raise SourceError(
             "encoded pictures in texts, or in rows of one length",
