@@ -369,7 +369,7 @@ def test_case_4_a_worker_killed_while_it_sends_is_noticed_though_it_forked(store
     batches = Batches(first_rows(store, 100), batch_size=5, workers=1, batch_transform=transform)
     stream = iter(batches)
     child = next(stream)["child"]
-    pid, socket = batches.pids()[0], batches.processes.pool.processes._channels[0]
+    pid, socket = batches.pids()[0], batches.processes.pool.processes._channels[0].socket
     errors: list[BaseException | None] = []
     thread = threading.Thread(target=lambda: errors.append(error_of(lambda: list(stream))), daemon=True)
     try:

@@ -26,8 +26,8 @@ from recipes import oracle_rdt as oracle
 import vla_store
 from vla_store import OptionError, SourceError, UnknownName
 from vla_store.recipes import rdt
+from vla_store.recipes.conversions import six_of_axis_angle, six_of_euler_xyz
 from vla_store.recipes.rdt import MAPPINGS, RdtDataset, RdtMapping, Take
-from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 
 PORTS = {"L": "rdt_libero_finetune", "S1": "hdf5_libero_s1", "S2": "hdf5_libero_s2"}
 EPISODES = (3, 10, 11)  # of three suites; 139, 127 and 123 steps

@@ -26,9 +26,6 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
 
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
     def send(self, message: Any, fd: int | None = None) -> None:
         """Send a message. Raises Closed."""
         data = pickle.dumps(message, protocol=5)

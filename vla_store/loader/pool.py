@@ -54,7 +54,7 @@ class _Out(NamedTuple):
 
 
 class WorkerPool:
-    """Worker processes, their ring, and the jobs that are theirs. One thread at a time; only `wake` may be called by another.
+    """Worker processes, their ring, and the jobs that are theirs. One thread at a time; any may call `processes.wake`.
 
     rows: of a batch, for the first guess of what a slot must hold.
     """
@@ -77,14 +77,10 @@ class WorkerPool:
             self.close()
             raise
 
-    @property
-    def is_closed(self) -> bool:
-        return self.processes.is_closed
-
     def next(self, jobs: Iterator[Job], is_over: Callable[[], bool]) -> tuple[Any, Made] | VlaStoreError:
         """Return the next batch and what it took, or what making it raised. Workers get as many of the jobs as they can take.
 
-        Raises StopIteration where there are no more jobs, Stopped once `is_over` (looked at after `wake`), WorkerDied, or why a
+        Raises StopIteration where there are no more jobs, Stopped once `is_over` (looked at after a `wake`), WorkerDied, or why a
         worker could not start.
         """
         self._collect(0.0)
@@ -98,10 +94,6 @@ class WorkerPool:
             self._wait()
             is_more = self._submit(jobs)
         return self._take(was_ready)
-
-    def wake(self) -> None:
-        """Let a thread that waits in `next` look up."""
-        self.processes.wake()
 
     def cancel(self) -> None:
         """Forget the jobs that were given. Their slots come back when workers are done with them."""
@@ -230,7 +222,7 @@ class Workers:
         except (StopIteration, Stopped):
             raise
         except BaseException as error:
-            if pool is not None and pool.is_closed and isinstance(error, Exception):
+            if pool is not None and pool.processes.is_closed and isinstance(error, Exception):
                 raise Stopped from None  # the interpreter exits, and did not wait for the lock
             self._dismiss()  # what workers were asked, and what they answered, may be lost in the middle
             raise
@@ -242,7 +234,7 @@ class Workers:
         """Let a thread that waits for a batch look up."""
         pool = self.pool
         if pool is not None:
-            pool.wake()
+            pool.processes.wake()
 
     def cancel(self) -> None:
         """Forget what workers were asked for."""

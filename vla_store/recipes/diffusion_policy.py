@@ -21,8 +21,8 @@ from vla_store.errors import OptionError, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.cached import cached_property
 from vla_store.reader.store import Store
+from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, Mask, NormalizedOptions, Steps, Unpack, opened, recipe
-from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Need, Needs, mapped, numbers_of, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
 

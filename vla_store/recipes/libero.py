@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, Unpack, opened, recipe
-from vla_store.recipes.images import channels_first
 from vla_store.recipes.needs import Needs, listed, mapped, numbers_of, pictures_of
 
 SEQUENCE_LENGTH = 10

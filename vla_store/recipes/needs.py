@@ -29,6 +29,7 @@ WIDTHS: Mapping[str, int] = {
     "robot_states": 9,
 }
 MAPPING = "mapping"
+STATE_WIDTH = 8
 TOLERANCE = 1e-3  # of a range's width: rounding is no other convention
 MAX_NAMED = 8
 
@@ -119,13 +120,12 @@ def numbers_of(fields: Iterable[str], option: str = "", **more: Any) -> tuple[Ne
 class Needs:
     """All that a recipe takes, and what to call the recipe.
 
-    stacks: its cameras must have one size. state_width: how many numbers the fields named with `state=` have together.
+    stacks: its cameras must have one size. Fields that are named with `state=` have STATE_WIDTH numbers together.
     """
 
     recipe: str
     fields: tuple[Need, ...]
     stacks: bool = False
-    state_width: int | None = None
 
     def check(self, store: Store) -> None:
         """Raise UnknownName for a field that the store has not, OptionError for one that is not as the recipe takes it."""
@@ -158,9 +158,9 @@ class Needs:
                 hint="name cameras of one size with cameras=",
             )
         widths = {each.field: store.fields[each.field].shape[0] or 0 for each in self.fields if each.option == "state"}
-        if widths and self.state_width is not None and sum(widths.values()) != self.state_width:
+        if widths and sum(widths.values()) != STATE_WIDTH:
             raise OptionError(
-                f"{self.recipe} takes a state of {self.state_width} numbers",
+                f"{self.recipe} takes a state of {STATE_WIDTH} numbers",
                 **{name: f"{width} numbers" for name, width in widths.items()},
                 found=sum(widths.values()),
                 hint="name other fields with state=; LIBERO's are ee_states, gripper_states",

@@ -107,8 +107,8 @@ class NumericRecipe(RecipeDataset):
 
     def _fields(self, rows: Int64) -> dict[str, Array]:
         """Read rows of the store, of all fields that `numbers` may use."""
-        numeric = [window.field for window in self.windows if not self.store.fields[window.field].is_camera]
-        return {name: self.store.read(name, rows) for name in numeric}
+        fields = (window.field for window in self.windows)
+        return {name: self.store.read(name, rows) for name in fields if not self.store.fields[name].is_camera}
 
 
 def joined(fields: Mapping[str, Array], names: tuple[str, ...]) -> Array:

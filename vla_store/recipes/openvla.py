@@ -23,8 +23,8 @@ import numpy as np
 
 from vla_store.errors import machine_errors, whole_number
 from vla_store.format.statistics import FieldStatistics
+from vla_store.recipes.conversions import MINUS_ONE_TO_ONE, opens_at_one
 from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
-from vla_store.recipes.gripper import MINUS_ONE_TO_ONE, opens_at_one
 from vla_store.recipes.needs import Range, numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles, warn_of
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe

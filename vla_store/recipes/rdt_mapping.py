@@ -14,10 +14,9 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.reader.store import Store
+from vla_store.recipes.conversions import MINUS_ONE_TO_ONE, six_of_axis_angle, six_of_euler_xyz
 from vla_store.recipes.dataset import Array, Empty, Int64
-from vla_store.recipes.gripper import MINUS_ONE_TO_ONE
 from vla_store.recipes.needs import MAPPING, Need, Range, numbers_of
-from vla_store.recipes.rotations import six_of_axis_angle, six_of_euler_xyz
 
 STATE_SIZE = 128
 

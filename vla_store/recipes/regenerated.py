@@ -20,7 +20,6 @@ from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, joined, quant
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 STATE = ("ee_states", "gripper_states")
-STATE_WIDTH = 8
 PIXELS = 256
 
 
@@ -61,8 +60,7 @@ class RegeneratedRecipe(NumericRecipe):
         fields = (*pictures_of(cameras, camera_option), *numbers_of(state, "state"), self.actions)
         windows = {**dict.fromkeys(cameras, 0), **dict.fromkeys(state, state_at), "actions": actions_at}
         notes = differences(store, cameras, self.trainer)
-        needs = Needs(name, fields, state_width=STATE_WIDTH)
-        super().__init__(store, needs=needs, windows=windows, notes=notes, **options)
+        super().__init__(store, needs=Needs(name, fields), windows=windows, notes=notes, **options)
         if notes:
             warn(f"this is not the data that {self.trainer} trains on: " + "; ".join(notes))
 

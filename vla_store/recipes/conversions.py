@@ -1,12 +1,46 @@
-"""Rotations as the 6 numbers that policies learn: the first, then the second column of the rotation matrix. Pure functions."""
+"""Pictures, grippers and rotations as policies take them. Pure functions of arrays.
+
+A gripper's number in an action: LIBERO's HDF5 files hold -1 to open and +1 to close.
+
+openvla, openvla_oft      1 - clip(g, 0, 1): 1 opens, 0 closes, and it is not normalised
+openpi, diffusion_policy, act, libero    as recorded
+rdt                       as recorded, or (g + 1) / 2, in slot 10; see its mappings
+
+A rotation is the 6 numbers that policies learn: the first, then the second column of the rotation matrix.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+# Least, greatest, and what they mean, as a range is told.
+MINUS_ONE_TO_ONE = (-1.0, 1.0, "the gripper: -1 opens, 1 closes")
+
+
+def channels_first(frames: Array, empty: Callable[[tuple[int, ...], Any], Array]) -> Array:
+    """Return pictures (..., H, W, C) of 0 to 255 as (..., C, H, W) float32 of 0 to 1. empty: makes that array."""
+    *axes, height, width, channels = frames.shape
+    return fill_channels_first(frames, empty((*axes, channels, height, width), np.float32))
+
+
+def fill_channels_first(frames: Array, out: Array) -> Array:
+    """Put such pictures into `out`, and return it."""
+    out[...] = np.moveaxis(frames, -1, -3)
+    return np.divide(out, 255.0, out=out)  # in a step of its own: contiguous numbers are divided many at once
+
+
+def opens_at_one(gripper: Array) -> Array:
+    """Return 1 - clip(g, 0, 1), in the dtype given: 1 opens, 0 closes.
+
+    Source: openvla/openvla c8f03f4 prismatic/vla/datasets/rlds/oxe/transforms.py:827-838. At evaluation the model's number x
+    goes back to -1 and +1 as the sign of 2 x - 1, times -1 (experiments/robot/robot_utils.py:75-101).
+    """
+    return (1 - np.clip(gripper, 0, 1)).astype(gripper.dtype, copy=False)
 
 
 def six_of_axis_angle(rotations: Array) -> Array:
