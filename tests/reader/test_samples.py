@@ -254,7 +254,7 @@ def test_an_out_that_does_not_fit_is_refused_with_what_would(tiny_store: Path) -
     samples = Samples(tiny_store, windows=NEAR, alignment="causal", images="as_stored")
     fit = np.zeros((2, 16, 7))
     for wrong in (fit[:1], fit.astype("float32"), np.empty((2, 7, 16)).transpose(0, 2, 1)):
-        with pytest.raises(OptionError, match=r"(?s)out\['actions'\] does not fit.*\(2, 16, 7\) float64"):
+        with pytest.raises(OptionError, match=r"(?s)out does not fit.*actions.*\(2, 16, 7\) float64"):
             samples.batch([1, 2], out={"actions": wrong})
     with pytest.raises(UnknownName, match="action"):
         samples.batch([1, 2], out={"action": fit})
@@ -265,7 +265,7 @@ def test_an_out_that_cannot_be_written_or_is_no_array_is_refused(tiny_store: Pat
     locked = np.empty((2, 7))
     locked.flags.writeable = False
     for wrong, found in ((locked, "read-only"), ([[0.0] * 7] * 2, "list")):
-        with pytest.raises(OptionError, match=rf"(?s)out\['actions'\] does not fit.*{found}"):
+        with pytest.raises(OptionError, match=rf"(?s)out does not fit.*actions.*{found}"):
             samples.batch([1, 2], out={"actions": wrong})  # type: ignore[dict-item]
 
 

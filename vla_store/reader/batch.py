@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,15 +79,18 @@ def checked_indices(indices: Sequence[int] | Int64, count: int) -> Int64:
     return numbers
 
 
-def check_out(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    """Raise OptionError where a caller's array cannot be filled: C-contiguous, of this shape and dtype."""
-    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-        found = f"{getattr(array, 'shape', type(array).__name__)} {getattr(array, 'dtype', '')}"
-    elif not array.flags.c_contiguous or not array.flags.writeable:
-        found = "one that is not C-contiguous" if array.flags.writeable else "one that is read-only"
-    else:
-        return
-    raise OptionError(f"{name} does not fit", expected=f"{shape} {dtype}, C-contiguous, writable", found=found)
+def check_out(arrays: Mapping[str, Any], columns: Mapping[str, tuple[tuple[int, ...], Any]], count: int) -> None:
+    """Raise OptionError where one of a caller's arrays cannot be filled: (count, *shape) of the dtype of its column, C-contiguous."""
+    for name, array in arrays.items():
+        shape, dtype = columns[name]
+        if not isinstance(array, np.ndarray) or array.shape != (count, *shape) or array.dtype != dtype:
+            found = f"{getattr(array, 'shape', type(array).__name__)} {getattr(array, 'dtype', '')}"
+        elif not array.flags.c_contiguous or not array.flags.writeable:
+            found = "one that is not C-contiguous" if array.flags.writeable else "one that is read-only"
+        else:
+            continue
+        expected = f"{(count, *shape)} {dtype}, C-contiguous, writable"
+        raise OptionError("out does not fit", array=name, expected=expected, found=found)
 
 
 def ragged_error(field: str, widths: list[int]) -> OptionError:

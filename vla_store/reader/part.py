@@ -133,7 +133,7 @@ class Part:
             raise self._contradiction(self._first_bad(rows))
         episode, step = both[:, 0], both[:, 1]
         entries = self._table_rows(episode)
-        start, length, task, source = (entries[:, column] for column in range(4))  # the order of `_limits`
+        start, length, task, source = entries[:, :4].T  # the order of `_limits`
         stop = start + length
         bad = (start + step != rows) | (rows >= stop) | (stop > self.rows)
         if np.count_nonzero(entries[:, :4].view(np.uint64) >= self._limits[:4]) or np.count_nonzero(bad):

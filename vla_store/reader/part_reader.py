@@ -217,7 +217,7 @@ class NumericWindow(FieldWindow):
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         rows = (steps + positions.start[:, None]).reshape(-1)
-        return LocatedRows(rows, self._column.ranges(rows))
+        return LocatedRows(rows, [] if self.is_at_hand else self._column.ranges(rows))
 
     def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
         column, count = self._column, len(is_pad)

@@ -56,16 +56,12 @@ INDEX = "task_index"
 class Located:
     """Where the samples of a batch lie: for each part that has some, positions, times and what each window reads.
 
-    count: how many samples. parts: in the order in which `ranges` go over them.
+    count: how many samples. ranges: byte ranges (key, start, stop) that have to be fetched, part after part; none of what is mapped.
     """
 
     count: int
     parts: list[LocatedPart]
-
-    @property
-    def ranges(self) -> list[Range]:
-        """Byte ranges (key, start, stop) that have to be fetched; none of what is mapped."""
-        return [each for part in self.parts for each in part.ranges]
+    ranges: list[Range]
 
 
 def _naming_store(stage: Stage) -> Stage:
@@ -172,6 +168,8 @@ class Samples:
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
         self._pad = pad
         self._task = task
+        # What a sample has as one int, beside its fields.
+        self.whole_numbers = (INDEX, *NUMBERS) if task == "index" else NUMBERS
         self._images = images or "as_stored"
         self._keep_first = bool(keep_first)
         self.transform = transform
@@ -346,15 +344,14 @@ class Samples:
             (self._part_readers.get(part.number) or self._part_reader(part)).locate(positions, at)
             for part, at, positions in self._anchors.many(anchors, self.store)
         ]
-        return Located(len(anchors), parts)
+        return Located(len(anchors), parts, [each for part in parts for each in part.ranges])
 
     @_naming_store
     def fetch(self, located: Located) -> list[memoryview]:
         """Fetch what is not at hand of `located.ranges`, all in one call; where pages are mapped, ask the system for them."""
         for each in located.parts:
             each.reader.announce(each)
-        ranges = located.ranges
-        return parts_of(self.store).fetcher.read(ranges) if ranges else []
+        return parts_of(self.store).fetcher.read(located.ranges) if located.ranges else []
 
     @_naming_store
     def assemble(
@@ -399,11 +396,10 @@ class Samples:
     def _arrays(self, count: int, out: dict[str, Array] | None) -> dict[str, Array]:
         if out is None:
             return self._allocate(count, self.columns)
-        for name, array in out.items():
+        for name in out:
             if name not in self.columns:
                 raise UnknownName.among("array to fill", name, list(self.columns))
-            shape, dtype = self.columns[name]
-            check_out(f"out[{name!r}]", array, (count, *shape), dtype)
+        check_out(out, self.columns, count)
         absent = {name: each for name, each in self.columns.items() if name not in out}
         return out | self._allocate(count, absent) if absent else out
 
@@ -433,11 +429,6 @@ class Samples:
                 made[window.field] = (window.axes + shape, self._dtypes.get(window.field, np.dtype(field.dtype)))
             made[f"{window.field}_is_pad"] = (window.axes, np.dtype(bool))
         return made | {name: ((), np.dtype(np.int64)) for name in self.whole_numbers}
-
-    @property
-    def whole_numbers(self) -> tuple[str, ...]:
-        """What a sample has as one int, beside its fields."""
-        return (INDEX, *NUMBERS) if self._task == "index" else NUMBERS
 
     @cached_property
     def task_texts(self) -> list[str]:

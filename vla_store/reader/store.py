@@ -389,7 +389,7 @@ class Store:
         shape = tuple(n for n in self.fields[field].shape if n is not None)
         if out is None:
             out = np.empty((len(wanted), *shape), self.fields[field].dtype)
-        check_out("out", out, (len(wanted), *shape), np.dtype(self.fields[field].dtype))
+        check_out({field: out}, {field: (shape, np.dtype(self.fields[field].dtype))}, len(wanted))
         for part, at, local in self._parts.of_rows(wanted):
             described = part.document.fields[field]
             # What belongs to this part, and then goes to its places.
