@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import codecs, layout
-from vla_store.format.codecs import CRC_BYTES
 from vla_store.format.schema import Field
 from vla_store.reader.decoding import FrameDecoder, Undecodable
-from vla_store.reader.shards import Chunks, EncodedShards, Opened, RawShards, as_array
+from vla_store.reader.shards import Chunks, EncodedShards, Opened, RawShards
 from vla_store.storage import Range, Storage, keep
 from vla_store.storage.pages import PageFaultMonitor, will_need
 
@@ -147,11 +146,9 @@ class Backgrounds:
 
     def __init__(self, fetcher: Storage, array: str, shape: tuple[int, ...], dtype: str) -> None:
         grid = layout.background_grid(shape, dtype)
-        self._shape = shape[1:]
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._nbytes = grid.row_nbytes
+        self._chunk = np.dtype([("picture", np.dtype(dtype).newbyteorder("<"), shape[1:]), ("crc32c", "<u4")])
         self._per_shard = grid.shard
-        self._shards = RawShards(fetcher, array, grid, grid.row_nbytes + CRC_BYTES)
+        self._shards = RawShards(fetcher, array, grid, self._chunk.itemsize)
         self._checked = bytearray(shape[0])
         self._arrays: dict[int, Array] = {}
         self._pictures: dict[int, Array] = {}  # those that were fetched last
@@ -159,8 +156,7 @@ class Backgrounds:
     def range(self, episode: int) -> Range:
         """Return where an episode's background lies. Raises StoreDamaged where its shard does not have its size."""
         shard, at = divmod(episode, self._per_shard)
-        start = at * (self._nbytes + CRC_BYTES)
-        return self._shards.key(shard), start, start + self._nbytes + CRC_BYTES
+        return self._shards.key(shard), at * self._chunk.itemsize, (at + 1) * self._chunk.itemsize
 
     def locate(self, episodes: Sequence[int]) -> tuple[dict[int, Array], list[int]]:
         """Return the backgrounds of these episodes that were fetched before, and the episodes of those to be fetched."""
@@ -171,8 +167,9 @@ class Backgrounds:
 
     def fetched(self, episode: int, data: memoryview) -> Array:
         """Return the background that these bytes are. Raises StoreDamaged."""
+        self._check(data, episode)
         # Alone: what was fetched in one request are views of all that it gave.
-        picture = as_array(self._check(memoryview(bytes(data)), episode), self._dtype, self._shape)
+        picture: Array = np.frombuffer(bytes(data), self._chunk)["picture"][0]
         keep(self._pictures, episode, picture, MAX_PICTURES)
         return picture
 
@@ -199,20 +196,14 @@ class Backgrounds:
             return self.fetched(episode, self._shards.fetcher.read([(key, start, stop)])[0])
         self._check(body[start:stop], episode)
         if shard not in self._arrays:
-            self._arrays[shard] = self._strided(shard, body)
+            self._arrays[shard] = np.frombuffer(body, self._chunk)["picture"]
         self._checked[episode] = 1
         picture: Array = self._arrays[shard][at]
         return picture
 
-    def _strided(self, shard: int, body: memoryview) -> Array:
-        start, stop = self._shards.grid.rows_of(shard)
-        picture = np.empty(self._shape, self._dtype)
-        strides = (self._nbytes + CRC_BYTES, *picture.strides)
-        return np.ndarray((stop - start, *self._shape), self._dtype, body, 0, strides)
-
-    def _check(self, chunk: memoryview, episode: int) -> Any:
+    def _check(self, chunk: memoryview, episode: int) -> None:
         try:
-            return codecs.checked_body(chunk)
+            codecs.checked_body(chunk)
         except ValueError as error:
             raise StoreDamaged(
                 "a background is not what was written",
