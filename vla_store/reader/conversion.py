@@ -98,7 +98,7 @@ def _ends(found: FieldStatistics, dtype: np.dtype[Any]) -> Array:
 
 @contextlib.contextmanager
 def refusing_overflow(name: str, dtype: np.dtype[Any], stored: str) -> Iterator[None]:
-    """OptionError where a number of this field, which is converted inside, becomes infinite."""
+    """Raise OptionError where a number of this field, which is converted inside, becomes infinite."""
     try:
         with np.errstate(over="raise"):
             yield

@@ -51,7 +51,7 @@ def place(picture: Picture, background: Picture | None, flips: int, out: Picture
 
 
 def _mirror(picture: Picture, flip_rows: bool, out: Picture) -> None:
-    """out = picture with its columns, and maybe its rows, in reverse."""
+    """Write a picture into `out` with its columns, and maybe its rows, in reverse."""
     height, width, *channels = picture.shape
     if picture.dtype == np.uint8 == out.dtype and channels == [3] and width % 8 == 0 and out.flags.c_contiguous:
         # NumPy moves pixels of three bytes one by one (110 us for 128 x 128; this takes 10). So: reverse every row's bytes,
@@ -67,7 +67,7 @@ def _mirror(picture: Picture, flip_rows: bool, out: Picture) -> None:
 
 
 def _exchange_channels(data: Picture) -> None:
-    """Exchanges bytes 0 and 2 of every three, in place: the difference of both, where it counts, is added to both."""
+    """Exchange bytes 0 and 2 of every three, in place: the difference of both, where it counts, is added to both."""
     first, third = data[:-2], data[2:]
     difference = np.bitwise_xor(first, third)
     np.bitwise_and(difference, _first_of_three(len(data)), out=difference)

@@ -279,7 +279,7 @@ class Part:
         return entry
 
     def _elements(self, field: Field) -> int:
-        """Elements of a ragged field's flat array: where its last episode ends."""
+        """Return the number of elements of a ragged field's flat array: where its last episode ends."""
         last = self._last_entry
         start, length, width = (int(last[name]) for name in (f"{field.name}_start", "length", f"{field.name}_width"))
         if start < 0 or length < 1 or width < 0 or start + length * width < 1:

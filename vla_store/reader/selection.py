@@ -350,11 +350,15 @@ def _split(store: Store, split: Any) -> Split:
 
 
 def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[str]]:
-    """Tasks by name, by text, as (suite, name), or as the values of `store.tasks`; and the texts of single episodes."""
+    """Return the tasks, as (suite, name), and the texts of single episodes that are named.
+
+    tasks: by name, by text, as (suite, name), or as the values of `store.tasks`.
+    """
+    known = [(task.suite, task.name) for task in store.tasks]
     found: set[tuple[str, str]] = set()
     texts: set[str] = set()
     own = {text for task in store.tasks for text in task.texts}
-    given = [tasks] if _is_pair(tasks, store) else _as_list(tasks)
+    given: list[Any] = [tasks] if isinstance(tasks, tuple) and tasks in known else _as_list(tasks)
     for each in given:
         if isinstance(each, StoreTask):
             wanted = {(each.suite, each.name)}
@@ -363,15 +367,11 @@ def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[st
         else:
             wanted = {(task.suite, task.name) for task in store.tasks if each in (task.name, task.text)}
         is_own = isinstance(each, str) and each in own
-        if not (wanted or is_own) or not wanted <= {(task.suite, task.name) for task in store.tasks}:
+        if not (wanted or is_own) or not wanted <= set(known):
             raise UnknownName.among("task", each, [*(task.name for task in store.tasks), *sorted(own)])
         found |= wanted
         texts |= {each} if is_own else set()
     return found, texts
-
-
-def _is_pair(tasks: Any, store: Store) -> bool:
-    return isinstance(tasks, tuple) and any((task.suite, task.name) == tasks for task in store.tasks)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -182,16 +182,12 @@ class Store:
             for task, text in self._parts[number].own_texts_by_task() if document.texts else ():
                 each = document.tasks[task]
                 own.setdefault((each.suite, each.name), set()).add(document.texts[text])
-        return tuple(
-            dataclasses.replace(named[key], texts=tuple(sorted(own.get(key, ()))))
-            for key in sorted(named, key=lambda key: (key[0].encode(), key[1].encode()))
-        )
+        return tuple(dataclasses.replace(named[key], texts=tuple(sorted(own.get(key, ())))) for key in sorted(named))
 
     @cached_property
     def suites(self) -> tuple[str, ...]:
         """Names of the suites."""
-        names = {each.suite for document in self._parts.documents for each in document.sources}
-        return tuple(sorted(names, key=str.encode))
+        return tuple(sorted({each.suite for document in self._parts.documents for each in document.sources}))
 
     @cached_property
     def fields(self) -> Mapping[str, StoreField]:

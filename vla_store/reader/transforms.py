@@ -35,7 +35,7 @@ def transformed(transform: Callable[..., Any], value: Any, what: str = "transfor
 
 
 def a_sample(made: Any, what: str, maker: Any = None) -> Any:
-    """`made`, which a `what` (which is `maker`) returned. Raises TransformError where it cannot be a sample or a batch."""
+    """Return `made`, which a `what` (which is `maker`) returned. Raises TransformError where it cannot be a sample or a batch."""
     if type(made) is dict:
         return made
     for kinds, found, hint in NO_SAMPLES:
