@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +144,28 @@ def test_a_source_that_says_what_cannot_be_is_refused(what: str) -> None:
     assert caught.value.places["file"] == "Saying"
 
 
+@dataclass(frozen=True)
 class Noted(Own):
+    """given: the attributes of demo 3."""
+
+    given: Any = None
+
     def attributes(self, number: int | None) -> dict[str, Any]:
-        return {"/": {"hz": 30.0}} if number == 3 else {"/": {"hz": encode_value(30.0)}}
+        return self.given if number == 3 else {"/": {"hz": encode_value(30.0)}}
 
 
-def test_attributes_that_encode_value_did_not_make_are_refused_by_episode() -> None:
+@pytest.mark.parametrize(
+    "given",
+    [{"/": {"hz": value}} for value in (30.0, 30, "30", b"30", None, True, [30], {}, {"value": 30}, np.float64(30))]
+    + [None, [], {"/": None}, {"/": [30]}, {"hz": encode_value(30.0)}, {"/": {"hz\ud800": encode_value(30.0)}}],
+    ids=repr,
+)
+def test_attributes_that_encode_value_did_not_make_are_refused_by_episode(given: Any) -> None:
     with pytest.raises(SourceError, match="attributes that cannot be kept") as caught:
-        scan_sources([Noted()])
+        scan_sources([Noted(given=given)])
     assert caught.value.places["demo"] == "3"
     assert "encode_value" in caught.value.places["expected"]
-    scan = scan_sources([Noted()], skip_bad=True)
+    scan = scan_sources([Noted(given=given)], skip_bad=True)
     assert [(each.demo, each.reason) for each in scan.skipped] == [("demo_3", "attributes that cannot be kept")]
 
 

@@ -20,9 +20,17 @@ from vla_store.format.schema import NUMERIC_DTYPES
 
 Attributes = dict[str, dict[str, Any]]
 
+_FORMS = ({"utf8"}, {"bytes"}, {"shape", "strings"}, {"base64", "dtype", "shape"})
+
 
 def encode_attributes(attributes: Attributes) -> bytes:
-    """Return C of {path: {name: encoded value}}; `attributes` holds values already made by `encode_value`."""
+    """Return C of {path: {name: encoded value}}; `attributes` holds values already made by `encode_value`. TypeError for others."""
+    if not isinstance(attributes, dict) or not all(isinstance(each, dict) for each in attributes.values()):
+        raise TypeError(f"{attributes!r:.200}")
+    for path, named in attributes.items():
+        for name, value in named.items():
+            if not isinstance(value, dict) or value.keys() not in _FORMS:
+                raise TypeError(f"{name} of {path}: {value!r:.160}")
     return canonical.dumps(attributes)
 
 
