@@ -20,6 +20,7 @@ from vla_store import DestinationExists, OptionError, StoreDamaged, StoreNotFoun
 from vla_store.audit import verify_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
+from vla_store.manage.repair import repair_store
 from vla_store.storage import open_storage
 
 Copy = Callable[[str], Path]
@@ -52,6 +53,17 @@ def test_a_copy_over_a_url_and_back_is_the_same_tree(made: Path, tmp_path: Path,
     assert digests(tmp_path / "back.vla") == digests(made / "two.vla")
     digest = root_of(made / "first.vla").digest
     assert vla_store.open_store(url, digest=digest).rows == 17  # old roots go along
+
+
+def test_markers_of_folders_when_a_bucket_has_them_then_they_are_no_objects(made: Path, bucket: Any) -> None:
+    copy_store(made / "first.vla", "s3://robots/marked.vla")
+    part = root_of(made / "first.vla").parts[0].path
+    for folder in ("", "parts/", f"{part}/"):
+        bucket.put(f"marked.vla/{folder}", b"")
+    assert verify_store("s3://robots/marked.vla").leftovers == []
+    place = open_storage("s3://robots/marked.vla")
+    place.remove(f"{part}/objects.jsonl")
+    assert repair_store("s3://robots/marked.vla", []).sound  # by its objects alone
 
 
 def test_a_copy_between_two_urls_resumes_and_sends_only_what_is_missing(

@@ -94,7 +94,10 @@ class FsspecStorage(Storage):
                 found = fs.find(self._path(prefix) if prefix else self._root)
         except ObjectMissing:
             return []
-        return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+        keys = (str(path).removeprefix(self._root).lstrip("/") for path in found)
+        return sorted(
+            key for key in keys if key and not key.endswith("/")
+        )  # consoles of S3 put such markers for folders
 
     def check_writable(self) -> None:
         # A server may take a PUT, but of two writers it tells none that the other was first.
