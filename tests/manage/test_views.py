@@ -267,11 +267,11 @@ def test_success_says_where_it_is_constant_and_where_nobody_knows(world: World, 
         (lambda: rules.no_noops(threshold=float("nan")), "at least 0"),
         (lambda: rules.no_noops(threshold="x"), "threshold is a number"),  # type: ignore[arg-type]
         (lambda: rules.length(), "needs a bound"),
-        (lambda: rules.length(shortest=0), "whole number of at least 1"),
+        (lambda: rules.length(shortest=0), "whole number from 1 to"),
         (lambda: rules.length(shortest=True), "whole number"),
         (lambda: rules.length(at_most=3, seed=0.5), "seed is a whole number"),  # type: ignore[arg-type]
         (lambda: rules.still_start(fields=[]), "list of names"),
-        (lambda: rules.drop_tail(-1), "at least 0"),
+        (lambda: rules.drop_tail(-1), "whole number from 0 to"),
         (lambda: rules.predicate(3, ["actions"], "x"), "a predicate is a function"),  # type: ignore[arg-type]
         (lambda: rules.predicate(len, ["actions"], " "), "needs a description"),
         (lambda: rules.predicate(len, "", "x"), "there is no field"),
