@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from own_sources import FIELDS, WRONG, Own, Wrong, drawn
 
 from vla_store.builder import EpisodeInfo, EpisodeSource, FieldSpec
 from vla_store.errors import SourceError
+from vla_store.format import canonical
 from vla_store.sources.libero import LiberoFile
 from vla_store.sources.protocol import name_of, read_rows, reason_of
 
@@ -15,6 +19,11 @@ from vla_store.sources.protocol import name_of, read_rows, reason_of
 @pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32"), "<f4", ">f4"])
 def test_a_dtype_may_be_spelled_in_any_way_numpy_knows(dtype: object) -> None:
     assert FieldSpec(dtype, (3,), "step").dtype == "float32"  # type: ignore[arg-type]
+
+
+def test_source_info_when_it_is_recorded_then_every_value_can_be() -> None:
+    info = replace(Own().scan(), nbytes=np.int64(5), warnings=["a file of \udcff bytes"])
+    assert json.loads(canonical.dumps([info.nbytes, list(info.warnings)])) == [5, ["a file of \\udcff bytes"]]
 
 
 def test_numpys_integers_become_pythons_own() -> None:

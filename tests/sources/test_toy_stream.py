@@ -97,6 +97,11 @@ def test_a_stream_that_is_not_what_its_scan_promised_is_refused(tmp_path: Path, 
     assert caught.value.places["file"] == "Stream"
 
 
+def test_a_stream_when_it_numbers_by_floats_then_its_steps_are_found(tmp_path: Path) -> None:
+    build_store(Stream(lambda blocks: [(float(n), b) for n, b in blocks]), tmp_path / "x.vla")  # type: ignore[misc]
+    assert verify_store(tmp_path / "x.vla", against=AS_ROWS).sound
+
+
 def test_a_folder_that_cannot_be_made_is_the_machines_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(MachineError, match="while keeping the steps of a streamed source"):

@@ -20,8 +20,8 @@ from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
 from vla_store.format.schema import NUMERIC_DTYPES
 from vla_store.sources.conventions import LIKE_COSMOS, observation_of, orientation_of
-from vla_store.sources.hdf5 import Hdf5Source, fields_of, handle_of
-from vla_store.sources.hdf5_file import attributes_of, naming, opened
+from vla_store.sources.hdf5 import Hdf5Source, fields_of
+from vla_store.sources.hdf5_file import attributes_of, opened
 from vla_store.sources.protocol import EpisodeInfo, SourceInfo, TaskInfo
 
 NUMBER = 0  # of the one episode of a file
@@ -68,9 +68,7 @@ class CosmosFile(Hdf5Source):
 
     def attributes(self, number: int | None) -> Attributes:
         """Return the file's own attributes as the source's, its datasets' as the episode's."""
-        with naming(self.path):
-            handle = handle_of(self.path)
-            file = handle.file
+        with opened(self.path) as file:
             if number is None:
                 return {"/": attributes_of(file, "/", self.path)}
             below = self.attributes_below(file, "/")

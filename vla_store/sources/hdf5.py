@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +42,7 @@ from vla_store.sources.hdf5_file import (
     is_text,
     naming,
     open_file,
+    opened,
     value_of,
     walk,
 )
@@ -83,15 +84,14 @@ class Hdf5Source:
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None) as where:
-            handle = handle_of(self.path)
+            handle = _handle(self.path)
             place = handle.place(self, group, field)
             where["dataset"] = place.below
             return handle.rows(place, start, stop)
 
     def layout(self) -> FileLayout:
         """Decide which datasets of this file are no fields, by all its demonstrations."""
-        stat = os.stat(self.path)
-        return _layout_of(self, stat.st_mtime_ns, stat.st_size)
+        return _layout_of(self, *_state(self.path))
 
     def demonstrations(self, file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
         """Give the groups of all demonstrations, each with its path."""
@@ -103,7 +103,7 @@ class Hdf5Source:
 
     def contents(self, file: h5py.File, top: str) -> Contents:
         """Return everything below a demonstration. Raises SourceError for what cannot be."""
-        known, _ = handle_of(self.path).contents(self)
+        known = _contents_of(self, *_state(self.path)).demos
         return known[top] if top in known else contents_below(file[top], top, self.choice)
 
     def attributes_below(self, file: h5py.File, top: str) -> Attributes:
@@ -165,19 +165,37 @@ class Hdf5Source:
     def is_plain(self, number: int, field: str) -> bool:
         group = self.group(number)
         with naming(self.path, group.rpartition("/")[2] or None):
-            return handle_of(self.path).place(self, group, field).offset is not None
+            return _handle(self.path).place(self, group, field).offset is not None
+
+
+@dataclass(frozen=True)
+class _FileContents:
+    """What every demonstration holds, by its path; and what of the caller's choice leaves something out of the file.
+
+    A demonstration that is bad is not in it: its own scan says why.
+    """
+
+    demos: Mapping[str, Contents]
+    used: frozenset[str]
+
+
+@functools.lru_cache(maxsize=8)
+def _contents_of(source: Hdf5Source, mtime_ns: int, size: int) -> _FileContents:
+    demos: dict[str, Contents] = {}
+    with opened(source.path) as file:
+        used = {each for path in source.beside(file) if (each := source.choice.excluding(path)) is not None}
+        for top, group in source.demonstrations(file):
+            with contextlib.suppress(SourceError), naming(source.path):
+                demos[top] = contents_below(group, top, source.choice, used)
+    return _FileContents(demos, frozenset(used))
 
 
 @functools.lru_cache(maxsize=4096)
 def _layout_of(source: Hdf5Source, mtime_ns: int, size: int) -> FileLayout:
-    with naming(source.path):
-        handle = handle_of(source.path)
-        beside = source.beside(handle.file)
-        contents, excluding = handle.contents(source)
-    demos = [described for each in contents.values() if ACTIONS in (described := datasets_in(each))]
+    contents = _contents_of(source, mtime_ns, size)
+    demos = [described for each in contents.demos.values() if ACTIONS in (described := datasets_in(each))]
     paths = frozenset(path for each in demos for path in each)
-    used = {*excluding, *(path for path, _ in source.choice.rename if path in paths)}
-    used |= {each for path in beside if (each := source.choice.excluding(path)) is not None}
+    used = {*contents.used, *(path for path, _ in source.choice.rename if path in paths)}
     return FileLayout(aside(demos), paths, tuple(sorted(used)))
 
 
@@ -204,23 +222,7 @@ class _Handle:
         self.raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self.raw)
         weakref.finalize(self, self.file.close)
-        self._contents: dict[tuple[type, Choice], tuple[dict[str, Contents], set[str]]] = {}
         self._places: dict[tuple[str, Choice], dict[str, tuple[str, Described] | _Place]] = {}
-
-    def contents(self, source: Hdf5Source) -> tuple[dict[str, Contents], set[str]]:
-        """Return what every demonstration holds, by its path, and which patterns of the caller's leave something out.
-
-        A demonstration that is bad is left out: its own scan says why.
-        """
-        key = type(source), source.choice
-        if key not in self._contents:
-            found: dict[str, Contents] = {}
-            used: set[str] = set()
-            for top, group in source.demonstrations(self.file):
-                with contextlib.suppress(SourceError), naming(source.path):
-                    found[top] = contents_below(group, top, source.choice, used)
-            self._contents[key] = found, used
-        return self._contents[key]
 
     def place(self, source: Hdf5Source, group: str, field: str) -> _Place:
         places = self._places.get((group, source.overrides.choice))
@@ -294,12 +296,17 @@ def _handle_at(path: str, mtime_ns: int, size: int, pid: int) -> _Handle:
     return _Handle(path)
 
 
-CLOSERS += [_handle_at.cache_clear, _layout_of.cache_clear]
+CLOSERS += [_handle_at.cache_clear, _layout_of.cache_clear, _contents_of.cache_clear]
 
 
-def handle_of(path: str) -> _Handle:
+def _handle(path: str) -> _Handle:
+    return _handle_at(path, *_state(path), os.getpid())
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Return what tells a file from one that is written anew in its place."""
     stat = os.stat(path)
-    return _handle_at(path, stat.st_mtime_ns, stat.st_size, os.getpid())
+    return stat.st_mtime_ns, stat.st_size
 
 
 def contents_below(group: h5py.Group, top: str, choice: Choice, used: set[str] | None = None) -> Contents:

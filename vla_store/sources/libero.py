@@ -29,7 +29,7 @@ from vla_store.sources.conventions import (
     orientation_of,
 )
 from vla_store.sources.datasets import LEAVE_OUT
-from vla_store.sources.hdf5 import Hdf5Source, fields_of, handle_of, is_robomimic
+from vla_store.sources.hdf5 import Hdf5Source, fields_of, is_robomimic
 from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, dtype_of, is_text, names_in, naming, opened
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
@@ -121,9 +121,7 @@ class LiberoFile(Hdf5Source):
         return f"/data/demo_{number}"
 
     def attributes(self, number: int | None) -> Attributes:
-        with naming(self.path):
-            handle = handle_of(self.path)
-            file = handle.file
+        with opened(self.path) as file:
             if number is None:
                 own = {path: attributes_of(file[path], path, self.path) for path in ("/", "/data")}
                 return own | _mask_attributes(file, self.path, self.choice)

@@ -19,7 +19,7 @@ from vla_store.errors import SourceError
 from vla_store.format.attributes import Attributes
 from vla_store.format.codecs import Codec
 from vla_store.format.nonfinite import counted
-from vla_store.format.skipped import Skipped
+from vla_store.format.skipped import Skipped, storable
 from vla_store.sources.overrides import NO_OVERRIDES, Overrides
 
 Array = np.ndarray[Any, Any]
@@ -167,6 +167,11 @@ class SourceInfo:
     skipped: tuple[Skipped, ...] = ()
     codec: str = ""
     decoder: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.nbytes, np.integer):
+            object.__setattr__(self, "nbytes", int(self.nbytes))
+        object.__setattr__(self, "warnings", tuple(map(storable, self.warnings)))
 
     @property
     def tasks(self) -> tuple[TaskInfo, ...]:

@@ -105,7 +105,7 @@ class SpooledSource:
             for name, spec in episode.fields.items():
                 where = {"file": name_of(self), "demo": number, "field": name}
                 rows = as_promised(block[name], spec.dtype, spec.shape, done, stop, **where)
-                with machine_errors(KEEPING, self._folder), open(self._path(number, name), "ab") as file:
+                with machine_errors(KEEPING, self._folder), open(self._path(episode.number, name), "ab") as file:
                     if not done:
                         shape = (episode.steps, *spec.shape)
                         header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
