@@ -97,6 +97,14 @@ def test_a_range_past_the_end_is_an_error_that_names_the_object(fetcher: Storage
         fetcher.read([("small", 5, 11)])
 
 
+@pytest.mark.parametrize("start", [5, 90_000])
+def test_a_range_past_the_end_when_it_is_read_then_the_objects_true_size_is_said(fetcher: Storage, start: int) -> None:
+    for before in ([], [("small", 0, 10)]):  # a block of it may be at hand
+        fetcher.read(before)
+        with pytest.raises(StoreDamaged, match=rf"at least {start + 6} bytes\n  found +10\n"):
+            fetcher.read([("small", start, start + 6)])
+
+
 def test_views_outlive_the_fetcher_that_gave_them(tmp_path: Path) -> None:
     (tmp_path / "object").write_bytes(DATA)
     for mapped in (True, False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vla_store.storage.base import Range, Storage, cut
+from vla_store.storage.base import Range, Storage, too_short
 from vla_store.storage.bounded import keep
 
 BLOCK_BYTES = 64 << 10
@@ -32,16 +32,18 @@ class Blocks(Storage):
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         wanted = {
-            (key, number): None
+            (key, number): stop
             for key, start, stop in ranges
             for number in range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
         }
         held = {place: self._blocks[place] for place in wanted if place in self._blocks}
         absent = [place for place in wanted if place not in held]
-        bounds = [
-            (key, number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._sizes.get(key) or self.size(key)))
-            for key, number in absent
-        ]
+        bounds = []
+        for key, number in absent:
+            size = self._sizes.get(key) or self.size(key)
+            if wanted[key, number] > size:
+                raise too_short(key, wanted[key, number], size)
+            bounds.append((key, number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, size)))
         for place, block in zip(absent, self._inner.read(bounds)):
             held[place] = block
             # Alone: blocks that were fetched in one request are views of all that it gave.
@@ -54,4 +56,7 @@ def _from_blocks(blocks: dict[tuple[str, int], memoryview], key: str, start: int
     numbers = range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
     base = numbers.start * BLOCK_BYTES
     found = [blocks[key, number] for number in numbers]
-    return cut(found[0] if len(found) == 1 else memoryview(b"".join(found)), key, start - base, stop - base)
+    view = found[0] if len(found) == 1 else memoryview(b"".join(found))
+    if stop > base + len(view):
+        raise too_short(key, stop, base + len(view))
+    return view[start - base : stop - base]

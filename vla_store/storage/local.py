@@ -290,7 +290,7 @@ def _pread(descriptor: int, key: str, start: int, stop: int) -> bytes:
         data = os.pread(descriptor, stop - start, start)
         pieces.append(data)
     if start < stop:
-        raise too_short(key, stop, start)
+        raise too_short(key, stop, os.fstat(descriptor).st_size)
     return b"".join(pieces)
 
 

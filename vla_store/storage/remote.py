@@ -48,13 +48,10 @@ class FsspecStorage(Storage):
         return int(found)
 
     def sizes(self, keys: Sequence[str]) -> list[int | None]:
-        def size(key: str) -> int | None:
-            return super(FsspecStorage, self).sizes([key])[0]
-
         from concurrent.futures import ThreadPoolExecutor  # not for whoever imports only to read
 
         with ThreadPoolExecutor(MAX_THREADS) as threads:
-            return list(threads.map(size, keys))
+            return [size for (size,) in threads.map(lambda key: Storage.sizes(self, [key]), keys)]
 
     def head(self, key: str, nbytes: int) -> bytes:
         try:
