@@ -97,8 +97,8 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
             # All frames of a batch, the repeated ones too: each row is decoded once. Their crc32c is checked before: `fill`.
             works = []
             for at in range(len(units)):
-                listed = frame_list(rows[at], episodes[at], [0] * (2 * size), None)
-                there.frames(field).fill(rows[at], episodes[at], [0] * (2 * size), out)
+                listed = frame_list(rows[at], episodes[at], [0] * (2 * size))
+                there.frames(field).fill(listed, out)
                 works.append(functools.partial(there.frames(field).decode, there.frames(field).locate(listed), (), out))
             distinct = sum(len(set(each)) for each in rows) / len(rows)
             name = f"decode: {preset}, {camera} ({field.codec}{', ' if field.prediction else ''}{' + '.join(field.prediction)})"

@@ -18,6 +18,7 @@ from vla_store import Batch, OptionError, Samples, UnknownName, open_store
 from vla_store.builder import build_store
 from vla_store.format.statistics import field_statistics
 from vla_store.reader import frames
+from vla_store.reader.shards import EncodedShards
 from vla_store.reader.store import parts_of
 
 TINY = naive.of_tiny()
@@ -308,6 +309,19 @@ def test_a_background_at_hand_when_located_is_not_fetched_again(
     data = samples.fetch(located)
     monkeypatch.setattr(parts_of(store).fetcher, "read", None)
     assert np.array_equal(samples.assemble(located, data)["agentview_rgb"], expected["agentview_rgb"])
+
+
+def test_zeros_for_padding_read_no_picture(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = Samples(tiny_store, windows={"agentview_rgb": [-60, 0]}, pad="zero", images="upright")
+    expected, asked = Samples(tiny_store, windows={"agentview_rgb": 0}, images="upright"), list[int]()
+    located = EncodedShards.locate
+    pictures = [expected[index]["agentview_rgb"] for index in range(4)]
+    monkeypatch.setattr(EncodedShards, "locate", lambda shards, rows: asked.extend(rows) or located(shards, rows))
+    for index, picture in enumerate(pictures):
+        for sample in (samples[index], samples.__getitems__([index])[0]):
+            assert not sample["agentview_rgb"][0].any()
+            assert np.array_equal(sample["agentview_rgb"][1], picture)
+    assert asked == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_data_of_another_batch_is_refused(tiny_store: Path) -> None:

@@ -42,7 +42,11 @@ class FrameList(NamedTuple):
 
 
 def frame_list(
-    rows: list[int], episodes: list[int], flips: list[int], positions: list[int] | None, zeros: Int64 | None = None
+    rows: list[int],
+    episodes: list[int],
+    flips: list[int],
+    positions: list[int] | None = None,
+    zeros: Int64 | None = None,
 ) -> FrameList:
     """Return the list of such frames, whose rows may come several times."""
     if len(set(rows)) == len(rows):
@@ -131,12 +135,9 @@ class Frames:
         for to, original in frames.copies:
             out[to] = out[original]
 
-    def fill(self, rows: list[int], episodes: list[int], flips: list[int], out: Array) -> None:
-        """Read row rows[i] of the part into out[i], turned by flips[i], all stages at once.
-
-        episodes: the part's episode of each row. Raises StoreDamaged, FetchError, MachineError.
-        """
-        located = self.locate(frame_list(rows, episodes, flips, None))
+    def fill(self, frames: FrameList, out: Array) -> None:
+        """Read frames into their positions of `out`, all stages at once. Raises StoreDamaged, FetchError, MachineError."""
+        located = self.locate(frames)
         self.announce(located)
         self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
 

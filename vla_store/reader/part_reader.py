@@ -163,7 +163,7 @@ class PartReader:
         episodes = np.repeat(positions.episode, count)
         flips = np.frombuffer(self.flips, np.uint8)[positions.source].repeat(count)
         if isinstance(at, slice) and not (self.is_zero and is_pad.any()):
-            return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), None)
+            return frame_list(rows.tolist(), episodes.tolist(), flips.tolist())
         samples = np.arange(len(positions)) if isinstance(at, slice) else at
         places = (samples[:, None] * count + np.arange(count)).reshape(-1)
         used = ~is_pad.reshape(-1) if self.is_zero else np.ones(len(rows), bool)
@@ -327,10 +327,12 @@ class CameraWindow(FieldWindow):
         return self._filled(position, (steps + position.start).tolist(), is_pad)
 
     def _filled(self, position: Position, rows: list[int], is_pad: Mask) -> tuple[Array, Array]:
-        count, value = len(rows), np.empty(self._shape, self.dtype)
-        self.frames.fill(rows, [position.episode] * count, [self._flips[position.source]] * count, value)
-        if self._is_zero:
-            value[is_pad] = 0
+        value, positions, zeros = np.empty(self._shape, self.dtype), None, None
+        if self._is_zero and is_pad.any():
+            positions, zeros = np.flatnonzero(~is_pad).tolist(), np.flatnonzero(is_pad)
+            rows = [rows[at] for at in positions]
+        episodes, flips = [position.episode] * len(rows), [self._flips[position.source]] * len(rows)
+        self.frames.fill(frame_list(rows, episodes, flips, positions, zeros), value)
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
 
 

@@ -22,6 +22,7 @@ from vla_store.format.views import View, views_of
 from vla_store.reader import opening
 from vla_store.reader.batch import check_out
 from vla_store.reader.cached import cached_property
+from vla_store.reader.frames import frame_list
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import (
     Conventions,
@@ -392,7 +393,7 @@ class Store:
             into = out if isinstance(at, slice) else np.empty((len(local), *shape), out.dtype)
             if described.is_camera:
                 episodes = part.positions(local).episode.tolist()
-                part.frames(described).fill(local.tolist(), episodes, [0] * len(local), into)
+                part.frames(described).fill(frame_list(local.tolist(), episodes, [0] * len(local)), into)
             else:
                 part.column(described).take(local, into)
             if into is not out:

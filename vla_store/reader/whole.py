@@ -16,7 +16,7 @@ from vla_store.format.schema import Field
 from vla_store.format.statistics import PartNumbers
 from vla_store.format.table import Entries
 from vla_store.reader.cached import cached_property
-from vla_store.reader.frames import FrameList
+from vla_store.reader.frames import FrameList, frame_list
 from vla_store.reader.part import Part
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +73,7 @@ class WholePart:
         """Return pictures of a camera as they are stored, (n, *shape). Raises StoreDamaged."""
         out = np.empty((len(rows), *field.fixed_shape), np.dtype(field.dtype).newbyteorder("<"))
         episodes = np.searchsorted(self.spans[:, 1], rows, side="right").tolist()
-        self.part.frames(field).fill(list(rows), episodes, [0] * len(rows), out)
+        self.part.frames(field).fill(frame_list(list(rows), episodes, [0] * len(rows)), out)
         return out
 
     def encoded(self, field: Field, rows: Sequence[int]) -> list[Any]:
