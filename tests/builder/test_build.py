@@ -129,6 +129,10 @@ def test_progress_is_told_of_every_byte_once(tiny_source: Path, tmp_path: Path) 
         ({"max_memory": -1}, "max_memory is a whole number"),
         ({"max_memory": "1GiB"}, "max_memory is a whole number"),
         ({"orientation": "upright"}, "orientation cannot be"),
+        ({"conventions": 5}, "conventions cannot be 5"),
+        ({"exclude": 5}, "exclude cannot be 5"),
+        ({"rename": "obs/a=b"}, "rename cannot be 'obs/a=b'"),
+        ({"finish": 5}, "finish is a function"),
         ({"scheduler": "tcp://127.0.0.1:1", "workers": 2}, "the cluster's own affair"),
     ],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -140,6 +140,14 @@ class SourceOptions(EncodingOptions):
     exclude: Sequence[str] | None = None
     rename: Mapping[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kind in (("conventions", Mapping), ("exclude", Iterable), ("rename", Mapping)):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                expected = "a list of paths" if kind is Iterable else "a dict"
+                raise OptionError(f"{name} cannot be {repr(given)[:80]}", expected=expected)
+
     @property
     def choice(self) -> Choice:
         """The datasets that are left out and renamed, checked. Raises OptionError."""
@@ -167,6 +175,8 @@ class BuildOptions(SourceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.finish is not None and not callable(self.finish):
+            raise OptionError("finish is a function that takes the folder of the store", found=repr(self.finish)[:80])
         if self.preset not in tuple(PRESETS):
             raise OptionError(f"there is no preset {self.preset!r}", exists=", ".join(PRESETS))
 
