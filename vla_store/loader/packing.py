@@ -183,38 +183,41 @@ def pack(batch: Any, room: Room, texts: dict[str, int]) -> Packed:
     leaves, structure = flatten(batch)
     # First all values are looked at, then some are copied: behind all memory that a value refers to, which may be copied itself.
     # What is more than its bytes (masked arrays, strings, objects) is pickled at once: nobody can see what memory that refers to.
-    found: list[Any] = []  # an array, Span, bytes, or numbers of texts
+    spans: list[Span | None] = []
+    copied: dict[int, Array] = {}  # by their numbers among the values, as what is carried
+    carried: dict[int, bytes | tuple[int, ...]] = {}
     new: dict[str, int] = {}
     end = 0
-    for value in leaves:
+    for number, value in enumerate(leaves):
         span = room.spans.get(id(value))
         if span is not None and value.shape == span.shape and value.dtype is span.dtype and value.flags.carray:
             end = max(end, span.end)
-            found.append(span)
-            continue
-        value = as_numpy(value)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and not isinstance(value, np.ma.MaskedArray):
-            end = max(end, room.reach(value))
-            found.append(value)
         else:
-            found.append(_numbers(value, texts, new) or pickle.dumps(value, protocol=5))
+            span, value = None, as_numpy(value)
+            if (
+                isinstance(value, np.ndarray)
+                and value.dtype.kind in "biufc"
+                and not isinstance(value, np.ma.MaskedArray)
+            ):
+                end = max(end, room.reach(value))
+                copied[number] = value
+            else:
+                carried[number] = _numbers(value, texts, new) or pickle.dumps(value, protocol=5)
+        spans.append(span)
     needed = end
-    for number, value in enumerate(found):
-        if not isinstance(value, np.ndarray):
-            continue
+    for number, value in copied.items():
         at = room.offset(value)
         if at is None:
             at, needed = aligned(end), aligned(needed) + value.nbytes
             if at + value.nbytes > room.slot.nbytes:
-                found[number] = pickle.dumps(value, protocol=5)
+                carried[number] = pickle.dumps(value, protocol=5)
                 continue
             np.ndarray(value.shape, value.dtype, room.slot, at)[...] = value
             end = at + value.nbytes
-        found[number] = Span(value.dtype, value.shape, at, at + value.nbytes)
+        spans[number] = Span(value.dtype, value.shape, at, at + value.nbytes)
     texts |= new  # only now: what is not sent must not be counted
-    layout = Layout(structure, tuple([each if isinstance(each, Span) else None for each in found]))
-    carried = tuple([each for each in found if not isinstance(each, Span)])
-    return Packed(layout, carried, end, needed, tuple(new))
+    beside = tuple([carried[number] for number in sorted(carried)])
+    return Packed(Layout(structure, tuple(spans)), beside, end, needed, tuple(new))
 
 
 def unpack(packed: Packed, lease: Array, texts: list[str], *, copy: bool) -> Any:
