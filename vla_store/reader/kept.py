@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
-from vla_store.reader.part import Part, Positions
+from vla_store.reader.part import Part, Position, Positions
 from vla_store.reader.store import Store
 
 Int64 = npt.NDArray[np.int64]
@@ -83,6 +84,8 @@ class KeptSteps:
         counts = self._stops - self._starts
         # How many steps are kept before each stretch; a rank is a step's number among all that are kept.
         self._ranks = np.cumsum(counts) - counts
+        # For one position: a memoryview gives Python's numbers.
+        self._views = self._starts.data, self._stops.data, self._ranks.data
 
     def times(self, positions: Positions, offsets: Int64, earlier: Int64 | None) -> tuple[Int64, Bool]:
         """Return the steps that windows take, within their episodes, and which of them are padding; both (B, K).
@@ -90,14 +93,23 @@ class KeptSteps:
         positions: of B anchors that are kept. earlier: per anchor, 1 where its source recorded the field after the action of the
         same row; None where it is never read one row earlier.
         """
-        first, here, behind = self._ranks_of(positions)
-        times = (here - first)[:, None] + offsets
-        shift: Any = 0 if earlier is None else earlier[:, None]
-        last = (behind - first)[:, None] - 1
+        ranks = self._ranks_of(positions)[:, :, None]
+        return self._times(ranks, positions.start[:, None], offsets, 0 if earlier is None else earlier[:, None])
+
+    def times_of_one(self, position: Position, offsets: Int64, earlier: int) -> tuple[Int64, Bool]:
+        """Return what `times` does for one anchor, (K,), some ten times as fast."""
+        _, step, start, length, _, _ = position
+        ranks = self._rank(start), self._rank(start + step), self._rank(start + length)
+        return self._times(ranks, start, offsets, earlier)
+
+    def _times(self, ranks: Any, start: Any, offsets: Int64, shift: Any) -> tuple[Int64, Bool]:
+        first, here, behind = ranks
+        times = offsets + (here - first)
+        last = behind - first - 1
         # What was recorded after the last kept step is of the time after it.
         clipped = np.minimum(np.maximum(times, 0), last + shift)
         kept = np.minimum(clipped, last)
-        steps = self._row(first[:, None] + kept) - positions.start[:, None] - shift + (clipped - kept)
+        steps = self._row(kept + first) - (start + shift) + (clipped - kept)
         return np.maximum(steps, 0), (clipped != times) | (steps < 0)
 
     def counted(self, positions: Positions) -> tuple[Int64, Int64]:
@@ -112,6 +124,12 @@ class KeptSteps:
         at = np.searchsorted(self._starts, rows, side="right") - 1
         ranks = self._ranks[at] + np.minimum(rows, self._stops[at]) - self._starts[at]
         return np.where(at < 0, 0, ranks)
+
+    def _rank(self, row: int) -> int:
+        """Return the number of kept steps before a row."""
+        starts, stops, ranks = self._views
+        at = bisect.bisect_right(starts, row) - 1
+        return int(ranks[at] + min(row, stops[at]) - starts[at]) if at >= 0 else 0
 
     def _row(self, ranks: Int64) -> Int64:
         at = np.searchsorted(self._ranks, ranks, side="right") - 1

@@ -97,7 +97,11 @@ class PartReader:
         self.ones: list[tuple[str, str, Callable[[Position], tuple[Array, Array]]]] | None = None
         if not watched and all(each.is_at_hand for each in self._readers):
             self.ones = [
-                (each.name, each.pad_name, each.one if kept is None else functools.partial(self._one_of_kept, each))
+                (
+                    each.name,
+                    each.pad_name,
+                    each.one if kept is None else functools.partial(self._one_of_kept, each, kept),
+                )
                 for each in self._readers
             ]
 
@@ -152,8 +156,9 @@ class PartReader:
                 arrays[reader.pad_name][part.at] = is_pad.reshape(len(is_pad), *reader.axes)
             reader.assemble(located, mine, is_pad, part.at, arrays[reader.name])  # type: ignore[arg-type]
 
-    def _one_of_kept(self, reader: FieldWindow, position: Position) -> tuple[Array, Array]:
-        (steps,), (is_pad,) = self._times(reader.number, Positions(*np.array(position)[:, None]))
+    def _one_of_kept(self, reader: FieldWindow, kept: KeptSteps, position: Position) -> tuple[Array, Array]:
+        offsets, _ = self._offsets[reader.number]
+        steps, is_pad = kept.times_of_one(position, offsets, reader.earlier[position.source])
         return reader.at(position, steps, is_pad)
 
     def _list_frames(self, positions: Positions, steps: Int64, is_pad: Mask, at: Index) -> FrameList:
@@ -183,13 +188,13 @@ class FieldWindow:
     def __init__(self, of: PartReader, field: Field, window: Window, number: int, earlier: bytes, dtype: Any) -> None:
         self.name, self.pad_name = window.field, f"{window.field}_is_pad"
         self.number, self.dtype, self.axes = number, dtype, window.axes
-        self._offsets, self._earlier = window.offsets, earlier
+        self._offsets, self.earlier = window.offsets, earlier
         self._is_zero = of.is_zero
         self._step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
 
     def one(self, position: Position) -> tuple[Array, Array]:
         """Return what the window takes at one position (K, ...), and is_pad (K,); without the axis where the window has none."""
-        times = np.array(self._offsets) + (position.step - self._earlier[position.source])
+        times = np.array(self._offsets) + (position.step - self.earlier[position.source])
         steps = np.minimum(np.maximum(times, 0), position.length - 1)
         return self.at(position, steps, steps != times)
 
@@ -240,7 +245,7 @@ class NumericWindow(FieldWindow):
             return super().one(position)
         rows, count = self._rows, self._count
         _, step, start, length, _, source = position
-        first = step - self._earlier[source] + self._first
+        first = step - self.earlier[source] + self._first
         if first >= 0 and first + count <= length:
             at = start + first
             value = rows[at : at + count] if self.axes else rows[at, ...]
@@ -315,7 +320,7 @@ class CameraWindow(FieldWindow):
 
     def one(self, position: Position) -> tuple[Array, Array]:
         _, step, start, length, _, source = position
-        step -= self._earlier[source]
+        step -= self.earlier[source]
         rows = [start + step + offset for offset in self._offsets]
         is_pad = np.zeros(len(rows), bool)
         if step < self._before or step >= length - self._after:
