@@ -153,7 +153,7 @@ def test_a_small_array_is_written_whole(tmp_path: Path) -> None:
 
 def test_an_object_is_replaced_in_one_step(tmp_path: Path) -> None:
     for data in (b"one", b"another"):
-        entry = write_object(tmp_path, "a/b.json", data)
+        entry = write_object(LocalStorage(tmp_path), "a/b.json", data)
         assert files(tmp_path) == {"a/b.json": data}
         assert entry == ObjectEntry("a/b.json", hashlib.sha256(data).hexdigest(), len(data))
 
@@ -162,7 +162,7 @@ def test_an_object_that_cannot_be_written_leaves_no_temporary_file(tmp_path: Pat
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").mkdir()
     with pytest.raises(OSError, match=os.strerror(21)):
-        write_object(tmp_path, "a/b", b"data")  # a folder is in the way
+        write_object(LocalStorage(tmp_path), "a/b", b"data")  # a folder is in the way
     assert files(tmp_path) == {}
 
 

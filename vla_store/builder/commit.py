@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +38,9 @@ def write_metadata(plan: Plan, folder: Path) -> list[ObjectEntry]:
     found = metadata_of(plan)
     groups = {path.rpartition("/")[0]: arrays.GROUP for path in found}
     documents = {**groups, **found}
+    storage = LocalStorage(folder)
     written = [
-        write_object(folder, f"{path}/zarr.json", canonical.dumps(document)) for path, document in documents.items()
+        write_object(storage, f"{path}/zarr.json", canonical.dumps(document)) for path, document in documents.items()
     ]
     written.append(_write_document(plan, folder, found))
     _check_with_zarr(folder, found)
@@ -56,7 +58,7 @@ def write_part(
     objects += write_tables(plan, folder)
     objects += _write_table(plan, folder, layout.DIGEST_ARRAY, digest_rows)
     listing = encode_listing(objects)
-    write_object(folder, layout.LISTING, listing)
+    write_object(LocalStorage(folder), layout.LISTING, listing)
     _sync_below(folder)
     path = layout.part_path(plan.part_id)
     return PartEntry(path, plan.rows, len(plan.episodes), canonical.sha256_hex(listing)), episodes
@@ -92,7 +94,7 @@ def write_nonfinite(plan: Plan, folder: Path, receipts: Mapping[str, Receipt]) -
     metadata = metadata_of(plan, found)
     array = layout.NONFINITE_ARRAY
     return [
-        write_object(folder, f"{array}/zarr.json", canonical.dumps(metadata[array])),
+        write_object(LocalStorage(folder), f"{array}/zarr.json", canonical.dumps(metadata[array])),
         _write_document(plan, folder, metadata),
         *_write_table(plan, folder, array, table_of(found, len(plan.episodes))),
     ]
@@ -104,8 +106,9 @@ def write_first_root(store: Path, plan: Plan, scan: Scan, entry: PartEntry, epis
     statistics, skipped = part_statistics(plan, store / entry.path), skipped_document(scan)
     new = new_root(None, (entry,), fields, episodes, statistics=statistics, skipped=skipped)
     roots = dict.fromkeys((layout.root_key(1), layout.ROOT_KEY), new.root.to_bytes())
+    storage = LocalStorage(store)
     for key, data in {**new.documents, "parts/zarr.json": canonical.dumps(arrays.GROUP), **roots}.items():
-        write_object(store, key, data)
+        write_object(storage, key, data)
     _sync_below(store)
     return new.root
 
@@ -170,7 +173,8 @@ def _episode_digests(plan: Plan, receipts: dict[str, Receipt]) -> Iterator[bytes
 
 def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) -> ObjectEntry:
     """Write the document of a part, with the zarr.json of all its arrays."""
-    return write_object(folder, "zarr.json", canonical.dumps(arrays.part_metadata(plan.document.to_json(), found)))
+    data = canonical.dumps(arrays.part_metadata(plan.document.to_json(), found))
+    return write_object(LocalStorage(folder), "zarr.json", data)
 
 
 def _check_with_zarr(folder: Path, found: dict[str, dict[str, Any]]) -> None:
@@ -190,5 +194,5 @@ def _check_with_zarr(folder: Path, found: dict[str, dict[str, Any]]) -> None:
 
 
 def _sync_below(folder: Path) -> None:
-    for each in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+    for each, _, _ in os.walk(folder):
         sync_folder(each)

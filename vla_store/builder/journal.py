@@ -72,7 +72,7 @@ class Journal:
         # Times are those of the first run; what that one did not hash is noted now.
         noted = [{**new, **old} for old, new in zip(before, now)] if before else now
         if noted != before:
-            write_object(self._folder, SOURCES, canonical.dumps(noted))
+            write_object(LocalStorage(self._folder), SOURCES, canonical.dumps(noted))
         return self._receipts()
 
     def record(self, receipt: Receipt) -> None:
@@ -87,7 +87,7 @@ class Journal:
         name = f"{receipt.unit}.json"
         if name.lower() == SOURCES:  # a field of this name; no other unit has a dot and a word
             name = f"{receipt.unit}.receipt.json"
-        write_object(self._folder, name, canonical.dumps(receipt.to_json()))
+        write_object(LocalStorage(self._folder), name, canonical.dumps(receipt.to_json()))
 
     def remove(self) -> None:
         """Remove what the format does not name from the store, which is done: all but the lock, which is still held."""
@@ -101,7 +101,7 @@ class Journal:
 
     def finish(self, entry: PartEntry) -> None:
         """Note that the part is whole, for whoever moves it from here."""
-        write_object(self.partial, FINISHED, canonical.dumps(entry.to_json()))
+        write_object(LocalStorage(self.partial), FINISHED, canonical.dumps(entry.to_json()))
 
     def finished(self) -> PartEntry | None:
         """Return the part that was finished here, if it is of this plan."""

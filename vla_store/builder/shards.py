@@ -21,9 +21,9 @@ from vla_store.storage import LocalStorage, Storage
 PADDING_NBYTES = 1 << 20
 
 
-def write_object(folder: Path, key: str, data: bytes) -> ObjectEntry:
-    """Write one small object below `folder`."""
-    LocalStorage(folder).write(key, data)
+def write_object(storage: Storage, key: str, data: bytes) -> ObjectEntry:
+    """Write one small object."""
+    storage.write(key, data)
     return ObjectEntry(key, hashlib.sha256(data).hexdigest(), len(data))
 
 

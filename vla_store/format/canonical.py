@@ -15,6 +15,8 @@ from vla_store.errors import StoreDamaged
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 64
 
+_PLAIN = (str, bool, type(None))
+
 
 def dumps(value: Any) -> bytes:
     """Return C(value). Raises ValueError for floats, integers of 2^53 and more, keys that are not strings, lone surrogates, deep nesting."""
@@ -54,21 +56,20 @@ def float_text(value: float) -> str:
 
 
 def _check(value: Any, levels: int) -> None:
-    if value is None or isinstance(value, (bool, str)):
+    if isinstance(value, _PLAIN):
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise ValueError("an integer does not fit in 53 bits")
     elif not levels:
         raise ValueError(f"more than {MAX_DEPTH} levels")
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check(item, levels - 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
+    elif isinstance(value, (list, tuple, dict)):
+        for key in value if isinstance(value, dict) else ():
             if not isinstance(key, str):
                 raise ValueError(f"key {key!r} is not a string")
-            _check(item, levels - 1)
+        for item in value.values() if isinstance(value, dict) else value:
+            if not isinstance(item, _PLAIN):  # most are: a call for each would be most of the work
+                _check(item, levels - 1)
     else:
         raise ValueError(f"{type(value).__name__} has no canonical form")
 

@@ -303,7 +303,7 @@ def is_machines(error: OSError) -> bool:
 
 def name_of(source: EpisodeSource) -> str:
     """Return what to call a source in a message: its path, or else its type."""
-    return str(getattr(source, "path", type_of(source)))
+    return str(getattr(source, "path", None) or type_of(source))
 
 
 def type_of(source: EpisodeSource) -> str:
