@@ -94,6 +94,13 @@ def test_the_two_sides_of_a_split_are_everything_once(demo_store: Path) -> None:
     ]
 
 
+def test_a_split_of_another_store_is_refused(demo_store: Path, tiny_store: Path) -> None:
+    split = open_store(tiny_store).split("val", fraction=0.5)
+    with pytest.raises(OptionError, match="made of another store"):
+        chosen(open_store(demo_store), split=split)
+    assert chosen(open_store(tiny_store), split=split) == chosen(open_store(tiny_store), episodes=split.episodes)
+
+
 @pytest.mark.parametrize(
     ("selection", "exists"),
     [

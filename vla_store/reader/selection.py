@@ -345,7 +345,16 @@ def _split(store: Store, split: Any) -> Split:
         raise OptionError(
             f"split is one of {', '.join(SPLITS)}, or what store.split(...) gives", found=repr(split)[:100]
         )
-    store.check_episodes(split.episodes)
+    # Its numbers mean these episodes only where its rule gives the same ones here.
+    own = store.split(split.name, fraction=split.fraction, by=split.by, seed=split.seed)
+    if not np.array_equal(own.episodes, split.episodes):
+        rule = f"split({split.name!r}, fraction={split.fraction}, seed={split.seed})"
+        raise OptionError(
+            "this split was made of another store, or before something was appended to this one",
+            expected=f"{len(own):,} episodes of the {len(store.episodes):,} of {store.url}",
+            found=f"{len(split):,} others",
+            hint=f"make it of this store: store.{rule}; or name its episodes: episodes=split.episodes",
+        )
     return split
 
 
