@@ -24,7 +24,6 @@ BLOSC_CNAMES = ("blosclz", "lz4", "lz4hc", "zlib", "zstd")
 ZARR_BYTES: dict[str, Any] = {"configuration": {"endian": "little"}, "name": "bytes"}
 
 _SEALED = crc32c(bytes(CRC_BYTES))  # of nothing and its crc32c, which is 0
-_EMPTY = np.empty(0, np.uint8)
 _BLOSC_SIZES = struct.Struct("<4x3I")
 _BLOSC_HEADER_BYTES = 16
 
@@ -105,7 +104,7 @@ class Plain(Codec):
     def decode(self, body: Any, out: Array) -> None:
         if len(body) != out.nbytes:
             raise ValueError(f"it holds {len(body)} bytes instead of {out.nbytes}")
-        out[...] = _as_array(body).view(out.dtype).reshape(out.shape)
+        out[...] = np.frombuffer(body, out.dtype).reshape(out.shape)
 
     def largest(self, nbytes: int) -> int:
         return nbytes
@@ -285,17 +284,10 @@ def encode(data: Array, codec: Codec) -> bytes:
 
 def checked_body(chunk: Any) -> Any:
     """Return an inner chunk, a memoryview or (n,) uint8, without its crc32c, once that holds. Raises ValueError."""
-    # Data and its own crc32c have one crc32c, whatever the data: nothing to cut off and compare.
-    if crc32c(_as_array(chunk)) != _SEALED or len(chunk) < CRC_BYTES:
+    # Data and its own crc32c have one crc32c, whatever the data: nothing to cut off and compare. A memoryview is no argument of it.
+    if len(chunk) < CRC_BYTES or crc32c(np.frombuffer(chunk, np.uint8)) != _SEALED:
         raise ValueError("its crc32c does not match")
     return chunk[:-CRC_BYTES]
-
-
-def _as_array(chunk: Any) -> Array:
-    # google-crc32c takes bytes and arrays, but no memoryview.
-    if isinstance(chunk, np.ndarray):
-        return chunk
-    return np.frombuffer(chunk, np.uint8) if len(chunk) else _EMPTY
 
 
 def damaged_frame(error: ValueError, object_key: str, chunk: int, row: int) -> StoreDamaged:

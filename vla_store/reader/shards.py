@@ -59,7 +59,7 @@ class Chunks(NamedTuple):
         data: what was fetched for `ranges`.
         """
         if self.ranges:
-            return (checked_body(np.frombuffer(each, np.uint8)) for each in data)
+            return map(checked_body, data)
         return self._checked() if self.unchecked else self.views
 
     def _checked(self) -> Iterator[Bytes]:
