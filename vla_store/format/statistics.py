@@ -115,9 +115,13 @@ def store_statistics(parts: Sequence[PartNumbers]) -> dict[str, Any] | None:
         if field.is_camera or any((each.kind, each.shape) != ("fixed", field.shape) for each in alike):
             continue
         pieces = [piece.reshape(len(piece), -1) for part, each in zip(parts, alike) for piece in part.read(each)]
+        everything = _statistics(pieces, field.fixed_shape, spans).to_json()
         described[name] = {
-            "all": _statistics(pieces, field.fixed_shape, spans).to_json(),
-            "suites": {suite: _statistics(pieces, field.fixed_shape, of).to_json() for suite, of in suites.items()},
+            "all": everything,
+            "suites": {
+                suite: everything if of == spans else _statistics(pieces, field.fixed_shape, of).to_json()
+                for suite, of in suites.items()
+            },
         }
     return {"fields": described, "version": 1} if described else None
 
@@ -178,6 +182,6 @@ def _component(column: npt.NDArray[Any], episodes: Spans) -> dict[str, Any]:
 
 def _sum(episodes: Sequence[FloatArray]) -> float:
     try:
-        return math.fsum([math.fsum(each.tolist()) for each in episodes])
+        return math.fsum(map(math.fsum, map(np.ndarray.tolist, episodes)))
     except (ValueError, OverflowError):  # beyond a double: no sum
         return math.nan
