@@ -105,9 +105,9 @@ class Ring:
 
     def close(self) -> None:
         """Close the descriptor. The memory stays as long as a lease does."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1  # first: closed twice, after Ctrl-C, it may be somebody else's by then
+        if fd >= 0:
+            os.close(fd)
 
 
 class _Lease(weakref.ref):  # type: ignore[type-arg]
