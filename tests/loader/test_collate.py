@@ -30,7 +30,8 @@ def error_of(collated: Collate, samples: Any) -> OptionError:
     return raised.value
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+# One worker, as there is one batch: a queue that was never used may be closed before torch ends its worker through it.
+@pytest.mark.parametrize("workers", [0, 1])
 def test_concatenated_datasets_of_different_fields_are_refused_in_either_order(tiny_store: Path, workers: int) -> None:
     store = vla_store.open_store(tiny_store)
     few = StepDataset(store, windows={"actions": 0}, rows=[3])
