@@ -96,7 +96,26 @@ class StepDataset(Dataset[Any]):
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
     def batch(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
-        """Return B samples as one dict of tensors with a leading axis B; "task" is a list. Raises as `Samples.batch` does."""
+        """Return B samples as one dict of tensors with a leading axis B; "task" is a list of B texts.
+
+        Parameters
+        ----------
+        indices
+            Whole numbers, (B,); negative ones count from the end, and one may come several times.
+        out
+            Tensors to fill, as `allocate` makes them; what is not in it is allocated.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        IndexError, OptionError, UnknownName
+            As `Samples.batch` does; OptionError also where the dataset has a transform, or a `__getitem__` of its own.
+        StoreDamaged, UnsupportedStore, FetchError, MachineError
+            Where the store is read.
+        """
         if not self.makes_batches:
             raise OptionError(
                 "this dataset changes its samples one by one", hint="collate(dataset.__getitems__(indices))"

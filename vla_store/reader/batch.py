@@ -20,8 +20,18 @@ NUMBERS = ("episode", "step")
 class Batch:
     """B samples, as a sequence of dicts; each is made of views of the batch's arrays when it is asked for.
 
-    arrays: the batch itself: {field: (B, ...), "<field>_is_pad": (B, ...), "task": list of str, "episode": (B,), "step": (B,)}.
-    A ragged field is a list of B arrays where their widths differ. numbers: the keys of which a sample has a Python int.
+    Parameters
+    ----------
+    arrays
+        The batch itself: {field: (B, ...), "<field>_is_pad": (B, ...), "task": list of str, "episode": (B,), "step":
+        (B,)}. A ragged field is a list of B arrays where their widths differ.
+    numbers
+        Keys of which a sample has a Python int.
+
+    Attributes
+    ----------
+    arrays
+        As it was given.
     """
 
     def __init__(self, arrays: dict[str, Any], numbers: tuple[str, ...] = NUMBERS) -> None:
@@ -41,7 +51,24 @@ class Batch:
         return iter(self._all())
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one sample, or a list of them for a slice."""
+        """Return one sample, or a list of them for a slice.
+
+        Parameters
+        ----------
+        index
+            Number of a sample of the batch; negative ones count from the end. Or a slice.
+
+        Returns
+        -------
+        dict or list of dict
+
+        Raises
+        ------
+        IndexError
+            For a sample past either end.
+        TypeError
+            For what is neither a whole number nor a slice.
+        """
         return self._all()[index if isinstance(index, slice) else operator.index(index)]
 
     def __repr__(self) -> str:

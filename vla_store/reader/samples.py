@@ -329,7 +329,25 @@ class Samples:
         return "\n".join(lines)
 
     def batch_or_lists(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> dict[str, Any]:
-        """Return a batch as `batch` does, whatever `transform` is; a ragged field of several widths is a list of B arrays."""
+        """Return a batch as `batch` does, whatever `transform` is.
+
+        Parameters
+        ----------
+        indices, out
+            As `batch` takes them.
+
+        Returns
+        -------
+        dict
+            As `batch` gives it; but a ragged field of several widths is a list of B arrays.
+
+        Raises
+        ------
+        IndexError, OptionError, UnknownName
+            As `batch` does, except for a transform and for ragged fields of several widths.
+        StoreDamaged, FetchError, MachineError
+            Where the store is read.
+        """
         located = self.locate(indices)
         return self.assemble(located, self.fetch(located), out)
 
@@ -357,9 +375,31 @@ class Samples:
     def assemble(
         self, located: Located, data: Sequence[memoryview], out: dict[str, Array] | None = None
     ) -> dict[str, Any]:
-        """Decode and gather the samples of a batch from what was fetched for it, into `out` where given.
+        """Decode and gather the samples of a batch from what was fetched for it.
 
-        Raises OptionError where `data` or `out` is not of this batch; StoreDamaged.
+        Parameters
+        ----------
+        located
+            Where the samples lie, from `locate`.
+        data
+            What `fetch` gave for it: one view for each of `located.ranges`.
+        out
+            Arrays to fill, as `batch` takes them; what is not in it is allocated.
+
+        Returns
+        -------
+        dict
+            The batch, as `batch` gives it; a ragged field of several widths is a list of B arrays.
+
+        Raises
+        ------
+        OptionError
+            Where `data` or `out` is not of this batch, and where a number does not fit into the `dtype` that was asked
+            for.
+        UnknownName
+            For an array of `out` that the batch does not have.
+        StoreDamaged, FetchError, MachineError
+            Where the store, or what was fetched of it, is not sound or cannot be read.
         """
         count, fetched = located.count, iter(data)
         if len(data) != len(located.ranges):
@@ -388,7 +428,23 @@ class Samples:
 
     @_naming_store
     def decode(self, located: Located, data: Sequence[memoryview], out: dict[str, Array]) -> None:
-        """Decode only the pictures of a batch into `out`: what benchmarks take as the unavoidable work."""
+        """Decode only the pictures of a batch: what benchmarks take as the unavoidable work.
+
+        Parameters
+        ----------
+        located
+            Where the samples lie, from `locate`.
+        data
+            What `fetch` gave for it: one view for each of `located.ranges`.
+        out
+            {camera: (B, ...) array} to fill, one for every camera in `windows`, as `allocate` makes them; others are
+            left as they are.
+
+        Raises
+        ------
+        StoreDamaged, FetchError, MachineError
+            Where the store, or what was fetched of it, is not sound or cannot be read.
+        """
         fetched = iter(data)
         for each in located.parts:
             each.reader.assemble(each, fetched, out, only_pictures=True)

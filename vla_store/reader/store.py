@@ -90,8 +90,25 @@ def open_store(
 class Store:
     """A store, open for reading; made by `open_store`.
 
-    It sees one root for ever, and pickles as (place, generation, digest): a copy reads that root again where it arrives.
-    Nothing is held open until it is needed; maps are bounded in number. Safe to use from several threads and after a fork.
+    It sees one root for ever, and pickles as (place, generation, digest): a copy reads that root again where it
+    arrives. Nothing is held open until it is needed; maps are bounded in number. Safe to use from several threads and
+    after a fork.
+
+    Parameters
+    ----------
+    location
+        Where the store lies and what opens it.
+    generation
+        Which of the store's roots it sees, from 1.
+    digest
+        Digest of that root.
+    every
+        Check the crc32c of a frame each time it is decoded; see `open_store`.
+
+    Raises
+    ------
+    StoreNotFound, StoreDamaged, UnsupportedStore, FetchError, MachineError
+        Where the store is read: not when the object is made, but with the first property or method that needs it.
     """
 
     def __init__(self, location: Location, generation: int, digest: str, every: bool = False) -> None:
@@ -262,7 +279,11 @@ class Store:
     def views(self) -> Mapping[str, View]:
         """Named choices of steps that were recorded in the store, by name: `Samples(store, view=name)`.
 
-        Raises StoreDamaged where their document is: no sample without a view needs it."""
+        Raises
+        ------
+        StoreDamaged
+            Where the document of the views is damaged or missing: no sample without a view needs it.
+        """
         if self._root.meta.views is None:
             return MappingProxyType({})
         digest = self._root.meta.views
@@ -315,9 +336,16 @@ class Store:
         seed
             Another one gives another split.
 
+        Returns
+        -------
+        Split
+
         Raises
         ------
-        UnknownName, OptionError
+        UnknownName
+            For a `name` or `by` that does not exist.
+        OptionError
+            For a `fraction` that is not from 0 to 1, and a `seed` that is no whole number.
         """
         if name not in SPLITS:
             raise UnknownName.among("split", name, list(SPLITS))
@@ -334,7 +362,24 @@ class Store:
         return Split(name, float(fraction), by, int(seed), np.flatnonzero(np.array(sides, bool)).astype(np.int64))
 
     def provenance(self, row: SupportsIndex) -> Provenance:
-        """Return the source file, demo and step of a row."""
+        """Return the source file, demo and step of a row.
+
+        Parameters
+        ----------
+        row
+            Number of the row, from 0.
+
+        Returns
+        -------
+        Provenance
+
+        Raises
+        ------
+        OptionError, UnknownName
+            As `check_rows` does.
+        TypeError
+            For what is no whole number.
+        """
         part, at = self._parts.of_row(self._row(row))
         episode, step = part.position(at)[:2]
         each = self.episodes[part.episode_start + episode]
@@ -342,16 +387,49 @@ class Store:
         return Provenance(part.row_start + at, each.suite, each.file, demo, each.number, step, each.episode)
 
     def attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
-        """Return every HDF5 attribute of an episode's groups and datasets: {path: {name: value}}.
+        """Return every HDF5 attribute of an episode's groups and datasets.
 
-        Strings are str (bytes where they are not UTF-8), numbers arrays, HDF5's Empty None.
+        Parameters
+        ----------
+        episode
+            Number of the episode, from 0.
+
+        Returns
+        -------
+        {path: {name: value}}
+            Strings are str (bytes where they are not UTF-8), numbers arrays, HDF5's Empty None.
+
+        Raises
+        ------
+        OptionError, UnknownName
+            As `check_episodes` does.
+        TypeError
+            For what is no whole number.
         """
         part, at = self._parts.of_episode(self._episode(episode))
         row = part.entries(at, at + 1)[0]
         return part.decoded_attributes(int(row["attributes_start"]), int(row["attributes_bytes"]))
 
     def source_attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
-        """Return every attribute of the file that an episode comes from, without those of its episodes."""
+        """Return every attribute of the file that an episode comes from, without those of its episodes.
+
+        Parameters
+        ----------
+        episode
+            Number of the episode, from 0.
+
+        Returns
+        -------
+        {path: {name: value}}
+            As `attributes` has it.
+
+        Raises
+        ------
+        OptionError, UnknownName
+            As `check_episodes` does.
+        TypeError
+            For what is no whole number.
+        """
         part, at = self._parts.of_episode(self._episode(episode))
         return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)["source"][0])].attributes)
 
@@ -367,13 +445,18 @@ class Store:
         out
             (n, *shape) of the field's dtype, C-contiguous; it is filled and returned.
 
+        Returns
+        -------
+        (n, *shape) array of the field's dtype
+            `out` where it was given.
+
         Raises
         ------
         UnknownName
             For a field or a row that does not exist.
         OptionError
-            For a ragged field, and an `out` that does not fit.
-        StoreDamaged, UnsupportedStore, FetchError
+            For a ragged field, rows that are no whole numbers in one axis, and an `out` that does not fit.
+        StoreDamaged, UnsupportedStore, FetchError, MachineError
             Where the store is read.
         """
         if field not in self.fields:
@@ -401,11 +484,45 @@ class Store:
         return out
 
     def check_rows(self, rows: npt.ArrayLike) -> Int64:
-        """Return (n,) row numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
+        """Return row numbers as int64.
+
+        Parameters
+        ----------
+        rows
+            (n,) whole numbers of rows, or one.
+
+        Returns
+        -------
+        (n,) int64
+
+        Raises
+        ------
+        OptionError
+            For what are no whole numbers in one axis.
+        UnknownName
+            For a row that does not exist; negative numbers do not count from the end.
+        """
         return _numbers("row", rows, self.rows)
 
     def check_episodes(self, episodes: npt.ArrayLike) -> Int64:
-        """Return (n,) episode numbers as int64. Raises OptionError, UnknownName for one that does not exist."""
+        """Return episode numbers as int64.
+
+        Parameters
+        ----------
+        episodes
+            (n,) whole numbers of episodes, or one.
+
+        Returns
+        -------
+        (n,) int64
+
+        Raises
+        ------
+        OptionError
+            For what are no whole numbers in one axis.
+        UnknownName
+            For an episode that does not exist; negative numbers do not count from the end.
+        """
         return _numbers("episode", episodes, len(self.episodes))
 
     @cached_property
@@ -446,7 +563,15 @@ def parts_of(store: Store) -> Parts:
 
 
 class Episodes:
-    """The episodes of a store, as a sequence of `Episode`. Nothing is held: each is looked up in the store's table."""
+    """The episodes of a store, as a sequence of `Episode`.
+
+    Nothing is held: each is looked up in the store's table.
+
+    Parameters
+    ----------
+    store
+        The store.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -455,6 +580,24 @@ class Episodes:
         return parts_of(self._store).episode_starts[-1]
 
     def __getitem__(self, episode: SupportsIndex) -> Episode:
+        """Return one episode.
+
+        Parameters
+        ----------
+        episode
+            Its number; negative ones count from the end.
+
+        Returns
+        -------
+        Episode
+
+        Raises
+        ------
+        IndexError
+            For an episode past either end.
+        TypeError
+            For what is no whole number.
+        """
         number = operator.index(episode)
         if number < 0:
             number += len(self)

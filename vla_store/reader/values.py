@@ -19,10 +19,28 @@ CONVENTIONS = ("observation", "orientation")
 
 @dataclass(frozen=True)
 class Episode:
-    """One demonstration. episode: its number in the store. start: its first row. length: in steps.
+    """One demonstration of a store.
 
-    file and number: its HDF5 file within its suite's folder, and the demo's number there. success: None where there are no rewards.
-    text: its instruction: its own, where its source states one for it, else its task's.
+    Attributes
+    ----------
+    episode
+        Its number in the store, from 0.
+    suite
+        Name of its suite.
+    task
+        Name of its task, which is unique in its suite.
+    file
+        Its HDF5 file (or other source) within the folder of its suite.
+    number
+        Number of the demonstration in that file.
+    start
+        Its first row in the store.
+    length
+        Number of its steps, each of which is one row.
+    success
+        Whether it succeeded; None where that cannot be known, as where there are no rewards.
+    text
+        Its instruction: its own, where its source states one for it, else that of its task.
     """
 
     episode: int
@@ -38,8 +56,22 @@ class Episode:
 
 @dataclass(frozen=True)
 class StoreTask:
-    """One task. text: from the file name, what evaluations use; instruction: the source's own, None where it has none.
-    texts: those that episodes of it have of their own, each once, sorted; a sample of such an episode has its own."""
+    """One task of a store.
+
+    Attributes
+    ----------
+    suite
+        Name of its suite.
+    name
+        Its name, unique in its suite.
+    text
+        The instruction from the file name, which evaluations use.
+    instruction
+        The source's own instruction; None where it has none.
+    texts
+        Instructions that episodes of the task have of their own, each once, sorted. A sample of such an episode has its
+        own.
+    """
 
     suite: str
     name: str
@@ -52,9 +84,21 @@ class StoreTask:
 class StoreField:
     """A per-step quantity of the store.
 
-    kind: "fixed"; "picture" (pictures of a shape or dtype that no camera of kind "fixed" has); or "ragged-episode" (a width of
-        its own in each episode; shape is (None,)).
-    shape: of one step. role: "observation" or "step"; decides what causal alignment shifts.
+    Attributes
+    ----------
+    name
+        Its name.
+    kind
+        "fixed"; "picture" (pictures of a shape or dtype that no camera of kind "fixed" has); or "ragged-episode" (a
+        width of its own in each episode).
+    dtype
+        NumPy's name of its dtype, such as "float64".
+    shape
+        Shape of one step; (None,) for the kind "ragged-episode".
+    role
+        "observation" or "step"; decides what causal alignment shifts.
+    is_camera
+        True if it is stored as pictures.
     """
 
     name: str
@@ -66,6 +110,7 @@ class StoreField:
 
     @property
     def is_ragged(self) -> bool:
+        """True where each episode has a width of its own."""
         return self.kind == "ragged-episode"
 
     @property
@@ -78,10 +123,22 @@ class StoreField:
 class SourceConvention:
     """How one file of demonstrations was recorded.
 
-    orientation: of its pictures: bottom_up, top_down or rot180.
-    observation: recorded "before" or "after" the action of the same row.
-    codec, decoder: "jpeg" and what decoded it, where its pictures were decoded when the store was built; else "".
-    said: which of "orientation" and "observation" were said when the store was built; the others were read or measured.
+    Attributes
+    ----------
+    suite
+        Name of its suite.
+    file
+        Its name within the folder of the suite.
+    orientation
+        How its pictures lie: "bottom_up", "top_down" or "rot180".
+    observation
+        "before" or "after": when an observation was recorded, relative to the action of the same row.
+    codec
+        "jpeg" where its pictures were decoded when the store was built; else "".
+    decoder
+        What decoded them; else "".
+    said
+        Which of "orientation" and "observation" were stated when the store was built; the others were read or measured.
     """
 
     suite: str
@@ -109,22 +166,48 @@ def said_at_build(document: PartDocument) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Conventions:
-    """The conventions of all sources; `orientation` and `observation` are theirs where they agree, else None."""
+    """The conventions of all sources of a store.
+
+    Attributes
+    ----------
+    sources
+        Those of each source.
+    """
 
     sources: tuple[SourceConvention, ...]
 
     @property
     def orientation(self) -> str | None:
+        """The orientation of the sources where they agree, else None."""
         return _only({each.orientation for each in self.sources})
 
     @property
     def observation(self) -> str | None:
+        """The observation order of the sources where they agree, else None."""
         return _only({each.observation for each in self.sources})
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a row comes from: file (within its suite), demo (the group's name there), step, and the store's own numbers."""
+    """Where a row comes from.
+
+    Attributes
+    ----------
+    row
+        Number of the row in the store.
+    suite
+        Name of its suite.
+    file
+        Its source file within the folder of the suite.
+    demo
+        Name of the demonstration's group in that file.
+    number
+        Number of the demonstration in that file.
+    step
+        Step of the episode, from 0.
+    episode
+        Number of the episode in the store.
+    """
 
     row: int
     suite: str
@@ -137,9 +220,16 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per fixed numeric field: min, max, mean, std, q01, q99 of the finite values of each component, in float64.
+    """Statistics of each fixed numeric field.
 
-    all: {field: FieldStatistics}. suites: {suite: {field: FieldStatistics}}.
+    They are min, max, mean, std, q01, q99 of the finite values of each component, in float64.
+
+    Attributes
+    ----------
+    all
+        {field: FieldStatistics} over all rows.
+    suites
+        {suite: {field: FieldStatistics}}.
     """
 
     all: Mapping[str, FieldStatistics]
@@ -148,7 +238,21 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One side of a split; `episodes` are the (n,) int64 numbers of its episodes, ascending."""
+    """One side of a split, as `Store.split` gives it.
+
+    Attributes
+    ----------
+    name
+        "train" or "val".
+    fraction
+        Share of the episodes that "train" has, from 0 to 1.
+    by
+        What falls on one side as a whole: "episode".
+    seed
+        Seed of the split.
+    episodes
+        (n,) int64 numbers of the episodes of this side, ascending.
+    """
 
     name: str
     fraction: float
