@@ -35,7 +35,24 @@ def encode_attributes(attributes: Attributes) -> bytes:
 
 
 def encode_value(value: Any) -> dict[str, Any]:
-    """Encode one attribute: str, bytes, or anything NumPy turns into an array of numbers or strings. TypeError for other kinds."""
+    """Encode one attribute as a value of a canonical document.
+
+    Parameters
+    ----------
+    value
+        str, bytes, or anything NumPy turns into an array of numbers or strings.
+
+    Returns
+    -------
+    dict
+        In one of the forms at the top of this module: "utf8" for a string that is valid UTF-8, "bytes" for any other
+        string, "strings" for an array of strings, "base64" for numbers.
+
+    Raises
+    ------
+    TypeError
+        For other kinds, and for a string with a lone surrogate that stands for no byte.
+    """
     if isinstance(value, bytes):
         try:
             return {"utf8": value.decode("utf-8")}

@@ -115,7 +115,15 @@ class Plain(Codec):
 
 @dataclass(frozen=True)
 class Blosc(Codec):
-    """Blosc without shuffling, one block a chunk. cname, clevel: the inner compressor and its level."""
+    """Blosc without shuffling, one block a chunk.
+
+    Attributes
+    ----------
+    cname
+        The inner compressor; this version decodes "blosclz", "lz4", "lz4hc", "zlib" and "zstd".
+    clevel
+        Its level, 0 to 9.
+    """
 
     cname: str
     clevel: int
@@ -168,12 +176,19 @@ class Blosc(Codec):
 
 @dataclass(frozen=True)
 class Unknown(Codec):
-    """A codec that nobody registered: kept as its document has it, and refused when it is used."""
+    """A codec that nobody registered: kept as its document has it, and refused when it is used.
+
+    Attributes
+    ----------
+    described
+        Its description in the document.
+    """
 
     described: Mapping[str, Any] = field(hash=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The name in the description."""
         return str(self.described["name"])
 
     def to_json(self) -> dict[str, Any]:
@@ -187,9 +202,19 @@ _REGISTERED: dict[str, type[Codec]] = {}
 
 
 def register(kind: type[Codec]) -> type[Codec]:
-    """Make stores with this codec readable in this process, and return the class: `register` may be used as a decorator.
+    """Make stores with this codec readable in this process.
 
     A process that starts as a fresh interpreter (a worker of a Loader or of a build) has to register it again.
+
+    Parameters
+    ----------
+    kind
+        The class. It replaces one of the same name.
+
+    Returns
+    -------
+    type of Codec
+        The same class: `register` may be used as a decorator.
     """
     _REGISTERED[kind.name] = kind
     return kind
@@ -200,9 +225,22 @@ register(Blosc)
 
 
 def from_json(read: JsonReader) -> Codec:
-    """Return the codec that a store's document describes; an `Unknown` where nobody registered its name.
+    """Return the codec that a store's document describes.
 
-    Raises StoreDamaged.
+    Parameters
+    ----------
+    read
+        The description.
+
+    Returns
+    -------
+    Codec
+        An `Unknown` where nobody registered its name.
+
+    Raises
+    ------
+    StoreDamaged
+        Where the description cannot be.
     """
     name = read.word("name")
     try:
@@ -212,7 +250,18 @@ def from_json(read: JsonReader) -> Codec:
 
 
 def check_usable(codec: Codec) -> None:
-    """Raise OptionError for a codec that a store would name, and that could not be found again by what it says."""
+    """Refuse a codec that a store would name, and that could not be found again by what it says.
+
+    Parameters
+    ----------
+    codec
+        The codec.
+
+    Raises
+    ------
+    OptionError
+        Where it does not describe itself as stores do, or is not registered.
+    """
     described = codec.to_json()
     try:
         found = from_json(JsonReader(described, codec.name))
@@ -228,7 +277,22 @@ def check_usable(codec: Codec) -> None:
 
 
 def check_sizes(sizes: list[int], codec: Codec, nbytes: int) -> None:
-    """Raise OptionError where chunks of `nbytes` bytes of data have become more bytes than their codec says: none could be read."""
+    """Refuse chunks that have become another number of bytes than their codec says: none could be read.
+
+    Parameters
+    ----------
+    sizes
+        Bytes of each encoded chunk, with its crc32c.
+    codec
+        The codec of all of them.
+    nbytes
+        Bytes of the data of each.
+
+    Raises
+    ------
+    OptionError
+        Where a chunk has fewer or more bytes than `codec.fixed` or `codec.largest` says.
+    """
     fixed = codec.fixed(nbytes)
     least, most = (1, codec.largest(nbytes)) if fixed is None else (fixed, fixed)
     if sizes and not least <= min(sizes) - CRC_BYTES <= max(sizes) - CRC_BYTES <= most:
@@ -245,7 +309,16 @@ ATTRIBUTES = Blosc("zstd", 5)
 
 @dataclass(frozen=True)
 class Preset:
-    """A codec for frames and the predictions that a build tries, in order; ties go to the earlier."""
+    """A codec for frames and the predictions that a build tries.
+
+    Attributes
+    ----------
+    codec
+        The codec.
+    predictions
+        What is tried, in order; ties go to the earlier. Each is the names of its prediction steps ("background",
+        "green", "above"); () is none.
+    """
 
     codec: Codec
     predictions: tuple[tuple[str, ...], ...]
@@ -277,13 +350,42 @@ def blosc_version() -> str:
 
 
 def encode(data: Array, codec: Codec) -> bytes:
-    """Return the inner chunk of `data` (C order): encoded bytes and their crc32c, little-endian."""
+    """Return the inner chunk of some data.
+
+    Parameters
+    ----------
+    data
+        The array, which is encoded in C order.
+    codec
+        What encodes it.
+
+    Returns
+    -------
+    bytes
+        The encoded bytes and their crc32c, 4 bytes, little-endian.
+    """
     body = codec.encode(data)
     return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
 
 
 def checked_body(chunk: Any) -> Any:
-    """Return an inner chunk, a memoryview or (n,) uint8, without its crc32c, once that holds. Raises ValueError."""
+    """Return an inner chunk without its crc32c, once that holds.
+
+    Parameters
+    ----------
+    chunk
+        A memoryview or (n,) uint8: the encoded bytes and their crc32c.
+
+    Returns
+    -------
+    memoryview or uint8 array
+        The encoded bytes, as a view of `chunk`.
+
+    Raises
+    ------
+    ValueError
+        Where the crc32c does not match, or the chunk is shorter than one.
+    """
     # Data and its own crc32c have one crc32c, whatever the data: nothing to cut off and compare. A memoryview is no argument of it.
     if len(chunk) < CRC_BYTES or crc32c(np.frombuffer(chunk, np.uint8)) != _SEALED:
         raise ValueError("its crc32c does not match")
@@ -291,7 +393,23 @@ def checked_body(chunk: Any) -> Any:
 
 
 def damaged_frame(error: ValueError, object_key: str, chunk: int, row: int) -> StoreDamaged:
-    """Return the error for an inner chunk that a decoder refused."""
+    """Return the error for an inner chunk that a decoder refused.
+
+    Parameters
+    ----------
+    error
+        What the decoder raised.
+    object_key
+        Key of the object that has the chunk.
+    chunk
+        Number of the inner chunk in that object.
+    row
+        Row of the frame in its part.
+
+    Returns
+    -------
+    StoreDamaged
+    """
     return StoreDamaged(
         "an encoded frame does not decode",
         object=object_key,

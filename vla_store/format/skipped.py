@@ -13,7 +13,21 @@ def storable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A demonstration that a build left out, and why; demo is None for a whole file."""
+    """A demonstration that a build left out, and why.
+
+    Bytes of a text that are not UTF-8 (lone surrogates, in Python) are spelled out, so that a document can hold it.
+
+    Attributes
+    ----------
+    suite
+        Name of its suite.
+    file
+        Its source file within the folder of the suite.
+    demo
+        Name of its group in that file; None for a whole file.
+    reason
+        Why it was left out.
+    """
 
     suite: str
     file: str
@@ -26,4 +40,5 @@ class Skipped:
                 object.__setattr__(self, name, storable(text))
 
     def to_json(self) -> dict[str, Any]:
+        """Return what the store's document of left-out demonstrations says of it."""
         return {"demo": self.demo, "file": self.file, "reason": self.reason, "suite": self.suite}

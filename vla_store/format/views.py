@@ -46,7 +46,23 @@ _VIEW_KEYS = ("counts", "covered", "description", "kept", "kind", "options", "ru
 
 @dataclass(frozen=True)
 class TaskCount:
-    """Counts of one task in a view: its covered episodes and steps, and those of which something is kept."""
+    """Counts of one task in a view.
+
+    Attributes
+    ----------
+    suite
+        Name of its suite.
+    task
+        Name of the task.
+    episodes
+        Episodes that the view covers.
+    steps
+        Steps that it covers.
+    kept_episodes
+        Those of the episodes of which it keeps something.
+    kept_steps
+        Those of the steps that it keeps.
+    """
 
     suite: str
     task: str
@@ -63,10 +79,25 @@ class TaskCount:
 class View:
     """A view of a store.
 
-    kind: "anchors" (which steps may be sampled) or "steps" (which steps exist for windows). rule and options: how it was made;
-    "predicate" is a function of the user's, which `description` tells of and nothing can compute again.
-    covered, kept: (n, 2) int64 half-open runs of the store's rows, ascending; rows that are not covered are not kept.
-    counts: per task, of the covered rows.
+    Attributes
+    ----------
+    name
+        Its name: 1 to 64 of A-Z a-z 0-9 _ - . and no dot in front.
+    kind
+        "anchors" (which steps may be sampled) or "steps" (which steps exist for windows).
+    rule
+        Name of the rule that it was made by. "predicate" is a function of the user's, which `description` tells of and
+        nothing can compute again.
+    options
+        Options of the rule; numbers are integers, or text where they have a fraction.
+    description
+        What the rule does, for people.
+    covered
+        (n, 2) int64 half-open runs of the store's rows that the view decides about, ascending.
+    kept
+        (n, 2) int64 half-open runs of the rows that it keeps, ascending; rows that are not covered are not kept.
+    counts
+        Episodes and steps of each task among the covered rows, and how many of them are kept.
     """
 
     name: str
@@ -89,7 +120,13 @@ class View:
         return rows_in(self.covered)
 
     def check_known(self) -> None:
-        """Raise UnsupportedStore for a kind of a newer version."""
+        """Refuse a kind of a newer version.
+
+        Raises
+        ------
+        UnsupportedStore
+            For a kind that this version does not know.
+        """
         if self.kind not in KINDS:
             raise UnsupportedStore(
                 f"view {self.name!r} is of a kind {self.kind!r} that this version does not know",
@@ -97,7 +134,18 @@ class View:
             )
 
     def is_made_as(self, other: View) -> bool:
-        """Return whether another view was made in the same way, over whatever rows."""
+        """Return whether another view was made in the same way, over whatever rows.
+
+        Parameters
+        ----------
+        other
+            The other view.
+
+        Returns
+        -------
+        bool
+            True where kind, rule, options and description are the same.
+        """
         return all(getattr(self, key) == getattr(other, key) for key in ("kind", "rule", "options", "description"))
 
     def __repr__(self) -> str:
