@@ -161,7 +161,28 @@ class Storage:
 
 
 def read_document(storage: Storage, key: str, max_nbytes: int) -> bytes:
-    """Return a small object whole, by one request. Raises StoreDamaged where it is larger than it may be."""
+    """Return a small object whole, by one request.
+
+    Parameters
+    ----------
+    storage
+        The storage that has it.
+    key
+        Its key.
+    max_nbytes
+        The most bytes that it may have.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    StoreDamaged
+        Where it is larger than it may be; ObjectMissing where it is not there.
+    FetchError, MachineError
+        Where the storage fails.
+    """
     data = storage.head(key, max_nbytes + 1)
     if len(data) > max_nbytes:
         raise StoreDamaged("a document is too large", object=key, expected=f"at most {max_nbytes} bytes")
@@ -169,7 +190,27 @@ def read_document(storage: Storage, key: str, max_nbytes: int) -> bytes:
 
 
 def cut(view: memoryview, key: str, start: int, stop: int) -> memoryview:
-    """Return a range of an object that is at hand whole. Raises StoreDamaged where it ends before `stop`."""
+    """Return a range of an object that is at hand whole.
+
+    Parameters
+    ----------
+    view
+        All of the object.
+    key
+        Its key, for the error message.
+    start, stop
+        The range, in bytes.
+
+    Returns
+    -------
+    memoryview
+        A view of `view`.
+
+    Raises
+    ------
+    StoreDamaged
+        Where the object ends before `stop`.
+    """
     if stop > len(view):
         raise too_short(key, stop, len(view))
     return view[start:stop]

@@ -12,7 +12,15 @@ MAX_BLOCKS = 64
 
 
 class Blocks(Storage):
-    """Read another storage, where it has no view of the whole, in aligned blocks, and keep the last of them."""
+    """Another storage, read in aligned blocks of 64 KiB, of which the last ones are kept: for tables of small rows.
+
+    Where the inner storage has a view of a whole object, that view is given.
+
+    Parameters
+    ----------
+    inner
+        The storage to read from. `url` and `max_open` are its own.
+    """
 
     def __init__(self, inner: Storage) -> None:
         self._inner = inner

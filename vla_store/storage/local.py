@@ -248,14 +248,42 @@ class LocalStorage(Storage):
 
 
 def holds_only(folder: Path, names: Collection[str]) -> bool:
-    """Tell whether there is a folder, and no link to one, that has no other names in it, but for temporary ones."""
+    """Tell whether there is a folder, and no link to one, that has no other names in it, but for temporary ones.
+
+    Parameters
+    ----------
+    folder
+        The path to ask about.
+    names
+        Names that may be in it.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    OSError
+        Where the folder cannot be listed.
+    """
     if folder.is_symlink() or not folder.is_dir():
         return False
     return all(name in names or name.endswith(TEMPORARY) for name in os.listdir(folder))
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
-    """Make the names in a folder as durable as the files they name."""
+    """Make the names in a folder as durable as the files they name.
+
+    Parameters
+    ----------
+    path
+        The folder.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be opened or synchronised.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -38,7 +38,14 @@ def register(scheme: str, opener: Opener) -> None:
 class Location(NamedTuple):
     """Where a store lies and what opens it; small, and pickles.
 
-    url: an absolute path, or a URL. opener: called with the URL and `options`, pairs of names and values.
+    Attributes
+    ----------
+    url
+        An absolute path, or a URL.
+    opener
+        Called with the URL and `options` as keyword arguments; gives a `Storage`.
+    options
+        Pairs of names and values.
     """
 
     url: str
@@ -47,14 +54,36 @@ class Location(NamedTuple):
 
     @property
     def is_local(self) -> bool:
+        """True where the store lies at a path of this machine."""
         return not is_url(self.url)
 
     def after(self, storage: Storage | None) -> Location:
-        """Return the location for another process, with what a storage that it opened found out of its files."""
+        """Return the location for another process, with what a storage that it opened found out of its files.
+
+        Parameters
+        ----------
+        storage
+            The storage that was opened; None where none was.
+
+        Returns
+        -------
+        Location
+            One that reads files, where `storage` could not map them into memory; else this one.
+        """
         is_unmappable = isinstance(storage, LocalStorage) and not storage.mapped
         return self._replace(options=_READ) if is_unmappable else self
 
     def open(self) -> Storage:
+        """Open the storage.
+
+        Returns
+        -------
+        Storage
+
+        Raises
+        ------
+        Whatever the opener raises.
+        """
         return self.opener(self.url, **dict(self.options))
 
 
@@ -104,6 +133,21 @@ def locate(
 
 
 def open_storage(url: str | os.PathLike[str]) -> Storage:
-    """Open the place of a store to manage: objects change under its hands, so local files are read, not mapped."""
+    """Open the place of a store to manage: its objects may change meanwhile, so local files are read, not mapped.
+
+    Parameters
+    ----------
+    url
+        A path or URL, as `place_of` takes it.
+
+    Returns
+    -------
+    Storage
+
+    Raises
+    ------
+    OptionError, StoreNotFound, FetchError
+        For what is neither a path nor a URL, and for a URL that cannot be opened.
+    """
     location = locate(url)
     return LocalStorage(location.url, mapped=False) if location.is_local else location.open()

@@ -26,7 +26,24 @@ def try_lock(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str = "", *, busy: Exception) -> Iterator[None]:
-    """Hold the lock on a folder, made if need be, or on a file in it. Raises `busy` where another process holds it."""
+    """Hold the lock on a folder, made if need be, or on a file in it, until the context ends.
+
+    Parameters
+    ----------
+    folder
+        The folder; those above it are made as well.
+    name
+        Name of a file in the folder, made if need be; "" for the folder itself.
+    busy
+        The error to raise where another process holds the lock.
+
+    Raises
+    ------
+    busy
+        Where another process holds it. Where the file system has no locks, nobody can tell and it is not raised.
+    OSError
+        Where the folder or file cannot be made or opened.
+    """
     path = folder / name
     flags = os.O_CLOEXEC | (os.O_CREAT | os.O_APPEND | os.O_WRONLY if name else os.O_RDONLY)
     while True:

@@ -34,7 +34,23 @@ _MISTAKES = (
 
 
 def place_of(given: str | os.PathLike[str]) -> str:
-    """Return the absolute path or the URL that a name stands for. Raises OptionError for what can be neither."""
+    """Return the absolute path or the URL that a name stands for, by the rules at the top of this module.
+
+    Parameters
+    ----------
+    given
+        A path or URL, as text or a path object.
+
+    Returns
+    -------
+    str
+        An absolute path, or a URL with its scheme in lower case and no slash at its end.
+
+    Raises
+    ------
+    OptionError
+        For what can be neither.
+    """
     text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         raise OptionError(
@@ -58,12 +74,40 @@ def place_of(given: str | os.PathLike[str]) -> str:
 
 
 def is_url(place: str) -> bool:
-    """Tell a URL from a path, of what `place_of` gives."""
+    """Tell a URL from a path.
+
+    Parameters
+    ----------
+    place
+        What `place_of` gave.
+
+    Returns
+    -------
+    bool
+        True for a URL.
+    """
     return not os.path.isabs(place)
 
 
 def local_path(given: str | os.PathLike[str], what: str) -> Path:
-    """Return the absolute path that a name stands for. what: "a table of lengths", say. Raises OptionError also for a URL."""
+    """Return the absolute path that a name stands for.
+
+    Parameters
+    ----------
+    given
+        A path, as text or a path object.
+    what
+        What it is, for the error message; "a table of lengths", say.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OptionError
+        As `place_of` does, and also for a URL.
+    """
     from pathlib import Path  # not for whoever imports only to read: it costs milliseconds
 
     place = place_of(given)
@@ -73,7 +117,26 @@ def local_path(given: str | os.PathLike[str], what: str) -> Path:
 
 
 def output_path(given: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:
-    """Return the path of a file to write, if one of that kind can be written there. Raises OptionError, UsageError."""
+    """Return the path of a file to write, if one of that kind can be written there.
+
+    Parameters
+    ----------
+    given
+        A path, as text or a path object.
+    suffixes
+        Endings that the name may have, in lower case and with their dot. Capital letters in the name are allowed.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OptionError
+        For what is no local path, or has another ending.
+    UsageError
+        Where there is a folder of this name, or no folder to write to.
+    """
     made = local_path(given, "what is written")
     if made.suffix.lower() not in suffixes:
         raise OptionError(
@@ -91,7 +154,18 @@ def output_path(given: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Pat
 
 
 def check_length(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError for a path that is too long for the file system."""
+    """Refuse a path that is too long for the file system.
+
+    Parameters
+    ----------
+    path
+        A path of this machine.
+
+    Raises
+    ------
+    OptionError
+        Where it is too long.
+    """
     try:
         os.lstat(path)
     except OSError as error:

@@ -25,8 +25,24 @@ CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 class FsspecStorage(Storage):
     """Any URL of fsspec's, or a local path by its `file` filesystem.
 
-    Ranges of one object that lie near each other are one request; all requests go at once. A put shows an object whole or not at
-    all, and one that returned is durable.
+    Ranges of one object that lie near each other are one request; all requests go at once. A put shows an object whole
+    or not at all, and one that returned is durable.
+
+    Parameters
+    ----------
+    url
+        The URL, or an absolute path.
+    **options
+        What fsspec takes besides the URL.
+
+    Raises
+    ------
+    OptionError
+        For a URL that fsspec does not know, or one that needs another package.
+    StoreNotFound
+        Where there is no such place.
+    FetchError
+        Where fsspec cannot open it.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
