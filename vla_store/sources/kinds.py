@@ -17,12 +17,24 @@ from vla_store.sources.protocol import EpisodeSource, StreamedSource
 
 
 class Claim(enum.IntEnum):
-    """How surely a kind knows a path for its own; the surest has it."""
+    """How surely a kind knows a path for its own; the surest has it.
+
+    Attributes
+    ----------
+    NONE
+        It is not of this kind.
+    FILE
+        It is a file that no other kind knows.
+    LAYOUT
+        What lies in it is laid out as this kind has it.
+    MARK
+        It says so itself.
+    """
 
     NONE = 0
-    FILE = 1  # a file that nobody else knows
-    LAYOUT = 2  # by what lies in it
-    MARK = 3  # it says so itself
+    FILE = 1
+    LAYOUT = 2
+    MARK = 3
 
 
 class SourceKind:
@@ -61,9 +73,22 @@ _REGISTERED: dict[str, SourceKind] = {}
 
 
 def register(kind: SourceKind) -> SourceKind:
-    """Make `build`, `append`, `verify --against` and `repair` recognise a kind in this process. One of the same name goes.
+    """Make `build`, `append`, `verify --against` and `repair` recognise a kind in this process.
 
-    Raises OptionError for a convention that another kind has with other values, or that cannot be an option.
+    Parameters
+    ----------
+    kind
+        The kind. It replaces one of the same name.
+
+    Returns
+    -------
+    SourceKind
+        The same kind.
+
+    Raises
+    ------
+    OptionError
+        For a convention that another kind has with other values, or that cannot be an option.
     """
     others = [each for other in _REGISTERED.values() if other.name != kind.name for each in other.conventions]
     known = {each.name: each for each in (*others, ORIENTATION, OBSERVATION)}
@@ -80,7 +105,18 @@ def register(kind: SourceKind) -> SourceKind:
 
 
 def unregister(kind: SourceKind) -> None:
-    """Undo `register`."""
+    """Undo `register`.
+
+    Parameters
+    ----------
+    kind
+        A kind that was registered; its name decides.
+
+    Raises
+    ------
+    KeyError
+        Where no kind of this name is registered.
+    """
     del _REGISTERED[kind.name]
 
 

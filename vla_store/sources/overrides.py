@@ -54,8 +54,13 @@ OBSERVATION = Convention(
 class Choice:
     """Which datasets are left out, and which have another name.
 
-    exclude: paths below a demonstration, or from the file's root where they begin with /; of a dataset, of a group with all that
-    is below it, or of a whole demonstration. Each name in it may have the wildcards *, ? and []. rename: (path below a demonstration, name of its field).
+    Attributes
+    ----------
+    exclude
+        Paths below a demonstration, or from the file's root where they begin with /; of a dataset, of a group with all
+        that is below it, or of a whole demonstration. Each name in a path may have the wildcards `*`, `?` and `[]`.
+    rename
+        Pairs (path below a demonstration, name of its field).
     """
 
     exclude: tuple[str, ...] = ()
@@ -63,7 +68,26 @@ class Choice:
 
     @classmethod
     def of(cls, exclude: Iterable[str] | str | None, rename: Mapping[str, str] | None) -> Choice:
-        """Check what a caller gives. Raises OptionError."""
+        """Check what a caller gives.
+
+        Parameters
+        ----------
+        exclude
+            One path or several; None for none.
+        rename
+            {path: name}; None for none.
+
+        Returns
+        -------
+        Choice
+            With slashes at the end of `exclude`, and at either end of the paths of `rename`, left out, and both sorted.
+
+        Raises
+        ------
+        OptionError
+            For what is no path or name, for actions (which cannot be left out or renamed), and for one name of two
+            datasets.
+        """
         patterns = [exclude] if isinstance(exclude, str) else list(exclude or ())
         for pattern in patterns:
             if not isinstance(pattern, str) or not pattern.strip("/"):
@@ -89,9 +113,19 @@ class Choice:
         return cls(tuple(sorted({each.rstrip("/") for each in patterns})), tuple(sorted(renamed.items())))
 
     def excluding(self, absolute: str, below: str | None = None) -> str | None:
-        """Return the first pattern that leaves out what lies at a path of the file, or None.
+        """Return the first pattern that leaves out what lies at a path of the file.
 
-        below: the path of the same below a demonstration, where it lies in one.
+        Parameters
+        ----------
+        absolute
+            The path from the file's root.
+        below
+            The path of the same below a demonstration, where it lies in one.
+
+        Returns
+        -------
+        str or None
+            None where no pattern does.
         """
         for pattern in self.exclude:
             path = absolute if pattern[0] == "/" else below
@@ -105,7 +139,18 @@ class Choice:
         return found | ({"rename": dict(self.rename)} if self.rename else {})
 
     def check_used(self, sources: Iterable[Any]) -> None:
-        """Raise OptionError for what names nothing of any source. sources: their `layout()` says what they have."""
+        """Refuse what names nothing of any source.
+
+        Parameters
+        ----------
+        sources
+            The sources; `layout()` of each, where it has that method, says what it has.
+
+        Raises
+        ------
+        OptionError
+            For a path of `exclude` or `rename` that no source has.
+        """
         layouts = []
         for source in sources if self != NOTHING else ():
             with contextlib.suppress(SourceError):  # its scan says what is wrong with it

@@ -187,8 +187,10 @@ class SourceInfo:
 class EpisodeSource(Protocol):
     """Anything a store can be built from that gives any of its steps at any time.
 
-    Methods may be called from several threads and processes. A source may also have:
+    Methods may be called from several threads and processes. A source may also have the members below.
 
+    Notes
+    -----
     path : str
         What messages call it, and what must not change while a store is built from it.
     suite, file : str
@@ -196,25 +198,62 @@ class EpisodeSource(Protocol):
     overrides : Overrides
         What it is read by, which a store records.
     overridden(overrides) -> EpisodeSource
-        The same source, read by these. So a store is verified and repaired by the conventions that it was built with. What has
-        no such method is read as it is.
+        The same source, read by these. So a store is verified and repaired by the conventions that it was built with.
+        What has no such method is read as it is.
     layout()
-        An object with `used`, the parts of the overrides' choice that name something in the source, and `paths`, what there is.
+        An object with `used`, the parts of the overrides' choice that name something in the source, and `paths`, what
+        there is.
     is_plain(number, field) -> bool
-        True if nothing but the disk can keep a field of an episode from being read, because its rows lie in a file as they
-        are. With `skip_bad`, what is not plain is read whole beforehand.
+        True if nothing but the disk can keep a field of an episode from being read, because its rows lie in a file as
+        they are. With `skip_bad`, what is not plain is read whole beforehand.
     """
 
     def scan(self) -> SourceInfo:
-        """Describe the source without reading its pictures. Raises SourceError for what is not as it should be."""
+        """Describe the source without reading its pictures.
+
+        Returns
+        -------
+        SourceInfo
+
+        Raises
+        ------
+        SourceError
+            For what is not as it should be.
+        """
         ...
 
     def read(self, number: int, field: str, start: int, stop: int) -> Array:
-        """Return steps [start, stop) of one field of one episode: (stop - start, *shape), in the dtype of its FieldSpec."""
+        """Return steps of one field of one episode.
+
+        Parameters
+        ----------
+        number
+            Number of the episode, as `scan` gives it.
+        field
+            Name of the field, as `scan` gives it.
+        start, stop
+            The steps [start, stop).
+
+        Returns
+        -------
+        (stop - start, *shape) array
+            In the shape and dtype of its FieldSpec.
+        """
         ...
 
     def attributes(self, number: int | None) -> Attributes:
-        """Return the attributes of one episode, or for None of the source: {path: {name: value made by encode_value}}."""
+        """Return the attributes of one episode, or of the source.
+
+        Parameters
+        ----------
+        number
+            Number of the episode; None for the source.
+
+        Returns
+        -------
+        {path: {name: value}}
+            Each value as `encode_value` makes it.
+        """
         ...
 
 
@@ -222,24 +261,56 @@ class EpisodeSource(Protocol):
 class StreamedSource(Protocol):
     """Anything a store can be built from that gives its steps from the first to the last: a video, a file of records.
 
-    Its steps are read once and kept beside (see spool.py), in the folder for temporary files (`TMPDIR`), which must have room
-    for them as they are, without compression. It may have what an `EpisodeSource` may have, but for `is_plain`.
+    Its steps are read once and kept beside (see spool.py), in the folder for temporary files (`TMPDIR`), which must
+    have room for them as they are, without compression. It may have what an `EpisodeSource` may have, but for
+    `is_plain`.
     """
 
     def scan(self) -> SourceInfo:
-        """Describe the source. Raises SourceError for what is not as it should be."""
+        """Describe the source.
+
+        Returns
+        -------
+        SourceInfo
+
+        Raises
+        ------
+        SourceError
+            For what is not as it should be.
+        """
         ...
 
     def stream(self) -> Iterator[tuple[int, Mapping[str, Array]]]:
-        """Give all steps of all episodes once, in blocks: (number of the episode, {field: (n, *shape)}).
+        """Give all steps of all episodes once, in blocks.
 
-        A block has the next n >= 1 steps of one episode, in every field, in the dtype of its FieldSpec. Blocks of an episode
-        follow each other; the episodes come in any order. Raises SourceError for what cannot be read.
+        A block has the next n >= 1 steps of one episode, in every field, in the dtype of its FieldSpec. Blocks of an
+        episode follow each other; the episodes come in any order.
+
+        Yields
+        ------
+        (int, {field: (n, *shape) array})
+            The number of the episode, and its next steps.
+
+        Raises
+        ------
+        SourceError
+            For what cannot be read.
         """
         ...
 
     def attributes(self, number: int | None) -> Attributes:
-        """Return what `EpisodeSource.attributes` does. It is called after the stream has ended, or without one."""
+        """Return what `EpisodeSource.attributes` does. It is called after the stream has ended, or without one.
+
+        Parameters
+        ----------
+        number
+            Number of the episode; None for the source.
+
+        Returns
+        -------
+        {path: {name: value}}
+            Each value as `encode_value` makes it.
+        """
         ...
 
 
