@@ -21,11 +21,21 @@ Empty = Callable[[tuple[int, ...], Any], Array]  # as np.empty
 
 
 class Dataset(Protocol):
-    """What a Loader serves. `vla_store.Samples` and recipes are such datasets; so is any object with these members.
+    """What a Loader serves.
 
-    It is pickled to the workers. Three more members are used where a dataset has them. `__getitem__(index)`: one sample, which the
-    Loader's `transform` needs. `makes_batches`: false where a sample is what `__getitem__` says, and `batch` must not be asked.
-    `items_in_turn(indices)`: an iterator over many such samples, for a dataset that reads them together.
+    `vla_store.Samples` and recipes are such datasets; so is any object with these members. It is pickled to the
+    workers.
+
+    Notes
+    -----
+    Three more members are used where a dataset has them.
+
+    `__getitem__(index)`
+        One sample, which the Loader's `transform` needs.
+    `makes_batches`
+        False where a sample is what `__getitem__` says, and `batch` must not be asked.
+    `items_in_turn(indices)`
+        An iterator over many such samples, for a dataset that reads them together.
     """
 
     def __len__(self) -> int:
@@ -36,13 +46,20 @@ class Dataset(Protocol):
         """Values that fit into JSON, and differ where samples or their order do: a state of another dataset is refused by them."""
 
     def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
-        """Return the samples of these indices as one batch: a tree of dicts, lists and tuples, of arrays (B, ...) and lists of texts.
+        """Return the samples of these indices as one batch.
 
         Parameters
         ----------
-        indices : int64 array (B,), each in [0, len)
-        empty : gives uninitialised arrays, as np.empty does. In a worker they lie where the batch is handed over: such an array is
-            not copied again. Ask for the same ones in the same order.
+        indices
+            (B,) int64, each in [0, len).
+        empty
+            Gives uninitialised arrays, as np.empty does. In a worker they lie where the batch is handed over: such an
+            array is not copied again. Ask for the same ones in the same order.
+
+        Returns
+        -------
+        tree
+            Dicts, lists and tuples, of arrays (B, ...) and lists of texts.
 
         Raises
         ------
@@ -50,17 +67,36 @@ class Dataset(Protocol):
         """
 
     def where(self, index: int | None = None) -> Mapping[str, Any]:
-        """Return what an error message says of where sample `index` lies (None: where the dataset does), by name."""
+        """Return what an error message says of where a sample lies, by name.
+
+        Parameters
+        ----------
+        index
+            Number of the sample; None: where the dataset lies.
+        """
 
 
 NEEDED = ("__len__", "identity", "batch", "where")
 
 
 def served(given: Any) -> Dataset | None:
-    """Return what a Loader serves for what it is given; None where that cannot be served.
+    """Return what a Loader serves for what it is given.
 
-    A dataset itself; the `samples` of what stands for them as a StepDataset does; through torch Subsets; and one by one what
-    says itself what a sample is.
+    Parameters
+    ----------
+    given
+        A dataset; what stands for one by its `samples`, as a StepDataset does; or a torch Subset of either. What says
+        itself what a sample is, is served one by one.
+
+    Returns
+    -------
+    Dataset or None
+        None for what cannot be served.
+
+    Raises
+    ------
+    IndexError, OptionError
+        For a Subset with indices that `choose` refuses.
     """
     subset: Any = getattr(
         sys.modules.get("torch.utils.data"), "Subset", None
@@ -79,9 +115,25 @@ def served(given: Any) -> Dataset | None:
 
 
 def choose(dataset: Dataset, indices: Any) -> Dataset:
-    """Return the dataset of these samples, in this order, numbered anew; negative indices count from the end.
+    """Return the dataset of some samples, in this order, numbered anew.
 
-    Raises IndexError, OptionError.
+    Parameters
+    ----------
+    dataset
+        The dataset that has them.
+    indices
+        (n,) whole numbers; negative ones count from the end, and one may come several times.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    IndexError
+        For a sample past either end.
+    OptionError
+        For what are no whole numbers, and for no sample at all.
     """
     if isinstance(dataset, OneByOne):
         return OneByOne(choose(dataset.plain, indices), choose(dataset.source, indices))
@@ -89,7 +141,22 @@ def choose(dataset: Dataset, indices: Any) -> Dataset:
 
 
 class Chosen:
-    """Some samples of a dataset under new numbers: 0 is the first of `indices`, one of which may come several times."""
+    """Some samples of a dataset under new numbers: 0 is the first of `indices`, one of which may come several times.
+
+    Parameters
+    ----------
+    dataset
+        The dataset that has them.
+    indices
+        (n,) whole numbers, n at least 1; negative ones count from the end.
+
+    Raises
+    ------
+    IndexError
+        For a sample past either end.
+    OptionError
+        For what are no whole numbers, and for no sample at all.
+    """
 
     def __init__(self, dataset: Any, indices: Any) -> None:
         self._dataset = dataset
@@ -125,7 +192,22 @@ class Chosen:
 
 
 class OneByOne:
-    """Samples that are made one at a time, and collated: those of `source`, which is indexed like the dataset `plain`."""
+    """Samples that are made one at a time, and collated.
+
+    Parameters
+    ----------
+    plain
+        The dataset that says how many samples there are, where they lie and which they are.
+    source
+        What gives the samples: `source[index]`, with the indices of `plain`.
+
+    Attributes
+    ----------
+    plain, source
+        As they were given.
+    where
+        That of `plain`.
+    """
 
     def __init__(self, plain: Dataset, source: Any) -> None:
         self.plain, self.source = plain, source
@@ -140,14 +222,35 @@ class OneByOne:
         return self.plain.identity
 
     def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
-        """Return the samples collated."""
+        """Return the samples collated.
+
+        Parameters
+        ----------
+        indices
+            (B,) whole numbers.
+        empty
+            Not used.
+        """
         from vla_store.loader.collate import collate
 
         return collate(list(in_turn(self.source, indices)))
 
 
 def in_turn(source: Any, indices: Sequence[int]) -> Iterator[Any]:
-    """Yield what `source[index]` is of each index, read together where the source can."""
+    """Return an iterator over `source[index]` of each index, which are read together where the source can.
+
+    Parameters
+    ----------
+    source
+        What has the samples; its `items_in_turn(indices)` is used where it has one.
+    indices
+        (n,) whole numbers.
+
+    Returns
+    -------
+    iterator
+        Of n samples, in the order of `indices`.
+    """
     many = getattr(source, "items_in_turn", None)
     return many(indices) if many else map(source.__getitem__, indices)
 
