@@ -28,19 +28,44 @@ Parameters = ParamSpec("Parameters")
 
 
 class Progress(Protocol):
-    """Receives what a build reports while it works."""
+    """Receives what a build reports while it works.
+
+    A protocol: any object with these four methods will do.
+    """
 
     def talk(self, text: str) -> None:
-        """Take one line about the stage it is in."""
+        """Take one line about the stage that the build is in.
+
+        Parameters
+        ----------
+        text
+            The line.
+        """
 
     def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
-        """Take the steps and raw bytes that are to be encoded, and how many of these bytes are done already."""
+        """Learn that encoding begins.
+
+        Parameters
+        ----------
+        steps
+            Number of steps to encode.
+        nbytes
+            Raw bytes to encode.
+        done_nbytes
+            How many of these bytes an earlier call has encoded already.
+        """
 
     def advance(self, nbytes: int) -> None:
-        """Take the number of raw bytes that were encoded since."""
+        """Learn that more was encoded.
+
+        Parameters
+        ----------
+        nbytes
+            Raw bytes that were encoded since the last call.
+        """
 
     def end(self) -> None:
-        """Learn that encoding is over, well or not."""
+        """Learn that encoding is over, whether it succeeded or not."""
 
 
 class _Silent:
@@ -192,17 +217,36 @@ class BuildOptions(SourceOptions):
 class AppendOptions(SourceOptions):
     """Options of an append.
 
-    preset, exclude, rename
+    preset
+        "raw", "fast" or "small"; default: that of the store's last part.
+    exclude, rename
         Default: those of the store's last part.
     staging
-        A local folder for the part while it is encoded; default: beside a local store, else in the folder for temporary files.
+        A local folder for the part while it is encoded; default: beside a local store, else in the folder for temporary
+        files.
     """
 
     preset: str | None = None
     staging: str | os.PathLike[str] | None = None
 
     def to_build(self, last: Any) -> BuildOptions:
-        """Return the options of the new part. last: what the plan of the store's last part records."""
+        """Return the options of the new part.
+
+        Parameters
+        ----------
+        last
+            The options that the plan of the store's last part records: a mapping.
+
+        Returns
+        -------
+        BuildOptions
+            These options, and those of the last part where nothing else is given.
+
+        Raises
+        ------
+        OptionError
+            An option has a value that a build does not allow.
+        """
         said: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(SourceOptions)}
         choice = Overrides.recorded(last).choice
         said["exclude"] = choice.exclude if self.exclude is None else self.exclude
@@ -215,7 +259,7 @@ class RecodeOptions(EncodingOptions):
     """Options of a recoding.
 
     preset
-        "raw", "fast" or "small".
+        "raw", "fast" or "small"; must be given.
     overwrite
         Replace an existing store, and discard an unfinished one.
     dry_run
@@ -232,7 +276,25 @@ def takes_options(
 ) -> Callable[[Callable[[Given, Place, Value], Made]], Callable[Concatenate[Given, Place, Parameters], Made]]:
     """Decorate a function whose last parameter is a value of options, so that it takes them one by one, by keyword.
 
-    Raises UnknownOption for what is no option, with those that there are.
+    The decorated function shows the options as its own parameters, and its docstring ends with those of the options'
+    classes.
+
+    Parameters
+    ----------
+    options
+        The class of the options, a dataclass; or any callable that makes them from keywords.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
+    Raises
+    ------
+    UnknownOption
+        When the decorated function is called with a keyword that is no option; the message lists those that exist.
+    OptionError
+        When it is called with an option by position.
     """
 
     def decorate(

@@ -15,7 +15,21 @@ from vla_store.text import counted, size_text, table
 
 @dataclass(frozen=True)
 class CameraReport:
-    """Choices for one camera. share: stored bytes over raw pixels, backgrounds included."""
+    """What a build chose for one camera.
+
+    Attributes
+    ----------
+    name
+        The field.
+    shape
+        Shape of one picture.
+    prediction
+        Names of the predictions that its pictures are encoded by, in order; empty for none.
+    codec
+        The codec as text, with its level where it has one.
+    share
+        Stored bytes over raw pixels, backgrounds included.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -28,8 +42,41 @@ class CameraReport:
 class BuildReport:
     """Result of a build.
 
-    `root` is None for a dry run, whose sizes are projections by the probe's frames, and which reads too little to know of
-    numbers that are not finite (`nonfinite`: of each field that has some).
+    Attributes
+    ----------
+    store
+        Path of the store; in the report of an append, the folder in which the part was encoded.
+    root
+        The root that was committed; None for a dry run, and in the report of an append (see `AppendReport.root`).
+    part_id
+        Name of the part: the first 16 hexadecimal digits of the SHA-256 of its plan.
+    document
+        Document of the part: fields, sources and tasks.
+    preset
+        "raw", "fast" or "small".
+    rows, episodes
+        Numbers of steps and of episodes in the part.
+    pieces
+        Number of pieces of work that the build consists of.
+    cameras
+        What was chosen for each camera.
+    nbytes
+        Bytes that were written; where nothing was encoded, a projection from the frames that the build's probe encoded.
+    source_nbytes
+        Bytes of the sources.
+    memory
+        Executor, workers and the projected peak of memory.
+    skipped
+        Demonstrations that were left out, each with its reason.
+    warnings
+        Lines about the sources, each with the file's name.
+    seconds
+        Time since planning began.
+    resumed
+        True if an earlier call had begun the build.
+    nonfinite
+        One entry for each field that has a number that is NaN or infinite; empty for a dry run, which reads too little
+        to know.
     """
 
     store: Path
@@ -51,7 +98,13 @@ class BuildReport:
     nonfinite: tuple[NonFinite, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report for programs."""
+        """Return the report for programs.
+
+        Returns
+        -------
+        dict
+            Values that JSON can hold; `written` tells whether there is a root.
+        """
         plain = ("episodes", "nbytes", "pieces", "preset", "resumed", "rows", "seconds", "source_nbytes")
         return {name: getattr(self, name) for name in plain} | {
             "cameras": [dict(sorted(vars(each).items())) for each in self.cameras],
@@ -70,7 +123,13 @@ class BuildReport:
         }
 
     def text(self) -> str:
-        """Return the report for people: what was chosen per camera, and what came out."""
+        """Return the report for people: what was chosen per camera, and what came out.
+
+        Returns
+        -------
+        str
+            Several lines; without a root, what would be written and the memory that it would take.
+        """
         cameras = [
             [
                 each.name,
