@@ -38,9 +38,21 @@ from vla_store.storage import LocalStorage, Storage, is_url, local_path, open_st
 
 @dataclass(frozen=True)
 class AppendReport:
-    """root: the one that is current now. part: what was added. build: how it was built; a plan only, where an earlier call had
-    built it. added: False where the store had the part already: the reply of a commit was lost, or it was called twice.
-    notes: on views that do not cover the new part, a line each."""
+    """Result of an append.
+
+    Attributes
+    ----------
+    root
+        The root that is current now.
+    part
+        The part that was added.
+    build
+        How the part was built; a plan only, where an earlier call had built it.
+    added
+        False where the store had the part already: the reply of a commit was lost, or the append was called twice.
+    notes
+        One line for each view that does not cover the new part, or keeps nothing of a new task.
+    """
 
     root: Root
     part: PartEntry
@@ -60,10 +72,15 @@ def append_store(
     Parameters
     ----------
     sources
-        HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several. They must agree with the
-        store's, and among themselves, in orientation and observation, unless `mixed` says otherwise.
+        HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several. They must agree with
+        the store's, and among themselves, in orientation and observation, unless `mixed` says otherwise.
     store
         A path, or a URL that can be written.
+
+    Returns
+    -------
+    AppendReport
+        The current root, and what was added.
 
     Raises
     ------

@@ -18,7 +18,19 @@ from vla_store.storage import Storage, open_storage
 
 @dataclass(frozen=True)
 class CopyReport:
-    """root: of both stores. sent_nbytes: of parts that were not there already. notes: on damaged views, a line each."""
+    """Result of a copy.
+
+    Attributes
+    ----------
+    root
+        Newest root, of both stores.
+    url
+        Where the copy is: an absolute path, or a URL.
+    sent_nbytes
+        Bytes of objects of parts that were sent, because they were not there already.
+    notes
+        One line for each damaged document of views.
+    """
 
     root: Root
     url: str

@@ -21,7 +21,19 @@ from vla_store.storage import Storage, open_storage
 
 @dataclass(frozen=True)
 class MergeReport:
-    """copied_nbytes: of parts that did not lie below the new root. notes: on views that do not cover all of it, a line each."""
+    """Result of a merge.
+
+    Attributes
+    ----------
+    root
+        The new root.
+    url
+        Where the new store is: an absolute path, or a URL.
+    copied_nbytes
+        Bytes of parts that were copied, because they did not lie below the new root.
+    notes
+        One line for each view that does not cover all of the new store, or keeps nothing of a task.
+    """
 
     root: Root
     url: str
@@ -36,13 +48,38 @@ def merge_stores(
     mixed: bool = False,
     talk: Callable[[str], None] = lambda text: None,
 ) -> MergeReport:
-    """One root over the parts of several stores, in the order given.
+    """Make one root over the parts of several stores, in the order given.
 
-    target: a new store; or a folder that holds all the stores (a common parent), whose parts are then named where they lie.
-    mixed: let stores differ in orientation and observation; each source keeps its own.
-    Views go along: one by a rule that is known covers all stores, another one those that have it.
-    Raises OptionError where the stores do not fit together (a file twice, cameras or fields that differ, views of one name that do
-    not say the same), DestinationExists.
+    Views go along: a view by a known rule covers all stores, any other view covers the stores that have it.
+
+    Parameters
+    ----------
+    stores
+        Paths or URLs of the stores; at least one.
+    target
+        Path or URL of a new store: the parts are copied to it. Or a folder that holds all the stores (a common parent):
+        their parts stay where they are, and the new root names them there.
+    mixed
+        Let stores differ in orientation and observation; each source keeps its own.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    MergeReport
+        The new root, and what was copied.
+
+    Raises
+    ------
+    OptionError
+        The stores do not fit together: a file occurs twice, cameras or fields differ, or views of one name do not say
+        the same.
+    DestinationExists
+        A store, or something else, is at the target.
+    StoreNotFound, StoreDamaged
+        One of the stores is not there, or is damaged.
+    MachineError, FetchError
+        A disk or a storage fails.
     """
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")

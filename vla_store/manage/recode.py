@@ -28,7 +28,26 @@ from vla_store.sources.protocol import Array, EpisodeInfo, FieldSpec, SourceInfo
 def recode_store(store: str | os.PathLike[str], target: str | Path, options: RecodeOptions) -> BuildReport:
     """Build `target` from a store instead of its sources.
 
-    The content fingerprint stays if its episodes are in order. Views keep the same steps. Raises what `build_store` raises.
+    The content fingerprint stays if its episodes are in order. Views keep the same steps.
+
+    Parameters
+    ----------
+    store
+        A path or a URL.
+    target
+        A local path that does not exist yet.
+
+    Returns
+    -------
+    BuildReport
+        As `build_store` returns it.
+
+    Raises
+    ------
+    SourceError, UsageError, MachineError
+        As `build_store` raises them.
+    StoreNotFound, StoreDamaged, UnsupportedStore, FetchError
+        The store cannot be opened or read.
 
     Options
     -------
@@ -62,8 +81,21 @@ def _alike(values: list[Any], otherwise: Any) -> Any:
 
 @dataclass(frozen=True)
 class StoreSource:
-    """One source of a store, as a source to build from. part, number: which one. is_first: it also tells of the files that
-    were left out whole, and so are no source of the store."""
+    """One source of a store, as an `EpisodeSource` to build from.
+
+    Attributes
+    ----------
+    url
+        Path or URL of the store.
+    digest
+        Digest of the root to open.
+    part
+        Number of the part, from 0.
+    number
+        Number of the source in that part, from 0.
+    is_first
+        True: it also tells of the files that were left out whole, and so are no source of the store.
+    """
 
     url: str
     digest: str

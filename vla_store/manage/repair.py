@@ -23,7 +23,17 @@ from vla_store.storage import Storage, open_storage
 
 @dataclass(frozen=True)
 class RepairReport:
-    """repaired: keys that were rewritten. sound: whether the store verifies now."""
+    """Result of a repair.
+
+    Attributes
+    ----------
+    url
+        Where the store is: an absolute path, or a URL.
+    repaired
+        Keys of the objects that were rewritten, below the store.
+    sound
+        True if `verify_store` finds no problem now.
+    """
 
     url: str
     repaired: tuple[str, ...]
@@ -36,9 +46,36 @@ def repair_store(
     *,
     talk: Callable[[str], None] = lambda text: None,
 ) -> RepairReport:
-    """Repair the store at a path or URL from the sources it was built from (all of a damaged part's must be given).
+    """Rewrite the damaged and missing objects of a store from the sources that it was built from.
 
-    Raises StoreDamaged where an object cannot be restored: the source is not the one the store was built from.
+    Parameters
+    ----------
+    store
+        A path, or a URL that can be written.
+    sources
+        What the store was built from, in any form that `build_store` takes; all sources of a damaged part must be
+        given.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    RepairReport
+        What was rewritten, and whether the store is sound now.
+
+    Raises
+    ------
+    StoreDamaged
+        An object cannot be restored: the source is not the one the store was built from, or nothing else tells what it
+        was.
+    OptionError
+        A damaged part was not built from these sources.
+    StoreNotFound
+        There is no store.
+    SourceNotFound, SourceError
+        A source is not there, or cannot be read.
+    MachineError, FetchError
+        A disk or a storage fails.
     """
     place = open_storage(store)
     given = local_sources(sources)

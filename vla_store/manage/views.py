@@ -42,8 +42,19 @@ MAX_NOTED = 5
 
 @dataclass(frozen=True)
 class ViewsReport:
-    """root: the one that is current now. views: those that were added or removed. notes: what a user should know of them, a line
-    each. changed: False where they were there already."""
+    """Result of adding or removing views.
+
+    Attributes
+    ----------
+    root
+        The root that is current now.
+    views
+        The views that were added or removed.
+    notes
+        What a user should know of them, one line each.
+    changed
+        False where nothing was written, because the store was so already.
+    """
 
     root: Root
     views: tuple[View, ...]
@@ -76,7 +87,15 @@ def add_view(
 
     Raises
     ------
-    OptionError, UnknownName, StoreDamaged
+    OptionError
+        The name cannot be a view's name, or another view has it. The rule fails, or keeps no step at all, or nothing of
+        a task. The storage cannot be written, or cannot create an object exclusively.
+    UnknownName
+        There is no such field or kind.
+    StoreNotFound, StoreDamaged
+        There is no store, or what the view is computed from is damaged.
+    MachineError, FetchError
+        A disk or a storage fails.
     """
     return add_views(store, [NewView(name, rule, kind)], allow_empty=allow_empty).views[0]
 
@@ -88,7 +107,29 @@ def add_views(
     allow_empty: bool = False,
     talk: Callable[[str], None] = lambda text: None,
 ) -> ViewsReport:
-    """Record several views at once, in one root; otherwise as `add_view`."""
+    """Record several views at once, in one root; otherwise as `add_view`.
+
+    Parameters
+    ----------
+    store
+        A path, or a URL that can be written and can create an object exclusively.
+    wanted
+        The views to add; at least one, with different names.
+    allow_empty
+        Add views also where nothing is left of a task.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    ViewsReport
+        The views as they were recorded.
+
+    Raises
+    ------
+    OptionError, UnknownName, StoreNotFound, StoreDamaged, MachineError, FetchError
+        As `add_view` raises them; none of the views is added then.
+    """
     if not wanted:
         raise OptionError("no view to add")
     names = [each.name for each in wanted]
@@ -133,9 +174,30 @@ def add_views(
 
 
 def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> ViewsReport:
-    """Record that views are no more; None for all of them, even where they cannot be read. Older roots keep theirs.
+    """Record that views are no more. Older roots keep theirs.
 
-    Raises UnknownName, StoreDamaged.
+    Parameters
+    ----------
+    store
+        A path, or a URL that can be written and can create an object exclusively.
+    names
+        One name or several; None for all views, even where they cannot be read.
+
+    Returns
+    -------
+    ViewsReport
+        The views that were removed; its `views` is empty for `names=None`.
+
+    Raises
+    ------
+    UnknownName
+        There is no view of such a name.
+    OptionError
+        No name is given, or the storage cannot create an object exclusively.
+    StoreNotFound, StoreDamaged
+        There is no store, or its views are damaged.
+    MachineError, FetchError
+        A disk or a storage fails.
     """
     place = open_storage(store)
     wanted = None if names is None else [names] if isinstance(names, str) else list(names)
@@ -159,7 +221,25 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
 
 
 def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
-    """Give a store of the same episodes, which has no views yet, those of `before`."""
+    """Give a store of the same episodes, which has no views yet, those of another store.
+
+    Parameters
+    ----------
+    before
+        The store that has the views.
+    store
+        Path or URL of the other store; its episodes may be in another order.
+
+    Returns
+    -------
+    Root
+        The current root of the other store.
+
+    Raises
+    ------
+    StoreNotFound, OptionError, StoreDamaged, MachineError, FetchError
+        As `add_views` raises them.
+    """
     place = open_storage(store)
     doing = "giving views to"
     return _commit(place, lambda root: _translated(before, roots.open_parts(place.url, root.parts)), doing)[0]
@@ -188,7 +268,25 @@ def _commit(place: Storage, change: Callable[[Root], Views | None], doing: str) 
 
 
 def views_in(place: Storage, root: Root) -> dict[str, View]:
-    """Return the views of a root. Raises StoreDamaged."""
+    """Return the views of a root.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    root
+        Its root.
+
+    Returns
+    -------
+    dict of str to View
+        By name; empty where the root names none.
+
+    Raises
+    ------
+    StoreDamaged
+        The document of the views is missing, changed, or not as the format says.
+    """
     if root.meta.views is None:
         return {}
     try:
@@ -200,7 +298,22 @@ def views_in(place: Storage, root: Root) -> dict[str, View]:
 def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[str]]:
     """Return the views of a store that may have grown, and a line on each that could not follow.
 
-    Known rules are computed where a view does not cover episodes; what else a view covers stays. Rows keep their numbers.
+    Known rules are computed where a view does not cover episodes; what else a view covers stays. Rows keep their
+    numbers.
+
+    Parameters
+    ----------
+    views
+        The views as they were.
+    parts
+        All parts of the store as it is now, in order.
+
+    Returns
+    -------
+    views : dict of str to View
+        By name.
+    notes : list of str
+        One line for each view that does not cover all steps, and for each new task of which a view keeps nothing.
     """
     made: dict[str, View] = {}
     notes: list[str] = []
@@ -238,7 +351,20 @@ def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[
 def merged(stores: Sequence[tuple[str, Views, int]]) -> dict[str, View]:
     """Return the views of a store that several are merged to, before `carried` makes known rules cover all of it.
 
-    stores: name, views and rows of each, in the order of the parts. Views of one name must say the same. Raises OptionError.
+    Parameters
+    ----------
+    stores
+        Name, views and number of rows of each store, in the order of the parts.
+
+    Returns
+    -------
+    dict of str to View
+        By name, in the order of the names; rows are those of the merged store. `counts` are still those of one store.
+
+    Raises
+    ------
+    OptionError
+        Views of one name do not say the same.
     """
     together: dict[str, View] = {}
     told: dict[str, str] = {}
