@@ -44,11 +44,24 @@ class EpisodeFacts:
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to choose steps. options: as documents hold them: text for a number with a fraction. fields: what it looks at.
+    """A way to choose steps.
 
-    if_finite: it looks at nothing of these but where they are finite; they may be cameras, and None stands for all that are floating.
-    kinds: those it makes sense for, its usual one first. description: for people, one or two sentences.
-    keeps: of an episode's facts, a (T,) mask of the steps that are kept.
+    Attributes
+    ----------
+    name
+        Name of the rule, as stores record it.
+    options
+        As documents hold them: text for a number with a fraction.
+    fields
+        Names of the fields that it looks at; None, of a rule that is `if_finite`, for all floating fields.
+    kinds
+        Kinds of view that it makes sense for ("anchors", "steps"), its usual one first.
+    description
+        For people, one or two sentences.
+    keeps
+        Called with the facts of an episode; gives a (T,) bool mask of the steps that are kept.
+    if_finite
+        True: all that it looks at is where these fields are finite; they may then be cameras.
     """
 
     name: str
@@ -60,7 +73,18 @@ class Rule:
     if_finite: bool = False
 
     def looks_at(self, document: PartDocument) -> list[Field]:
-        """Return its fields, of a part that has them all."""
+        """Return the rule's fields in one part.
+
+        Parameters
+        ----------
+        document
+            Document of a part that has all of them.
+
+        Returns
+        -------
+        list of Field
+            In the order of `fields`; all floating fields of the part where that is None.
+        """
         if self.fields is None:
             return [each for each in document.fields.values() if each.is_floating]
         return [document.fields[name] for name in self.fields]
@@ -68,7 +92,24 @@ class Rule:
 
 @dataclass(frozen=True)
 class NewView:
-    """A view that is not computed yet. kind: "anchors" or "steps", None for the rule's usual one. Raises UnknownName, OptionError."""
+    """A view that is not computed yet.
+
+    Attributes
+    ----------
+    name
+        1 to 64 of A-Z a-z 0-9 _ - and dots, no dot in front.
+    rule
+        One of `vla_store.view_rules`.
+    kind
+        "anchors" or "steps"; None (the default) for the rule's usual one.
+
+    Raises
+    ------
+    OptionError
+        A view cannot have this name, or the rule does not make sense for this kind.
+    UnknownName
+        There is no such kind.
+    """
 
     name: str
     rule: Rule
@@ -240,7 +281,18 @@ RULES: Mapping[str, Callable[..., Rule]] = {
 
 
 def rule_of(view: View) -> Rule | None:
-    """Return the rule that a view was made by, to compute it again; None for a predicate, and what this version does not know."""
+    """Return the rule that a view was made by, to compute it again.
+
+    Parameters
+    ----------
+    view
+        A view of a store.
+
+    Returns
+    -------
+    Rule or None
+        None for a predicate, and for a rule, an option or a kind that this version does not know.
+    """
     made = RULES.get(view.rule)
     if made is None:
         return None

@@ -19,7 +19,27 @@ from vla_store.view_rules import EpisodeFacts, NewView, Rule
 
 
 def computed_view(new: NewView, parts: Sequence[WholePart]) -> View:
-    """Return a view with all that its rule keeps in these parts. Raises OptionError where the rule cannot be applied."""
+    """Return a view with all that its rule keeps in these parts.
+
+    Parameters
+    ----------
+    new
+        The view to compute.
+    parts
+        All parts of the store, in order.
+
+    Returns
+    -------
+    View
+        It covers all rows of these parts.
+
+    Raises
+    ------
+    OptionError
+        The rule cannot be applied; the message says to which episode.
+    StoreDamaged
+        What the rule looks at cannot be read.
+    """
     covered = np.array([[0, sum(whole.part.rows for whole in parts)]], np.int64)
     kept = joined(np.concatenate([kept_in(new.rule, each, covered) for each in parts]))
     counts = counts_of(covered, kept, parts)
@@ -30,7 +50,26 @@ def computed_view(new: NewView, parts: Sequence[WholePart]) -> View:
 def kept_in(rule: Rule, whole: WholePart, among: Runs) -> Runs:
     """Return the rows of the store that a rule keeps of the episodes of a part that have rows in `among`.
 
-    Raises OptionError, saying which episode, where the rule cannot be applied; StoreDamaged.
+    Parameters
+    ----------
+    rule
+        Called with each of these episodes whole.
+    whole
+        The part.
+    among
+        (n, 2) int64, half-open runs of the store's rows, ascending; only rows in these are returned.
+
+    Returns
+    -------
+    ndarray
+        (m, 2) int64, half-open runs of the store's rows, ascending.
+
+    Raises
+    ------
+    OptionError
+        The rule cannot be applied; the message says to which episode.
+    StoreDamaged
+        What the rule looks at cannot be read.
     """
     rows = whole.spans + whole.part.row_start
     asked = np.flatnonzero(rows_in_each(rows, among)).tolist()
@@ -51,7 +90,20 @@ def kept_in(rule: Rule, whole: WholePart, among: Runs) -> Runs:
 
 
 def counts_of(covered: Runs, kept: Runs, parts: Sequence[WholePart]) -> tuple[TaskCount, ...]:
-    """Return, per task, by suite and name, how many episodes and steps are covered, and how many are kept."""
+    """Count, for each task, how many episodes and steps are covered, and how many are kept.
+
+    Parameters
+    ----------
+    covered, kept
+        (n, 2) int64, half-open runs of the store's rows, ascending.
+    parts
+        All parts of the store, in order.
+
+    Returns
+    -------
+    tuple of TaskCount
+        By suite and name; tasks of which nothing is covered are left out.
+    """
     totals: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
     for whole in parts:
         steps, kept_steps = (rows_in_each(whole.spans + whole.part.row_start, runs) for runs in (covered, kept))
