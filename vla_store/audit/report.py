@@ -12,7 +12,15 @@ MAX_LINES = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding. object: the key it was found in, below the store; "" where it is not one object."""
+    """A finding of an audit.
+
+    Attributes
+    ----------
+    object
+        Key of the object that it was found in, below the store; "" where it is not one object.
+    what
+        What is wrong with it.
+    """
 
     object: str
     what: str
@@ -20,11 +28,37 @@ class Problem:
 
 @dataclass
 class VerifyReport:
-    """The findings of an audit. A store is sound when there are no problems; left-overs are no damage."""
+    """The findings of an audit. A store is sound when there are no problems; left-overs are no damage.
+
+    Attributes
+    ----------
+    url
+        Where the store is: an absolute path, or a URL.
+    problems
+        All that was found wrong.
+    differences
+        How many of the problems are differences from the sources given; nothing of the store is damaged by these.
+    leftovers
+        Keys of objects that no root names, sorted.
+    objects, nbytes
+        Number of the objects that were checked, and their bytes.
+    rows, episodes
+        Numbers of steps and episodes that the root names.
+    fingerprint
+        Content fingerprint of the data that was read (64 hexadecimal digits); "" where the content was not checked.
+    compared_episodes
+        Number of episodes that were compared with their source; None where no sources were compared.
+    decoded_episodes
+        How many of those are of a source that holds pictures in a codec that loses, so that pixels were compared.
+    generation
+        Generation of the root that was checked; 0 where none could be read.
+    damaged_views
+        {key of a damaged document of views: generations of the roots that name it}.
+    """
 
     url: str
     problems: list[Problem] = field(default_factory=list)
-    differences: int = 0  # of these: the store is not what the sources given are; nothing of it is damaged by that
+    differences: int = 0
     leftovers: list[str] = field(default_factory=list)
     objects: int = 0
     nbytes: int = 0
@@ -32,19 +66,21 @@ class VerifyReport:
     episodes: int = 0
     fingerprint: str = ""
     compared_episodes: int | None = None
-    decoded_episodes: int = (
-        0  # of those: whose source holds pictures in a codec that loses, so that pixels were compared
-    )
-    generation: int = 0  # of the root that was checked
-    damaged_views: dict[str, list[int]] = field(default_factory=dict)  # documents, and the generations that name each
+    decoded_episodes: int = 0
+    generation: int = 0
+    damaged_views: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def sound(self) -> bool:
+        """True where there are no problems."""
         return not self.problems
 
     @property
     def state(self) -> str:
-        """In one word: sound; DIFFERS, a whole store of other content than the sources given; DAMAGED."""
+        """The result in one word.
+
+        "sound"; "DIFFERS": a whole store of other content than the sources given; "DAMAGED".
+        """
         if self.sound:
             return "sound"
         return "DIFFERS" if self.differences == len(self.problems) else "DAMAGED"
@@ -55,12 +91,24 @@ class VerifyReport:
         return all(each.object in self.damaged_views for each in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it but the generation, for programs."""
+        """Return all of it but the generation, for programs.
+
+        Returns
+        -------
+        dict
+            Values that JSON can hold, `sound` among them, sorted by name.
+        """
         described = dataclasses.asdict(self) | {"sound": self.sound}
         return {key: described[key] for key in sorted(described) if key != "generation"}
 
     def text(self) -> str:
-        """Return it for people: at most a screen."""
+        """Return it for people: at most a screen.
+
+        Returns
+        -------
+        str
+            Several lines; of problems and of left-overs at most 20 each.
+        """
         lines = [
             f"{self.state:<13}  {self.url}",
             f"checked        {self.objects:,} objects, {self.nbytes:,} bytes",

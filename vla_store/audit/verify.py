@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """The display of an audit's progress."""
+    """The display of an audit's progress.
+
+    A protocol: any object with this method will do.
+    """
 
     def talk(self, text: str) -> None:
-        """Show one line about the stage it is in."""
+        """Show one line about the stage that the audit is in.
+
+        Parameters
+        ----------
+        text
+            The line.
+        """
 
 
 def verify_store(
