@@ -47,7 +47,17 @@ COLD_SHARE = 0.05  # of what was read: from storage, above which the store count
 
 @dataclass(frozen=True)
 class LoaderRate:
-    """A Loader with so many workers. first_batch_s: from its making, with the start of its workers."""
+    """Rate of a Loader with so many workers.
+
+    Attributes
+    ----------
+    workers
+        Number of worker processes.
+    samples_per_s
+        Samples per second, over one and a half seconds after the first batches.
+    first_batch_s
+        Seconds from the making of the Loader, with the start of its workers, to its first batch.
+    """
 
     workers: int
     samples_per_s: float
@@ -56,12 +66,61 @@ class LoaderRate:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Measurements of one store. Rates are samples per second, medians of rounds; waits are milliseconds a batch.
+    """Measurements of one store on one machine.
 
-    storage_nbytes: what the first pass made the system fetch from storage, None where it does not tell. needed_nbytes: of that pass.
-    quartiles: of the rounds, of roof_samples_per_s and batch_samples_per_s.
-    roof: nothing but decoding into reused memory, everything located before. busy_cores_of_others: what other programs took
-    meanwhile.
+    Attributes
+    ----------
+    store
+        Absolute path or URL of the store.
+    rows, anchors
+        Numbers of steps and of anchors.
+    preset
+        Preset of the store; several, joined by " and ", where its parts differ; "unknown" where a part does not record
+        it.
+    windows
+        Fields and offsets of a sample, as text.
+    batch_size
+        Samples in a batch; at most the number of anchors.
+    sample_nbytes
+        Bytes of the arrays of one sample.
+    open_ms
+        Milliseconds to open the store and to make its `Samples`.
+    is_cold
+        True if more than 5 % of `needed_nbytes` came from storage; None where the system does not tell.
+    first_pass_samples_per_s
+        Rate of the first pass: random batches, in one process, for about a second.
+    storage_nbytes
+        Bytes that the first pass made the system fetch from storage; None where the system does not tell.
+    needed_nbytes
+        Stored bytes that the first pass needed, by the average of a step.
+    roof_samples_per_s
+        Rate of decoding alone, into reused memory, where everything was located before; median of the rounds.
+    batch_samples_per_s
+        Rate of batches in one process; median of the rounds.
+    single_samples_per_s
+        Rate of samples one by one in one process: one over the mean time of a sample.
+    single_p50_us, single_p99_us
+        Median and 99 % quantile of the time of one sample, in microseconds.
+    loaders
+        Rate of a Loader for each number of workers that was tried.
+    consumer_ms
+        Milliseconds that the consumer works on each batch: it takes 80 % of the rate of the `best` Loader.
+    wait_p50_ms, wait_p99_ms
+        Median and 99 % quantile of the consumer's wait for a batch, in milliseconds.
+    digest
+        SHA-256 of a batch, its task texts aside, which all ways to read agree on.
+    cores
+        Number of CPU cores that this process may use.
+    busy_cores_of_others
+        Cores that other programs kept busy meanwhile, on average; None where the system does not tell.
+    seconds
+        Duration of the whole measurement.
+    version
+        Version of vla_store.
+    views
+        Names of the views whose samples were served; empty for all samples.
+    quartiles
+        {name of the rate: (25 %, 75 %)} of the rounds, of `roof_samples_per_s` and `batch_samples_per_s`.
     """
 
     store: str
@@ -99,7 +158,13 @@ class BenchReport:
         return _best(self.loaders)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures, the verdict and the versions that decide them, for programs."""
+        """Return all figures, the verdict and the versions that decide them, for programs.
+
+        Returns
+        -------
+        dict
+            The attributes by name; `verdict`; versions of Python, NumPy, numcodecs and google-crc32c; and the system.
+        """
         return asdict(self) | {
             "verdict": self.verdict(),
             "python": platform.python_version(),
@@ -110,7 +175,13 @@ class BenchReport:
         }
 
     def verdict(self) -> list[str]:
-        """Return what the figures mean, in plain words."""
+        """Return what the figures mean, in plain words.
+
+        Returns
+        -------
+        list of str
+            A sentence or two each.
+        """
         best = self.best
         batch_ms = self.batch_size / best.samples_per_s * 1e3
         lines = [
@@ -156,7 +227,13 @@ class BenchReport:
         return lines
 
     def text(self) -> str:
-        """Return figures and verdict for people."""
+        """Return figures and verdict for people.
+
+        Returns
+        -------
+        str
+            Several lines.
+        """
 
         def line(name: str, rate: float, more: str = "") -> str:
             return f"  {name:<28}{rate:>10,.0f}{rate / self.roof_samples_per_s:>9.2f} x{more}"
@@ -217,19 +294,32 @@ def bench_store(
 
     Parameters
     ----------
-    view
-        Names of views whose samples are served; default: all samples.
+    url
+        A path or a URL.
+    batch_size
+        Samples in a batch; default 64.
     workers
-        Numbers to try; default: 1, 2, 4 ... up to the cores.
+        Numbers to try; default: 1, 2, 4 ... up to the cores, at most 8.
     images, fetcher
         As for `vla_store.Samples` and `open_store`.
+    view
+        Names of views whose samples are served; default: all samples.
     talk
         Called with a line on what is being done.
 
+    Returns
+    -------
+    BenchReport
+        All figures, and what they mean.
+
     Raises
     ------
-    OptionError, StoreDamaged
-        StoreDamaged where two ways to read disagree; and what opening and reading raise.
+    OptionError
+        `batch_size` or a number of workers is not a whole number of at least 1, or no number of workers is given.
+    StoreDamaged
+        Two ways to read disagree.
+    StoreNotFound, UnknownName, UnsupportedStore, FetchError, MachineError
+        What opening and reading raise.
     """
     began = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
