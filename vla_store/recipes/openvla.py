@@ -177,7 +177,22 @@ openvla, openvla_oft = OpenVLADataset, OpenVLAOFTDataset
 
 
 def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, Any]:
-    """Return an item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it, with the leading axis of a window of one."""
+    """Return an item as OpenVLA's and OFT's own `RLDSBatchTransform` takes it.
+
+    Parameters
+    ----------
+    item
+        An item of `openvla` or `openvla_oft`.
+    dataset_name
+        Becomes "dataset_name"; default "libero".
+
+    Returns
+    -------
+    dict
+        "dataset_name", bytes; "observation": "image_primary" (1, H, W, 3) uint8, and for OFT "image_wrist" (1, H, W, 3)
+        uint8 and "proprio" (1, 8) float32; "task": {"language_instruction": bytes}; "action" (1, 7) float32, for OFT
+        (chunk, 7). The leading axis of 1 is that of a window of one.
+    """
     observation = {"image_primary": item["image"][None]}
     if "wrist_image" in item:
         observation |= {"image_wrist": item["wrist_image"][None], "proprio": item["proprio"]}

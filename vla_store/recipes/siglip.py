@@ -28,15 +28,27 @@ Int32 = npt.NDArray[np.int32]
 
 
 class SiglipImages:
-    """A `batch_transform` for `vla_store.torch.Loader(..., device=...)` over `rdt`: adds "images" (B, H * 3, 3, 384, 384) float32.
+    """A `batch_transform` for `vla_store.torch.Loader(..., device=...)` over `rdt`: adds pictures as SigLIP takes them.
 
-    In RDT's order: for each of H times cam_high, right wrist, left wrist. Where a mask is false, or there is no camera, the
-    background stands, a plain grey. The cameras and their masks are taken out of the batch.
-    mask_probability: of each picture, to be replaced by the background as RDT does in training (there 0.1, `cond_mask_prob`);
-        exterior_mask_probability: that of cam_high, where it is another (`cam_ext_mask_prob`). Drawn from (seed, epoch, position).
-    RDT's corruptions and changes of colour (`image_aug`) are not here.
+    "images" is (B, H * 3, 3, 384, 384) float32, from -1 to 1, in RDT's order: for each of H times cam_high, right
+    wrist, left wrist. Where a mask is false, or there is no camera, the background stands, a plain grey. The cameras
+    and their masks are taken out of the batch. RDT's corruptions and changes of colour (`image_aug`) are not here.
 
-    Raises OptionError for pictures that are no tensors.
+    Parameters
+    ----------
+    mask_probability
+        Of each picture, to be replaced by the background as RDT does in training (there 0.1, `cond_mask_prob`). Default
+        0. Drawn from (seed, epoch, position).
+    exterior_mask_probability
+        That of cam_high, where it is another (`cam_ext_mask_prob`); default `mask_probability`.
+
+    Raises
+    ------
+    OptionError
+        A probability is not a number from 0 to 1; when it is called: the pictures are no tensors.
+
+    Notes ----- Source: thu-ml/RoboticsDiffusionTransformer deb71d8, train/dataset.py:251-340; the processor of
+    siglip-so400m-patch14-384.
     """
 
     def __init__(self, mask_probability: float = 0.0, exterior_mask_probability: float | None = None) -> None:
@@ -47,7 +59,26 @@ class SiglipImages:
         self._probabilities = np.array([exterior, mask_probability, mask_probability])
 
     def __call__(self, batch: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """Return the batch with "images" in place of its cameras. generator: the Loader gives it."""
+        """Return the batch with "images" in place of its cameras.
+
+        Parameters
+        ----------
+        batch
+            Of `rdt`, as tensors: for each camera pictures (B, H, height, width, 3) uint8, or (B, H, 0, 0, 0) where
+            there is none, and `<camera>_mask` (B, H) bool.
+        generator
+            What the masks are drawn from; the Loader gives it.
+
+        Returns
+        -------
+        dict
+            "images" (B, H * 3, 3, 384, 384) float32, on the device of the pictures, and all that was not a camera.
+
+        Raises
+        ------
+        OptionError
+            The pictures are no tensors.
+        """
         high = batch[CAMERAS[0]]
         if not hasattr(high, "new_empty"):
             raise OptionError(
