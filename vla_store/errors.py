@@ -210,7 +210,22 @@ def machine_error(error: OSError | MemoryError, doing: str, path: object = None)
 
 @contextlib.contextmanager
 def machine_errors(doing: str, path: object = None) -> Iterator[None]:
-    """Raise errors of the operating system in this block as `machine_error` words them."""
+    """Raise errors of the operating system in this block as `machine_error` words them.
+
+    Errors of vla_store pass as they are.
+
+    Parameters
+    ----------
+    doing
+        What the block does, as it reads after "while": "appending to /data/libero.vla".
+    path
+        Path that the message names; default: the one that the system's error names.
+
+    Raises
+    ------
+    MachineError
+        In place of an OSError or a MemoryError, with a hint for those that are known.
+    """
     try:
         yield
     except VlaStoreError:
@@ -220,7 +235,27 @@ def machine_errors(doing: str, path: object = None) -> Iterator[None]:
 
 
 def whole_number(name: str, given: Any, least: int | None = 1, most: int | None = None) -> int:
-    """Return an option that is a whole number, NumPy's or Python's. Raises OptionError for any other value."""
+    """Return an option that is a whole number, NumPy's or Python's.
+
+    Parameters
+    ----------
+    name
+        Name of the option, for the message.
+    given
+        Value of the option.
+    least, most
+        Bounds, both included; None for no bound. Default: at least 1.
+
+    Returns
+    -------
+    int
+        The value as Python's int.
+
+    Raises
+    ------
+    OptionError
+        The value is no whole number (a bool is none), or out of bounds.
+    """
     try:
         value = None if isinstance(given, bool) else operator.index(given)
     except TypeError:

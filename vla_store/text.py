@@ -13,7 +13,22 @@ WIDTH = 80
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Return a count with its noun: "1 file", "2,000 files"; many: the plural where it is not `one` with an s."""
+    """Return a count with its noun: "1 file", "2,000 files".
+
+    Parameters
+    ----------
+    number
+        The count.
+    one
+        The noun in the singular.
+    many
+        Its plural; default `one` with an s.
+
+    Returns
+    -------
+    str
+        The count, with a comma between thousands, and the noun.
+    """
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 

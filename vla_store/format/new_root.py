@@ -15,7 +15,15 @@ from vla_store.format.schema import PartEntry, Root, RootField
 
 @dataclass(frozen=True)
 class NewRoot:
-    """A root that is not committed yet, and the small documents it names, by key."""
+    """A root that is not committed yet, and the small documents it names.
+
+    Attributes
+    ----------
+    root
+        The root, with its digest.
+    documents
+        {key below the store: bytes} of the documents.
+    """
 
     root: Root
     documents: dict[str, bytes]
@@ -32,10 +40,21 @@ def new_root(
 
     Parameters
     ----------
+    before
+        The root that it follows; None for the first root of a store.
+    parts
+        The parts, in order.
+    fields
+        {name: RootField}, as the whole store has them.
     episodes
         The digest of every episode, in row order.
     meta
         The documents `statistics`, `skipped` and `views`; None for none.
+
+    Returns
+    -------
+    NewRoot
+        Of the next generation, or of generation 1.
     """
     root = Root(
         generation=before.generation + 1 if before else 1,
@@ -48,7 +67,20 @@ def new_root(
 
 
 def root_with_views(before: Root, views: dict[str, Any] | None) -> NewRoot:
-    """Return the root after `before`, of which only the views differ."""
+    """Return the root after `before`, of which only the views differ.
+
+    Parameters
+    ----------
+    before
+        The root that it follows.
+    views
+        The document of the views; None for no views.
+
+    Returns
+    -------
+    NewRoot
+        Of the next generation, with the parts, fields and other documents of `before`.
+    """
     return _with_documents(replace(before, generation=before.generation + 1, parent=before.digest), {"views": views})
 
 

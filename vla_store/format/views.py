@@ -184,16 +184,49 @@ def check_view_name(name: str) -> str:
 
 
 def document_of(views: Views) -> dict[str, Any] | None:
-    """Return the document that a root names for these views; None for none. Raises OptionError for too many."""
+    """Return the document that a root names for these views.
+
+    Parameters
+    ----------
+    views
+        {name: View}.
+
+    Returns
+    -------
+    dict or None
+        Values that JSON can hold; None where there are no views.
+
+    Raises
+    ------
+    OptionError
+        There are more than 256 views.
+    """
     if len(views) > MAX_VIEWS:
         raise OptionError("too many views for one store", expected=f"at most {MAX_VIEWS}", found=len(views))
     return {"views": {name: each.to_json() for name, each in views.items()}} if views else None
 
 
 def views_of(data: bytes | None, digest: str, rows: int) -> dict[str, View]:
-    """Return the views in the bytes of the document that a root of so many rows names; by name, in order.
+    """Return the views in the bytes of the document that a root names.
 
-    data: None where there is no such object. Raises StoreDamaged, which says what is left and what to do.
+    Parameters
+    ----------
+    data
+        Bytes of the document; None where there is no such object.
+    digest
+        SHA-256 that the root names it by, as hexadecimal digits.
+    rows
+        Number of rows that the root has.
+
+    Returns
+    -------
+    dict of str to View
+        By name, in the order of the names.
+
+    Raises
+    ------
+    StoreDamaged
+        The document is missing, changed, or not as the format says; the message says what is left and what to do.
     """
     key = layout.meta_key(digest)
     if data is None:
@@ -230,13 +263,39 @@ def rows_in_each(spans: Runs, runs: Runs) -> Int64:
 
 
 def runs_of(mask: npt.NDArray[np.bool_], start: int = 0) -> Runs:
-    """Return the runs of a mask; its first entry is row `start`."""
+    """Return the runs of a mask.
+
+    Parameters
+    ----------
+    mask
+        (rows,) bool.
+    start
+        Row of the mask's first entry; default 0.
+
+    Returns
+    -------
+    ndarray
+        (n, 2) int64, half-open runs of the rows that are true, ascending, none touching the next.
+    """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).view(np.int8)))
     return edges.reshape(-1, 2).astype(np.int64) + start
 
 
 def mask_of(runs: Runs, rows: int) -> npt.NDArray[np.bool_]:
-    """Return the (rows,) mask of these runs."""
+    """Return the mask of runs.
+
+    Parameters
+    ----------
+    runs
+        (n, 2) int64, half-open runs of rows.
+    rows
+        Length of the mask.
+
+    Returns
+    -------
+    ndarray
+        (rows,) bool, true in these runs.
+    """
     mask = np.zeros(rows, bool)
     for start, stop in runs.tolist():
         mask[start:stop] = True
@@ -244,13 +303,37 @@ def mask_of(runs: Runs, rows: int) -> npt.NDArray[np.bool_]:
 
 
 def united(several: Sequence[Runs]) -> Runs:
-    """Return runs none of which overlap, as ascending ones."""
+    """Return several sets of runs as one.
+
+    Parameters
+    ----------
+    several
+        At least one (n, 2) int64 array of half-open runs; none of all these runs overlap.
+
+    Returns
+    -------
+    ndarray
+        (m, 2) int64, ascending; runs that touch are joined, and empty ones left out.
+    """
     runs = np.concatenate(several)
     return joined(runs[np.argsort(runs[:, 0], kind="stable")])
 
 
 def without(runs: Runs, taken: Runs) -> Runs:
-    """Return what of these runs lies in none of the others."""
+    """Return what of some runs lies in none of the others.
+
+    Parameters
+    ----------
+    runs
+        (n, 2) int64, half-open runs of rows, ascending.
+    taken
+        (m, 2) int64, the runs to take out, ascending.
+
+    Returns
+    -------
+    ndarray
+        (k, 2) int64, ascending.
+    """
     if not len(runs):
         return runs
     edges = np.concatenate([[runs[0, 0]], taken.reshape(-1), [max(runs[-1, 1], taken[-1, 1] if len(taken) else 0)]])
