@@ -32,14 +32,29 @@ MOST_STEPS = 2**40  # as the format's
 class Demos:
     """E demos of N steps in all, in the order of their rows.
 
-    lengths: (E,) steps of each, all positive. files: (E,) the number, from 0, of the file of each.
-    is_first_key: (E,) is it what a reader of its HDF5 file finds first? Keys sort as text there: demo_10 before demo_3.
-    moving, moving_joints: (E,) the first step at which the arm has moved, with and without the fingers; -1 where it never does;
-        None where the numbers that tell are not there.
-    near_gripper: (N,) is a change of the gripper's action at most k steps away? None where actions are not there.
-    has_late_observation: (E,) is each observation recorded after the action of its row? Causal alignment then has no step 0.
-    k: that number of steps. name: what to call them.
-    in_view: (N,) which steps the chosen views let be sampled; None where all of them. views: what these views are, for people.
+    Attributes
+    ----------
+    lengths
+        (E,) int64, steps of each, all positive.
+    files
+        (E,) int64, the number, from 0, of the file of each.
+    is_first_key
+        (E,) bool: is it what a reader of its HDF5 file finds first? Keys sort as text there: demo_10 before demo_3.
+    has_late_observation
+        (E,) bool: is each observation recorded after the action of its row? Causal alignment then has no step 0.
+    name
+        What to call them.
+    moving, moving_joints
+        (E,) int64, the first step at which the arm has moved, with and without the fingers; -1 where it never does;
+        None where the numbers that tell are not there. The rule is RDT's: see `vla_store.rules.first_moving`.
+    near_gripper
+        (N,) bool: is a change of the gripper's action at most `k` steps away? None where actions are not there.
+    k
+        That number of steps.
+    in_view
+        (N,) bool, which steps the chosen views let be sampled; None where all of them.
+    views
+        What these views are, for people: one line each.
     """
 
     lengths: Int64
@@ -64,27 +79,39 @@ class Demos:
 
     @property
     def starts(self) -> Int64:
-        """First row of each demo, (E,)."""
+        """First row of each demo, (E,) int64."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
     def demo_of_step(self) -> Int64:
-        """Demo of each step, (N,)."""
+        """Demo of each step, (N,) int64."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     @property
     def step_in_demo(self) -> Int64:
-        """Number of each step in its demo, (N,)."""
+        """Number of each step in its demo, from 0, (N,) int64."""
         return np.arange(self.steps) - np.repeat(self.starts, self.lengths)
 
     @property
     def is_tail(self) -> Mask:
-        """Mask of the steps in the last tenth of their demo, (N,)."""
+        """Mask of the steps in the last tenth of their demo, rounded up, (N,) bool."""
         tails = -(-self.lengths // TAIL_SHARE)
         return self.step_in_demo >= np.repeat(self.lengths - tails, self.lengths)
 
     def critical(self, values: npt.NDArray[Any]) -> dict[str, Any]:
-        """Return the sums of values of steps, (N,), over the critical ones: "tail", and "gripper", None where that is not known."""
+        """Sum values of steps over the critical ones.
+
+        Parameters
+        ----------
+        values
+            (N,), a number or a bool for each step.
+
+        Returns
+        -------
+        dict
+            "tail", the sum over the last tenths; "gripper", that over the steps near a change of the gripper, None
+            where that is not known.
+        """
         masks = {"gripper": self.near_gripper, "tail": self.is_tail}
         return {name: None if mask is None else values[mask].sum().item() for name, mask in masks.items()}
 
@@ -92,12 +119,32 @@ class Demos:
 def demos_of_store(
     store: Store | str | os.PathLike[str], k: int = 5, *, view: str | Sequence[str] | None = None
 ) -> Demos:
-    """Return the demos of a store. k: how near to a change of the gripper's action, the last number of `actions`, is critical.
+    """Return the demos of a store. Pictures are not read.
 
-    view: the name of one of `store.views`, or several, as for `Samples`. Under one of kind "steps" the demos are what it keeps,
-    as if the other steps had never been recorded; demos of which nothing is kept are none. One of kind "anchors" takes no step
-    away: `in_view` then says which may be sampled.
-    Raises OptionError, UnknownName, and what reading raises.
+    Parameters
+    ----------
+    store
+        A Store, a path or a URL.
+    k
+        How many steps from a change of the gripper's action, the last number of `actions`, are critical; default 5.
+    view
+        The name of one of `store.views`, or several, as for `Samples`. Under one of kind "steps" the demos are what it
+        keeps, as if the other steps had never been recorded; demos of which nothing is kept are none. One of kind
+        "anchors" takes no step away: `in_view` then says which may be sampled.
+
+    Returns
+    -------
+    Demos
+        In the order of the store's episodes, under the name of its folder.
+
+    Raises
+    ------
+    OptionError
+        `k` is not a whole number of at least 0, or the views keep no step together.
+    UnknownName
+        There is no such view.
+    StoreNotFound, StoreDamaged, UnsupportedStore, FetchError, MachineError
+        What opening and reading raise.
     """
     whole_number("k", k, 0)
     if not isinstance(store, Store):
@@ -139,9 +186,27 @@ def demos_of_store(
 
 
 def demos_of_lengths(lengths: npt.ArrayLike, tasks: Sequence[object] | None = None, name: str = "lengths") -> Demos:
-    """Return demos of which only the lengths are known. tasks: of each, any values; the demos of one task are in one file.
+    """Return demos of which only the lengths are known.
 
-    The first one listed of a task counts as the first of its file. Raises OptionError.
+    Parameters
+    ----------
+    lengths
+        (E,) positive whole numbers, at least one; the steps of each demo.
+    tasks
+        E values of any kind: the demos of one task are in one file. Default: all in one. The first one listed of a task
+        counts as the first of its file.
+    name
+        What to call them.
+
+    Returns
+    -------
+    Demos
+        Motion and gripper are not known of them, and no observation is late.
+
+    Raises
+    ------
+    OptionError
+        The lengths are not such numbers, there are more than 2^40 steps, or a demo has no task.
     """
     given = np.asarray(lengths)
     if given.ndim != 1 or given.dtype.kind not in "iu" or not given.size or given.min() < 1:
@@ -161,9 +226,24 @@ def demos_of_lengths(lengths: npt.ArrayLike, tasks: Sequence[object] | None = No
 
 
 def read_lengths(path: str | os.PathLike[str]) -> Demos:
-    """Read demos from a CSV file with a heading: a column `length`, and one named `task` if there is more than one file.
+    """Read demos from a CSV file with a heading.
 
-    Raises SourceNotFound, SourceError.
+    Parameters
+    ----------
+    path
+        A local file in UTF-8: a column `length`, and one named `task` if there is more than one file of demonstrations.
+
+    Returns
+    -------
+    Demos
+        As `demos_of_lengths` returns them, under the name of the file.
+
+    Raises
+    ------
+    SourceNotFound
+        There is no such file.
+    SourceError
+        It is not a CSV file, has no column of lengths or no demonstration, or a length is not a positive whole number.
     """
     place = local_path(path, "a table of lengths")
     if not place.is_file():
@@ -199,9 +279,21 @@ def read_lengths(path: str | os.PathLike[str]) -> Demos:
 
 
 def near_gripper_changes(actions: npt.NDArray[Any] | None, lengths: Int64, k: int) -> Mask | None:
-    """Return which steps are at most k away from a change of the gripper in the same demo, (N,) bool; None without actions.
+    """Return which steps are near a change of the gripper in the same demo.
 
-    actions: (N, D); the last number is the gripper's. A change is where it crosses the middle of its range: for LIBERO, 0.
+    Parameters
+    ----------
+    actions
+        (N, D); the last number is the gripper's. A change is where it crosses the middle of its range: for LIBERO, 0.
+    lengths
+        (E,) int64, steps of each demo.
+    k
+        How many steps away a step may be.
+
+    Returns
+    -------
+    ndarray or None
+        (N,) bool; None without actions.
     """
     if actions is None or actions.ndim != 2 or not actions.shape[1]:
         return None

@@ -32,9 +32,25 @@ COLOURS = {
 
 
 def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) -> None:
-    """Draw what samplers reach over ten epochs, where in a demo they draw, and how often each step comes, into a .png, .svg or .pdf.
+    """Draw a picture of what samplers reach.
 
-    Raises MachineError where matplotlib is missing; OptionError, UsageError where no such file can be written.
+    It shows what they reach over ten epochs, where in a demo they draw, and how often each step comes.
+
+    Parameters
+    ----------
+    demos
+        What is drawn from.
+    path
+        A local file to write, named .png, .svg or .pdf; its folder must exist. A file that is there is replaced.
+    seed
+        Of what the sampler S2 draws when it is constructed; default 0.
+
+    Raises
+    ------
+    MachineError
+        matplotlib is missing, or the file cannot be written.
+    OptionError, UsageError
+        The name has another ending, is that of a folder, or its folder does not exist; or `seed` is below 0.
     """
     made = output_path(path, (".png", ".svg", ".pdf"))
     try:

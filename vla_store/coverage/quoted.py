@@ -23,9 +23,23 @@ HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
 
 def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
-    """Return each statement with what was found here and a verdict, which begins with HOLDS, FAILS or UNKNOWN.
+    """Return what others have said of these samplers, each statement with what was found here and a verdict.
 
-    report: what `measure(demos)` gave.
+    The statements are from the notes of the LIBERO port of RDT (one task, 50 demos of about 213 steps), and from those
+    who read its code.
+
+    Parameters
+    ----------
+    report
+        What `measure(demos)` gave.
+    demos
+        The same demos.
+
+    Returns
+    -------
+    list of dict
+        "said", "here" and "verdict", which begins with "holds", "does not hold" or "cannot be told" (HOLDS, FAILS,
+        UNKNOWN), or judges parts of the statement one by one.
     """
     by_name = {each["name"]: each for each in report["samplers"]}
     (sampler,) = [each for each in all_samplers(demos, report["seed"]) if each.name == "port_s2"]
@@ -94,7 +108,18 @@ def judge(report: dict[str, Any], demos: Demos) -> list[dict[str, str]]:
 
 
 def judged_text(claims: list[dict[str, str]]) -> str:
-    """Return the statements for people."""
+    """Return the statements for people.
+
+    Parameters
+    ----------
+    claims
+        What `judge` gave.
+
+    Returns
+    -------
+    str
+        Several lines.
+    """
     lines = ["WHAT WAS SAID, AND WHAT IS SO HERE"]
     for claim in claims:
         for label, name in (("said", "said"), ("here", "here"), ("", "verdict")):

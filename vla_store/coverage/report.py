@@ -26,10 +26,31 @@ CLOSE = 5.0  # standard deviations of a normal distribution; among some 50 figur
 def measure(
     demos: Demos, *, horizon: int = HORIZON, draws: int | None = None, runs: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Return all figures of all samplers, as a JSON document.
+    """Measure which steps each sampler reaches, by exact formulas and by simulation.
 
-    horizon: actions in a window. draws: in an epoch; default: as many as there are steps. runs: of the simulation; default: 20, or
-    down to 8 where draws are many (the buffer, which is slow, makes fewer still). Raises OptionError.
+    Parameters
+    ----------
+    demos
+        What is drawn from.
+    horizon
+        Actions in a window; default 64, RDT's action chunk.
+    draws
+        Draws in an epoch; default: as many as there are steps.
+    runs
+        Runs of the simulation; default: 20, or down to 8 where draws are many. The buffer, which is slow, makes fewer
+        still.
+    seed
+        Of the simulation, and of what the sampler S2 draws when it is constructed; default 0.
+
+    Returns
+    -------
+    dict
+        All figures of all samplers, as a JSON document; see `report_text`.
+
+    Raises
+    ------
+    OptionError
+        `horizon`, `draws` or `runs` is not a whole number of at least 1, or `seed` not one of at least 0.
     """
     samplers = all_samplers(demos, seed)
     whole_number("horizon", horizon, 1, MOST_STEPS)
@@ -59,7 +80,18 @@ def measure(
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """Return the report for people: two tables, and what their columns are."""
+    """Return the report for people: two tables, and what their columns are.
+
+    Parameters
+    ----------
+    report
+        What `measure` gave.
+
+    Returns
+    -------
+    str
+        Several lines.
+    """
     demos, critical, draws = report["demos"], report["critical"], report["draws"]
     steps = demos["steps"]
 
