@@ -17,9 +17,27 @@ from vla_store.storage import LocalStorage, Storage, holds_only, is_url, locked,
 
 @contextlib.contextmanager
 def growing_at(place: Storage, folders: Iterable[str] = ("parts",)) -> Iterator[Storage]:
-    """Yield where the store grows, which nobody else writes to meanwhile: STORE.partial, or at a URL its place itself.
+    """Yield the storage where a store grows: STORE.partial, or at a URL its place itself.
 
-    folders: those of its parts. Raises DestinationExists, and touches nothing that is not an unfinished store's.
+    STORE.partial is locked meanwhile, so that nobody else writes to it; a place at a URL is not.
+
+    Parameters
+    ----------
+    place
+        Where the store shall be.
+    folders
+        Names of the folders of its parts; default "parts".
+
+    Yields
+    ------
+    Storage
+        Where to write the store's objects.
+
+    Raises
+    ------
+    DestinationExists
+        Not at a URL: something is there that is not an unfinished store's, which is not touched; or another copy or
+        merge is writing.
     """
     if is_url(place.url):
         yield place
@@ -49,7 +67,24 @@ def growing_at(place: Storage, folders: Iterable[str] = ("parts",)) -> Iterator[
 
 
 def finish(growing: Storage, place: Storage, root: Root, others: Iterable[str]) -> None:
-    """Give the store of this root its name; what else an unfinished attempt left is removed. others: keys of roots and documents."""
+    """Give the store of this root its name; what else an unfinished attempt left is removed.
+
+    Parameters
+    ----------
+    growing
+        What `growing_at` gave.
+    place
+        Where the store shall be.
+    root
+        The store's root, whose parts are whole.
+    others
+        Keys of the other roots and documents to keep.
+
+    Raises
+    ------
+    StoreDamaged
+        The listing of a part is missing or changed.
+    """
     growing.settle()
     if growing is place:
         return

@@ -37,9 +37,34 @@ Sources = Sequence[str | Path | EpisodeSource]
 def repair_part(
     place: Storage, root: Root, entry: PartEntry, keys: list[str], sources: Sources, talk: Callable[[str], None]
 ) -> list[str]:
-    """Make lost objects of a part again, a listing from the objects, all else from the sources; return those that were made.
+    """Make lost objects of a part again: a listing from the objects, all else from the sources.
 
-    Once all are what the listing says, they are put in place. Raises StoreDamaged, OptionError.
+    They are put in place once all of them are what the listing says.
+
+    Parameters
+    ----------
+    place, root
+        Where the store lies, and its newest root.
+    entry
+        The part, as the root names it.
+    keys
+        Keys of the lost objects, below the store.
+    sources
+        What the store was built from.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    list of str
+        Keys of the objects that were made.
+
+    Raises
+    ------
+    StoreDamaged
+        An object made again is not the one that was lost, or an object cannot be made again; nothing was written.
+    OptionError
+        The part was not built from these sources.
     """
     listing_key = f"{entry.path}/{layout.LISTING}"
     if listing_key in keys and _restore_listing(place, entry):
@@ -238,10 +263,36 @@ Recorded = dict[tuple[str, str], dict[str, Any]]
 
 
 def recorded_sources(plan: dict[str, Any] | None) -> Recorded:
-    """Return the entries of a part's plan, by suite and file."""
+    """Return the entries of a part's plan.
+
+    Parameters
+    ----------
+    plan
+        The plan; None where it is lost.
+
+    Returns
+    -------
+    dict
+        {(suite, file): entry}; empty without a plan.
+    """
     return {(each["suite"], each["file"]): each for each in (plan["sources"] if plan else ())}
 
 
 def as_recorded(source: EpisodeSource, options: dict[str, Any], recorded: Recorded) -> EpisodeSource:
-    """Return a source as it is read by the overrides of its part: its own, or where those are lost, those of all."""
+    """Return a source as it is read by the overrides of its part.
+
+    Parameters
+    ----------
+    source
+        The source as it was given.
+    options
+        The options that the part's plan records.
+    recorded
+        What `recorded_sources` gave.
+
+    Returns
+    -------
+    EpisodeSource
+        Read by the overrides of its own entry, or where those are lost, by those of all.
+    """
     return overridden(source, Overrides.recorded(options, recorded.get(suite_and_file(source))))

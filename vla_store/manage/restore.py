@@ -36,8 +36,24 @@ class ViewsLost(StoreDamaged):
 
 
 def newest_sound_root(place: Storage) -> Root:
-    """The newest root there is, from either of its two places. Raises StoreDamaged where both are damaged: an older one in its
-    place would take the store back to what it was."""
+    """Return the newest root there is, from either of its two places.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+
+    Returns
+    -------
+    Root
+        The newest one.
+
+    Raises
+    ------
+    StoreDamaged
+        The newest root is damaged in both places: an older one in its place would take the store back to what it was.
+        Or no root can be read.
+    """
     generations = layout.generations_in(place.keys("roots"))
     keys = [layout.ROOT_KEY, *map(layout.root_key, generations)]
     newest = max(
@@ -56,14 +72,50 @@ def newest_sound_root(place: Storage) -> Root:
 
 
 def group_bytes(place: Storage, folder: str) -> bytes:
-    """Return the group above a part: the root of a store that was merged in place, or the constant."""
+    """Return the group above a part: the root of a store that was merged in place, or the constant.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    folder
+        Folder of the group, below the store.
+
+    Returns
+    -------
+    bytes
+        Content of its zarr.json.
+
+    Raises
+    ------
+    StoreDamaged
+        The root of the store that was merged cannot be read.
+    """
     if place.keys(f"{folder}/roots"):
         return newest_sound_root(open_storage(f"{place.url}/{folder}")).to_bytes()
     return roots.GROUP_BYTES
 
 
 def restore_superseded(place: Storage, root: Root, key: str) -> list[str]:
-    """Make an older root again, and those lost next to it, of what the roots around them know; their keys."""
+    """Make an older root again, and those lost next to it, of what the roots around them know.
+
+    Parameters
+    ----------
+    place, root
+        Where the store lies, and its newest root.
+    key
+        Key of the older root.
+
+    Returns
+    -------
+    list of str
+        Keys of the roots that were written; empty where this one is there already.
+
+    Raises
+    ------
+    StoreDamaged
+        The root cannot be restored.
+    """
     generation = int(key.rpartition("/")[2].partition(".")[0])
     sound = {root.generation: root}
     sound |= {
@@ -134,8 +186,31 @@ def _documents(place: Storage, name: str) -> list[str | None]:
 
 
 def restore_meta(place: Storage, root: Root, key: str, sources: Sources) -> list[str]:
-    """Make a small document again, for the newest root that names it: statistics from the stored columns, what was left out from
-    a new scan, views from those of other roots."""
+    """Make a small document again, for the newest root that names it.
+
+    Statistics are made from the stored columns, what was left out from a new scan, views from those of other roots.
+
+    Parameters
+    ----------
+    place, root
+        Where the store lies, and its newest root.
+    key
+        Key of the document.
+    sources
+        What the store was built from.
+
+    Returns
+    -------
+    list of str
+        The key.
+
+    Raises
+    ------
+    ViewsLost
+        The document is of views, and nothing tells of them any more.
+    StoreDamaged
+        The document cannot be restored from these sources.
+    """
     for generation in range(root.generation, 0, -1):
         each = roots.sound_root(place, layout.root_key(generation))
         named = {layout.meta_key(digest): name for name, digest in vars(each.meta).items() if digest} if each else {}

@@ -31,7 +31,25 @@ Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
 
 
 def newest_root(place: Storage) -> Root:
-    """Return the newest root there is, which zarr.json may not hold yet: a writer that was killed had no time. Raises StoreNotFound."""
+    """Return the newest root there is, which zarr.json may not hold yet: a writer that was killed had no time.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+
+    Returns
+    -------
+    Root
+        The newest one.
+
+    Raises
+    ------
+    StoreNotFound
+        There is no zarr.json.
+    DataError
+        A root cannot be read; the message names the store.
+    """
     data = place.get(layout.ROOT_KEY)
     if data is None:
         raise no_store(place.url)
@@ -42,7 +60,18 @@ def newest_root(place: Storage) -> Root:
 
 
 def sound_root(place: Storage, key: str) -> Root | None:
-    """Return a root as it is; None where it is missing or damaged."""
+    """Return a root as it is.
+
+    Parameters
+    ----------
+    place, key
+        Where the store lies, and the key of the root.
+
+    Returns
+    -------
+    Root or None
+        None where it is missing or damaged.
+    """
     try:
         return Root.from_bytes(place.get(key) or b"", key)
     except DataError:
@@ -50,7 +79,20 @@ def sound_root(place: Storage, key: str) -> Root | None:
 
 
 def heal(place: Storage, committed: Root) -> Root:
-    """Bring zarr.json up to the newest root, from one that is known to be committed; return that newest root."""
+    """Bring zarr.json up to the newest root.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    committed
+        A root that is known to be committed.
+
+    Returns
+    -------
+    Root
+        The newest root.
+    """
     while True:
         committed = _newest_from(place, committed)
         current = sound_root(place, layout.ROOT_KEY)  # another writer may have brought it further since
@@ -64,7 +106,25 @@ def heal(place: Storage, committed: Root) -> Root:
 def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
     """Commit what `make` makes of the newest root; where another writer was first, make it again of that one's root.
 
-    make: gives None where the newest root holds it already: a commit whose reply was lost was ours.
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    make
+        Called with the newest root; gives the root to commit, or None where the newest root holds it already: a commit
+        whose reply was lost was ours.
+
+    Returns
+    -------
+    Root
+        The current root.
+
+    Raises
+    ------
+    StoreNotFound, DataError
+        As `newest_root` raises them.
+    OptionError
+        Other writers were faster, a thousand times.
     """
     for _ in range(MAX_TRIES):
         newest = newest_root(place)
@@ -79,7 +139,20 @@ def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
 
 
 def create(place: Storage, new: NewRoot) -> bool:
-    """Put the documents of a root, then the root, if there is none of its generation; return whether it is there now."""
+    """Put the documents of a root, then the root, if there is none of its generation.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    new
+        The root and its documents.
+
+    Returns
+    -------
+    bool
+        Whether this root is there now.
+    """
     with place.proposing():
         put_documents(place, new)
         key, data = layout.root_key(new.root.generation), new.root.to_bytes()
@@ -92,7 +165,17 @@ def create(place: Storage, new: NewRoot) -> bool:
 
 
 def put_documents(place: Storage, new: NewRoot) -> None:
-    """Put what a root names, and groups above its parts where there are none: the root of a store merged in place is one."""
+    """Put the documents that a root names, and the groups above its parts where there are none.
+
+    The root of a store that was merged in place is such a group.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    new
+        The root and its documents.
+    """
     for key in group_keys(new.root):
         if place.get(key) is None:
             place.write(key, GROUP_BYTES)
@@ -102,11 +185,21 @@ def put_documents(place: Storage, new: NewRoot) -> None:
 
 
 def sweep_documents(place: Storage) -> list[str]:
-    """Remove the small documents of roots that came second, or were never created, and return their keys; and half-written objects
-    of writers that are no more.
+    """Remove the small documents of roots that came second, or were never created; and half-written objects of writers
+    that are gone.
 
-    A document is surely unused if no root names it, every root there ever was can be read, and nobody is about to create another
-    one. Where one of these cannot be known, nothing is removed.
+    A document is surely unused if no root names it, every root there ever was can be read, and nobody is about to
+    create another one. Where one of these cannot be known, no document is removed.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+
+    Returns
+    -------
+    list of str
+        Keys of the documents that were removed.
     """
     place.sweep()
     with place.alone() as is_possible:
@@ -132,7 +225,18 @@ def sweep_documents(place: Storage) -> list[str]:
 
 
 def group_keys(root: Root) -> list[str]:
-    """Return the keys of the zarr.json of every group between a root and its parts, without which the hierarchy cannot be walked."""
+    """Return the keys of the groups between a root and its parts, without which the hierarchy cannot be walked.
+
+    Parameters
+    ----------
+    root
+        The root.
+
+    Returns
+    -------
+    list of str
+        Key of the zarr.json of each group, below the store.
+    """
     above = (folder for entry in root.parts for folder in reversed(PurePosixPath(entry.path).parents) if folder.name)
     return list(dict.fromkeys(f"{folder}/{layout.ROOT_KEY}" for folder in above))
 
@@ -141,8 +245,22 @@ COLUMNS = ("steps/", "episodes/", "zarr.json")
 
 
 def check_columns(place: Storage, entry: PartEntry, prefixes: tuple[str, ...] = COLUMNS) -> None:
-    """Hash what a root is made of: a part's document, tables, digests and numeric fields. Their arrays carry no checksum of
-    their own, and damage would go into statistics and fingerprint for ever. Raises StoreDamaged."""
+    """Hash what a root is made of: a part's document, tables, digests and numeric fields.
+
+    Their arrays carry no checksum of their own, and damage would go into statistics and fingerprint for ever.
+
+    Parameters
+    ----------
+    place, entry
+        Where the store lies, and the part, as the root names it.
+    prefixes
+        What the keys of the objects to hash begin with, below the part; default all of the above.
+
+    Raises
+    ------
+    StoreDamaged
+        The listing, or one of these objects, is missing or changed.
+    """
     _, objects = part_listing(place, entry)
     for each in objects:
         key = f"{entry.path}/{each.key}"
@@ -155,7 +273,20 @@ def check_columns(place: Storage, entry: PartEntry, prefixes: tuple[str, ...] = 
 
 
 def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
-    """Open parts as the reader has them, below a path or URL; they need not be of any root."""
+    """Open parts as the reader has them; they need not be of any root.
+
+    Parameters
+    ----------
+    url
+        Path or URL below which they lie.
+    entries
+        The parts, in order.
+
+    Returns
+    -------
+    list of Part
+        Rows and episodes are numbered from 0 over all of them.
+    """
     fetcher = locate(url, None, None).open()
     parts, row, episode = [], 0, 0
     for number, entry in enumerate(entries):
@@ -174,8 +305,29 @@ def root_over(
     skipped: dict[str, Any] | None,
     views: dict[str, Any] | None = None,
 ) -> NewRoot:
-    """Return the root over these parts in this order, after `before`. skipped, views: its documents. Raises OptionError where the parts
-    do not fit together."""
+    """Return the root over parts in this order.
+
+    Parameters
+    ----------
+    parts
+        The parts, opened.
+    entries
+        The same parts, as the root shall name them.
+    before
+        The root that it follows; None for the first root of a store.
+    skipped, views
+        Its documents of what was left out and of views; None for none.
+
+    Returns
+    -------
+    NewRoot
+        The root with these documents, and its statistics.
+
+    Raises
+    ------
+    OptionError
+        The parts do not fit together.
+    """
     documents_of = [(part.path, part.document) for part in parts]
     check_names(documents_of)
     return new_root(
@@ -190,8 +342,26 @@ def root_over(
 
 
 def combined_fields(documents: Named) -> dict[str, RootField]:
-    """Return the fields of a store of these parts. Cameras must agree in shape and dtype, fixed fields in dtype and shape; a field
-    of one axis may differ in width between parts, and is ragged then. Raises OptionError."""
+    """Return the fields of a store of these parts.
+
+    Cameras must agree in shape and dtype, fixed fields in dtype and shape; a field of one axis may differ in width
+    between parts, and is ragged then.
+
+    Parameters
+    ----------
+    documents
+        Path and document of each part.
+
+    Returns
+    -------
+    dict of str to RootField
+        By name.
+
+    Raises
+    ------
+    OptionError
+        The parts have different fields, or a field does not agree.
+    """
     first = documents[0][1]
     fields: dict[str, RootField] = {}
     for name, each in first.fields.items():
@@ -217,7 +387,18 @@ def combined_fields(documents: Named) -> dict[str, RootField]:
 
 
 def check_names(documents: Named) -> None:
-    """Raise OptionError unless a file of a suite occurs once in a store, and one name means one task."""
+    """Check that a file of a suite occurs once in a store, and that one name means one task.
+
+    Parameters
+    ----------
+    documents
+        Path and document of each part.
+
+    Raises
+    ------
+    OptionError
+        A file is in two parts, or two parts call different tasks by one name.
+    """
     files: dict[tuple[str, str], int] = {}
     tasks: dict[tuple[str, str], tuple[str, str | None]] = {}
     for number, (_, document) in enumerate(documents):
@@ -241,14 +422,36 @@ def check_names(documents: Named) -> None:
 
 
 def conventions_of(documents: Named) -> Iterator[tuple[str, str, str]]:
-    """Yield name, orientation and observation of every source, as `check_alike` takes them."""
+    """Yield name, orientation and observation of every source, as `check_alike` takes them.
+
+    Parameters
+    ----------
+    documents
+        Path and document of each part.
+
+    Yields
+    ------
+    tuple of str
+        The name says suite, file and part.
+    """
     for name, document in documents:
         for source in document.sources:
             yield f"{source.suite}/{source.file} in {name}", source.orientation, source.observation
 
 
 def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return what all of these documents say was left out and noticed."""
+    """Return what all of these documents say was left out and noticed.
+
+    Parameters
+    ----------
+    documents
+        Documents of what was left out, in order; None for a store that has none.
+
+    Returns
+    -------
+    dict or None
+        One document with the lines of all; None where all are None.
+    """
     given = [each for each in documents if each is not None]
     if not given:
         return None
@@ -256,7 +459,25 @@ def combined_skipped(documents: list[dict[str, Any] | None]) -> dict[str, Any] |
 
 
 def read_document(place: Storage, digest: str | None) -> dict[str, Any] | None:
-    """Return a small document that a root names, None for none. Raises StoreDamaged."""
+    """Return a small document that a root names.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    digest
+        SHA-256 that the root names it by; None for none.
+
+    Returns
+    -------
+    dict or None
+        The document; None where `digest` is None.
+
+    Raises
+    ------
+    StoreDamaged
+        It is missing or changed.
+    """
     if digest is None:
         return None
     value: dict[str, Any] = canonical.loads(document_bytes(place, digest), layout.meta_key(digest))
@@ -264,7 +485,25 @@ def read_document(place: Storage, digest: str | None) -> dict[str, Any] | None:
 
 
 def document_bytes(place: Storage, digest: str) -> bytes:
-    """Return the bytes of a small document that a root names. Raises StoreDamaged."""
+    """Return the bytes of a small document that a root names.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    digest
+        SHA-256 that the root names it by.
+
+    Returns
+    -------
+    bytes
+        As they are stored.
+
+    Raises
+    ------
+    StoreDamaged
+        It is missing or changed.
+    """
     key = layout.meta_key(digest)
     data = place.get(key)
     if data is None or canonical.sha256_hex(data) != digest:
@@ -273,7 +512,20 @@ def document_bytes(place: Storage, digest: str) -> bytes:
 
 
 def has_part(root: Root, entry: PartEntry) -> bool:
-    """Return whether a root names exactly this part: id and listing."""
+    """Tell whether a root names exactly this part.
+
+    Parameters
+    ----------
+    root
+        The root.
+    entry
+        The part.
+
+    Returns
+    -------
+    bool
+        True if path (its id) and digest of the listing are the same.
+    """
     return any((each.path, each.listing) == (entry.path, entry.listing) for each in root.parts)
 
 

@@ -19,7 +19,27 @@ Talk = Callable[[str], None]
 
 
 def part_listing(place: Storage, entry: PartEntry) -> tuple[bytes, list[ObjectEntry]]:
-    """Return the listing of a part, as bytes and parsed, once it has the digest that the root names. Raises StoreDamaged."""
+    """Return the listing of a part, once it has the digest that the root names.
+
+    Parameters
+    ----------
+    place
+        Where the store lies.
+    entry
+        The part, as the root names it.
+
+    Returns
+    -------
+    data : bytes
+        The listing as it is stored.
+    objects : list of ObjectEntry
+        What it lists.
+
+    Raises
+    ------
+    StoreDamaged
+        The listing is missing or changed.
+    """
     key = f"{entry.path}/{layout.LISTING}"
     data = place.get(key)
     if data is None or sha256_hex(data) != entry.listing:
@@ -28,9 +48,26 @@ def part_listing(place: Storage, entry: PartEntry) -> tuple[bytes, list[ObjectEn
 
 
 def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, talk: Talk) -> int:
-    """Copy a part to `path` in another storage, its listing last, and return the number of bytes that were sent.
+    """Copy a part to another storage, its listing last; objects that arrived whole before are not sent again.
 
-    Raises StoreDamaged where an object of the source is not what the listing says; nothing of it becomes visible then.
+    Parameters
+    ----------
+    source, entry
+        Where the part lies, and how the root names it.
+    target, path
+        Storage to copy it to, and its path there.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    int
+        Bytes of the objects that were sent.
+
+    Raises
+    ------
+    StoreDamaged
+        An object of the source is not what the listing says; nothing of it becomes visible then.
     """
     listing, objects = part_listing(source, entry)
     sent = 0
@@ -48,7 +85,22 @@ def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, tal
 
 
 def copy_object(source: Storage, key: str, target: Storage, target_key: str, expected: ObjectEntry) -> None:
-    """Copy one object as a stream. Raises StoreDamaged, and shows nothing, where it is not what its listing says."""
+    """Copy one object as a stream.
+
+    Parameters
+    ----------
+    source, key
+        Storage and key of the object.
+    target, target_key
+        Storage and key to write.
+    expected
+        The size and SHA-256 that its listing says.
+
+    Raises
+    ------
+    StoreDamaged
+        The object is not what its listing says; nothing becomes visible then.
+    """
     digest, size = hashlib.sha256(), 0
     with target.stream(target_key) as file:
         for piece in source.pieces(key):
@@ -66,5 +118,18 @@ def copy_object(source: Storage, key: str, target: Storage, target_key: str, exp
 
 
 def is_whole(place: Storage, key: str, expected: ObjectEntry) -> bool:
-    """Tell whether an object is there with the bytes that it should have. It is read if its size fits."""
+    """Tell whether an object is there with the bytes that it should have. It is read if its size fits.
+
+    Parameters
+    ----------
+    place, key
+        Storage and key of the object.
+    expected
+        The size and SHA-256 that its listing says.
+
+    Returns
+    -------
+    bool
+        False also where the object is missing.
+    """
     return place.sizes([key]) == [expected.size] and place.digest(key)[1] == expected.sha256
