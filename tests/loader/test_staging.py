@@ -141,7 +141,7 @@ def test_a_new_pass_ends_the_one_before_in_the_middle_of_a_copy(batches: Batches
 
     def waits(batch: Any) -> Any:
         going.set()
-        go_on.wait(30)
+        assert go_on.wait(30)
         return copy(batch)
 
     first = staged(batches, waits)
@@ -149,7 +149,7 @@ def test_a_new_pass_ends_the_one_before_in_the_middle_of_a_copy(batches: Batches
     found: list[Any] = []
     thread.start()
     assert going.wait(30)
-    second = staged(batches)
+    second = staged(batches)  # before the copy is done, which it would wait for
     go_on.set()
     assert rows(second, store) == order(0)  # the first one gave nothing
     thread.join(30)

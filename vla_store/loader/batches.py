@@ -70,7 +70,7 @@ class Batches:
         self.processes.check_fork()
         current = self.epochs.new_pass()
         self.processes.cancel()
-        self._close_stream()
+        self._close_stream(wait=False)  # it gives nothing any more, and a copy in hand may take its time
         made = BatchStream(self, current, convert, copy, summary)
         self._stream = weakref.ref(made)
         return made
@@ -110,9 +110,9 @@ class Batches:
         self.processes.check_fork()
         self.epochs.end()
         self.processes.end()
-        self._close_stream()
+        self._close_stream(wait=True)
 
-    def _close_stream(self) -> None:
+    def _close_stream(self, wait: bool) -> None:
         stream = self._stream()
         if stream is not None:
-            stream.close()
+            stream.close(wait)
