@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.shard_index import encode_index
 from vla_store.storage import LocalStorage, Storage
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11, which building needs and importing this does not
 
 PADDING_NBYTES = 1 << 20
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -49,6 +49,9 @@ from vla_store.sources.hdf5_file import (
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Choice, Overrides
 from vla_store.sources.pictures import with_pictures
 from vla_store.sources.protocol import CLOSERS, Array, EpisodeInfo, FieldSpec, SourceInfo, TaskInfo
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11, which building needs and importing this does not
 
 # Everything below a demonstration by its path, in order; None for a group.
 Contents = dict[str, Described | None]
