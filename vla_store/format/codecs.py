@@ -387,7 +387,8 @@ def checked_body(chunk: Any) -> Any:
         Where the crc32c does not match, or the chunk is shorter than one.
     """
     # Data and its own crc32c have one crc32c, whatever the data: nothing to cut off and compare. A memoryview is no argument of it.
-    if len(chunk) < CRC_BYTES or crc32c(np.frombuffer(chunk, np.uint8)) != _SEALED:
+    data = chunk if isinstance(chunk, np.ndarray) else np.frombuffer(chunk, np.uint8)
+    if len(data) < CRC_BYTES or crc32c(data) != _SEALED:
         raise ValueError("its crc32c does not match")
     return chunk[:-CRC_BYTES]
 

@@ -125,8 +125,8 @@ class Frames:
                 held = held | {episode: self._backgrounds.fetched(episode, each) for episode, each in fetched}
             backgrounds = self._backgrounds.take(frames.episodes, held)
         targets = list(out) if frames.positions is None else [out[at] for at in frames.positions]
-        bodies = chunks.bodies(data[: len(chunks.ranges)]) if chunks.ranges or chunks.unchecked else chunks.views
         try:
+            bodies = chunks.bodies(data[: len(chunks.ranges)])
             self._decoder.decode_many(bodies, backgrounds, frames.flips, targets)
         except Undecodable as error:
             row = frames.rows[error.at]

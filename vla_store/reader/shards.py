@@ -46,32 +46,31 @@ class Opened:
 class Chunks(NamedTuple):
     """Inner chunks that are located: views of those at hand, or the ranges to be fetched.
 
-    unchecked: positions whose view has its crc32c at its end, with the byte of `OpenShard.marks` to set once that holds.
+    unchecked: positions whose view has its crc32c at its end, with the byte of `OpenShard.marks` to set once that holds. every: True
+    where all views have theirs, to be checked each time.
     """
 
     views: list[Bytes]
-    unchecked: dict[int, tuple[bytearray | None, int]]
+    unchecked: dict[int, tuple[bytearray, int]]
     ranges: list[Range]
+    every: bool = False
 
     def bodies(self, data: Sequence[memoryview]) -> Iterable[Any]:
         """Return the chunks in order, without their crc32c, which is checked where it has to be: ValueError as one is taken.
 
         data: what was fetched for `ranges`.
         """
-        if self.ranges:
-            return map(checked_body, data)
+        if self.ranges or self.every:
+            return map(checked_body, data if self.ranges else self.views)
         return self._checked() if self.unchecked else self.views
 
     def _checked(self) -> Iterator[Bytes]:
         for at, view in enumerate(self.views):
             if at in self.unchecked:
                 marks, number = self.unchecked[at]
-                if marks is not None and marks[number]:  # it was checked since it was located
-                    view = view[:-CRC_BYTES]
-                else:
-                    view = checked_body(view)
-                    if marks is not None:
-                        marks[number] = 1
+                # It may have been checked since it was located.
+                view = view[:-CRC_BYTES] if marks[number] else checked_body(view)
+                marks[number] = 1
             yield view
 
 
@@ -135,7 +134,7 @@ class EncodedShards:
         """Find inner chunks, each within the array's shape. Raises StoreDamaged, FetchError, MachineError."""
         opened, first, per_shard = self._opened.shards, self._first, self._per_shard
         views: list[Bytes] = []
-        unchecked: dict[int, tuple[bytearray | None, int]] = {}
+        unchecked: dict[int, tuple[bytearray, int]] = {}
         shard = -1
         for number in numbers:
             if number // per_shard != shard:
@@ -147,12 +146,13 @@ class EncodedShards:
             at = number - shard * per_shard
             start = entries[2 * at]
             stop = start + entries[2 * at + 1]
-            if marks is not None and marks[at]:
-                stop -= CRC_BYTES
-            else:
-                unchecked[len(views)] = marks, at
+            if marks is not None:
+                if marks[at]:
+                    stop -= CRC_BYTES
+                else:
+                    unchecked[len(views)] = marks, at
             views.append(body[start:stop])  # type: ignore[index]
-        return Chunks(views, unchecked, [])
+        return Chunks(views, unchecked, [], self._opened.every)
 
     def _range(self, number: int) -> Range:
         shard, at = divmod(number, self._per_shard)
