@@ -97,7 +97,7 @@ def _place(file: str, line: int) -> str:
     path = Path(file)
     if path.is_relative_to(CHECKOUT):
         return f"{path.relative_to(CHECKOUT)}:{line}"
-    return f"{path.parent.name}/{path.name}:{line}"
+    return f"{'/'.join(path.parts[-2:])}:{line}"  # "<string>" is code that a named tuple made
 
 
 def measure(demos: Path, work: Path, *, seconds: float, batches: int | None) -> dict[str, Any]:

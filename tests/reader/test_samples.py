@@ -16,8 +16,10 @@ from reader.naive import assert_same_sample
 
 from vla_store import Batch, OptionError, Samples, UnknownName, open_store
 from vla_store.builder import build_store
+from vla_store.format import layout
 from vla_store.format.statistics import field_statistics
 from vla_store.reader import frames
+from vla_store.reader.part_reader import PartReader
 from vla_store.reader.shards import EncodedShards
 from vla_store.reader.store import parts_of
 
@@ -571,3 +573,21 @@ def test_nothing_is_said_where_pictures_lie_as_seen(
 
 def test_nothing_is_said_where_no_pictures_are_asked_for(tiny_store: Path) -> None:
     Samples(tiny_store, windows={"actions": 0, "rewards": 0})
+
+
+def test_one_sample_of_numbers_in_several_shards_is_read_without_a_batch(
+    tiny_source: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("zarr", reason="building needs zarr")
+    given = {"actions": range(-3, 16), "robot_states": 0, "dones": [5, -2], "states": [0, 1]}
+    whole = Samples(tiny_store, windows=given, alignment="causal")
+    expected = [whole[index] for index in range(len(whole))]
+    monkeypatch.setattr(layout, "NUMERIC_SHARD_BYTES", 1)  # one chunk a shard, so 64 rows
+    build_store(tiny_source, tmp_path / "cut.vla")
+    cut = Samples(tmp_path / "cut.vla", windows=given, alignment="causal")
+    assert len(list((tmp_path / "cut.vla").glob("parts/*/steps/actions/c/*/*"))) == 3
+    for found, sample in zip(cut.__getitems__(range(len(cut))), expected):
+        assert_same_sample(found, sample)
+    monkeypatch.setattr(PartReader, "locate", None)
+    for index, sample in enumerate(expected):
+        assert_same_sample(cut[index], sample)

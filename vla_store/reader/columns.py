@@ -43,6 +43,11 @@ class Column:
         """All rows as one read-only view, where that costs nothing."""
         return self._mapped(0) if self._shards.grid.shards == 1 else None
 
+    @cached_property
+    def is_mapped(self) -> bool:
+        """True where rows are views that cost nothing, be it of several shards."""
+        return self._mapped(0) is not None
+
     def ranges(self, rows: Int64) -> list[Range]:
         """Return what `take` has to fetch for rows; nothing where they are mapped."""
         if self.whole is not None:

@@ -217,7 +217,7 @@ class NumericWindow(FieldWindow):
         super().__init__(of, field, window, *rest)
         self._column = of.part.column(field)
         self._rows: Any = self._column.whole
-        self.is_at_hand = self._rows is not None
+        self.is_at_hand = self._column.is_mapped
         self._first, self._count, self._is_run = window.offsets[0], len(window.offsets), window.is_run
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
@@ -245,6 +245,8 @@ class NumericWindow(FieldWindow):
             return super().one(position)
         rows, count = self._rows, self._count
         _, step, start, length, _, source = position
+        if rows is None:  # of several shards
+            rows, start = self._column.span(start, start + length), 0
         first = step - self.earlier[source] + self._first
         if first >= 0 and first + count <= length:
             at = start + first
@@ -264,8 +266,7 @@ class NumericWindow(FieldWindow):
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
 
     def _episode(self, position: Position) -> Array:
-        rows: Array = self._rows[position.start : position.start + position.length]
-        return rows
+        return self._column.span(position.start, position.start + position.length)
 
 
 class RaggedWindow(FieldWindow):
@@ -275,7 +276,7 @@ class RaggedWindow(FieldWindow):
         super().__init__(of, field, *rest)
         self._part, self._field = of.part, field
         self._column = of.part.column(field)
-        self.is_at_hand = self._column.whole is not None
+        self.is_at_hand = self._column.is_mapped
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         starts, widths = self._part.ragged_spans(self._field, positions.episode)

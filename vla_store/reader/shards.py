@@ -24,7 +24,7 @@ Bytes = npt.NDArray[np.uint8]
 
 class OpenShard(NamedTuple):
     """One shard. body: its chunks as one view, None where they are fetched. entries: offset and size of each, as a memoryview,
-    which gives Python's numbers. marks: a byte a chunk, 1 once it was checked; None where each is checked every time."""
+    which gives Python's numbers. marks: a bit a chunk, set once it was checked; None where each is checked every time."""
 
     key: str
     body: Bytes | None
@@ -46,7 +46,7 @@ class Opened:
 class Chunks(NamedTuple):
     """Inner chunks that are located: views of those at hand, or the ranges to be fetched.
 
-    unchecked: positions whose view has its crc32c at its end, with the byte of `OpenShard.marks` to set once that holds. every: True
+    unchecked: positions whose view has its crc32c at its end, with the bit of `OpenShard.marks` to set once that holds. every: True
     where all views have theirs, to be checked each time.
     """
 
@@ -68,9 +68,10 @@ class Chunks(NamedTuple):
         for at, view in enumerate(self.views):
             if at in self.unchecked:
                 marks, number = self.unchecked[at]
+                bit = 1 << (number & 7)
                 # It may have been checked since it was located.
-                view = view[:-CRC_BYTES] if marks[number] else checked_body(view)
-                marks[number] = 1
+                view = view[:-CRC_BYTES] if marks[number >> 3] & bit else checked_body(view)
+                marks[number >> 3] |= bit
             yield view
 
 
@@ -147,7 +148,7 @@ class EncodedShards:
             start = entries[2 * at]
             stop = start + entries[2 * at + 1]
             if marks is not None:
-                if marks[at]:
+                if marks[at >> 3] & 1 << (at & 7):
                     stop -= CRC_BYTES
                 else:
                     unchecked[len(views)] = marks, at
@@ -181,7 +182,7 @@ class EncodedShards:
         most = self._codec.largest(raw_nbytes) + CRC_BYTES
         if (entries[:present, 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
-        marks = None if body is None or self._opened.every else bytearray(present)
+        marks = None if body is None or self._opened.every else bytearray(present // 8 + 1)
         made = OpenShard(key, body, index[: entries.nbytes].cast("Q"), marks)
         keep(self._opened.shards, self._first + shard, made, self._fetcher.max_open)
         return made
