@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,15 +193,16 @@ def test_a_source_that_changes_while_it_is_read_makes_no_store(
     source = Path(shutil.copytree(tiny_source, tmp_path / "source"))
     path = sorted(source.glob("*/*.hdf5"))[0]
     real = units.FrameShard.run
+    once = threading.Lock()
 
     def run(self: units.FrameShard, *arguments: Any) -> units.Receipt:
         receipt = real(self, *arguments)
-        if not path.with_suffix(".old").exists():
-            shutil.copy(path, path.with_suffix(".new"))
-            path.with_suffix(".old").touch()
-            with h5py.File(path.with_suffix(".new"), "r+") as file:
+        # Units of two threads end here at the same time.
+        if once.acquire(blocking=False):
+            changed = Path(shutil.copy(path, path.with_suffix(".new")))
+            with h5py.File(changed, "r+") as file:
                 next(iter(file["data"].values()))["actions"][...] += 1
-            path.with_suffix(".new").rename(path)
+            changed.rename(path)
         return receipt
 
     monkeypatch.setattr(units.FrameShard, "run", run)

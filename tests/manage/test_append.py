@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -434,14 +435,12 @@ def test_the_part_is_copied_where_the_stage_lies_on_another_disk_and_a_broken_co
         return False
 
     real = LocalStorage.stream
-    left = [6]
+    begun = itertools.count(1)
 
     @contextlib.contextmanager
     def stream(self: LocalStorage, key: str) -> Iterator[Any]:
-        if self.folder == store:
-            left[0] -= 1
-            if not left[0]:
-                raise OSError(28, "No space left on device")
+        if self.folder == store and next(begun) == 6:
+            raise OSError(28, "No space left on device")
         with real(self, key) as file:
             yield file
 
