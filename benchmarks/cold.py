@@ -40,7 +40,7 @@ def _unmap_pages(paths: set[str]) -> None:
     # Mapped pages are not dropped. After this they fault in again, so maps stay valid.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
         parts = line.split(maxsplit=5)
         if len(parts) == 6 and parts[5] in paths:
             start, stop = (int(each, 16) for each in parts[0].split("-"))

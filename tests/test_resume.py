@@ -266,8 +266,7 @@ def nbytes_below(folder: Path) -> int:
 
 def encodes_pictures(partial: Path) -> bool:
     return any(
-        "_rgb" in str(path) and path.suffix == ".tmp" and not path.name.startswith("zarr.json")
-        for path in below(partial)
+        "_rgb" in str(path) and path.suffix == ".tmp" and "zarr.json" not in path.name for path in below(partial)
     )
 
 

@@ -84,7 +84,8 @@ def memfds() -> set[str]:
 
 def _names_in(process: Path) -> Iterator[str]:
     try:
-        for line in (process / "maps").read_text().splitlines():
+        # Others map files of any name, in UTF-8 or not.
+        for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
             if "memfd:vla_store-" in line:
                 yield line.split("memfd:")[1].split()[0]
         for fd in (process / "fd").iterdir():
@@ -98,7 +99,7 @@ def _names_in(process: Path) -> Iterator[str]:
 def is_running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] != b"Z"
     except OSError:
         return False
 
@@ -113,9 +114,9 @@ def children_of(pid: int) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+            fields = (process / "stat").read_bytes().rsplit(b")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[1]) == pid and fields[0] != "Z":
+        if int(fields[1]) == pid and fields[0] != b"Z":
             found.append(int(process.name))
     return found

@@ -102,7 +102,7 @@ def name_of(ring: Ring) -> str:
 
 
 def test_all_memory_is_backed_before_use(ring: Ring) -> None:
-    text = Path("/proc/self/smaps").read_text().split(f"memfd:{name_of(ring)}")[1]
+    text = Path("/proc/self/smaps").read_text(errors="surrogateescape").split(f"memfd:{name_of(ring)}")[1]
     sizes = {name: int(re.search(rf"^{name}: +(\d+) kB$", text, re.MULTILINE)[1]) for name in ("Size", "Rss")}
     assert sizes == {"Size": 4 * 12, "Rss": 4 * 12}
 

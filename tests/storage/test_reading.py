@@ -131,11 +131,11 @@ def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Pa
     part = view[5:10]
     del view
     gc.collect()
-    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    assert str(tmp_path) in Path("/proc/self/maps").read_text(errors="surrogateescape")
     assert bytes(part) == DATA[5:10]
     del part
     gc.collect()
-    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text(errors="surrogateescape")
 
 
 def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for number in [*range(9), 0, 8]:
         assert bytes(fetcher.read([(f"object-{number}", 0, 1)])[0]) == bytes([number])
     gc.collect()
-    assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 3
+    assert Path("/proc/self/maps").read_text(errors="surrogateescape").count(str(tmp_path)) == 3
 
 
 def test_open_files_are_bounded_by_the_limit_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
