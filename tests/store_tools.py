@@ -146,3 +146,17 @@ def skip_unless_it_creates() -> None:
 
     if "mode" not in inspect.signature(MemoryFileSystem.pipe_file).parameters:
         pytest.skip("this fsspec cannot create an object exclusively")
+
+
+def registered(kind: str, **methods: Any) -> str:
+    """A scheme whose filesystem is fsspec's memory with other methods."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    members = {"protocol": kind, "store": MemoryFileSystem.store, "pseudo_dirs": MemoryFileSystem.pseudo_dirs}
+    members["_strip_protocol"] = classmethod(
+        lambda cls, path: MemoryFileSystem._strip_protocol(str(path).removeprefix(f"{kind}:"))
+    )
+    made = type(f"{kind.title()}FileSystem", (MemoryFileSystem,), {**members, **methods})
+    fsspec.register_implementation(kind, made, clobber=True)
+    return kind

@@ -23,7 +23,7 @@ import tiny_libero
 from kills import kills
 from manage_processes import append_in_turns
 from own_sources import RETOLD, Own, Retold
-from store_tools import assert_one_screen, digests, environment, root_of, run, skip_unless_it_creates
+from store_tools import assert_one_screen, digests, environment, registered, root_of, run, skip_unless_it_creates
 
 import vla_store
 from vla_store import DestinationExists, FetchError, OptionError, StoreDamaged, StoreNotFound, cli
@@ -523,20 +523,6 @@ def in_memory(store: Path) -> str:
     url = f"memory://{store.parent.name}-{store.name}"
     fsspec.filesystem("memory").put(str(store), url.removeprefix("memory:/"), recursive=True)
     return url
-
-
-def registered(kind: str, **methods: Any) -> str:
-    """A scheme whose filesystem is fsspec's memory with other methods."""
-    import fsspec
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    members = {"protocol": kind, "store": MemoryFileSystem.store, "pseudo_dirs": MemoryFileSystem.pseudo_dirs}
-    members["_strip_protocol"] = classmethod(
-        lambda cls, path: MemoryFileSystem._strip_protocol(str(path).removeprefix(f"{kind}:"))
-    )
-    made = type(f"{kind.title()}FileSystem", (MemoryFileSystem,), {**members, **methods})
-    fsspec.register_implementation(kind, made, clobber=True)
-    return kind
 
 
 def test_a_store_in_memory_grows(halves: Any, made: Path, copy_of: Copy, tmp_path: Path) -> None:

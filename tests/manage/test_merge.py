@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import store_tools
 import tiny_libero
-from store_tools import assert_one_screen, digests, root_of, run
+from store_tools import assert_one_screen, digests, registered, root_of, run
 
 import vla_store
 from vla_store import DestinationExists, OptionError, StoreDamaged, StoreNotFound, cli
@@ -18,6 +18,7 @@ from vla_store.audit import verify_store
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
+from vla_store.storage import open_storage
 
 
 @pytest.fixture
@@ -114,6 +115,21 @@ def test_stores_are_merged_into_memory(made: Path, tmp_path: Path) -> None:
     merge_stores([made / "first.vla", made / "second.vla"], url)
     assert verify_store(url).problems == []
     assert vla_store.open_store(url).fingerprint == root_of(made / "both.vla").fingerprint
+
+
+def test_storage_that_cannot_create_the_root_is_refused_before_anything_is_copied(made: Path, tmp_path: Path) -> None:
+    from fsspec import AbstractFileSystem
+
+    kind = registered("slow", pipe_file=AbstractFileSystem.pipe_file)
+    url = f"{kind}://merged-{tmp_path.name}"
+    talk: list[str] = []
+    with pytest.raises(OptionError) as caught:
+        merge_stores([made / "first.vla", made / "second.vla"], url, talk=talk.append)
+    assert_one_screen(
+        cli.error_text(caught.value), "cannot create an object exclusively", "looks first and writes then"
+    )
+    assert talk == []
+    assert open_storage(url).keys() == []
 
 
 @pytest.mark.parametrize("names", [("first", "first"), ("first", "two"), ("both", "second")])

@@ -103,6 +103,8 @@ def merge_stores(
         inside = all(prefix is not None for prefix in prefixes)
         place.sweep()  # after a merge in place that was killed
         with contextlib.nullcontext(place) if inside else partial.growing_at(place) as growing:
+            if growing is place and not inside:
+                _check_creates(place)
             entries: list[PartEntry] = []
             copied = 0
             for origin, root, prefix in zip(origins, found, prefixes):
@@ -133,6 +135,17 @@ def merge_stores(
             growing.write(layout.ROOT_KEY, data)
             partial.finish(growing, place, made.root, [key, *made.documents])
     return MergeReport(made.root, place.url, copied, tuple(notes))
+
+
+def _check_creates(place: Storage) -> None:
+    """Say before anything is copied whether the root can be created there at the end. Raises OptionError."""
+    key = layout.part_path(layout.ROOT_KEY)  # of the group above the parts, which is put there anyway
+    place.write(key, roots.GROUP_BYTES)
+    try:
+        place.check_exclusive(key)
+    except OptionError:
+        place.remove(key)
+        raise
 
 
 def _below(store: Storage, target: Storage) -> str | None:
