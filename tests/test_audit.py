@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_tools import flip, objects, part_of, resign, run
 
-from vla_store import StoreNotFound, UnsupportedStore, view_rules
+from vla_store import OptionError, StoreNotFound, UnsupportedStore, view_rules
 from vla_store.audit import verify_store
 from vla_store.manage.views import add_view
 
@@ -56,6 +57,12 @@ def test_a_whole_store_is_sound_and_everything_in_it_is_accounted_for(pristine: 
     assert (report.rows, report.episodes, report.objects) == (10, 3, len(objects(pristine)))
     assert report.fingerprint == store_tools.root_of(pristine).fingerprint
     assert report.nbytes == sum(map(len, objects(pristine).values()))
+
+
+@pytest.mark.parametrize("workers", [0, -1, "2"])
+def test_a_number_of_workers_that_cannot_be_is_refused(pristine: Path, workers: Any) -> None:
+    with pytest.raises(OptionError, match="workers"):
+        verify_store(pristine, workers=workers)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.37, 0.71, 1.0])

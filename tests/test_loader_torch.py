@@ -134,6 +134,17 @@ def test_ranks_come_from_the_launchers_environment_at_the_first_batch(
     assert "rank 1 of 2" in repr(loader)
 
 
+@pytest.mark.parametrize(("rank", "world_size"), [("abc", "2"), ("", "2"), ("0", "2.0")])
+def test_ranks_of_the_environment_that_are_no_numbers_are_named(
+    make: Any, monkeypatch: pytest.MonkeyPatch, rank: str, world_size: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    with pytest.raises(OptionError, match="RANK and WORLD_SIZE of the environment are whole numbers") as caught:
+        next(iter(make()))
+    assert [caught.value.places[name] for name in ("RANK", "WORLD_SIZE")] == [rank, world_size]
+
+
 def test_ranks_that_are_given_come_before_the_environment(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")

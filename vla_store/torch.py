@@ -412,7 +412,11 @@ def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[in
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-            return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE")}
+            try:
+                return int(given["RANK"]), int(given["WORLD_SIZE"])
+            except ValueError:
+                raise OptionError("RANK and WORLD_SIZE of the environment are whole numbers", **given) from None
         return 0, 1
 
     return ranks

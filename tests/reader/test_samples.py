@@ -371,6 +371,7 @@ def test_dtype_converts_floating_fields_and_no_others(tiny_store: Path) -> None:
         ("dtype", "int32", "float16, float32, float64"),
         ("dtype", "float33", "float16, float32, float64"),
         ("windows", {"action": 0}, "actions, agentview_rgb"),
+        ("transform", "normalise", "transform is a function"),
     ],
 )
 def test_an_unknown_option_is_an_error_that_lists_what_exists(

@@ -281,6 +281,9 @@ def test_a_fetcher_that_cannot_be_is_refused() -> None:
         locate("s3://bucket/store.vla", "mmap", None)
     with pytest.raises(OptionError, match="storage_options"):
         locate("store.vla", None, {"anon": True})
+    for options in (5, "anon", [("anon", True)]):
+        with pytest.raises(OptionError, match="storage_options is a mapping"):
+            locate("s3://bucket/store.vla", None, options)  # type: ignore[arg-type]
 
 
 def test_an_unknown_scheme_and_a_missing_package_are_said_so() -> None:

@@ -13,6 +13,7 @@ from vla_store.audit.objects import Objects, list_keys
 from vla_store.audit.part import AuditedPart, check_part
 from vla_store.audit.report import VerifyReport
 from vla_store.audit.roots import check_roots
+from vla_store.errors import whole_number
 from vla_store.format.schema import Root
 from vla_store.storage import locate
 
@@ -67,12 +68,14 @@ def verify_store(
     ------
     StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read)
     """
+    if workers is not None:
+        workers = whole_number("workers", workers)
     sources = []
     if against is not None:
         from vla_store.sources.find import find_sources
 
         sources = find_sources(against, skip_bad=True)
-    location = locate(url, fetcher, dict(storage_options or {}))
+    location = locate(url, fetcher, storage_options)
     report = VerifyReport(location.url)
     objects = Objects(location.open(), report)
     root = check_roots(objects)

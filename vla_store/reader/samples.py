@@ -166,6 +166,8 @@ class Samples:
             raise UnknownName.among("images", images, list(orient.IMAGES))
         if keep_first and alignment != "causal":
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
+        if transform is not None and not callable(transform):
+            raise OptionError("transform is a function of a sample", found=repr(transform)[:100])
         self._pad = pad
         self._task = task
         # What a sample has as one int, beside its fields.

@@ -78,7 +78,7 @@ def open_store(
     """
     if check not in CHECKS:
         raise UnknownName.among("check", check, list(CHECKS))
-    location = locate(url, fetcher, dict(storage_options or {}))
+    location = locate(url, fetcher, storage_options)
     opened = location.open()
     root = opening.current_root(location, opened, digest)
     store = Store(location, root.generation, root.digest, check == "every")

@@ -114,6 +114,8 @@ def locate(
         Where these do not go together.
     """
     place = place_of(url)
+    if options is not None and not isinstance(options, Mapping):
+        raise OptionError("storage_options is a mapping of names to values", found=repr(options)[:100])
     given = tuple(sorted((options or {}).items()))
     if fetcher is not None and fetcher not in _FETCHERS:
         raise UnknownName.among("fetcher", fetcher, list(_FETCHERS))
