@@ -81,7 +81,10 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    return run(environment(*TESTS), "-m", "pytest", *(arguments or TWO_CORES))
+    python = environment(*TESTS)
+    # Once, and not by each of the thousand commands that tests start, where bytecode is not written (PYTHONDONTWRITEBYTECODE).
+    run(python, "-m", "compileall", "-q", "vla_store")
+    return run(python, "-m", "pytest", *(arguments or TWO_CORES))
 
 
 def check(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from vla_store.errors import OptionError, StoreDamaged
 from vla_store.reader.samples import Samples
 
 
-@pytest.fixture(autouse=True)
-def _short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "TURN_S", 0.01)
-    monkeypatch.setattr(bench, "LOADER_S", 0.05)
-    monkeypatch.setattr(bench, "ROUNDS", 2)
+@pytest.fixture(scope="module", autouse=True)
+def _short_turns() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "TURN_S", 0.01)
+        patch.setattr(bench, "LOADER_S", 0.05)
+        patch.setattr(bench, "ROUNDS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -385,32 +385,39 @@ class OfTheUser:
             torch.set_default_dtype(self.dtype)
 
 
+def all_that_gives_tensors(store: Path) -> list[Any]:
+    dataset = StepDataset(store, **OPTIONS)
+    plain = StepDataset(store, windows={"actions": 0})
+    changed = StepDataset(store, **OPTIONS, transform=with_numbers)
+    out = dataset.allocate(3)
+    found = [
+        dataset[3],
+        dataset.batch([1, 2]),
+        dataset.batch([1, 2, 3], out),
+        collate(dataset.__getitems__([4, 5])),
+        collate([changed[4], changed[5]]),
+        collate(Samples(store, windows={"actions": 0}).__getitems__([4, 5])),
+    ]
+    for workers in (0, 1):
+        for kind in (dataset, changed, plain):
+            with Loader(kind, batch_size=8, workers=workers) as loader:
+                found += [next(iter(loader)), loader.peek()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def with_torchs_own_defaults(tiny_store: Path) -> list[Any]:
+    return all_that_gives_tensors(tiny_store)
+
+
 @pytest.mark.filterwarnings("ignore:.*set_default_tensor_type.*")
 @pytest.mark.parametrize("name", ["dtype", "type", "device", "inside"])
-def test_a_users_defaults_for_new_tensors_do_not_reach_samples_and_batches(tiny_store: Path, name: str) -> None:
-    def made() -> list[Any]:
-        dataset = StepDataset(tiny_store, **OPTIONS)
-        plain = StepDataset(tiny_store, windows={"actions": 0})
-        changed = StepDataset(tiny_store, **OPTIONS, transform=with_numbers)
-        out = dataset.allocate(3)
-        found = [
-            dataset[3],
-            dataset.batch([1, 2]),
-            dataset.batch([1, 2, 3], out),
-            collate(dataset.__getitems__([4, 5])),
-            collate([changed[4], changed[5]]),
-            collate(Samples(tiny_store, windows={"actions": 0}).__getitems__([4, 5])),
-        ]
-        for workers in (0, 1):
-            for kind in (dataset, changed, plain):
-                with Loader(kind, batch_size=8, workers=workers) as loader:
-                    found += [next(iter(loader)), loader.peek()]
-        return found
-
-    expected = made()
+def test_a_users_defaults_for_new_tensors_do_not_reach_samples_and_batches(
+    tiny_store: Path, with_torchs_own_defaults: list[Any], name: str
+) -> None:
     with OfTheUser(name):
-        found = made()
-    assert_same(found, expected)
+        found = all_that_gives_tensors(tiny_store)
+    assert_same(found, with_torchs_own_defaults)
 
 
 def with_numbers(sample: dict[str, Any]) -> dict[str, Any]:
