@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -9,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,18 @@ def skip_unless_it_creates() -> None:
 
     if "mode" not in inspect.signature(MemoryFileSystem.pipe_file).parameters:
         pytest.skip("this fsspec cannot create an object exclusively")
+
+
+@contextlib.contextmanager
+def batches_of(loader: Any) -> Iterator[Any]:
+    """The batches of a loader of torch's that is expected to fail. An iterator that an error keeps alive would wait five seconds for
+    each of its workers, in whatever test it is collected as garbage."""
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()
 
 
 def registered(kind: str, **methods: Any) -> str:

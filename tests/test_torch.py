@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparing import assert_same
+from store_tools import batches_of
 
 torch = pytest.importorskip("torch")
 
@@ -311,8 +312,9 @@ def test_a_forgotten_return_is_an_error_in_a_dataloader_too(tiny_store: Path, wo
     with pytest.raises(TransformError, match=r"transform `forgets` returns None(.|\n)*forget `return`"):
         changed[3]
     for dataset, name in ((changed, "forgets"), (Forgets(tiny_store, windows={"actions": 0}), "the dataset")):
-        with pytest.raises(TransformError, match=f"{name}`? returns None"):
-            next(iter(DataLoader(dataset, batch_size=4, collate_fn=collate, num_workers=workers)))
+        torchs = DataLoader(dataset, batch_size=4, collate_fn=collate, num_workers=workers)
+        with batches_of(torchs) as batches, pytest.raises(TransformError, match=f"{name}`? returns None"):
+            next(batches)
         with Loader(dataset, batch_size=4, workers=0) as loader, pytest.raises(TransformError, match="returns None"):
             next(iter(loader))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ import pytest
 from comparing import assert_same
 from range_server import RangeServer
 from s3_server import S3Server
+from store_tools import batches_of
 
 import vla_store
 from vla_store.errors import FetchError, StoreDamaged
@@ -39,17 +39,6 @@ def dataset_of(store: vla_store.Store | Path) -> StepDataset:
 def loader_of(dataset: Any, method: str | None = "fork", **options: Any) -> DataLoader:
     settings = {"batch_size": BATCH, "num_workers": 2, "collate_fn": collate, "timeout": 60}
     return DataLoader(dataset, multiprocessing_context=method, **settings | options)
-
-
-@contextlib.contextmanager
-def batches_of(dataset: Any, **options: Any) -> Iterator[Any]:
-    """The batches of a loader that is expected to fail. An iterator that an error keeps alive until the garbage is collected
-    would otherwise wait there 5 s for each of its workers."""
-    batches = iter(loader_of(dataset, **options))
-    try:
-        yield batches
-    finally:
-        batches._shutdown_workers()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +104,7 @@ def test_a_server_that_goes_away_reaches_the_training_loop_as_a_fetch_error(wide
     pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
     with RangeServer(wide_store) as server:
         dataset = dataset_of(vla_store.open_store(server.url))
-        with batches_of(dataset, batch_size=2, prefetch_factor=1) as batches:
+        with batches_of(loader_of(dataset, batch_size=2, prefetch_factor=1)) as batches:
             next(batches)
             server.stop()
             with pytest.raises(FetchError, match=r"storage did not answer\n") as caught:
@@ -170,7 +159,10 @@ def test_a_damaged_frame_reaches_the_training_loop_with_its_object(wide_store: P
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with batches_of(dataset_of(copy)) as batches, pytest.raises(StoreDamaged, match="does not decode") as caught:
+    with (
+        batches_of(loader_of(dataset_of(copy))) as batches,
+        pytest.raises(StoreDamaged, match="does not decode") as caught,
+    ):
         list(batches)
     assert shard.relative_to(copy).as_posix() in str(caught.value)
 
@@ -191,7 +183,7 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(open_by_kind: Callable[
     dataset.transform = killed_in_the_first_worker
     assert dataset[3]["step"] == 4  # the parent is no worker
     says = r"DataLoader worker .*(killed by signal|exited unexpectedly)"
-    with batches_of(dataset, timeout=0) as batches, pytest.raises(RuntimeError, match=says):
+    with batches_of(loader_of(dataset, timeout=0)) as batches, pytest.raises(RuntimeError, match=says):
         list(batches)
 
 

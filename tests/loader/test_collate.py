@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from store_tools import batches_of
 
 import vla_store
 from vla_store.errors import OptionError, TransformError
@@ -30,7 +31,6 @@ def error_of(collated: Collate, samples: Any) -> OptionError:
     return raised.value
 
 
-# One worker, as there is one batch: a queue that was never used may be closed before torch ends its worker through it.
 @pytest.mark.parametrize("workers", [0, 1])
 def test_concatenated_datasets_of_different_fields_are_refused_in_either_order(tiny_store: Path, workers: int) -> None:
     store = vla_store.open_store(tiny_store)
@@ -38,10 +38,9 @@ def test_concatenated_datasets_of_different_fields_are_refused_in_either_order(t
     more = StepDataset(store, windows={"actions": 0, "rewards": 0}, rows=[60])
     for parts in ([few, more], [more, few]):
         loader = DataLoader(ConcatDataset(parts), batch_size=2, collate_fn=torch_collate, num_workers=workers)
-        with pytest.raises(
-            OptionError, match=r"different keys(.|\n)*'rewards' is in sample \d of the batch \(episode \d+, "
-        ):
-            list(loader)
+        says = r"different keys(.|\n)*'rewards' is in sample \d of the batch \(episode \d+, "
+        with batches_of(loader) as batches, pytest.raises(OptionError, match=says):
+            list(batches)
 
 
 DIFFERENT: dict[str, tuple[list[Any], str]] = {
