@@ -66,7 +66,7 @@ def verify_store(
 
     Raises
     ------
-    StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read)
+    StoreNotFound, UnsupportedStore (a newer format), SourceError (a source that cannot be read), OptionError
     """
     if workers is not None:
         workers = whole_number("workers", workers)

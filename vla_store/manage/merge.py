@@ -73,7 +73,7 @@ def merge_stores(
     ------
     OptionError
         The stores do not fit together: a file occurs twice, cameras or fields differ, or views of one name do not say
-        the same.
+        the same. Or the storage at a URL cannot create an object exclusively; then nothing is copied.
     DestinationExists
         A store, or something else, is at the target.
     StoreNotFound, StoreDamaged
