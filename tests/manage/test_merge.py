@@ -18,7 +18,6 @@ from vla_store.audit import verify_store
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
-from vla_store.storage import open_storage
 
 
 @pytest.fixture
@@ -117,19 +116,15 @@ def test_stores_are_merged_into_memory(made: Path, tmp_path: Path) -> None:
     assert vla_store.open_store(url).fingerprint == root_of(made / "both.vla").fingerprint
 
 
-def test_storage_that_cannot_create_the_root_is_refused_before_anything_is_copied(made: Path, tmp_path: Path) -> None:
+def test_storage_that_cannot_create_exclusively_is_merged_into_as_it_is_copied_to(made: Path, tmp_path: Path) -> None:
     from fsspec import AbstractFileSystem
 
     kind = registered("slow", pipe_file=AbstractFileSystem.pipe_file)
     url = f"{kind}://merged-{tmp_path.name}"
-    talk: list[str] = []
-    with pytest.raises(OptionError) as caught:
-        merge_stores([made / "first.vla", made / "second.vla"], url, talk=talk.append)
-    assert_one_screen(
-        cli.error_text(caught.value), "cannot create an object exclusively", "looks first and writes then"
-    )
-    assert talk == []
-    assert open_storage(url).keys() == []
+    merge_stores([made / "first.vla", made / "second.vla"], url)
+    checked = verify_store(url)
+    assert (checked.problems, checked.leftovers) == ([], [])
+    assert vla_store.open_store(url).fingerprint == root_of(made / "both.vla").fingerprint
 
 
 @pytest.mark.parametrize("names", [("first", "first"), ("first", "two"), ("both", "second")])

@@ -11,6 +11,7 @@ from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machi
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
+from vla_store.format.new_root import NewRoot
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
@@ -73,7 +74,7 @@ def merge_stores(
     ------
     OptionError
         The stores do not fit together: a file occurs twice, cameras or fields differ, or views of one name do not say
-        the same. Or the storage at a URL cannot create an object exclusively; then nothing is copied.
+        the same.
     DestinationExists
         A store, or something else, is at the target.
     StoreNotFound, StoreDamaged
@@ -103,8 +104,6 @@ def merge_stores(
         inside = all(prefix is not None for prefix in prefixes)
         place.sweep()  # after a merge in place that was killed
         with contextlib.nullcontext(place) if inside else partial.growing_at(place) as growing:
-            if growing is place and not inside:
-                _check_creates(place)
             entries: list[PartEntry] = []
             copied = 0
             for origin, root, prefix in zip(origins, found, prefixes):
@@ -128,7 +127,7 @@ def merge_stores(
             if growing is not place:  # what lies in STORE.partial was never a store
                 roots.put_documents(growing, made)
                 growing.write(key, data)
-            elif not roots.create(place, made):  # of two merges into one place at once, one is told
+            elif not _commit(place, made, exclusively=inside):
                 raise DestinationExists(
                     "a root of another store is there", store=place.url, object=key, hint="choose another place for NEW"
                 )
@@ -137,15 +136,18 @@ def merge_stores(
     return MergeReport(made.root, place.url, copied, tuple(notes))
 
 
-def _check_creates(place: Storage) -> None:
-    """Say before anything is copied whether the root can be created there at the end. Raises OptionError."""
-    key = layout.part_path(layout.ROOT_KEY)  # of the group above the parts, which is put there anyway
-    place.write(key, roots.GROUP_BYTES)
+def _commit(place: Storage, made: NewRoot, *, exclusively: bool) -> bool:
+    """Put a first root; return whether it is there now. Of two merges into one place at once, one is told, where storage can tell.
+
+    exclusively: raise OptionError where it cannot. Else the root is put as a copy puts its roots.
+    """
     try:
-        place.check_exclusive(key)
+        return roots.create(place, made)
     except OptionError:
-        place.remove(key)
-        raise
+        if exclusively:
+            raise
+        place.write(layout.root_key(made.root.generation), made.root.to_bytes())
+        return True
 
 
 def _below(store: Storage, target: Storage) -> str | None:
