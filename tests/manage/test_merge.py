@@ -18,6 +18,7 @@ from vla_store.audit import verify_store
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
+from vla_store.storage import open_storage
 
 
 @pytest.fixture
@@ -125,6 +126,14 @@ def test_storage_that_cannot_create_exclusively_is_merged_into_as_it_is_copied_t
     checked = verify_store(url)
     assert (checked.problems, checked.leftovers) == ([], [])
     assert vla_store.open_store(url).fingerprint == root_of(made / "both.vla").fingerprint
+
+    place = open_storage(url)
+    place.remove("zarr.json")  # as a merge that was killed, or is still at work, leaves it
+    with pytest.raises(DestinationExists, match="a root of another store is there"):
+        merge_stores([made / "first.vla"], url)
+    assert place.get("zarr.json") is None
+    merge_stores([made / "first.vla", made / "second.vla"], url)
+    assert verify_store(url).problems == []
 
 
 @pytest.mark.parametrize("names", [("first", "first"), ("first", "two"), ("both", "second")])

@@ -122,6 +122,11 @@ def open_files(folder: Path) -> int:
     return found
 
 
+def maps() -> str:
+    """What this process has mapped; names may be of any bytes."""
+    return Path("/proc/self/maps").read_text(errors="surrogateescape")
+
+
 def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Path) -> None:
     (tmp_path / "object").write_bytes(DATA)
     with open(tmp_path / "object") as file:
@@ -131,11 +136,11 @@ def test_a_map_holds_no_file_descriptor_and_goes_with_its_last_view(tmp_path: Pa
     part = view[5:10]
     del view
     gc.collect()
-    assert str(tmp_path) in Path("/proc/self/maps").read_text(errors="surrogateescape")
+    assert str(tmp_path) in maps()
     assert bytes(part) == DATA[5:10]
     del part
     gc.collect()
-    assert str(tmp_path) not in Path("/proc/self/maps").read_text(errors="surrogateescape")
+    assert str(tmp_path) not in maps()
 
 
 def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +151,7 @@ def test_maps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for number in [*range(9), 0, 8]:
         assert bytes(fetcher.read([(f"object-{number}", 0, 1)])[0]) == bytes([number])
     gc.collect()
-    assert Path("/proc/self/maps").read_text(errors="surrogateescape").count(str(tmp_path)) == 3
+    assert maps().count(str(tmp_path)) == 3
 
 
 def test_open_files_are_bounded_by_the_limit_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

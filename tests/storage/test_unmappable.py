@@ -178,15 +178,28 @@ def test_a_file_that_the_system_maps_for_nobody_is_read(tmp_path: Path) -> None:
         fetcher.size("other")
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "coverage"])
-def test_commands_say_it_once_and_have_the_option_that_silences_it(tiny_store: Path, shim: Path, command: str) -> None:
+# `vla-store`, whose bench takes short turns.
+QUICK = """
+import sys
+from vla_store import bench, cli
+bench.TURN_S, bench.LOADER_S, bench.ROUNDS = 0.01, 0.05, 2
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "coverage", "bench"])
+def test_commands_say_it_once_and_have_the_option_that_silences_it(
+    tiny_store: Path, shim: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(store_tools, "COMMAND", (sys.executable, "-c", QUICK))
+    more = ["--workers", "1", "--batch-size", "4"] if command == "bench" else []
     hidden = {"LD_PRELOAD": str(shim), "UNMAPPED": str(tiny_store), "LEAST": "0"}
-    ran = store_tools.run(command, tiny_store, "--quiet", **hidden)
+    ran = store_tools.run(command, tiny_store, *more, "--quiet", **hidden)
     assert ran.code == 0, ran.err
     assert ran.err.count("warning: ") == 1
     assert "--fetcher pread" in ran.err
     assert "Warning" not in ran.err
-    quiet = store_tools.run(command, tiny_store, "--quiet", "--fetcher", "pread", **hidden)
+    quiet = store_tools.run(command, tiny_store, *more, "--quiet", "--fetcher", "pread", **hidden)
     assert (quiet.code, quiet.err) == (0, "")
 
 

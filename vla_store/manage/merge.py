@@ -137,16 +137,20 @@ def merge_stores(
 
 
 def _commit(place: Storage, made: NewRoot, *, exclusively: bool) -> bool:
-    """Put a first root; return whether it is there now. Of two merges into one place at once, one is told, where storage can tell.
+    """Put a first root; return whether it is there now, and not another one.
 
-    exclusively: raise OptionError where it cannot. Else the root is put as a copy puts its roots.
+    exclusively: raise OptionError where storage cannot tell one of two merges at once. Else the root is put as a copy puts its
+    roots, where there is none.
     """
     try:
         return roots.create(place, made)
     except OptionError:
         if exclusively:
             raise
-        place.write(layout.root_key(made.root.generation), made.root.to_bytes())
+        key, data = layout.root_key(made.root.generation), made.root.to_bytes()
+        if place.get(key) not in (None, data):
+            return False
+        place.write(key, data)
         return True
 
 
