@@ -26,7 +26,7 @@ from vla_store.format import arrays, canonical
 from vla_store.format.layout import Grid
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.shard_index import encode_index
-from vla_store.storage import LocalStorage
+from vla_store.storage import LocalStorage, local
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -164,6 +164,38 @@ def test_an_object_that_cannot_be_written_leaves_no_temporary_file(tmp_path: Pat
     with pytest.raises(OSError, match=os.strerror(21)):
         write_object(LocalStorage(tmp_path), "a/b", b"data")  # a folder is in the way
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["try_lock", "_flush"])
+def test_an_interrupt_at_any_moment_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        assert len(files(tmp_path)) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_object(LocalStorage(tmp_path), "a/b", b"data")
+    assert files(tmp_path) == {}
+
+
+def test_a_temporary_file_that_is_swept_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[str] = []
+
+    def lock(descriptor: int) -> None:
+        if len(swept) < 2:  # by another process, which holds it meanwhile, or is done with it
+            swept.extend(files(tmp_path))
+            next(path for path in tmp_path.rglob("*.tmp")).unlink()
+            if len(swept) == 1:
+                raise BlockingIOError
+
+    monkeypatch.setattr(local, "try_lock", lock)
+    write_object(LocalStorage(tmp_path), "a/b", b"data")
+    assert len(set(swept)) == 2
+    assert files(tmp_path) == {"a/b": b"data"}
 
 
 def test_temporary_files_are_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -180,14 +180,20 @@ class LocalStorage(Storage):
         """Yield a file of its own for each of two writers that may be at the same object at once; gone when the context ends."""
         path = self.folder / key
         self._make_folder(path.parent)
-        file, temporary = _new_temporary(path)
-        try:
-            yield file, temporary
-        finally:  # after Ctrl-C too; and on a full disk every byte counts
-            temporary.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
-                file.close()
-            self._forget(key)
+        while True:
+            temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}{TEMPORARY}")
+            file = None
+            try:  # before there is a file: Ctrl-C comes at any moment
+                file = open(temporary, "xb", buffering=BUFFER_NBYTES)  # noqa: SIM115
+                if _is_held(file, temporary):
+                    yield file, temporary
+                    return
+            finally:  # on a full disk every byte counts
+                temporary.unlink(missing_ok=True)
+                if file is not None:
+                    with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
+                        file.close()
+                self._forget(key)
 
     def _link(self, temporary: Path, key: str) -> bool:
         """Give a temporary file a name if nothing has it; return whether it was given. Raises OptionError."""
@@ -291,16 +297,12 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def _new_temporary(path: Path) -> tuple[IO[bytes], Path]:
-    """Open a new file beside `path`, locked: the lock ends with its writer, however that ends."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}{TEMPORARY}")
-        file = open(temporary, "xb", buffering=BUFFER_NBYTES)  # noqa: SIM115
-        with contextlib.suppress(BlockingIOError):
-            try_lock(file.fileno())
-            if temporary.exists():
-                return file, temporary
-        file.close()  # it was swept before it was held
+def _is_held(file: IO[bytes], path: Path) -> bool:
+    """Lock a new file, which ends with its writer, however that ends; return False where it was swept before."""
+    with contextlib.suppress(BlockingIOError):
+        try_lock(file.fileno())
+        return path.exists()
+    return False
 
 
 def _flush(file: IO[bytes]) -> None:
