@@ -5,7 +5,7 @@ Everything else reads and writes stores by this folder, and by nothing else. It 
 
 from __future__ import annotations
 
-from vla_store.storage.base import ObjectMissing, Range, Storage, cut, read_document
+from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traffic, cut, read_document
 from vla_store.storage.blocks import Blocks
 from vla_store.storage.bounded import keep
 from vla_store.storage.local import LocalStorage, holds_only, sync_folder
@@ -16,12 +16,14 @@ from vla_store.storage.remote import FsspecStorage
 
 __all__ = [
     "Blocks",
+    "Contents",
     "FsspecStorage",
     "LocalStorage",
     "Location",
     "ObjectMissing",
     "Range",
     "Storage",
+    "Traffic",
     "check_length",
     "cut",
     "holds_only",

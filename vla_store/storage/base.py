@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vla_store.errors import OptionError, StoreDamaged
 
@@ -25,6 +26,41 @@ class ObjectMissing(StoreDamaged):
     """An object that should be there is not."""
 
 
+class Contents(NamedTuple):
+    """What is known of the objects below one prefix, which never change.
+
+    name: a digest of them all: what is cached of one store serves every other that has the same. sizes: bytes of each, by key.
+    listing: the document that says so, as it is stored.
+    """
+
+    prefix: str
+    name: str
+    sizes: dict[str, int]
+    listing: bytes
+
+
+@dataclass
+class Traffic:
+    """What a storage was asked for until now, by this process.
+
+    requests: that went out. nbytes: bytes that came back. retries: requests that were made again. waited_s: seconds that readers
+    waited for storage. hit_nbytes, missed_nbytes: bytes that were asked for and lay in a cache on this machine, or did not.
+    """
+
+    requests: int = 0
+    nbytes: int = 0
+    retries: int = 0
+    waited_s: float = 0.0
+    hit_nbytes: int = 0
+    missed_nbytes: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def __sub__(self, other: Traffic) -> Traffic:
+        return Traffic(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
+
+
 class Storage:
     """The objects below one folder or prefix. Keys are relative to it.
 
@@ -39,6 +75,29 @@ class Storage:
     url: str
     max_open: int = MAX_INDICES
     """How many objects a reader may keep open, as views or parsed indices, at one time."""
+    is_near: bool = True
+    """Whether asking costs next to nothing. Where it does not, readers `know` what they can, and ask for much at once."""
+
+    def know(self, contents: Contents) -> None:
+        """Be told the sizes of objects that never change: `size` need not ask for them any more, and a cache may keep them."""
+
+    def knows(self, prefix: str) -> bool:
+        """Tell whether `know` was called for this prefix, or need not be."""
+        return self.is_near
+
+    def fetch_ahead(self, ranges: Sequence[Range], widen_nbytes: int = 0) -> None:
+        """Bring what is read soon near, where there is a place for it on this machine; all in as few requests as can be.
+
+        widen_nbytes: take the aligned blocks of so many bytes that the ranges lie in. Raises what `read` raises.
+        """
+
+    def release(self, ranges: Sequence[Range]) -> None:
+        """Say that these ranges of an earlier `fetch_ahead` were used: a place that is not meant to last gives them up."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was asked for until now, by this process; all zero where storage is near."""
+        return Traffic()
 
     def size(self, key: str) -> int:
         """Return the bytes of an object. Raises ObjectMissing."""

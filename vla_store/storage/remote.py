@@ -45,6 +45,8 @@ class FsspecStorage(Storage):
         Where fsspec cannot open it.
     """
 
+    is_near = False
+
     def __init__(self, url: str, **options: Any) -> None:
         self.url = url
         self._options = options
