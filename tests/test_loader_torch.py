@@ -18,7 +18,7 @@ from vla_store.loader.order import Order
 torch = pytest.importorskip("torch")
 from loader import torch_transforms  # noqa: E402
 
-from vla_store.torch import Loader, ShuffleSampler, StepDataset  # noqa: E402
+from vla_store.torch import Blocks, Loader, ShuffleSampler, StepDataset  # noqa: E402
 
 WINDOWS = {"agentview_rgb": [-1, 0], "actions": range(4)}
 
@@ -71,6 +71,7 @@ def test_it_says_its_length_batch_size_order_and_rank(make: Any) -> None:
     assert "137, shuffled with seed 4; epoch 0 at 0" in text
     assert "workers  3" in text
     assert "in order" in repr(make(shuffle=False))
+    assert "shuffled in blocks of 4 rows in pools of 8 with seed 0" in repr(make(shuffle=Blocks(rows=4, pool=8)))
     assert "none: decodes in this process" in repr(make())
 
 
@@ -98,6 +99,7 @@ def test_it_takes_our_datasets_only(make: Any, dataset: StepDataset) -> None:
         ({"batch_size": True}, "batch_size is a whole number"),
         ({"workers": -1}, "workers is a whole number of at least 0"),
         ({"seed": 1.5}, "seed is a whole number"),
+        ({"shuffle": 0.5}, "shuffle is no order"),
         ({"rank": 1}, "rank and world_size go together"),
         ({"rank": 2, "world_size": 2}, "rank lies outside the world"),
         ({"device": "cuda:0"}, "there is no such device here"),

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_store.errors import OptionError
-from vla_store.loader.order import SMALL_ROWS, Order, Sharding
+from vla_store.loader.order import Blocks, Order, Sharding
+from vla_store.loader.permutation import SMALL_ROWS
 
 GOLDEN = Path(__file__).with_name("golden_orders.json")
 MASK = (1 << 64) - 1
@@ -260,11 +261,20 @@ def test_epochs_and_seeds_do_not_repeat_each_other() -> None:
 
 
 def golden() -> list[dict[str, object]]:
+    cases: list[tuple[int, int, int, bool | Blocks]] = [
+        *itertools.product(
+            (1, 2, 10, 4_095, 4_096, 4_097, 65_537, 1_000_003, LARGEST), (0, 1, -1, 2**63), (0, 1, 1000), (True,)
+        ),
+        *itertools.product(
+            (1, 2, 100, 4_097, 65_537, 1_000_003, LARGEST - 1),
+            (0, -1),
+            (0, 1000),
+            (Blocks(), Blocks(64, 64), Blocks(3, 7)),
+        ),
+    ]
     made: list[dict[str, object]] = []
-    for rows, seed, epoch in itertools.product(
-        (1, 2, 10, 4_095, 4_096, 4_097, 65_537, 1_000_003, LARGEST), (0, 1, -1, 2**63), (0, 1, 1000)
-    ):
-        order = Order(rows, seed, epoch)
+    for rows, seed, epoch, shuffle in cases:
+        order = Order(rows, seed, epoch, shuffle)
         middle = rows // 2
         whole = hashlib.sha256(order.take(0, rows).astype("<i8").tobytes()).hexdigest() if rows <= 65_537 else None
         made.append(
@@ -272,6 +282,7 @@ def golden() -> list[dict[str, object]]:
                 "rows": rows,
                 "seed": seed,
                 "epoch": epoch,
+                **({"blocks": [shuffle.rows, shuffle.pool]} if isinstance(shuffle, Blocks) else {}),
                 "first": order.take(0, min(rows, 8)).tolist(),
                 "middle": order.take(middle, min(rows, middle + 4)).tolist(),
                 "sha256": whole,

@@ -46,6 +46,14 @@ def test_it_gives_the_order_of_the_loader(store: vla_store.Store) -> None:
     assert list(ShuffleSampler(samples, seed=3)) == [row for rows in served(iter(loader)) for row in rows]
 
 
+def test_in_blocks_it_gives_the_order_of_the_loader(store: vla_store.Store) -> None:
+    samples = first_rows(store, 100)
+    loader = Batches(samples, batch_size=8, workers=0, seed=3, shuffle="blocks")
+    found = list(ShuffleSampler(samples, seed=3, shuffle="blocks"))
+    assert found == [row for rows in served(iter(loader)) for row in rows]
+    assert found != list(ShuffleSampler(samples, seed=3))
+
+
 def test_without_shuffling_it_gives_the_order_of_the_rows(store: vla_store.Store) -> None:
     assert list(ShuffleSampler(first_rows(store, 20), shuffle=False)) == list(range(20))
 

@@ -17,7 +17,7 @@ from loader.serving import first_rows, goes_on, ranks_of, rows_of, served
 import vla_store
 from vla_store.errors import OptionError, UsageError
 from vla_store.loader.batches import Batches
-from vla_store.loader.order import Order
+from vla_store.loader.order import Blocks, Order
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def position(batches: Batches) -> tuple[int, int]:
     epoch=st.integers(0, 10**6),
     cut=st.integers(0, 12),
     drop_last=st.booleans(),
+    shuffle=st.sampled_from([True, False, Blocks(), Blocks(3, 4)]),
 )
 def test_a_resumed_epoch_is_the_rest_of_it_whatever_the_ranks_and_batch_sizes(
     store: vla_store.Store,
@@ -65,9 +66,10 @@ def test_a_resumed_epoch_is_the_rest_of_it_whatever_the_ranks_and_batch_sizes(
     epoch: int,
     cut: int,
     drop_last: bool,
+    shuffle: bool | Blocks,
 ) -> None:
     samples = first_rows(store, rows)
-    options = {"seed": seed, "drop_last": drop_last}
+    options = {"seed": seed, "drop_last": drop_last, "shuffle": shuffle}
     before = ranks_of(samples, world_sizes[0], batch_size=sizes[0], **options)
     for each in before:
         each.epochs.set_epoch(epoch)
@@ -76,7 +78,7 @@ def test_a_resumed_epoch_is_the_rest_of_it_whatever_the_ranks_and_batch_sizes(
     taken = interleaved([iter(each) for each in before], cut)
     states = [each.epochs.state_dict() for each in before]
     assert all(state == states[0] for state in states)
-    expected = Order(rows, seed, epoch).take(0, rows).tolist()
+    expected = Order(rows, seed, epoch, shuffle).take(0, rows).tolist()
     if states[0]["epoch"] != epoch:  # it was over
         assert (states[0]["epoch"], states[0]["position"]) == (epoch + 1, 0)
         assert taken == expected[: kept(0, rows, world_sizes[0] * sizes[0], drop_last)]
@@ -459,11 +461,26 @@ def test_a_state_is_small_and_plain_and_the_same_at_any_batch_size(store: vla_st
         ({"rows": 99}, "another number of rows"),
         ({"seed": 6}, "another seed"),
         ({"shuffle": False}, "another order"),
+        ({"shuffle": "blocks of 16 rows in pools of 256"}, "another order"),
     ],
 )
 def test_a_state_of_something_else_is_refused(batches: Batches, change: dict[str, Any], text: str) -> None:
     with pytest.raises(OptionError, match=text):
         batches.epochs.load_state_dict({**batches.epochs.state_dict(), **change})
+
+
+def test_a_state_of_other_blocks_is_refused_and_one_of_the_same_goes_on(store: vla_store.Store) -> None:
+    one, same, other = (
+        Batches(first_rows(store, 100), batch_size=10, workers=0, shuffle=shuffle)
+        for shuffle in ("blocks", Blocks(16, 256), Blocks(16, 255))
+    )
+    taken = served(iter(one), 4)
+    state = json.loads(json.dumps(one.epochs.state_dict()))
+    same.epochs.load_state_dict(state)
+    assert sorted(flat(taken + served(iter(same)))) == list(range(100))
+    told = r"another order\n.*blocks of 16 rows in pools of 255\n.*blocks of 16 rows in pools of 256$"
+    with pytest.raises(OptionError, match=told):
+        other.epochs.load_state_dict(state)
 
 
 @pytest.mark.parametrize(

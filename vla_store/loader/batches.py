@@ -11,7 +11,7 @@ from typing import Any
 
 from vla_store.errors import OptionError, whole_number
 from vla_store.loader.dataset import Dataset
-from vla_store.loader.order import Sharding
+from vla_store.loader.order import Sharding, Shuffle
 from vla_store.loader.pool import Workers
 from vla_store.loader.state import Epochs
 from vla_store.loader.stream import NO_BATCH, BatchStream, Convert, Copy, Stats
@@ -38,7 +38,7 @@ class Batches:
         *,
         batch_size: int,
         seed: int = 0,
-        shuffle: bool = True,
+        shuffle: Shuffle | str = True,
         drop_last: bool = False,
         workers: int = 2,
         transform: Callable[..., Any] | None = None,

@@ -1,54 +1,168 @@
-"""The order of an epoch, and how it is sharded over ranks. Pure arithmetic; may import numpy and errors.
+"""The order of an epoch, and how it is sharded over ranks. Pure arithmetic; may import numpy, errors, and permutation.py.
 
-The global order of an epoch is a permutation of [0, N) that is a function of (seed, epoch, N) alone. Below 4,096 rows keyed
-hashes are sorted; above, a Feistel network over a grid of a x b >= N places permutes the grid, and places beyond N are
-walked on until they fall inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any piece of the order
-costs time and memory in proportion to the piece, whatever N is.
+An order is a permutation of [0, N) that is a function of (seed, epoch, N) alone, and any piece of it costs time and memory in
+proportion to the piece, whatever N is. The global order permutes all rows. The order in blocks permutes blocks of consecutive rows,
+cuts the permuted blocks into pools, and permutes the rows of each pool: what is fetched from afar are whole blocks.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.loader.permutation import Int64, key_of, permuted, place_of
+from vla_store.reader.cached import cached_property
 
-SMALL_ROWS = 4_096
-ROUNDS = 8
 
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
+@dataclass(frozen=True)
+class Blocks:
+    """An order in blocks, as `shuffle=` takes it: `shuffle="blocks"` is `Blocks()`.
 
-_MASK = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15
+    Parameters
+    ----------
+    rows
+        Consecutive rows in a block.
+    pool
+        Blocks in a pool, at most: their rows are mixed with each other.
+    """
+
+    rows: int = 16
+    pool: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "pool"):
+            object.__setattr__(self, name, whole_number(f"Blocks({name}=)", getattr(self, name)))
+
+    def __str__(self) -> str:
+        return f"blocks of {self.rows} rows in pools of {self.pool}"
+
+
+Shuffle = bool | Blocks
+
+
+def shuffle_of(given: Any) -> Shuffle:
+    """Return the value of an option `shuffle`: a bool, "blocks" or a Blocks. Raises OptionError and UnknownName for others."""
+    if isinstance(given, Blocks):
+        return given
+    if isinstance(given, str):
+        if given == "blocks":
+            return Blocks()
+        raise UnknownName.among("order", given, ["blocks"], hint=_SHUFFLES)
+    if given is None or isinstance(given, (bool, np.bool_)) or (isinstance(given, int) and given in (0, 1)):
+        return bool(given)
+    raise OptionError("shuffle is no order", found=repr(given)[:100], hint=_SHUFFLES)
+
+
+_SHUFFLES = (
+    'shuffle=True is the global order, shuffle=False that of the rows, shuffle="blocks" one in blocks of 16 rows and pools of 256 '
+    "blocks, vla_store.torch.Blocks(rows=, pool=) one in others"
+)
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order of one epoch over `rows` rows."""
+    """The order of one epoch over `rows` rows. shuffle: True for the global order, a Blocks, or False for that of the rows."""
 
     rows: int
     seed: int
     epoch: int
-    shuffle: bool = True
+    shuffle: Shuffle = True
 
     def take(self, start: int, stop: int) -> Int64:
         """Return positions [start, stop) of the order: (stop - start,) int64 numbers in [0, rows)."""
+        self._check(start, stop)
+        if self._pools is not None:
+            return self._pools.take(start, stop)
+        places = np.arange(start, stop)
+        return permuted(places, self.rows, key_of(self.seed, self.epoch)) if self.shuffle else places
+
+    def unit(self, position: int) -> tuple[int, int]:
+        """Return positions [start, stop) whose rows are best fetched together with that of `position`: its pool, or it alone."""
+        self._check(position, position + 1)
+        if self._pools is not None:
+            return self._pools.pool_at(position)[1:]
+        return position, position + 1
+
+    def blocks(self, start: int, stop: int) -> Int64:
+        """Return the blocks that positions [start, stop) take rows of, each once, in the order in which they are first needed.
+
+        (n, 2) int64: from the first row of a block to behind its last. Without blocks every row is one.
+        """
+        self._check(start, stop)
+        if self._pools is not None:
+            return self._pools.blocks(start, stop)
+        return self.take(start, stop)[:, None] + np.arange(2)
+
+    def _check(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"[{start}, {stop}) of an order of {self.rows}")
-        places = np.arange(start, stop, dtype=np.uint64)
-        if not self.shuffle:
-            return places.astype(np.int64)
-        base = _mix_int(_mix_int(self.seed & _MASK) + self.epoch * _GAMMA)
-        if self.rows < SMALL_ROWS:
-            # Counted from 1: _mix(0) is 0, and a base of 0 (seed 0, epoch 0) would always put row 0 first.
-            keys = _mix(np.arange(1, self.rows + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(base))
-            # Equal keys would be ordered by number: still a permutation, and one epoch in 10^12 has any.
-            return np.argsort(keys, kind="stable")[start:stop].astype(np.int64)
-        return _walk(places, self.rows, base)
+
+    @cached_property
+    def _pools(self) -> _Pools | None:
+        if not isinstance(self.shuffle, Blocks):
+            return None
+        return _Pools(self.rows, self.shuffle, key_of(self.seed, self.epoch))
+
+
+class _Pools:
+    """The order in blocks of one epoch.
+
+    Three numbers say where a row is: its *position* in the order; its *place* before the rows of its pool were mixed, where the rows
+    of a permuted block follow each other; and the row itself. The last block may be short, and it may stand anywhere: places behind
+    it are fewer than blocks before them would say. Pools are as equal as they can be, so that no small one at the end is mixed badly.
+    """
+
+    def __init__(self, rows: int, shape: Blocks, key: int) -> None:
+        self._size = shape.rows
+        self._key = key
+        self._count = -(-rows // shape.rows)  # of blocks
+        self._pools = -(-self._count // shape.pool)
+        self._missing = self._count * shape.rows - rows  # rows of the last block
+        self._short = place_of(self._count - 1, self._count, key) if self._missing else self._count
+
+    def take(self, start: int, stop: int) -> Int64:
+        """As `Order.take`."""
+        return self._rows(self._places(start, stop))
+
+    def pool_at(self, position: int) -> tuple[int, int, int]:
+        """Return the number of the pool at a position, and the positions [start, stop) of all its rows."""
+        number = int(self._block_at(np.array([position]))[0]) * self._pools // self._count
+        first, last = (-(-each * self._count // self._pools) for each in (number, number + 1))
+        return number, *self._starts(np.array([first, last])).tolist()
+
+    def blocks(self, start: int, stop: int) -> Int64:
+        """As `Order.blocks`."""
+        found = self._block_at(self._places(start, stop))
+        _, at = np.unique(found, return_index=True)
+        first = permuted(found[np.sort(at)], self._count, self._key) * self._size
+        nrows = self._size - np.where(first // self._size == self._count - 1, self._missing, 0)
+        return np.stack([first, first + nrows], axis=1)
+
+    def _places(self, start: int, stop: int) -> Int64:
+        pieces = [np.empty(0, np.int64)]
+        while start < stop:
+            number, first, last = self.pool_at(start)
+            end = min(stop, last)
+            mixed = permuted(np.arange(start - first, end - first), last - first, key_of(self._key, number + 1))
+            pieces.append(first + mixed)
+            start = end
+        return np.concatenate(pieces)
+
+    def _rows(self, places: Int64) -> Int64:
+        block = self._block_at(places)
+        return permuted(block, self._count, self._key) * self._size + places - self._starts(block)
+
+    def _starts(self, block: Int64) -> Int64:
+        """The places where permuted blocks begin."""
+        return block * self._size - np.where(block > self._short, self._missing, 0)
+
+    def _block_at(self, places: Int64) -> Int64:
+        """Which permuted blocks these places lie in."""
+        behind = (self._short + 1) * self._size - self._missing
+        return (places + np.where(places >= behind, self._missing, 0)) // self._size
 
 
 @dataclass(frozen=True)
@@ -102,50 +216,3 @@ class Sharding:
         count, extra = divmod(end - position, self.world_size)
         start = position + rank * count + min(rank, extra)
         return start, start + count + (rank < extra)
-
-
-def _walk(places: UInt64, rows: int, base: int) -> Int64:
-    width = math.isqrt(rows - 1) + 1
-    height = -(-rows // width)
-    found = _feistel(places, width, height, base)
-    outside = np.flatnonzero(found >= np.uint64(rows))
-    while len(outside):
-        again = _feistel(found[outside], width, height, base)
-        found[outside] = again
-        outside = outside[again >= np.uint64(rows)]
-    return found.astype(np.int64)
-
-
-def _feistel(places: UInt64, width: int, height: int, base: int) -> UInt64:
-    """Permute [0, width * height): in turn one coordinate moves by a keyed hash of the other."""
-    row = places // np.uint64(width)
-    column = places - row * np.uint64(width)
-    for number in range(0, ROUNDS, 2):
-        column = _modulo(column + _modulo(_hash(row, base, number), width), width)
-        row = _modulo(row + _modulo(_hash(column, base, number + 1), height), height)
-    return row * np.uint64(width) + column
-
-
-def _modulo(values: UInt64, divisor: int) -> UInt64:
-    # As `values % divisor`, in less than half the time: NumPy divides by one number without dividing, but has no such remainder.
-    return values - values // np.uint64(divisor) * np.uint64(divisor)
-
-
-def _hash(values: UInt64, base: int, number: int) -> UInt64:
-    return _mix(values + np.uint64(_mix_int(base + (number + 1) * _GAMMA)))
-
-
-def _mix(values: UInt64) -> UInt64:
-    """The output function of splitmix64, on unsigned integers that wrap around."""
-    values = values ^ (values >> np.uint64(30))
-    values = values * np.uint64(0xBF58476D1CE4E5B9)
-    values = values ^ (values >> np.uint64(27))
-    values = values * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _mix_int(value: int) -> int:
-    value &= _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)

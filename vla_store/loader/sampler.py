@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_store.errors import OptionError
 from vla_store.loader.dataset import served
-from vla_store.loader.order import Order
+from vla_store.loader.order import Order, Shuffle
 from vla_store.loader.state import BY_ITS_END, Epochs, Pass, Start
 from vla_store.reader.options import OF_A_SAMPLER, by_name
 
@@ -29,7 +29,7 @@ class ShuffleSampler:
     dataset
         As `vla_store.torch.Loader` takes it.
     seed, shuffle
-        What the order depends on beside the epoch; `shuffle=False` is the order of the rows.
+        What the order depends on beside the epoch; `shuffle=False` is the order of the rows, "blocks" is as in a Loader.
 
     Notes
     -----
@@ -39,7 +39,7 @@ class ShuffleSampler:
     """
 
     @by_name(OF_A_SAMPLER)
-    def __init__(self, dataset: Any, *, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(self, dataset: Any, *, seed: int = 0, shuffle: Shuffle | str = True) -> None:
         found = served(dataset)
         if found is None:
             raise OptionError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 from vla_store.errors import OptionError, UsageError, warn, whole_number
 from vla_store.loader.dataset import Dataset
-from vla_store.loader.order import Order
+from vla_store.loader.order import Blocks, Order, Shuffle, shuffle_of
 from vla_store.reader.cached import cached_property
 
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
@@ -63,8 +63,8 @@ class Epochs:
     is made; one that is made ends the one before.
     """
 
-    def __init__(self, dataset: Dataset, seed: SupportsIndex, shuffle: bool, look: str) -> None:
-        self.dataset, self.shuffle = dataset, bool(shuffle)
+    def __init__(self, dataset: Dataset, seed: SupportsIndex, shuffle: Shuffle | str, look: str) -> None:
+        self.dataset, self.shuffle = dataset, shuffle_of(shuffle)
         self.look = look
         self.seed = whole_number("seed", seed, least=None)
         self._next: Start | None = Start(0, 0)
@@ -172,7 +172,7 @@ class Epochs:
             "selection": whole.get("selection", ""),  # always there: a state of some samples is not one of all
             "rows": len(self.dataset),
             "seed": self.seed,
-            "shuffle": self.shuffle,
+            "shuffle": str(self.shuffle) if isinstance(self.shuffle, Blocks) else self.shuffle,
         }
 
 
