@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from vla_store.errors import OptionError, StoreDamaged
 
@@ -77,6 +78,8 @@ class Storage:
     """How many objects a reader may keep open, as views or parsed indices, at one time."""
     is_near: bool = True
     """Whether asking costs next to nothing. Where it does not, readers `know` what they can, and ask for much at once."""
+    scratch: str | None = None
+    """Folder of this machine for large objects while they are written; None, or one that is not here: that for temporary files."""
 
     def know(self, contents: Contents) -> None:
         """Be told the sizes of objects that never change: `size` need not ask for them any more, and a cache may keep them."""
@@ -166,15 +169,15 @@ class Storage:
     @contextlib.contextmanager
     def stream(self, key: str) -> Iterator[Any]:
         """Yield a file to write a large object to; the object is there when the context ends well, and only then."""
-        import tempfile  # not for whoever imports only to read
-
         self.check_writable()
-        with tempfile.NamedTemporaryFile(prefix="vla_store-") as file:
+        with nameless_file(self.scratch) as (file, path):
             yield file
             file.flush()
-            self._upload(file.name, key)
+            file.seek(0)
+            self._upload(path, key)
 
     def _upload(self, path: str, key: str) -> None:
+        """Put what lies in a file, and see that it arrived whole."""
         with open(path, "rb") as file:
             self.write(key, file.read())
 
@@ -207,6 +210,9 @@ class Storage:
     def sweep(self) -> None:
         """Remove half-written objects of writers that are no more."""
 
+    def give_up_uploads(self, prefix: str = "") -> None:
+        """Remove what storage keeps of uploads below a prefix that nobody finished. A writer that is at it now has to begin again."""
+
     def proposing(self) -> contextlib.AbstractContextManager[Any]:
         """Surround the writing of documents that no root names yet, and the creation of the root that does."""
         return contextlib.nullcontext()
@@ -217,6 +223,24 @@ class Storage:
 
     def _read_only(self) -> OptionError:
         return OptionError("this storage cannot be written to", store=self.url)
+
+
+@contextlib.contextmanager
+def nameless_file(folder: str | None) -> Iterator[tuple[IO[bytes], str]]:
+    """Yield a new file, and a path by which this process can open it once more. It ends with its writer, however that ends.
+
+    folder: where its bytes lie; None, or one that is not here: the folder for temporary files.
+    """
+    import tempfile  # not for whoever imports only to read
+
+    place = folder if folder is not None and os.path.isdir(folder) else None
+    with tempfile.TemporaryFile(prefix="vla_store-", dir=place) as file:
+        path = f"/proc/self/fd/{file.fileno()}"
+        if os.path.exists(path):
+            yield file, path
+            return
+    with tempfile.NamedTemporaryFile(prefix="vla_store-", dir=place) as named:  # a system without such names
+        yield named, named.name
 
 
 def read_document(storage: Storage, key: str, max_nbytes: int) -> bytes:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound, VlaStoreError
+from vla_store.storage.arrived import digest_of, is_told
 from vla_store.storage.base import ObjectMissing, Range, Storage, missing, not_exclusive, too_short
 from vla_store.storage.paths import is_url
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
 MERGE_GAP_BYTES = 16 << 10
 MAX_THREADS = 16
+LISTED_FROM = 8  # objects: from here on one listing is quicker than a question for each
 CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
@@ -66,6 +69,9 @@ class FsspecStorage(Storage):
         return int(found)
 
     def sizes(self, keys: Sequence[str]) -> list[int | None]:
+        if len(keys) >= LISTED_FROM and "http" not in _protocols(self._connect()):  # which lists nothing
+            found = self._listed(posixpath.commonpath(keys))
+            return [found.get(self._path(key)) for key in keys]
         from concurrent.futures import ThreadPoolExecutor  # not for whoever imports only to read
 
         with ThreadPoolExecutor(MAX_THREADS) as threads:
@@ -114,6 +120,16 @@ class FsspecStorage(Storage):
             key for key in keys if key and not key.endswith("/")
         )  # consoles of S3 put such markers for folders
 
+    def _listed(self, prefix: str) -> dict[str, int]:
+        """Return the bytes of all objects below a prefix, by the path that fsspec has for them."""
+        try:
+            with self._asking(prefix) as fs:
+                fs.invalidate_cache()
+                found = fs.find(self._path(prefix) if prefix else self._root, detail=True)
+        except ObjectMissing:
+            return {}
+        return {str(path): int(info["size"]) for path, info in found.items() if info.get("size") is not None}
+
     def check_writable(self) -> None:
         # A server may take a PUT, but of two writers it tells none that the other was first.
         if "http" in _protocols(self._connect()):
@@ -131,6 +147,37 @@ class FsspecStorage(Storage):
         # Not written to the URL as it comes: many of fsspec's storages show a file from its first byte on.
         with self._asking(key, writing=True) as fs:
             fs.put_file(path, self._path(key))
+            info = fs.info(self._path(key))
+        nbytes = os.path.getsize(path)
+        found = f"{info.get('size')} bytes"
+        if info.get("size") == nbytes:
+            if is_told(info, path) or self.digest(key) == (nbytes, digest_of(path, "sha256")):
+                return
+            found = "other bytes"
+        raise FetchError(
+            "what arrived in storage is not what was sent",
+            object=key,
+            store=self.url,
+            expected=f"{nbytes} bytes of a certain digest",
+            found=found,
+            hint="run the same command again; then the network",
+        )
+
+    def give_up_uploads(self, prefix: str = "") -> None:
+        fs = _innermost(self._connect())
+        if not hasattr(fs, "call_s3"):  # others forget them by themselves
+            return
+        with self._asking(prefix, writing=True):
+            bucket, key, _ = fs.split_path(self._path(prefix) if prefix else self._root)
+            marker: dict[str, str] = {}
+            while True:
+                found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **marker)
+                for each in found.get("Uploads") or ():
+                    with contextlib.suppress(FileNotFoundError):  # it was finished meanwhile
+                        fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+                if not found.get("IsTruncated"):
+                    return
+                marker = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
     def create(self, key: str, data: bytes) -> bool:
         self.check_writable()
