@@ -23,7 +23,7 @@ PACKAGE = Path(vla_store.__file__).parent
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
 BELOW_READER = {"format", "storage", "text", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
-BOTH_SIDES = {"reader", "builder", "sources", *BELOW_READER}
+BOTH_SIDES = {"reader", "builder", "sources", "publish", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "text": set[str](),
@@ -34,8 +34,9 @@ LAYERS = {
     "progress": {"text"},
     "synthetic": {"errors"},
     "format": {"text", "errors"},
+    "publish": {"format", "storage", "errors"},
     "sources": BELOW_READER,
-    "builder": {"sources", "rules", *BELOW_READER},
+    "builder": {"sources", "publish", "rules", *BELOW_READER},
     "reader": BELOW_READER,
     "loader": {"reader", *BELOW_READER},
     "package": {"reader", "format", "errors"},
@@ -91,7 +92,7 @@ ONLY_IN = {
 # What opens a file, or names one; and the folders that reach a store's files through storage alone. A build renames its folder
 # itself, and hashes the files that it builds from.
 OPENERS = {"open", "fdopen", "read_bytes", "write_bytes", "read_text", "write_text", "memmap", "fromfile", "tofile"}
-BY_STORAGE_ALONE = {"format", "reader", "audit", "manage", "builder"}
+BY_STORAGE_ALONE = {"format", "reader", "audit", "manage", "builder", "publish"}
 OPENERS_OF_OTHERS = {"builder/journal.py"}
 
 

@@ -28,8 +28,8 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import roots
-from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, views_in
+from vla_store.publish.transfer import copy_part
 from vla_store.reader.part import Part
 from vla_store.sources.find import Given, local_sources
 from vla_store.sources.protocol import EpisodeSource, describe

@@ -11,8 +11,9 @@ from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
-from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import views_in
+from vla_store.publish.commit import GROUP_BYTES, group_keys
+from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 
 
@@ -91,7 +92,7 @@ def _documents(origin: Storage, root: Root) -> tuple[dict[str, bytes], tuple[str
 
     Views that only superseded roots name stop no copy where they are lost: as with such roots themselves, verify says so of both.
     """
-    found = dict.fromkeys(roots.group_keys(root), roots.GROUP_BYTES)
+    found = dict.fromkeys(group_keys(root), GROUP_BYTES)
     committed = {}
     notes: dict[str, str] = {}
     for generation in range(1, root.generation + 1):

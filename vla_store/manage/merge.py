@@ -11,12 +11,12 @@ from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machi
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
-from vla_store.format.new_root import NewRoot
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
-from vla_store.manage.transfer import copy_part
 from vla_store.manage.views import carried, merged, views_in
+from vla_store.publish.commit import put_documents, put_first
+from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 
 
@@ -125,33 +125,15 @@ def merge_stores(
             made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
             key, data = layout.root_key(1), made.root.to_bytes()
             if growing is not place:  # what lies in STORE.partial was never a store
-                roots.put_documents(growing, made)
+                put_documents(growing, made)
                 growing.write(key, data)
-            elif not _commit(place, made, exclusively=inside):
+            elif not put_first(place, made, exclusively=inside):
                 raise DestinationExists(
                     "a root of another store is there", store=place.url, object=key, hint="choose another place for NEW"
                 )
             growing.write(layout.ROOT_KEY, data)
             partial.finish(growing, place, made.root, [key, *made.documents])
     return MergeReport(made.root, place.url, copied, tuple(notes))
-
-
-def _commit(place: Storage, made: NewRoot, *, exclusively: bool) -> bool:
-    """Put a first root; return whether it is there now, and not another one.
-
-    exclusively: raise OptionError where storage cannot tell one of two merges at once. Else the root is put as a copy puts its
-    roots, where there is none.
-    """
-    try:
-        return roots.create(place, made)
-    except OptionError:
-        if exclusively:
-            raise
-        key, data = layout.root_key(made.root.generation), made.root.to_bytes()
-        if place.get(key) not in (None, data):
-            return False
-        place.write(key, data)
-        return True
 
 
 def _below(store: Storage, target: Storage) -> str | None:

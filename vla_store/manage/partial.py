@@ -10,8 +10,8 @@ from pathlib import Path
 from vla_store.errors import DestinationExists
 from vla_store.format import layout
 from vla_store.format.schema import Root
-from vla_store.manage import roots
-from vla_store.manage.transfer import part_listing
+from vla_store.publish.commit import group_keys
+from vla_store.publish.transfer import part_listing
 from vla_store.storage import LocalStorage, Storage, holds_only, is_url, locked, sync_folder
 
 
@@ -88,7 +88,7 @@ def finish(growing: Storage, place: Storage, root: Root, others: Iterable[str]) 
     growing.settle()
     if growing is place:
         return
-    named = {layout.ROOT_KEY, *others, *roots.group_keys(root)}
+    named = {layout.ROOT_KEY, *others, *group_keys(root)}
     for entry in root.parts:
         _, objects = part_listing(growing, entry)
         named.update(f"{entry.path}/{key}" for key in (layout.LISTING, *(each.key for each in objects)))

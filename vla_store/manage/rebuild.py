@@ -21,7 +21,7 @@ from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, PartDocument, PartEntry, Root
-from vla_store.manage.transfer import copy_object
+from vla_store.publish.transfer import copy_object
 from vla_store.sources.find import find_sources
 from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import EpisodeSource, overridden, suite_and_file

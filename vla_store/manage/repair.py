@@ -17,6 +17,7 @@ from vla_store.format import layout
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, repair_part
 from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, restore_meta, restore_superseded
+from vla_store.publish.commit import group_keys
 from vla_store.sources.find import Given, local_sources
 from vla_store.storage import Storage, open_storage
 
@@ -113,7 +114,7 @@ def _repair(
         if key in copies:
             place.write(key, root.to_bytes())
             done.append(key)
-        elif key.endswith("zarr.json") and key in roots.group_keys(root):
+        elif key.endswith("zarr.json") and key in group_keys(root):
             place.write(key, group_bytes(place, key.removesuffix("/zarr.json")))
             done.append(key)
     for entry in root.parts:

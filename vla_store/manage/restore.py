@@ -24,6 +24,7 @@ from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources
 from vla_store.manage.views import carried
+from vla_store.publish.commit import GROUP_BYTES
 from vla_store.sources.find import find_sources
 from vla_store.sources.protocol import suite_and_file
 from vla_store.storage import Storage, open_storage
@@ -93,7 +94,7 @@ def group_bytes(place: Storage, folder: str) -> bytes:
     """
     if place.keys(f"{folder}/roots"):
         return newest_sound_root(open_storage(f"{place.url}/{folder}")).to_bytes()
-    return roots.GROUP_BYTES
+    return GROUP_BYTES
 
 
 def restore_superseded(place: Storage, root: Root, key: str) -> list[str]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from vla_store.errors import DataError, OptionError, StoreDamaged
-from vla_store.format import arrays, canonical, layout
+from vla_store.format import canonical, layout
 from vla_store.format.new_root import NewRoot as NewRoot
 from vla_store.format.new_root import new_root
 from vla_store.format.schema import Field, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
-from vla_store.manage.transfer import is_whole, part_listing
+from vla_store.publish.commit import create
+from vla_store.publish.transfer import is_whole, part_listing
 from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
 from vla_store.reader.shards import Opened
@@ -25,7 +25,6 @@ from vla_store.storage import Storage, locate
 
 MAX_TRIES = 1_000
 _DOCUMENT = re.compile(r"meta/[0-9a-f]{64}\.json")
-GROUP_BYTES = canonical.dumps(arrays.GROUP)
 
 Named = Sequence[tuple[str, PartDocument]]  # paths and documents of parts
 
@@ -138,52 +137,6 @@ def commit(place: Storage, make: Callable[[Root], NewRoot | None]) -> Root:
     raise OptionError("other writers were faster every time", store=place.url, tries=MAX_TRIES, hint="try again")
 
 
-def create(place: Storage, new: NewRoot) -> bool:
-    """Put the documents of a root, then the root, if there is none of its generation.
-
-    Parameters
-    ----------
-    place
-        Where the store lies.
-    new
-        The root and its documents.
-
-    Returns
-    -------
-    bool
-        Whether this root is there now.
-    """
-    with place.proposing():
-        put_documents(place, new)
-        key, data = layout.root_key(new.root.generation), new.root.to_bytes()
-        try:
-            return place.create(key, data) or place.get(key) == data  # a put whose reply was lost is sent again
-        except OSError:
-            if place.get(key) != data:
-                raise
-            return True  # only the reply was lost
-
-
-def put_documents(place: Storage, new: NewRoot) -> None:
-    """Put the documents that a root names, and the groups above its parts where there are none.
-
-    The root of a store that was merged in place is such a group.
-
-    Parameters
-    ----------
-    place
-        Where the store lies.
-    new
-        The root and its documents.
-    """
-    for key in group_keys(new.root):
-        if place.get(key) is None:
-            place.write(key, GROUP_BYTES)
-    for key, data in new.documents.items():
-        place.write(key, data)
-    place.settle()
-
-
 def sweep_documents(place: Storage) -> list[str]:
     """Remove the small documents of roots that came second, or were never created; and half-written objects of writers
     that are gone.
@@ -222,23 +175,6 @@ def sweep_documents(place: Storage) -> list[str]:
         for key in unused:
             place.remove(key)
     return unused
-
-
-def group_keys(root: Root) -> list[str]:
-    """Return the keys of the groups between a root and its parts, without which the hierarchy cannot be walked.
-
-    Parameters
-    ----------
-    root
-        The root.
-
-    Returns
-    -------
-    list of str
-        Key of the zarr.json of each group, below the store.
-    """
-    above = (folder for entry in root.parts for folder in reversed(PurePosixPath(entry.path).parents) if folder.name)
-    return list(dict.fromkeys(f"{folder}/{layout.ROOT_KEY}" for folder in above))
 
 
 COLUMNS = ("steps/", "episodes/", "zarr.json")

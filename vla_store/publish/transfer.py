@@ -6,7 +6,9 @@ Imports format and storage.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from vla_store.errors import StoreDamaged
 from vla_store.format import layout
@@ -16,6 +18,11 @@ from vla_store.format.schema import PartEntry
 from vla_store.storage import Storage
 
 Talk = Callable[[str], None]
+One = TypeVar("One")
+Result = TypeVar("Result")
+
+MOST_AT_ONCE = 16
+IN_HAND_NBYTES = 256 << 20  # of the objects that are under way: fsspec's storages read what they send into the memory
 
 
 def part_listing(place: Storage, entry: PartEntry) -> tuple[bytes, list[ObjectEntry]]:
@@ -70,18 +77,91 @@ def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, tal
         An object of the source is not what the listing says; nothing of it becomes visible then.
     """
     listing, objects = part_listing(source, entry)
-    sent = 0
-    if target.get(f"{path}/{layout.LISTING}") == listing:
-        sizes = target.sizes([f"{path}/{each.key}" for each in objects])
-        missing = [each for each, size in zip(objects, sizes) if size != each.size]
-    else:
-        missing = [each for each in objects if not is_whole(target, f"{path}/{each.key}", each)]
-    for number, each in enumerate(missing):
-        talk(f"copying object {number + 1} of {len(missing)}")
-        copy_object(source, f"{entry.path}/{each.key}", target, f"{path}/{each.key}", each)
-        sent += each.size
+    keys = [f"{path}/{each.key}" for each in objects]
+    fitting = [size == each.size for each, size in zip(objects, target.sizes(keys))]
+    if target.get(f"{path}/{layout.LISTING}") != listing:  # objects of these sizes may be anybody's
+        hashed = _several(
+            lambda number: fitting[number] and target.digest(keys[number])[1] == objects[number].sha256,
+            range(len(objects)),
+            _at_once(objects, target),
+        )
+        fitting = list(hashed)
+    missing = [each for each, is_there in zip(objects, fitting) if not is_there]
+    copy_objects(source, entry.path, target, path, missing, talk)
     target.write(f"{path}/{layout.LISTING}", listing)
-    return sent
+    return sum(each.size for each in missing)
+
+
+def copy_objects(
+    source: Storage, folder: str, target: Storage, target_folder: str, objects: Sequence[ObjectEntry], talk: Talk
+) -> None:
+    """Copy some objects of a part; several at once, where one of the storages is far.
+
+    Parameters
+    ----------
+    source, folder
+        Storage and path of the part.
+    target, target_folder
+        Storage and path to copy to.
+    objects
+        What the part's listing says of them.
+    talk
+        Called with a line of progress.
+
+    Raises
+    ------
+    StoreDamaged
+        An object is not what the listing says.
+    """
+
+    def copy(each: ObjectEntry) -> None:
+        copy_object(source, f"{folder}/{each.key}", target, f"{target_folder}/{each.key}", each)
+
+    done = _several(copy, objects, _at_once(objects, source, target))
+    for number in range(len(objects)):
+        talk(f"copying object {number + 1} of {len(objects)}")
+        next(done)
+
+
+def send_part(stage: Storage, entry: PartEntry, place: Storage, talk: Talk) -> int:
+    """Complete a part of which a build has put the large objects already: put what lies on its stage, and the listing last.
+
+    Parameters
+    ----------
+    stage, entry
+        Where its other objects and its listing lie, and how the root names it.
+    place
+        Where it shall be, by the same path.
+    talk
+        Called with a line of progress.
+
+    Returns
+    -------
+    int
+        Bytes of all its objects, the listing included.
+
+    Raises
+    ------
+    StoreDamaged
+        An object that was put before is not there any more, or has another size.
+    """
+    listing, objects = part_listing(stage, entry)
+    here = set(stage.keys(entry.path))
+    copy_objects(
+        stage, entry.path, place, entry.path, [each for each in objects if f"{entry.path}/{each.key}" in here], talk
+    )
+    for each, size in zip(objects, place.sizes([f"{entry.path}/{each.key}" for each in objects])):
+        if size != each.size:
+            raise StoreDamaged(
+                "what was put before is not there any more",
+                object=f"{entry.path}/{each.key}",
+                store=place.url,
+                expected=f"{each.size} bytes",
+                found="nothing" if size is None else f"{size} bytes",
+                hint="somebody removed it meanwhile; the same command puts it again",
+            )
+    place.write(f"{entry.path}/{layout.LISTING}", listing)
+    return sum(each.size for each in objects) + len(listing)
 
 
 def copy_object(source: Storage, key: str, target: Storage, target_key: str, expected: ObjectEntry) -> None:
@@ -133,3 +213,20 @@ def is_whole(place: Storage, key: str, expected: ObjectEntry) -> bool:
         False also where the object is missing.
     """
     return place.sizes([key]) == [expected.size] and place.digest(key)[1] == expected.sha256
+
+
+def _at_once(objects: Sequence[ObjectEntry], *storages: Storage) -> int:
+    """Return how many objects to ask for at once: of a disk, one after another."""
+    if all(each.is_near for each in storages):
+        return 1
+    largest = max((each.size for each in objects), default=0)
+    return max(1, min(MOST_AT_ONCE, IN_HAND_NBYTES // max(1, largest), len(objects)))
+
+
+def _several(function: Callable[[One], Result], values: Sequence[One], at_once: int) -> Iterator[Result]:
+    """Yield a result for each value, in their order. After an error what has not begun does not begin."""
+    if at_once == 1:
+        yield from map(function, values)
+        return
+    with ThreadPoolExecutor(at_once, thread_name_prefix="vla-store-transfer") as threads:
+        yield from threads.map(function, values)
