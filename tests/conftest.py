@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import make_stores
@@ -125,3 +127,25 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks of an outer launcher must not reach the tests."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """disk("48k") is a file system of that size, the same one each time; skips where mounting is not permitted."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    mounted: list[Path] = []
+
+    def sized(size: str) -> Path:
+        options = f"remount,size={size}" if mounted else f"size={size}"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", point], capture_output=True, text=True)
+        if done.returncode and not mounted:
+            pytest.skip(f"mounting a file system is not permitted here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        mounted.append(point)
+        return point
+
+    yield sized
+    if mounted:
+        # Lazy: a map that waits for the garbage collector still holds it.
+        subprocess.run(["umount", "--lazy", point], check=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,28 +20,6 @@ from vla_store.manage.append import append_store
 
 FIRST = Own(lengths={0: 40, 3: 20})
 SECOND = Own(suite="pantry", lengths={1: 50})
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """disk("48k") is a file system of that size, the same one each time; skips where mounting is not permitted."""
-    point = tmp_path / "disk"
-    point.mkdir()
-    mounted: list[Path] = []
-
-    def sized(size: str) -> Path:
-        options = f"remount,size={size}" if mounted else f"size={size}"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", point], capture_output=True, text=True)
-        if done.returncode and not mounted:
-            pytest.skip(f"mounting a file system is not permitted here: {done.stderr.strip()}")
-        assert done.returncode == 0, done.stderr
-        mounted.append(point)
-        return point
-
-    yield sized
-    if mounted:
-        # Lazy: a map that waits for the garbage collector still holds it.
-        subprocess.run(["umount", "--lazy", point], check=True)
 
 
 def emptied(point: Path) -> Path:

@@ -234,6 +234,35 @@ def machine_errors(doing: str, path: object = None) -> Iterator[None]:
         raise machine_error(error, doing, path) from error
 
 
+def parse_size(text: str) -> int:
+    """Return the bytes of "1GiB", "500 MB", "2g".
+
+    Parameters
+    ----------
+    text
+        A number with a unit.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    OptionError
+        For what is no size.
+    """
+    import re  # these two are not for whoever imports only to read
+    from decimal import Decimal
+
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if not match or match[2] == "i":
+        raise OptionError(f"not a size: {text!r}", expected="a number with a unit, as in 1GiB or 800MB")
+    return int(Decimal(match[1]) * _UNITS[match[2]])
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
 def whole_number(name: str, given: Any, least: int | None = 1, most: int | None = None) -> int:
     """Return an option that is a whole number, NumPy's or Python's.
 

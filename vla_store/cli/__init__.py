@@ -15,10 +15,9 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from vla_store.cli.options import parse_size
 from vla_store.cli.parser import in_our_words, make_parser
 from vla_store.cli.printing import error_text, say, telling_warnings, writing_results
-from vla_store.errors import MachineError, VlaStoreError, machine_error
+from vla_store.errors import MachineError, VlaStoreError, machine_error, parse_size
 from vla_store.progress import leave
 
 __all__ = ["error_text", "main", "parse_size"]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from vla_store.cli.options import Argument, argument, flag, group, parse_size
-from vla_store.errors import OptionError
+from vla_store.cli.options import Argument, argument, flag, group
+from vla_store.errors import OptionError, parse_size
 from vla_store.sources.kinds import conventions
 
 if TYPE_CHECKING:

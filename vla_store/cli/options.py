@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
-
-from vla_store.errors import OptionError
 
 Argument = Callable[[argparse.ArgumentParser], Any]
 Run = Callable[[argparse.Namespace], int]
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True)
@@ -95,11 +89,3 @@ def view(what: str) -> Argument:
         metavar="NAME",
         help=f"{what} (may be repeated; `vla-store views list` has their names)",
     )
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of "1GiB", "500 MB", "2g". Raises OptionError."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if not match or match[2] == "i":
-        raise OptionError(f"not a size: {text!r}", expected="a number with a unit, as in 1GiB or 800MB")
-    return int(Decimal(match[1]) * _UNITS[match[2]])

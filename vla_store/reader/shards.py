@@ -141,6 +141,8 @@ class EncodedShards:
             if number // per_shard != shard:
                 shard = number // per_shard
                 found = opened.get(first + shard) or self._open(shard)
+                if found.body is None and self._fetcher.whole(found.key) is not None:
+                    found = self._open(shard)  # all of it has come near meanwhile
                 body, entries, marks = found.body, found.entries, found.marks
                 if body is None:
                     return Chunks([], {}, [self._range(each) for each in numbers])

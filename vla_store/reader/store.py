@@ -51,6 +51,8 @@ def open_store(
     fetcher: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     check: str = "first",
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
 ) -> Store:
     """Open the store at a path or URL.
 
@@ -67,6 +69,12 @@ def open_store(
     check : {"first", "every"}
         "first" checks the crc32c of a frame when this process first decodes it from a map, "every" each time. What is not
         mapped is checked each time it comes.
+    cache : str or path, optional
+        Folder on a disk of this machine that keeps what is fetched, shared by all processes and stores: what it has is read as
+        local files are. Default: VLA_STORE_CACHE of the environment for a URL; "" for none.
+    cache_size : str or int, optional
+        The most bytes that the folder may take, as in "200GB". Default: VLA_STORE_CACHE_SIZE of the environment, else what the
+        disk has, but for a little.
 
     Returns
     -------
@@ -78,7 +86,7 @@ def open_store(
     """
     if check not in CHECKS:
         raise UnknownName.among("check", check, list(CHECKS))
-    location = locate(url, fetcher, storage_options)
+    location = locate(url, fetcher, storage_options, cache, cache_size)
     opened = location.open()
     root = opening.current_root(location, opened, digest)
     store = Store(location, root.generation, root.digest, check == "every")

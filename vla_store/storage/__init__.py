@@ -9,7 +9,7 @@ from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traf
 from vla_store.storage.blocks import Blocks
 from vla_store.storage.bounded import keep
 from vla_store.storage.local import LocalStorage, holds_only, sync_folder
-from vla_store.storage.locations import Location, locate, open_storage, register
+from vla_store.storage.locations import Location, locate, open_storage, register, transient
 from vla_store.storage.locks import locked
 from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
 from vla_store.storage.remote import FsspecStorage
@@ -38,4 +38,5 @@ __all__ = [
     "read_document",
     "register",
     "sync_folder",
+    "transient",
 ]

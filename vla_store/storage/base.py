@@ -94,6 +94,10 @@ class Storage:
         widen_nbytes: take the aligned blocks of so many bytes that the ranges lie in. Raises what `read` raises.
         """
 
+    def keeps_all(self) -> bool:
+        """Tell whether all that this storage `knows` fits into a cache on this machine."""
+        return False
+
     def release(self, ranges: Sequence[Range]) -> None:
         """Say that these ranges of an earlier `fetch_ahead` were used: a place that is not meant to last gives them up."""
 

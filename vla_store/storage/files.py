@@ -6,27 +6,28 @@ import ctypes
 import functools
 import os
 import weakref
-from mmap import MAP_SHARED, PROT_READ
+from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import Any
 
 import numpy as np
 
 
-def map_file(descriptor: int) -> memoryview:
-    """Map a whole open file and return a read-only view. The map lives as long as any view of it, and needs the descriptor no longer.
+def map_file(descriptor: int, *, writable: bool = False) -> memoryview:
+    """Map a whole open file and return a view, read-only unless asked otherwise. The map lives as long as any view of it, and needs the descriptor no longer.
 
     (Python's own mmap keeps a descriptor for each map before 3.13, and a store may have more objects than a process may open files.)
     """
     size = os.fstat(descriptor).st_size
     if not size:
         return memoryview(b"")
-    address = libc().mmap(None, size, PROT_READ, MAP_SHARED, descriptor, 0)
+    address = libc().mmap(None, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, descriptor, 0)
     if address == ctypes.c_void_p(-1).value:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     owner: Any = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(owner, libc().munmap, address, size).atexit = False
-    return np.frombuffer(owner, np.uint8).data.toreadonly()
+    view = np.frombuffer(owner, np.uint8).data
+    return view if writable else view.toreadonly()
 
 
 @functools.cache

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, parse_size, whole_number
 from vla_store.storage.base import Storage
 from vla_store.storage.local import LocalStorage
-from vla_store.storage.paths import is_url, place_of
+from vla_store.storage.paths import is_url, local_path, place_of
 from vla_store.storage.remote import FsspecStorage
 
 Opener = Callable[..., Storage]
@@ -46,11 +46,14 @@ class Location(NamedTuple):
         Called with the URL and `options` as keyword arguments; gives a `Storage`.
     options
         Pairs of names and values.
+    cache
+        Folder that keeps what was fetched, and the most bytes it may take (None: what the disk has); None for no cache.
     """
 
     url: str
     opener: Opener
     options: tuple[tuple[str, Any], ...] = ()
+    cache: tuple[str, int | None] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -82,10 +85,29 @@ class Location(NamedTuple):
 
         Raises
         ------
-        Whatever the opener raises.
+        Whatever the opener raises; OptionError for a folder that cannot be a cache.
         """
-        return self.opener(self.url, **dict(self.options))
+        storage = self.opener(self.url, **dict(self.options))
+        if self.cache is None and (storage.is_near or _transient is None):
+            return storage
+        from vla_store.storage.mirrored import mirrored  # not for whoever reads local files
 
+        return mirrored(storage, self.cache, _transient)
+
+
+def transient(folder: str) -> None:
+    """Let all far storage that this process opens from now on keep in this folder what is fetched ahead, until it is released.
+
+    Parameters
+    ----------
+    folder
+        A folder for nothing else, which whoever made it removes.
+    """
+    global _transient
+    _transient = folder
+
+
+_transient: str | None = None
 
 _FETCHERS: dict[str, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
     "mmap": (LocalStorage, ()),
@@ -95,7 +117,11 @@ _FETCHERS: dict[str, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
 
 
 def locate(
-    url: str | os.PathLike[str], fetcher: str | None = None, options: Mapping[str, Any] | None = None
+    url: str | os.PathLike[str],
+    fetcher: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
 ) -> Location:
     """Return the location that a user asked for.
 
@@ -107,6 +133,12 @@ def locate(
         "mmap" (default for paths), "pread" or "fsspec" (default for URLs of no registered scheme).
     options
         What the storage takes besides the URL.
+    cache
+        Folder of this machine that keeps what is fetched, for URLs and for paths on a network. Default: VLA_STORE_CACHE of the
+        environment, for URLs; "" for none.
+    cache_size
+        The most bytes that all of that folder may take, as a number or as in "200GB". Default: VLA_STORE_CACHE_SIZE of the environment,
+        else what the disk has, but for a little.
 
     Raises
     ------
@@ -125,13 +157,29 @@ def locate(
                 f"fetcher={fetcher!r} reads local files only", store=place, hint="leave `fetcher` out for a URL"
             )
         registered = None if fetcher else _SCHEMES.get(place.partition("://")[0])
-        return Location(place, registered or FsspecStorage, given)
+        return Location(place, registered or FsspecStorage, given, _cache(cache, cache_size, os.environ))
     opener, own = _FETCHERS[fetcher or "mmap"]
     if given and fetcher != "fsspec":
         raise OptionError(
             "storage_options are for URLs and fetcher='fsspec'", store=place, found=", ".join(name for name, _ in given)
         )
-    return Location(place, opener, own or given)
+    kept = _cache(cache, cache_size, {})
+    if kept and opener is LocalStorage:
+        own = _READ  # maps of a network file system are what the cache is to stand for
+    return Location(place, opener, own or given, kept)
+
+
+def _cache(
+    folder: str | os.PathLike[str] | None, size: str | int | None, environment: Mapping[str, str]
+) -> tuple[str, int | None] | None:
+    folder = environment.get("VLA_STORE_CACHE") if folder is None else folder
+    size = environment.get("VLA_STORE_CACHE_SIZE") if size is None else size
+    if folder is None or folder == "":
+        return None
+    nbytes = parse_size(size) if isinstance(size, str) and size else size or None
+    if nbytes is not None:
+        whole_number("cache_size", nbytes)
+    return str(local_path(folder, "a cache")), nbytes
 
 
 def open_storage(url: str | os.PathLike[str]) -> Storage:

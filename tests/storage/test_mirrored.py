@@ -1,0 +1,348 @@
+"""Mirrors of far storage on this machine: always the right bytes, whatever is killed, full, foreign or switched off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_store.errors import OptionError
+from vla_store.storage import Contents, LocalStorage, Range
+from vla_store.storage import cache as cache_module
+from vla_store.storage.cache import CacheFolder, file_system_of
+from vla_store.storage.mirror import ABSENT, DATA, DURABLE, PAGE, PRESENT, boot_id
+from vla_store.storage.mirrored import MirroredStorage, mirrored
+
+SIZES = {
+    "parts/a/one": 40_000,
+    "parts/a/two": 5,
+    "parts/a/empty": 0,
+    "parts/a/three": 3 * PAGE,
+    "parts/a/four": 300_001,
+}
+
+
+class Far(LocalStorage):
+    """A folder that counts what is asked of it."""
+
+    is_near = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, mapped=False)
+        self.asked: list[Range] = []
+
+    def read(self, ranges: Sequence[Range]) -> list[memoryview]:
+        self.asked += ranges
+        return super().read(ranges)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("origin")
+    for seed, (key, size) in enumerate(SIZES.items()):
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(random.Random(seed).randbytes(size))
+    return folder
+
+
+CONTENTS = Contents("parts/a", hashlib.sha256(b"a listing").hexdigest(), SIZES, b"a listing")
+
+
+def opened(origin: Path, cache: CacheFolder | None, transient: CacheFolder | None = None) -> MirroredStorage:
+    made = MirroredStorage(Far(str(origin)), cache, transient)
+    made.know(CONTENTS)
+    return made
+
+
+def asked(storage: MirroredStorage) -> list[Range]:
+    """What was asked of the inner storage since this was called last."""
+    assert isinstance(storage.inner, Far)
+    found, storage.inner.asked = storage.inner.asked, []
+    return found
+
+
+def right(origin: Path, ranges: Sequence[Range]) -> list[bytes]:
+    return [(origin / key).read_bytes()[start:stop] for key, start, stop in ranges]
+
+
+RANGES = st.lists(
+    st.sampled_from([each for each in SIZES if SIZES[each]]).flatmap(
+        lambda key: st.tuples(st.just(key), st.integers(0, SIZES[key] - 1), st.integers(0, 50_000)).map(
+            lambda each: (each[0], each[1], min(SIZES[each[0]], each[1] + each[2]))
+        )
+    ),
+    max_size=6,
+)
+
+
+@pytest.mark.filterwarnings("ignore:the cache")
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["read", "ahead", "wide", "release", "settle"]), RANGES), max_size=8))
+@pytest.mark.parametrize("places", ["cache", "transient", "both", "small"])
+def test_whatever_is_asked_in_whatever_order_the_bytes_are_right(
+    origin: Path, tmp_path_factory: pytest.TempPathFactory, places: str, steps: list[tuple[str, list[Range]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("mirrors")
+    cache = None if places == "transient" else CacheFolder(folder / "kept", 100_000 if places == "small" else None)
+    storage = opened(origin, cache, CacheFolder(folder / "passing") if places in ("transient", "both") else None)
+    other = opened(origin, cache)
+    for what, ranges in steps:
+        if what in ("ahead", "wide"):
+            storage.fetch_ahead(ranges, 1 << 16 if what == "wide" else 0)
+        elif what == "release":
+            storage.release(ranges)
+        elif what == "settle":
+            storage.settle()
+        for each in (storage, other):
+            assert [bytes(view) for view in each.read(ranges)] == right(origin, ranges)
+    for key, size in SIZES.items():
+        whole = storage.whole(key)
+        assert whole is None or bytes(whole) == right(origin, [(key, 0, size)])[0]
+
+
+def test_what_was_read_once_is_not_fetched_again_by_anybody(origin: Path, tmp_path: Path) -> None:
+    one, two = opened(origin, CacheFolder(tmp_path / "c")), opened(origin, CacheFolder(tmp_path / "c"))
+    ranges = [("parts/a/one", 5_000, 9_000), ("parts/a/four", 0, 1)]
+    one.read(ranges)
+    assert asked(one) == [("parts/a/one", PAGE, 3 * PAGE), ("parts/a/four", 0, PAGE)]  # whole pages
+    two.read([("parts/a/one", PAGE, 3 * PAGE), ("parts/a/four", 10, 20)])
+    assert asked(two) == []
+    assert two.traffic.hit_nbytes == 2 * PAGE + 10
+    assert not two.traffic.missed_nbytes
+
+
+def test_what_is_fetched_ahead_is_few_requests_and_then_lies_there(origin: Path, tmp_path: Path) -> None:
+    storage = opened(origin, CacheFolder(tmp_path / "c"))
+    rows = [("parts/a/four", start, start + 7_000) for start in range(0, 280_000, 7_000)]
+    storage.fetch_ahead(random.Random(0).sample(rows, len(rows)))
+    assert asked(storage) == [("parts/a/four", 0, -(-280_000 // PAGE) * PAGE)]
+    assert [bytes(each) for each in storage.read(rows)] == right(origin, rows)
+    assert asked(storage) == []
+    assert storage.whole("parts/a/four") is None
+    storage.fetch_ahead([("parts/a/four", 299_000, 299_001), ("parts/a/one", 20_000, 20_001)], 1 << 20)
+    assert asked(storage) == [("parts/a/four", 282_624, 300_001), ("parts/a/one", 0, 40_000)]
+    for key in ("parts/a/four", "parts/a/one"):
+        whole = storage.whole(key)
+        assert whole is not None
+        assert bytes(whole) == (origin / key).read_bytes()
+
+
+def test_two_copies_of_one_store_share_a_mirror(origin: Path, tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path / "c")
+    one = opened(origin, cache)
+    one.read([("parts/a/one", 0, 40_000)])
+    other = MirroredStorage(Far(str(origin / "parts")), cache)  # whose keys begin otherwise
+    moved = {key.removeprefix("parts/"): size for key, size in SIZES.items()}
+    other.know(CONTENTS._replace(prefix="a", sizes=moved))
+    assert bytes(other.read([("a/one", 0, 40_000)])[0]) == right(origin, [("parts/a/one", 0, 40_000)])[0]
+    assert asked(other) == []
+
+
+WRITER = """
+    import sys, random, itertools
+    sys.path.insert(0, sys.argv[1])
+    from storage.test_mirrored import *
+    storage = opened(Path(sys.argv[2]), CacheFolder(sys.argv[3]))
+    print("ready", flush=True)
+    for _ in itertools.count():
+        keys = [key for key in SIZES if SIZES[key]]
+        for key in random.sample(keys, len(keys)):
+            start = random.randrange(SIZES[key])
+            storage.fetch_ahead([(key, start, min(SIZES[key], start + 9_000))])
+        for mirror in storage._mirrors:
+            mirror.drop(0, mirror.pages)
+"""
+
+
+def writer(origin: Path, cache: Path) -> subprocess.Popen[str]:
+    folder = Path(__file__).parents[1]
+    arguments = [sys.executable, "-c", textwrap.dedent(WRITER), str(folder), str(origin), str(cache)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_writer_that_is_killed_leaves_no_mark_before_its_bytes_and_holds_up_nobody(
+    origin: Path, tmp_path: Path
+) -> None:
+    storage = opened(origin, CacheFolder(tmp_path / "c"))
+    (mirror,) = storage._mirrors
+    for seed in range(4):
+        process = writer(origin, tmp_path / "c")
+        time.sleep(random.Random(seed).uniform(0.01, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for key, size in SIZES.items():
+            offset = mirror.offsets[key]
+            for start in range(0, size, PAGE):
+                stop = min(start + PAGE, size)
+                if mirror.has(offset + start, offset + stop):
+                    found = bytes(mirror.data[offset + start : offset + stop])
+                    assert found == right(origin, [(key, start, stop)])[0]
+        ranges = [(key, 0, size) for key, size in SIZES.items()]
+        storage.fetch_ahead(ranges)  # claims of the dead wait for nobody
+        assert [bytes(view) for view in storage.read(ranges)] == right(origin, ranges)
+        mirror.drop(0, mirror.pages)
+
+
+def test_what_somebody_who_lives_is_bringing_is_waited_for(origin: Path, tmp_path: Path) -> None:
+    one, two = opened(origin, CacheFolder(tmp_path / "c")), opened(origin, CacheFolder(tmp_path / "c"))
+    number, _ = one.cache.number()  # type: ignore[union-attr]
+    (mirror,) = one._mirrors
+    offset = mirror.offsets["parts/a/three"]
+    mirror.marks[offset // PAGE : offset // PAGE + 3] = number
+    data = memoryview((origin / "parts/a/three").read_bytes())
+    import threading
+
+    timer = threading.Timer(0.1, lambda: mirror.put(offset, data))
+    timer.start()
+    two.fetch_ahead([("parts/a/three", 0, 3 * PAGE)])
+    timer.join()
+    assert asked(two) == []
+    assert two.whole("parts/a/three") is not None
+
+
+def test_after_a_power_cut_only_what_was_on_the_disk_counts(origin: Path, tmp_path: Path) -> None:
+    storage = opened(origin, CacheFolder(tmp_path / "c"))
+    storage.read([("parts/a/one", 0, 40_000)])
+    storage.settle()
+    storage.read([("parts/a/four", 0, 300_001)])
+    (mirror,) = storage._mirrors
+    folder, offset = mirror.folder, mirror.offsets["parts/a/four"]
+    del mirror, storage
+    # The machine went down: marks had reached the disk, and these bytes had not.
+    os.rename(folder / f"marks.{boot_id()}", folder / "marks.another-boot")
+    with open(folder / DATA, "r+b") as file:
+        file.seek(offset)
+        file.write(bytes(300_001))
+    again = opened(origin, CacheFolder(tmp_path / "c"))
+    ranges = [("parts/a/one", 0, 40_000), ("parts/a/four", 0, 300_001)]
+    assert [bytes(view) for view in again.read(ranges)] == right(origin, ranges)
+    assert asked(again) == [("parts/a/four", 0, 300_001)]
+    assert not (folder / "marks.another-boot").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the cache")
+def test_a_cache_takes_no_more_than_it_may_and_the_rest_passes_through(origin: Path, tmp_path: Path) -> None:
+    storage = opened(origin, CacheFolder(tmp_path / "c", 100_000), CacheFolder(tmp_path / "t"))
+    whole = [(key, 0, size) for key, size in SIZES.items() if size]
+    for _ in range(3):
+        for key, _, size in whole:
+            for start in range(0, size, 10_000):
+                storage.fetch_ahead([(key, start, min(start + 10_000, size))])
+        assert [bytes(view) for view in storage.read(whole)] == right(origin, whole)
+        kept, passing = storage._mirrors
+        assert kept.nbytes <= 100_000 + PAGE
+        assert kept.nbytes > 60_000
+        assert passing.nbytes > 200_000
+        storage.release(whole)
+        asked(storage)
+
+
+@pytest.mark.filterwarnings("ignore:the cache")
+def test_a_full_cache_lets_go_what_nobody_uses_but_nothing_that_is_open(origin: Path, tmp_path: Path) -> None:
+    cache = CacheFolder(tmp_path / "c", 350_000)
+    storage = opened(origin, cache)
+    storage.read([("parts/a/four", 0, 300_001)])
+    other = MirroredStorage(Far(str(origin)), CacheFolder(tmp_path / "c", 350_000))
+    other.know(CONTENTS._replace(name="b" * 64))
+    other.read([("parts/a/four", 0, 300_001)])
+    assert [each.is_used for each in cache.entries()] == [True, True]
+    assert other.whole("parts/a/four") is None
+    view = storage.whole("parts/a/four")
+    del storage
+    assert [each.is_used for each in cache.entries()] == [True, True]  # as long as anybody holds a view
+    assert view is not None
+    assert bytes(view) == (origin / "parts/a/four").read_bytes()
+    del view
+    other.read([("parts/a/four", 0, 300_001)])
+    assert other.whole("parts/a/four") is None  # it was full a moment ago
+    other.cache._looked_at = -1e9  # type: ignore[union-attr]
+    other.read([("parts/a/four", 0, 300_001)])
+    assert other.whole("parts/a/four") is not None
+    assert len(cache.entries()) == 1
+
+
+def test_on_a_full_disk_reads_go_on_and_one_line_says_so(origin: Path, disk: Callable[[str], Path]) -> None:
+    storage = opened(origin, CacheFolder(disk("128k") / "c", 1 << 30))
+    ranges = [(key, 0, size) for key, size in SIZES.items()]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            assert [bytes(view) for view in storage.read(ranges)] == right(origin, ranges)
+            storage.fetch_ahead(ranges)
+    assert ["is full" in str(each.message) for each in said] == [True]
+    del storage
+
+
+def test_folders_that_can_be_no_cache(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    with pytest.raises(OptionError, match="holds other things"):
+        CacheFolder(tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.warns(RuntimeWarning, match="cannot be used"):
+        storage = mirrored(Far(str(origin)), (str(tmp_path / "file" / "c"), None), None)
+    storage.know(CONTENTS)
+    assert bytes(storage.read([("parts/a/two", 0, 5)])[0]) == (origin / "parts/a/two").read_bytes()
+    monkeypatch.setattr(cache_module, "NETWORK", {file_system_of(tmp_path)})
+    with pytest.raises(OptionError, match="network file system"):
+        CacheFolder(tmp_path / "c")
+    assert file_system_of(Path("/proc")) == "proc"
+
+
+@pytest.mark.parametrize("harm", ["cut short", "marks cut short", "durable cut short"])
+def test_a_mirror_that_is_damaged_is_said_and_not_used(origin: Path, tmp_path: Path, harm: str) -> None:
+    storage = opened(origin, CacheFolder(tmp_path / "c"))
+    storage.read([("parts/a/one", 0, 40_000)])
+    storage.settle()
+    (folder,) = [mirror.folder for mirror in storage._mirrors]
+    del storage
+    marks = folder / f"marks.{boot_id()}"
+    if harm == "durable cut short":
+        marks.unlink()
+    os.truncate({"cut short": folder / DATA, "marks cut short": marks, "durable cut short": folder / DURABLE}[harm], 7)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        again = opened(origin, CacheFolder(tmp_path / "c"))
+    assert len(said) == (harm != "durable cut short")
+    ranges = [(key, 0, size) for key, size in SIZES.items()]
+    assert [bytes(view) for view in again.read(ranges)] == right(origin, ranges)
+
+
+def test_pages_that_were_released_go_back_to_the_system_unless_somebody_still_wants_them(
+    origin: Path, tmp_path: Path
+) -> None:
+    storage = opened(origin, None, CacheFolder(tmp_path / "t"))
+    (mirror,) = storage._mirrors
+    one, two = [("parts/a/four", 0, 100_000)], [("parts/a/four", 50_000, 150_000)]
+    storage.fetch_ahead(one)
+    storage.fetch_ahead(two)
+    taken = os.stat(mirror.folder / DATA).st_blocks * 512
+    storage.release(one)
+    assert os.stat(mirror.folder / DATA).st_blocks * 512 <= taken - 40_000
+    asked(storage)
+    assert [bytes(view) for view in storage.read(two)] == right(origin, two)
+    assert asked(storage) == []
+    storage.release(two)
+    assert mirror.nbytes == 0
+    assert not np.any(mirror.marks == PRESENT)
+    assert ABSENT == 0
+    assert [bytes(view) for view in storage.read(one)] == right(origin, one)
+    assert len(asked(storage)) == 1
+    assert mirror.nbytes == 0  # what is read in passing is nobody's to give back
