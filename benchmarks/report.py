@@ -1,4 +1,4 @@
-"""docs/performance.md and its chart from benchmarks/results/*.json: no figure of them is typed by hand.
+"""docs/performance.md and its charts from benchmarks/results/*.json: no figure of them is typed by hand.
 
 python -m benchmarks.report [--check]
 """
@@ -6,7 +6,6 @@ python -m benchmarks.report [--check]
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import math
 import sys
@@ -14,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_build, recipes
+from benchmarks import big_build, mixing, recipes
+from benchmarks.chart import Axis, Chart
 from benchmarks.measure import CHECKOUT, RESULTS
 from vla_store.format.codecs import PRESETS
 
@@ -23,6 +23,7 @@ PAGE = CHECKOUT / "docs" / "performance.md"
 Result = dict[str, Any]
 
 CHART = CHECKOUT / "docs" / "size-and-speed.svg"
+MIXING_CHART = CHECKOUT / "docs" / "mixing.svg"
 
 # Rows of the design by the benchmark that measures them: named as not measured where it has no result.
 EXPECTED = {
@@ -57,6 +58,7 @@ def page(results: dict[str, Result]) -> str:
         ("micro", _micro),
         ("loader", _loader),
         ("recipes", _recipes),
+        ("mixing", _mixing),
         ("size", _size),
         ("scale", _scale),
         ("build_speed", _build_speed),
@@ -400,6 +402,24 @@ def _recipes(result: Result) -> list[str]:
     ]
 
 
+def _mixing(result: Result) -> list[str]:
+    parts = [
+        "## Orders: mixing against requests",
+        f"`python -m benchmarks.mixing`: {result['batch']} samples a batch, in the global order and in [blocks](explanation/order.md) of "
+        "several sizes; counted, not timed. A sample has two frames of each of "
+        f"{result['cameras']} cameras, which are fetched exactly and kept by nobody; what is fetched together is a pool, or in the global order "
+        f"{mixing.AHEAD // mixing.BATCH} batches, and rows that follow each other in one shard are one request a camera. Averages of "
+        f"{mixing.EPOCHS} epochs.",
+        f"![Distinct episodes in a batch over requests a sample]({MIXING_CHART.name})",
+    ]
+    for name, each in result["stores"].items():
+        parts += [
+            f"{name}: {each['episodes']:,} demonstrations of {each['tasks']} tasks, {each['steps']:,} steps.",
+            _table(mixing.HEADER, mixing.rows_of(each)),
+        ]
+    return [*parts, _machine(result)]
+
+
 def _costs(recipe: Result) -> list[dict[str, Any]]:
     return [recipe["cpu_us_per_sample"][name] for name in recipes.CONTENDERS]
 
@@ -436,64 +456,21 @@ def _size(result: Result) -> list[str]:
 def chart(result: Result) -> str:
     """An SVG: samples a second over bytes, both logarithmic. Up and to the left is better; who is beaten in both is pale."""
     points = [(name, each["share"], 1e6 / each["us_per_sample"]["median"]) for name, each in result["layouts"].items()]
-    width, height, left, top, right, bottom = 720, 420, 70, 24, 30, 50
-    low_x, high_x = 0.15, 4.0
-    low_y = 10 ** math.floor(math.log10(min(y for _, _, y in points)))
-    high_y = 10 ** math.ceil(math.log10(max(y for _, _, y in points)))
-
-    def at_x(value: float) -> float:
-        return left + (width - left - right) * math.log(value / low_x) / math.log(high_x / low_x)
-
-    def at_y(value: float) -> float:
-        return height - bottom - (height - top - bottom) * math.log(value / low_y) / math.log(high_y / low_y)
-
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    lines += [
-        f'<path d="M{at_x(tick):.1f} {top}V{height - bottom}" stroke="#ddd"/>'
-        f'<text x="{at_x(tick):.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick:g}</text>'
-        for tick in (0.2, 0.3, 0.5, 1, 2, 3)
-    ]
-    tick = low_y
-    while tick <= high_y:
-        lines.append(
-            f'<path d="M{left} {at_y(tick):.1f}H{width - right}" stroke="#ddd"/>'
-            f'<text x="{left - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{tick:,.0f}</text>'
-        )
-        tick *= 10
-    lines.append(
-        f'<text x="{(left + width - right) / 2}" y="{height - 12}" text-anchor="middle">bytes, of the source\'s</text>'
-        f'<text x="16" y="{(top + height - bottom) / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 16 {(top + height - bottom) / 2})">samples a second</text>'
+    low = math.floor(math.log10(min(y for _, _, y in points)))
+    high = math.ceil(math.log10(max(y for _, _, y in points)))
+    made = Chart(
+        Axis(0.15, 4.0, (0.2, 0.3, 0.5, 1, 2, 3), "bytes, of the source's"),
+        Axis(10**low, 10**high, (10**power for power in range(low, high + 1)), "samples a second"),
     )
-    taken = [(at_x(x) - 5, at_y(y) - 5, at_x(x) + 5, at_y(y) + 5) for _, x, y in points]
-    for name, x, y in points:
-        beaten = any(other != name and ox <= x and oy >= y for other, ox, oy in points)
-        colour = "#1a66b3" if name.startswith("vla_store") else "#888" if beaten else "#b35a1a"
-        anchor, text_x, text_y = _place_label(at_x(x), at_y(y), 6.4 * len(name), taken, width)
-        lines.append(
-            f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="4" fill="{colour}"/>'
-            f'<text x="{text_x:.1f}" y="{text_y:.1f}" text-anchor="{anchor}" fill="{colour}">{html.escape(name)}</text>'
-        )
-    return "\n".join([*lines, "</svg>"]) + "\n"
 
+    def colour(name: str, x: float, y: float) -> str:
+        if name.startswith("vla_store"):
+            return "#1a66b3"
+        is_beaten = any(other != name and ox <= x and oy >= y for other, ox, oy in points)
+        return "#888" if is_beaten else "#b35a1a"
 
-def _place_label(
-    x: float, y: float, length: float, taken: list[tuple[float, float, float, float]], width: float
-) -> tuple[str, float, float]:
-    """Where the text beside a point covers no other; its box is added to those taken."""
-    for rise in (-6, 14, -20, 28, -34, 42):
-        for anchor, left in (("start", x + 8), ("end", x - 8 - length)):
-            box = (left, y + rise - 11, left + length, y + rise + 3)
-            inside = box[0] > 0 and box[2] < width
-            if inside and not any(
-                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
-            ):
-                taken.append(box)
-                return anchor, left if anchor == "start" else left + length, y + rise
-    return "start", x + 8, y - 6
+    made.points([(name, x, y, colour(name, x, y)) for name, x, y in points])
+    return made.text()
 
 
 def _scale(result: Result) -> list[str]:
@@ -596,6 +573,12 @@ def _busy(result: Result) -> str:
     return "an unknown number of" if cores is None else f"{cores:.2g}"
 
 
+def charts(results: dict[str, Result]) -> dict[Path, str]:
+    """Path -> text of every chart whose benchmark has a result."""
+    makers = {"size": (CHART, chart), "mixing": (MIXING_CHART, mixing.chart)}
+    return {path: maker(results[name]) for name, (path, maker) in makers.items() if name in results}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -603,9 +586,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     results = load()
-    made = {PAGE: page(results)}
-    if "size" in results:
-        made[CHART] = chart(results["size"])
+    made = {PAGE: page(results), **charts(results)}
     if options.check:
         return (
             0 if all(path.exists() and path.read_text(encoding="utf-8") == text for path, text in made.items()) else 1

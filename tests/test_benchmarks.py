@@ -29,6 +29,7 @@ from benchmarks import (
     loader,
     measure,
     micro,
+    mixing,
     reading,
     recipes,
     report,
@@ -39,6 +40,7 @@ from benchmarks import (
     workload,
 )
 from vla_store.format.codecs import Blosc
+from vla_store.loader.order import Blocks
 from vla_store.reader.store import open_store
 
 
@@ -213,6 +215,23 @@ def test_the_chart_is_a_picture_with_every_layout(sized: dict[str, Any]) -> None
     assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == len(sized["layouts"])
 
 
+def test_mixing_and_requests_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, tasks = np.full(20, 64), np.arange(20) // 10
+    in_order = mixing.mixed(False, lengths, tasks)
+    assert (in_order["episodes"], in_order["tasks"]) == (1, 1)
+    assert in_order["requests_per_sample"] == 2 * 20 / 1_280  # all at once: one run a shard of 64 rows and a camera
+    one_pool, pools = (mixing.mixed(Blocks(16, pool), lengths, tasks) for pool in (256, 2))
+    assert one_pool["requests_per_sample"] == in_order["requests_per_sample"]
+    assert one_pool["rows_per_sample"] == 1
+    assert pools["episodes"] <= 4 < 15 < one_pool["episodes"]  # of two pools of two blocks
+    assert 1 < pools["rows_per_sample"] <= 17 / 16
+    monkeypatch.setattr(mixing, "stores", lambda: {"LIBERO": (lengths, tasks)})
+    result = mixing.measure()
+    assert "| 16 x 256 | 19" in report.page({"mixing": result})
+    texts = [each.text for each in xml.etree.ElementTree.fromstring(mixing.chart(result)).iter()]
+    assert {"global order", "16 x 256", "64 x 64"} <= set(texts)
+
+
 def test_the_pieces_are_measured(tiny_source: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     result = micro.measure(tiny_source, tmp_path, rounds=1, batches=2)
@@ -291,9 +310,8 @@ def test_the_page_is_what_the_committed_results_make_it() -> None:
     results = report.load()
     if not results:
         pytest.skip("no results are committed")
-    assert report.PAGE.read_text() == report.page(results), "run `python -m benchmarks.report`"
-    if "size" in results:
-        assert report.CHART.read_text() == report.chart(results["size"]), "run `python -m benchmarks.report`"
+    for path, text in {report.PAGE: report.page(results), **report.charts(results)}.items():
+        assert path.read_text() == text, "run `python -m benchmarks.report`"
 
 
 def test_the_page_names_what_is_missed_and_why(read: dict[str, Any]) -> None:
