@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -346,3 +347,45 @@ def test_pages_that_were_released_go_back_to_the_system_unless_somebody_still_wa
     assert [bytes(view) for view in storage.read(one)] == right(origin, one)
     assert len(asked(storage)) == 1
     assert mirror.nbytes == 0  # what is read in passing is nobody's to give back
+
+
+OTHER_USER = """
+    import os, sys, warnings
+    sys.path.insert(0, sys.argv[1])
+    from storage.test_mirrored import *
+    os.setuid(65534)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        storage = mirrored(Far(sys.argv[2]), (sys.argv[3], None), None)
+        storage.know(CONTENTS)
+        ranges = [(key, 0, size) for key, size in SIZES.items()]
+        storage.fetch_ahead(ranges)
+        assert [bytes(view) for view in storage.read(ranges)] == right(Path(sys.argv[2]), ranges)
+        storage.know(CONTENTS._replace(prefix="parts/b", name="c" * 64, sizes={"parts/b/one": 7}))
+    print(len(asked(storage)), [str(each.message) for each in said])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_the_cache_of_another_user_is_read_where_it_may_be_and_never_written(origin: Path, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are for nobody else
+        os.chmod(name, 0o755)
+        for each in ("o", "c"):
+            os.mkdir(f"{name}/{each}")
+        for key in SIZES:
+            (Path(name, "o", key)).parent.mkdir(parents=True, exist_ok=True)
+            (Path(name, "o", key)).write_bytes((origin / key).read_bytes())
+        storage = opened(Path(name, "o"), CacheFolder(f"{name}/c"))
+        storage.read([("parts/a/one", 0, 40_000)])
+        os.chmod(f"{name}/c", mode)
+        folder = Path(__file__).parents[1]
+        arguments = [sys.executable, "-c", textwrap.dedent(OTHER_USER), str(folder), f"{name}/o", f"{name}/c"]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        if "Permission denied" in done.stderr and "import" in done.stderr:
+            pytest.skip("the interpreter is not for other users here")
+        assert done.returncode == 0, done.stderr
+        count, said = done.stdout.split(" ", 1)
+        assert int(count) == (3 if mode == 0o755 else len(SIZES))  # one is kept, and of one there is nothing to keep
+        assert said.count("cannot be used") == 1
+        assert len(CacheFolder(f"{name}/c").entries()) == 1

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -245,7 +246,7 @@ def file_system_of(path: Path) -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
             before, _, after = line.partition(" - ")
-            mounted = before.split()[4].encode().decode("unicode_escape")
+            mounted = re.sub(r"\\([0-7]{3})", lambda each: chr(int(each[1], 8)), before.split()[4])
             if (place == mounted or place.startswith(mounted.rstrip("/") + "/")) and len(mounted) >= len(best):
                 best, kind = mounted, after.split()[0]
     return kind
