@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_build, mixing, recipes
+from benchmarks import big_build, cloud, mixing, recipes
 from benchmarks.chart import Axis, Chart
 from benchmarks.measure import CHECKOUT, RESULTS
 from vla_store.format.codecs import PRESETS
@@ -57,6 +57,7 @@ def page(results: dict[str, Result]) -> str:
         ("sampling", _sampling),
         ("micro", _micro),
         ("loader", _loader),
+        ("cloud", lambda result: [*cloud.page(result), _machine(result)]),
         ("recipes", _recipes),
         ("mixing", _mixing),
         ("size", _size),
@@ -94,7 +95,7 @@ def _number(value: float) -> str:
 def _rows(results: dict[str, Result]) -> list[dict[str, Any]]:
     return [
         row
-        for name in ("reading", "loader", "scale", "build_speed", "big_build")
+        for name in ("reading", "loader", "cloud", "scale", "build_speed", "big_build")
         for row in results.get(name, {}).get("rows", [])
     ]
 
