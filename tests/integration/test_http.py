@@ -20,6 +20,7 @@ from vla_store import view_rules as rules
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
 from vla_store.manage.views import add_view
+from vla_store.storage import FsspecStorage
 from vla_store.storage.remote import MERGE_GAP_BYTES
 
 CAMERA = "eye_in_hand_rgb"
@@ -99,10 +100,21 @@ def test_verify_over_http_finds_a_sound_store_sound_and_names_a_flipped_byte(wid
 # --- how much is read --------------------------------------------------------------------------------------------------
 
 
-def test_opening_reads_two_documents_and_no_array(served: RangeServer) -> None:
+def test_opening_reads_three_documents_and_no_array(served: RangeServer) -> None:
     vla_store.open_store(served.url)
-    assert [each.method for each in served.requests] == ["GET", "GET"]
-    assert [each.key.rpartition("/")[2] for each in served.requests] == ["zarr.json", "zarr.json"]
+    names = [(each.method, each.key.rpartition("/")[2]) for each in served.requests]
+    assert names[0] == ("GET", "zarr.json")
+    assert sorted(names[1:]) == [("GET", "objects.jsonl"), ("GET", "zarr.json")]
+
+
+def test_no_size_is_asked_for_by_whoever_reads(served: RangeServer) -> None:
+    samples, expected = both(served, **OPTIONS)
+    assert_same(list(samples.__getitems__([1, 50])), list(expected.__getitems__([1, 50])))
+    assert_same(samples[70], expected[70])
+    assert_same(samples.store.attributes(2), expected.store.attributes(2))
+    assert (samples.store.nbytes, len(samples.store.views)) == (expected.store.nbytes, 0)
+    samples.store.split("train", fraction=0.5)
+    assert {each.method for each in served.requests} == {"GET"}
 
 
 def test_making_samples_reads_nothing_that_grows_with_the_steps(served: RangeServer) -> None:
@@ -281,10 +293,11 @@ def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(
 
 
 def test_a_server_that_does_not_say_how_large_a_shard_is_gets_told_what_it_lacks(served: RangeServer) -> None:
-    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
+    samples, expected = both(served, windows={CAMERA: 0}, images="as_stored")
     served.faults[shard(served.folder)] = "no_length"
+    assert_same(samples[5], expected[5])  # the listing says it
     with pytest.raises(FetchError, match="how large") as caught:
-        samples[5]
+        FsspecStorage(served.url).size(shard(served.folder))
     assert "Content-Length" in caught.value.hint
 
 

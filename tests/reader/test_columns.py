@@ -14,6 +14,7 @@ from vla_store.format.layout import Grid
 from vla_store.format.shard_index import encode_index, index_nbytes
 from vla_store.reader.columns import Column
 from vla_store.reader.frames import Backgrounds
+from vla_store.reader.shards import Opened
 from vla_store.storage import locate
 
 KINDS = ["mmap", "pread", "fsspec"]
@@ -99,7 +100,7 @@ def test_backgrounds_are_checked_pictures_however_they_are_cut(
         path = tmp_path / "backgrounds" / grid.key(shard)
         path.parent.mkdir(parents=True)
         path.write_bytes(b"".join(chunks) + encode_index([len(chunk) for chunk in chunks], grid.chunks_per_shard))
-    backgrounds = Backgrounds(locate(tmp_path, kind, None).open(), "backgrounds", pictures.shape, "uint16")
+    backgrounds = Backgrounds(locate(tmp_path, kind, None).open(), "backgrounds", pictures.shape, "uint16", Opened(), 0)
     for episode in (6, 0, 6, 3, 2, 1, 4, 5, 0):
         assert np.array_equal(backgrounds.take([episode], {})[0], pictures[episode])
         assert not backgrounds.take([episode], {})[0].flags.writeable

@@ -301,7 +301,7 @@ def test_one_sample_reads_each_field_once_and_all_of_them_together(
 def test_a_background_at_hand_when_located_is_not_fetched_again(
     tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "MAX_PICTURES", 1)
+    monkeypatch.setattr(frames, "BACKGROUNDS_NBYTES", 1)
     store = open_store(tiny_store, fetcher="pread")
     samples = Samples(store, windows={"agentview_rgb": 0}, images="as_stored")
     first, second, third = store.episodes.starts[:3].tolist()
@@ -589,6 +589,6 @@ def test_one_sample_of_numbers_in_several_shards_is_read_without_a_batch(
     assert len(list((tmp_path / "cut.vla").glob("parts/*/steps/actions/c/*/*"))) == 3
     for found, sample in zip(cut.__getitems__(range(len(cut))), expected):
         assert_same_sample(found, sample)
-    monkeypatch.setattr(PartReader, "locate", None)
+    monkeypatch.setattr(PartReader, "choose", None)
     for index, sample in enumerate(expected):
         assert_same_sample(cut[index], sample)

@@ -19,6 +19,7 @@ from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged
 from vla_store.storage import (
     Blocks,
     FsspecStorage,
+    Held,
     LocalStorage,
     Location,
     ObjectMissing,
@@ -34,7 +35,7 @@ from vla_store.storage.remote import merge_ranges
 DATA = bytes(range(256)) * 1_000
 
 
-@pytest.fixture(params=["mmap", "pread", "fsspec", "memory", "blocks"])
+@pytest.fixture(params=["mmap", "pread", "fsspec", "memory", "blocks", "held"])
 def fetcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "object").write_bytes(DATA)
@@ -53,6 +54,7 @@ def fetcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
             "mmap": lambda: LocalStorage(str(tmp_path)),
             "pread": lambda: LocalStorage(str(tmp_path), mapped=False),
             "fsspec": lambda: FsspecStorage(str(tmp_path)),
+            "held": lambda: Held(FsspecStorage(str(tmp_path))),
             "blocks": lambda: Blocks(LocalStorage(str(tmp_path), mapped=False)),
         }
         yield kinds[request.param]()
@@ -76,6 +78,8 @@ def test_an_object_has_a_size_and_a_head(fetcher: Storage) -> None:
     assert fetcher.head("small", 4) == b"0123"
     assert fetcher.head("small", 10) == fetcher.head("small", 11) == fetcher.head("small", 1 << 20) == b"0123456789"
     assert fetcher.head("empty", 10) == b""
+    assert fetcher.heads(["small", "deep/other", "empty"], 4) == [b"0123", None, b""]
+    assert fetcher.heads([], 4) == []
 
 
 def test_nothing_asked_for_is_nothing_read(fetcher: Storage) -> None:

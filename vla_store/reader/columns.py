@@ -48,6 +48,11 @@ class Column:
         """True where rows are views that cost nothing, be it of several shards."""
         return self._mapped(0) is not None
 
+    @property
+    def keys(self) -> list[str]:
+        """The objects of all its shards."""
+        return [self._shards.object(number) for number in range(self._shards.grid.shards)]
+
     def ranges(self, rows: Int64) -> list[Range]:
         """Return what `take` has to fetch for rows; nothing where they are mapped."""
         if self.whole is not None:

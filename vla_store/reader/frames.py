@@ -15,7 +15,7 @@ from vla_store.errors import StoreDamaged
 from vla_store.format import codecs, layout
 from vla_store.format.schema import Field
 from vla_store.reader.decoding import FrameDecoder, Undecodable
-from vla_store.reader.shards import Chunks, EncodedShards, Opened, RawShards
+from vla_store.reader.shards import Chunks, EncodedShards, Opened, RawShards, open_shards
 from vla_store.storage import Range, Storage, keep
 from vla_store.storage.pages import PageFaultMonitor, will_need
 
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
 LEAST_COLD = 4  # frames; for fewer, asking the system ahead gains nothing
-MAX_PICTURES = 64
+BACKGROUNDS_NBYTES = 256 << 20  # of those that were fetched, of all cameras of a store
 
 
 class FrameList(NamedTuple):
@@ -87,10 +87,19 @@ class Frames:
         self._shards = EncodedShards(fetcher, f"{part}/{field.array}", field.grid(rows), field.codec, opened, first)
         shape = (episodes, *field.fixed_shape)
         self._backgrounds = (
-            Backgrounds(fetcher, f"{part}/backgrounds/{field.name}", shape, field.dtype)
+            Backgrounds(fetcher, f"{part}/backgrounds/{field.name}", shape, field.dtype, opened, first)
             if "background" in field.prediction
             else None
         )
+
+    @property
+    def is_mapped(self) -> bool:
+        """True where frames are views that cost nothing."""
+        return self._shards.is_mapped
+
+    def unopened(self, frames: FrameList) -> list[tuple[EncodedShards, int]]:
+        """Return the shards of frames that are not open: `open_shards` opens those of many cameras together."""
+        return self._shards.unopened(frames.rows)
 
     def locate(self, frames: FrameList) -> LocatedFrames:
         """Find the chunks of frames. Raises StoreDamaged, FetchError, MachineError."""
@@ -137,22 +146,28 @@ class Frames:
 
     def fill(self, frames: FrameList, out: Array) -> None:
         """Read frames into their positions of `out`, all stages at once. Raises StoreDamaged, FetchError, MachineError."""
+        if not self._fetcher.is_near:
+            open_shards(self.unopened(frames))
         located = self.locate(frames)
         self.announce(located)
         self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
 
 
 class Backgrounds:
-    """One picture an episode; its crc32c is checked when it is first used, or fetched."""
+    """One picture an episode; its crc32c is checked when it is first used, or fetched. first: the number of its first picture among
+    those of all cameras that `opened` has."""
 
-    def __init__(self, fetcher: Storage, array: str, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(
+        self, fetcher: Storage, array: str, shape: tuple[int, ...], dtype: str, opened: Opened, first: int
+    ) -> None:
         grid = layout.background_grid(shape, dtype)
         self._chunk = np.dtype([("picture", np.dtype(dtype).newbyteorder("<"), shape[1:]), ("crc32c", "<u4")])
         self._per_shard = grid.shard
         self._shards = RawShards(fetcher, array, grid, self._chunk.itemsize)
         self._checked = bytearray(shape[0])
         self._arrays: dict[int, Array] = {}
-        self._pictures: dict[int, Array] = {}  # those that were fetched last
+        self._pictures: dict[int, Array] = opened.backgrounds  # those that were fetched last
+        self._first = first
 
     def range(self, episode: int) -> Range:
         """Return where an episode's background lies. Raises StoreDamaged where its shard does not have its size."""
@@ -163,7 +178,7 @@ class Backgrounds:
         """Return the backgrounds of these episodes that were fetched before, and the episodes of those to be fetched."""
         distinct = [each for each in dict.fromkeys(episodes) if self._shards.body(each // self._per_shard) is None]
         # Held from now on: another batch may drop them before this one is decoded.
-        held = {each: picture for each in distinct if (picture := self._pictures.get(each)) is not None}
+        held = {each: picture for each in distinct if (picture := self._pictures.get(self._first + each)) is not None}
         return held, [each for each in distinct if each not in held]
 
     def fetched(self, episode: int, data: memoryview) -> Array:
@@ -171,7 +186,7 @@ class Backgrounds:
         self._check(data, episode)
         # Alone: what was fetched in one request are views of all that it gave.
         picture: Array = np.frombuffer(bytes(data), self._chunk)["picture"][0]
-        keep(self._pictures, episode, picture, MAX_PICTURES)
+        keep(self._pictures, self._first + episode, picture, max(1, BACKGROUNDS_NBYTES // len(data)))
         return picture
 
     def take(self, episodes: Sequence[int], held: dict[int, Array]) -> list[Array]:

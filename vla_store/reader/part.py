@@ -19,7 +19,7 @@ from vla_store.reader.cached import cached_property
 from vla_store.reader.columns import Column
 from vla_store.reader.frames import Frames
 from vla_store.reader.shards import EncodedShards, Opened
-from vla_store.storage import Blocks, Storage
+from vla_store.storage import Held, Storage
 
 Int64 = npt.NDArray[np.int64]
 
@@ -70,6 +70,7 @@ class Part:
         opened: Opened,
         row_start: int,
         episode_start: int,
+        tables: Storage | None = None,
     ) -> None:
         self.number = number
         self.path = entry.path
@@ -80,12 +81,12 @@ class Part:
         self.episode_start = episode_start
         self.fetcher = fetcher
         self._opened = opened
-        self._tables = Blocks(fetcher)
+        self._tables = tables or Held(fetcher)
         self._columns = len(document.columns)
         self._entry = table_dtype(document.columns)
-        self.index = self._small(layout.INDEX_ARRAY, (self.rows, 2), "int32")
-        self.table = self._small(layout.TABLE_ARRAY, (self.episodes, self._columns), "int64")
-        self.digests = self._small(layout.DIGEST_ARRAY, (self.episodes, 32), "uint8")
+        self.index = self.small(layout.INDEX_ARRAY)
+        self.table = self.small(layout.TABLE_ARRAY)
+        self.digests = self.small(layout.DIGEST_ARRAY)
         self._tasks, self._sources = len(document.tasks), len(document.sources)
         # Of start, length, task, source in the table; of episode and step in the index.
         self._limits = np.array(
@@ -158,8 +159,7 @@ class Part:
         """Return what of the fields is recorded not to be finite: a tally for each episode that has any. Raises StoreDamaged."""
         if not self.document.nonfinite:
             return {}
-        shape = (self.episodes, len(columns_of(self.document.nonfinite)))
-        column = self._small(layout.NONFINITE_ARRAY, shape, "int64")
+        column = self.small(layout.NONFINITE_ARRAY)
         try:
             return tallies_in(column.span(0, self.episodes), self.document.nonfinite)
         except ValueError as error:
@@ -193,6 +193,17 @@ class Part:
         """Return every (task, text) that an episode has of its own, each once."""
         tasks, texts = self.entries(0, self.episodes)["task"], self.own_texts(np.arange(self.episodes))
         return sorted({*zip(tasks[texts >= 0].tolist(), texts[texts >= 0].tolist())})
+
+    def small(self, name: str) -> Column:
+        """Return an array of which little is read at a time: the index, or one that has a row an episode."""
+        width, dtype = {
+            layout.INDEX_ARRAY: (2, "int32"),
+            layout.TABLE_ARRAY: (self._columns, "int64"),
+            layout.DIGEST_ARRAY: (32, "uint8"),
+            layout.NONFINITE_ARRAY: (len(columns_of(self.document.nonfinite)), "int64"),
+        }[name]
+        count = self.rows if name == layout.INDEX_ARRAY else self.episodes
+        return Column(self._tables, self._array(name), layout.numeric_grid((count, width), dtype, self.rows))
 
     def column(self, field: Field) -> Column:
         """Return the array of a numeric field; flat for a ragged one."""
@@ -295,10 +306,6 @@ class Part:
     def _entries_of(self, episodes: Int64) -> Entries:
         """Return the episode table's entries of (n,) episodes, unchecked."""
         return named(self._table_rows(episodes), self._entry)
-
-    def _small(self, name: str, shape: tuple[int, int], dtype: str) -> Column:
-        """Return an array of which little is read at a time: the index, and what has a row an episode."""
-        return Column(self._tables, self._array(name), layout.numeric_grid(shape, dtype, self.rows))
 
     def _array(self, name: str) -> str:
         return f"{self.path}/{name}"

@@ -6,7 +6,7 @@ Owns what is constant for all samples of a part: readers of its fields, offsets,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from vla_store.reader.conversion import DTypes, refusing_overflow
 from vla_store.reader.frames import FrameList, LocatedFrames, frame_list
 from vla_store.reader.kept import KeptSteps
 from vla_store.reader.part import Index, Part, Position, Positions
+from vla_store.reader.shards import EncodedShards
 from vla_store.reader.values import StoreField
 from vla_store.reader.windows import Window, shift_of, window_times
 from vla_store.storage import Range
@@ -35,6 +36,16 @@ class LocatedRows(NamedTuple):
     rows: Int64
     ranges: list[Range]
     widths: Int64 | None = None
+
+
+class ListedPart(NamedTuple):
+    """What samples of one part take: where they are, the times of each window, and the frames, by the number of their times."""
+
+    reader: PartReader
+    at: Index
+    positions: Positions
+    times: list[Times]
+    frames: dict[int, FrameList]
 
 
 class LocatedPart(NamedTuple):
@@ -116,21 +127,30 @@ class PartReader:
             return self._kept.times(positions, offsets, shifts)
         return window_times(positions.step if shifts is None else positions.step - shifts, positions.length, offsets)
 
-    def locate(self, positions: Positions, at: Index) -> LocatedPart:
-        """Find what the samples at these positions need; `at`: which of the batch they are."""
+    def choose(self, positions: Positions, at: Index) -> ListedPart:
+        """Say what the samples at these positions take; `at`: which of the batch they are. Reads nothing."""
         times = [self._times(number, positions) for number in range(len(self._offsets))]
         frames: dict[int, FrameList] = {}
+        for _, reader in self._cameras:
+            if reader.number not in frames:
+                frames[reader.number] = self._list_frames(positions, *times[reader.number], at)
+        return ListedPart(self, at, positions, times, frames)
+
+    def unopened(self, listed: ListedPart) -> Iterable[tuple[EncodedShards, int]]:
+        """Return the shards of listed frames that are not open: `open_shards` opens those of many parts together."""
+        found = [reader.frames.unopened(listed.frames[reader.number]) for _, reader in self._cameras]
+        return [each for of_camera in found for each in of_camera]
+
+    def locate(self, listed: ListedPart) -> LocatedPart:
+        """Find where what samples take lies. Raises StoreDamaged, FetchError, MachineError."""
         located: list[LocatedRows | LocatedFrames] = []
         for reader in self._readers:
-            steps, is_pad = times[reader.number]
             if isinstance(reader, CameraWindow):
-                if reader.number not in frames:
-                    frames[reader.number] = self._list_frames(positions, steps, is_pad, at)
-                located.append(reader.frames.locate(frames[reader.number]))
+                located.append(reader.frames.locate(listed.frames[reader.number]))
             else:
-                located.append(reader.locate(positions, steps))
+                located.append(reader.locate(listed.positions, listed.times[reader.number][0]))
         ranges = [each for of_window in located for each in of_window.ranges]
-        return LocatedPart(self, at, positions, times, located, ranges)
+        return LocatedPart(self, listed.at, listed.positions, listed.times, located, ranges)
 
     def announce(self, part: LocatedPart) -> None:
         """Tell the system which pictures are decoded next."""
@@ -311,6 +331,7 @@ class CameraWindow(FieldWindow):
     def __init__(self, of: PartReader, field: Field, *rest: Any) -> None:
         super().__init__(of, field, *rest)
         self.frames = of.part.frames(field)
+        self.is_at_hand = of.part.fetcher.is_near or self.frames.is_mapped
         self._flips = of.flips
         self._picture = field.fixed_shape
         self._before, self._after = max(0, -min(self._offsets)), max(0, *self._offsets, 0)

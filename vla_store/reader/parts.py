@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import StoreDamaged, VlaStoreError
-from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, Root, RootField
+from vla_store.format import canonical, layout
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, Field, PartDocument, PartEntry, Root, RootField
 from vla_store.reader.cached import cached_property
 from vla_store.reader.part import Index, Part
 from vla_store.reader.shards import Opened
-from vla_store.storage import Storage, keep, read_document
+from vla_store.storage import Contents, Held, ObjectMissing, Storage, keep, read_documents
 
 Int64 = npt.NDArray[np.int64]
 
@@ -22,14 +23,19 @@ MAX_OPEN_PARTS = 256
 
 
 class Parts:
-    """The parts of one root, by number. Each is opened when it is asked for, and at most MAX_OPEN_PARTS stay open."""
+    """The parts of one root, by number. Each is opened when it is asked for, and at most MAX_OPEN_PARTS stay open.
+
+    Where storage is far, it is told what the parts' listings say, and what many parts need is asked for together.
+    """
 
     def __init__(self, root: Root, fetcher: Storage, url: str, every: bool = False) -> None:
         self._root = root
         self.fetcher = fetcher
         self._url = url
+        self.tables = Held(fetcher)
         self._opened = Opened(every)
         self._parts: dict[int, Part] = {}
+        self._brought: set[tuple[int, str]] = set()
 
     def __len__(self) -> int:
         return len(self._root.parts)
@@ -37,26 +43,44 @@ class Parts:
     def __getitem__(self, number: int) -> Part:
         part = self._parts.get(number)
         if part is None:
-            part = Part(
-                number,
-                self._root.parts[number],
-                self.documents[number],
-                self.fetcher,
-                self._opened,
-                self.row_starts[number],
-                self.episode_starts[number],
-            )
-            keep(self._parts, number, part, MAX_OPEN_PARTS)
+            self.bring([number])
+            part = self._part(number)
         return part
 
     def __iter__(self) -> Iterator[Part]:
-        return (self[number] for number in range(len(self)))
+        return (self._part(number) for number in range(len(self)))
+
+    def with_tables(self, *arrays: str) -> Iterator[Part]:
+        """Iterate over all parts, of which these arrays are looked at next."""
+        self.bring(range(len(self)), *arrays)
+        return iter(self)
+
+    def bring(self, numbers: Iterable[int], *arrays: str) -> None:
+        """Ask for small arrays of these parts together, where storage is far; by default those that every sample needs."""
+        if self.fetcher.is_near:
+            return
+        wanted = [(number, array) for number in numbers for array in arrays or (layout.INDEX_ARRAY, layout.TABLE_ARRAY)]
+        wanted = [each for each in wanted if each not in self._brought]
+        self.tables.bring([key for number, array in wanted for key in self._part(number).small(array).keys])
+        self._brought.update(wanted)
 
     @cached_property
     def documents(self) -> tuple[PartDocument, ...]:
         """What each part says of itself. Raises StoreDamaged where that is not what the root says."""
+        entries = self._root.parts
+        keys = [f"{each.path}/{layout.ROOT_KEY}" for each in entries]
+        is_told = [not self.fetcher.knows(each.path) for each in entries]
+        listings = [f"{each.path}/{layout.LISTING}" for each, is_far in zip(entries, is_told) if is_far]
         try:
-            return tuple(self._document(each.path) for each in self._root.parts)
+            found = read_documents(self.fetcher, [*keys, *listings], MAX_DOCUMENT_BYTES)
+            for key, data in zip(keys, found):
+                if data is None:
+                    raise ObjectMissing("an object of the store is missing", object=key)
+            far = [each for each, is_far in zip(entries, is_told) if is_far]
+            for each, data in zip(far, found[len(keys) :]):
+                if (contents := contents_of(each, data)) is not None:
+                    self.fetcher.know(contents)
+            return tuple(self._document(key, data) for key, data in zip(keys, found) if data is not None)
         except VlaStoreError as error:
             raise error.at(store=self._url) from None
 
@@ -77,7 +101,9 @@ class Parts:
 
     def of_episode(self, episode: int) -> tuple[Part, int]:
         """Return the part that has an episode of the store, and its number there."""
-        part = self[bisect.bisect_right(self.episode_starts, episode) - 1]
+        number = bisect.bisect_right(self.episode_starts, episode) - 1
+        self.bring([number], layout.TABLE_ARRAY)
+        part = self._part(number)
         return part, episode - part.episode_start
 
     def of_rows(self, rows: Int64) -> Iterator[tuple[Part, Index, Int64]]:
@@ -90,12 +116,29 @@ class Parts:
         if len(numbers) and (numbers == numbers[0]).all():
             yield self[int(numbers[0])], slice(None)
         else:
-            for number in np.unique(numbers).tolist():
+            distinct = np.unique(numbers).tolist()
+            self.bring(distinct)
+            for number in distinct:
                 yield self[number], np.flatnonzero(numbers == number)
 
-    def _document(self, path: str) -> PartDocument:
-        key = f"{path}/zarr.json"
-        document = PartDocument.from_zarr_json(read_document(self.fetcher, key, MAX_DOCUMENT_BYTES), key)
+    def _part(self, number: int) -> Part:
+        part = self._parts.get(number)
+        if part is None:
+            part = Part(
+                number,
+                self._root.parts[number],
+                self.documents[number],
+                self.fetcher,
+                self._opened,
+                self.row_starts[number],
+                self.episode_starts[number],
+                self.tables,
+            )
+            keep(self._parts, number, part, MAX_OPEN_PARTS)
+        return part
+
+    def _document(self, key: str, data: bytes) -> PartDocument:
+        document = PartDocument.from_zarr_json(data, key)
         for name, each in self._root.fields.items():
             if name not in document.fields:
                 raise StoreDamaged("a part lacks a field that the root names", object=key, field=name)
@@ -108,6 +151,21 @@ class Parts:
                     found=f"{document.fields[name].kind} {document.fields[name].dtype} {document.fields[name].shape}",
                 )
         return document
+
+
+def contents_of(entry: PartEntry, listing: bytes | None) -> Contents | None:
+    """Return what a part's listing says of its objects; None where it is missing or is not the root's, which no sample needs: then
+    storage is asked for the size of every object, and `verify` says what is wrong."""
+    from vla_store.format.listing import parse_listing  # not for whoever reads local files
+
+    if listing is None or canonical.sha256_hex(listing) != entry.listing:
+        return None
+    key = f"{entry.path}/{layout.LISTING}"
+    try:
+        sizes = {f"{entry.path}/{each.key}": each.size for each in parse_listing(listing, key)}
+    except StoreDamaged:
+        return None
+    return Contents(entry.path, entry.listing, sizes, listing)
 
 
 def agree(whole: RootField, part: Field) -> bool:

@@ -34,6 +34,7 @@ from vla_store.reader.part import Part
 from vla_store.reader.part_reader import LocatedPart, Mask, PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.selection import anchors_of, choose
+from vla_store.reader.shards import open_shards
 from vla_store.reader.store import Store, open_store, parts_of
 from vla_store.reader.transforms import transformed
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
@@ -360,10 +361,13 @@ class Samples:
         Raises IndexError, OptionError; StoreDamaged, FetchError, MachineError where index, table or shards are read.
         """
         anchors = checked_indices(indices, self._anchors.count)
-        parts = [
-            (self._part_readers.get(part.number) or self._part_reader(part)).locate(positions, at)
+        chosen = [
+            (self._part_readers.get(part.number) or self._part_reader(part)).choose(positions, at)
             for part, at, positions in self._anchors.many(anchors, self.store)
         ]
+        if not parts_of(self.store).fetcher.is_near:  # all that is not open yet of all parts at once
+            open_shards([shard for each in chosen for shard in each.reader.unopened(each)])
+        parts = [each.reader.locate(each) for each in chosen]
         return Located(len(anchors), parts, [each for part in parts for each in part.ranges])
 
     @_naming_store

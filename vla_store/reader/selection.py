@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
+from vla_store.format import layout
 from vla_store.format.views import Runs, overlaps
 from vla_store.reader.cached import cached_property
 from vla_store.reader.kept import Kept, inside, kept_of, within
@@ -278,7 +279,7 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     if split is not None:
         whole &= np.isin(numbers, _split(store, split).episodes)
     masks = []
-    for part in parts_of(store):
+    for part in parts_of(store).with_tables(layout.TABLE_ARRAY):
         mask = whole[part.episode_start : part.episode_start + part.episodes]
         entries = part.entries(0, part.episodes)
         if suite_names is not None:
@@ -294,7 +295,10 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
 
 
 def _spans(store: Store, masks: list[Mask] | None) -> Iterator[tuple[int, ...]]:
-    for part in parts_of(store):
+    parts = parts_of(store)
+    if masks is not None or any(len(set(_is_after(part))) > 1 for part in parts):
+        parts.bring(range(len(parts)), layout.TABLE_ARRAY)
+    for part in parts:
         after = _is_after(part)
         if masks is None and (after.all() or not after.any()):
             yield part.number, 0, part.rows, 0, part.episodes, after[0], 0

@@ -21,6 +21,8 @@ from vla_store.storage.pages import at_random, will_need
 
 Bytes = npt.NDArray[np.uint8]
 
+INDICES_NBYTES = 512 << 20  # of shards that are not mapped: 16 bytes a frame
+
 
 class OpenShard(NamedTuple):
     """One shard. body: its chunks as one view, None where they are fetched. entries: offset and size of each, as a memoryview,
@@ -33,7 +35,8 @@ class OpenShard(NamedTuple):
 
 
 class Opened:
-    """The shards that are open now, of all arrays of a store, by number; bounded by the storage's `max_open`.
+    """The shards that are open now, of all arrays of a store, by number: as many views as the storage's `max_open`, as many indices
+    of shards that are fetched from as are `INDICES_NBYTES`. And the backgrounds that were fetched, of all cameras.
 
     every: True where the crc32c of a chunk is to be checked every time it is decoded.
     """
@@ -41,6 +44,7 @@ class Opened:
     def __init__(self, every: bool = False) -> None:
         self.every = every
         self.shards: dict[int, OpenShard] = {}
+        self.backgrounds: dict[int, Any] = {}
 
 
 class Chunks(NamedTuple):
@@ -86,9 +90,13 @@ class RawShards:
         self.bodies: dict[int, memoryview] = {}  # those that `body` gave
         self._checked: set[int] = set()
 
+    def object(self, shard: int) -> str:
+        """Return the key of a shard's object."""
+        return f"{self._array}/{self.grid.key(shard)}"
+
     def key(self, shard: int) -> str:
         """Return the object of a shard, once its size has been checked."""
-        key = f"{self._array}/{self.grid.key(shard)}"
+        key = self.object(shard)
         if shard not in self._checked:
             expected = self._body_nbytes(shard) + index_nbytes(self.grid.chunks_per_shard)
             size = self.fetcher.size(key)
@@ -120,7 +128,7 @@ class EncodedShards:
 
     def __init__(self, fetcher: Storage, array: str, grid: Grid, codec: Codec, opened: Opened, first: int) -> None:
         self.grid = grid
-        self._fetcher = fetcher
+        self.fetcher = fetcher
         self._array = array
         self._codec = codec
         self._opened = opened
@@ -141,7 +149,7 @@ class EncodedShards:
             if number // per_shard != shard:
                 shard = number // per_shard
                 found = opened.get(first + shard) or self._open(shard)
-                if found.body is None and self._fetcher.whole(found.key) is not None:
+                if found.body is None and self.fetcher.whole(found.key) is not None:
                     found = self._open(shard)  # all of it has come near meanwhile
                 body, entries, marks = found.body, found.entries, found.marks
                 if body is None:
@@ -157,6 +165,16 @@ class EncodedShards:
             views.append(body[start:stop])  # type: ignore[index]
         return Chunks(views, unchecked, [], self._opened.every)
 
+    @property
+    def is_mapped(self) -> bool:
+        """True where the first shard is a view that costs nothing."""
+        return self.fetcher.whole(self.key(0)) is not None
+
+    def unopened(self, numbers: Iterable[int]) -> list[tuple[EncodedShards, int]]:
+        """Return the shards of these chunks that are not open, as `open_shards` takes them."""
+        shards = dict.fromkeys(number // self._per_shard for number in numbers)
+        return [(self, shard) for shard in shards if self._first + shard not in self._opened.shards]
+
     def _range(self, number: int) -> Range:
         shard, at = divmod(number, self._per_shard)
         found = self._opened.shards.get(self._first + shard) or self._open(shard)
@@ -164,30 +182,46 @@ class EncodedShards:
         return found.key, start, start + nbytes
 
     def _open(self, shard: int) -> OpenShard:
+        open_shards([(self, shard)])
+        return self._opened.shards[self._first + shard]
+
+    def index_range(self, shard: int) -> Range:
+        """Return where the index of a shard lies. Raises StoreDamaged."""
         key = self.key(shard * self._per_shard)
-        size, nbytes = self._fetcher.size(key), index_nbytes(self._per_shard)
+        size, nbytes = self.fetcher.size(key), index_nbytes(self._per_shard)
         if size < nbytes:
             raise StoreDamaged("a shard is cut short", object=key, expected=f"at least {nbytes} bytes", found=f"{size}")
+        return key, size - nbytes, size
+
+    def keep(self, shard: int, key: str, end: int, index: memoryview) -> None:
+        """Keep a shard open, of which this is the index, after `end` bytes of chunks. Raises StoreDamaged."""
         body = None
-        view = self._fetcher.whole(key)
+        view = self.fetcher.whole(key)
         if view is not None:
             # The index too: it is looked into at random, and around one missing page the system may read megabytes.
             whole = np.frombuffer(view, np.uint8)
             at_random(whole)
-            will_need(whole[size - nbytes :])
-            body = whole[: size - nbytes]
-        index = self._fetcher.read([(key, size - nbytes, size)])[0]
+            will_need(whole[end:])
+            body = whole[:end]
         raw_nbytes, present = self.grid.chunk_nbytes, self.grid.present(shard)
         fixed = self._codec.fixed(raw_nbytes)
         known = None if fixed is None else fixed + CRC_BYTES
-        entries = parse_index(index, self._per_shard, present, size - nbytes, key, size=known)
+        entries = parse_index(index, self._per_shard, present, end, key, size=known)
         most = self._codec.largest(raw_nbytes) + CRC_BYTES
         if (entries[:present, 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
         marks = None if body is None or self._opened.every else bytearray(present // 8 + 1)
         made = OpenShard(key, body, index[: entries.nbytes].cast("Q"), marks)
-        keep(self._opened.shards, self._first + shard, made, self._fetcher.max_open)
-        return made
+        count = self.fetcher.max_open if body is not None else max(1, INDICES_NBYTES // len(index))
+        keep(self._opened.shards, self._first + shard, made, count)
+
+
+def open_shards(wanted: Sequence[tuple[EncodedShards, int]]) -> None:
+    """Open shards, of any arrays of one storage, by one call of its `read`. Raises StoreDamaged, FetchError, MachineError."""
+    if wanted:
+        ranges = [array.index_range(shard) for array, shard in wanted]
+        for (array, shard), (key, start, _), index in zip(wanted, ranges, wanted[0][0].fetcher.read(ranges)):
+            array.keep(shard, key, start, index)
 
 
 def as_array(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

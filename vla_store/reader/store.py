@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,9 @@ from vla_store.reader import opening
 from vla_store.reader.batch import check_out
 from vla_store.reader.cached import cached_property
 from vla_store.reader.frames import frame_list
+from vla_store.reader.part import Index
 from vla_store.reader.parts import Parts
+from vla_store.reader.shards import open_shards
 from vla_store.reader.values import (
     Conventions,
     Episode,
@@ -35,7 +38,7 @@ from vla_store.reader.values import (
     StoreTask,
     said_at_build,
 )
-from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document
+from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document, read_documents
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -178,16 +181,16 @@ class Store:
         from vla_store.format.listing import parse_listing  # as below: modules that no sample needs cost importing them
 
         meta = self._root.meta
-        keys = [layout.meta_key(each) for each in (meta.statistics, meta.skipped) if each]
-        found = {"": len(self._root.to_bytes()) + sum(self._fetcher.size(key) for key in keys)}
-        if meta.views:
-            with contextlib.suppress(ObjectMissing):  # no sample needs it, and `views` says that it is lost
-                found[""] += self._fetcher.size(layout.meta_key(meta.views))
-        for entry in self._root.parts:
-            key = f"{entry.path}/{layout.LISTING}"
-            listing = read_document(self._fetcher, key, MAX_DOCUMENT_BYTES)
-            found[""] += len(listing)
-            for each in parse_listing(listing, key):
+        documents = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
+        keys = [*documents, *(f"{entry.path}/{layout.LISTING}" for entry in self._root.parts)]
+        found = {"": len(self._root.to_bytes())}
+        for key, data in zip(keys, read_documents(self._fetcher, keys, MAX_DOCUMENT_BYTES)):
+            if data is None:
+                if meta.views and key == layout.meta_key(meta.views):
+                    continue  # no sample needs it, and `views` says that it is lost
+                raise ObjectMissing("an object of the store is missing", object=key, store=self.url)
+            found[""] += len(data)
+            for each in parse_listing(data, key) if key not in documents else ():
                 array = "/".join(each.key.split("/")[:2]) if each.key.count("/") > 1 else ""
                 found[array] = found.get(array, 0) + each.size
         return MappingProxyType(found)
@@ -202,6 +205,8 @@ class Store:
         """Every task, by suite and name; one that occurs in several parts is one."""
         named: dict[tuple[str, str], StoreTask] = {}
         own: dict[tuple[str, str], set[str]] = {}
+        texts = [number for number, document in enumerate(self._parts.documents) if document.texts]
+        self._parts.bring(texts, layout.TABLE_ARRAY)
         for number, document in enumerate(self._parts.documents):
             for each in document.tasks:
                 named.setdefault((each.suite, each.name), StoreTask(each.suite, each.name, each.text, each.instruction))
@@ -270,7 +275,8 @@ class Store:
         As counted when the parts were built; parts of versions before they were counted have nothing to tell.
         """
         found: dict[str, list[Tally]] = {}
-        for part in self._parts if any(each.nonfinite for each in self._parts.documents) else ():
+        has_any = any(each.nonfinite for each in self._parts.documents)
+        for part in self._parts.with_tables(layout.NONFINITE_ARRAY) if has_any else ():
             for name, tallies in part.nonfinite().items():
                 if name in self.fields:
                     moved = [each._replace(episode=part.episode_start + each.episode) for each in tallies]
@@ -364,7 +370,7 @@ class Store:
             raise OptionError("fraction is a number from 0 to 1, seed a whole number", found=f"{fraction!r}, {seed!r}")
         sides = [
             digests.in_train(digest.tobytes(), fraction, int(seed)) == (name == "train")
-            for part in self._parts
+            for part in self._parts.with_tables(layout.DIGEST_ARRAY)
             for digest in part.digests.span(0, part.episodes)
         ]
         return Split(name, float(fraction), by, int(seed), np.flatnonzero(np.array(sides, bool)).astype(np.int64))
@@ -478,18 +484,34 @@ class Store:
         if out is None:
             out = np.empty((len(wanted), *shape), self.fields[field].dtype)
         check_out({field: out}, {field: (shape, np.dtype(self.fields[field].dtype))}, len(wanted))
-        for part, at, local in self._parts.of_rows(wanted):
-            described = part.document.fields[field]
-            # What belongs to this part, and then goes to its places.
-            into = out if isinstance(at, slice) else np.empty((len(local), *shape), out.dtype)
-            if described.is_camera:
-                episodes = part.positions(local).episode.tolist()
-                part.frames(described).fill(frame_list(local.tolist(), episodes, [0] * len(local)), into)
-            else:
-                part.column(described).take(local, into)
-            if into is not out:
-                out[at] = into
+        if self.fields[field].is_camera:
+            self._read_pictures(field, wanted, out)
+            return out
+        columns = [
+            (part.column(part.document.fields[field]), at, local) for part, at, local in self._parts.of_rows(wanted)
+        ]
+        ranges = [column.ranges(local) for column, _, local in columns]
+        data = iter(self._fetcher.read([each for of_part in ranges for each in of_part]) if any(ranges) else ())
+        for (column, at, local), mine in zip(columns, ranges):
+            with _place(out, at, len(local)) as into:
+                column.take(local, into, list(itertools.islice(data, len(mine))))
         return out
+
+    def _read_pictures(self, field: str, rows: Int64, out: Array) -> None:
+        cameras = []
+        for part, at, local in self._parts.of_rows(rows):
+            episodes = part.positions(local).episode.tolist()
+            frames = frame_list(local.tolist(), episodes, [0] * len(local))
+            cameras.append((part.frames(part.document.fields[field]), at, frames, len(local)))
+        if not self._fetcher.is_near:
+            open_shards([each for camera, _, frames, _ in cameras for each in camera.unopened(frames)])
+        located = [camera.locate(frames) for camera, _, frames, _ in cameras]
+        ranges = [each for of_part in located for each in of_part.ranges]
+        data = iter(self._fetcher.read(ranges) if ranges else ())
+        for (camera, at, _, count), mine in zip(cameras, located):
+            with _place(out, at, count) as into:
+                camera.announce(mine)
+                camera.decode(mine, list(itertools.islice(data, len(mine.ranges))), into)
 
     def check_rows(self, rows: npt.ArrayLike) -> Int64:
         """Return row numbers as int64.
@@ -565,6 +587,15 @@ class Store:
         return document
 
 
+@contextlib.contextmanager
+def _place(out: Array, at: Index, count: int) -> Iterator[Array]:
+    """Yield an array for what belongs to these places of `out`, to which it then goes."""
+    into = out if isinstance(at, slice) else np.empty((count, *out.shape[1:]), out.dtype)
+    yield into
+    if into is not out:
+        out[at] = into
+
+
 def parts_of(store: Store) -> Parts:
     """Return the parts of a store, for the rest of this package: they are no part of what users see."""
     return store._parts
@@ -628,6 +659,7 @@ class Episodes:
         )
 
     def __iter__(self) -> Iterator[Episode]:
+        parts_of(self._store).with_tables(layout.TABLE_ARRAY)
         return (self[number] for number in range(len(self)))
 
     def __repr__(self) -> str:
@@ -646,7 +678,7 @@ class Episodes:
     def _column(self, name: str) -> Int64:
         columns = [
             part.entries(0, part.episodes)[name] + (part.row_start if name == "start" else 0)
-            for part in parts_of(self._store)
+            for part in parts_of(self._store).with_tables(layout.TABLE_ARRAY)
         ]
         return np.concatenate(columns)
 

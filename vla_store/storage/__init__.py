@@ -5,9 +5,10 @@ Everything else reads and writes stores by this folder, and by nothing else. It 
 
 from __future__ import annotations
 
-from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traffic, cut, read_document
+from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traffic, cut, read_document, read_documents
 from vla_store.storage.blocks import Blocks
 from vla_store.storage.bounded import keep
+from vla_store.storage.held import Held
 from vla_store.storage.local import LocalStorage, holds_only, sync_folder
 from vla_store.storage.locations import Location, locate, open_storage, register, transient
 from vla_store.storage.locks import locked
@@ -18,6 +19,7 @@ __all__ = [
     "Blocks",
     "Contents",
     "FsspecStorage",
+    "Held",
     "LocalStorage",
     "Location",
     "ObjectMissing",
@@ -36,6 +38,7 @@ __all__ = [
     "output_path",
     "place_of",
     "read_document",
+    "read_documents",
     "register",
     "sync_folder",
     "transient",

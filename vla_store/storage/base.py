@@ -131,6 +131,16 @@ class Storage:
         """Return the first bytes of an object, all of them where it has fewer. Raises ObjectMissing."""
         return bytes(self.read([(key, 0, min(nbytes, self.size(key)))])[0])
 
+    def heads(self, keys: Sequence[str], nbytes: int) -> list[bytes | None]:
+        """Return the first bytes of many objects, as `head` does; None for one that is not there."""
+        found: list[bytes | None] = []
+        for key in keys:
+            try:
+                found.append(self.head(key, nbytes))
+            except ObjectMissing:
+                found.append(None)
+        return found
+
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         """Return the bytes of each (key, start, stop), as read-only views in the order asked for.
 
@@ -270,7 +280,38 @@ def read_document(storage: Storage, key: str, max_nbytes: int) -> bytes:
     FetchError, MachineError
         Where the storage fails.
     """
-    data = storage.head(key, max_nbytes + 1)
+    return _bounded(storage.head(key, max_nbytes + 1), key, max_nbytes)
+
+
+def read_documents(storage: Storage, keys: Sequence[str], max_nbytes: int) -> list[bytes | None]:
+    """Return small objects whole, by one request each, which all go at once where storage is far.
+
+    Parameters
+    ----------
+    storage
+        The storage that has them.
+    keys
+        Their keys.
+    max_nbytes
+        The most bytes that each may have.
+
+    Returns
+    -------
+    list of bytes or None
+        None for one that is not there.
+
+    Raises
+    ------
+    StoreDamaged
+        Where one is larger than it may be.
+    FetchError, MachineError
+        Where the storage fails.
+    """
+    found = storage.heads(keys, max_nbytes + 1)
+    return [None if data is None else _bounded(data, key, max_nbytes) for key, data in zip(keys, found)]
+
+
+def _bounded(data: bytes, key: str, max_nbytes: int) -> bytes:
     if len(data) > max_nbytes:
         raise StoreDamaged("a document is too large", object=key, expected=f"at most {max_nbytes} bytes")
     return data

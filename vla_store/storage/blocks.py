@@ -8,7 +8,7 @@ from vla_store.storage.base import Range, Storage, too_short
 from vla_store.storage.bounded import keep
 
 BLOCK_BYTES = 64 << 10
-MAX_BLOCKS = 64
+MAX_BLOCKS = 1_024  # 64 MiB: of an index, eight million steps
 
 
 class Blocks(Storage):

@@ -127,6 +127,9 @@ class MirroredStorage(Storage):
     def head(self, key: str, nbytes: int) -> bytes:
         return self.inner.head(key, nbytes)
 
+    def heads(self, keys: Sequence[str], nbytes: int) -> list[bytes | None]:
+        return self.inner.heads(keys, nbytes)
+
     def get(self, key: str) -> bytes | None:
         return self.inner.get(key)
 

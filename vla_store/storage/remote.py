@@ -15,13 +15,14 @@ from typing import Any
 
 from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound, VlaStoreError
 from vla_store.storage.arrived import digest_of, is_told
-from vla_store.storage.base import ObjectMissing, Range, Storage, missing, not_exclusive, too_short
+from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, missing, not_exclusive, too_short
 from vla_store.storage.paths import is_url
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
 MERGE_GAP_BYTES = 16 << 10
 MAX_THREADS = 16
 LISTED_FROM = 8  # objects: from here on one listing is quicker than a question for each
+MAX_SIZES = 1 << 20  # some hundred megabytes
 CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
@@ -54,9 +55,24 @@ class FsspecStorage(Storage):
         self.url = url
         self._options = options
         self._pid = -1
+        self._sizes: dict[str, int] = {}  # of objects that never change
+        self._known: set[str] = set()  # the prefixes of these
         self._connect()
 
+    def know(self, contents: Contents) -> None:
+        if not self.knows(contents.prefix) and len(self._sizes) + len(contents.sizes) <= MAX_SIZES:
+            self._sizes.update(contents.sizes)
+            self._known.add(contents.prefix)
+
+    def knows(self, prefix: str) -> bool:
+        # A file says its true size for nothing.
+        return prefix in self._known or not _FREE.isdisjoint(_protocols(self._connect()))
+
     def size(self, key: str) -> int:
+        known = self._sizes.get(key)
+        return self._true_size(key) if known is None else known
+
+    def _true_size(self, key: str) -> int:
         with self._asking(key) as fs:
             found = fs.size(self._path(key))
         if found is None:
@@ -81,9 +97,27 @@ class FsspecStorage(Storage):
         try:
             return bytes(self._connect().cat_file(self._path(key), start=0, end=nbytes))
         except Exception as error:
-            if _is_past_the_end(error) and self.size(key) == 0:
+            if _is_past_the_end(error) and self._true_size(key) == 0:
                 return b""
             raise self._failure(error, key) from error
+
+    def heads(self, keys: Sequence[str], nbytes: int) -> list[bytes | None]:
+        if not keys:
+            return []
+        with self._asking(keys[0]) as fs:
+            paths = [self._path(key) for key in keys]
+            found = fs.cat_ranges(paths, [0] * len(keys), [nbytes] * len(keys), on_error="return")
+        made: list[bytes | None] = []
+        for key, data in zip(keys, found):
+            if isinstance(data, BaseException):
+                if _is_past_the_end(data) and self._true_size(key) == 0:
+                    data = b""
+                elif isinstance(error := self._failure(data, key), ObjectMissing):
+                    data = None
+                else:
+                    raise error from data
+            made.append(data if data is None else bytes(data))
+        return made
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         if not ranges:
@@ -222,6 +256,7 @@ class FsspecStorage(Storage):
     def _asking(self, key: str, *, writing: bool = False) -> Iterator[Any]:
         """Yield fsspec's filesystem, and turn what it raises into our errors, but for FileExistsError."""
         if writing:
+            self._sizes.pop(key, None)
             self.check_writable()
         try:
             yield self._connect()
@@ -259,7 +294,7 @@ class FsspecStorage(Storage):
 
     def _other_bytes(self, data: Any, key: str, start: int, stop: int) -> Exception:
         is_short = isinstance(data, BaseException) or len(data) < stop - start
-        if is_short and (size := self.size(key)) < stop:
+        if is_short and (size := self._true_size(key)) < stop:
             return too_short(key, stop, size)
         return FetchError(
             "storage did not give the bytes that were asked for",
@@ -341,6 +376,7 @@ def _forget_the_parents_loop() -> None:
         fsspec.asyn.reset_lock()
 
 
+_FREE = frozenset({"file", "local", "memory"})
 _GONE = (404, 410)
 _REFUSED = (401, 403)
 
