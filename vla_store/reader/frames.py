@@ -104,7 +104,7 @@ class Frames:
     def locate(self, frames: FrameList) -> LocatedFrames:
         """Find the chunks of frames. Raises StoreDamaged, FetchError, MachineError."""
         chunks = self._shards.locate(frames.rows)
-        if not chunks.ranges or self._backgrounds is None:
+        if self._backgrounds is None or (self._fetcher.is_near and not chunks.ranges):
             return LocatedFrames(frames, chunks, {}, [], chunks.ranges)
         held, absent = self._backgrounds.locate(frames.episodes)
         ranges = chunks.ranges + [self._backgrounds.range(each) for each in absent]
@@ -114,7 +114,8 @@ class Frames:
         """Tell the system that these frames are decoded next, all at once, before the first is waited for. Call it once a batch."""
         if len(located.chunks.views) >= LEAST_COLD and self._page_faults.is_cold():
             for view in located.chunks.views:
-                will_need(view)
+                if view is not None:
+                    will_need(view)
 
     def decode(self, located: LocatedFrames, data: Sequence[memoryview], out: Array) -> None:
         """Decode located frames into their positions of `out`, (n, *shape), C-contiguous, of any dtype that they convert to.

@@ -6,7 +6,7 @@ Raw shards are their rows in C order, so their index says nothing that their siz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +26,14 @@ INDICES_NBYTES = 512 << 20  # of shards that are not mapped: 16 bytes a frame
 
 class OpenShard(NamedTuple):
     """One shard. body: its chunks as one view, None where they are fetched. entries: offset and size of each, as a memoryview,
-    which gives Python's numbers. marks: a bit a chunk, set once it was checked; None where each is checked every time."""
+    which gives Python's numbers. marks: a bit a chunk, set once it was checked; None where each is checked every time. has: tells of a
+    stretch of the view whether it is there; None where all is."""
 
     key: str
     body: Bytes | None
     entries: memoryview
     marks: bytearray | None
+    has: Callable[[int, int], bool] | None = None
 
 
 class Opened:
@@ -48,13 +50,13 @@ class Opened:
 
 
 class Chunks(NamedTuple):
-    """Inner chunks that are located: views of those at hand, or the ranges to be fetched.
+    """Inner chunks that are located: views of those at hand, and the ranges of those to be fetched.
 
-    unchecked: positions whose view has its crc32c at its end, with the bit of `OpenShard.marks` to set once that holds. every: True
-    where all views have theirs, to be checked each time.
+    views: of each chunk, None for one to be fetched; empty where all are. unchecked: positions whose view has its crc32c at its end,
+    with the bit of `OpenShard.marks` to set once that holds. every: True where all views have theirs, to be checked each time.
     """
 
-    views: list[Bytes]
+    views: list[Any]
     unchecked: dict[int, tuple[bytearray, int]]
     ranges: list[Range]
     every: bool = False
@@ -64,13 +66,20 @@ class Chunks(NamedTuple):
 
         data: what was fetched for `ranges`.
         """
-        if self.ranges or self.every:
-            return map(checked_body, data if self.ranges else self.views)
-        return self._checked() if self.unchecked else self.views
+        if not self.ranges:
+            if self.every:
+                return map(checked_body, self.views)
+            return self._checked(()) if self.unchecked else self.views
+        return self._checked(data) if self.views else map(checked_body, data)
 
-    def _checked(self) -> Iterator[Bytes]:
+    def _checked(self, data: Sequence[memoryview]) -> Iterator[Any]:
+        fetched = iter(data)
         for at, view in enumerate(self.views):
-            if at in self.unchecked:
+            if view is None:
+                view = checked_body(next(fetched))
+            elif self.every:
+                view = checked_body(view)
+            elif at in self.unchecked:
                 marks, number = self.unchecked[at]
                 bit = 1 << (number & 7)
                 # It may have been checked since it was located.
@@ -142,28 +151,34 @@ class EncodedShards:
     def locate(self, numbers: Sequence[int]) -> Chunks:
         """Find inner chunks, each within the array's shape. Raises StoreDamaged, FetchError, MachineError."""
         opened, first, per_shard = self._opened.shards, self._first, self._per_shard
-        views: list[Bytes] = []
+        views: list[Any] = []
         unchecked: dict[int, tuple[bytearray, int]] = {}
-        shard = -1
+        ranges: list[Range] = []
+        shard, near_nbytes = -1, 0
         for number in numbers:
             if number // per_shard != shard:
                 shard = number // per_shard
-                found = opened.get(first + shard) or self._open(shard)
-                if found.body is None and self.fetcher.whole(found.key) is not None:
-                    found = self._open(shard)  # all of it has come near meanwhile
-                body, entries, marks = found.body, found.entries, found.marks
+                key, body, entries, marks, has = opened.get(first + shard) or self._open(shard)
                 if body is None:
                     return Chunks([], {}, [self._range(each) for each in numbers])
             at = number - shard * per_shard
             start = entries[2 * at]
             stop = start + entries[2 * at + 1]
-            if marks is not None:
-                if marks[at >> 3] & 1 << (at & 7):
-                    stop -= CRC_BYTES
-                else:
-                    unchecked[len(views)] = marks, at
+            is_checked = marks is not None and marks[at >> 3] & 1 << (at & 7)
+            if has is not None:
+                if not is_checked and not has(start, stop):
+                    ranges.append((key, start, stop))
+                    views.append(None)
+                    continue
+                near_nbytes += stop - start
+            if is_checked:
+                stop -= CRC_BYTES
+            elif marks is not None:
+                unchecked[len(views)] = marks, at
             views.append(body[start:stop])  # type: ignore[index]
-        return Chunks(views, unchecked, [], self._opened.every)
+        if near_nbytes:
+            self.fetcher.hit(near_nbytes)
+        return Chunks(views, unchecked, ranges, self._opened.every)
 
     @property
     def is_mapped(self) -> bool:
@@ -195,8 +210,9 @@ class EncodedShards:
 
     def keep(self, shard: int, key: str, end: int, index: memoryview) -> None:
         """Keep a shard open, of which this is the index, after `end` bytes of chunks. Raises StoreDamaged."""
-        body = None
-        view = self.fetcher.whole(key)
+        body = has = None
+        sparse = None if self.fetcher.is_near else self.fetcher.sparse(key)
+        view, has = sparse or (self.fetcher.whole(key), None)
         if view is not None:
             # The index too: it is looked into at random, and around one missing page the system may read megabytes.
             whole = np.frombuffer(view, np.uint8)
@@ -211,7 +227,7 @@ class EncodedShards:
         if (entries[:present, 1] > most).any():
             raise StoreDamaged("a shard's index gives a chunk more bytes than it can need", object=key, expected=most)
         marks = None if body is None or self._opened.every else bytearray(present // 8 + 1)
-        made = OpenShard(key, body, index[: entries.nbytes].cast("Q"), marks)
+        made = OpenShard(key, body, index[: entries.nbytes].cast("Q"), marks, has)
         count = self.fetcher.max_open if body is not None else max(1, INDICES_NBYTES // len(index))
         keep(self._opened.shards, self._first + shard, made, count)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -126,6 +126,16 @@ class Storage:
         None where there is no such view: then ranges are to be read, and `size` and `read` raise what is wrong.
         """
         return None
+
+    def sparse(self, key: str) -> tuple[memoryview, Callable[[int, int], bool]] | None:
+        """Return a view of an object that may have holes, and what tells of [start, stop) whether it is there, and then stays.
+
+        None where there is no such view. Whoever uses it says so by `hit`.
+        """
+        return None
+
+    def hit(self, nbytes: int) -> None:
+        """Be told that bytes of `sparse` views were used, for the `traffic`."""
 
     def head(self, key: str, nbytes: int) -> bytes:
         """Return the first bytes of an object, all of them where it has fewer. Raises ObjectMissing."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,6 +150,18 @@ class MirroredStorage(Storage):
         if kept is None or not kept.has_all(offset, size):
             return None
         return kept.data[offset : offset + size]
+
+    def sparse(self, key: str) -> tuple[memoryview, Callable[[int, int], bool]] | None:
+        place = self._places.get(key)
+        kept = None if place is None else place[2]
+        if place is None or kept is None:
+            return None
+        size, offset, _, _ = place
+        has = kept.has
+        return kept.data[offset : offset + size], lambda start, stop: has(offset + start, offset + stop)
+
+    def hit(self, nbytes: int) -> None:
+        self._own.hit_nbytes += nbytes
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         found: list[Any] = [self._find(*each) for each in ranges]
