@@ -10,6 +10,7 @@ import contextlib
 import http.server
 import re
 import socket
+import struct
 import threading
 import urllib.parse
 from collections import Counter
@@ -18,7 +19,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-FAULTS = ("missing", "refused", "ignores_range", "half", "breaks_off", "hangs", "no_length")
+FAULTS = (
+    "missing",
+    "refused",
+    "ignores_range",
+    "half",
+    "breaks_off",
+    "hangs",
+    "no_length",
+    "busy",
+    "resets",
+    "other_range",
+)
+SHARE = 3  # of the requests of a fault that is only "sometimes"
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,8 @@ class RangeServer:
     """Serves `folder` while it is entered.
 
     requests: every request so far. nbytes: bytes of bodies sent, by key.
-    faults: {key: one of FAULTS}, looked up at each request; "*" stands for every shard. prefix: of every path.
+    faults: {key: one of FAULTS}, looked up at each request; "*" stands for every shard, "sometimes" for every third GET of anything.
+    prefix: of every path.
     """
 
     folder: Path
@@ -48,6 +62,7 @@ class RangeServer:
     def __enter__(self) -> RangeServer:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._turn = 0
         self._connections: set[socket.socket] = set()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -91,6 +106,12 @@ class RangeServer:
         with self._lock:
             self.requests.append(request)
             self.nbytes[request.key] += sent
+
+    def is_its_turn(self) -> bool:
+        """Tell whether this request is one of those that fail only sometimes."""
+        with self._lock:
+            self._turn += 1
+            return self._turn % SHARE == 0
 
     def opened(self, connection: socket.socket) -> None:
         self._connections.add(connection)
@@ -143,15 +164,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         key = path.removeprefix(owner.prefix).strip("/")
         file, is_shard = owner.folder / key, "/c/" in key
         fault = owner.faults.get(key) or (owner.faults.get("*") if is_shard else None)
+        if fault is None and has_body and "sometimes" in owner.faults and owner.is_its_turn():
+            fault = owner.faults["sometimes"]
         assert fault is None or fault in FAULTS, fault
         asked = self._range()
         if fault == "hangs":
             owner.wait_until_stopped()
             return
+        if fault == "resets":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return
         if not path.startswith(owner.prefix) or not file.is_file() or fault == "missing":
             self._send(404, key, asked, b"nothing here\n", has_body)
         elif fault == "refused":
             self._send(403, key, asked, b"not for you\n", has_body)
+        elif fault == "busy":
+            self._send(503, key, asked, b"slow down\n", has_body)
         elif is_shard and has_body and asked is None and fault != "no_length":
             self._send(500, key, asked, b"a whole shard? never\n", has_body)
         else:
@@ -165,8 +194,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif asked[0] >= len(data):
             self._send(416, key, asked, b"", has_body)
         else:
-            body = data[asked[0] : asked[1]]
-            self._send(206, key, asked, body[: len(body) // 2] if fault == "half" else body, has_body, fault)
+            start = asked[0]
+            if fault == "other_range" and start:
+                start -= 1
+            body = data[start : start + asked[1] - asked[0]]
+            said = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+            self._send(206, key, asked, body[: len(body) // 2] if fault == "half" else body, has_body, fault, said)
 
     def _send(
         self,
@@ -176,8 +209,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body: bytes,
         has_body: bool,
         fault: str | None = None,
+        content_range: str | None = None,
     ) -> None:
         self.send_response(status)
+        if content_range is not None:
+            self.send_header("Content-Range", content_range)
         if fault == "no_length":
             self.send_header("Connection", "close")
         else:

@@ -14,11 +14,19 @@ from range_server import RangeServer
 
 from vla_store.format import layout
 from vla_store.format.schema import Meta, Root
+from vla_store.storage import retrying
 
 WIDE = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 60, 1: 50}),
     tiny_libero.TinyFile("libero_spatial", "pick_up_the_cup_and_place_it_on_the_plate", 17, {0: 70}),
 )
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails temporarily is asked for as often as ever, and at once."""
+    monkeypatch.setattr(retrying, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(retrying, "MOST_WAIT_S", 0.001)
 
 
 @pytest.fixture(scope="session")

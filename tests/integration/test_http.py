@@ -20,8 +20,9 @@ from vla_store import view_rules as rules
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
 from vla_store.manage.views import add_view
-from vla_store.storage import FsspecStorage
-from vla_store.storage.remote import MERGE_GAP_BYTES
+from vla_store.reader.store import parts_of
+from vla_store.storage import FsspecStorage, retrying
+from vla_store.storage.remote import MERGE_GAP_BYTES, filesystem_of
 
 CAMERA = "eye_in_hand_rgb"
 WINDOWS = {"agentview_rgb": [-1, 0], CAMERA: [-1, 0], "robot_states": 0, "states": 0, "actions": range(16)}
@@ -174,6 +175,66 @@ def test_the_server_of_these_tests_refuses_a_whole_shard(served: RangeServer) ->
     assert served.refused == [Request("GET", shard(served.folder), None, 500)]
 
 
+# --- what is temporary -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["busy", "resets", "half", "breaks_off", "other_range"])
+def test_what_fails_now_and_then_is_asked_for_again_and_never_a_wrong_byte(served: RangeServer, fault: str) -> None:
+    served.faults["sometimes"] = fault
+    samples, expected = both(served, **OPTIONS)
+    for start in (0, 40):
+        numbers = list(range(start, start + 40, 5))
+        assert_same(list(samples.__getitems__(numbers)), list(expected.__getitems__(numbers)))
+    assert_same(samples[70], expected[70])
+    traffic = parts_of(samples.store).fetcher.traffic
+    assert traffic.retries > 0  # aiohttp makes some of them again itself
+    assert traffic.waited_s > 0
+
+
+def test_a_request_that_stalls_is_given_up_and_made_again(served: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, expected = both(served, windows={CAMERA: 0}, images="as_stored")
+    assert_same(samples[0], expected[0])
+    monkeypatch.setattr(retrying, "STALL_S", 0.5)
+    served.faults["sometimes"] = "hangs"
+    assert_same(samples.batch([10, 60, 110, 150]), expected.batch([10, 60, 110, 150]))
+    assert parts_of(samples.store).fetcher.traffic.retries > 0
+
+
+def test_what_is_asked_for_is_counted(served: RangeServer) -> None:
+    samples, _ = both(served, **OPTIONS)
+    samples.batch_or_lists([1, 50, 70])
+    traffic = parts_of(samples.store).fetcher.traffic
+    assert traffic.requests == len(served.requests)
+    assert traffic.nbytes == sum(served.nbytes.values())
+    assert (traffic.retries, traffic.hit_nbytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("fault", "count"), [("missing", 1), ("refused", 1), ("busy", retrying.TRIES)])
+def test_what_lasts_is_not_asked_for_again(served: RangeServer, fault: str, count: int) -> None:
+    samples, _ = both(served, windows={CAMERA: 0}, images="as_stored")
+    samples[5]
+    served.faults[shard(served.folder)] = fault
+    served.forget()
+    with pytest.raises((FetchError, StoreDamaged, MachineError)):
+        samples[50]
+    assert len([each for each in served.requests if each.key == shard(served.folder)]) == count
+
+
+def test_an_answer_of_another_range_is_never_a_sample(served: RangeServer) -> None:
+    samples, _ = both(served, windows={"actions": 0})
+    served.faults["*"] = "other_range"
+    with pytest.raises(FetchError, match="bytes that were asked for") as caught:
+        samples.batch([50, 100])
+    assert "Content-Range" in caught.value.places["found"]
+
+
+def test_connections_are_many_unless_the_user_says_how_many() -> None:
+    pytest.importorskip("s3fs")
+    for given, expected in (({}, 100), ({"config_kwargs": {"max_pool_connections": 7}}, 7)):
+        fs, _ = filesystem_of("s3://bucket/store", {"anon": True, **given})
+        assert fs.config_kwargs["max_pool_connections"] == expected
+
+
 # --- failures ----------------------------------------------------------------------------------------------------------
 
 
@@ -276,8 +337,8 @@ def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(
     served: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import aiohttp
-    import fsspec
 
+    monkeypatch.setattr(retrying, "TRIES", 2)
     served.faults["zarr.json"] = "hangs"
     options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.5)}}
     with pytest.raises(FetchError, match="did not answer"):
@@ -287,7 +348,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_time_asked_for(
     patient = {"timeout": aiohttp.ClientTimeout(total=240)}
     store = vla_store.open_store(served.url, storage_options=patient)
     served.faults["*"] = "hangs"
-    monkeypatch.setitem(fsspec.filesystem("http", **patient).kwargs, "timeout", aiohttp.ClientTimeout(total=0.5))
+    monkeypatch.setitem(filesystem_of(served.url, patient)[0].kwargs, "timeout", aiohttp.ClientTimeout(total=0.5))
     with pytest.raises(FetchError, match="did not answer"):
         store.read("actions", [5])
 

@@ -18,6 +18,7 @@ import vla_store
 from vla_store import cli
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, StoreDamaged, StoreNotFound
+from vla_store.storage import retrying
 
 PREFIX = "lab/wide.vla"
 
@@ -131,8 +132,11 @@ def test_no_credentials_is_a_fetch_error_that_says_so(s3: S3Server, url: str, mo
     assert "FSSPEC_S3_ANON" in caught.value.hint
 
 
-def test_a_bucket_that_is_gone_is_a_fetch_error_that_names_the_object(wide_store: Path) -> None:
+def test_a_bucket_that_is_gone_is_a_fetch_error_that_names_the_object(
+    wide_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("moto", reason="s3:// needs moto")
+    monkeypatch.setattr(retrying, "TRIES", 1)
     with S3Server() as server:
         options = {**server.options, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
         store = vla_store.open_store(server.upload(wide_store, PREFIX), storage_options=options)

@@ -7,20 +7,23 @@ errors, and what else is in storage.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound, VlaStoreError
+from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, StoreNotFound, VlaStoreError
 from vla_store.storage.arrived import digest_of, is_told
-from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, missing, not_exclusive, too_short
+from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traffic, missing, not_exclusive, too_short
 from vla_store.storage.paths import is_url
+from vla_store.storage.retrying import STALL_S, WrongAnswer, check_range, is_temporary, retried, status_of, within
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
 MERGE_GAP_BYTES = 16 << 10
 MAX_THREADS = 16
+CONNECTIONS = 100  # at one time; botocore has 10 by itself, aiohttp 100
 LISTED_FROM = 8  # objects: from here on one listing is quicker than a question for each
 MAX_SIZES = 1 << 20  # some hundred megabytes
 CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -29,8 +32,11 @@ CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 class FsspecStorage(Storage):
     """Any URL of fsspec's, or a local path by its `file` filesystem.
 
-    Ranges of one object that lie near each other are one request; all requests go at once. A put shows an object whole
-    or not at all, and one that returned is durable.
+    Ranges of one object that lie near each other are one request; all requests go at once. What fails temporarily (408, 429, 500, 502,
+    503, 504, SlowDown, connections that break or stall, answers with other bytes than were asked for) is asked for again, each range
+    by itself: up to 8 times with growing waits, and not after a minute. A request without progress for 10 seconds has failed, so
+    that no call waits longer than 80 seconds, and one more for each 100 kB that it asks for at once. A put shows an object
+    whole or not at all, and one that returned is durable.
 
     Parameters
     ----------
@@ -57,7 +63,13 @@ class FsspecStorage(Storage):
         self._pid = -1
         self._sizes: dict[str, int] = {}  # of objects that never change
         self._known: set[str] = set()  # the prefixes of these
+        self._has_answered = False
+        self._traffic = Traffic()
         self._connect()
+
+    @property
+    def traffic(self) -> Traffic:
+        return dataclasses.replace(self._traffic)
 
     def know(self, contents: Contents) -> None:
         if not self.knows(contents.prefix) and len(self._sizes) + len(contents.sizes) <= MAX_SIZES:
@@ -73,8 +85,8 @@ class FsspecStorage(Storage):
         return self._true_size(key) if known is None else known
 
     def _true_size(self, key: str) -> int:
-        with self._asking(key) as fs:
-            found = fs.size(self._path(key))
+        with self._asking(key):
+            found = self._persistent(lambda: self._ask_size(key))
         if found is None:
             raise FetchError(
                 "storage does not say how large an object is",
@@ -94,21 +106,14 @@ class FsspecStorage(Storage):
             return [size for (size,) in threads.map(lambda key: Storage.sizes(self, [key]), keys)]
 
     def head(self, key: str, nbytes: int) -> bytes:
-        try:
-            return bytes(self._connect().cat_file(self._path(key), start=0, end=nbytes))
-        except Exception as error:
-            if _is_past_the_end(error) and self._true_size(key) == 0:
-                return b""
-            raise self._failure(error, key) from error
+        (found,) = self.heads([key], nbytes)
+        if found is None:
+            raise missing(key, self.url)
+        return found
 
     def heads(self, keys: Sequence[str], nbytes: int) -> list[bytes | None]:
-        if not keys:
-            return []
-        with self._asking(keys[0]) as fs:
-            paths = [self._path(key) for key in keys]
-            found = fs.cat_ranges(paths, [0] * len(keys), [nbytes] * len(keys), on_error="return")
         made: list[bytes | None] = []
-        for key, data in zip(keys, found):
+        for key, data in zip(keys, self._fetch([(key, 0, nbytes) for key in keys], is_exact=False)):
             if isinstance(data, BaseException):
                 if _is_past_the_end(data) and self._true_size(key) == 0:
                     data = b""
@@ -123,22 +128,19 @@ class FsspecStorage(Storage):
         if not ranges:
             return []
         merged, spans = merge_ranges(ranges, MERGE_GAP_BYTES)
-        paths = [self._path(key) for key, _, _ in merged]
-        starts, stops = [start for _, start, _ in merged], [stop for _, _, stop in merged]
-        with self._asking(merged[0][0]) as fs:
-            found = fs.cat_ranges(paths, starts, stops, on_error="return")
+        found = self._fetch(merged, is_exact=True)
         for (key, start, stop), data in zip(merged, found):
-            if isinstance(data, BaseException) and not _is_past_the_end(data):
-                raise self._failure(data, key) from data
-            if isinstance(data, BaseException) or len(data) != stop - start:
-                raise self._other_bytes(data, key, start, stop)
+            if isinstance(data, BaseException):
+                if _is_past_the_end(data) or isinstance(data, WrongAnswer):
+                    raise self._other_bytes(data, key, start, stop) from data
+                raise data if isinstance(data, StoreDamaged) else self._failure(data, key) from data
         views = [memoryview(data).toreadonly() for data in found]
         return [views[number][start:stop] for number, start, stop in spans]
 
     def get(self, key: str) -> bytes | None:
         try:
             with self._asking(key) as fs:
-                return bytes(fs.cat_file(self._path(key)))
+                return bytes(self._persistent(lambda: fs.cat_file(self._path(key))))
         except ObjectMissing:
             return None
 
@@ -146,7 +148,7 @@ class FsspecStorage(Storage):
         try:
             with self._asking(prefix) as fs:
                 fs.invalidate_cache()
-                found = fs.find(self._path(prefix) if prefix else self._root)
+                found = self._persistent(lambda: fs.find(self._path(prefix) if prefix else self._root))
         except ObjectMissing:
             return []
         keys = (str(path).removeprefix(self._root).lstrip("/") for path in found)
@@ -225,7 +227,7 @@ class FsspecStorage(Storage):
             except FileExistsError:
                 return False
             except FetchError as error:
-                status = _status(error)
+                status = status_of(error)
                 if status == 412:  # storage that does not say which condition failed: there was only one
                     return False
                 if status != 409 or wait_s is None:
@@ -248,6 +250,64 @@ class FsspecStorage(Storage):
             self._fs.invalidate_cache()
             self._pid = os.getpid()
         return self._fs
+
+    def _fetch(self, ranges: Sequence[Range], is_exact: bool) -> list[Any]:
+        """Return the bytes of each range, or what it failed with, however often it was asked for. is_exact: less or more is a failure."""
+
+        def ask(wanted: list[int]) -> list[Any]:
+            asked = [ranges[at] for at in wanted]
+            found = self._ask(asked)
+            self._traffic.requests += len(asked)
+            self._traffic.nbytes += sum(len(data) for data in found if not isinstance(data, BaseException))
+            self._has_answered |= any(not isinstance(data, BaseException) for data in found)
+            return [self._exactly(data, *each) if is_exact else data for data, each in zip(found, asked)]
+
+        if not ranges:
+            return []
+        with self._asking(ranges[0][0]):
+            return self._retried(ask, len(ranges))
+
+    def _persistent(self, ask: Callable[[], Any]) -> Any:
+        """Return what one call gives, made again where it fails temporarily."""
+
+        def once(wanted: list[int]) -> list[Any]:
+            self._traffic.requests += 1
+            try:
+                found = [ask()]
+            except Exception as error:
+                return [error]
+            self._has_answered = True
+            return found
+
+        (found,) = self._retried(once, 1)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _retried(self, ask: Callable[[list[int]], list[Any]], count: int) -> list[Any]:
+        began = time.monotonic()
+        found, retries = retried(ask, count, lambda error: is_temporary(error, self._has_answered))
+        self._traffic.retries += retries
+        self._traffic.waited_s += time.monotonic() - began
+        return found
+
+    def _ask_size(self, key: str) -> int | None:
+        """Return the bytes of an object as storage says now, None where it does not."""
+        found = self._connect().size(self._path(key))
+        return None if found is None else int(found)
+
+    def _ask(self, ranges: Sequence[Range]) -> list[Any]:
+        """Ask for ranges once, all at the same time; return the bytes of each, or what it failed with."""
+        fs = self._connect()
+        paths = [self._path(key) for key, _, _ in ranges]
+        starts, stops = [start for _, start, _ in ranges], [stop for _, _, stop in ranges]
+        if not fs.async_impl:
+            found: list[Any] = fs.cat_ranges(paths, starts, stops, on_error="return")
+        else:
+            from fsspec.asyn import sync
+
+            found = sync(fs.loop, _asked_at_once, fs, paths, starts, stops)
+        return found
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -275,34 +335,43 @@ class FsspecStorage(Storage):
         cause = error.__cause__
         if isinstance(error, FileNotFoundError):
             # fsspec's http calls every failure to learn a size a missing file; what it was is the cause.
-            if "http" not in _protocols(self._fs) or cause is None or _status(cause) in _GONE:
+            if "http" not in _protocols(self._fs) or cause is None or status_of(cause) in _GONE:
                 return missing(key, self.url)
             error = cause
-        if isinstance(error, PermissionError) or _status(error) in _REFUSED:
+        if isinstance(error, PermissionError) or status_of(error) in _REFUSED:
             return MachineError(
                 "storage refuses access", object=key, store=self.url, found=_text(error), hint=NOT_PERMITTED
             )
         if not isinstance(error, Exception):
             return error
         return FetchError(
-            "storage answered with an error" if _status(error) else "storage did not answer",
+            "storage answered with an error" if status_of(error) else "storage did not answer",
             object=key,
             store=self.url,
             found=_text(error),
             hint=_hint_for(error),
         )
 
-    def _other_bytes(self, data: Any, key: str, start: int, stop: int) -> Exception:
-        is_short = isinstance(data, BaseException) or len(data) < stop - start
-        if is_short and (size := self._true_size(key)) < stop:
-            return too_short(key, stop, size)
+    def _exactly(self, data: Any, key: str, start: int, stop: int) -> Any:
+        """Return the bytes of a range where that is what came, else an error."""
+        is_short = isinstance(data, BaseException) and _is_past_the_end(data)
+        if not is_short and (isinstance(data, BaseException) or len(data) == stop - start):
+            return data
+        if is_short or len(data) < stop - start:
+            with contextlib.suppress(Exception):
+                if (size := self._ask_size(key)) is not None and size < stop:
+                    return too_short(key, stop, size)
+        return data if is_short else WrongAnswer(f"{len(data)} bytes", is_temporary=len(data) < stop - start)
+
+    def _other_bytes(self, error: BaseException, key: str, start: int, stop: int) -> FetchError:
+        is_lasting = isinstance(error, WrongAnswer) and not error.is_temporary
         return FetchError(
             "storage did not give the bytes that were asked for",
             object=key,
             store=self.url,
             expected=f"bytes {start} to {stop}",
-            found=_text(data) if isinstance(data, BaseException) else f"{len(data)} bytes",
-            hint="try again; then the network" if is_short else "the server must serve byte ranges",
+            found=str(error) if isinstance(error, WrongAnswer) else _text(error),
+            hint="the server must serve byte ranges" if is_lasting else "try again; then the network",
         )
 
 
@@ -323,6 +392,57 @@ def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range],
     return merged, spans
 
 
+async def _asked_at_once(fs: Any, paths: list[str], starts: list[int], stops: list[int]) -> list[Any]:
+    ask = _from_s3 if hasattr(fs, "_call_s3") else _from_any
+    most = max(stop - start for start, stop in zip(starts, stops))
+    return await within([ask(fs, *each) for each in zip(paths, starts, stops)], most)
+
+
+async def _from_any(fs: Any, path: str, start: int, stop: int) -> bytes:
+    return await fs._cat_file(path, start=start, end=stop)  # type: ignore[no-any-return]
+
+
+async def _from_s3(fs: Any, path: str, start: int, stop: int) -> bytes:
+    # As s3fs reads, which does not look at the range of the answer.
+    bucket, key, version = fs.split_path(path)
+    asked = f"bytes={start}-{stop - 1}"
+    given = {"VersionId": version} if version else {}
+    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked, **given)
+    with contextlib.closing(answer["Body"]) as body:
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 206)
+        check_range(asked, status, answer.get("ContentRange"), answer.get("ContentLength"))
+        return bytes(await body.read())
+
+
+async def _check_answer(response: Any) -> None:
+    """Look at an answer of aiohttp's before its body is read."""
+    try:
+        check_range(
+            response.request_info.headers.get("Range"),
+            response.status,
+            response.headers.get("Content-Range"),
+            response.content_length,
+        )
+    except WrongAnswer:
+        response.close()
+        raise
+
+
+def with_limits(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of fsspec's with connections enough and time-outs, where the user has not named his own."""
+    protocol = url.partition("://")[0].lower()
+    if protocol in ("s3", "s3a"):
+        return options | {"config_kwargs": {"max_pool_connections": CONNECTIONS} | (options.get("config_kwargs") or {})}
+    if protocol in ("http", "https"):
+        with contextlib.suppress(ImportError):  # which fsspec says
+            import aiohttp
+
+            patience = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
+            own = {"timeout": patience, "raise_for_status": _check_answer}
+            return options | {"client_kwargs": own | (options.get("client_kwargs") or {})}
+    return options
+
+
 def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     """Return fsspec's filesystem of a URL, and the root in it. Raises OptionError, StoreNotFound, FetchError."""
     import fsspec
@@ -330,7 +450,7 @@ def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     try:
         if not is_url(url):
             return fsspec.filesystem("file", **options), url  # as it stands: fsspec would take `::` in it for a chain
-        fs, root = fsspec.core.url_to_fs(url, **options)
+        fs, root = fsspec.core.url_to_fs(url, **with_limits(url, options))
     except ImportError as error:
         protocol = url.partition("://")[0].rpartition("::")[2].lower()
         extra = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}.get(protocol)
@@ -381,21 +501,9 @@ _GONE = (404, 410)
 _REFUSED = (401, 403)
 
 
-def _status(error: BaseException | None) -> int | None:
-    """Return the HTTP status that an error stands for, or one below it: of aiohttp's or botocore's."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        status = getattr(error, "status", metadata.get("HTTPStatusCode"))
-        if isinstance(status, int):
-            return status
-        error = error.__cause__
-    return None
-
-
 def _is_past_the_end(error: BaseException) -> bool:
     """Tell whether storage refused a range because the object ends before it begins."""
-    return _status(error) == 416 or "not satisfiable" in str(error)
+    return status_of(error) == 416 or "not satisfiable" in str(error)
 
 
 def _text(error: BaseException) -> str:
