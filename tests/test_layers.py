@@ -73,7 +73,11 @@ COSTS_MORE = {
     "torch",
     "recipes",
 }  # these may load more; see what they must not load below
-ONLY_COPIES = ["vla_store.manage.copy", "vla_store.manage.merge"]  # what works where nothing can be built
+ONLY_COPIES = [
+    "vla_store.manage.cache",
+    "vla_store.manage.copy",
+    "vla_store.manage.merge",
+]  # what works where nothing can be built
 CLUSTER = {"dask", "distributed"}  # the extra of this name
 BUILDING = {"zarr", "h5py", *CLUSTER}
 

@@ -286,6 +286,8 @@ def bench_store(
     images: str = "as_stored",
     view: str | Sequence[str] | None = None,
     fetcher: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
     talk: Talk = lambda _: None,
 ) -> BenchReport:
     """Measure a store on this machine; some ten seconds, and two more for each number of workers.
@@ -300,7 +302,7 @@ def bench_store(
         Samples in a batch; default 64.
     workers
         Numbers to try; default: 1, 2, 4 ... up to the cores, at most 8.
-    images, fetcher
+    images, fetcher, cache, cache_size
         As for `vla_store.Samples` and `open_store`.
     view
         Names of views whose samples are served; default: all samples.
@@ -329,7 +331,7 @@ def bench_store(
         raise OptionError("give at least one number of workers to try")
     for count in tried:
         whole_number("each number of workers", count)
-    store = open_store(url, fetcher=fetcher)
+    store = open_store(url, fetcher=fetcher, cache=cache, cache_size=cache_size)
     samples = Samples(store, windows=_windows(store), alignment="causal", images=images, view=view)
     open_ms = (time.perf_counter() - began) * 1e3
     size = min(batch_size, len(samples))

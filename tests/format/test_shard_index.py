@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import google_crc32c
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_store.errors import StoreDamaged
-from vla_store.format.shard_index import ABSENT, encode_index, index_nbytes, parse_index
+from vla_store.format.shard_index import ABSENT, encode_index, find_index, index_nbytes, parse_index
 
 SIZES = st.lists(st.integers(0, 2**40), min_size=1, max_size=20)
 
@@ -154,3 +155,29 @@ def test_whatever_an_index_says_it_is_sound_or_damage(
         assert offset == at
         at += nbytes
     assert at == body_nbytes
+
+
+# --- where only the end of a shard is there --------------------------------------------------------------------------------
+
+
+@given(SIZES, st.integers(0, 5), st.data())
+def test_the_index_is_found_in_the_end_of_a_shard(sizes: list[int], unused: int, data: st.DataObject) -> None:
+    chunks = len(sizes) + unused
+    index = encode_index(sizes, chunks)
+    size = sum(sizes) + len(index)
+    before = data.draw(st.binary(max_size=min(60, sum(sizes))))
+    found = find_index(before + index, size)
+    assert found is not None
+    assert found.tolist() == sound(sizes, chunks).tolist()
+    # Of less than all of it nothing is said that is wrong: where nothing is known, more is wanted.
+    assert find_index(index[data.draw(st.integers(1, len(index) - 1)) :], size) is None
+
+
+@given(SIZES, st.integers(0, 5), st.data())
+def test_an_index_whose_bytes_changed_is_not_found(sizes: list[int], unused: int, data: st.DataObject) -> None:
+    index = encode_index(sizes, len(sizes) + unused)
+    at, bit = data.draw(st.integers(0, len(index) - 1)), data.draw(st.integers(0, 7))
+    changed = bytearray(index)
+    changed[at] ^= 1 << bit
+    with contextlib.suppress(StoreDamaged):
+        assert find_index(bytes(changed), sum(sizes) + len(index)) is None

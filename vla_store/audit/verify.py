@@ -75,7 +75,7 @@ def verify_store(
         from vla_store.sources.find import find_sources
 
         sources = find_sources(against, skip_bad=True)
-    location = locate(url, fetcher, storage_options)
+    location = locate(url, fetcher, storage_options, cache="")  # what lies there is checked, not what was kept of it
     report = VerifyReport(location.url)
     objects = Objects(location.open(), report)
     root = check_roots(objects)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vla_store.cli.options import READING, argument, command, images
+from vla_store.cli.options import READING, argument, command, how_to_read, images
 from vla_store.cli.printing import print_report, print_result
 from vla_store.look.info import damaged_views, store_json, store_text
 from vla_store.reader import Store, open_store
@@ -12,7 +12,7 @@ from vla_store.reader import Store, open_store
 
 @command("info", "say what a store holds", "vla-store info libero.vla", READING)
 def info(arguments: argparse.Namespace) -> int:
-    store = open_store(arguments.store, fetcher=arguments.fetcher)
+    store = open_store(arguments.store, **how_to_read(arguments))
     print_result(arguments, store_json(store), store_text)
     return _check_views(store)
 
@@ -44,7 +44,7 @@ def show(arguments: argparse.Namespace) -> int:
     from vla_store.look.episodes import find_episode
     from vla_store.look.sheet import write_sheet
 
-    store = open_store(arguments.store, fetcher=arguments.fetcher)
+    store = open_store(arguments.store, **how_to_read(arguments))
     episode = find_episode(store, arguments.episode)
     written = write_sheet(store, episode, arguments.output, steps=arguments.steps, images=arguments.images)
     return print_report(arguments, written)
@@ -60,7 +60,7 @@ def show(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from vla_store.look.page import write_page
 
-    store = open_store(arguments.store, fetcher=arguments.fetcher)
+    store = open_store(arguments.store, **how_to_read(arguments))
     print_report(arguments, write_page(store, arguments.output))
     return _check_views(store)
 

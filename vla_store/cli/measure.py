@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vla_store.cli.options import FETCHER, OUTPUT, READING, argument, command, flag, images, view
+from vla_store.cli.options import CACHE, FETCHER, OUTPUT, READING, argument, command, flag, how_to_read, images, view
 from vla_store.cli.printing import print_report, print_result
 from vla_store.errors import OptionError
 from vla_store.progress import ProgressBar
@@ -37,7 +37,7 @@ def bench(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             images=arguments.images,
             view=arguments.view,
-            fetcher=arguments.fetcher,
+            **how_to_read(arguments),
             talk=bar.talk,
         )
     return print_report(arguments, report)
@@ -72,6 +72,7 @@ def bench(arguments: argparse.Namespace) -> int:
     flag("--quoted", "instead of the tables: what was said of these samplers, and whether it holds"),
     argument("--plot", metavar="FILE.png", help="draw it as well (needs matplotlib)"),
     FETCHER,
+    CACHE,
     OUTPUT,
 )
 def coverage(arguments: argparse.Namespace) -> int:
@@ -86,7 +87,7 @@ def coverage(arguments: argparse.Namespace) -> int:
             raise OptionError("--view names views of a store, and lengths have none")
         demos = coverage.read_lengths(arguments.lengths)
     else:
-        store = open_store(arguments.store, fetcher=arguments.fetcher)
+        store = open_store(arguments.store, **how_to_read(arguments))
         demos = coverage.demos_of_store(store, 5 if arguments.k is None else arguments.k, view=arguments.view)
     if arguments.plot is not None:  # what is wrong with it is said before the work
         coverage.plot_report(demos, arguments.plot, seed=arguments.seed)

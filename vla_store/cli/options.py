@@ -74,7 +74,25 @@ FETCHER = argument(
     choices=("mmap", "pread", "fsspec"),
     help="how the store is read (default: mmap for a path, fsspec for a URL; pread: network file systems, cold disks)",
 )
-READING = group(STORE, FETCHER, OUTPUT)  # the last arguments of a command that reads one store
+CACHE_SIZE = argument(
+    "--cache-size",
+    metavar="SIZE",
+    help="the most that the cache may take, as in 200GB (default: VLA_STORE_CACHE_SIZE, else what the disk has)",
+)
+CACHE = group(
+    argument(
+        "--cache",
+        metavar="DIR",
+        help="keep what is fetched in this folder of a local disk (default: VLA_STORE_CACHE for a URL; '' for none)",
+    ),
+    CACHE_SIZE,
+)
+READING = group(STORE, FETCHER, CACHE, OUTPUT)  # the last arguments of a command that reads one store
+
+
+def how_to_read(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what `open_store` takes besides the store."""
+    return {"fetcher": arguments.fetcher, "cache": arguments.cache, "cache_size": arguments.cache_size}
 
 
 def images(default: str, help_text: str) -> Argument:

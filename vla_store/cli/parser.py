@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vla_store import __version__
-from vla_store.cli import build, look, measure, upkeep, views
+from vla_store.cli import build, cache, look, measure, upkeep, views
 from vla_store.cli.printing import say
 
 NEAR = 0.75  # less is another word, not a slip
@@ -32,6 +32,9 @@ _ELSEWHERE = {
     "show": "draw view visualize viz plot open",
     "report": "html page summarize",
     "views": "filter select view",
+    "cache": "prefetch mirror",
+    "prune": "clear clean evict gc purge",
+    "fill": "warm prefetch preload load download",
     "bench": "benchmark speed profile time",
     "demo": "example tour try",
     "list": "ls show",
@@ -121,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         look.show,
         look.report,
         views.views,
+        cache.cache,
         measure.bench,
         measure.coverage,
         look.demo,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vla_store.cli.options import OUTPUT, READING, STORE, argument, command, flag
+from vla_store.cli.options import FETCHER, OUTPUT, STORE, argument, command, flag
 from vla_store.cli.printing import MAX_LINES, print_report, print_result, print_root, tell
 from vla_store.progress import ProgressBar
 
@@ -20,7 +20,9 @@ from vla_store.progress import ProgressBar
         metavar="SOURCE",
         help="compare every value and attribute with these sources (may be repeated)",
     ),
-    READING,
+    STORE,
+    FETCHER,
+    OUTPUT,
 )
 def verify(arguments: argparse.Namespace) -> int:
     from vla_store.audit import verify_store

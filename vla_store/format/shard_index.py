@@ -35,6 +35,31 @@ def encode_index(sizes: npt.ArrayLike, chunks: int) -> bytes:
     return body + int(crc32c(body)).to_bytes(CRC_BYTES, "little")
 
 
+def find_index(tail: bytes, size: int) -> Entries | None:
+    """Return the (chunks, 2) entries of the index of a shard of `size` bytes, of which only the end is there, and the number of chunks
+    is not known; None where more of the end would be needed.
+
+    Raises StoreDamaged where there is no index with its crc32c at the end.
+    """
+    count = (len(tail) - CRC_BYTES) // ENTRY_BYTES
+    if count < 1:
+        return None
+    words = np.frombuffer(tail, dtype="<u8", count=2 * count, offset=len(tail) - CRC_BYTES - count * ENTRY_BYTES)
+    entries = words.reshape(count, 2)
+    used = np.flatnonzero((entries != ABSENT).any(axis=1))
+    if not len(used):
+        return None
+    offset, nbytes = entries[used[-1]].tolist()
+    chunks, rest = divmod(size - CRC_BYTES - offset - nbytes, ENTRY_BYTES)  # the last chunk ends where the index begins
+    if not rest and count < chunks <= (size - CRC_BYTES) // ENTRY_BYTES:
+        return None
+    if not rest and 0 < chunks <= count:
+        found = entries[count - chunks :]
+        if crc32c(found.tobytes()) == int.from_bytes(tail[-CRC_BYTES:], "little"):
+            return found
+    raise StoreDamaged("the index of a shard does not have its checksum")
+
+
 def parse_index(
     data: memoryview, chunks: int, present: int, body_nbytes: int, name: str, size: int | None = None
 ) -> Entries:

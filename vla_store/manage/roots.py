@@ -223,7 +223,7 @@ def open_parts(url: str, entries: tuple[PartEntry, ...]) -> list[Part]:
     list of Part
         Rows and episodes are numbered from 0 over all of them.
     """
-    fetcher = locate(url, None, None).open()
+    fetcher = locate(url, cache="").open()
     parts, row, episode = [], 0, 0
     for number, entry in enumerate(entries):
         key = f"{entry.path}/zarr.json"

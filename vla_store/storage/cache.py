@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from vla_store.errors import OptionError, warn
 from vla_store.storage.base import Contents
-from vla_store.storage.locks import surely_locked
-from vla_store.storage.mirror import ABOUT, DATA, Mirror, make
+from vla_store.storage.locks import holders, surely_locked
+from vla_store.storage.mirror import ABOUT, DATA, LISTING, Mirror, make, present_nbytes
 
 MARKER = "vla_store-cache.json"
 BEARERS = ".fetchers"
@@ -63,6 +63,33 @@ class Entry(NamedTuple):
         with surely_locked(self.folder / DATA) as is_free:
             return not is_free
 
+    @property
+    def users(self) -> list[int]:
+        """The processes that have it open, as far as the system tells."""
+        return holders(self.folder / DATA)
+
+    @property
+    def present_nbytes(self) -> int:
+        """Bytes of the part that are here. Raises OSError."""
+        return min(present_nbytes(self.folder), self.all_nbytes)
+
+    def listing(self) -> bytes:
+        """Return the listing of the part. Raises OSError."""
+        return (self.folder / LISTING).read_bytes()
+
+
+def existing(path: str | os.PathLike[str]) -> CacheFolder:
+    """Return the cache that lies in a folder. Raises OptionError where none does, OSError."""
+    if not (Path(path) / MARKER).exists():
+        what = "has other things in it" if Path(path).is_dir() and any(Path(path).iterdir()) else "is empty"
+        raise OptionError(
+            "there is no cache in this folder",
+            folder=path,
+            found=what if Path(path).is_dir() else "no such folder",
+            hint="a cache begins with the first store that is opened with it: vla-store info STORE --cache DIR",
+        )
+    return CacheFolder(path)
+
 
 class CacheFolder:
     """A folder of mirrors.
@@ -94,7 +121,7 @@ class CacheFolder:
         kind = file_system_of(self.path)
         if kind in NETWORK:
             raise OptionError(
-                "a cache lies on a disk of this machine, and this folder is on a network file system",
+                "a cache lies on a disk of this machine, and this is a network file system",
                 folder=self.path,
                 found=kind,
                 hint="name a folder on a local disk (an NVMe drive, /tmp, /dev/shm)",

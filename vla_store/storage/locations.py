@@ -183,7 +183,7 @@ def _cache(
 
 
 def open_storage(url: str | os.PathLike[str]) -> Storage:
-    """Open the place of a store to manage: its objects may change meanwhile, so local files are read, not mapped.
+    """Open the place of a store to manage: its objects may change meanwhile, so local files are read, not mapped, and no cache is asked.
 
     Parameters
     ----------
@@ -199,5 +199,5 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
     OptionError, StoreNotFound, FetchError
         For what is neither a path nor a URL, and for a URL that cannot be opened.
     """
-    location = locate(url)
+    location = locate(url, cache="")
     return LocalStorage(location.url, mapped=False) if location.is_local else location.open()

@@ -66,6 +66,20 @@ def locked(folder: Path, name: str = "", *, busy: Exception) -> Iterator[None]:
                 return
 
 
+def holders(path: Path) -> list[int]:
+    """Return the processes that hold a lock on what lies at a path, as far as the system tells."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError, ValueError):
+        status = os.stat(path)
+        name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                fields = line.split()  # 1: FLOCK ADVISORY READ 1234 fe:00:5678 0 EOF; who waits has -> as the second
+                if fields[1] == "FLOCK" and fields[5] == name:
+                    found.add(int(fields[4]))
+    return sorted(found)
+
+
 @contextlib.contextmanager
 def surely_locked(path: Path, *, shared: bool = False) -> Iterator[bool]:
     """Hold a lock on what lies at a path: alone, if that is free now, or shared, once it is. Yield False where there is none to be

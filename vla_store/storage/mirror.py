@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -105,6 +106,17 @@ class Mirror:
             return True
         return False
 
+    def load(self, start: int, stop: int) -> bytes:
+        """Read bytes of `data` from the file and not through the map: what the disk cannot give is an OSError then, and no signal."""
+        pieces = []
+        while start < stop:
+            piece = os.pread(self._descriptor, stop - start, start)
+            if not piece:
+                raise OSError(errno.EIO, "the file ends", str(self.folder / DATA))
+            pieces.append(piece)
+            start += len(piece)
+        return b"".join(pieces)
+
     def put(self, start: int, data: memoryview) -> None:
         """Write whole pages, of which the last may end with its object, and mark them. Raises OSError, of a full disk for one."""
         at, left = start, data
@@ -185,6 +197,14 @@ def make(folder: Path, contents: Contents, about: dict[str, Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     if not folder.is_dir():
         raise FileNotFoundError(folder)
+
+
+def present_nbytes(folder: Path) -> int:
+    """Return the bytes of the pages that are present in a mirror, which need not be opened."""
+    for name in (f"marks.{boot_id()}", DURABLE):
+        with contextlib.suppress(FileNotFoundError):
+            return (folder / name).read_bytes().count(PRESENT) * PAGE
+    return 0
 
 
 def layout_of(contents: Contents) -> tuple[dict[str, int], int]:

@@ -117,6 +117,14 @@ class MirroredStorage(Storage):
         except OSError:
             return False
 
+    def absent_nbytes(self, key: str) -> int | None:
+        """Return the bytes of an object that have to come into the cache yet; None where it has no place for it."""
+        size, offset, kept, _ = self._places.get(key, (0, 0, None, None))
+        if kept is None:
+            return None
+        marks = kept.marks[offset // PAGE : -(-(offset + size) // PAGE)]
+        return min(size, int(np.count_nonzero(marks != PRESENT)) * PAGE)
+
     def size(self, key: str) -> int:
         place = self._places.get(key)
         return self.inner.size(key) if place is None else place[0]
