@@ -117,6 +117,25 @@ class Mirror:
             start += len(piece)
         return b"".join(pieces)
 
+    def absent(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Return the stretches of the pages [first, last) that are not there, counted from `first`."""
+        marks = self._bytes[first:last].tobytes()
+        present = marks.count(PRESENT)
+        if not present:
+            return [(0, last - first)]
+        if present == last - first:
+            return []
+        return runs_of(np.flatnonzero(np.frombuffer(marks, np.uint8) != PRESENT))
+
+    def claims(self, pages: Iterable[tuple[Any, ...]]) -> set[int]:
+        """Return the numbers of those who say that they are bringing some of these pages, each given as (first, last, ...)."""
+        found: set[int] = set()
+        for first, last, *_ in pages:
+            marks = self._bytes[first:last].tobytes()
+            if marks.count(PRESENT) + marks.count(ABSENT) != len(marks):
+                found.update(marks)
+        return found - {ABSENT, PRESENT}
+
     def put(self, start: int, data: memoryview) -> None:
         """Write whole pages, of which the last may end with its object, and mark them. Raises OSError, of a full disk for one."""
         at, left = start, data

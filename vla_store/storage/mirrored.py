@@ -302,34 +302,33 @@ class MirroredStorage(Storage):
         if number and id(mirror) not in self._cleared:
             self._cleared.add(id(mirror))
             mirror.forget_claims(number)
+        merged = _merged(spans)
         for is_last in (False, True):
-            absent, brought = _absent(mirror, spans, () if is_last else self._alive(mirror, spans, folder))
+            claims = mirror.claims(merged)
+            alive = () if is_last else tuple(each for each in claims if folder.is_alive(each))
+            absent, brought = _absent(mirror, merged, alive)
             self._fetch(mirror, absent, number or ABSENT)
             if not brought or self._wait(mirror, brought, folder):
                 return
 
     def _fetch(self, mirror: Mirror, spans: list[_Span], claim: int) -> None:
+        if not spans:
+            return
         for span in spans:
             first, last = span.pages
             mirror.marks[first:last] = claim
+        kept = 0
         try:
             fetched = self.inner.read([each[:3] for each in spans])
             for span, data in zip(spans, fetched):
                 if not self._keep(mirror, span.offset + span.start, data):
                     break
+                kept += 1
         finally:
-            for span in spans:
+            for span in spans[kept:]:
                 first, last = span.pages
                 marks = mirror.marks[first:last]
                 marks[marks == claim] = ABSENT
-
-    def _alive(self, mirror: Mirror, spans: list[_Span], folder: CacheFolder) -> tuple[int, ...]:
-        """Return the numbers of those who are bringing some of these pages, and live."""
-        found: set[int] = set()
-        for span in spans:
-            first, last = span.pages
-            found.update(mirror.marks[first:last].tobytes())
-        return tuple(each for each in found - {ABSENT, PRESENT} if folder.is_alive(each))
 
     def _wait(self, mirror: Mirror, pages: list[tuple[int, int]], folder: CacheFolder) -> bool:
         """Wait until others have brought pages; False where they gave up, died, or took too long."""
@@ -355,17 +354,19 @@ class MirroredStorage(Storage):
         return folder
 
 
-def _absent(mirror: Mirror, spans: list[_Span], alive: tuple[int, ...]) -> tuple[list[_Span], list[tuple[int, int]]]:
-    """Return what has to be fetched of some spans, in few pieces, and the pages that those who live are bringing."""
+def _absent(
+    mirror: Mirror, merged: list[tuple[int, int, _Span]], alive: tuple[int, ...]
+) -> tuple[list[_Span], list[tuple[int, int]]]:
+    """Return what has to be fetched of some pages, in few pieces, and the pages that those who live are bringing."""
     absent: list[_Span] = []
     brought: list[tuple[int, int]] = []
-    for first, last, span in _merged(spans):
-        marks = mirror.marks[first:last]
-        is_brought = np.isin(marks, alive) if alive else np.zeros(len(marks), bool)
-        if is_brought.any():
+    for first, last, span in merged:
+        missing = mirror.absent(first, last)
+        if missing and alive:
+            is_brought = np.isin(mirror.marks[first:last], alive)
             brought += [(first + start, first + stop) for start, stop in runs_of(np.flatnonzero(is_brought))]
-        missing = np.flatnonzero((marks != PRESENT) & ~is_brought)
-        for start, stop in _closed(runs_of(missing)):
+            missing = runs_of(np.flatnonzero((mirror.marks[first:last] != PRESENT) & ~is_brought))
+        for start, stop in _closed(missing):
             for at in range(start, stop, MAX_REQUEST_NBYTES // PAGE):
                 begin = (first + at) * PAGE - span.offset
                 end = (first + min(at + MAX_REQUEST_NBYTES // PAGE, stop)) * PAGE - span.offset
@@ -387,6 +388,8 @@ def _merged(spans: list[_Span]) -> list[tuple[int, int, _Span]]:
 
 def _closed(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return stretches with the small gaps between them closed."""
+    if len(runs) < 2:
+        return runs
     closed: list[tuple[int, int]] = []
     for start, stop in runs:
         if closed and start - closed[-1][1] <= GAP_PAGES:
