@@ -17,6 +17,7 @@ from pathlib import Path
 import make_stores
 import pytest
 from hypothesis import HealthCheck, settings
+from s3_server import S3Server
 
 settings.register_profile(
     "vla_store",
@@ -120,6 +121,22 @@ def skip_unless_ready(store: Path) -> None:
     if not store.exists():
         for module in ("h5py", "zarr"):
             pytest.importorskip(module, reason=f"building needs {module}")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[S3Server]:
+    """An S3 server, which programs find by the environment."""
+    for module in ("moto", "s3fs", "boto3"):
+        pytest.importorskip(module, reason=f"s3:// needs {module}")
+    from s3fs import S3FileSystem
+
+    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        # fsspec keeps instances by their arguments, and this server is none of them.
+        S3FileSystem.clear_instance_cache()
+        yield server
+        S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,9 @@ import pytest
 import store_tools
 import tiny_libero
 from dask_cluster import LIMIT_S, Cluster, Signed
+from kills_at_url import Bucket
 from own_sources import FIELDS, Own
+from s3_server import BUCKET, S3Server
 from store_tools import assert_one_screen, differences, digests, run
 
 pytest.importorskip("distributed", reason="a cluster needs distributed")
@@ -65,6 +67,18 @@ def test_a_cluster_gives_the_same_bytes_and_its_progress_comes_back(tiny_source:
         told = Told(tmp_path / "flag")
         build_store([tiny_source], tmp_path / "y.vla", scheduler=cluster.address, progress=told)
         assert told.advanced == told.total > 0
+
+
+def test_workers_of_a_cluster_put_their_shards_into_a_bucket_themselves(
+    bucket: S3Server, tmp_path: Path, reference: dict[str, str]
+) -> None:
+    """They are processes of their own, which find the bucket by the environment, and see nothing of the driver's stage."""
+    (tmp_path / "stage").mkdir()
+    with Cluster(tmp_path) as cluster:
+        source = Own(lengths=LENGTHS, fields=CAMERAS)
+        build_store([source], f"s3://{BUCKET}/x.vla", scheduler=cluster.address, staging=tmp_path / "stage")
+    assert differences(Bucket("x.vla").digests(), reference) == []
+    assert os.listdir(tmp_path / "stage") == []
 
 
 def test_a_worker_that_is_killed_in_mid_build_is_replaced_by_the_others(

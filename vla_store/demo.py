@@ -126,7 +126,7 @@ def _run(folder: Path, seed: int) -> DemoReport:
     _say(table(["", "samples/s", ""], rows))
     _say(f"\nsize      {built.nbytes / source_nbytes:.2f} of the HDF5; on LIBERO's rendered pictures about 0.35")
     _say(f"time      {time.perf_counter() - began:.0f} s in all, one process, files in the page cache")
-    return DemoReport(source, built.store, built.rows, len(chosen))
+    return DemoReport(source, Path(built.store), built.rows, len(chosen))
 
 
 class Hdf5PerSample:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import store_tools
 import tiny_libero
-from s3_server import S3Server
 
 FILES = (
     tiny_libero.TinyFile("libero_goal", "open_the_middle_drawer", 12, {0: 12, 2: 5}),
@@ -54,19 +53,3 @@ def made(halves: Halves, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy_of(made: Path, tmp_path: Path) -> Callable[[str], Path]:
     """copy_of("first") is a copy of first.vla that may be changed."""
     return lambda name: Path(shutil.copytree(made / f"{name}.vla", tmp_path / f"{name}.vla"))
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[S3Server]:
-    """An S3 server, which programs find by the environment."""
-    for module in ("moto", "s3fs", "boto3"):
-        pytest.importorskip(module, reason=f"s3:// needs {module}")
-    from s3fs import S3FileSystem
-
-    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        # fsspec keeps instances by their arguments, and this server is none of them.
-        S3FileSystem.clear_instance_cache()
-        yield server
-        S3FileSystem.clear_instance_cache()

@@ -21,9 +21,20 @@ import pytest
 import store_tools
 import tiny_libero
 from kills import kills
+from kills_at_url import Round, kills_at_url
 from manage_processes import append_in_turns
 from own_sources import RETOLD, Own, Retold
-from store_tools import assert_one_screen, digests, environment, registered, root_of, run, skip_unless_it_creates
+from s3_server import S3Server
+from store_tools import (
+    assert_one_screen,
+    differences,
+    digests,
+    environment,
+    registered,
+    root_of,
+    run,
+    skip_unless_it_creates,
+)
 
 import vla_store
 from vla_store import DestinationExists, FetchError, OptionError, StoreDamaged, StoreNotFound, cli
@@ -628,3 +639,41 @@ def test_a_source_that_says_something_else_of_the_same_data_is_not_taken_for_wha
     with pytest.raises(OptionError, match="a file is in the store already"):
         append_store(Retold(how=how), store)
     assert digests(store) == before
+
+
+def raced(bucket: S3Server, halves: Any, made: Path, folder: Path, rounds: int) -> list[Round]:
+    """Two appends at once to a copy of first.vla in a bucket, of one file each, which are killed; what became of them."""
+    sources = sorted((halves.second, tiny_libero.write_suites(folder / "third", suites=THIRD) / THIRD[0].suite))
+    expected = []
+    for number, order in enumerate((sources, sources[::-1])):
+        store = Path(shutil.copytree(made / "first.vla", folder / f"{number}.vla"))
+        for each in order:
+            append_store([each], store)
+        expected.append(digests(store))
+    told = kills_at_url(
+        "append-two", "raced.vla", rounds, made / "first.vla", sources, folder / "temporary", **bucket.environment
+    )
+    for each in told:
+        assert (each.finished, each.left) == ([0, 0], []), each.killed
+        assert each.found in expected, [differences(each.found, other) for other in expected]
+    return told
+
+
+THIRD = [tiny_libero.TinyFile("libero_object", "pick_up_the_cup", 17, {0: 9, 1: 3})]
+
+
+def test_two_appends_to_a_bucket_that_race_and_are_killed_leave_both_parts_and_nothing_else(
+    bucket: S3Server, halves: Any, made: Path, tmp_path: Path
+) -> None:
+    assert len(raced(bucket, halves, made, tmp_path, 2)) == 2
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+def test_fifty_races_of_two_appends_to_a_bucket_that_are_killed_leave_both_parts_and_nothing_else(
+    bucket: S3Server, halves: Any, made: Path, tmp_path: Path
+) -> None:
+    told = raced(bucket, halves, made, tmp_path, 50)
+    assert sum(each.between for each in told) > 25
+    print(f"append: 50 races of two, {sum(each.killed for each in told)} kills, of which", end=" ")
+    print(f"{sum(each.between for each in told)} left a part half-built; both parts were there each time, and no more")

@@ -255,12 +255,14 @@ def test_a_name_too_long_for_its_unfinished_store_is_refused_at_once(here: Here,
 
 
 @pytest.mark.parametrize("how", ["build", "recode"])
-@pytest.mark.parametrize("url", ["s3://bucket/x.vla", "memory://x", "zip::x"])
-def test_a_url_is_no_place_to_build_at(here: Here, how: str, url: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("url", ["http://host/x.vla", "zip::x"])
+def test_a_url_that_cannot_be_written_is_no_place_to_build_at(
+    here: Here, how: str, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = here.inside()
     with pytest.raises(AssertionError):
         WRITING[how](url)
-    assert "a store is built on a local path" in capfd.readouterr().err
+    assert url.partition(":")[0] in capfd.readouterr().err
     assert here.inside() == before
 
 

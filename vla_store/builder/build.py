@@ -1,7 +1,7 @@
 """`build_store`: scan, probe, plan, encode, commit. Each object is whole or absent; the same call resumes.
 
-`plan_part` and `encode_part` make one part in a folder, which a build makes a store of, and an append moves into one. May import
-the rest of the builder, sources and format.
+`plan_part` and `encode_part` make one part in a folder, or at a URL, which a build makes a store of, and an append moves into one.
+May import the rest of the builder, sources and format.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_store.builder.commit import nonfinite_of, write_first_root, write_metadata, write_part
-from vla_store.builder.destination import check_destination, destination_of, replace_store
 from vla_store.builder.executors import chosen_executor, default_workers, run_units
 from vla_store.builder.journal import Journal, check_unchanged, states_of
 from vla_store.builder.memory import MemoryPlan, plan_memory, share_one_heap
 from vla_store.builder.options import BuildOptions, takes_options
 from vla_store.builder.overlap import Threads
+from vla_store.builder.places import building_at
 from vla_store.builder.plan import Plan, make_plan
 from vla_store.builder.probe import Probe, probe_cameras
 from vla_store.builder.report import BuildReport, CameraReport
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.units import Receipt, WorkUnit, work_units
 from vla_store.errors import machine_errors
+from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
@@ -34,7 +35,7 @@ from vla_store.format.schema import PartEntry, Root
 from vla_store.sources.find import Given, find_sources, local_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
-from vla_store.storage import LocalStorage, sync_folder
+from vla_store.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PlannedPart:
     started: float
 
     def report(
-        self, store: Path, root: Root | None = None, made: EncodedPart | None = None, nbytes: int | None = None
+        self, store: Path | str, root: Root | None = None, made: EncodedPart | None = None, nbytes: int | None = None
     ) -> BuildReport:
         """Return what was built; without `made`, what would be. nbytes: of all that was written."""
         receipts = made.receipts if made else None
@@ -111,51 +112,56 @@ class EncodedPart:
 def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str], options: BuildOptions) -> BuildReport:
     """Convert every step of every demonstration of `sources` into a new store.
 
-    The build happens in STORE.partial; renaming it is the commit. The same call resumes an unfinished one.
+    The build happens in STORE.partial; renaming it is the commit. At a URL objects are put there as they are encoded, each compared
+    with what the storage says of it, and the root last: until then there is no store. The same call resumes an unfinished one.
 
     Parameters
     ----------
     sources
         HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several.
     store
-        A local path that does not exist yet.
+        A local path, or a URL that can be written, where there is nothing yet.
 
     Raises
     ------
-    SourceError, UsageError, MachineError
-        The message names file and demonstration.
+    SourceError, UsageError, MachineError, FetchError
+        The message names file and demonstration, or the object and the storage.
 
     Options
     -------
     """
     with machine_errors("looking at where STORE goes"):
-        target, partial = destination_of(store)
+        place = building_at(store, options.staging)
         given = local_sources(sources)
-        paths = [each for each in given if isinstance(each, Path)]
-        check_destination(target, partial, paths, overwrite=options.overwrite)
-    planned = plan_part(given, partial, options)
+        place.check([each for each in given if isinstance(each, Path)], overwrite=options.overwrite)
+    planned = plan_part(given, place.folder, options, place=place.objects)
+    plan, talk = planned.plan, options.reports.talk
     if options.dry_run:
-        return planned.report(target)
-    journal, committed = Journal(partial, planned.plan), None
-    with machine_errors(f"building {target.name}"):
+        return planned.report(place.store)
+    journal = Journal(place.folder, plan, place.objects)
+    with machine_errors(f"building {os.path.basename(place.store)}"):
+        if not options.overwrite and (done := place.committed(plan)):
+            return replace(planned.report(place.store, done), resumed=True)
         try:
-            receipts = journal.open(discard=options.overwrite, rehash=options.rehash, talk=options.reports.talk)
+            receipts = journal.open(discard=options.overwrite, rehash=options.rehash, talk=talk)
+            place.begin(plan, overwrite=options.overwrite)
             made = encode_part(planned, journal, receipts)
-            root = write_first_root(partial, planned.plan, planned.scan, made.entry, made.episodes)
+            place.fetch_numbers(plan, made.receipts)
+            root = write_first_root(place.folder, plan, planned.scan, made.entry, made.episodes)
             if options.finish:
-                root = options.finish(partial)
-            journal.remove()
-            LocalStorage(partial).sweep(held=True)  # of a cluster's worker that died, whose unit another one did
-            sync_folder(partial)
-            replace_store(partial, target, overwrite=options.overwrite)
-            committed = target
+                root = options.finish(place.folder)
+            nbytes = place.commit(journal, made.entry, overwrite=options.overwrite, talk=talk)
         finally:
-            journal.close(committed)
-    return planned.report(target, root, made, nbytes=nbytes_below(target))
+            journal.close()
+    return planned.report(place.store, root, made, nbytes=nbytes)
 
 
 def plan_part(
-    sources: Sequence[Path | EpisodeSource], folder: Path, options: BuildOptions, must_name: Choice | None = None
+    sources: Sequence[Path | EpisodeSource],
+    folder: Path,
+    options: BuildOptions,
+    must_name: Choice | None = None,
+    place: Storage | None = None,
 ) -> PlannedPart:
     """Do everything that comes before the first byte is written.
 
@@ -167,6 +173,8 @@ def plan_part(
         Where the part is to grow.
     must_name
         Which datasets and groups must be in the sources; default: all that the options name.
+    place
+        Far storage that takes the large objects at once; default: they grow in the folder too.
 
     Raises
     ------
@@ -200,7 +208,8 @@ def plan_part(
         close_files()
     plan = make_plan(scan, probe, options.recorded())
     memory = plan_memory(plan, options.executor, options.workers, options.max_memory)
-    units = tuple(work_units(plan, folder / "parts" / plan.part_id))
+    base, scratch = (folder, None) if place is None else (place.url, str(folder))
+    units = tuple(work_units(plan, f"{base}/{layout.part_path(plan.part_id)}", scratch))
     return PlannedPart(folder, options, scan, probe, plan, memory, units, found, states, started)
 
 
@@ -246,11 +255,6 @@ def _probe(scan: Scan, options: BuildOptions) -> Probe:
         return probe_cameras(scan, options.preset)
     with contextlib.closing(Threads(workers)) as threads:
         return probe_cameras(scan, options.preset, threads.in_order)
-
-
-def nbytes_below(folder: Path) -> int:
-    """Add up the sizes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _camera_nbytes(name: str, receipts: Mapping[str, Receipt]) -> int:

@@ -6,15 +6,14 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_store.builder.journal import FINISHED
-from vla_store.errors import DestinationExists, OptionError, machine_error
+from vla_store.builder.journal import FINISHED, PROPOSED
+from vla_store.errors import DestinationExists, machine_error
 from vla_store.format.layout import BUILD_LOCK, ROOT_KEY, partial_path, root_key
-from vla_store.storage import LocalStorage, check_length, holds_only, is_url, place_of, sync_folder
+from vla_store.storage import LocalStorage, check_length, holds_only, local_path, sync_folder
 
 FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... STORE"
 
@@ -22,15 +21,7 @@ FORGOTTEN = "the last argument is the store to write: vla-store build SOURCE... 
 def destination_of(store: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Return where the store and its unfinished build lie: absolute, and at the end of the link where `store` is one. Raises
     OptionError for what is no local path."""
-    place = place_of(store)
-    if is_url(place):
-        copied = f"vla-store copy LOCAL {shlex.quote(place)}"
-        if place.rpartition("::")[2].startswith(("http://", "https://")):  # which can only be read
-            copied = (
-                "copy the folder to where that server takes its files from (or vla-store copy LOCAL s3://BUCKET/STORE)"
-            )
-        raise OptionError("a store is built on a local path", found=place, hint=f"build it locally, then: {copied}")
-    target = Path(place)
+    target = local_path(store, "where this store grows")
     if target.is_symlink():  # it was made to say which disk the store belongs on
         target = Path(os.path.realpath(target))
     return target, Path(partial_path(str(target)))
@@ -62,7 +53,7 @@ def check_destination(target: Path, partial: Path, sources: Sequence[Path], *, o
 def check_unfinished(partial: Path, sources: Sequence[Path]) -> None:
     """Raise DestinationExists unless a part may be encoded in the folder `partial`. Nothing is touched."""
     _check_apart(partial, "the folder of the unfinished build", sources)
-    own = (BUILD_LOCK, FINISHED, "meta", "parts", "roots", ROOT_KEY)  # what an unfinished build leaves
+    own = (BUILD_LOCK, FINISHED, PROPOSED, "meta", "parts", "roots", ROOT_KEY)  # what an unfinished build leaves
     # A store of this name has no lock: it goes once a build has its own name, as the last of what is the build's.
     is_another = is_store(partial) and not (partial / BUILD_LOCK).exists()
     if os.path.lexists(partial) and (is_another or not holds_only(partial, own)):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,22 @@ from vla_store.format import canonical, layout
 from vla_store.format.listing import ObjectEntry
 from vla_store.format.schema import PartEntry
 from vla_store.sources.protocol import EpisodeSource, describe, name_of
-from vla_store.storage import LocalStorage, holds_only, locked
+from vla_store.storage import LocalStorage, Storage, holds_only, locked
 
 SOURCES = "source.json"
 FINISHED = "part.json"
+PROPOSED = "proposed.json"
 
 
 class Journal:
-    """Held by the one process that builds into `partial`, the folder STORE.partial."""
+    """Held by the one process that builds into `partial`, the folder STORE.partial; for a store at a URL, its stage.
 
-    def __init__(self, partial: Path, plan: Plan) -> None:
+    place: where the objects of units are; default: there as well.
+    """
+
+    def __init__(self, partial: Path, plan: Plan, place: Storage | None = None) -> None:
         self.partial = partial
+        self._place = place or LocalStorage(partial)
         self.part = partial / layout.part_path(plan.part_id)
         self._folder = partial / (layout.part_path(plan.part_id) + ".build")
         self._plan = plan
@@ -80,9 +85,9 @@ class Journal:
         for each in self._missing(receipt):
             raise MachineError(
                 "what a worker wrote is not there",
-                path=self.part / each.key,
+                path=f"{self._place.url}/{layout.part_path(self._plan.part_id)}/{each.key}",
                 expected=f"{each.size} bytes",
-                hint="all workers of a cluster must see the same file system, under the same path",
+                hint="all workers of a cluster must see the same file system, under the same path; or storage, by the same URL",
             )
         name = f"{receipt.unit}.json"
         if name.lower() == SOURCES:  # a field of this name; no other unit has a dot and a word
@@ -109,6 +114,15 @@ class Journal:
             entry = PartEntry(**_read_json(self.partial, FINISHED))
             return entry if entry.path == layout.part_path(self._plan.part_id) else None
         return None
+
+    def propose(self, keys: Iterable[str]) -> None:
+        """Note the documents of a root before they are put: if another root is first, nobody may ever name them."""
+        write_object(LocalStorage(self.partial), PROPOSED, canonical.dumps(sorted(self.proposed().union(keys))))
+
+    def proposed(self) -> set[str]:
+        """Return the documents that were noted, by this call and by those before it that were killed."""
+        found = _read_json(self.partial, PROPOSED)
+        return set(found) if isinstance(found, list) else set()
 
     def _check_same_build(self, sources: list[EpisodeSource], now: list[dict[str, Any]]) -> None:
         """Raise DestinationExists if something else lies there, SourceError if a source is not as it was."""
@@ -143,18 +157,19 @@ class Journal:
                 path.unlink()
 
     def _receipts(self) -> dict[str, Receipt]:
-        found = {}
+        found = []
         for key in LocalStorage(self._folder).keys():  # noqa: SIM118
             with contextlib.suppress(KeyError, TypeError, ValueError):  # unreadable: the unit is done again
-                receipt = Receipt.from_json(_read_json(self._folder, key))
-                if not self._missing(receipt):
-                    found[receipt.unit] = receipt
-        return found
+                found.append(Receipt.from_json(_read_json(self._folder, key)))
+        missing = {each.key for each in self._missing(*found)}
+        return {each.unit: each for each in found if missing.isdisjoint(entry.key for entry in each.objects)}
 
-    def _missing(self, receipt: Receipt) -> list[ObjectEntry]:
-        """Return the objects of a receipt that are not there whole."""
-        sizes = LocalStorage(self.part).sizes([each.key for each in receipt.objects])
-        return [each for each, size in zip(receipt.objects, sizes) if size != each.size]
+    def _missing(self, *receipts: Receipt) -> list[ObjectEntry]:
+        """Return the objects of receipts that are not there whole."""
+        objects = [each for receipt in receipts for each in receipt.objects]
+        path = layout.part_path(self._plan.part_id)
+        sizes = self._place.sizes([f"{path}/{each.key}" for each in objects])
+        return [each for each, size in zip(objects, sizes) if size != each.size]
 
 
 def states_of(

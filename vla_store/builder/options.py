@@ -189,13 +189,17 @@ class BuildOptions(SourceOptions):
         Replace an existing store, and discard an unfinished build of other sources or options.
     dry_run
         Plan only; write nothing.
+    staging
+        For a store at a URL: a local folder for what is not there yet; default: the folder for temporary files.
     finish
-        Called with the folder of the store before it gets its name, to commit one more root, which it returns.
+        Called with the folder of the store before it gets its name, to commit one more root, which it returns. At a URL it is the
+        stage, which has all but the pictures.
     """
 
     preset: str = "fast"
     overwrite: bool = False
     dry_run: bool = False
+    staging: str | os.PathLike[str] | None = None
     finish: Callable[[Path], Root] | None = None
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class BuildReport:
     Attributes
     ----------
     store
-        Path of the store; in the report of an append, the folder in which the part was encoded.
+        Path or URL of the store; in the report of an append, the folder in which the part was encoded.
     root
         The root that was committed; None for a dry run, and in the report of an append (see `AppendReport.root`).
     part_id
@@ -79,7 +79,7 @@ class BuildReport:
         to know.
     """
 
-    store: Path
+    store: Path | str
     root: Root | None
     part_id: str
     document: PartDocument

@@ -32,7 +32,7 @@ from vla_store.format.listing import ObjectEntry
 from vla_store.format.nonfinite import Tally, counted, tallied, together
 from vla_store.format.schema import Field
 from vla_store.sources.protocol import Array, EpisodeSource, name_of, read_rows
-from vla_store.storage import LocalStorage
+from vla_store.storage import LocalStorage, Storage, is_url, open_storage
 
 BLOCK_NBYTES = 4 << 20
 
@@ -108,7 +108,8 @@ class WorkUnit:
     depend on nothing but the plan and the source: not on who runs it, nor on what ran before.
     """
 
-    folder: str  # of the part
+    folder: str  # of the part: a path, or a URL
+    scratch: str | None  # a folder for its objects until a URL has them; where there is none, that for temporary files
     name: str  # of its receipt
     array: str
     grid: Grid
@@ -119,6 +120,15 @@ class WorkUnit:
     def writes(self) -> str:
         """Prefix of the keys of its objects, below the part."""
         return f"{self.array}/c/"
+
+    @property
+    def part(self) -> Storage:
+        """Where its objects go, opened by whoever runs it. What goes to a URL lies on that machine until it is whole."""
+        if not is_url(self.folder):
+            return LocalStorage(self.folder)
+        storage = open_storage(self.folder)
+        storage.scratch = self.scratch
+        return storage
 
     def run(self) -> Receipt:
         """Read, encode and write."""
@@ -139,7 +149,7 @@ class FrameShard(WorkUnit):
     def run(self, in_order: InOrder = one_by_one) -> Receipt:
         digests = bytearray()
         tallies: list[Tally] = []
-        with ArrayWriter(LocalStorage(self.folder), self.array, self.grid, self.shard) as writer:
+        with ArrayWriter(self.part, self.array, self.grid, self.shard) as writer:
             # Closed before the writer: what is still being encoded is waited for, and given up.
             with contextlib.closing(in_order(self._blocks())) as blocks:
                 for hashed, encoded, sizes, tally in blocks:
@@ -174,7 +184,7 @@ class FieldArray(WorkUnit):
     def run(self) -> Receipt:
         digests = bytearray()
         tallies: list[Tally] = []
-        with RowWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
+        with RowWriter(self.part, self.array, self.grid) as writer:
             for piece in self.pieces:
                 shape = (piece.episode.steps, *piece.shape_of(self.field))
                 digest = field_digest(self.field.name, self.field.dtype, shape)
@@ -194,7 +204,7 @@ class Backgrounds(WorkUnit):
     field: Field
 
     def run(self) -> Receipt:
-        with ArrayWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
+        with ArrayWriter(self.part, self.array, self.grid) as writer:
             for piece in self.pieces:
                 writer.add(encode(piece.background(self.field), NONE))
             return Receipt(self.name, tuple(writer.finish()))
@@ -208,7 +218,7 @@ class AttributesArray(WorkUnit):
 
     def run(self) -> Receipt:
         pending = bytearray()
-        with ArrayWriter(LocalStorage(self.folder), self.array, self.grid) as writer:
+        with ArrayWriter(self.part, self.array, self.grid) as writer:
             padding = bytes(-self.grid.rows % self.grid.chunk)
             for document in itertools.chain(self._documents(), [padding]):
                 pending += document
@@ -232,33 +242,33 @@ class AttributesArray(WorkUnit):
             yield encoded
 
 
-def work_units(plan: Plan, folder: Path) -> list[WorkUnit]:
-    """Return everything to write that needs the sources, below the folder of the part.
+def work_units(plan: Plan, folder: Path | str, scratch: str | None = None) -> list[WorkUnit]:
+    """Return everything to write that needs the sources, below the folder of the part: a path, or a URL.
 
     In this order few are still at work when the last one begins: what is one unit however large the sources are comes first,
     then the shards, of which those with plain pictures take longer.
     """
-    part, whole = str(folder), tuple(_pieces(plan, 0, plan.rows))
+    part, whole = (str(folder), scratch), tuple(_pieces(plan, 0, plan.rows))
     sources = tuple((each.source, each.source_attributes.sha256) for each in plan.scanned)
     nbytes = plan.attributes_nbytes
     units: list[WorkUnit] = [
-        AttributesArray(part, "attributes", ATTRIBUTES_ARRAY, attributes_grid(nbytes), whole, nbytes, sources)
+        AttributesArray(*part, "attributes", ATTRIBUTES_ARRAY, attributes_grid(nbytes), whole, nbytes, sources)
     ]
     for field in plan.cameras:
         if "background" in field.prediction:
             name, grid = field.name, background_grid((len(plan.episodes), *field.fixed_shape), field.dtype)
             # Its frames are counted where they are encoded.
-            units.append(Backgrounds(part, f"{name}.backgrounds", f"backgrounds/{name}", grid, whole, 0, field))
+            units.append(Backgrounds(*part, f"{name}.backgrounds", f"backgrounds/{name}", grid, whole, 0, field))
     for field in sorted(plan.cameras, key=lambda each: "background" in each.prediction):
         grid = field.grid(plan.rows)
         for shard in range(grid.shards):
             start, stop = grid.rows_of(shard)
             pieces, nbytes = tuple(_pieces(plan, start, stop)), (stop - start) * grid.row_nbytes
-            units.append(FrameShard(part, f"{field.name}.{shard}", field.array, grid, pieces, nbytes, field, shard))
+            units.append(FrameShard(*part, f"{field.name}.{shard}", field.array, grid, pieces, nbytes, field, shard))
     for field in plan.document.fields.values():
         if not field.is_camera:
             grid = field.grid(plan.rows, plan.elements.get(field.name))
-            units.append(FieldArray(part, field.name, field.array, grid, whole, grid.rows * grid.row_nbytes, field))
+            units.append(FieldArray(*part, field.name, field.array, grid, whole, grid.rows * grid.row_nbytes, field))
     return units
 
 

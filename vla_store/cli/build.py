@@ -23,7 +23,7 @@ PRESETS = ("raw", "fast", "small")
     "convert LIBERO demonstrations into a store",
     "vla-store build LIBERO/libero_spatial LIBERO/libero_goal libero.vla",
     SOURCES,
-    argument("store", metavar="STORE", help="the store to write; must not exist"),
+    argument("store", metavar="STORE", help="the store to write, a path or a URL that can be written; must not exist"),
     argument(
         "--preset", default="fast", help="raw (no codec), fast (LZ4HC, the default) or small (Zstd, more predictions)"
     ),
@@ -36,6 +36,11 @@ PRESETS = ("raw", "fast", "small")
         "--view", action="append", metavar="RULE", help="record a view at once, as `views add` does (may be repeated)"
     ),
     flag("--allow-empty", "views may leave nothing of a task"),
+    argument(
+        "--staging",
+        metavar="FOLDER",
+        help="where a store at a URL keeps what is not there yet (default: in the folder for temporary files)",
+    ),
     flag("--dry-run", "print the plan, sizes and memory; write nothing"),
     OUTPUT,
     resume="the same command resumes the build",
@@ -74,7 +79,11 @@ def build(arguments: argparse.Namespace) -> int:
     choice("; default: as for the store's last part"),
     EXECUTOR,
     checks("which"),
-    argument("--staging", metavar="FOLDER", help="where the new part is built (default: beside the store)"),
+    argument(
+        "--staging",
+        metavar="FOLDER",
+        help="where the new part is built (default: beside the store, or in the folder for temporary files)",
+    ),
     OUTPUT,
     resume="the store is as it was, and the same command goes on",
 )

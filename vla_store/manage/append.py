@@ -1,8 +1,8 @@
 """`append_store`: one more part, then the next root by exclusive creation.
 
-The new part is encoded in a folder beside STORE (for a URL: in a local one), resumable like any build; then it is moved below
-STORE, where no root names it yet; then a root that does is committed. Killed at any moment, STORE is as it was, and the same
-command goes on.
+The new part is encoded in a folder beside STORE, resumable like any build; then it is moved below STORE, where no root names it
+yet; then a root that does is committed. At a URL its large objects are put below STORE as they are encoded, as a build does. Killed
+at any moment, STORE is as it was, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_store.builder.build import PlannedPart, encode_part, nbytes_below, plan_part
+from vla_store.builder.build import PlannedPart, encode_part, plan_part
 from vla_store.builder.commit import skipped_document
 from vla_store.builder.destination import check_unfinished
 from vla_store.builder.journal import Journal
 from vla_store.builder.options import AppendOptions, BuildOptions, takes_options
+from vla_store.builder.places import stage_of
 from vla_store.builder.report import BuildReport
 from vla_store.errors import DestinationExists, machine_errors
 from vla_store.format import canonical, layout
@@ -29,11 +29,11 @@ from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import roots
 from vla_store.manage.views import carried, views_in
-from vla_store.publish.transfer import copy_part
+from vla_store.publish.transfer import copy_part, part_listing, remove_objects, send_part
 from vla_store.reader.part import Part
 from vla_store.sources.find import Given, local_sources
 from vla_store.sources.protocol import EpisodeSource, describe
-from vla_store.storage import LocalStorage, Storage, is_url, local_path, open_storage
+from vla_store.storage import LocalStorage, Storage, is_url, open_storage
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,26 @@ def append_store(
         build = options.to_build(parts[-1].document.plan.get("options"))
         stage = _staging(place, given, build, options.staging)
         check_unfinished(stage, [each for each in given if isinstance(each, Path)])
-        planned = plan_part(given, stage, build, must_name=options.choice)
+        far = place if is_url(place.url) else None
+        planned = plan_part(given, stage, build, must_name=options.choice, place=far)
         for there in current.parts:
             if there.path == layout.part_path(planned.plan.part_id):
+                root = roots.heal(place, current)
+                _remove_unnamed(place, root, Journal(stage, planned.plan))
                 shutil.rmtree(stage, ignore_errors=True)
-                return AppendReport(roots.heal(place, current), there, planned.report(stage), added=False)
+                return AppendReport(root, there, planned.report(stage), added=False)
         _check_fits(parts, planned)
         views_in(place, current)  # what is wrong with them is said before the work
         place.check_exclusive(layout.root_key(1))
-        journal = Journal(stage, planned.plan)
+        journal = Journal(stage, planned.plan, far)
         try:
             entry, report = _encode(planned, journal, place)
             build.reports.talk("moving the new part into the store")
             _move(stage, entry, place)
-            addition = _Addition(place, entry, skipped_document(planned.scan))
+            addition = _Addition(place, entry, skipped_document(planned.scan), journal)
             build.reports.talk("committing the next root")
             root = roots.commit(place, addition.root_after)
+            _remove_unnamed(place, root, journal)
             shutil.rmtree(stage, ignore_errors=True)
         finally:
             journal.close()
@@ -147,7 +151,9 @@ def _encode(planned: PlannedPart, journal: Journal, place: Storage) -> tuple[Par
         return entry, planned.report(planned.folder)
     made = encode_part(planned, journal, receipts)
     journal.finish(made.entry)
-    return made.entry, planned.report(planned.folder, None, made, nbytes=nbytes_below(journal.part))
+    listing, objects = part_listing(LocalStorage(planned.folder), made.entry)
+    nbytes = len(listing) + sum(each.size for each in objects)
+    return made.entry, planned.report(planned.folder, None, made, nbytes=nbytes)
 
 
 def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
@@ -158,7 +164,11 @@ def _move(stage: Path, entry: PartEntry, place: Storage) -> None:
         and not place.adopt(stage / entry.path, entry.path)  # another disk, or a copy that was killed had begun it
         and _listing(staged, entry) is not None  # else another appender of the same was faster
     ):
-        copy_part(staged, entry, place, entry.path, lambda text: None)
+        if is_url(place.url):  # which has the large objects already
+            send_part(staged, entry, place, lambda text: None)
+            place.give_up_uploads(entry.path)  # of an append that was killed
+        else:
+            copy_part(staged, entry, place, entry.path, lambda text: None)
     if _listing(place, entry) != entry.listing:
         raise DestinationExists(
             "another part lies where the new one belongs",
@@ -181,6 +191,7 @@ class _Addition:
     place: Storage
     entry: PartEntry
     skipped: dict[str, Any] | None
+    journal: Journal
     notes: tuple[str, ...] = ()
     sound: set[PartEntry] = field(default_factory=set)  # parts that were checked
 
@@ -197,7 +208,27 @@ class _Addition:
         parts = roots.open_parts(self.place.url, entries)
         views, notes = carried(views_in(self.place, newest), parts)
         self.notes = tuple(notes)
-        return roots.root_over(parts, entries, newest, skipped, document_of(views))
+        new = roots.root_over(parts, entries, newest, skipped, document_of(views))
+        self.journal.propose(new.documents)
+        return new
+
+
+def _remove_unnamed(place: Storage, root: Root, journal: Journal) -> None:
+    """Remove the documents of roots that this append proposed, and others were faster with theirs.
+
+    Storage that knows its writers sweeps by itself. The part is committed: a root that comes later is over more parts than those
+    that were proposed, so that none of its documents can be one of these.
+    """
+    proposed = journal.proposed() if is_url(place.url) else set()
+    proposed -= {layout.meta_key(each) for each in root.meta.digests}
+    if not proposed:
+        return
+    for generation in range(1, root.generation):
+        before = roots.sound_root(place, layout.root_key(generation))
+        if before is None:
+            return  # what it names is not known
+        proposed -= {layout.meta_key(each) for each in before.meta.digests}
+    remove_objects(place, sorted(proposed))
 
 
 def _staging(
@@ -213,12 +244,10 @@ def _staging(
         sorted(map(_utf8, named)),
         _utf8([options.recorded(), options.orientation, options.observation, options.skip_bad]),
     ]
-    name = f"append-{hashlib.sha256(canonical.dumps(said)).hexdigest()[:12]}"
-    if staging is not None:
-        return local_path(staging, "the staging folder") / name
-    if is_url(place.url):
-        return Path(tempfile.gettempdir()) / f"vla_store-{name}"
-    return Path(f"{place.url}.{name}")
+    digest = hashlib.sha256(canonical.dumps(said)).hexdigest()
+    if staging is None and not is_url(place.url):
+        return Path(f"{place.url}.append-{digest[:12]}")
+    return stage_of("append", digest, staging)
 
 
 def _utf8(value: object) -> str:

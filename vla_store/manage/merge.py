@@ -15,7 +15,7 @@ from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import partial, roots
 from vla_store.manage.views import carried, merged, views_in
-from vla_store.publish.commit import put_documents, put_first
+from vla_store.publish.commit import put_documents, put_root
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 
@@ -127,7 +127,7 @@ def merge_stores(
             if growing is not place:  # what lies in STORE.partial was never a store
                 put_documents(growing, made)
                 growing.write(key, data)
-            elif not put_first(place, made, exclusively=inside):
+            elif not put_root(place, made, exclusively=inside):
                 raise DestinationExists(
                     "a root of another store is there", store=place.url, object=key, hint="choose another place for NEW"
                 )

@@ -62,8 +62,8 @@ def put_documents(place: Storage, new: NewRoot) -> None:
     place.settle()
 
 
-def put_first(place: Storage, new: NewRoot, *, exclusively: bool) -> bool:
-    """Put the first root of a store, after the documents that it names.
+def put_root(place: Storage, new: NewRoot, *, exclusively: bool) -> bool:
+    """Put a root of a store that nobody reads yet, after the documents that it names.
 
     Parameters
     ----------

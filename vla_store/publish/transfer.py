@@ -123,7 +123,7 @@ def copy_objects(
         next(done)
 
 
-def send_part(stage: Storage, entry: PartEntry, place: Storage, talk: Talk) -> int:
+def send_part(stage: Storage, entry: PartEntry, place: Storage, talk: Talk) -> None:
     """Complete a part of which a build has put the large objects already: put what lies on its stage, and the listing last.
 
     Parameters
@@ -134,11 +134,6 @@ def send_part(stage: Storage, entry: PartEntry, place: Storage, talk: Talk) -> i
         Where it shall be, by the same path.
     talk
         Called with a line of progress.
-
-    Returns
-    -------
-    int
-        Bytes of all its objects, the listing included.
 
     Raises
     ------
@@ -161,7 +156,18 @@ def send_part(stage: Storage, entry: PartEntry, place: Storage, talk: Talk) -> i
                 hint="somebody removed it meanwhile; the same command puts it again",
             )
     place.write(f"{entry.path}/{layout.LISTING}", listing)
-    return sum(each.size for each in objects) + len(listing)
+
+
+def remove_objects(place: Storage, keys: Sequence[str]) -> None:
+    """Remove objects, several at once where the storage is far.
+
+    Parameters
+    ----------
+    place, keys
+        Storage and keys of the objects, which may be there.
+    """
+    for _ in _several(place.remove, keys, 1 if place.is_near else MOST_AT_ONCE):
+        pass
 
 
 def copy_object(source: Storage, key: str, target: Storage, target_key: str, expected: ObjectEntry) -> None:

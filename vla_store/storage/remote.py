@@ -340,13 +340,13 @@ class FsspecStorage(Storage):
             error = cause
         if isinstance(error, PermissionError) or status_of(error) in _REFUSED:
             return MachineError(
-                "storage refuses access", object=key, store=self.url, found=_text(error), hint=NOT_PERMITTED
+                "storage refuses access", object=key or None, store=self.url, found=_text(error), hint=NOT_PERMITTED
             )
         if not isinstance(error, Exception):
             return error
         return FetchError(
             "storage answered with an error" if status_of(error) else "storage did not answer",
-            object=key,
+            object=key or None,
             store=self.url,
             found=_text(error),
             hint=_hint_for(error),
