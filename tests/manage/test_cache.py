@@ -22,6 +22,7 @@ from store_tools import COMMAND, assert_one_screen, environment
 
 import vla_store
 from vla_store import cli
+from vla_store.errors import StoreDamaged
 from vla_store.format.listing import parse_listing
 from vla_store.manage.cache import SEALED
 from vla_store.manage.views import add_view
@@ -308,6 +309,61 @@ def test_a_mirror_that_is_none_is_removed(command: Any, cache: Path, what: str) 
     assert "removed" in json.loads(out)["problems"][0]["what"]
     assert not CacheFolder(cache).entries()
     assert command("cache", "verify", "--cache", cache)[0] == 0
+
+
+# --- damage that a reader meets ------------------------------------------------------------------------------------------
+
+OPTIONS: Any = {"windows": {CAMERA: [-1, 0], "agentview_rgb": 0}, "alignment": "causal", "images": "upright"}
+
+
+def place_in(places: dict[str, tuple[int, int]], what: str) -> int:
+    """Where a byte of a frame, of a shard's index or of a background lies."""
+    if what == "background":
+        return places[next(key for key in places if key.startswith("backgrounds/agentview_rgb/c/"))][0] + 300
+    offset, size = places[shard_of(places, CAMERA)]
+    return offset + (size // 3 if what == "frame" else size - 10)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("what", ["frame", "index", "background"])
+def test_damaged_bytes_of_the_cache_are_fetched_again_by_who_meets_them(
+    served: RangeServer, command: Any, cache: Path, tiny_store: Path, what: str, is_whole: bool
+) -> None:
+    _, places = opened(cache)
+    damage(cache, place_in(places, what))
+    if not is_whole:
+        offset, size = places[shard_of(places, CAMERA)]
+        forget(cache, offset + size // 2, offset + size // 2 + 2 * PAGE)
+    expected = vla_store.Samples(tiny_store, **OPTIONS)
+    found = vla_store.Samples(vla_store.open_store(served.url, cache=cache), **OPTIONS)
+    everything = range(len(expected))
+    with pytest.warns(RuntimeWarning, match="has damaged bytes of"):
+        batch = found.batch(everything)
+    right = expected.batch(everything)
+    assert all((batch[name] == right[name]).all() for name in (CAMERA, "agentview_rgb"))
+    assert command("cache", "verify", "--cache", cache)[0] == 0
+
+
+@pytest.mark.parametrize("what", ["frame", "index", "background"])
+def test_damage_of_the_store_itself_is_said_and_not_fetched_for_ever(
+    cache: Path, tiny_store: Path, tmp_path: Path, what: str
+) -> None:
+    _, places = opened(cache)
+    damage(cache, place_in(places, what))
+    shutil.copytree(tiny_store, tmp_path / "served")
+    (key,) = (key for key, (offset, size) in places.items() if offset <= place_in(places, what) < offset + size)
+    (part,) = (tmp_path / "served" / "parts").glob("*/")
+    data = bytearray((part / key).read_bytes())
+    data[place_in(places, what) - places[key][0]] ^= 0x55
+    (part / key).write_bytes(data)
+    with RangeServer(tmp_path / "served") as server:
+        samples = vla_store.Samples(vla_store.open_store(server.url, cache=cache), **OPTIONS)
+        with pytest.warns(RuntimeWarning, match="has damaged bytes of"), pytest.raises(StoreDamaged, match=key):
+            samples.batch(range(len(samples)))
+        server.forget()
+        with pytest.raises(StoreDamaged, match=key):
+            samples.batch(range(len(samples)))
+        assert not server.requests
 
 
 # --- list and prune ----------------------------------------------------------------------------------------------------

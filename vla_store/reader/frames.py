@@ -140,8 +140,11 @@ class Frames:
             self._decoder.decode_many(bodies, backgrounds, frames.flips, targets)
         except Undecodable as error:
             row = frames.rows[error.at]
-            chunk = row % self._shards.grid.shard
-            raise codecs.damaged_frame(error, self._shards.key(row), chunk, row) from None
+            key = self._shards.key(row)
+            if not self._fetcher.heal(key):
+                raise codecs.damaged_frame(error, key, row % self._shards.grid.shard, row) from None
+            self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
+            return
         for to, original in frames.copies:
             out[to] = out[original]
 
@@ -184,9 +187,9 @@ class Backgrounds:
 
     def fetched(self, episode: int, data: memoryview) -> Array:
         """Return the background that these bytes are. Raises StoreDamaged."""
-        self._check(data, episode)
+        sound = self._check(data, episode)
         # Alone: what was fetched in one request are views of all that it gave.
-        picture: Array = np.frombuffer(bytes(data), self._chunk)["picture"][0]
+        picture: Array = np.frombuffer(bytes(sound), self._chunk)["picture"][0]
         keep(self._pictures, self._first + episode, picture, max(1, BACKGROUNDS_NBYTES // len(data)))
         return picture
 
@@ -218,13 +221,15 @@ class Backgrounds:
         picture: Array = self._arrays[shard][at]
         return picture
 
-    def _check(self, chunk: memoryview, episode: int) -> None:
+    def _check(self, chunk: memoryview, episode: int) -> memoryview:
+        """Return a background's bytes, which may have to be read again to be right. Raises StoreDamaged."""
         try:
             codecs.checked_body(chunk)
         except ValueError as error:
+            key, start, stop = self.range(episode)
+            if self._shards.fetcher.heal(key):
+                return self._check(self._shards.fetcher.read([(key, start, stop)])[0], episode)
             raise StoreDamaged(
-                "a background is not what was written",
-                object=self._shards.key(episode // self._per_shard),
-                episode=episode,
-                found=str(error),
+                "a background is not what was written", object=key, episode=episode, found=str(error)
             ) from None
+        return chunk

@@ -236,8 +236,14 @@ def open_shards(wanted: Sequence[tuple[EncodedShards, int]]) -> None:
     """Open shards, of any arrays of one storage, by one call of its `read`. Raises StoreDamaged, FetchError, MachineError."""
     if wanted:
         ranges = [array.index_range(shard) for array, shard in wanted]
-        for (array, shard), (key, start, _), index in zip(wanted, ranges, wanted[0][0].fetcher.read(ranges)):
-            array.keep(shard, key, start, index)
+        fetcher = wanted[0][0].fetcher
+        for (array, shard), (key, start, stop), index in zip(wanted, ranges, fetcher.read(ranges)):
+            try:
+                array.keep(shard, key, start, index)
+            except StoreDamaged:
+                if not fetcher.heal(key):
+                    raise
+                array.keep(shard, key, start, fetcher.read([(key, start, stop)])[0])
 
 
 def as_array(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

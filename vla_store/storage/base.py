@@ -98,6 +98,13 @@ class Storage:
         """Tell whether all that this storage `knows` fits into a cache on this machine."""
         return False
 
+    def heal(self, key: str) -> bool:
+        """Fetch what a cache has of an object anew, because its bytes are not what was written; return whether that was done.
+
+        Views of it are right then, unless storage itself is not: an object is fetched anew once.
+        """
+        return False
+
     def release(self, ranges: Sequence[Range]) -> None:
         """Say that these ranges of an earlier `fetch_ahead` were used: a place that is not meant to last gives them up."""
 

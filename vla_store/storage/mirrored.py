@@ -88,6 +88,7 @@ class MirroredStorage(Storage):
         ] = {}  # by transient mirror: how many that are brought still need a page
         self._cleared: set[int] = set()  # mirrors in which nobody who died claims pages by this process's number
         self._own = Traffic()
+        self._healed: set[str] = set()
 
     @property
     def traffic(self) -> Traffic:
@@ -200,6 +201,33 @@ class MirroredStorage(Storage):
             wanted.setdefault(id(mirror), (mirror, []))[1].append(span)
         for mirror, spans in wanted.values():
             self._bring(mirror, spans)
+
+    def heal(self, key: str) -> bool:
+        size, offset, kept, _ = self._places.get(key, (0, 0, None, None))
+        if kept is None or not kept.writable or key in self._healed:
+            return False
+        self._healed.add(key)
+        first, last = offset // PAGE, -(-(offset + size) // PAGE)
+        here = runs_of(first + np.flatnonzero(kept.marks[first:last] == PRESENT))
+        if not here:
+            return False
+        ranges = [
+            (key, at * PAGE - offset, min(min(at + MAX_REQUEST_NBYTES // PAGE, stop) * PAGE - offset, size))
+            for start, stop in here
+            for at in range(start, stop, MAX_REQUEST_NBYTES // PAGE)
+        ]
+        folder = kept.folder.parent
+        warn(
+            f"the cache has damaged bytes of {key}, which are fetched again: `vla-store cache verify --cache {folder}` "
+            "looks for more",
+            RuntimeWarning,
+        )
+        for (_, begin, _), data in zip(ranges, self.inner.read(ranges)):
+            try:
+                kept.put(offset + begin, data)  # where they lie: who holds a view sees them
+            except OSError:
+                return False
+        return True
 
     def release(self, ranges: Sequence[Range]) -> None:
         given: dict[int, tuple[Mirror, list[npt.NDArray[np.int64]]]] = {}
