@@ -16,6 +16,8 @@ from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.loader.permutation import Int64, key_of, permuted, place_of
 from vla_store.reader.cached import cached_property
 
+KEPT_ROWS = 1 << 16
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -96,6 +98,9 @@ class Order:
             return self._pools.blocks(start, stop)
         return self.take(start, stop)[:, None] + np.arange(2)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Order, (self.rows, self.seed, self.epoch, self.shuffle)  # without what was worked out
+
     def _check(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"[{start}, {stop}) of an order of {self.rows}")
@@ -113,6 +118,8 @@ class _Pools:
     Three numbers say where a row is: its *position* in the order; its *place* before the rows of its pool were mixed, where the rows
     of a permuted block follow each other; and the row itself. The last block may be short, and it may stand anywhere: places behind
     it are fewer than blocks before them would say. Pools are as equal as they can be, so that no small one at the end is mixed badly.
+
+    The pool that was taken from last is kept: an order is mostly taken a batch at a time.
     """
 
     def __init__(self, rows: int, shape: Blocks, key: int) -> None:
@@ -122,10 +129,17 @@ class _Pools:
         self._pools = -(-self._count // shape.pool)
         self._missing = self._count * shape.rows - rows  # rows of the last block
         self._short = place_of(self._count - 1, self._count, key) if self._missing else self._count
+        self._kept: tuple[int, Int64] | None = None  # a pool, and its rows in order
 
     def take(self, start: int, stop: int) -> Int64:
         """As `Order.take`."""
-        return self._rows(self._places(start, stop))
+        pieces = [np.empty(0, np.int64)]
+        while start < stop:
+            pool, first, last = self.pool_at(start)
+            end = min(stop, last)
+            pieces.append(self._stretch(pool, first, last, start, end))
+            start = end
+        return np.concatenate(pieces)
 
     def pool_at(self, position: int) -> tuple[int, int, int]:
         """Return the number of the pool at a position, and the positions [start, stop) of all its rows."""
@@ -135,23 +149,24 @@ class _Pools:
 
     def blocks(self, start: int, stop: int) -> Int64:
         """As `Order.blocks`."""
-        found = self._block_at(self._places(start, stop))
+        found = self.take(start, stop) // self._size
         _, at = np.unique(found, return_index=True)
-        first = permuted(found[np.sort(at)], self._count, self._key) * self._size
-        nrows = self._size - np.where(first // self._size == self._count - 1, self._missing, 0)
-        return np.stack([first, first + nrows], axis=1)
+        block = found[np.sort(at)]
+        nrows = self._size - np.where(block == self._count - 1, self._missing, 0)
+        return np.stack([block * self._size, block * self._size + nrows], axis=1)
 
-    def _places(self, start: int, stop: int) -> Int64:
-        pieces = [np.empty(0, np.int64)]
-        while start < stop:
-            number, first, last = self.pool_at(start)
-            end = min(stop, last)
-            mixed = permuted(np.arange(start - first, end - first), last - first, key_of(self._key, number + 1))
-            pieces.append(first + mixed)
-            start = end
-        return np.concatenate(pieces)
+    def _stretch(self, pool: int, first: int, last: int, start: int, stop: int) -> Int64:
+        """Return the rows at positions [start, stop), all of a pool [first, last)."""
+        if last - first > KEPT_ROWS:
+            return self._mixed(pool, first, last, start, stop)
+        kept = self._kept
+        if kept is None or kept[0] != pool:
+            kept = self._kept = pool, self._mixed(pool, first, last, first, last)
+        return kept[1][start - first : stop - first]
 
-    def _rows(self, places: Int64) -> Int64:
+    def _mixed(self, pool: int, first: int, last: int, start: int, stop: int) -> Int64:
+        numbers = np.arange(start - first, stop - first)
+        places = first + permuted(numbers, last - first, key_of(self._key, pool + 1))
         block = self._block_at(places)
         return permuted(block, self._count, self._key) * self._size + places - self._starts(block)
 
