@@ -34,9 +34,9 @@ def loader(turn: Turn) -> dict[str, Any]:
         first_s, since_start_s = time.perf_counter() - began, time.time() - turn["started_at"]
         digests = [digest(first)]
         del first
+        earlier = 1
         for _ in range(turn.get("skipped_epochs", 0)):
-            for _ in stream:
-                pass
+            earlier += sum(1 for _ in stream)
             stream = iter(batches)
         busy, start, served, last = cpu_s(batches.pids()), time.perf_counter(), 0, None
         epochs = itertools.chain(stream, *[batches] * (turn.get("epochs", 1) - 1))
@@ -50,6 +50,7 @@ def loader(turn: Turn) -> dict[str, Any]:
             "first_s": first_s,
             "since_start_s": since_start_s,
             "samples": served * BATCH,
+            "all_samples": (earlier + served) * BATCH,
             "wall_s": wall_s,
             "cpu_s": cpu,
             "digests": digests,
@@ -77,6 +78,7 @@ def batch(turn: Turn) -> dict[str, Any]:
     return {
         "first_s": first_s,
         "samples": turn["batches"] * BATCH,
+        "all_samples": (turn["batches"] + 2) * BATCH,
         "wall_s": wall_s,
         "cpu_s": {"consumer": spent},
         "digests": [*digests, digest(out)],
