@@ -38,6 +38,23 @@ class Channel:
         except OSError as error:
             raise Closed(str(error)) from None
 
+    def offer(self, message: Any) -> bool:
+        """Send a small message where that needs no waiting; return whether it was sent. Raises Closed."""
+        data = pickle.dumps(message, protocol=5)
+        data = LENGTH.pack(len(data)) + data
+        try:
+            sent = self.socket.send(data, QUIET | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Closed(str(error)) from None
+        if sent < len(data):  # more than a page: the rest fits in a moment
+            try:
+                self.socket.sendall(data[sent:], QUIET)
+            except OSError as error:
+                raise Closed(str(error)) from None
+        return True
+
     def receive(self) -> tuple[Any, int | None]:
         """Return the next message, waiting for it, and the descriptor that came with it. Raises Closed."""
         # First exactly the head: a descriptor comes with the first byte of the message it belongs to.

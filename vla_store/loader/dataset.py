@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError
 from vla_store.reader.batch import checked_indices
+from vla_store.storage import Range, Traffic
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -28,7 +29,7 @@ class Dataset(Protocol):
 
     Notes
     -----
-    Three more members are used where a dataset has them.
+    Four more members are used where a dataset has them.
 
     `__getitem__(index)`
         One sample, which the Loader's `transform` needs.
@@ -36,6 +37,9 @@ class Dataset(Protocol):
         False where a sample is what `__getitem__` says, and `batch` must not be asked.
     `items_in_turn(indices)`
         An iterator over many such samples, for a dataset that reads them together.
+    `ahead`
+        None where the dataset is near; else an `Ahead`, which a process of its own uses to bring samples near before the
+        workers read them.
     """
 
     def __len__(self) -> int:
@@ -74,6 +78,27 @@ class Dataset(Protocol):
         index
             Number of the sample; None: where the dataset lies.
         """
+
+
+class Ahead(Protocol):
+    """Brings samples near before they are read, in another process: pickled like the dataset, and called from several threads."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether all samples have room on this machine, where they stay."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What storage was asked for until now, by this process."""
+
+    def fetch(self, indices: Int64, is_whole: bool) -> list[Range]:
+        """Bring samples near, and return what `release` is to be told once they were used; raise what reading raises.
+
+        is_whole: all samples are wanted some time, and have room.
+        """
+
+    def release(self, ranges: list[Range]) -> None:
+        """Give up what one `fetch` returned, but for what another one needs too."""
 
 
 NEEDED = ("__len__", "identity", "batch", "where")
@@ -177,6 +202,12 @@ class Chosen:
         digest = hashlib.sha256(f"{whole.get('selection')}\n".encode() + self._indices.astype("<i8").tobytes())
         return {**whole, "selection": digest.hexdigest()}
 
+    @property
+    def ahead(self) -> Ahead | None:
+        """That of the dataset, by the new numbers."""
+        inner = getattr(self._dataset, "ahead", None)
+        return None if inner is None else _AheadOfSome(inner, self._indices)
+
     def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yield these samples one after another."""
         return in_turn(self._dataset, self._indices[np.asarray(indices)].tolist())
@@ -189,6 +220,27 @@ class Chosen:
         """Return where the dataset says that a sample lies."""
         found: Mapping[str, Any] = self._dataset.where(None if index is None else int(self._indices[index]))
         return found
+
+
+class _AheadOfSome:
+    """An `Ahead` of a dataset, for some of its samples under new numbers."""
+
+    def __init__(self, inner: Ahead, indices: Int64) -> None:
+        self._inner, self._indices = inner, indices
+
+    @property
+    def fits(self) -> bool:
+        return self._inner.fits
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._inner.traffic
+
+    def fetch(self, indices: Int64, is_whole: bool) -> list[Range]:
+        return self._inner.fetch(self._indices[indices], is_whole)
+
+    def release(self, ranges: list[Range]) -> None:
+        self._inner.release(ranges)
 
 
 class OneByOne:
@@ -220,6 +272,12 @@ class OneByOne:
     def identity(self) -> Mapping[str, Any]:
         """That of the plain dataset."""
         return self.plain.identity
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """That of the plain dataset."""
+        found: Ahead | None = getattr(self.plain, "ahead", None)
+        return found
 
     def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
         """Return the samples collated.

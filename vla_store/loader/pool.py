@@ -10,15 +10,19 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vla_store.errors import VlaStoreError, warn
+from vla_store.loader.ahead import Lookahead
 from vla_store.loader.packing import Layout, Packed, unpack
-from vla_store.loader.processes import Processes, pickled
+from vla_store.loader.plan import Jobs
+from vla_store.loader.processes import FETCHER, Processes, pickled
 from vla_store.loader.ring import Ring
+from vla_store.loader.scratch import Scratch
 from vla_store.loader.work import Job, Work
 from vla_store.loader.worker import NewRing, Ticket
+from vla_store.storage import Traffic
 
 log = logging.getLogger("vla_store")
 
@@ -34,7 +38,7 @@ class Stopped(Exception):
 
 class Made(NamedTuple):
     """What a batch took: seconds of a worker, bytes that travelled pickled, whether it had to be copied out. was_ready: when it was
-    asked for."""
+    asked for. traffic: of all processes since the batch before, where the dataset lies afar."""
 
     job: Job
     nbytes: int
@@ -42,6 +46,7 @@ class Made(NamedTuple):
     pickled_nbytes: int = 0
     copied: bool = False
     was_ready: bool = False
+    traffic: Traffic | None = None
 
 
 class _Out(NamedTuple):
@@ -59,8 +64,16 @@ class WorkerPool:
     rows: of a batch, for the first guess of what a slot must hold.
     """
 
-    def __init__(self, work: Work, pickled: bytes, workers: int, rows: int) -> None:
-        self.processes = Processes(pickled, workers)
+    def __init__(self, work: Work, sent: bytes, workers: int, rows: int) -> None:
+        ahead = work.ahead
+        self._scratch = None if ahead is None else Scratch()
+        self._ahead: Lookahead | None = None
+        self._traffic = Traffic()
+        if self._scratch is None:
+            self.processes = Processes(sent, workers)
+        else:
+            self.processes = self._processes_beside(sent, workers, ahead, self._scratch)
+            self._ahead = Lookahead(self.processes)
         self._out: dict[int, _Out] = {}
         self._loads = [0] * workers
         self._queue: deque[int] = deque()  # tickets whose batches are wanted, in order
@@ -77,7 +90,14 @@ class WorkerPool:
             self.close()
             raise
 
-    def next(self, jobs: Iterator[Job], is_over: Callable[[], bool]) -> tuple[Any, Made] | VlaStoreError:
+    def _processes_beside(self, sent: bytes, workers: int, ahead: Any, scratch: Scratch) -> Processes:
+        try:
+            return Processes(sent, workers, pickled(ahead), scratch.path)
+        except BaseException:
+            scratch.close()
+            raise
+
+    def next(self, jobs: Jobs, is_over: Callable[[], bool]) -> tuple[Any, Made] | VlaStoreError:
         """Return the next batch and what it took, or what making it raised. Workers get as many of the jobs as they can take.
 
         Raises StopIteration where there are no more jobs, Stopped once `is_over` (looked at after a `wake`), WorkerDied, or why a
@@ -101,17 +121,29 @@ class WorkerPool:
             out.ring.release(out.slot)
         self._done.clear()
         self._queue.clear()
+        if self._ahead is not None:
+            self._ahead.forget()
 
     def close(self) -> None:
         """End the workers. Batches that were taken stay valid."""
+        if self._scratch is not None:
+            self._scratch.remove()  # before the fetcher sees its end: it looks whether that is its to do
         self.processes.close()
+        if self._scratch is not None:
+            self._scratch.close()
         if self._ring is not None:
             self._ring.close()
 
-    def _submit(self, jobs: Iterator[Job]) -> bool:
-        """Give each job to the worker with the fewest, until all of them, or all slots, are taken; False where no job is left."""
+    def _submit(self, jobs: Jobs) -> bool:
+        """Give each job to the worker with the fewest, until all of them, or all slots, are taken, or one is not near yet; False
+        where no job is left."""
         assert self._ring is not None
-        while (load := min(self._loads)) < TICKETS_PER_WORKER and (slot := self._ring.acquire()) is not None:
+        while (load := min(self._loads)) < TICKETS_PER_WORKER:
+            if self._ahead is not None and not self._ahead.lets(jobs):
+                break
+            slot = self._ring.acquire()
+            if slot is None:
+                break
             job = next(jobs, None)
             if job is None:
                 self._ring.release(slot)
@@ -130,6 +162,12 @@ class WorkerPool:
         """Take in what workers have finished, waiting for something at most so long; whether there was anything."""
         messages = self.processes.receive(timeout_s)
         for worker, answer in messages:
+            if worker == FETCHER:
+                assert self._ahead is not None
+                self._traffic += self._ahead.heard(answer)
+                continue
+            if answer.traffic is not None:
+                self._traffic += answer.traffic
             out, made = self._out.pop(answer.number), answer.made
             self._loads[worker] -= 1
             if isinstance(made, Packed):
@@ -157,6 +195,10 @@ class WorkerPool:
 
     def _take(self, was_ready: bool) -> tuple[Any, Made] | VlaStoreError:
         out, packed, seconds = self._done.pop(self._queue.popleft())
+        traffic = None
+        if self._ahead is not None:
+            self._ahead.took()
+            traffic, self._traffic = self._traffic, Traffic()
         ring = out.ring
         if isinstance(packed, VlaStoreError):
             ring.release(out.slot)
@@ -176,7 +218,7 @@ class WorkerPool:
         batch = unpack(packed, memory, self._texts[out.worker], copy=copy)
         if copy:
             ring.release(out.slot)
-        return batch, Made(out.job, packed.nbytes, seconds, packed.pickled_nbytes, copy, was_ready)
+        return batch, Made(out.job, packed.nbytes, seconds, packed.pickled_nbytes, copy, was_ready, traffic)
 
     def _grow(self, nbytes: int) -> None:
         """Make a new ring; the workers map it before their next ticket. The old one goes with its last lease."""
@@ -211,7 +253,7 @@ class Workers:
         """Return the processes of the workers; none before the first batch."""
         return [] if self.pool is None else self.pool.processes.pids()
 
-    def next(self, jobs: Iterator[Job], is_over: Callable[[], bool]) -> tuple[Any, Made]:
+    def next(self, jobs: Jobs, is_over: Callable[[], bool]) -> tuple[Any, Made]:
         """Return the next batch, as `WorkerPool.next`, and raise what making it raised. Any other error ends the workers."""
         pool = self.pool
         try:

@@ -16,10 +16,10 @@ from typing import Any
 from vla_store.errors import OptionError, VlaStoreError, WorkerDied
 from vla_store.loader import worker
 from vla_store.loader.channel import Channel, Closed
-from vla_store.loader.work import Work
 from vla_store.loader.worker import Ready, Start
 
 CLOSE_S = 2.0
+FETCHER = -1
 HINTS: dict[int | None, str] = {
     -signal.SIGKILL: "SIGKILL usually means that memory ran out: use fewer workers or smaller batches",
     -signal.SIGBUS: "SIGBUS usually means that a file of the store was cut short while it was read: run `vla-store verify`",
@@ -27,10 +27,13 @@ HINTS: dict[int | None, str] = {
 
 
 class Processes:
-    """`workers` processes that share one Work. Closed explicitly, or with the last reference; they also end by themselves
-    when this process does, because their sockets close."""
+    """`workers` processes that share one Work, and a fetcher where `start_fetcher` is called. Closed explicitly, or with the last
+    reference; they also end by themselves when this process does, because their sockets close.
 
-    def __init__(self, work: bytes, workers: int) -> None:
+    ahead: what a fetcher gets; None where there is to be none. folder: for what is fetched from afar and not kept.
+    """
+
+    def __init__(self, work: bytes, workers: int, ahead: bytes | None = None, folder: str | None = None) -> None:
         if worker.is_loading_main:
             raise OptionError(
                 "a worker imports this script for a transform in it, and the script starts a Loader again",
@@ -40,6 +43,8 @@ class Processes:
         self.is_closed = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[Channel] = []
+        self._fetcher: tuple[subprocess.Popen[bytes], Channel] | None = None
+        self._ahead, self._folder = ahead, folder
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
         # Sockets and not a pipe: one that is closed while another thread wakes is an error, and not another file.
@@ -47,10 +52,12 @@ class Processes:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._poll.register(self._wake, select.POLLIN)
-        message = Start(_absolute_path(), _main_of(work), work)
+        message = Start(_absolute_path(), _main_of(work), work, folder)
         try:
+            if ahead is not None:
+                self.start_fetcher()  # first: the workers wait for what it brings
             for _ in range(workers):
-                self._spawn()
+                self._spawn("worker")
             for number in range(workers):
                 self.send(number, message)
         except BaseException:
@@ -61,7 +68,32 @@ class Processes:
         return len(self._processes)
 
     def pids(self) -> list[int]:
+        """Return the processes of the workers."""
         return [each.pid for each in self._processes]
+
+    @property
+    def has_fetcher(self) -> bool:
+        """Whether there is a fetcher, as far as is known."""
+        return self._fetcher is not None
+
+    @property
+    def fetcher_pid(self) -> int | None:
+        """The process of the fetcher."""
+        return None if self._fetcher is None else self._fetcher[0].pid
+
+    def start_fetcher(self) -> None:
+        """Start a fetcher; there is none. That it ends is told by `receive`. Raises OSError."""
+        assert self._ahead is not None
+        self._spawn("fetcher")
+        assert self._fetcher is not None
+        with contextlib.suppress(Closed):  # `receive` tells
+            self._fetcher[1].send(Start(_absolute_path(), _main_of(self._ahead), self._ahead, self._folder))
+
+    def tell_fetcher(self, message: Any) -> bool:
+        """Tell the fetcher something, without waiting; return whether it will read it, as far as is known."""
+        with contextlib.suppress(Closed):  # `receive` tells
+            return self._fetcher is not None and self._fetcher[1].offer(message)
+        return False
 
     def send(self, number: int, message: Any, fd: int | None = None) -> None:
         """Raises WorkerDied, or what a worker could not start for."""
@@ -71,7 +103,8 @@ class Processes:
             raise self._why_not_started(number) or self._died(number) from None
 
     def receive(self, timeout_s: float) -> list[tuple[int, Any]]:
-        """Return the messages that have arrived, waiting for one at most so long, or until `wake`: (worker, message).
+        """Return the messages that have arrived, waiting for one at most so long, or until `wake`: (worker, message). Those of the
+        fetcher come as from FETCHER; None is the last, and says that it is gone.
 
         Raises WorkerDied, what a worker could not start for, or Closed.
         """
@@ -84,12 +117,18 @@ class Processes:
             for number, process in enumerate(self._processes):
                 if process.poll() is not None:
                     raise self._died(number)
+            if self._fetcher is not None and self._fetcher[0].poll() is not None:
+                self._drop_fetcher()
+                found.append((FETCHER, None))
         while ready:
             for fd, _ in ready:
                 if fd not in self._numbers:
                     self._wake.recv(4096)
                     continue
                 number = self._numbers[fd]
+                if number == FETCHER:
+                    found += self._heard_of_fetcher()
+                    continue
                 try:
                     message, _fd = self._channels[number].receive()
                 except Closed:
@@ -111,6 +150,10 @@ class Processes:
         self.is_closed = True
         channels, self._channels = self._channels, []
         processes, self._processes = self._processes, []
+        fetcher, self._fetcher = self._fetcher, None
+        if fetcher is not None:
+            processes.append(fetcher[0])
+            channels.append(fetcher[1])
         for channel in channels:
             channel.close()
         self._wake.close()
@@ -129,7 +172,28 @@ class Processes:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(CLOSE_S)
 
-    def _spawn(self) -> None:
+    def _heard_of_fetcher(self) -> list[tuple[int, Any]]:
+        assert self._fetcher is not None
+        try:
+            message, _fd = self._fetcher[1].receive()
+        except Closed:
+            self._drop_fetcher()
+            return [(FETCHER, None)]
+        # One that could not start ends; what is wrong is the workers' to say.
+        return [] if isinstance(message, Ready) else [(FETCHER, message)]
+
+    def _drop_fetcher(self) -> None:
+        assert self._fetcher is not None
+        process, channel = self._fetcher
+        self._fetcher = None
+        self._poll.unregister(channel.socket.fileno())
+        del self._numbers[channel.socket.fileno()]
+        channel.close()
+        process.kill()  # it has closed its socket, and is ending
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(CLOSE_S)
+
+    def _spawn(self, module: str) -> None:
         from multiprocessing.spawn import get_executable
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -137,19 +201,23 @@ class Processes:
         # -u: what a transform prints is seen even though a worker ends in the middle of things. -P: a file in the current
         # folder that is named like a module of Python's is not imported instead of that.
         flags = ["-u", "-P"] if sys.version_info >= (3, 11) else ["-u"]
-        module = ["-m", "vla_store.loader.worker", str(theirs.fileno()), str(self.pid)]
+        program = ["-m", f"vla_store.loader.{module}", str(theirs.fileno()), str(self.pid)]
         # Born with these blocked, until it ignores them: a Ctrl-C while it starts is no traceback of its own, and a warning no death.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.IGNORED)
         try:
             process = subprocess.Popen(
-                [os.fsdecode(get_executable() or sys.executable), *flags, *module],
+                [os.fsdecode(get_executable() or sys.executable), *flags, *program],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **one, "PYTHONPATH": os.pathsep.join(_absolute_path())},
             )
-            self._numbers[ours.fileno()] = len(self._processes)
-            self._processes.append(process)
-            self._channels.append(Channel(ours))
+            if module == "fetcher":
+                self._numbers[ours.fileno()] = FETCHER
+                self._fetcher = process, Channel(ours)
+            else:
+                self._numbers[ours.fileno()] = len(self._processes)
+                self._processes.append(process)
+                self._channels.append(Channel(ours))
             self._poll.register(ours.fileno(), select.POLLIN)
         except BaseException:
             ours.close()
@@ -182,8 +250,8 @@ class Processes:
         )
 
 
-def pickled(work: Work) -> bytes:
-    """Return the work as workers get it. Raises OptionError where a transform or the dataset cannot be sent to them."""
+def pickled(work: Any) -> bytes:
+    """Return a Work as workers get it. Raises OptionError where a transform or the dataset cannot be sent to them."""
     try:
         made = pickle.dumps(work, protocol=5)
     except Exception as error:

@@ -28,19 +28,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vla_store.errors import UsageError, warn
-from vla_store.loader.order import Order, Sharding
 from vla_store.loader.packing import array_nbytes
+from vla_store.loader.plan import Jobs, Plan
 from vla_store.loader.pool import Made, Stopped
 from vla_store.loader.state import BY_AN_ERROR, BY_ITS_END, Pass
 from vla_store.loader.work import Job
+from vla_store.storage import Traffic
 
 if TYPE_CHECKING:
     from vla_store.loader.batches import Batches
 
-ORDER_BLOCK_ROWS = 8_192
 MAX_WAITS = 10_000
 AHEAD = 2
 NO_BATCH = "drop_last leaves out all of the {0.rows:,} rows: they are fewer than a batch of {0.batch_size} on each of {0.world_size} ranks"
@@ -54,7 +52,7 @@ Copy = Callable[[Any], Any]
 class Stats:
     """What a loader did: batches, rows and bytes that it handed out; seconds that the consumer waited, and of all time since it
     asked for the first batch; seconds that workers worked; batches that were ready when asked for; batches that had to be copied;
-    bytes that travelled pickled."""
+    bytes that travelled pickled. storage: what all processes asked it for, where the dataset lies afar."""
 
     batches: int = 0
     rows: int = 0
@@ -65,6 +63,7 @@ class Stats:
     ready: int = 0
     copies: int = 0
     pickled_nbytes: int = 0
+    storage: Traffic = field(default_factory=Traffic)
     waits_s: list[float] = field(default_factory=list, repr=False)  # of the last 10,000 batches
 
     def count(self, made: Made, waited_s: float, elapsed_s: float) -> None:
@@ -78,6 +77,8 @@ class Stats:
         self.ready += made.was_ready
         self.copies += made.copied
         self.pickled_nbytes += made.pickled_nbytes
+        if made.traffic is not None:
+            self.storage += made.traffic
         self.waits_s.append(waited_s)
         if len(self.waits_s) >= 2 * MAX_WAITS:
             del self.waits_s[:-MAX_WAITS]
@@ -95,10 +96,21 @@ class Stats:
     def summary(self) -> str:
         """Return one line: is it the loader?"""
         share = self.waited_s / self.elapsed_s if self.elapsed_s else 0.0
-        return (
+        line = (
             f"{self.batches} batches, {self.rows} rows in {self.elapsed_s:.1f} s; the consumer waited {share:.0%} of the time; "
             f"{self.ready} batches were ready when asked for; workers worked {self.work_s:.1f} s; "
             f"{self.nbytes / 1e6:.0f} MB, {self.pickled_nbytes / 1e6:.1f} MB pickled, {self.copies} batches copied"
+        )
+        return line + self._of_storage()
+
+    def _of_storage(self) -> str:
+        found = self.storage
+        if found == Traffic():
+            return ""
+        asked = found.hit_nbytes + found.missed_nbytes
+        return (
+            f"; storage: {found.requests:,} requests, {found.nbytes / 1e6:.0f} MB, {found.retries} tried again; "
+            f"{found.hit_nbytes / asked if asked else 0:.0%} of the bytes read were near, readers waited {found.waited_s:.1f} s"
         )
 
 
@@ -109,7 +121,7 @@ class Source:
         self._owner = owner
         self._pass = current
         self._stopped = False
-        self._jobs: Iterator[Job] | None = None
+        self._jobs: Jobs | None = None
 
     @property
     def is_over(self) -> bool:
@@ -136,7 +148,7 @@ class Source:
         self._stopped = True
         self._owner.processes.wake()
 
-    def _begin(self) -> Iterator[Job]:
+    def _begin(self) -> Jobs:
         rank, _ = self._owner.rank
         sharding = self._owner.sharding()
         position = self._pass.place[1]
@@ -144,22 +156,7 @@ class Source:
         if not count and not position:
             warn(NO_BATCH.format(sharding))
         order = self._pass.begin()
-        return jobs_of(order, sharding, rank, self._pass.position, count)
-
-
-def jobs_of(order: Order, sharding: Sharding, rank: int, position: int, count: int) -> Iterator[Job]:
-    """Yield the next `count` batches of a rank."""
-    whole = sharding.batch_size * sharding.world_size
-    at, block = 0, np.empty(0, np.int64)
-    for number in range(count):
-        start, stop = sharding.shard(position, rank)
-        position = sharding.end(position, 1)
-        if not at <= start <= stop <= at + len(block):
-            # One block serves several batches; where ranks lie further apart than that, it would serve only this one.
-            block_stop = start + ORDER_BLOCK_ROWS if whole < ORDER_BLOCK_ROWS else stop
-            at, block = start, order.take(start, max(stop, min(block_stop, order.rows)))
-        indices = block[start - at : stop - at]
-        yield Job(order.seed, order.epoch, start, indices, position, number == count - 1)
+        return Jobs(Plan(order, sharding, rank, self._pass.position, count))
 
 
 class CopiedAhead:

@@ -69,12 +69,22 @@ class Work:
         self._wants = takes_generator(transform)
         self._batch_wants = takes_generator(batch_transform)
 
+    @property
+    def ahead(self) -> Any:
+        """What brings samples of the dataset near before they are read; None where it is near, or says nothing of it."""
+        with contextlib.suppress(Exception):  # then whoever reads a sample hears of it
+            return getattr(self._dataset, "ahead", None)
+        return None
+
     def slot_nbytes(self, rows: int) -> int:
         """Return the bytes of a batch of so many rows, as far as they can be told before there is one; at least of its indices."""
         dataset = self._dataset.plain if isinstance(self._dataset, OneByOne) else self._dataset
         known = rows * np.dtype(np.int64).itemsize
         with contextlib.suppress(Exception):  # then whoever is given that sample hears of it
-            known = max(known, tree_nbytes(dataset.batch(np.zeros(1, np.int64)), rows))
+            # Reading a sample from afar takes a while, and tells little more.
+            is_far = type(dataset) is Samples and self.ahead is not None
+            one = dataset.allocate(1) if is_far else dataset.batch(np.zeros(1, np.int64))  # type: ignore[attr-defined]
+            known = max(known, tree_nbytes(one, rows))
         return known
 
     def run(self, job: Job, empty: Empty = np.empty) -> Any:

@@ -7,6 +7,7 @@ read: it would take the interpreter from the decoding thread for every ticket. M
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import select
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from vla_store.loader.channel import Channel, Closed
 from vla_store.loader.packing import Layout, Packed, Room, pack
 from vla_store.loader.ring import RingView
 from vla_store.loader.work import Job, Work
+from vla_store.storage import Traffic
 
 WATCH_S = 1.0
 MAX_ROOMS = 64
@@ -47,11 +49,13 @@ is_loading_main = False
 
 @dataclass(frozen=True)
 class Start:
-    """First message. work: a pickled Work; main: how to import the caller's script, where a transform lives in it."""
+    """First message. work: what is pickled for the process, a Work for a worker; main: how to import the caller's script, where a
+    transform lives in it; folder: where what is fetched from afar lies for a while, None where nothing is."""
 
     path: list[str]
     main: dict[str, Any]
     work: bytes
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Answer(NamedTuple):
     number: int
     made: Packed | VlaStoreError
     seconds: float
+    traffic: Traffic | None = None  # since the last one; of a worker whose dataset lies afar
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,12 @@ class Ready:
     error: VlaStoreError | None
 
 
-def main(fd: int, parent: int) -> None:
-    """Serve one parent until it goes away."""
+at_end: list[Callable[[], None]] = []
+"""What this process does when its parent is gone."""
+
+
+def main(fd: int, parent: int, serve: Callable[[Channel, Any, Start], None] | None = None) -> None:
+    """Serve one parent until it goes away, as a worker, or by `serve`."""
     _ignore(IGNORED)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # they came blocked
     channel = Channel(socket.socket(fileno=fd))
@@ -102,14 +111,21 @@ def main(fd: int, parent: int) -> None:
     os.register_at_fork(after_in_child=_heed)
     threading.Thread(target=_watch, args=(fd, parent), daemon=True).start()
     try:
-        work = _start(channel)
-        if work is not None:
+        started = _start(channel)
+        if started is not None:
             _ignore(IGNORED - TIMERS)  # the caller's script, which may have been imported, may answer them
-            _serve(channel, work)
+            (serve or _serve)(channel, *started)
     except Closed:
         pass
     except BaseException:
         traceback.print_exc()
+    _end()
+
+
+def _end() -> None:
+    for each in at_end:
+        with contextlib.suppress(Exception):
+            each()
     os._exit(0)
 
 
@@ -139,10 +155,10 @@ def _watch(fd: int, parent: int) -> None:
     while not poll.poll(WATCH_S * 1000):
         if os.getppid() != parent:
             break
-    os._exit(0)
+    _end()
 
 
-def _start(channel: Channel) -> Work | None:
+def _start(channel: Channel) -> tuple[Any, Start] | None:
     global is_loading_main
     message: Start = channel.receive()[0]
     sys.path[:] = message.path
@@ -153,7 +169,11 @@ def _start(channel: Channel) -> Work | None:
             is_loading_main = True
             prepare(message.main)
             is_loading_main = False
-        work: Work = pickle.loads(message.work)
+        if message.folder is not None:
+            from vla_store.storage import transient
+
+            transient(message.folder)
+        work = pickle.loads(message.work)
     except VlaStoreError as error:
         channel.send(Ready(error))
     except BaseException as error:  # a script that calls sys.exit, too
@@ -161,16 +181,18 @@ def _start(channel: Channel) -> Work | None:
         channel.send(Ready(TransformError("a worker could not load the dataset or a transform", found=found[-1000:])))
     else:
         channel.send(Ready(None))
-        return work
+        return work, message
     return None
 
 
-def _serve(channel: Channel, work: Work) -> None:
+def _serve(channel: Channel, work: Work, _: Start) -> None:
     ring: RingView | None = None
     # By slot and rows: batches of as many rows lie in a slot one like the other.
     rooms: dict[tuple[int, int], Room] = {}
     texts: dict[str, int] = {}
     layout: Layout | None = None
+    ahead: Any = None  # asked for once a batch was made: it opens the store
+    is_asked, told = False, Traffic()
     while True:
         message, fd = channel.receive()
         if isinstance(message, NewRing):
@@ -199,7 +221,13 @@ def _serve(channel: Channel, work: Work) -> None:
             is_alike, layout = made.layout == layout, made.layout
             if is_alike:
                 made = made._replace(layout=None)
-        channel.send(Answer(ticket.number, made, time.perf_counter() - began))
+        if not is_asked:
+            ahead, is_asked = work.ahead, True
+        since: Traffic | None = None
+        if ahead is not None:
+            before, told = told, ahead.traffic
+            since = told - before
+        channel.send(Answer(ticket.number, made, time.perf_counter() - began, since))
         # Nothing may refer to the memory of a slot that is another's now, but what nobody else has seen.
         del batch, room, made
 

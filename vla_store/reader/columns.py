@@ -59,7 +59,11 @@ class Column:
             return []
         if all(self._mapped(number) is not None for number in np.unique(rows // self._per_shard).tolist()):
             return []
-        return self._ranges(_runs(np.unique(rows)))
+        return self.spans(np.unique(rows))
+
+    def spans(self, rows: Int64) -> list[Range]:
+        """Return where rows lie, which ascend and come once each, whether they are mapped or not."""
+        return self._ranges(_runs(rows))
 
     def take(self, rows: Int64, out: Array, data: Sequence[memoryview] = ()) -> None:
         """Write rows, in the order asked for, into `out` (len(rows), *shape) of the column's dtype, C-contiguous.

@@ -84,7 +84,7 @@ class Frames:
         self._fetcher = fetcher
         self._page_faults = PageFaultMonitor()
         self._decoder = FrameDecoder(field)
-        self._shards = EncodedShards(fetcher, f"{part}/{field.array}", field.grid(rows), field.codec, opened, first)
+        self.shards = EncodedShards(fetcher, f"{part}/{field.array}", field.grid(rows), field.codec, opened, first)
         shape = (episodes, *field.fixed_shape)
         self._backgrounds = (
             Backgrounds(fetcher, f"{part}/backgrounds/{field.name}", shape, field.dtype, opened, first)
@@ -95,20 +95,25 @@ class Frames:
     @property
     def is_mapped(self) -> bool:
         """True where frames are views that cost nothing."""
-        return self._shards.is_mapped
+        return self.shards.is_mapped
 
     def unopened(self, frames: FrameList) -> list[tuple[EncodedShards, int]]:
         """Return the shards of frames that are not open: `open_shards` opens those of many cameras together."""
-        return self._shards.unopened(frames.rows)
+        return self.shards.unopened(frames.rows)
 
     def locate(self, frames: FrameList) -> LocatedFrames:
         """Find the chunks of frames. Raises StoreDamaged, FetchError, MachineError."""
-        chunks = self._shards.locate(frames.rows)
+        chunks = self.shards.locate(frames.rows)
         if self._backgrounds is None or (self._fetcher.is_near and not chunks.ranges):
             return LocatedFrames(frames, chunks, {}, [], chunks.ranges)
         held, absent = self._backgrounds.locate(frames.episodes)
         ranges = chunks.ranges + [self._backgrounds.range(each) for each in absent]
         return LocatedFrames(frames, chunks, held, absent, ranges)
+
+    def backgrounds_of(self, episodes: Int64) -> list[Range]:
+        """Return where the backgrounds of episodes lie. Raises StoreDamaged, FetchError, MachineError."""
+        found = self._backgrounds
+        return [] if found is None else [found.range(each) for each in episodes.tolist()]
 
     def announce(self, located: LocatedFrames) -> None:
         """Tell the system that these frames are decoded next, all at once, before the first is waited for. Call it once a batch."""
@@ -140,9 +145,9 @@ class Frames:
             self._decoder.decode_many(bodies, backgrounds, frames.flips, targets)
         except Undecodable as error:
             row = frames.rows[error.at]
-            key = self._shards.key(row)
+            key = self.shards.key(row)
             if not self._fetcher.heal(key):
-                raise codecs.damaged_frame(error, key, row % self._shards.grid.shard, row) from None
+                raise codecs.damaged_frame(error, key, row % self.shards.grid.shard, row) from None
             self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
             return
         for to, original in frames.copies:

@@ -62,6 +62,14 @@ class LocatedPart(NamedTuple):
     ranges: list[Range]
 
 
+class Wanted(NamedTuple):
+    """Byte ranges of what samples need, each once; frames that lie one after another are one."""
+
+    frames: list[Range]
+    backgrounds: list[Range]
+    numbers: list[Range]
+
+
 class PartReader:
     """The windows of one part, with all that does not depend on the sample computed once.
 
@@ -152,6 +160,30 @@ class PartReader:
         ranges = [each for of_window in located for each in of_window.ranges]
         return LocatedPart(self, listed.at, listed.positions, listed.times, located, ranges)
 
+    def rows_of(self, positions: Positions) -> dict[int, Int64]:
+        """Return the rows that samples at these positions take, ascending and each once, by the number of their times."""
+        numbers = range(len(self._offsets))
+        return {each: np.unique(self._times(each, positions)[0] + positions.start[:, None]) for each in numbers}
+
+    def shards_unopened(self, rows: Mapping[int, Int64]) -> Iterable[tuple[EncodedShards, int]]:
+        """Return the shards of pictures in such rows that are not open, as `open_shards` takes them."""
+        found = [reader.frames.shards.unopened(rows[reader.number].tolist()) for _, reader in self._cameras]
+        return [each for of_camera in found for each in of_camera]
+
+    def wanted(self, positions: Positions, rows: Mapping[int, Int64]) -> Wanted:
+        """Return where all that samples at these positions need lies, be it at hand or not. rows: of them, from `rows_of`."""
+        found = Wanted([], [], [])
+        for reader in self._readers:
+            if isinstance(reader, RaggedWindow):
+                steps = self._times(reader.number, positions)[0]
+                found.numbers.extend(reader.locate(positions, steps).ranges)
+            elif isinstance(reader, NumericWindow):
+                found.numbers.extend(reader.column.spans(rows[reader.number]))
+            else:
+                found.frames.extend(reader.frames.shards.spans(rows[reader.number]))
+                found.backgrounds.extend(reader.frames.backgrounds_of(np.unique(positions.episode)))
+        return found
+
     def announce(self, part: LocatedPart) -> None:
         """Tell the system which pictures are decoded next."""
         for number, reader in self._cameras:
@@ -235,17 +267,17 @@ class NumericWindow(FieldWindow):
 
     def __init__(self, of: PartReader, field: Field, window: Window, *rest: Any) -> None:
         super().__init__(of, field, window, *rest)
-        self._column = of.part.column(field)
-        self._rows: Any = self._column.whole
-        self.is_at_hand = self._column.is_mapped
+        self.column = of.part.column(field)
+        self._rows: Any = self.column.whole
+        self.is_at_hand = self.column.is_mapped
         self._first, self._count, self._is_run = window.offsets[0], len(window.offsets), window.is_run
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         rows = (steps + positions.start[:, None]).reshape(-1)
-        return LocatedRows(rows, [] if self.is_at_hand else self._column.ranges(rows))
+        return LocatedRows(rows, [] if self.is_at_hand else self.column.ranges(rows))
 
     def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
-        column, count = self._column, len(is_pad)
+        column, count = self.column, len(is_pad)
         is_direct = isinstance(at, slice) and not isinstance(out, list)
         made = out if is_direct else np.empty((count, *self._step_shape), self.dtype)
         flat = made.reshape(len(located.rows), *column.shape)
@@ -266,7 +298,7 @@ class NumericWindow(FieldWindow):
         rows, count = self._rows, self._count
         _, step, start, length, _, source = position
         if rows is None:  # of several shards
-            rows, start = self._column.span(start, start + length), 0
+            rows, start = self.column.span(start, start + length), 0
         first = step - self.earlier[source] + self._first
         if first >= 0 and first + count <= length:
             at = start + first
@@ -286,7 +318,7 @@ class NumericWindow(FieldWindow):
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
 
     def _episode(self, position: Position) -> Array:
-        return self._column.span(position.start, position.start + position.length)
+        return self.column.span(position.start, position.start + position.length)
 
 
 class RaggedWindow(FieldWindow):

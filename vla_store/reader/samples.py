@@ -42,6 +42,7 @@ from vla_store.storage import Range, keep
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
+    from vla_store.reader.ahead import Ahead
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -290,6 +291,15 @@ class Samples:
     def makes_batches(self) -> bool:
         """True where `batch` gives what `__getitem__` would: nobody changes the samples one by one."""
         return self.transform is None and type(self).__getitem__ is Samples.__getitem__
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """What brings samples near before they are read, also in another process; None where the store is near."""
+        if parts_of(self.store).fetcher.is_near:
+            return None
+        from vla_store.reader.ahead import Ahead
+
+        return Ahead(self.store, self.windows, self._anchors, self._chosen.kept, self.alignment, self._pad)
 
     def where(self, index: int | None = None) -> dict[str, Any]:
         """Return what an error message says of where a sample lies: store, row, episode and step; without `index`, the store."""

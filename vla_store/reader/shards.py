@@ -20,6 +20,7 @@ from vla_store.storage import Range, Storage, keep
 from vla_store.storage.pages import at_random, will_need
 
 Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
 
 INDICES_NBYTES = 512 << 20  # of shards that are not mapped: 16 bytes a frame
 
@@ -189,6 +190,24 @@ class EncodedShards:
         """Return the shards of these chunks that are not open, as `open_shards` takes them."""
         shards = dict.fromkeys(number // self._per_shard for number in numbers)
         return [(self, shard) for shard in shards if self._first + shard not in self._opened.shards]
+
+    def spans(self, numbers: Int64) -> list[Range]:
+        """Return where inner chunks lie, whether at hand or not; those that touch are one. numbers: ascending, each once.
+
+        Raises StoreDamaged, FetchError, MachineError.
+        """
+        made: list[Range] = []
+        shards = numbers // self._per_shard
+        for shard in np.unique(shards).tolist():
+            found = self._opened.shards.get(self._first + shard) or self._open(shard)
+            at = numbers[shards == shard] - shard * self._per_shard
+            entries = np.frombuffer(found.entries, np.int64).reshape(-1, 2)[at]
+            entries = entries[np.argsort(entries[:, 0], kind="stable")]
+            starts, stops = entries[:, 0], entries.sum(axis=1)
+            breaks = np.flatnonzero(starts[1:] != stops[:-1])
+            firsts, lasts = [0, *(breaks + 1).tolist()], [*breaks.tolist(), len(at) - 1]
+            made += [(found.key, start, stop) for start, stop in zip(starts[firsts].tolist(), stops[lasts].tolist())]
+        return made
 
     def _range(self, number: int) -> Range:
         shard, at = divmod(number, self._per_shard)

@@ -11,7 +11,7 @@ from vla_store.storage.bounded import keep
 from vla_store.storage.held import Held
 from vla_store.storage.local import LocalStorage, holds_only, sync_folder
 from vla_store.storage.locations import Location, locate, open_storage, register, transient
-from vla_store.storage.locks import locked
+from vla_store.storage.locks import locked, surely_locked
 from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
 from vla_store.storage.remote import FsspecStorage
 
@@ -40,6 +40,7 @@ __all__ = [
     "read_document",
     "read_documents",
     "register",
+    "surely_locked",
     "sync_folder",
     "transient",
 ]
