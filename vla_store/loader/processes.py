@@ -17,6 +17,7 @@ from vla_store.errors import OptionError, VlaStoreError, WorkerDied
 from vla_store.loader import worker
 from vla_store.loader.channel import Channel, Closed
 from vla_store.loader.worker import Ready, Start
+from vla_store.reader.store import carrying
 
 CLOSE_S = 2.0
 FETCHER = -1
@@ -253,7 +254,8 @@ class Processes:
 def pickled(work: Any) -> bytes:
     """Return a Work as workers get it. Raises OptionError where a transform or the dataset cannot be sent to them."""
     try:
-        made = pickle.dumps(work, protocol=5)
+        with carrying():
+            made = pickle.dumps(work, protocol=5)
     except Exception as error:
         raise OptionError(
             "the dataset or a transform cannot be sent to worker processes",

@@ -76,9 +76,7 @@ class Ahead:
         chosen = [(self._reader(part), positions) for part, _, positions in self._anchors.many(indices, self._store)]
         listed = [reader.rows_of(positions) for reader, positions in chosen]
         unopened = [each for (reader, _), rows in zip(chosen, listed) for each in reader.shards_unopened(rows)]
-        if unopened:  # of all parts at once; and who reads these samples finds their indices near
-            self._storage.fetch_ahead([array.index_range(shard) for array, shard in unopened])
-            open_shards(unopened)
+        open_shards(unopened)
         frames: list[Range] = []
         others: list[Range] = []
         for (reader, positions), rows in zip(chosen, listed):

@@ -20,19 +20,26 @@ from vla_store.storage import Contents, Held, ObjectMissing, Storage, keep, read
 Int64 = npt.NDArray[np.int64]
 
 MAX_OPEN_PARTS = 256
+CARRIED_NBYTES = 4 << 20
+
+Documents = list[bytes | None]
 
 
 class Parts:
     """The parts of one root, by number. Each is opened when it is asked for, and at most MAX_OPEN_PARTS stay open.
 
-    Where storage is far, it is told what the parts' listings say, and what many parts need is asked for together.
+    Where storage is far, it is told what the parts' listings say, and what many parts need is asked for together. carried: what a
+    copy in another process read of their documents and listings; it is handed on where it is small.
     """
 
-    def __init__(self, root: Root, fetcher: Storage, url: str, every: bool = False) -> None:
+    def __init__(
+        self, root: Root, fetcher: Storage, url: str, every: bool = False, carried: Documents | None = None
+    ) -> None:
         self._root = root
         self.fetcher = fetcher
         self._url = url
         self.tables = Held(fetcher)
+        self.carried = carried
         self._opened = Opened(every)
         self._parts: dict[int, Part] = {}
         self._brought: set[tuple[int, str]] = set()
@@ -72,7 +79,11 @@ class Parts:
         is_told = [not self.fetcher.knows(each.path) for each in entries]
         listings = [f"{each.path}/{layout.LISTING}" for each, is_far in zip(entries, is_told) if is_far]
         try:
-            found = read_documents(self.fetcher, [*keys, *listings], MAX_DOCUMENT_BYTES)
+            found = self.carried
+            if found is None or len(found) != len(keys) + len(listings):
+                found = read_documents(self.fetcher, [*keys, *listings], MAX_DOCUMENT_BYTES)
+            if not self.fetcher.is_near and sum(len(each or b"") for each in found) <= CARRIED_NBYTES:
+                self.carried = found
             for key, data in zip(keys, found):
                 if data is None:
                     raise ObjectMissing("an object of the store is missing", object=key)

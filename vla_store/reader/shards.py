@@ -256,6 +256,7 @@ def open_shards(wanted: Sequence[tuple[EncodedShards, int]]) -> None:
     if wanted:
         ranges = [array.index_range(shard) for array, shard in wanted]
         fetcher = wanted[0][0].fetcher
+        fetcher.fetch_ahead(ranges)  # kept on this machine, where there is a place for it: others need them too
         for (array, shard), (key, start, stop), index in zip(wanted, ranges, fetcher.read(ranges)):
             try:
                 array.keep(shard, key, start, index)

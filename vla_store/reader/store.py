@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import itertools
 import operator
@@ -25,7 +26,7 @@ from vla_store.reader.batch import check_out
 from vla_store.reader.cached import cached_property
 from vla_store.reader.frames import frame_list
 from vla_store.reader.part import Index
-from vla_store.reader.parts import Parts
+from vla_store.reader.parts import Documents, Parts
 from vla_store.reader.shards import open_shards
 from vla_store.reader.values import (
     Conventions,
@@ -42,6 +43,8 @@ from vla_store.storage import Location, ObjectMissing, Storage, locate, read_doc
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
+
+Carried = tuple[bytes, Documents]
 
 SPLITS = ("train", "val")
 CHECKS = ("first", "every")
@@ -115,6 +118,8 @@ class Store:
         Digest of that root.
     every
         Check the crc32c of a frame each time it is decoded; see `open_store`.
+    carried
+        The documents of the root and of its parts, of a store that lies afar, where another process has read them.
 
     Raises
     ------
@@ -122,14 +127,18 @@ class Store:
         Where the store is read: not when the object is made, but with the first property or method that needs it.
     """
 
-    def __init__(self, location: Location, generation: int, digest: str, every: bool = False) -> None:
+    def __init__(
+        self, location: Location, generation: int, digest: str, every: bool = False, carried: Carried | None = None
+    ) -> None:
         self._location = location
         self._generation = generation
         self._digest = digest
         self._every = every
+        self._carried = carried
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self._location.after(vars(self).get("_fetcher")), self._generation, self._digest, self._every)
+        location = self._location.after(vars(self).get("_fetcher"))
+        return Store, (location, self._generation, self._digest, self._every, self._to_carry())
 
     def __repr__(self) -> str:
         return (
@@ -557,15 +566,25 @@ class Store:
 
     @cached_property
     def _fetcher(self) -> Storage:
-        return self._location.open()
+        return self._location.open(connect=self._carried is None)
 
     @cached_property
     def _root(self) -> Root:
+        if self._carried is not None:
+            return Root.from_bytes(self._carried[0], layout.root_key(self._generation))
         return opening.pinned_root(self._location, self._fetcher, self._generation, self._digest)
 
     @cached_property
     def _parts(self) -> Parts:
-        return Parts(self._root, self._fetcher, self.url, self._every)
+        carried = None if self._carried is None else self._carried[1]
+        return Parts(self._root, self._fetcher, self.url, self._every, carried)
+
+    def _to_carry(self) -> Carried | None:
+        """Return what a copy need not read again; None for a near store, for much, and where nobody said that it goes at once."""
+        if not _carrying.get():
+            return None
+        documents = self._parts.carried if "_parts" in vars(self) else None
+        return self._carried if documents is None else (self._root.to_bytes(), documents)
 
     def _row(self, row: SupportsIndex) -> int:
         return int(self.check_rows([operator.index(row)])[0])
@@ -585,6 +604,20 @@ class Store:
         if not isinstance(document, dict):
             raise StoreDamaged("a document is not as the format says", object=key, store=self.url)
         return document
+
+
+@contextlib.contextmanager
+def carrying() -> Iterator[None]:
+    """Let stores that are pickled in this context have with them what of their documents a copy would have to read again: it goes to
+    another process at once, and the store there is the same."""
+    token = _carrying.set(True)
+    try:
+        yield
+    finally:
+        _carrying.reset(token)
+
+
+_carrying = contextvars.ContextVar("carrying", default=False)
 
 
 @contextlib.contextmanager

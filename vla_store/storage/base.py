@@ -81,6 +81,9 @@ class Storage:
     scratch: str | None = None
     """Folder of this machine for large objects while they are written; None, or one that is not here: that for temporary files."""
 
+    def connect(self) -> None:
+        """Raise now what is wrong with the place itself, and not with the first thing that is asked."""
+
     def know(self, contents: Contents) -> None:
         """Be told the sizes of objects that never change: `size` need not ask for them any more, and a cache may keep them."""
 

@@ -38,6 +38,8 @@ class Held(Storage):
             if key not in self._held and self._inner.whole(key) is None and (size := self._inner.size(key)) <= room:
                 ranges.append((key, 0, size))
                 room -= size
+        if ranges:  # kept on this machine, where there is a place for it: others need them too
+            self._inner.fetch_ahead(ranges)
         for (key, _, _), view in zip(ranges, self._inner.read(ranges) if ranges else ()):
             self._held[key] = view
 

@@ -76,8 +76,14 @@ class Location(NamedTuple):
         is_unmappable = isinstance(storage, LocalStorage) and not storage.mapped
         return self._replace(options=_READ) if is_unmappable else self
 
-    def open(self) -> Storage:
+    def open(self, connect: bool = True) -> Storage:
         """Open the storage.
+
+        Parameters
+        ----------
+        connect
+            Find out now whether the place can be reached; otherwise the first thing that is asked does. Whoever finds all near never
+            asks, and never imports what asking needs.
 
         Returns
         -------
@@ -88,6 +94,8 @@ class Location(NamedTuple):
         Whatever the opener raises; OptionError for a folder that cannot be a cache.
         """
         storage = self.opener(self.url, **dict(self.options))
+        if connect:
+            storage.connect()
         if self.cache is None and (storage.is_near or _transient is None):
             return storage
         from vla_store.storage.mirrored import mirrored  # not for whoever reads local files

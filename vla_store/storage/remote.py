@@ -45,14 +45,10 @@ class FsspecStorage(Storage):
     **options
         What fsspec takes besides the URL.
 
-    Raises
-    ------
-    OptionError
-        For a URL that fsspec does not know, or one that needs another package.
-    StoreNotFound
-        Where there is no such place.
-    FetchError
-        Where fsspec cannot open it.
+    Notes
+    -----
+    `connect`, and else the first thing that is asked, raises OptionError for a URL that fsspec does not know, or one that needs
+    another package; StoreNotFound where there is no such place; FetchError where fsspec cannot open it.
     """
 
     is_near = False
@@ -65,6 +61,8 @@ class FsspecStorage(Storage):
         self._known: set[str] = set()  # the prefixes of these
         self._has_answered = False
         self._traffic = Traffic()
+
+    def connect(self) -> None:
         self._connect()
 
     @property
@@ -72,7 +70,7 @@ class FsspecStorage(Storage):
         return dataclasses.replace(self._traffic)
 
     def know(self, contents: Contents) -> None:
-        if not self.knows(contents.prefix) and len(self._sizes) + len(contents.sizes) <= MAX_SIZES:
+        if contents.prefix not in self._known and len(self._sizes) + len(contents.sizes) <= MAX_SIZES:
             self._sizes.update(contents.sizes)
             self._known.add(contents.prefix)
 
@@ -310,6 +308,7 @@ class FsspecStorage(Storage):
         return found
 
     def _path(self, key: str) -> str:
+        self._connect()
         return f"{self._root}/{key}"
 
     @contextlib.contextmanager
