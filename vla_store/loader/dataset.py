@@ -88,6 +88,10 @@ class Ahead(Protocol):
         """Whether all samples have room on this machine, where they stay."""
 
     @property
+    def is_near(self) -> bool:
+        """Whether all samples are on this machine now, and stay: then nothing is fetched."""
+
+    @property
     def traffic(self) -> Traffic:
         """What storage was asked for until now, by this process."""
 
@@ -231,6 +235,10 @@ class _AheadOfSome:
     @property
     def fits(self) -> bool:
         return self._inner.fits
+
+    @property
+    def is_near(self) -> bool:
+        return self._inner.is_near
 
     @property
     def traffic(self) -> Traffic:

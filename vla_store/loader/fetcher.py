@@ -112,7 +112,7 @@ class _Fetcher:
     def follow(self, message: Follow) -> None:
         """Begin with another plan."""
         plan = message.plan
-        is_whole = self._fits()
+        is_near, is_whole = self._asked("is_near"), self._asked("fits")
         with self._changed:
             self._number, self._plan = message.number, plan
             self._is_whole = is_whole
@@ -124,6 +124,9 @@ class _Fetcher:
             self._error = None
             # Often the new plan goes on where that one was left: what it needs too is to be found before it goes.
             self._holding = [(plan.position + 1, ranges) for _, ranges in self._holding]
+            if is_near:
+                self._groups, self._near = iter(()), plan.count
+                self._tell()
             self._changed.notify_all()
 
     def used(self, message: Used) -> None:
@@ -183,9 +186,9 @@ class _Fetcher:
         with contextlib.suppress(Closed):  # the parent is gone, and so are we in a moment
             self._channel.send(Here(self._number, self._near, since, self._error))
 
-    def _fits(self) -> bool:
+    def _asked(self, name: str) -> bool:
         try:
-            return bool(self._ahead.fits)
+            return bool(getattr(self._ahead, name))
         except Exception:  # a store that cannot be read: whoever reads a sample says so
             return False
 

@@ -1,6 +1,6 @@
 """What a fetcher brings near, and in which order: the batches of a plan, in groups.
 
-Pure arithmetic. Imports the plan.
+Pure arithmetic. Imports the order and the plan.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.loader.order import Blocks
 from vla_store.loader.plan import Plan
 
 Int64 = npt.NDArray[np.int64]
@@ -35,23 +36,26 @@ def groups_of(plan: Plan) -> Iterator[Group]:
     A block of samples is in the first group that needs a sample of it, whole, and not again while its pool lasts.
     """
     order = plan.order
+    rows = order.shuffle.rows if isinstance(order.shuffle, Blocks) else 1  # of a block
     pool_stop, known = -1, set[int]()
     wanted: list[Int64] = []
-    count = until = 0
+    count = 0
     for number, job in enumerate(plan.jobs()):
-        start, stop = job.position, job.position + len(job.indices)
-        while start < stop:
+        start, stop, before = job.position, job.position + len(job.indices), len(wanted)
+        if rows == 1:
+            wanted.append(job.indices)
+        while rows > 1 and start < stop:
             if start >= pool_stop:
                 pool_stop = order.unit(start)[1]
                 known.clear()
             end = min(stop, pool_stop)
-            for first, last in order.blocks(start, end).tolist():
-                if first not in known:
-                    known.add(first)
-                    wanted.append(np.arange(first, last))
-                    count += last - first
+            blocks = np.unique(job.indices[start - job.position : end - job.position] // rows)
+            fresh = [each for each in blocks.tolist() if each not in known]
+            known.update(fresh)
+            samples = (np.array(fresh, np.int64)[:, None] * rows + np.arange(rows)).reshape(-1)
+            wanted.append(samples[samples < order.rows])  # the last block may be short
             start = end
-        until = max(job.end, pool_stop)
+        count += sum(map(len, wanted[before:]))
         if count >= GROUP_SAMPLES or number in (0, plan.count - 1):
-            yield Group(number + 1, np.concatenate([np.empty(0, np.int64), *wanted]), until)
+            yield Group(number + 1, np.concatenate(wanted), max(job.end, pool_stop))
             wanted, count = [], 0

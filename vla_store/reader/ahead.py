@@ -54,6 +54,13 @@ class Ahead:
         return self._storage.keeps_all()
 
     @property
+    def is_near(self) -> bool:
+        """Whether all that samples may need is on this machine now, and stays."""
+        parts = parts_of(self._store)
+        keys = (key for number in self._anchors.parts(self._store) for key in self._reader(parts[number]).keys)
+        return all(self._storage.whole(key) is not None for key in keys)
+
+    @property
     def traffic(self) -> Traffic:
         """What this process asked storage for until now."""
         return self._storage.traffic

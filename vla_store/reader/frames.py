@@ -110,6 +110,11 @@ class Frames:
         ranges = chunks.ranges + [self._backgrounds.range(each) for each in absent]
         return LocatedFrames(frames, chunks, held, absent, ranges)
 
+    @property
+    def keys(self) -> list[str]:
+        """The objects of all its shards, and of its backgrounds."""
+        return self.shards.keys + ([] if self._backgrounds is None else self._backgrounds.keys)
+
     def backgrounds_of(self, episodes: Int64) -> list[Range]:
         """Return where the backgrounds of episodes lie. Raises StoreDamaged, FetchError, MachineError."""
         found = self._backgrounds
@@ -177,6 +182,11 @@ class Backgrounds:
         self._arrays: dict[int, Array] = {}
         self._pictures: dict[int, Array] = opened.backgrounds  # those that were fetched last
         self._first = first
+
+    @property
+    def keys(self) -> list[str]:
+        """The objects of all its shards."""
+        return [self._shards.object(number) for number in range(self._shards.grid.shards)]
 
     def range(self, episode: int) -> Range:
         """Return where an episode's background lies. Raises StoreDamaged where its shard does not have its size."""

@@ -160,6 +160,12 @@ class PartReader:
         ranges = [each for of_window in located for each in of_window.ranges]
         return LocatedPart(self, listed.at, listed.positions, listed.times, located, ranges)
 
+    @property
+    def keys(self) -> Iterator[str]:
+        """The objects that the windows of any sample may need."""
+        for reader in self._readers:
+            yield from reader.frames.keys if isinstance(reader, CameraWindow) else reader.column.keys
+
     def rows_of(self, positions: Positions) -> dict[int, Int64]:
         """Return the rows that samples at these positions take, ascending and each once, by the number of their times."""
         numbers = range(len(self._offsets))
@@ -327,8 +333,8 @@ class RaggedWindow(FieldWindow):
     def __init__(self, of: PartReader, field: Field, *rest: Any) -> None:
         super().__init__(of, field, *rest)
         self._part, self._field = of.part, field
-        self._column = of.part.column(field)
-        self.is_at_hand = self._column.is_mapped
+        self.column = of.part.column(field)
+        self.is_at_hand = self.column.is_mapped
 
     def locate(self, positions: Positions, steps: Int64) -> LocatedRows:
         starts, widths = self._part.ragged_spans(self._field, positions.episode)
@@ -337,12 +343,12 @@ class RaggedWindow(FieldWindow):
             for start, width, each in zip(starts.tolist(), widths.tolist(), steps)
         ]
         rows = np.concatenate([np.empty(0, np.int64), *elements])
-        return LocatedRows(rows, self._column.ranges(rows), widths)
+        return LocatedRows(rows, self.column.ranges(rows), widths)
 
     def assemble(self, located: LocatedRows, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
         assert located.widths is not None
-        taken = np.empty(len(located.rows), self._column.dtype)
-        self._column.take(located.rows, taken, data)
+        taken = np.empty(len(located.rows), self.column.dtype)
+        self.column.take(located.rows, taken, data)
         made = []
         counts = located.widths * is_pad.shape[1]
         for piece, width, pads in zip(np.split(taken, np.cumsum(counts)[:-1]), located.widths.tolist(), is_pad):
@@ -354,7 +360,7 @@ class RaggedWindow(FieldWindow):
 
     def _episode(self, position: Position) -> Array:
         (start,), (width,) = self._part.ragged_spans(self._field, np.array([position.episode]))
-        return self._column.span(start, start + position.length * width).reshape(position.length, width)
+        return self.column.span(start, start + position.length * width).reshape(position.length, width)
 
 
 class CameraWindow(FieldWindow):

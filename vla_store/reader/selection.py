@@ -167,6 +167,12 @@ class Anchors:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
+    def parts(self, store: Store) -> list[int]:
+        """Return the numbers of the parts that have some."""
+        if self.rows is None:
+            return sorted(set(self._part.tolist()))
+        return sorted(set((np.searchsorted(parts_of(store).row_starts, self.rows, side="right") - 1).tolist()))
+
     def digest(self, store: Store) -> str:
         """Return a digest of which rows of the store are anchors, in which order; however the store is cut into parts."""
         if self.rows is not None:

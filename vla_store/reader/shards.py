@@ -191,6 +191,11 @@ class EncodedShards:
         shards = dict.fromkeys(number // self._per_shard for number in numbers)
         return [(self, shard) for shard in shards if self._first + shard not in self._opened.shards]
 
+    @property
+    def keys(self) -> list[str]:
+        """The objects of all its shards."""
+        return [self.key(shard * self._per_shard) for shard in range(self.grid.shards)]
+
     def spans(self, numbers: Int64) -> list[Range]:
         """Return where inner chunks lie, whether at hand or not; those that touch are one. numbers: ascending, each once.
 
