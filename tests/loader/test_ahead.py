@@ -200,12 +200,13 @@ def test_statistics_tell_of_storage_only_where_it_is_far(batches: Batches, near:
     for _ in batches:
         pass
     found = batches.counts.copy()
-    assert found.storage.requests > 0
-    assert found.storage.hit_nbytes > 0
+    assert found.requests > 0
+    assert found.hit_nbytes > 0
+    assert found.fetched_nbytes > 0
     assert "storage: " in found.summary()
     local = near_batches(near, workers=1)
     next(iter(local))
-    assert local.counts.storage.requests == 0
+    assert local.counts.requests == 0
     assert "storage" not in local.counts.summary()
     local.close()
 

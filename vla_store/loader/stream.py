@@ -34,7 +34,6 @@ from vla_store.loader.plan import Jobs, Plan
 from vla_store.loader.pool import Made, Stopped
 from vla_store.loader.state import BY_AN_ERROR, BY_ITS_END, Pass
 from vla_store.loader.work import Job
-from vla_store.storage import Traffic
 
 if TYPE_CHECKING:
     from vla_store.loader.batches import Batches
@@ -52,7 +51,8 @@ Copy = Callable[[Any], Any]
 class Stats:
     """What a loader did: batches, rows and bytes that it handed out; seconds that the consumer waited, and of all time since it
     asked for the first batch; seconds that workers worked; batches that were ready when asked for; batches that had to be copied;
-    bytes that travelled pickled. storage: what all processes asked it for, where the dataset lies afar."""
+    bytes that travelled pickled. Where the dataset lies afar, of all its processes: requests, bytes that came back, requests that were
+    made again, seconds that readers waited for storage; bytes that they wanted and found on this machine, or did not."""
 
     batches: int = 0
     rows: int = 0
@@ -63,7 +63,12 @@ class Stats:
     ready: int = 0
     copies: int = 0
     pickled_nbytes: int = 0
-    storage: Traffic = field(default_factory=Traffic)
+    requests: int = 0
+    fetched_nbytes: int = 0
+    retries: int = 0
+    storage_waited_s: float = 0.0
+    hit_nbytes: int = 0
+    missed_nbytes: int = 0
     waits_s: list[float] = field(default_factory=list, repr=False)  # of the last 10,000 batches
 
     def count(self, made: Made, waited_s: float, elapsed_s: float) -> None:
@@ -78,7 +83,12 @@ class Stats:
         self.copies += made.copied
         self.pickled_nbytes += made.pickled_nbytes
         if made.traffic is not None:
-            self.storage += made.traffic
+            self.requests += made.traffic.requests
+            self.fetched_nbytes += made.traffic.nbytes
+            self.retries += made.traffic.retries
+            self.storage_waited_s += made.traffic.waited_s
+            self.hit_nbytes += made.traffic.hit_nbytes
+            self.missed_nbytes += made.traffic.missed_nbytes
         self.waits_s.append(waited_s)
         if len(self.waits_s) >= 2 * MAX_WAITS:
             del self.waits_s[:-MAX_WAITS]
@@ -104,13 +114,12 @@ class Stats:
         return line + self._of_storage()
 
     def _of_storage(self) -> str:
-        found = self.storage
-        if found == Traffic():
+        asked = self.hit_nbytes + self.missed_nbytes
+        if not asked + self.requests:
             return ""
-        asked = found.hit_nbytes + found.missed_nbytes
         return (
-            f"; storage: {found.requests:,} requests, {found.nbytes / 1e6:.0f} MB, {found.retries} tried again; "
-            f"{found.hit_nbytes / asked if asked else 0:.0%} of the bytes read were near, readers waited {found.waited_s:.1f} s"
+            f"; storage: {self.requests} requests, {self.fetched_nbytes / 1e6:.0f} MB, {self.retries} made again, waited for "
+            f"{self.storage_waited_s:.1f} s; {self.hit_nbytes / asked if asked else 0:.0%} of what was read was here before"
         )
 
 
