@@ -93,32 +93,6 @@ def test_a_missing_path_is_wrong_use(command: Command, tmp_path: Path, store: Pa
     )
 
 
-def test_a_url_as_source_is_wrong_use_and_shown_as_it_was_given(command: Command, store: Path) -> None:
-    ran = command("build", "s3://bucket/LIBERO", store)
-    assert ran.code == 2
-    assert_one_screen(ran.err, "a source is a local path", "s3://bucket/LIBERO", "download or mount")
-    assert_nothing_built(store)
-
-
-@pytest.mark.parametrize(
-    ("url", "remedy"),
-    [
-        ("s3://bucket/LIBERO", "aws s3 sync s3://bucket/LIBERO"),
-        ("gs://bucket/LIBERO", "gcloud storage rsync -r gs://bucket/LIBERO"),
-        ("hf://datasets/lab/libero", "hf download lab/libero --repo-type dataset"),
-        ("https://huggingface.co/datasets/lab/libero/resolve/main/a.hdf5", "hf download lab/libero"),
-        ("https://example.org/libero_goal.hdf5", "curl -LO https://example.org/libero_goal.hdf5"),
-        ("sftp://host/LIBERO", "rclone copy"),
-    ],
-)
-def test_a_url_as_source_says_the_command_that_fetches_it(command: Command, store: Path, url: str, remedy: str) -> None:
-    ran = command("build", url, store)
-    assert ran.code == 2
-    assert_one_screen(ran.err, "a source is a local path", url)
-    assert remedy in " ".join(ran.err.split())
-    assert_nothing_built(store)
-
-
 @pytest.mark.parametrize("url", ["http://host/x.vla", "https://host:8080/data/x.vla", "simplecache::http://host/x.vla"])
 def test_a_store_at_a_url_that_can_only_be_read_is_wrong_use(command: Command, source: Path, url: str) -> None:
     ran = command("build", source / VICTIM.suite, url)

@@ -68,6 +68,16 @@ def test_a_limit_that_cannot_be_met_says_which_number_to_change(plan: Plan) -> N
     assert plan_memory(plan, "threads", None, least).workers == 1
 
 
+@pytest.mark.parametrize(("executor", "shards"), [("threads", 3), ("processes", 2)])
+def test_what_is_sent_to_a_url_takes_memory_for_a_shard_of_each_unit_at_work(
+    plan: Plan, executor: str, shards: int
+) -> None:
+    largest = max(plan.rows * field.step_nbytes for field in plan.cameras)  # which is one shard here
+    assert all(field.grid(plan.rows).shards == 1 for field in plan.cameras)
+    sent = plan_memory(plan, executor, 2, None, is_sent=True).nbytes - needed(plan, executor, 2)
+    assert sent == shards * largest
+
+
 def test_auto_is_processes_where_the_source_is_large_and_they_fit(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     from vla_store.builder import executors, memory
 

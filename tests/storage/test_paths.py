@@ -267,10 +267,6 @@ def test_a_url_that_cannot_be_written_is_no_place_to_build_at(
 
 
 @pytest.mark.parametrize("arguments", [
-    ["build", "s3://bucket/LIBERO", "x.vla"],
-    ["verify", "~/first.vla", "--against", "s3://bucket/LIBERO"],
-    ["repair", "~/first.vla", "--from", "s3://bucket/LIBERO"],
-    ["append", "s3://bucket/LIBERO", "~/first.vla"],
     ["append", "~/LIBERO", "~/first.vla", "--staging", "s3://bucket/stage"],
     ["show", "~/first.vla", "-o", "s3://bucket/e.png"],
     ["report", "~/first.vla", "-o", "memory://r.html"],

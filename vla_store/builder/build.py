@@ -32,7 +32,7 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartEntry, Root
-from vla_store.sources.find import Given, find_sources, local_sources
+from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
 from vla_store.storage import Storage
@@ -118,7 +118,8 @@ def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str],
     Parameters
     ----------
     sources
-        HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several.
+        HDF5 files, suite folders, folders of suites, or EpisodeSource objects; one, or several. Files and folders may be at
+        URLs, with * in names: each file is fetched for as long as it is needed.
     store
         A local path, or a URL that can be written, where there is nothing yet.
 
@@ -132,7 +133,7 @@ def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str],
     """
     with machine_errors("looking at where STORE goes"):
         place = building_at(store, options.staging)
-        given = local_sources(sources)
+        given = named_sources(sources)
         place.check([each for each in given if isinstance(each, Path)], overwrite=options.overwrite)
     planned = plan_part(given, place.folder, options, place=place.objects)
     plan, talk = planned.plan, options.reports.talk
@@ -157,7 +158,7 @@ def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str],
 
 
 def plan_part(
-    sources: Sequence[Path | EpisodeSource],
+    sources: Sequence[Named],
     folder: Path,
     options: BuildOptions,
     must_name: Choice | None = None,
@@ -168,7 +169,7 @@ def plan_part(
     Parameters
     ----------
     sources
-        As `local_sources` gives them.
+        As `named_sources` gives them.
     folder
         Where the part is to grow.
     must_name
@@ -191,6 +192,8 @@ def plan_part(
             conventions=options.conventions,
             skip_bad=options.skip_bad,
             choice=choice,
+            scratch_size=options.scratch_size,
+            talk=options.reports.talk,
         )
         states = states_of(found)
         (choice if must_name is None else must_name).check_used(found)
@@ -207,7 +210,7 @@ def plan_part(
     finally:
         close_files()
     plan = make_plan(scan, probe, options.recorded())
-    memory = plan_memory(plan, options.executor, options.workers, options.max_memory)
+    memory = plan_memory(plan, options.executor, options.workers, options.max_memory, is_sent=place is not None)
     base, scratch = (folder, None) if place is None else (place.url, str(folder))
     units = tuple(work_units(plan, f"{base}/{layout.part_path(plan.part_id)}", scratch))
     return PlannedPart(folder, options, scan, probe, plan, memory, units, found, states, started)

@@ -189,6 +189,7 @@ def states_of(
                 talk(f"hashing source {number + 1} of {len(sources)}")
                 with open(path, "rb") as file:
                     state["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        state |= getattr(source, "state", {})
         found.append(state)
     return found
 

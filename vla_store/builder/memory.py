@@ -29,6 +29,9 @@ ATTRIBUTE_COPIES = 7
 # What allocator and HDF5 keep for themselves of all that went through a process: more at first, no more after a few gigabytes.
 KEPT_SHARE = 32
 KEPT_MOST_NBYTES = 96 << 20
+# Fsspec's storages read what they send into the memory: an object up to a size whole, and of a larger one some pieces at once.
+SENT_WHOLE_NBYTES = 100 << 20
+SENT_IN_PIECES_NBYTES = 500 << 20
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
@@ -41,19 +44,25 @@ class MemoryPlan:
     nbytes: int
 
 
-def plan_memory(plan: Plan, executor: str, workers: int | None, max_memory: int | None) -> MemoryPlan:
+def plan_memory(
+    plan: Plan, executor: str, workers: int | None, max_memory: int | None, *, is_sent: bool = False
+) -> MemoryPlan:
     """Return the number of workers that fits in `max_memory`. Raise OptionError that says which number to change.
 
-    executor: "auto" becomes processes where these pay, and all of them fit; else threads.
+    executor: "auto" becomes processes where these pay, and all of them fit; else threads. is_sent: what is encoded goes to a URL.
     """
+
+    def projected(executor: str, workers: int) -> int:
+        return _projected(plan, executor, workers) + (_sent(plan, executor, workers) if is_sent else 0)
+
     wanted = workers or default_workers()
     chosen = chosen_executor(executor, workers, plan.source_nbytes)
-    need = _projected(plan, chosen, wanted)
+    need = projected(chosen, wanted)
     if max_memory is None:
         return MemoryPlan(chosen, wanted, need)
     if executor == AUTO and need > max_memory:
         chosen = "threads"
-    while (need := _projected(plan, chosen, wanted)) > max_memory and wanted > 1 and workers is None:
+    while (need := projected(chosen, wanted)) > max_memory and wanted > 1 and workers is None:
         wanted -= 1
     if need > max_memory:
         raise OptionError(
@@ -74,6 +83,15 @@ def share_one_heap() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
+def _sent(plan: Plan, executor: str, workers: int) -> int:
+    """Return the bytes of objects that are on their way to a URL at one time: a shard of each unit at work."""
+    grids = {each.name: each.grid(plan.rows, plan.elements.get(each.name)) for each in plan.document.fields.values()}
+    shards = {name: min(grid.rows, grid.shard) * grid.row_nbytes for name, grid in grids.items()}
+    pictures = max((shards[field.name] for field in plan.cameras), default=0)
+    in_pieces = SENT_IN_PIECES_NBYTES if max(shards.values()) > SENT_WHOLE_NBYTES else 0
+    return (workers + (executor == "threads")) * min(SENT_WHOLE_NBYTES, pictures) + in_pieces
 
 
 def _projected(plan: Plan, executor: str, workers: int) -> int:

@@ -153,6 +153,9 @@ class SourceOptions(EncodingOptions):
         from the file's root ("/meta").
     rename
         {path of a dataset: name of its field}.
+    scratch_size
+        The most bytes that files of sources at URLs may take on this machine, in the folder for temporary files; default: what
+        its disk has.
     """
 
     orientation: Stated = None
@@ -164,9 +167,12 @@ class SourceOptions(EncodingOptions):
     require_finite: bool = False
     exclude: Sequence[str] | None = None
     rename: Mapping[str, str] | None = None
+    scratch_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scratch_size is not None:
+            object.__setattr__(self, "scratch_size", whole_number("scratch_size", self.scratch_size))
         for name, kind in (("conventions", Mapping), ("exclude", Iterable), ("rename", Mapping)):
             given = getattr(self, name)
             if given is not None and not isinstance(given, kind):

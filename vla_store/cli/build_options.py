@@ -35,7 +35,19 @@ def _conventions(parser: argparse.ArgumentParser) -> None:
         )
 
 
-SOURCES = argument("source", nargs="+", metavar="SOURCE", help="an HDF5 file, a suite folder, or a folder of suites")
+SOURCES = group(
+    argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="an HDF5 file, a suite folder, or a folder of suites; or a URL of one, or of files, as in s3://bucket/libero/*.hdf5",
+    ),
+    argument(
+        "--scratch-size",
+        metavar="SIZE",
+        help="the most that files of a SOURCE at a URL may take in the folder for temporary files (default: what its disk has)",
+    ),
+)
 CONVENTIONS = group(
     _conventions,
     flag("--mixed", "let sources differ in these two; each keeps its own, and the store records it"),
@@ -95,8 +107,7 @@ def checks(recorded: str) -> Argument:
 def options_given(arguments: argparse.Namespace, options: type[EncodingOptions]) -> dict[str, Any]:
     """Return the options that a command line gives, as Python takes them. Raises OptionError."""
     given = {each.name: getattr(arguments, each.name) for each in fields(options) if each.name in arguments}
-    if given["max_memory"] is not None:
-        given["max_memory"] = parse_size(given["max_memory"])
+    given |= {name: parse_size(given[name]) for name in ("max_memory", "scratch_size") if given.get(name) is not None}
     stated = {each.name: getattr(arguments, each.name) or () for each in conventions() if each.name in arguments}
     by_path = {name: _by_path(name, each) for name, each in stated.items()}
     given |= {name: by_path.pop(name) for name in given.keys() & by_path.keys()}

@@ -31,8 +31,8 @@ from vla_store.manage import roots
 from vla_store.manage.views import carried, views_in
 from vla_store.publish.transfer import copy_part, part_listing, remove_objects, send_part
 from vla_store.reader.part import Part
-from vla_store.sources.find import Given, local_sources
-from vla_store.sources.protocol import EpisodeSource, describe
+from vla_store.sources.find import Given, Named, named_sources
+from vla_store.sources.protocol import describe
 from vla_store.storage import LocalStorage, Storage, is_url, open_storage
 
 
@@ -95,7 +95,7 @@ def append_store(
     -------
     """
     place = open_storage(store)
-    given = local_sources(sources)
+    given = named_sources(sources)
     with machine_errors(f"appending to {place.url}"):
         place.check_writable()
         current = roots.newest_root(place)
@@ -233,12 +233,14 @@ def _remove_unnamed(place: Storage, root: Root, journal: Journal) -> None:
 
 def _staging(
     place: Storage,
-    sources: Sequence[Path | EpisodeSource],
+    sources: Sequence[Named],
     options: BuildOptions,
     staging: str | os.PathLike[str] | None,
 ) -> Path:
     """Return a folder that the same command finds again."""
-    named = [str(each) if isinstance(each, Path) else sorted(map(str, describe(each).items())) for each in sources]
+    named = [
+        str(each) if isinstance(each, (Path, str)) else sorted(map(str, describe(each).items())) for each in sources
+    ]
     said = [
         _utf8(place.url),
         sorted(map(_utf8, named)),

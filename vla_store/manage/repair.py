@@ -18,7 +18,7 @@ from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, repair_part
 from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, restore_meta, restore_superseded
 from vla_store.publish.commit import group_keys
-from vla_store.sources.find import Given, local_sources
+from vla_store.sources.find import Given, named_sources
 from vla_store.storage import Storage, open_storage
 
 
@@ -79,7 +79,7 @@ def repair_store(
         A disk or a storage fails.
     """
     place = open_storage(store)
-    given = local_sources(sources)
+    given = named_sources(sources)
     repaired: list[str] = []
     lost: StoreDamaged | None = None  # views, which stop nothing else
     with machine_errors(f"repairing {place.url}"):

@@ -5,11 +5,10 @@ Owns the search through folders. May import the other modules of this folder, st
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vla_store.errors import OptionError, SourceError, SourceNotFound, UnknownName, machine_errors
@@ -19,47 +18,29 @@ from vla_store.sources.overrides import NOTHING, Choice, Stated, StatedConventio
 from vla_store.sources.protocol import EpisodeSource, StreamedSource, overridden
 from vla_store.sources.spool import readable
 from vla_store.storage import is_url, place_of
+from vla_store.text import counted, size_text
 
 Given = str | os.PathLike[str] | EpisodeSource | StreamedSource
+Named = Path | str | EpisodeSource  # a str is a URL
 
-DOWNLOADS = {
-    ("s3://",): "aws s3 sync {} LIBERO",
-    ("gs://", "gcs://"): "gcloud storage rsync -r {} LIBERO",
-    ("http://", "https://"): "curl -LO {}",
-}
 MAX_FOLDERS = 1000  # that are looked into for a hint
 
 
-def local_sources(given: Given | Sequence[Given]) -> list[Path | EpisodeSource]:
-    """Return one source or several as a list, with absolute paths. Raises OptionError, SourceNotFound for a URL."""
+def named_sources(given: Given | Sequence[Given]) -> list[Named]:
+    """Return one source or several as a list, with absolute paths, and URLs. Raises OptionError."""
     objects = (EpisodeSource, StreamedSource)
     several = [given] if isinstance(given, (str, os.PathLike, *objects)) else given
-    return [readable(each) if isinstance(each, objects) else _local(each) for each in several]
+    return [readable(each) if isinstance(each, objects) else _named(each) for each in several]
 
 
-def _local(given: str | os.PathLike[str]) -> Path:
+def _named(given: str | os.PathLike[str]) -> Path | str:
     if not isinstance(given, (str, os.PathLike)):
         raise OptionError(
-            "a source is a path, or has the methods of EpisodeSource: scan, read and attributes",
+            "a source is a path or a URL, or has the methods of EpisodeSource: scan, read and attributes",
             found=type(given).__qualname__,
         )
     place = place_of(given)
-    if is_url(place):
-        raise SourceNotFound(
-            "a source is a local path",
-            found=place,
-            hint=f"download or mount the demonstrations first, as in: {_download(place)}",
-        )
-    return Path(place)
-
-
-def _download(url: str) -> str:
-    """Return the command that fetches what lies at a URL."""
-    hub = re.match(r"(?:hf://|https?://huggingface\.co/)datasets/([^/@?#]+/[^/@?#]+)", url)
-    if hub:
-        return f"hf download {hub[1]} --repo-type dataset --local-dir LIBERO"
-    form = next((form for schemes, form in DOWNLOADS.items() if url.startswith(schemes)), "rclone copy")
-    return form.format(shlex.quote(url))
+    return place if is_url(place) else Path(place)
 
 
 def find_sources(
@@ -70,42 +51,51 @@ def find_sources(
     conventions: Mapping[str, Stated] | None = None,
     skip_bad: bool = False,
     choice: Choice = NOTHING,
+    scratch_size: int | None = None,
+    talk: Callable[[str], None] = lambda text: None,
 ) -> list[EpisodeSource]:
     """Return the sources that paths stand for, as their kinds open them; objects as they are.
 
     Parameters
     ----------
     given
-        Paths of files, of folders that a kind knows as a whole, of folders of either, and objects.
+        Paths or URLs of files, of folders that a kind knows as a whole, of folders of either, and objects.
     orientation, observation, conventions
         What the sources do not say themselves, for all or by path; conventions: by name, those of single kinds.
     skip_bad
         Sources leave out demonstrations that are bad, instead of raising.
     choice
         Datasets to leave out or to rename.
+    scratch_size
+        The most bytes that files at URLs may take on this machine while they are read.
+    talk
+        Called with a line about what is fetched.
 
     Raises
     ------
-    OptionError, SourceNotFound, SourceError, MachineError
+    OptionError, SourceNotFound, SourceError, MachineError, FetchError
     """
     known = {each.name: each for each in kinds.conventions()}
     given_by_name = {"orientation": orientation, "observation": observation, **(conventions or {})}
-    sources = local_sources(given)
+    sources = named_sources(given)
     if not sources:
         raise OptionError("nothing to build from", expected="at least one SOURCE")
     for name in given_by_name.keys() - known.keys():
         if any(
-            isinstance(each, Path) for each in sources
+            isinstance(each, (Path, str)) for each in sources
         ):  # objects take no conventions: a store is recoded without its kinds
             raise UnknownName.among("convention", name, list(known))
     stated = [StatedConvention(each, given_by_name[name]) for name, each in known.items() if name in given_by_name]
     found: list[EpisodeSource] = []
     for path in sources:
-        if not isinstance(path, Path):
+        if isinstance(path, EpisodeSource):
             found.append(path)
             continue
         with machine_errors("looking for sources"):
-            opened = [(each, kind) for at, kind in _claimed(path) for each in kind.open(at, skip_bad=skip_bad)]
+            if isinstance(path, str):
+                opened = list(_fetched(path, skip_bad, scratch_size, talk))
+            else:
+                opened = [(each, kind) for at, kind in _claimed(path) for each in kind.open(at, skip_bad=skip_bad)]
         for source, kind in opened:
             names = {"orientation", "observation", *(each.name for each in kind.conventions)}
             own = [each for each in stated if each.name in names]
@@ -114,6 +104,24 @@ def find_sources(
     for each in stated:
         each.check_used()
     return found
+
+
+def _fetched(
+    url: str, skip_bad: bool, scratch_size: int | None, talk: Callable[[str], None]
+) -> Iterator[tuple[EpisodeSource | StreamedSource, SourceKind]]:
+    """Yield the sources of the files that a URL stands for; each is fetched to see of what kind it is."""
+    from vla_store.sources.far import FarSource, Keeper, far_files  # not for who reads what is here
+
+    files = far_files(url, _is_named, scratch_size)
+    keeper = Keeper(files[0].scratch)
+    what = f"{counted(len(files), 'file')}, {size_text(sum(each.nbytes for each in files))}, to {files[0].scratch}"
+    for number, file in enumerate(files):
+        talk(f"fetching {what}: file {number + 1}")
+        kind = file.reading(functools.partial(kinds.kind_of, file.path))
+        if kind is None:
+            raise SourceError("a file is no source", file=file.url, expected=f"files *{' or *'.join(kinds.endings())}")
+        for inner in file.reading(functools.partial(kind.open, file.path, skip_bad=skip_bad)):
+            yield FarSource(file, readable(inner), keeper), kind
 
 
 def _claimed(path: Path) -> list[tuple[Path, SourceKind]]:
