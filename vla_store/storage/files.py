@@ -38,6 +38,8 @@ def libc() -> Any:
     found.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
     found.munmap.argtypes = [pointer, size]
     found.madvise.argtypes = [pointer, size, number]
+    if hasattr(found, "fallocate"):  # Linux
+        found.fallocate.argtypes = [number, number, ctypes.c_long, ctypes.c_long]
     return found
 
 

@@ -16,7 +16,6 @@ Imports what else is in storage.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -116,6 +115,10 @@ class Mirror:
             pieces.append(piece)
             start += len(piece)
         return b"".join(pieces)
+
+    def copy(self, start: int, stop: int) -> memoryview:
+        """Return a copy of [start, stop) of `data`. Read and not mapped: fresh pages are not looked up one by one."""
+        return memoryview(os.pread(self._descriptor, stop - start, start))
 
     def absent(self, first: int, last: int) -> list[tuple[int, int]]:
         """Return the stretches of the pages [first, last) that are not there, counted from `first`."""
@@ -256,9 +259,7 @@ def boot_id() -> str:
 
 def _punch(descriptor: int, start: int, nbytes: int) -> None:
     """Give pages of a file back to the system, which reads them as zeros from then on; where it cannot, they stay."""
-    call = libc().fallocate
-    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-    call(descriptor, PUNCH_HOLE | KEEP_SIZE, start, nbytes)
+    libc().fallocate(descriptor, PUNCH_HOLE | KEEP_SIZE, start, nbytes)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -271,8 +271,8 @@ class MirroredStorage(Storage):
         if kept is not None and kept.has(offset + start, offset + stop):
             return kept.data[offset + start : offset + stop]
         if passing is not None and passing.has(offset + start, offset + stop):
-            # A copy: its pages are given back some day. They were there all the while if they still are.
-            copy = memoryview(bytes(passing.data[offset + start : offset + stop]))
+            copy = passing.copy(offset + start, offset + stop)
+            # Its pages are given back some day: they were there all the while if they still are.
             return copy if passing.has(offset + start, offset + stop) else None
         return None
 
