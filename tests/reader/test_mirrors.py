@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from comparing import assert_same
 from reader.conftest import merged
 
 import vla_store
-from vla_store.errors import StoreDamaged
 from vla_store.reader.store import parts_of
 from vla_store.storage.mirror import PAGE
 from vla_store.storage.mirrored import MirroredStorage
@@ -83,22 +81,3 @@ def test_once_all_is_near_nothing_is_asked_for_and_no_crc_twice(
     assert_same(samples.batch_or_lists(everything), expected)
     assert (storage.traffic - before).missed_nbytes == 0
     assert (storage.traffic - before).hit_nbytes > 0
-
-
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_frame_that_is_damaged_in_the_cache_is_not_served(
-    cached: Callable[..., vla_store.Samples], share: float
-) -> None:
-    samples = cached()
-    fetch(samples, 1.0)
-    storage = storage_of(samples)
-    key = next(each for each in storage._places if "agentview" in each and "/c/" in each)
-    _, offset, kept, _ = storage._places[key]
-    assert kept is not None
-    with open(kept.folder / "data", "r+b") as file:
-        file.seek(offset)
-        file.write(np.random.default_rng(0).bytes(4_000))
-    if share < 1:
-        kept.drop((offset + 8 * PAGE) // PAGE, (offset + 9 * PAGE) // PAGE)
-    with pytest.raises(StoreDamaged, match=r"crc32c|not what was written"):
-        samples.batch_or_lists(range(len(samples)))
