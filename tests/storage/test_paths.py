@@ -63,9 +63,9 @@ def here(tiny_source: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytes
     shutil.copytree(tiny_store, tmp_path / "home/first.vla")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(bench, "TURN_S", 0.01)
-    monkeypatch.setattr(bench, "LOADER_S", 0.02)
-    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench.turns, "TURN_S", 0.01)
+    monkeypatch.setattr(bench.turns, "LOADER_S", 0.02)
+    monkeypatch.setattr(bench.turns, "ROUNDS", 1)
     return Here(tmp_path)
 
 

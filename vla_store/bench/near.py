@@ -1,47 +1,23 @@
-"""`vla-store bench STORE`: how fast this machine serves samples of this store, and whether a GPU would wait for it.
-
-The short form of benchmarks/ in the checkout, for a store and a machine of one's own. What is read is hashed, and everybody must
-have read the same. It stands on reader and loader, and needs no torch: what is measured is the core of `vla_store.torch.Loader`.
-"""
+"""How fast a store on this machine's disks is served: roof, batches, single samples, Loaders, and the waits of a consumer."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
-import os
-import platform
 import statistics
-import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import vla_store
-from vla_store.errors import OptionError, StoreDamaged, whole_number
-from vla_store.loader.batches import Batches
+from vla_store.bench import turns
+from vla_store.bench.turns import Array, Setting, Talk
 from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
 from vla_store.reader.samples import Samples
-from vla_store.reader.store import open_store
-from vla_store.storage import is_url
 from vla_store.text import counted
 
-Array = np.ndarray[Any, Any]
-Talk = Callable[[str], None]
-
-ROUNDS = 5
-TURN_S = 0.25  # of one contender in one round
-LOADER_S = 1.5
 SHARE = 0.8  # of the best rate, which the consumer takes
 CHECKED = 2  # batches that are hashed
-ACTIONS = 16
-LINE_WIDTH = 79
 COLD_SHARE = 0.05  # of what was read: from storage, above which the store counts as cold
 
 
@@ -165,14 +141,7 @@ class BenchReport:
         dict
             The attributes by name; `verdict`; versions of Python, NumPy, numcodecs and google-crc32c; and the system.
         """
-        return asdict(self) | {
-            "verdict": self.verdict(),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "numcodecs": metadata.version("numcodecs"),
-            "google_crc32c": metadata.version("google-crc32c"),
-            "system": platform.system(),
-        }
+        return asdict(self) | {"verdict": self.verdict()} | turns.versions()
 
     def verdict(self) -> list[str]:
         """Return what the figures mean, in plain words.
@@ -189,12 +158,7 @@ class BenchReport:
             f"({counted(best.workers, 'worker')}, {best.samples_per_s:,.0f} samples/s on {self.cores} cores).",
         ]
         share = self.batch_samples_per_s / self.roof_samples_per_s
-        if is_url(self.store):
-            lines.append(
-                f"Decoding is {min(share, 1):.0%} of the work of a batch, the rest is fetching from the URL: `vla-store copy` the "
-                "store to a local disk and train from there."
-            )
-        elif share >= 0.75:
+        if share >= 0.75:
             lines.append(
                 f"Decoding is {min(share, 1):.0%} of the work of a batch: faster means more cores, or another preset."
             )
@@ -207,13 +171,13 @@ class BenchReport:
             lines.append("Workers still help at as many as there are cores: more cores would help.")
         elif best.workers < most:
             lines.append(f"More workers than {best.workers} gain nothing here.")
-        if self.is_cold and not is_url(self.store):  # of a URL, this machine's disk and memory say nothing
+        if self.is_cold:
             lines.append(
                 "The store came from storage, not from memory: the first epoch runs at the speed of the disk "
                 f"({self.first_pass_samples_per_s:,.0f} samples/s in one process). What fits in memory stays there; otherwise try "
                 'open_store(..., fetcher="pread").'
             )
-        elif self.is_cold is False and not is_url(self.store):
+        elif self.is_cold is False:
             lines.append("The store was in memory already; right after a boot the first epoch is as slow as the disk.")
         if self.busy_cores_of_others is not None and self.busy_cores_of_others > 0.1 * self.cores:
             lines.append(
@@ -222,7 +186,7 @@ class BenchReport:
             )
         elif self.wait_p99_ms > 2 * batch_ms:
             lines.append(
-                "Some batches came late, and not because of other programs: look at the memory, and at the disk or the network."
+                "Some batches came late, and not because of other programs: look at the memory, and at the disk."
             )
         return lines
 
@@ -238,9 +202,7 @@ class BenchReport:
         def line(name: str, rate: float, more: str = "") -> str:
             return f"  {name:<28}{rate:>10,.0f}{rate / self.roof_samples_per_s:>9.2f} x{more}"
 
-        if is_url(self.store):
-            warmth = "over the network"
-        elif self.storage_nbytes is None:
+        if self.storage_nbytes is None:
             warmth = "unknown whether from memory"
         else:
             warmth = f"{'cold' if self.is_cold else 'warm'}: {self.storage_nbytes / 1e6:,.1f} MB from storage"
@@ -249,7 +211,7 @@ class BenchReport:
         return "\n".join(
             [
                 f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}{view}",
-                _wrapped(
+                turns.wrapped(
                     f"a sample: {self.windows}; {self.sample_nbytes:,} bytes; batches of {self.batch_size}",
                     "  ",
                     "    ",
@@ -273,77 +235,23 @@ class BenchReport:
                 f"{self.wait_p99_ms:.2f} ms (p99)",
                 f"  all read the same: sha256 {self.digest[:16]}; {self.seconds:.0f} s",
                 "",
-                *(_wrapped(each, "- ", "  ") for each in self.verdict()),
+                *(turns.wrapped(each, "- ", "  ") for each in self.verdict()),
             ]
         )
 
 
-def bench_store(
-    url: str | os.PathLike[str],
-    *,
-    batch_size: int = 64,
-    workers: Sequence[int] | None = None,
-    images: str = "as_stored",
-    view: str | Sequence[str] | None = None,
-    fetcher: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    cache_size: str | int | None = None,
-    talk: Talk = lambda _: None,
-) -> BenchReport:
-    """Measure a store on this machine; some ten seconds, and two more for each number of workers.
-
-    A sample is every camera at [-1, 0], actions at range(16), every other fixed field at 0.
-
-    Parameters
-    ----------
-    url
-        A path or a URL.
-    batch_size
-        Samples in a batch; default 64.
-    workers
-        Numbers to try; default: 1, 2, 4 ... up to the cores, at most 8.
-    images, fetcher, cache, cache_size
-        As for `vla_store.Samples` and `open_store`.
-    view
-        Names of views whose samples are served; default: all samples.
-    talk
-        Called with a line on what is being done.
-
-    Returns
-    -------
-    BenchReport
-        All figures, and what they mean.
-
-    Raises
-    ------
-    OptionError
-        `batch_size` or a number of workers is not a whole number of at least 1, or no number of workers is given.
-    StoreDamaged
-        Two ways to read disagree.
-    StoreNotFound, UnknownName, UnsupportedStore, FetchError, MachineError
-        What opening and reading raise.
-    """
-    began = time.perf_counter()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tried = tuple(workers) if workers is not None else _doubling(cores)
-    whole_number("batch_size", batch_size)
-    if not tried:
-        raise OptionError("give at least one number of workers to try")
-    for count in tried:
-        whole_number("each number of workers", count)
-    store = open_store(url, fetcher=fetcher, cache=cache, cache_size=cache_size)
-    samples = Samples(store, windows=_windows(store), alignment="causal", images=images, view=view)
-    open_ms = (time.perf_counter() - began) * 1e3
-    size = min(batch_size, len(samples))
+def measure(setting: Setting, tried: Sequence[int], talk: Talk) -> BenchReport:
+    """Measure with each number of workers that is to be tried. Raises StoreDamaged where two ways to read disagree."""
+    samples, size = setting.samples, setting.size
     out = samples.allocate(size)
     for array in out.values():
         array.fill(1)  # touched: a page's first write is not what is measured
-    busy, since = _busy_cores_s(), time.monotonic()
+    others = turns.Others()
 
     talk("reading for the first time")
     batches, first = _first_pass(samples, size, out)
     talk("one process: the roof, batches, single samples")
-    digest = _digest(samples.batch(batches[0], out))
+    digest = turns.digest(samples.batch(batches[0], out))
     alone = _one_process(samples, batches, out)
     loaders = []
     for count in tried:
@@ -353,31 +261,18 @@ def bench_store(
     talk(f"a consumer at {SHARE:.0%} of that rate")
     period = size / best.samples_per_s / SHARE
     waits = _waits(samples, size, best.workers, period)
-    others = _busy_cores_s()
-    if others is not None and busy is not None:
-        others = round(max(0.0, others - busy) / (time.monotonic() - since), 2)
-    presets = {str(document.plan.get("options", {}).get("preset", "unknown")) for _, document in store.parts}
     return BenchReport(
-        store=store.url,
-        rows=store.rows,
-        anchors=len(samples),
-        views=() if view is None else (view,) if isinstance(view, str) else tuple(view),
-        preset=" and ".join(sorted(presets)),
-        windows=", ".join(f"{each.field} {each}" for each in samples.windows),
-        batch_size=size,
-        sample_nbytes=sum(array[0].nbytes for array in out.values()),
-        open_ms=open_ms,
+        **setting.described,
+        open_ms=setting.open_ms,
         **first,
         **alone,
         loaders=tuple(loaders),
         consumer_ms=period * 1e3,
-        wait_p50_ms=_quantile(waits, 0.5) * 1e3,
-        wait_p99_ms=_quantile(waits, 0.99) * 1e3,
+        wait_p50_ms=turns.quantile(waits, 0.5) * 1e3,
+        wait_p99_ms=turns.quantile(waits, 0.99) * 1e3,
         digest=digest,
-        cores=cores,
-        busy_cores_of_others=others,
-        seconds=time.perf_counter() - began,
-        version=vla_store.__version__,
+        busy_cores_of_others=others.cores(),
+        seconds=time.perf_counter() - setting.began,
     )
 
 
@@ -390,7 +285,7 @@ def _first_pass(samples: Samples, size: int, out: dict[str, Array]) -> tuple[lis
     for at in range(0, len(order) - size + 1, size):
         batches.append(order[at : at + size])
         samples.batch(batches[-1], out)
-        if time.perf_counter() > start + 4 * TURN_S:
+        if time.perf_counter() > start + 4 * turns.TURN_S:
             break
     rate = len(batches) * size / (time.perf_counter() - start)
     after = _storage_nbytes()
@@ -406,19 +301,19 @@ def _first_pass(samples: Samples, size: int, out: dict[str, Array]) -> tuple[lis
 
 def _one_process(samples: Samples, batches: Sequence[Array], out: dict[str, Array]) -> dict[str, Any]:
     """Return the report's rates of one process, by turns. Raises StoreDamaged where two ways to read disagree."""
-    roof, size = [_roof_work(samples, each, out) for each in batches], len(batches[0])
+    roof, size = [turns.roof_work(samples, each, out) for each in batches], len(batches[0])
     for at in range(min(CHECKED, len(batches))):
-        expected = _digest(samples.batch(batches[at], out))
+        expected = turns.digest(samples.batch(batches[at], out))
         roof[at]()
-        _check_same("the roof", out, expected, samples.store.url)
+        turns.check_same("the roof", out, expected, samples.store.url)
         singles = [samples.sample(index) for index in batches[at].tolist()]
-        _check_same("ds[i]", collate(singles), expected, samples.store.url)
+        turns.check_same("ds[i]", collate(singles), expected, samples.store.url)
     rates: dict[str, list[float]] = {"roof_samples_per_s": [], "batch_samples_per_s": []}
     single_us: list[float] = []
-    for _ in range(ROUNDS):
-        rates["roof_samples_per_s"].append(_rate(roof, lambda work: work(), size))
-        rates["batch_samples_per_s"].append(_rate(batches, lambda each: samples.batch(each, out), size))
-        stop = time.perf_counter() + TURN_S
+    for _ in range(turns.ROUNDS):
+        rates["roof_samples_per_s"].append(turns.rate(roof, lambda work: work(), size))
+        rates["batch_samples_per_s"].append(turns.rate(batches, lambda each: samples.batch(each, out), size))
+        stop = time.perf_counter() + turns.TURN_S
         while time.perf_counter() < stop:
             for index in batches[0][:64].tolist():
                 asked = time.perf_counter()
@@ -426,41 +321,11 @@ def _one_process(samples: Samples, batches: Sequence[Array], out: dict[str, Arra
                 single_us.append((time.perf_counter() - asked) * 1e6)
     return {
         **{name: statistics.median(each) for name, each in rates.items()},
-        "quartiles": {name: (_quantile(each, 0.25), _quantile(each, 0.75)) for name, each in rates.items()},
+        "quartiles": {name: (turns.quantile(each, 0.25), turns.quantile(each, 0.75)) for name, each in rates.items()},
         "single_samples_per_s": 1e6 / statistics.fmean(single_us),
-        "single_p50_us": _quantile(single_us, 0.5),
-        "single_p99_us": _quantile(single_us, 0.99),
+        "single_p50_us": turns.quantile(single_us, 0.5),
+        "single_p99_us": turns.quantile(single_us, 0.99),
     }
-
-
-def _roof_work(samples: Samples, indices: Array, out: dict[str, Array]) -> Callable[[], None]:
-    """Return the unavoidable work of a batch: its distinct frames, located, fetched and checked before, decoded into `out`; its
-    numbers copied."""
-    fields = samples.store.fields
-    samples.batch(indices, out)
-    located = samples.locate(indices)
-    data = samples.fetch(located)
-    numbers = [(out[name], out[name].copy()) for name in out if name not in fields or not fields[name].is_camera]
-
-    def work() -> None:
-        samples.decode(located, data, out)
-        for target, values in numbers:
-            np.copyto(target, values)
-
-    return work
-
-
-def _windows(store: Any) -> dict[str, Any]:
-    fixed = {name: each for name, each in store.fields.items() if each.is_fixed}
-    made: dict[str, Any] = {name: [-1, 0] if each.is_camera else 0 for name, each in fixed.items()}
-    if "actions" in made:
-        made["actions"] = range(ACTIONS)
-    return made
-
-
-def _doubling(cores: int) -> tuple[int, ...]:
-    most = min(cores, 8)
-    return (*(count for count in (1, 2, 4) if count < most), most)
 
 
 def _best(loaders: Sequence[LoaderRate]) -> LoaderRate:
@@ -468,40 +333,17 @@ def _best(loaders: Sequence[LoaderRate]) -> LoaderRate:
     return next(each for each in loaders if each.samples_per_s >= 0.95 * most)
 
 
-def _quantile(values: Sequence[float], q: float) -> float:
-    return float(np.quantile(values, q))
-
-
-def _rate(units: Sequence[Any], work: Callable[[Any], object], size: int) -> float:
-    """Return the samples a second of one turn."""
-    start, count = time.perf_counter(), 0
-    while not count or time.perf_counter() - start < TURN_S:  # a busy machine may take a turn's time before it begins
-        for each in units:
-            work(each)
-            count += size
-            if time.perf_counter() - start > TURN_S:
-                break
-    return count / (time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def _batches(samples: Samples, size: int, workers: int) -> Iterator[Iterator[Any]]:
-    """Serve batches without end by worker processes."""
-    with contextlib.closing(Batches(samples, batch_size=size, workers=workers, seed=0)) as batches:
-        yield itertools.chain.from_iterable(itertools.repeat(batches))
-
-
 def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> LoaderRate:
     start = time.perf_counter()
-    with _batches(samples, size, workers) as stream:
+    with turns.batches(samples, size, workers) as stream:
         first = next(stream)
         first_s = time.perf_counter() - start
-        _check_same(f"a Loader with {workers} workers", first, expected, samples.store.url)
+        turns.check_same(f"a Loader with {workers} workers", first, expected, samples.store.url)
         del first
         for _ in range(2 * workers):
             next(stream)
         start, count = time.perf_counter(), 0
-        while not count or time.perf_counter() - start < LOADER_S:
+        while not count or time.perf_counter() - start < turns.LOADER_S:
             count += len(next(stream)["step"])
         return LoaderRate(workers, count / (time.perf_counter() - start), first_s)
 
@@ -509,10 +351,10 @@ def _loader_rate(samples: Samples, size: int, workers: int, expected: str) -> Lo
 def _waits(samples: Samples, size: int, workers: int, period_s: float) -> list[float]:
     """Return the waits of a consumer that works so long on each batch; asleep, as one is whose work is a GPU's."""
     waits: list[float] = []
-    with _batches(samples, size, workers) as stream:
+    with turns.batches(samples, size, workers) as stream:
         for _ in range(2 * workers):
             next(stream)
-        stop = time.perf_counter() + 2 * LOADER_S
+        stop = time.perf_counter() + 2 * turns.LOADER_S
         while time.perf_counter() < stop or len(waits) < 10:
             asked = time.perf_counter()
             batch = next(stream)
@@ -520,39 +362,6 @@ def _waits(samples: Samples, size: int, workers: int, period_s: float) -> list[f
             time.sleep(period_s)
             del batch
     return waits
-
-
-def _digest(batch: Mapping[str, Any]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(batch.keys() - {"task"}):
-        array = np.ascontiguousarray(batch[name])
-        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()
-
-
-def _check_same(name: str, batch: Mapping[str, Any], expected: str, url: str) -> None:
-    if _digest(batch) != expected:
-        raise StoreDamaged(
-            f"{name} reads other bytes than a batch does",
-            store=url,
-            hint="run `vla-store verify`; if the store is sound this is a bug of vla_store, please report it",
-        )
-
-
-def _wrapped(text: str, first: str, then: str) -> str:
-    return textwrap.fill(text, LINE_WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)
-
-
-def _busy_cores_s() -> float | None:
-    """Return the core seconds since the system started that were not this process's, nor of its children that have ended."""
-    try:
-        ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    own = os.times()
-    busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for disks
-    return busy - (own.user + own.system + own.children_user + own.children_system)
 
 
 def _storage_nbytes() -> int | None:
