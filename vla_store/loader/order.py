@@ -88,16 +88,6 @@ class Order:
             return self._pools.pool_at(position)[1:]
         return position, position + 1
 
-    def blocks(self, start: int, stop: int) -> Int64:
-        """Return the blocks that positions [start, stop) take rows of, each once, in the order in which they are first needed.
-
-        (n, 2) int64: from the first row of a block to behind its last. Without blocks every row is one.
-        """
-        self._check(start, stop)
-        if self._pools is not None:
-            return self._pools.blocks(start, stop)
-        return self.take(start, stop)[:, None] + np.arange(2)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Order, (self.rows, self.seed, self.epoch, self.shuffle)  # without what was worked out
 
@@ -146,14 +136,6 @@ class _Pools:
         number = int(self._block_at(np.array([position]))[0]) * self._pools // self._count
         first, last = (-(-each * self._count // self._pools) for each in (number, number + 1))
         return number, *self._starts(np.array([first, last])).tolist()
-
-    def blocks(self, start: int, stop: int) -> Int64:
-        """As `Order.blocks`."""
-        found = self.take(start, stop) // self._size
-        _, at = np.unique(found, return_index=True)
-        block = found[np.sort(at)]
-        nrows = self._size - np.where(block == self._count - 1, self._missing, 0)
-        return np.stack([block * self._size, block * self._size + nrows], axis=1)
 
     def _stretch(self, pool: int, first: int, last: int, start: int, stop: int) -> Int64:
         """Return the rows at positions [start, stop), all of a pool [first, last)."""
