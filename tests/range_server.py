@@ -50,11 +50,12 @@ class RangeServer:
 
     requests: every request so far. nbytes: bytes of bodies sent, by key.
     faults: {key: one of FAULTS}, looked up at each request; "*" stands for every shard, "sometimes" for every third GET of anything.
-    prefix: of every path.
+    prefix: of every path. token: what X-Token must say, where it is not empty.
     """
 
     folder: Path
     prefix: str = ""
+    token: str = ""
     requests: list[Request] = field(default_factory=list)
     nbytes: Counter[str] = field(default_factory=Counter)
     faults: dict[str, str] = field(default_factory=dict)
@@ -175,6 +176,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             return
+        if owner.token and self.headers.get("X-Token") != owner.token:
+            fault = "refused"
         if not path.startswith(owner.prefix) or not file.is_file() or fault == "missing":
             self._send(404, key, asked, b"nothing here\n", has_body)
         elif fault == "refused":

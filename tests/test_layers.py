@@ -91,6 +91,7 @@ ONLY_IN = {
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},
     "fsspec": {"storage"},
+    "obstore": {"storage"},
 }
 
 # What opens a file, or names one; and the folders that reach a store's files through storage alone. A build renames its folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,16 @@ from vla_store.storage.remote import MERGE_GAP_BYTES, filesystem_of
 
 CAMERA = "eye_in_hand_rgb"
 WINDOWS = {"agentview_rgb": [-1, 0], CAMERA: [-1, 0], "robot_states": 0, "states": 0, "actions": range(16)}
+FETCHERS = ("obstore", "fsspec")
 OPTIONS = {"windows": WINDOWS, "alignment": "causal", "images": "upright", "dtype": "float32", "episodes": [0, 1]}
 
 
-def both(server: RangeServer, **options: object) -> tuple[vla_store.Samples, vla_store.Samples]:
+def both(
+    server: RangeServer, fetcher: str | None = None, **options: object
+) -> tuple[vla_store.Samples, vla_store.Samples]:
     """Samples over HTTP, and the same ones from the folder."""
-    return vla_store.Samples(vla_store.open_store(server.url), **options), vla_store.Samples(server.folder, **options)
+    store = vla_store.open_store(server.url, fetcher=fetcher)
+    return vla_store.Samples(store, **options), vla_store.Samples(server.folder, **options)
 
 
 def shard(store: Path, camera: str = CAMERA) -> str:
@@ -54,10 +59,12 @@ def chunk_nbytes(store: Path, camera: str = CAMERA) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_rows_and_windows_over_http_are_those_of_the_folder(served: RangeServer, seed: int) -> None:
+    fetcher = FETCHERS[seed % 2]
     rng = random.Random(seed)
     local = vla_store.open_store(served.folder)
     options = drawn_options(rng, list(local.fields))
-    found, expected = both(served, **options)
+    found, expected = both(served, fetcher, **options)
+    assert found.store.fetcher == fetcher
     numbers = [rng.randrange(-len(expected), len(expected)) for _ in range(6)]
     assert_same(list(found.__getitems__(numbers)), list(expected.__getitems__(numbers)))
     assert_same([found[number] for number in numbers[:2]], [expected[number] for number in numbers[:2]])
@@ -80,9 +87,10 @@ def test_the_tables_of_a_store_over_http_are_those_of_the_folder(served: RangeSe
     assert found.provenance(100) == expected.provenance(100)
 
 
-def test_a_url_with_a_space_and_a_slash_at_its_end_is_read(wide_store: Path) -> None:
+@pytest.mark.parametrize("fetcher", FETCHERS)
+def test_a_url_with_a_space_and_a_slash_at_its_end_is_read(wide_store: Path, fetcher: str) -> None:
     with RangeServer(wide_store, prefix="/my stores/wide.vla") as server:
-        found = vla_store.open_store(server.url.replace(" ", "%20") + "/")
+        found = vla_store.open_store(server.url.replace(" ", "%20") + "/", fetcher=fetcher)
         assert_same(found.read("actions", [5, 90]), vla_store.open_store(wide_store).read("actions", [5, 90]))
 
 
@@ -178,10 +186,13 @@ def test_the_server_of_these_tests_refuses_a_whole_shard(served: RangeServer) ->
 # --- what is temporary -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fetcher", FETCHERS)
 @pytest.mark.parametrize("fault", ["busy", "resets", "half", "breaks_off", "other_range"])
-def test_what_fails_now_and_then_is_asked_for_again_and_never_a_wrong_byte(served: RangeServer, fault: str) -> None:
+def test_what_fails_now_and_then_is_asked_for_again_and_never_a_wrong_byte(
+    served: RangeServer, fault: str, fetcher: str
+) -> None:
     served.faults["sometimes"] = fault
-    samples, expected = both(served, **OPTIONS)
+    samples, expected = both(served, fetcher, **OPTIONS)
     for start in (0, 40):
         numbers = list(range(start, start + 40, 5))
         assert_same(list(samples.__getitems__(numbers)), list(expected.__getitems__(numbers)))
@@ -191,8 +202,11 @@ def test_what_fails_now_and_then_is_asked_for_again_and_never_a_wrong_byte(serve
     assert traffic.waited_s > 0
 
 
-def test_a_request_that_stalls_is_given_up_and_made_again(served: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples, expected = both(served, windows={CAMERA: 0}, images="as_stored")
+@pytest.mark.parametrize("fetcher", FETCHERS)
+def test_a_request_that_stalls_is_given_up_and_made_again(
+    served: RangeServer, monkeypatch: pytest.MonkeyPatch, fetcher: str
+) -> None:
+    samples, expected = both(served, fetcher, windows={CAMERA: 0}, images="as_stored")
     assert_same(samples[0], expected[0])
     monkeypatch.setattr(retrying, "STALL_S", 0.5)
     served.faults["sometimes"] = "hangs"
@@ -220,12 +234,13 @@ def test_what_lasts_is_not_asked_for_again(served: RangeServer, fault: str, coun
     assert len([each for each in served.requests if each.key == shard(served.folder)]) == count
 
 
-def test_an_answer_of_another_range_is_never_a_sample(served: RangeServer) -> None:
-    samples, _ = both(served, windows={"actions": 0})
+@pytest.mark.parametrize("fetcher", FETCHERS)
+def test_an_answer_of_another_range_is_never_a_sample(served: RangeServer, fetcher: str) -> None:
+    samples, _ = both(served, fetcher, windows={"actions": 0})
     served.faults["*"] = "other_range"
     with pytest.raises(FetchError, match="bytes that were asked for") as caught:
         samples.batch([50, 100])
-    assert "Content-Range" in caught.value.places["found"]
+    assert re.search("Content-Range|Requested", caught.value.places["found"])
 
 
 def test_connections_are_many_unless_the_user_says_how_many() -> None:
@@ -357,6 +372,7 @@ def test_a_server_that_does_not_say_how_large_a_shard_is_gets_told_what_it_lacks
     samples, expected = both(served, windows={CAMERA: 0}, images="as_stored")
     served.faults[shard(served.folder)] = "no_length"
     assert_same(samples[5], expected[5])  # the listing says it
+    assert samples.store.fetcher == "fsspec"  # obstore takes no such answer
     with pytest.raises(FetchError, match="how large") as caught:
         FsspecStorage(served.url).size(shard(served.folder))
     assert "Content-Length" in caught.value.hint

@@ -58,7 +58,7 @@ def maker(request: pytest.FixtureRequest, kind: str) -> Make:
         return lambda: samples(vla_store.open_store(url))
     if kind == "s3":
         options = request.getfixturevalue("bucket").options
-        return lambda: samples(vla_store.open_store("s3://robots/wide.vla", storage_options=options))
+        return lambda: samples(vla_store.open_store("s3://robots/wide.vla", fetcher="fsspec", storage_options=options))
     folder = request.getfixturevalue("wide_store")
     return lambda: samples(vla_store.open_store(folder, fetcher=kind))
 

@@ -59,7 +59,7 @@ def open_by_kind(wide_store: Path) -> Iterator[Callable[[str], vla_store.Store]]
         yield {
             "mmap": lambda: vla_store.open_store(wide_store),
             "pread": lambda: vla_store.open_store(wide_store, fetcher="pread"),
-            "http": lambda: vla_store.open_store(web.url),
+            "http": lambda: vla_store.open_store(web.url, fetcher="fsspec"),
             "s3": lambda: vla_store.open_store(url, storage_options=bucket.options),
         }.__getitem__
 

@@ -23,10 +23,12 @@ from vla_store.storage import (
     LocalStorage,
     Location,
     ObjectMissing,
+    ObstoreStorage,
     Range,
     Storage,
     local,
     locate,
+    open_remote,
 )
 from vla_store.storage import blocks as blocks_module
 from vla_store.storage.files import map_file
@@ -278,16 +280,19 @@ def test_a_place_is_local_or_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert locate(tmp_path / "store.vla", "pread") == Location(str(tmp_path / "store.vla"), LocalStorage, read)
     assert locate(f"file://{tmp_path}/store.vla").opener is LocalStorage
     assert locate("s3://bucket/store.vla/", None, {"anon": True}) == Location(
-        "s3://bucket/store.vla", FsspecStorage, (("anon", True),)
+        "s3://bucket/store.vla", open_remote, (("anon", True),)
     )
+    assert locate("https://host/store.vla", "obstore").opener is ObstoreStorage
     assert locate("memory://x", "fsspec").opener is FsspecStorage
 
 
 def test_a_fetcher_that_cannot_be_is_refused() -> None:
-    with pytest.raises(UnknownName, match="mmap, pread, fsspec"):
+    with pytest.raises(UnknownName, match="mmap, pread, fsspec, obstore"):
         locate("store.vla", "mmapp", None)
     with pytest.raises(OptionError, match="local files only"):
         locate("s3://bucket/store.vla", "mmap", None)
+    with pytest.raises(OptionError, match="URLs only"):
+        locate("store.vla", "obstore", None)
     with pytest.raises(OptionError, match="storage_options"):
         locate("store.vla", None, {"anon": True})
     for options in (5, "anon", [("anon", True)]):

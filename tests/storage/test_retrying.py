@@ -85,7 +85,8 @@ def test_only_what_failed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(retrying, "FIRST_WAIT_S", 0.0)
     asked: list[list[int]] = []
 
-    def ask(wanted: list[int]) -> list[Any]:
+    def ask(wanted: list[int], before: int) -> list[Any]:
+        assert before == len(asked)
         asked.append(wanted)
         return [TimeoutError() if each >= 2 * len(asked) else ValueError() if each == 1 else each for each in wanted]
 
@@ -102,7 +103,7 @@ def test_tries_end_by_their_number_and_by_their_time(monkeypatch: pytest.MonkeyP
         waits.append(wait_s)
         now[0] += wait_s
 
-    def ask(wanted: list[int]) -> list[Any]:
+    def ask(wanted: list[int], before: int) -> list[Any]:
         now[0] += took_s
         return [TimeoutError()]
 
@@ -162,6 +163,7 @@ def test_an_answer_of_the_range_that_was_asked_for_is_taken(
         ("bytes=5-9", 206, "bytes 5-10/100", 6, False),
         ("bytes=5-9", 206, "bytes 5-8/100", 4, False),
         ("bytes=5-9", 206, "nonsense", 5, False),
+        ("bytes=0-99", 206, "bytes 0-49/50", 25, False),
         ("bytes=5-9", 200, None, 10, True),
         ("bytes=0-9", 200, None, 100, True),
         ("bytes=0-9", 200, None, None, True),

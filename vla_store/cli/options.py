@@ -71,8 +71,9 @@ JSON = flag("--json", "print the result as JSON")
 OUTPUT = group(JSON, flag("--quiet", "no progress, only results and errors"))
 FETCHER = argument(
     "--fetcher",
-    choices=("mmap", "pread", "fsspec"),
-    help="how the store is read (default: mmap for a path, fsspec for a URL; pread: network file systems, cold disks)",
+    choices=("mmap", "pread", "fsspec", "obstore"),
+    help="how the store is read (default: mmap for a path; for a URL obstore if it is installed, else fsspec; pread: network file "
+    "systems, cold disks)",
 )
 CACHE_SIZE = argument(
     "--cache-size",

@@ -59,6 +59,7 @@ def store_json(store: Store) -> dict[str, Any]:
         "digest": store.digest,
         "episodes": len(store.episodes),
         "excluded": excluded(store),
+        "fetcher": store.fetcher,
         "fields": {
             name: {
                 "camera": each.is_camera,

@@ -155,6 +155,11 @@ class Store:
         return self._location.url
 
     @property
+    def fetcher(self) -> str:
+        """What reads it: "mmap", "pread", "fsspec" or "obstore"."""
+        return self._fetcher.fetcher
+
+    @property
     def generation(self) -> int:
         """Which of the store's roots this is, from 1."""
         return self._generation

@@ -12,6 +12,7 @@ from vla_store.storage.held import Held
 from vla_store.storage.local import LocalStorage, holds_only, sync_folder
 from vla_store.storage.locations import Location, locate, open_storage, register, transient
 from vla_store.storage.locks import locked, surely_locked
+from vla_store.storage.obstore import ObstoreStorage, open_remote
 from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
 from vla_store.storage.remote import FsspecStorage
 
@@ -23,6 +24,7 @@ __all__ = [
     "LocalStorage",
     "Location",
     "ObjectMissing",
+    "ObstoreStorage",
     "Range",
     "Storage",
     "Traffic",
@@ -34,6 +36,7 @@ __all__ = [
     "local_path",
     "locate",
     "locked",
+    "open_remote",
     "open_storage",
     "output_path",
     "place_of",

@@ -112,6 +112,11 @@ class Storage:
         """Say that these ranges of an earlier `fetch_ahead` were used: a place that is not meant to last gives them up."""
 
     @property
+    def fetcher(self) -> str:
+        """What reads: a name that `open_store` takes as `fetcher`, or of a class that a user registered."""
+        return type(self).__name__
+
+    @property
     def traffic(self) -> Traffic:
         """What was asked for until now, by this process; all zero where storage is near."""
         return Traffic()

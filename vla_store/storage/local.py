@@ -56,6 +56,10 @@ class LocalStorage(Storage):
         self._max_files = max(LEAST_FILES, _soft_file_limit() // 4)
         self._unsettled: set[Path] = set()
 
+    @property
+    def fetcher(self) -> str:
+        return "mmap" if self.mapped else "pread"
+
     @functools.cached_property
     def folder(self) -> Path:
         from pathlib import Path  # not for whoever imports only to read: it costs milliseconds

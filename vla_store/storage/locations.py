@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vla_store.errors import OptionError, UnknownName, parse_size, whole_number
 from vla_store.storage.base import Storage
 from vla_store.storage.local import LocalStorage
+from vla_store.storage.obstore import ObstoreStorage, open_remote
 from vla_store.storage.paths import is_url, local_path, place_of
 from vla_store.storage.remote import FsspecStorage
 
@@ -121,6 +122,7 @@ _FETCHERS: dict[str, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
     "mmap": (LocalStorage, ()),
     "pread": (LocalStorage, _READ),
     "fsspec": (FsspecStorage, ()),
+    "obstore": (ObstoreStorage, ()),
 }
 
 
@@ -138,7 +140,8 @@ def locate(
     url
         A path or URL, as `place_of` takes it.
     fetcher
-        "mmap" (default for paths), "pread" or "fsspec" (default for URLs of no registered scheme).
+        "mmap" (default for paths), "pread", "fsspec" or "obstore" (for URLs of no registered scheme: obstore where it is installed
+        and can read this URL with these options, else fsspec).
     options
         What the storage takes besides the URL.
     cache
@@ -160,12 +163,15 @@ def locate(
     if fetcher is not None and fetcher not in _FETCHERS:
         raise UnknownName.among("fetcher", fetcher, list(_FETCHERS))
     if is_url(place):
-        if fetcher not in (None, "fsspec"):
+        if fetcher not in (None, "fsspec", "obstore"):
             raise OptionError(
                 f"fetcher={fetcher!r} reads local files only", store=place, hint="leave `fetcher` out for a URL"
             )
-        registered = None if fetcher else _SCHEMES.get(place.partition("://")[0])
-        return Location(place, registered or FsspecStorage, given, _cache(cache, cache_size, os.environ))
+        named = _FETCHERS[fetcher][0] if fetcher else _SCHEMES.get(place.partition("://")[0])
+        opener: Opener = named or open_remote
+        return Location(place, opener, given, _cache(cache, cache_size, os.environ))
+    if fetcher == "obstore":
+        raise OptionError("fetcher='obstore' reads URLs only", store=place, hint="leave `fetcher` out for a path")
     opener, own = _FETCHERS[fetcher or "mmap"]
     if given and fetcher != "fsspec":
         raise OptionError(

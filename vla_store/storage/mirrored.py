@@ -91,6 +91,10 @@ class MirroredStorage(Storage):
         self._healed: set[str] = set()
 
     @property
+    def fetcher(self) -> str:
+        return self.inner.fetcher
+
+    @property
     def traffic(self) -> Traffic:
         return self.inner.traffic + self._own
 

@@ -62,8 +62,16 @@ class FsspecStorage(Storage):
         self._has_answered = False
         self._traffic = Traffic()
 
+    @property
+    def fetcher(self) -> str:
+        return "fsspec"
+
     def connect(self) -> None:
         self._connect()
+
+    def _kinds(self) -> tuple[str, ...]:
+        """Return the names of what is asked, innermost of a chain."""
+        return _protocols(self._connect())
 
     @property
     def traffic(self) -> Traffic:
@@ -76,7 +84,7 @@ class FsspecStorage(Storage):
 
     def knows(self, prefix: str) -> bool:
         # A file says its true size for nothing.
-        return prefix in self._known or not _FREE.isdisjoint(_protocols(self._connect()))
+        return prefix in self._known or not _FREE.isdisjoint(self._kinds())
 
     def size(self, key: str) -> int:
         known = self._sizes.get(key)
@@ -95,7 +103,7 @@ class FsspecStorage(Storage):
         return int(found)
 
     def sizes(self, keys: Sequence[str]) -> list[int | None]:
-        if len(keys) >= LISTED_FROM and "http" not in _protocols(self._connect()):  # which lists nothing
+        if len(keys) >= LISTED_FROM and "http" not in self._kinds():  # which lists nothing
             found = self._listed(posixpath.commonpath(keys))
             return [found.get(self._path(key)) for key in keys]
         from concurrent.futures import ThreadPoolExecutor  # not for whoever imports only to read
@@ -166,7 +174,7 @@ class FsspecStorage(Storage):
 
     def check_writable(self) -> None:
         # A server may take a PUT, but of two writers it tells none that the other was first.
-        if "http" in _protocols(self._connect()):
+        if "http" in self._kinds():
             raise OptionError(
                 "a store at an HTTP URL is read-only",
                 store=self.url,
@@ -252,9 +260,9 @@ class FsspecStorage(Storage):
     def _fetch(self, ranges: Sequence[Range], is_exact: bool) -> list[Any]:
         """Return the bytes of each range, or what it failed with, however often it was asked for. is_exact: less or more is a failure."""
 
-        def ask(wanted: list[int]) -> list[Any]:
+        def ask(wanted: list[int], before: int) -> list[Any]:
             asked = [ranges[at] for at in wanted]
-            found = self._ask(asked)
+            found = self._ask(asked, before)
             self._traffic.requests += len(asked)
             self._traffic.nbytes += sum(len(data) for data in found if not isinstance(data, BaseException))
             self._has_answered |= any(not isinstance(data, BaseException) for data in found)
@@ -262,13 +270,15 @@ class FsspecStorage(Storage):
 
         if not ranges:
             return []
-        with self._asking(ranges[0][0]):
+        try:
             return self._retried(ask, len(ranges))
+        except Exception as error:  # no range's, but of the connection to all
+            raise error if isinstance(error, VlaStoreError) else self._failure(error, ranges[0][0]) from error
 
     def _persistent(self, ask: Callable[[], Any]) -> Any:
         """Return what one call gives, made again where it fails temporarily."""
 
-        def once(wanted: list[int]) -> list[Any]:
+        def once(wanted: list[int], before: int) -> list[Any]:
             self._traffic.requests += 1
             try:
                 found = [ask()]
@@ -282,7 +292,7 @@ class FsspecStorage(Storage):
             raise found
         return found
 
-    def _retried(self, ask: Callable[[list[int]], list[Any]], count: int) -> list[Any]:
+    def _retried(self, ask: Callable[[list[int], int], list[Any]], count: int) -> list[Any]:
         began = time.monotonic()
         found, retries = retried(ask, count, lambda error: is_temporary(error, self._has_answered))
         self._traffic.retries += retries
@@ -294,8 +304,8 @@ class FsspecStorage(Storage):
         found = self._connect().size(self._path(key))
         return None if found is None else int(found)
 
-    def _ask(self, ranges: Sequence[Range]) -> list[Any]:
-        """Ask for ranges once, all at the same time; return the bytes of each, or what it failed with."""
+    def _ask(self, ranges: Sequence[Range], before: int) -> list[Any]:
+        """Ask for ranges once, all at the same time; return the bytes of each, or what it failed with. before: tries that failed."""
         fs = self._connect()
         paths = [self._path(key) for key, _, _ in ranges]
         starts, stops = [start for _, start, _ in ranges], [stop for _, _, stop in ranges]
@@ -334,7 +344,7 @@ class FsspecStorage(Storage):
         cause = error.__cause__
         if isinstance(error, FileNotFoundError):
             # fsspec's http calls every failure to learn a size a missing file; what it was is the cause.
-            if "http" not in _protocols(self._fs) or cause is None or status_of(cause) in _GONE:
+            if "http" not in self._kinds() or cause is None or status_of(cause) in _GONE:
                 return missing(key, self.url)
             error = cause
         if isinstance(error, PermissionError) or status_of(error) in _REFUSED:
@@ -420,7 +430,7 @@ async def _check_answer(response: Any) -> None:
             response.request_info.headers.get("Range"),
             response.status,
             response.headers.get("Content-Range"),
-            response.content_length,
+            None if "Content-Encoding" in response.headers else response.content_length,
         )
     except WrongAnswer:
         response.close()

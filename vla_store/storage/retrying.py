@@ -52,7 +52,7 @@ class WrongAnswer(Exception):
 
 
 def retried(
-    ask: Callable[[list[int]], Sequence[Any]], count: int, again: Callable[[BaseException], bool]
+    ask: Callable[[list[int], int], Sequence[Any]], count: int, again: Callable[[BaseException], bool]
 ) -> tuple[list[Any], int]:
     """Ask for many things at once, and for those that fail temporarily again.
 
@@ -62,8 +62,8 @@ def retried(
     Parameters
     ----------
     ask
-        Given numbers of the things that are wanted, gives for each what was asked for, or the error. Each try takes at most what
-        `within` allows.
+        Given numbers of the things that are wanted, and how often they were asked for before, gives for each what was asked for, or
+        the error. Each try takes at most what `within` allows.
     count
         How many things there are, from 0.
     again
@@ -77,7 +77,7 @@ def retried(
     found: list[Any] = [None] * count
     wanted, retries, began = list(range(count)), 0, time.monotonic()
     for number in range(TRIES):
-        for at, each in zip(wanted, ask(wanted)):
+        for at, each in zip(wanted, ask(wanted, number)):
             found[at] = each
         wanted = [at for at in wanted if isinstance(found[at], BaseException) and again(found[at])]
         wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2**number) * random.uniform(0.5, 1)
@@ -172,7 +172,7 @@ def check_range(asked: str | None, status: int, said: str | None, length: int | 
     said
         Its Content-Range.
     length
-        Its Content-Length.
+        Its Content-Length; None where it has none, or one of something else.
     """
     if asked is None or status not in (200, 206) or not asked.startswith("bytes="):
         return
@@ -187,8 +187,9 @@ def check_range(asked: str | None, status: int, said: str | None, length: int | 
         extent, _, total = said.removeprefix("bytes ").strip().partition("/")
         start, _, end = extent.partition("-")
         is_cut = total.isdecimal() and end == str(int(total) - 1) and int(end) < int(last)
-        if start != first or not (end == last or is_cut):
-            raise WrongAnswer(f"Content-Range {said[:60]} where {asked} was asked for")
+        is_whole = length is None or not (start + end).isdecimal() or length == int(end) + 1 - int(start)
+        if start != first or not (end == last or is_cut) or not is_whole:
+            raise WrongAnswer(f"Content-Range {said[:60]} of {length} bytes where {asked} was asked for")
 
 
 def _own_status(error: BaseException) -> int | None:
