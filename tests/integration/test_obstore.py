@@ -78,6 +78,7 @@ def test_what_obstore_can_do_it_does(url: str, options: dict[str, Any]) -> None:
 )
 def test_what_it_cannot_is_left_to_fsspec_unless_it_is_asked_for(url: str, options: dict[str, Any]) -> None:
     assert obstore.found_by(url, options) is None
+    assert locate(url, None, options).opener(url, **options).fetcher == "fsspec"
     with pytest.raises(OptionError, match="obstore cannot read this URL with these options"):
         locate(url, "obstore", options).open()
 
@@ -85,7 +86,9 @@ def test_what_it_cannot_is_left_to_fsspec_unless_it_is_asked_for(url: str, optio
 def test_the_same_url_is_read_by_whom_the_user_names(wide_store: Path) -> None:
     with RangeServer(wide_store) as server:
         for fetcher, kind in ((None, ObstoreStorage), ("obstore", ObstoreStorage), ("fsspec", FsspecStorage)):
-            assert type(locate(server.url, fetcher, None).open()) is kind
+            storage = locate(server.url, fetcher, None).open()
+            assert type(storage) is kind
+            assert storage.fetcher == (fetcher or "obstore")
 
 
 def test_info_says_who_reads(wide_store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from vla_store.errors import OptionError
 from vla_store.storage.base import Range
@@ -41,35 +41,42 @@ class ObstoreStorage(FsspecStorage):
         As s3fs or fsspec's http takes them: key, secret, token, anon, endpoint_url, client_kwargs with endpoint_url and region_name;
         headers, client_kwargs with headers.
 
-    Raises
-    ------
-    OptionError
-        Where obstore is not installed, or cannot express the URL or the options.
+    Notes
+    -----
+    `connect` raises OptionError where obstore is not installed, or cannot express the URL or the options.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        made = found_by(url, options)
-        if made is None:
-            raise OptionError(
-                "obstore cannot read this URL with these options",
-                store=url,
-                found=", ".join(sorted(options)) or None,
-                hint="leave `fetcher` out: fsspec reads it",
-            )
-        self._made = made
+        super().__init__(url, **options)
+        self.is_asked_for = True  # by the user; else what it cannot do is fsspec's
         self._store: Any = None
         self._is_able = True  # until this server is seen to answer in a way that obstore does not take
-        super().__init__(url, **options)
 
     @property
     def fetcher(self) -> str:
         return "obstore" if self._is_ours() else "fsspec"
 
-    def _open(self) -> None:
-        """Open nothing: fsspec is asked only by who writes or lists."""
+    def connect(self) -> None:
+        if self._made is not None:
+            return  # fsspec is asked only by who writes or lists
+        if self.is_asked_for:
+            raise OptionError(
+                "obstore cannot read this URL with these options",
+                store=self.url,
+                found=", ".join(sorted(self._options)) or None,
+                hint="leave `fetcher` out: fsspec reads it",
+            )
+        super().connect()
+
+    @functools.cached_property
+    def _made(self) -> Callable[[], Any] | None:
+        return found_by(self.url, self._options)
 
     def _kinds(self) -> tuple[str, ...]:
-        return (self.url.partition("://")[0].lower(), *(("http",) if self._made.is_http else ()))
+        if not _may(self.url):
+            return super()._kinds()
+        protocol = self.url.partition("://")[0].lower()
+        return ("http", "https") if protocol.startswith("http") else ("s3", "s3a")
 
     def _ask(self, ranges: Sequence[Range], before: int) -> list[Any]:
         if not self._is_ours():
@@ -77,8 +84,10 @@ class ObstoreStorage(FsspecStorage):
         from fsspec.asyn import get_loop, sync
 
         if self._store is None:
-            _users.append(os.getpid())
-            self._store = self._made.open()
+            if not _users:
+                _users.append(os.getpid())
+            assert self._made is not None
+            self._store = self._made()
         # Of ranges that are asked for together, all fail with one: the next time each is asked for by itself.
         found: list[Any] = sync(get_loop(), _asked_at_once, self._store, ranges, 1 if before else AT_ONCE)
         if any(isinstance(each, Unable) for each in found):
@@ -87,30 +96,34 @@ class ObstoreStorage(FsspecStorage):
         return found
 
     def _is_ours(self) -> bool:
-        return self._is_able and (not _users or _users[0] == os.getpid())
-
-
-class Made(NamedTuple):
-    """What opens a store of obstore's."""
-
-    is_http: bool
-    open: Callable[[], Any]
+        return self._is_able and self._made is not None and (not _users or _users[0] == os.getpid())
 
 
 def open_remote(url: str, **options: Any) -> FsspecStorage:
-    """Open a URL by what reads it best: obstore where it can, else fsspec. Raises what FsspecStorage raises."""
-    return FsspecStorage(url, **options) if found_by(url, options) is None else ObstoreStorage(url, **options)
+    """Open a URL by what reads it best: obstore where it can, which is found out when it is first asked, else fsspec."""
+    if not _may(url):
+        return FsspecStorage(url, **options)
+    storage = ObstoreStorage(url, **options)
+    storage.is_asked_for = False
+    return storage
 
 
-def found_by(url: str, options: Mapping[str, Any]) -> Made | None:
-    """Return what opens a URL with these options of fsspec's by obstore; None where it cannot do the same as fsspec."""
-    protocol = url.partition("://")[0].lower()
-    make = {"s3": _s3, "s3a": _s3, "http": _http, "https": _http}.get(protocol)
-    if make is None or "::" in url or not _is_installed():
+def found_by(url: str, options: Mapping[str, Any]) -> Callable[[], Any] | None:
+    """Return what opens a store of obstore's for a URL and these options of fsspec's; None where it cannot do the same as fsspec."""
+    if not _may(url) or not _is_installed():
         return None
     from fsspec.config import conf
 
-    return make(url, {**conf.get(protocol, {}), **options})
+    protocol = url.partition("://")[0].lower()
+    return _PROTOCOLS[protocol](url, {**conf.get(protocol, {}), **options})
+
+
+def _may(url: str) -> bool:
+    """Tell whether obstore may read a URL, as far as that is known without importing anything."""
+    is_chained = "::" in url
+    return (
+        not is_chained and url.partition("://")[0].lower() in _PROTOCOLS and bool(importlib.util.find_spec("obstore"))
+    )
 
 
 @functools.cache
@@ -125,7 +138,7 @@ def _is_installed() -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= OLDEST
 
 
-def _http(url: str, options: dict[str, Any]) -> Made | None:
+def _http(url: str, options: dict[str, Any]) -> Callable[[], Any] | None:
     client = dict(options.get("client_kwargs") or {})
     headers = {**(client.pop("headers", None) or {}), **(options.get("headers") or {})}
     parts = urllib.parse.urlsplit(url)
@@ -137,10 +150,10 @@ def _http(url: str, options: dict[str, Any]) -> Made | None:
 
         return HTTPStore(url.rstrip("/"), client_options=_client_options(headers), retry_config=_ONCE)
 
-    return Made(True, opened)
+    return opened
 
 
-def _s3(url: str, options: dict[str, Any]) -> Made | None:
+def _s3(url: str, options: dict[str, Any]) -> Callable[[], Any] | None:
     client = dict(options.get("client_kwargs") or {})
     if not options.keys() <= _S3_OPTIONS or not client.keys() <= _S3_CLIENT:
         return None
@@ -175,7 +188,15 @@ def _s3(url: str, options: dict[str, Any]) -> Made | None:
             **given,
         )
 
-    return Made(False, opened)
+    return opened
+
+
+_PROTOCOLS: dict[str, Callable[[str, dict[str, Any]], Callable[[], Any] | None]] = {
+    "s3": _s3,
+    "s3a": _s3,
+    "http": _http,
+    "https": _http,
+}
 
 
 def _keys(options: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
