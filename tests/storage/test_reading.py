@@ -29,6 +29,7 @@ from vla_store.storage import (
     local,
     locate,
     open_remote,
+    remote,
 )
 from vla_store.storage import blocks as blocks_module
 from vla_store.storage.files import map_file
@@ -109,6 +110,16 @@ def test_a_range_past_the_end_when_it_is_read_then_the_objects_true_size_is_said
         fetcher.read(before)
         with pytest.raises(StoreDamaged, match=rf"at least {start + 6} bytes\n  found +10\n"):
             fetcher.read([("small", start, start + 6)])
+
+
+@pytest.mark.parametrize("nbytes", [1_000, 7])
+def test_a_long_range_is_several_requests(fetcher: Storage, monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
+    monkeypatch.setattr(remote, "REQUEST_NBYTES", nbytes)
+    ranges = [("deep/object", 5, 2_005), ("small", 0, 10), ("deep/object", 100_000, 100_007)]
+    contents = {"deep/object": DATA, "small": b"0123456789"}
+    assert [bytes(view) for view in fetcher.read(ranges)] == [contents[key][start:stop] for key, start, stop in ranges]
+    with pytest.raises(StoreDamaged, match=r"object +small"):
+        fetcher.read([("small", 0, 100)])
 
 
 def test_views_outlive_the_fetcher_that_gave_them(tmp_path: Path) -> None:

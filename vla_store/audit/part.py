@@ -25,6 +25,7 @@ from vla_store.reader.columns import Column
 from vla_store.reader.part import Part
 from vla_store.reader.shards import Opened
 from vla_store.reader.whole import WholePart
+from vla_store.storage import Contents
 
 Array = np.ndarray[Any, Any]
 
@@ -91,6 +92,9 @@ def check_part(
         objects.named[f"{entry.path}/{each.key}"] = each.size
         if problem:
             objects.problem(f"{entry.path}/{each.key}", problem)
+    sizes = {f"{entry.path}/{each.key}": each.size for each in listing}
+    seen = {name: size for name, size in sizes.items() if not objects.is_damaged(name)}  # to have these sizes
+    objects.storage.know(Contents(entry.path, entry.listing, seen, data))
     if objects.is_damaged(key):
         return None  # what it says of the other objects would be held against them
     try:

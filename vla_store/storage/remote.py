@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import posixpath
 import time
@@ -22,6 +23,7 @@ from vla_store.storage.retrying import STALL_S, WrongAnswer, check_range, is_tem
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
 MERGE_GAP_BYTES = 16 << 10
+REQUEST_NBYTES = 8 << 20
 MAX_THREADS = 16
 CONNECTIONS = 100  # at one time; botocore has 10 by itself, aiohttp 100
 LISTED_FROM = 8  # objects: from here on one listing is quicker than a question for each
@@ -134,12 +136,19 @@ class FsspecStorage(Storage):
         if not ranges:
             return []
         merged, spans = merge_ranges(ranges, MERGE_GAP_BYTES)
-        found = self._fetch(merged, is_exact=True)
-        for (key, start, stop), data in zip(merged, found):
+        pieces = [piece for each in merged for piece in _pieces(*each)]
+        found = self._fetch(pieces, is_exact=True)
+        for (key, start, stop), data in zip(pieces, found):
             if isinstance(data, BaseException):
                 if _is_past_the_end(data) or isinstance(data, WrongAnswer):
                     raise self._other_bytes(data, key, start, stop) from data
                 raise data if isinstance(data, StoreDamaged) else self._failure(data, key) from data
+        if len(pieces) > len(merged):
+            each_piece = iter(found)
+            found = [
+                b"".join(itertools.islice(each_piece, count)) if count > 1 else next(each_piece)
+                for count in (len(_pieces(*each)) for each in merged)
+            ]
         views = [memoryview(data).toreadonly() for data in found]
         return [views[number][start:stop] for number, start, stop in spans]
 
@@ -382,6 +391,13 @@ class FsspecStorage(Storage):
             found=str(error) if isinstance(error, WrongAnswer) else _text(error),
             hint="the server must serve byte ranges" if is_lasting else "try again; then the network",
         )
+
+
+def _pieces(key: str, start: int, stop: int) -> list[Range]:
+    """Cut a range into what one request asks for: a connection gives only so many bytes a second, and what fails comes again."""
+    if stop - start <= REQUEST_NBYTES:
+        return [(key, start, stop)]
+    return [(key, at, min(at + REQUEST_NBYTES, stop)) for at in range(start, stop, REQUEST_NBYTES)]
 
 
 def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range], list[tuple[int, int, int]]]:
