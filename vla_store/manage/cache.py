@@ -105,7 +105,8 @@ class CacheReport:
     cache
         Folder of the cache.
     checked_nbytes, unchecked_nbytes
-        Bytes that were checked, and that cannot be yet: of objects without checksums inside, until all of them is here.
+        Bytes that were checked, and that cannot be yet: of objects that are partly here and whose checksums are not, or that have
+        only one for all.
     dropped_nbytes
         Bytes that were damaged and are forgotten: they are fetched again when they are wanted.
     problems
@@ -132,9 +133,7 @@ class CacheReport:
             f"checked        {size_text(self.checked_nbytes)} of {counted(self.entries, 'part')}",
         ]
         if self.unchecked_nbytes:
-            lines.append(
-                f"not checked    {size_text(self.unchecked_nbytes)}: partly here, and without checksums inside"
-            )
+            lines.append(f"not checked    {size_text(self.unchecked_nbytes)} of objects that are partly here")
         if self.problems:
             lines.append(
                 f"dropped        {size_text(self.dropped_nbytes)}, which are fetched again when they are wanted"
@@ -177,7 +176,7 @@ class PruneReport:
 
 @dataclass(frozen=True)
 class FillReport:
-    """Result of `fill_cache`: bytes that are wanted of the store, and those of them that were fetched now."""
+    """Result of `fill_cache`: bytes that are wanted of the store, and those that this call fetched."""
 
     store: str
     cache: str
@@ -324,7 +323,7 @@ def fill_cache(
         raise MachineError("the cache has no place for this store", path=folder.path, store=location.url)
     needed = sum(each or 0 for each in absent.values())
     _check_room(folder, {each.listing for each in root.parts}, needed)
-    brought = 0
+    before, brought = storage.traffic.nbytes, 0
     for nbytes in _bring(storage, [(key, 0, size) for key, size in sizes.items() if absent[key]]):
         brought += nbytes
         seconds = time.monotonic() - began
@@ -343,7 +342,9 @@ def fill_cache(
             found=f"{size_text(missing)} are not there",
             hint="free some space, then run the same command again: it goes on",
         )
-    return FillReport(location.url, str(folder.path), sum(sizes.values()), needed, time.monotonic() - began)
+    # Another process may have brought some of it; storage that is near, as a mounted folder is, does not count.
+    fetched = needed if storage.inner.is_near else storage.traffic.nbytes - before
+    return FillReport(location.url, str(folder.path), sum(sizes.values()), fetched, time.monotonic() - began)
 
 
 def _existing(cache: Path) -> CacheFolder:
