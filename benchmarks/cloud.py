@@ -347,6 +347,7 @@ def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "samples_per_s": spread(lambda each: each["samples_per_s"]),
         "first_batch_s": spread(lambda each: each["first_s"]),
+        "first_batch_cpu_s": spread(lambda each: each["first_cpu_s"]),
         "cpu_us": {who: spread(lambda each, who=who: each["cpu_us"][who]) for who in turns[0]["cpu_us"]},  # type: ignore[misc]
         "server_us": spread(lambda each: each["server_us"]),
         "requests_per_sample": spread(lambda each: each["requests_per_sample"]),
@@ -467,7 +468,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         "fetcher us",
         "server us",
     ]
-    header += ["requests a sample", "kB a sample", "first batch, s", "others"]
+    header += ["requests a sample", "kB a sample", "first batch, s", "its CPU s", "others"]
     rows = [
         [
             name,
@@ -480,6 +481,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             number(each["requests_per_sample"]["median"]),
             number(each["nbytes_per_sample"]["median"] / 1e3),
             told(each["first_batch_s"]),
+            number(each["first_batch_cpu_s"]["median"]),
             number(each["others_cores"]["median"]),
         ]
         for name, each in result["turns"].items()

@@ -32,6 +32,7 @@ def loader(turn: Turn) -> dict[str, Any]:
         stream = iter(batches)
         first = next(stream)
         first_s, since_start_s = time.perf_counter() - began, time.time() - turn["started_at"]
+        first_cpu_s = sum(cpu_s(batches.pids()).values())
         digests = [digest(first)]
         del first
         earlier = 1
@@ -49,6 +50,7 @@ def loader(turn: Turn) -> dict[str, Any]:
         return {
             "first_s": first_s,
             "since_start_s": since_start_s,
+            "first_cpu_s": first_cpu_s,
             "samples": served * BATCH,
             "all_samples": (earlier + served) * BATCH,
             "wall_s": wall_s,
