@@ -265,20 +265,29 @@ def batches_alone(bench: Bench, rounds: int) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
     url = f"{bench.server.url}/{bench.store.name}"
     with contextlib.ExitStack() as stack:
-        before = {commit: stack.enter_context(package_at(commit, bench.base)) for commit in BEFORE}
-        for _, (name, path) in itertools.product(range(rounds), [("now", None), *before.items()]):
+        ways: list[tuple[str, Path | None, dict[str, Any]]] = [
+            (by, None, {"fetcher": by}) for by in ("fsspec", "obstore")
+        ]
+        ways += [(commit, stack.enter_context(package_at(commit, bench.base)), {}) for commit in BEFORE]
+        for _, (name, path, options) in itertools.product(range(rounds), ways):
+            if name in bench.failed:
+                continue
+            batches = 5 if path else 30
             try:
-                turn = bench.run({"kind": "batch", "url": url, "batches": 30 if name == "now" else 5}, path)
+                turn = bench.run({"kind": "batch", "url": url, "options": options, "batches": batches}, path)
             except TurnFailed as error:
-                bench.failed[f"batch, {name}"] = str(error)
+                bench.failed[name] = str(error)
                 continue
             found.setdefault(name, []).append(turn["samples_per_s"])
             print(f"Samples.batch, {name}: {line(turn)}", file=sys.stderr, flush=True)
     rates = {name: Spread.of(each).to_json() for name, each in found.items()}
     ratios = {
-        commit: Spread.of([now / then for now, then in zip(found.get("now", []), found[commit])]).to_json()
-        for commit in BEFORE
-        if found.get(commit) and found.get("now")
+        f"{by}, against {commit} ({when})": Spread.of(
+            [now / then for now, then in zip(found[by], found[commit])]
+        ).to_json()
+        for by in ("fsspec", "obstore")
+        for commit, when in BEFORE.items()
+        if found.get(by) and found.get(commit)
     }
     return {"samples_per_s": rates, "times": ratios}
 
@@ -401,14 +410,10 @@ def rows_of(result: dict[str, Any], latencies: tuple[float, ...]) -> list[dict[s
                 spread,
                 spread["median"] <= 1,
             )
-    for commit, spread in result["batch"].get("times", {}).items():
-        is_decisive = commit == next(iter(BEFORE))
-        row(
-            f"`Samples.batch`, no Loader, no cache, 20 ms, against {commit} ({BEFORE[commit]})",
-            ">= 10 x" if is_decisive else "-",
-            spread,
-            spread["median"] >= 10 if is_decisive else None,
-        )
+    for name, spread in result["batch"].get("times", {}).items():
+        is_decisive = next(iter(BEFORE)) in name
+        what = f"`Samples.batch`, no Loader, no cache, 20 ms: {name}"
+        row(what, ">= 10 x" if is_decisive else "-", spread, spread["median"] >= 10 if is_decisive else None)
     for name, spread in result["rivals"].get("times", {}).items():
         row(f"blocks, empty cache, against {name}", ">= 3 x", spread, spread["median"] >= 3)
     return made

@@ -206,6 +206,7 @@ def _judged(report: bench.FarReport, *runs: bench.Run, mb_s: float | None = 500.
     return " ".join(
         dataclasses.replace(
             report,
+            backend="fsspec",
             cores=2,
             roof_samples_per_s=10_000.0,
             probe=bench.Probe(20.0, 25.0, 70.0, mb_s),

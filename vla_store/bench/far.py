@@ -102,7 +102,7 @@ class FarReport:
     nbytes
         Bytes of the store.
     backend
-        What asks storage, as "FsspecStorage".
+        What asks storage: "fsspec" or "obstore".
     probe
         What storage gives.
     roof_samples_per_s
@@ -221,7 +221,7 @@ class FarReport:
             yield "Nearer storage, or a network with more bandwidth, would help; more workers would not."
         elif bound == "latency":
             yield "More workers, or larger batches, ask for more at a time: measure with --workers."
-        elif self.backend == "FsspecStorage" and best.cpu_us and best.cpu_us * self.roof_samples_per_s > 1.5e6:
+        elif self.backend == "fsspec" and best.cpu_us and best.cpu_us * self.roof_samples_per_s > 1.5e6:
             yield 'Half of the CPU and more goes into asking: pip install "vla-store[obstore]" takes less of it a request.'
         else:
             yield "More cores would help."
@@ -281,7 +281,7 @@ def measure(setting: Setting, plain: Samples, tried: tuple[int, ...], cache: str
         **setting.described,
         open_ms=setting.open_ms,
         nbytes=store.nbytes,
-        backend=type(parts_of(plain.store).fetcher).__name__,
+        backend=plain.store.fetcher,
         probe=probe,
         roof_samples_per_s=roof,
         runs=tuple(runs),
