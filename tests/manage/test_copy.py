@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import store_tools
+from kills_at_url import Bucket
+from s3_server import BUCKET, S3Server
 from store_tools import assert_one_screen, digests, environment, root_of, run
 
 import vla_store
@@ -240,3 +242,10 @@ def test_of_two_copies_to_one_place_at_once_the_second_is_told(made: Path, tmp_p
     assert len(refused) == 1
     assert digests(tmp_path / "x.vla") == digests(made / "two.vla")
     assert [path.name for path in tmp_path.iterdir()] == ["x.vla"]
+
+
+def test_a_copy_to_a_bucket_gives_up_what_a_killed_one_left_open(bucket: S3Server, made: Path) -> None:
+    bucket.client.create_multipart_upload(Bucket=BUCKET, Key="copied.vla/parts/0123456789abcdef/steps/a/c/0")
+    copy_store(made / "first.vla", f"s3://{BUCKET}/copied.vla")
+    assert Bucket("copied.vla").uploads() == []
+    assert Bucket("copied.vla").digests() == digests(made / "first.vla")

@@ -82,6 +82,7 @@ def copy_store(
             for key, data in documents.items():
                 growing.write(key, data)
             growing.settle()
+            growing.give_up_uploads()  # of a copy that was killed; all is there
             growing.write(layout.ROOT_KEY, root.to_bytes())
             partial.finish(growing, place, root, documents)
     return CopyReport(root, place.url, sent, notes)

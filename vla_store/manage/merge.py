@@ -119,6 +119,8 @@ def merge_stores(
             told = roots.combined_skipped(
                 [roots.read_document(origin, root.meta.skipped) for origin, root in zip(origins, found)]
             )
+            if not inside:
+                growing.give_up_uploads()  # of a merge that was killed; all is there
             talk("writing the root")
             parts = roots.open_parts(growing.url, tuple(entries))
             views, notes = carried(viewed, parts)

@@ -7,6 +7,7 @@ storage and errors.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fnmatch
 import hashlib
@@ -86,6 +87,9 @@ class FarFile:
     def _fetch(self) -> None:
         lock = self.path.with_name(f".{self.path.name}.lock")
         with machine_errors(FETCHING, self.path):
+            if not os.path.isdir(self.scratch):  # another machine than the one that listed the files
+                os.makedirs(self.scratch, exist_ok=True)
+                atexit.register(_remove, self.scratch, os.getpid())
             lock.parent.mkdir(parents=True, exist_ok=True)
             lock.touch()
             while not self.path.exists():
