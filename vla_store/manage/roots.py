@@ -16,7 +16,7 @@ from vla_store.format.new_root import new_root
 from vla_store.format.schema import Field, PartDocument, PartEntry, Root, RootField
 from vla_store.format.statistics import store_statistics
 from vla_store.publish.commit import create
-from vla_store.publish.transfer import is_whole, part_listing
+from vla_store.publish.transfer import are_whole, part_listing
 from vla_store.reader.opening import no_store
 from vla_store.reader.part import Part
 from vla_store.reader.shards import Opened
@@ -198,12 +198,12 @@ def check_columns(place: Storage, entry: PartEntry, prefixes: tuple[str, ...] = 
         The listing, or one of these objects, is missing or changed.
     """
     _, objects = part_listing(place, entry)
-    for each in objects:
-        key = f"{entry.path}/{each.key}"
-        if each.key.startswith(prefixes) and not is_whole(place, key, each):
+    columns = [each for each in objects if each.key.startswith(prefixes)]
+    for each, is_whole in zip(columns, are_whole(place, entry.path, columns)):
+        if not is_whole:
             raise StoreDamaged(
                 "an object of the store is damaged, and no root can be made over it",
-                object=key,
+                object=f"{entry.path}/{each.key}",
                 store=place.url,
             )
 

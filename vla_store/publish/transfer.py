@@ -77,16 +77,12 @@ def copy_part(source: Storage, entry: PartEntry, target: Storage, path: str, tal
         An object of the source is not what the listing says; nothing of it becomes visible then.
     """
     listing, objects = part_listing(source, entry)
-    keys = [f"{path}/{each.key}" for each in objects]
-    fitting = [size == each.size for each, size in zip(objects, target.sizes(keys))]
-    if target.get(f"{path}/{layout.LISTING}") != listing:  # objects of these sizes may be anybody's
-        hashed = _several(
-            lambda number: fitting[number] and target.digest(keys[number])[1] == objects[number].sha256,
-            range(len(objects)),
-            _at_once(objects, target),
-        )
-        fitting = list(hashed)
-    missing = [each for each, is_there in zip(objects, fitting) if not is_there]
+    if target.get(f"{path}/{layout.LISTING}") == listing:
+        sizes = target.sizes([f"{path}/{each.key}" for each in objects])
+        are_there = [size == each.size for each, size in zip(objects, sizes)]
+    else:  # objects of these sizes may be anybody's
+        are_there = are_whole(target, path, objects)
+    missing = [each for each, is_there in zip(objects, are_there) if not is_there]
     copy_objects(source, entry.path, target, path, missing, talk)
     target.write(f"{path}/{layout.LISTING}", listing)
     return sum(each.size for each in missing)
@@ -203,22 +199,28 @@ def copy_object(source: Storage, key: str, target: Storage, target_key: str, exp
             )
 
 
-def is_whole(place: Storage, key: str, expected: ObjectEntry) -> bool:
-    """Tell whether an object is there with the bytes that it should have. It is read if its size fits.
+def are_whole(place: Storage, path: str, objects: Sequence[ObjectEntry]) -> list[bool]:
+    """Tell of objects of a part whether they are there with the bytes that they should have. Those whose sizes fit are read.
 
     Parameters
     ----------
-    place, key
-        Storage and key of the object.
-    expected
-        The size and SHA-256 that its listing says.
+    place, path
+        Storage and path of the part.
+    objects
+        What its listing says of them.
 
     Returns
     -------
-    bool
-        False also where the object is missing.
+    list of bool
+        False also for one that is missing.
     """
-    return place.sizes([key]) == [expected.size] and place.digest(key)[1] == expected.sha256
+    sizes = place.sizes([f"{path}/{each.key}" for each in objects])
+
+    def is_whole(given: tuple[ObjectEntry, int | None]) -> bool:
+        each, size = given
+        return size == each.size and place.digest(f"{path}/{each.key}")[1] == each.sha256
+
+    return list(_several(is_whole, list(zip(objects, sizes)), _at_once(objects, place)))
 
 
 def _at_once(objects: Sequence[ObjectEntry], *storages: Storage) -> int:
