@@ -35,7 +35,7 @@ def recode_store(store: str | os.PathLike[str], target: str | Path, options: Rec
     store
         A path or a URL.
     target
-        A local path that does not exist yet.
+        A path, or a URL that can be written, where there is nothing yet.
 
     Returns
     -------
