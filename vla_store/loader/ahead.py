@@ -17,7 +17,7 @@ from vla_store.storage import Traffic
 
 log = logging.getLogger("vla_store")
 
-LATE_S = 5.0
+LATE_S = 10.0
 MAX_FAILURES = 3
 
 

@@ -61,6 +61,8 @@ def serve(channel: Channel, ahead: Any, start: worker.Start) -> None:
         folder = Path(start.folder)
         # Of a parent that was killed the system closes what this process waits for, and the lock, in an order of its own.
         worker.at_end.append(lambda: remove_orphan(folder, 1.0))
+    with contextlib.suppress(Exception):  # opened by one thread; what is wrong is said by who reads a sample
+        _ = ahead.is_near
     fetcher = _Fetcher(channel, ahead)
     for _ in range(THREADS):
         threading.Thread(target=_working, args=(fetcher,), daemon=True).start()
@@ -148,7 +150,8 @@ class _Fetcher:
             ranges: list[Range] = []
             try:
                 if len(group.indices) and group.batches > self._used:
-                    ranges = self._ahead.fetch(group.indices, self._is_whole)
+                    # For the first group somebody waits: it takes no more than it needs.
+                    ranges = self._ahead.fetch(group.indices, self._is_whole and order > 0)
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
             with self._changed:
@@ -163,13 +166,16 @@ class _Fetcher:
                     self._first += 1
                     self._near = near.batches
                 if self._near > before:
+                    self._changed.notify_all()
                     self._tell()
 
     def _next(self) -> tuple[int, int, Group]:
         """Return the next group to be fetched, once there is one and it is its time: (number of the plan, of the group, group)."""
         with self._changed:
             while True:
-                if self._planned_to < self._used_to + self._ahead_rows:
+                # Nothing competes with the first group: somebody waits for it.
+                is_free = self._first > 0 or self._order == 0
+                if is_free and self._planned_to < self._used_to + self._ahead_rows:
                     group = next(self._groups, None)
                     if group is not None:
                         assert self._plan is not None

@@ -16,7 +16,7 @@ from vla_store.loader.plan import Plan
 
 Int64 = npt.NDArray[np.int64]
 
-GROUP_SAMPLES = 512
+FIRST_SAMPLES, GROUP_SAMPLES = 64, 512
 
 
 class Group(NamedTuple):
@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
 
 def groups_of(plan: Plan) -> Iterator[Group]:
-    """Yield the groups of a plan. The first is only what its first batch needs: somebody waits for it.
+    """Yield the groups of a plan. The first is only what its first batch needs: somebody waits for it; the next ones grow.
 
     A block of samples is in the first group that needs a sample of it, whole, and not again while its pool lasts.
     """
@@ -39,7 +39,7 @@ def groups_of(plan: Plan) -> Iterator[Group]:
     rows = order.shuffle.rows if isinstance(order.shuffle, Blocks) else 1  # of a block
     pool_stop, known = -1, set[int]()
     wanted: list[Int64] = []
-    count = 0
+    count, enough = 0, FIRST_SAMPLES
     for number, job in enumerate(plan.jobs()):
         start, stop, before = job.position, job.position + len(job.indices), len(wanted)
         if rows == 1:
@@ -56,6 +56,6 @@ def groups_of(plan: Plan) -> Iterator[Group]:
             wanted.append(samples[samples < order.rows])  # the last block may be short
             start = end
         count += sum(map(len, wanted[before:]))
-        if count >= GROUP_SAMPLES or number in (0, plan.count - 1):
+        if count >= enough or number in (0, plan.count - 1):
             yield Group(number + 1, np.concatenate(wanted), max(job.end, pool_stop))
-            wanted, count = [], 0
+            wanted, count, enough = [], 0, min(GROUP_SAMPLES, 2 * enough)

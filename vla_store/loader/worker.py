@@ -185,7 +185,7 @@ def _start(channel: Channel) -> tuple[Any, Start] | None:
     return None
 
 
-def _serve(channel: Channel, work: Work, _: Start) -> None:
+def _serve(channel: Channel, work: Work, start: Start) -> None:
     ring: RingView | None = None
     # By slot and rows: batches of as many rows lie in a slot one like the other.
     rooms: dict[tuple[int, int], Room] = {}
@@ -193,6 +193,9 @@ def _serve(channel: Channel, work: Work, _: Start) -> None:
     layout: Layout | None = None
     ahead: Any = None  # asked for once a batch was made: it opens the store
     is_asked, told = False, Traffic()
+    if start.folder is not None:  # far: while the first batch is fetched, open what it will be read with
+        with contextlib.suppress(Exception):
+            _ = work.ahead.is_near
     while True:
         message, fd = channel.receive()
         if isinstance(message, NewRing):

@@ -26,6 +26,7 @@ Int64 = npt.NDArray[np.int64]
 # Numbers of one step are some hundred bytes: by themselves each would be a request. So are frames, where all of them are wanted.
 NUMBERS_NBYTES = 256 << 10
 WHOLE_NBYTES = 1 << 20
+AT_ONCE = 48
 
 
 class Ahead:
@@ -90,10 +91,13 @@ class Ahead:
             wanted = reader.wanted(positions, rows)
             frames += wanted.frames
             others += widened(wanted.numbers, NUMBERS_NBYTES, self._storage) + wanted.backgrounds
-        if is_whole:
-            frames = widened(frames, WHOLE_NBYTES, self._storage)
-        self._storage.fetch_ahead(others + frames)
-        return [] if is_whole else frames
+        if not is_whole:
+            self._storage.fetch_ahead(others + frames)
+            return frames
+        wide = others + widened(frames, WHOLE_NBYTES, self._storage)
+        for start in range(0, len(wide), AT_ONCE):  # what comes in one call is in memory until it is written
+            self._storage.fetch_ahead(wide[start : start + AT_ONCE])
+        return []
 
     def release(self, ranges: list[Range]) -> None:
         """Give up what one `fetch` returned, but for what another one brought as well."""
