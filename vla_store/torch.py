@@ -208,6 +208,8 @@ class Loader(Batches):
     A batch is valid as long as any tensor, view or storage of it lives: its memory is reused only then. Who holds more batches
     than the ring has gets copies, and one warning. Not covered: processes forked later, arrays of a tensor that is then moved to
     shared memory, raw pointers, and memory that the caller page-locks himself.
+    Where the store lies far away, a process fetches ahead what the next batches need: 32 of them, at least 2,048 samples, or a pool of
+    blocks. What has no room in a cache lies in a folder in /dev/shm or TMPDIR until it was used, twice as much at most.
     It is not a torch DataLoader: accelerate's `prepare` and Lightning return it unchanged, and it shards itself.
     """
 

@@ -403,3 +403,11 @@ def test_of_a_killed_parent_no_process_and_no_folder_is_left(tiny_store: Path, t
         assert folder.is_dir()
         Scratch().close()
     assert wait_until(lambda: not folder.exists())
+
+
+def test_without_a_place_for_a_folder_workers_read_for_themselves(
+    batches: Batches, near: vla_store.Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vla_store.loader.scratch._places", list)
+    assert_alike(batches, near_batches(near))
+    assert batches.counts.hit_nbytes == 0
