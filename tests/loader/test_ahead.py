@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -411,3 +412,22 @@ def test_without_a_place_for_a_folder_workers_read_for_themselves(
     monkeypatch.setattr("vla_store.loader.scratch._places", list)
     assert_alike(batches, near_batches(near))
     assert batches.counts.hit_nbytes == 0
+
+
+def test_a_line_on_a_terminal_says_how_full_the_cache_is_and_goes(
+    tiny_store: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vla_store.loader.filling.LEAST_S", 0.0)
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        far = vla_store.Samples(far_store(tiny_store, journal, cache=journal / "cache"), **OPTIONS)
+        batches = Batches(far, batch_size=4, workers=1)
+        for _ in batches:
+            pass
+        batches.close()
+        said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "the cache fills: " in said
+    assert said.endswith(" \r")
+    assert said.split("\r")[-2].strip() == ""

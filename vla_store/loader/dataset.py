@@ -92,6 +92,10 @@ class Ahead(Protocol):
         """Whether all samples are on this machine now, and stay: then nothing is fetched."""
 
     @property
+    def kept(self) -> tuple[int, int]:
+        """Bytes that a cache on this machine has, and of all that it is to have; (0, 0) without a cache."""
+
+    @property
     def traffic(self) -> Traffic:
         """What storage was asked for until now, by this process."""
 
@@ -239,6 +243,10 @@ class _AheadOfSome:
     @property
     def is_near(self) -> bool:
         return self._inner.is_near
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        return self._inner.kept
 
     @property
     def traffic(self) -> Traffic:

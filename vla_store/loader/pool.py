@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from vla_store.errors import VlaStoreError, warn
 from vla_store.loader.ahead import Lookahead
+from vla_store.loader.filling import Filling
 from vla_store.loader.packing import Layout, Packed, unpack
 from vla_store.loader.plan import Jobs
 from vla_store.loader.processes import FETCHER, Processes, pickled
@@ -68,6 +69,7 @@ class WorkerPool:
         ahead = work.ahead
         self._scratch = None if ahead is None else Scratch()
         self._ahead: Lookahead | None = None
+        self._filling = None if ahead is None else Filling(ahead)
         self._traffic = Traffic()
         if self._scratch is None:
             self.processes = Processes(sent, workers)
@@ -123,9 +125,13 @@ class WorkerPool:
         self._queue.clear()
         if self._ahead is not None:
             self._ahead.forget()
+        if self._filling is not None:
+            self._filling.clear()
 
     def close(self) -> None:
         """End the workers. Batches that were taken stay valid."""
+        if self._filling is not None:
+            self._filling.clear()
         if self._scratch is not None:
             self._scratch.remove()  # before the fetcher sees its end: it looks whether that is its to do
         self.processes.close()
@@ -196,8 +202,9 @@ class WorkerPool:
     def _take(self, was_ready: bool) -> tuple[Any, Made] | VlaStoreError:
         out, packed, seconds = self._done.pop(self._queue.popleft())
         traffic = None
-        if self._ahead is not None:
+        if self._ahead is not None and self._filling is not None:
             self._ahead.took()
+            self._filling.look()
             traffic, self._traffic = self._traffic, Traffic()
         ring = out.ring
         if isinstance(packed, VlaStoreError):

@@ -62,6 +62,11 @@ class Ahead:
         return all(self._storage.whole(key) is not None for key in keys)
 
     @property
+    def kept(self) -> tuple[int, int]:
+        """Bytes of the store that a cache on this machine has, and all of them; (0, 0) without a cache."""
+        return self._storage.kept
+
+    @property
     def traffic(self) -> Traffic:
         """What this process asked storage for until now."""
         return self._storage.traffic

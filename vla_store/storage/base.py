@@ -108,6 +108,11 @@ class Storage:
         """
         return False
 
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Bytes that a cache on this machine has of all that this storage `knows`, and of all of it; (0, 0) without a cache."""
+        return 0, 0
+
     def release(self, ranges: Sequence[Range]) -> None:
         """Say that these ranges of an earlier `fetch_ahead` were used: a place that is not meant to last gives them up."""
 

@@ -130,6 +130,11 @@ class MirroredStorage(Storage):
         marks = kept.marks[offset // PAGE : -(-(offset + size) // PAGE)]
         return min(size, int(np.count_nonzero(marks != PRESENT)) * PAGE)
 
+    @property
+    def kept(self) -> tuple[int, int]:
+        mirrors = [each for each in self._mirrors if self.cache is not None and each.folder.parent == self.cache.path]
+        return sum(each.nbytes for each in mirrors), sum(each.pages * PAGE for each in mirrors)
+
     def size(self, key: str) -> int:
         place = self._places.get(key)
         return self.inner.size(key) if place is None else place[0]
