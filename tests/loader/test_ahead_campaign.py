@@ -136,13 +136,13 @@ def test_ten_thousand_batches_through_faults_and_kills_are_the_local_ones(
     except NoServer as error:
         pytest.skip(str(error))
     store = demo_stores["fast"]
-    half = vla_store.open_store(store).nbytes // 2  # so that much is fetched again and again
+    room = vla_store.open_store(store).nbytes // 6  # so that most is fetched again and again
     chance = random.Random(11)
     cache = tmp_path / "cache"
     faults = {"latency_ms": 5, "fault_rate": 0.02, "faults": "all", "stall_s": 15, "seed": 3}
     with ObjectServer(store, faults) as server:
         jobs = [
-            Job(tmp_path, str(shuffle), server.url, store, cache, half, shuffle, BATCHES // 2)
+            Job(tmp_path, str(shuffle), server.url, store, cache, room, shuffle, BATCHES // 2)
             for shuffle in (True, "blocks")
         ]
         kills = 0

@@ -118,8 +118,6 @@ class Store:
         Digest of that root.
     every
         Check the crc32c of a frame each time it is decoded; see `open_store`.
-    carried
-        The documents of the root and of its parts, of a store that lies afar, where another process has read them.
 
     Raises
     ------
@@ -127,18 +125,17 @@ class Store:
         Where the store is read: not when the object is made, but with the first property or method that needs it.
     """
 
-    def __init__(
-        self, location: Location, generation: int, digest: str, every: bool = False, carried: Carried | None = None
-    ) -> None:
+    def __init__(self, location: Location, generation: int, digest: str, every: bool = False) -> None:
         self._location = location
         self._generation = generation
         self._digest = digest
         self._every = every
-        self._carried = carried
+        self._carried: Carried | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         location = self._location.after(vars(self).get("_fetcher"))
-        return Store, (location, self._generation, self._digest, self._every, self._to_carry())
+        made, carried = (location, self._generation, self._digest, self._every), self._to_carry()
+        return (Store, made) if carried is None else (_with_documents, (*made, carried))
 
     def __repr__(self) -> str:
         return (
@@ -609,6 +606,13 @@ class Store:
         if not isinstance(document, dict):
             raise StoreDamaged("a document is not as the format says", object=key, store=self.url)
         return document
+
+
+def _with_documents(location: Location, generation: int, digest: str, every: bool, carried: Carried) -> Store:
+    """Return a store whose documents another process has read."""
+    store = Store(location, generation, digest, every)
+    store._carried = carried
+    return store
 
 
 @contextlib.contextmanager
