@@ -64,8 +64,7 @@ class Mirror:
     def __init__(self, folder: Path, contents: Contents) -> None:
         self.folder = folder
         self.offsets, self.pages = layout_of(contents)
-        self.writable = os.access(folder / DATA, os.W_OK)
-        self._descriptor = os.open(folder / DATA, os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY))
+        self._descriptor, self.writable = _opened(folder / DATA)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             found = os.fstat(self._descriptor)
@@ -247,6 +246,16 @@ def runs_of(pages: Iterable[int] | npt.NDArray[Any]) -> list[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
     starts, stops = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(numbers)]]) - 1
     return list(zip(numbers[starts].tolist(), (numbers[stops] + 1).tolist()))
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """Open a file to read and write, or else to read only. Return the descriptor, and whether it may be written."""
+    try:
+        return os.open(path, os.O_CLOEXEC | os.O_RDWR), True
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, os.O_CLOEXEC | os.O_RDONLY), False
 
 
 def boot_id() -> str:
