@@ -4,7 +4,8 @@
 
 A stand-in server on this machine (object_server.py) delays and caps; its CPU time is told beside every figure, because it shares the
 cores. Every turn is a process of its own, and follows at once on a turn of the local Loader, to which it is compared. The store is
-drawn once and kept in --work. What is read is hashed, and must be what the local Loader reads. Needs Linux and a C compiler.
+drawn once and kept in --work. The first batch in the global order is hashed,
+and must be the local Loader's. Needs Linux and a C compiler.
 """
 
 from __future__ import annotations
@@ -415,7 +416,7 @@ def rows_of(result: dict[str, Any], latencies: tuple[float, ...]) -> list[dict[s
         what = f"`Samples.batch`, no Loader, no cache, 20 ms: {name}"
         row(what, ">= 10 x" if is_decisive else "-", spread, spread["median"] >= 10 if is_decisive else None)
     for name, spread in result["rivals"].get("times", {}).items():
-        row(f"blocks, empty cache, against {name}", ">= 3 x", spread, spread["median"] >= 3)
+        row(f"first epoch, empty cache, 20 ms, against {name}", ">= 3 x", spread, spread["median"] >= 3)
     return made
 
 
