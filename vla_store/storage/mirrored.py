@@ -9,6 +9,7 @@ Imports what else is in storage.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -84,8 +85,9 @@ class MirroredStorage(Storage):
         self._places: dict[str, tuple[int, int, Mirror | None, Mirror | None]] = {}
         self._mirrors: list[Mirror] = []
         self._uses: dict[
-            int, npt.NDArray[np.uint32]
+            int, npt.NDArray[np.int32]
         ] = {}  # by transient mirror: how many that are brought still need a page
+        self._counting = threading.Lock()  # only who fetches ahead takes it, and that is no process that forks
         self._cleared: set[int] = set()  # mirrors in which nobody who died claims pages by this process's number
         self._own = Traffic()
         self._healed: set[str] = set()
@@ -205,8 +207,8 @@ class MirroredStorage(Storage):
             mirror = self._choose(kept, passing, span) if span.start < span.stop else None
             if mirror is None:
                 continue
-            if mirror is passing:
-                self._use(mirror, span)
+            if passing is not None:  # wherever it is brought: `release` is told the same ranges
+                self._use(passing, span)
             wanted.setdefault(id(mirror), (mirror, []))[1].append(span)
         for mirror, spans in wanted.values():
             self._bring(mirror, spans)
@@ -239,20 +241,22 @@ class MirroredStorage(Storage):
         return True
 
     def release(self, ranges: Sequence[Range]) -> None:
-        given: dict[int, tuple[Mirror, list[npt.NDArray[np.int64]]]] = {}
-        for key, start, stop in ranges:
-            _, offset, _, passing = self._places.get(key, (0, 0, None, None))
-            if passing is not None and id(passing) in self._uses:
-                first, last = (offset + start) // PAGE, -(-(offset + stop) // PAGE)
-                uses = self._uses[id(passing)]
-                counts = uses[first:last]
-                counts[counts > 0] -= 1
-                given.setdefault(id(passing), (passing, []))[1].append(first + np.flatnonzero(counts == 0))
-        for mirror, pages in given.values():
-            numbers = np.unique(np.concatenate(pages))
-            # Still unused: another range of this call may have been the last user of what came before.
-            for first, last in runs_of(numbers[mirror.marks[numbers] == PRESENT]):
-                mirror.give_back(first, last)
+        given: dict[int, tuple[Mirror, list[tuple[int, int]]]] = {}
+        with self._counting:
+            for key, start, stop in ranges:
+                _, offset, _, passing = self._places.get(key, (0, 0, None, None))
+                if passing is not None and id(passing) in self._uses:
+                    first, last = (offset + start) // PAGE, -(-(offset + stop) // PAGE)
+                    self._uses[id(passing)][first:last] -= 1
+                    given.setdefault(id(passing), (passing, []))[1].append((first, last))
+            unused = []
+            for mirror, pages in given.values():
+                uses = self._uses[id(mirror)]
+                for first, last in _closed(sorted(pages), 0):
+                    free = (uses[first:last] <= 0) & (mirror.marks[first:last] == PRESENT)
+                    unused += [(mirror, first + start, first + stop) for start, stop in runs_of(np.flatnonzero(free))]
+        for mirror, first, last in unused:
+            mirror.give_back(first, last)
 
     def settle(self) -> None:
         for mirror in self._mirrors:
@@ -326,11 +330,12 @@ class MirroredStorage(Storage):
         return passing
 
     def _use(self, mirror: Mirror, span: _Span) -> None:
-        uses = self._uses.get(id(mirror))
-        if uses is None:
-            uses = self._uses[id(mirror)] = np.zeros(mirror.pages, np.uint32)
         first, last = span.pages
-        uses[first:last] += np.uint32(1)
+        with self._counting:
+            uses = self._uses.get(id(mirror))
+            if uses is None:
+                uses = self._uses[id(mirror)] = np.zeros(mirror.pages, np.int32)
+            uses[first:last] += 1
 
     def _bring(self, mirror: Mirror, spans: list[_Span]) -> None:
         """Fetch what is absent of these bytes, and wait for what another process or thread is bringing."""
@@ -361,6 +366,11 @@ class MirroredStorage(Storage):
                 if not self._keep(mirror, span.offset + span.start, data):
                     break
                 kept += 1
+            for span, data in zip(spans[kept:], fetched[kept:]):  # the cache is full, but they are here now
+                passing = self._places[span.key][3]
+                if passing is None or passing is mirror:
+                    break
+                self._keep(passing, span.offset + span.start, data)
         finally:
             for span in spans[kept:]:
                 first, last = span.pages
@@ -400,9 +410,10 @@ def _absent(
     for first, last, span in merged:
         missing = mirror.absent(first, last)
         if missing and alive:
-            is_brought = np.isin(mirror.marks[first:last], alive)
+            marks = mirror.marks[first:last].copy()  # others change them meanwhile
+            is_brought = np.isin(marks, alive)
             brought += [(first + start, first + stop) for start, stop in runs_of(np.flatnonzero(is_brought))]
-            missing = runs_of(np.flatnonzero((mirror.marks[first:last] != PRESENT) & ~is_brought))
+            missing = runs_of(np.flatnonzero((marks != PRESENT) & ~is_brought))
         for start, stop in _closed(missing):
             for at in range(start, stop, MAX_REQUEST_NBYTES // PAGE):
                 begin = (first + at) * PAGE - span.offset
@@ -423,14 +434,14 @@ def _merged(spans: list[_Span]) -> list[tuple[int, int, _Span]]:
     return merged
 
 
-def _closed(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return stretches with the small gaps between them closed."""
+def _closed(runs: list[tuple[int, int]], gap: int = GAP_PAGES) -> list[tuple[int, int]]:
+    """Return ascending stretches, those as one that overlap, touch, or lie no more than `gap` apart."""
     if len(runs) < 2:
         return runs
     closed: list[tuple[int, int]] = []
     for start, stop in runs:
-        if closed and start - closed[-1][1] <= GAP_PAGES:
-            closed[-1] = closed[-1][0], stop
+        if closed and start - closed[-1][1] <= gap:
+            closed[-1] = closed[-1][0], max(closed[-1][1], stop)
         else:
             closed.append((start, stop))
     return closed
