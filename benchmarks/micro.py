@@ -83,7 +83,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
             Piece(
                 f"locate: {camera}",
                 "frame",
-                lambda at, frames=frames, rows=rows: frames._shards.locate(rows[at]),
+                lambda at, frames=frames, rows=rows: frames.shards.locate(rows[at]),
                 2 * size,
             )
         )

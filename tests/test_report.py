@@ -30,7 +30,7 @@ from vla_store.look import charts, facts
 from vla_store.look.facts import Histogram, gather, histogram, spread
 from vla_store.look.page import html_page, write_page
 from vla_store.look.sheet import describe
-from vla_store.reader.frames import Frames
+from vla_store.reader.frames import Frames, LocatedFrames
 from vla_store.sources.protocol import FieldSpec
 
 VOID = {"meta", "img", "br", "path"}  # of what the page uses, these have no end
@@ -348,13 +348,13 @@ def test_of_a_large_store_no_more_is_read_than_it_says(
 
 def test_pixels_are_read_as_rarely_as_the_page_says(demo_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    fill: Callable[..., Any] = Frames.fill
+    decode: Callable[..., Any] = Frames.decode
 
-    def noting(self: Frames, wanted: list[int], *rest: Any) -> Any:
-        rows.extend(wanted)
-        return fill(self, wanted, *rest)
+    def noting(self: Frames, located: LocatedFrames, *rest: Any) -> Any:
+        rows.extend(located.frames.rows)
+        return decode(self, located, *rest)
 
-    monkeypatch.setattr(Frames, "fill", noting)
+    monkeypatch.setattr(Frames, "decode", noting)
     Page(page_of(demo_store))
 
     assert 0 < len(rows) <= 2 * (48 + 6)

@@ -245,7 +245,7 @@ def test_of_two_copies_to_one_place_at_once_the_second_is_told(made: Path, tmp_p
 
 
 def test_a_copy_to_a_bucket_gives_up_what_a_killed_one_left_open(bucket: S3Server, made: Path) -> None:
-    bucket.client.create_multipart_upload(Bucket=BUCKET, Key="copied.vla/parts/0123456789abcdef/steps/a/c/0")
-    copy_store(made / "first.vla", f"s3://{BUCKET}/copied.vla")
-    assert Bucket("copied.vla").uploads() == []
-    assert Bucket("copied.vla").digests() == digests(made / "first.vla")
+    bucket.client.create_multipart_upload(Bucket=BUCKET, Key="given-up.vla/parts/0123456789abcdef/steps/a/c/0")
+    copy_store(made / "first.vla", f"s3://{BUCKET}/given-up.vla")
+    assert Bucket("given-up.vla").uploads() == []
+    assert Bucket("given-up.vla").digests() == digests(made / "first.vla")
