@@ -95,6 +95,7 @@ def test_a_missing_path_is_wrong_use(command: Command, tmp_path: Path, store: Pa
 
 @pytest.mark.parametrize("url", ["http://host/x.vla", "https://host:8080/data/x.vla", "simplecache::http://host/x.vla"])
 def test_a_store_at_a_url_that_can_only_be_read_is_wrong_use(command: Command, source: Path, url: str) -> None:
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
     ran = command("build", source / VICTIM.suite, url)
     assert ran.code == 2
     assert_one_screen(ran.err, "a store at an HTTP URL is read-only", url, "the URL of the bucket")

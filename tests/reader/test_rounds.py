@@ -130,6 +130,7 @@ def test_what_is_asked_of_all_parts_is_asked_at_once(far: Far, folder: Path, cal
 
 
 def test_a_listing_that_is_not_the_roots_is_not_believed(tiny_store: Path, tmp_path: Path, calls: list[str]) -> None:
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
     merged(tmp_path, [tiny_store])
     (listing,) = tmp_path.glob("parts/*/objects.jsonl")
     data = listing.read_bytes()
