@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -207,8 +209,6 @@ def test_what_somebody_who_lives_is_bringing_is_waited_for(origin: Path, tmp_pat
     offset = mirror.offsets["parts/a/three"]
     mirror.marks[offset // PAGE : offset // PAGE + 3] = number
     data = memoryview((origin / "parts/a/three").read_bytes())
-    import threading
-
     timer = threading.Timer(0.1, lambda: mirror.put(offset, data))
     timer.start()
     two.fetch_ahead([("parts/a/three", 0, 3 * PAGE)])
@@ -235,6 +235,33 @@ def test_after_a_power_cut_only_what_was_on_the_disk_counts(origin: Path, tmp_pa
     assert [bytes(view) for view in again.read(ranges)] == right(origin, ranges)
     assert asked(again) == [("parts/a/four", 0, 300_001)]
     assert not (folder / "marks.another-boot").exists()
+
+
+def test_what_was_dropped_is_not_there_again_after_a_power_cut(origin: Path, tmp_path: Path) -> None:
+    storage = opened(origin, CacheFolder(tmp_path / "c"))
+    storage.read([("parts/a/four", 0, 300_001)])
+    storage.settle()
+    (mirror,) = storage._mirrors
+    folder, first = mirror.folder, mirror.offsets["parts/a/four"] // PAGE
+    mirror.drop(first, first + 2)
+    del mirror, storage
+    os.rename(folder / f"marks.{boot_id()}", folder / "marks.another-boot")
+    again = opened(origin, CacheFolder(tmp_path / "c"))
+    again.read([("parts/a/four", 0, 2 * PAGE)])
+    assert asked(again) != []
+
+
+def test_processes_that_begin_a_cache_at_one_time_are_not_in_each_others_way(origin: Path, tmp_path: Path) -> None:
+    for each in range(40):
+        barrier = threading.Barrier(6)
+
+        def begin(folder: Path = tmp_path / str(each), barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            (CacheFolder(folder).path / "something").touch()
+
+        with ThreadPoolExecutor(6) as threads:
+            for done in [threads.submit(begin) for _ in range(6)]:
+                done.result()
 
 
 @pytest.mark.filterwarnings("ignore:the cache")

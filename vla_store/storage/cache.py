@@ -126,17 +126,17 @@ class CacheFolder:
                 found=kind,
                 hint="name a folder on a local disk (an NVMe drive, /tmp, /dev/shm)",
             )
-        marker = self.path / MARKER
-        if not marker.exists():
-            others = [each.name for each in self.path.iterdir()]
-            if others:
+        # Listed once: of processes that begin at one time, whoever writes anything has written the marker before.
+        found = os.listdir(self.path)
+        if MARKER not in found:
+            if found:
                 raise OptionError(
                     "this folder holds other things, and a cache removes what it does not need",
                     folder=self.path,
-                    found=", ".join(sorted(others)[:5]),
+                    found=", ".join(sorted(found)[:5]),
                     hint="name a folder that is empty, or that does not exist yet",
                 )
-            marker.write_text(json.dumps({"what": "vla_store cache", "version": 1}) + "\n")
+            (self.path / MARKER).write_text(json.dumps({"what": "vla_store cache", "version": 1}) + "\n")
 
     def mirror(self, contents: Contents, url: str) -> Mirror:
         """Return the mirror of a part, made if need be. Raises OSError, ValueError."""

@@ -148,14 +148,22 @@ class Mirror:
         self._unsettled += len(data)
 
     def drop(self, first: int, last: int) -> None:
-        """Forget the pages [first, last), whose bytes stay until they are written again: somebody may hold a view of them."""
-        self.marks[first:last] = ABSENT
-        self._whole.clear()
+        """Forget the pages [first, last), whose bytes stay until they are written again: somebody may hold a view of them.
+
+        Raises OSError.
+        """
+        (self.folder / DURABLE).unlink(missing_ok=True)  # which says that they are sound
+        self._unsettled += 1
+        self._forget(first, last)
 
     def give_back(self, first: int, last: int) -> None:
         """Give the pages [first, last) back to the system, where nobody holds views: who copied from them looks at their marks after."""
-        self.drop(first, last)
+        self._forget(first, last)
         _punch(self._descriptor, first * PAGE, (last - first) * PAGE)
+
+    def _forget(self, first: int, last: int) -> None:
+        self.marks[first:last] = ABSENT
+        self._whole.clear()
 
     def settle(self, least_nbytes: int = 1) -> None:
         """Make what is present last through a power cut, if so many bytes were written since. Raises OSError."""
@@ -212,7 +220,7 @@ def make(folder: Path, contents: Contents, about: dict[str, Any]) -> None:
             file.truncate(layout_of(contents)[1] * PAGE)
         (temporary / LISTING).write_bytes(contents.listing)
         (temporary / ABOUT).write_text(json.dumps(about | {"since": time.time()}))
-        with contextlib.suppress(FileExistsError, OSError):
+        with contextlib.suppress(OSError):  # another process was faster
             os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
