@@ -173,3 +173,27 @@ def registered(kind: str, **methods: Any) -> str:
     made = type(f"{kind.title()}FileSystem", (MemoryFileSystem,), {**members, **methods})
     fsspec.register_implementation(kind, made, clobber=True)
     return kind
+
+
+class Stop(BaseException):
+    """Ends a build from within, as Ctrl-C does."""
+
+
+class Stopping:
+    """A progress that stops the build once so many units are done; begun: what it was told of the work."""
+
+    def __init__(self, after: int = -1) -> None:
+        self.left = after
+        self.begun: tuple[int, int, int] | None = None
+
+    def talk(self, text: str) -> None: ...
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        self.begun = steps, nbytes, done_nbytes
+
+    def advance(self, nbytes: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+    def end(self) -> None: ...

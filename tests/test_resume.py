@@ -21,7 +21,7 @@ import store_tools
 import tiny_libero
 from kills import kills
 from own_sources import Own
-from store_tools import COMMAND, assert_one_screen, differences, digests, environment, run
+from store_tools import COMMAND, Stop, Stopping, assert_one_screen, differences, digests, environment, run
 
 from vla_store import DestinationExists, MachineError, SourceError, StoreUnfinished, cli, open_store
 from vla_store.builder import build_store
@@ -35,30 +35,6 @@ LIMIT_S = 120
 def reference(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Digests of the objects of a store that nothing disturbed."""
     return digests(store_tools.built(tmp_path_factory.mktemp("reference") / "x.vla", [tiny_source], workers=1))
-
-
-class Stop(BaseException):
-    """Ends a build from within, as Ctrl-C does."""
-
-
-class Stopping:
-    """A progress that stops the build once so many tasks are done."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-        self.begun: tuple[int, int, int] | None = None
-
-    def talk(self, text: str) -> None: ...
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
-        self.begun = steps, nbytes, done_nbytes
-
-    def advance(self, nbytes: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Stop
-
-    def end(self) -> None: ...
 
 
 class Marking(Stopping):
