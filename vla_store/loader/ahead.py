@@ -37,6 +37,7 @@ class Lookahead:
         self._taken = 0
         self._waits_since: float | None = None
         self._is_open = False  # nobody waits, until the fetcher is heard of
+        self._is_over = False  # the fetcher need not hear more of this pass
         self._failures = 0
         self._has_said = False
 
@@ -59,7 +60,8 @@ class Lookahead:
     def took(self) -> None:
         """Count a batch as done: what it needed may go."""
         self._taken += 1
-        self._processes.tell_fetcher(Used(self._number, self._taken - self._base))
+        if not self._is_over:
+            self._processes.tell_fetcher(Used(self._number, self._taken - self._base))
 
     def forget(self) -> None:
         """End the pass: nothing more is given."""
@@ -74,6 +76,7 @@ class Lookahead:
             return message.traffic
         self._failures = 0
         self._is_open, self._waits_since = False, None
+        self._is_over = message.is_over
         self._near = max(self._near, self._base + message.batches)
         if message.error is not None and not self._has_said:
             self._has_said = True
@@ -110,6 +113,7 @@ class Lookahead:
     def _follow(self, plan: Plan) -> None:
         self._number += 1
         self._base = self._taken
+        self._is_over = False
         # A fetcher that cannot be told is one that does not read, or is gone; that it is gone is heard.
         self._is_open = not self._processes.tell_fetcher(Follow(self._number, plan))
         self._waits_since = None

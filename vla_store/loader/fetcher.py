@@ -46,13 +46,14 @@ class Used(NamedTuple):
 class Here(NamedTuple):
     """So many batches of a plan are near. error: what the first group that failed did for.
 
-    traffic: of this process, since it told last.
+    traffic: of this process, since it told last. is_over: there is nothing more to do for this plan, and no need to hear of it.
     """
 
     number: int
     batches: int
     traffic: Traffic
     error: str | None = None
+    is_over: bool = False
 
 
 def serve(channel: Channel, ahead: Any, start: worker.Start) -> None:
@@ -127,9 +128,8 @@ class _Fetcher:
             # Often the new plan goes on where that one was left: what it needs too is to be found before it goes.
             self._holding = [(plan.position + 1, ranges) for _, ranges in self._holding]
             if is_near:
-                self._groups, self._near = iter(()), plan.count
-                self._tell()
-            self._changed.notify_all()
+                self._end()
+            self._changed.notify()
 
     def used(self, message: Used) -> None:
         """Give up what nobody needs any more, and go on."""
@@ -139,13 +139,20 @@ class _Fetcher:
             self._used, self._used_to = message.batches, self._plan.after(message.batches).position
             done = [each for each in self._holding if each[0] <= self._used_to]
             self._holding = [each for each in self._holding if each[0] > self._used_to]
-            self._changed.notify_all()
+            if self._is_over:
+                self._tell()
+            self._changed.notify()
         self._release(done)
 
     def work(self) -> None:
         """Fetch one group after another."""
         while True:
             number, order, group = self._next()
+            if self._is_whole and order and self._asked("is_near"):
+                with self._changed:
+                    if number == self._number:
+                        self._end()
+                continue
             error: str | None = None
             ranges: list[Range] = []
             try:
@@ -164,9 +171,9 @@ class _Fetcher:
                 before = self._near
                 while (near := self._done.pop(self._first, None)) is not None:
                     self._first += 1
-                    self._near = near.batches
+                    self._near = max(self._near, near.batches)
                 if self._near > before:
-                    self._changed.notify_all()
+                    self._changed.notify()
                     self._tell()
 
     def _next(self) -> tuple[int, int, Group]:
@@ -181,8 +188,19 @@ class _Fetcher:
                         assert self._plan is not None
                         self._planned_to = self._plan.after(group.batches).position
                         self._order += 1
+                        self._changed.notify()  # there may be more to do at once
                         return self._number, self._order - 1, group
                 self._changed.wait()
+
+    def _end(self) -> None:
+        """Let all batches go: whatever they need is near, and stays."""
+        assert self._plan is not None
+        self._groups, self._near = iter(()), self._plan.count
+        self._tell()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._plan is not None and self._near >= self._plan.count and not self._holding
 
     def _tell(self) -> None:
         traffic = self._told
@@ -190,7 +208,7 @@ class _Fetcher:
             traffic = self._ahead.traffic
         since, self._told = traffic - self._told, traffic
         with contextlib.suppress(Closed):  # the parent is gone, and so are we in a moment
-            self._channel.send(Here(self._number, self._near, since, self._error))
+            self._channel.send(Here(self._number, self._near, since, self._error, self._is_over))
 
     def _asked(self, name: str) -> bool:
         try:

@@ -394,7 +394,7 @@ def _check_entry(folder: CacheFolder, entry: Entry, report: CacheReport, pool: T
         report.unchecked_nbytes += unchecked
         if what:
             problem(each.key, what if mirror.writable else f"{what}; the cache is another user's, who has to mend it")
-            for first, last in runs_of(sorted(pages)) if mirror.writable else ():
+            for first, last in runs_of(np.array(sorted(pages))).tolist() if mirror.writable else ():
                 mirror.drop(first, last)
                 report.dropped_nbytes += (last - first) * PAGE
     mirror.settle(0)

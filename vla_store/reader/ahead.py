@@ -26,7 +26,6 @@ Int64 = npt.NDArray[np.int64]
 # Numbers of one step are some hundred bytes: by themselves each would be a request. So are frames, where all of them are wanted.
 NUMBERS_NBYTES = 256 << 10
 WHOLE_NBYTES = 1 << 20
-AT_ONCE = 48
 
 
 class Ahead:
@@ -99,9 +98,7 @@ class Ahead:
         if not is_whole:
             self._storage.fetch_ahead(others + frames)
             return frames
-        wide = others + widened(frames, WHOLE_NBYTES, self._storage)
-        for start in range(0, len(wide), AT_ONCE):  # what comes in one call is in memory until it is written
-            self._storage.fetch_ahead(wide[start : start + AT_ONCE])
+        self._storage.fetch_ahead(others + widened(frames, WHOLE_NBYTES, self._storage))
         return []
 
     def release(self, ranges: list[Range]) -> None:

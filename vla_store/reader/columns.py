@@ -35,13 +35,14 @@ class Column:
         self._per_shard = grid.shard
         self._shards = RawShards(fetcher, array, grid, grid.chunk_nbytes)
         self._bodies = self._shards.bodies
+        self._is_single = grid.shards == 1
         self._fetcher = fetcher
         self._arrays: dict[int, Array] = {}
 
-    @cached_property
+    @property
     def whole(self) -> Array | None:
-        """All rows as one read-only view, where that costs nothing."""
-        return self._mapped(0) if self._shards.grid.shards == 1 else None
+        """All rows as one read-only view, where that costs nothing: of far storage, from when a cache has them all."""
+        return self._mapped(0) if self._is_single else None
 
     @cached_property
     def is_mapped(self) -> bool:
@@ -121,11 +122,12 @@ class Column:
 
     def _ranges(self, runs: list[tuple[int, int]]) -> list[Range]:
         ranges: list[Range] = []
+        keys: dict[int, str] = {}
         for start, stop in runs:
             while start < stop:  # a run over the border of two shards is two ranges
                 shard = start // self._per_shard
                 base, end = shard * self._per_shard, min(stop, (shard + 1) * self._per_shard)
-                key = self._shards.key(shard)
+                key = keys.get(shard) or keys.setdefault(shard, self._shards.key(shard))
                 ranges.append((key, (start - base) * self._row_nbytes, (end - base) * self._row_nbytes))
                 start = end
         return ranges

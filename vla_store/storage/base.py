@@ -91,10 +91,10 @@ class Storage:
         """Tell whether `know` was called for this prefix, or need not be."""
         return self.is_near
 
-    def fetch_ahead(self, ranges: Sequence[Range], widen_nbytes: int = 0) -> None:
+    def fetch_ahead(self, ranges: Sequence[Range]) -> None:
         """Bring what is read soon near, where there is a place for it on this machine; all in as few requests as can be.
 
-        widen_nbytes: take the aligned blocks of so many bytes that the ranges lie in. Raises what `read` raises.
+        Raises what `read` raises.
         """
 
     def keeps_all(self) -> bool:

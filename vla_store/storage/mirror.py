@@ -22,9 +22,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +38,17 @@ CHECKPOINT_NBYTES = 256 << 20
 PUNCH_HOLE, KEEP_SIZE = 2, 1
 
 Marks = npt.NDArray[np.uint8]
+Pages = npt.NDArray[np.int64]  # (n,) numbers of pages
+Runs = npt.NDArray[np.int64]  # (n, 2) stretches of them, [first, last) each
+
+
+class Span(NamedTuple):
+    """Bytes [start, stop) of the object `key`, which lies at `offset` in the data of a mirror."""
+
+    key: str
+    start: int
+    stop: int
+    offset: int
 
 
 class Mirror:
@@ -78,6 +88,9 @@ class Mirror:
             os.close(self._descriptor)
             raise
         self._bytes = self.marks.data  # looked at more quickly than an array
+        held = sorted((offset, key) for key, offset in self.offsets.items() if contents.sizes[key])
+        self._starts = np.array([offset // PAGE for offset, _ in held], np.int64)
+        self._objects = [(key, offset, contents.sizes[key]) for offset, key in held]
         self._whole: set[int] = set()  # offsets of objects that are all there
         self._unsettled = 0
 
@@ -119,24 +132,29 @@ class Mirror:
         """Return a copy of [start, stop) of `data`. Read and not mapped: fresh pages are not looked up one by one."""
         return memoryview(os.pread(self._descriptor, stop - start, start))
 
-    def absent(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Return the stretches of the pages [first, last) that are not there, counted from `first`."""
-        marks = self._bytes[first:last].tobytes()
-        present = marks.count(PRESENT)
-        if not present:
-            return [(0, last - first)]
-        if present == last - first:
-            return []
-        return runs_of(np.flatnonzero(np.frombuffer(marks, np.uint8) != PRESENT))
+    def joined(self, runs: Runs, gap: int) -> Runs:
+        """Return stretches of pages ascending, as one those that overlap, and those of one object no more than `gap` pages apart."""
+        runs = runs[np.argsort(runs[:, 0], kind="stable")]
+        if len(runs) < 2:
+            return runs
+        stops = np.maximum.accumulate(runs[:, 1])
+        objects = np.searchsorted(self._starts, runs[:, 0], "right")
+        first = np.flatnonzero(np.concatenate([[True], (runs[1:, 0] > stops[:-1] + gap) | (np.diff(objects) != 0)]))
+        return np.stack([runs[first, 0], stops[np.append(first[1:], len(runs)) - 1]], axis=1)
 
-    def claims(self, pages: Iterable[tuple[Any, ...]]) -> set[int]:
-        """Return the numbers of those who say that they are bringing some of these pages, each given as (first, last, ...)."""
-        found: set[int] = set()
-        for first, last, *_ in pages:
-            marks = self._bytes[first:last].tobytes()
-            if marks.count(PRESENT) + marks.count(ABSENT) != len(marks):
-                found.update(marks)
-        return found - {ABSENT, PRESENT}
+    def spans(self, runs: Runs, most_nbytes: int) -> list[Span]:
+        """Return what to ask for to get stretches of pages: of one object each, and at most so many bytes."""
+        found: list[Span] = []
+        most = most_nbytes // PAGE
+        for (first, last), at in zip(runs.tolist(), (np.searchsorted(self._starts, runs[:, 0], "right") - 1).tolist()):
+            while first < last:
+                key, offset, size = self._objects[at]
+                end = min(last, -(-(offset + size) // PAGE))
+                for begin in range(first, end, most):
+                    start, stop = begin * PAGE - offset, min(begin + most, end) * PAGE - offset
+                    found.append(Span(key, start, min(stop, size), offset))
+                first, at = end, at + 1
+        return found
 
     def put(self, start: int, data: memoryview) -> None:
         """Write whole pages, of which the last may end with its object, and mark them. Raises OSError, of a full disk for one."""
@@ -154,16 +172,15 @@ class Mirror:
         """
         (self.folder / DURABLE).unlink(missing_ok=True)  # which says that they are sound
         self._unsettled += 1
-        self._forget(first, last)
-
-    def give_back(self, first: int, last: int) -> None:
-        """Give the pages [first, last) back to the system, where nobody holds views: who copied from them looks at their marks after."""
-        self._forget(first, last)
-        _punch(self._descriptor, first * PAGE, (last - first) * PAGE)
-
-    def _forget(self, first: int, last: int) -> None:
         self.marks[first:last] = ABSENT
         self._whole.clear()
+
+    def give_back(self, runs: Runs) -> None:
+        """Give stretches of pages back to the system, where nobody holds views: who copied from them looks at their marks after."""
+        self._whole.clear()
+        self.marks[pages_of(runs)] = ABSENT
+        for first, last in runs.tolist():
+            _punch(self._descriptor, first * PAGE, (last - first) * PAGE)
 
     def settle(self, least_nbytes: int = 1) -> None:
         """Make what is present last through a power cut, if so many bytes were written since. Raises OSError."""
@@ -246,14 +263,20 @@ def layout_of(contents: Contents) -> tuple[dict[str, int], int]:
     return offsets, pages
 
 
-def runs_of(pages: Iterable[int] | npt.NDArray[Any]) -> list[tuple[int, int]]:
-    """Return the stretches [first, last) of consecutive numbers among ascending ones."""
-    numbers = np.asarray(pages)
-    if not len(numbers):
-        return []
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    starts, stops = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(numbers)]]) - 1
-    return list(zip(numbers[starts].tolist(), (numbers[stops] + 1).tolist()))
+def runs_of(pages: Pages) -> Runs:
+    """Return the stretches of consecutive numbers among ascending ones that come once each."""
+    if not len(pages):
+        return np.empty((0, 2), np.int64)
+    breaks = np.flatnonzero(np.diff(pages) != 1)
+    return np.stack([pages[np.append(0, breaks + 1)], pages[np.append(breaks, len(pages) - 1)] + 1], axis=1)
+
+
+def pages_of(runs: Runs) -> Pages:
+    """Return the numbers in stretches, one stretch after another."""
+    lengths = runs[:, 1] - runs[:, 0]
+    before = np.cumsum(lengths) - lengths
+    pages: Pages = np.arange(lengths.sum()) + np.repeat(runs[:, 0] - before, lengths)
+    return pages
 
 
 def _opened(path: Path) -> tuple[int, bool]:

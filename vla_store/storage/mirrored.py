@@ -12,7 +12,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,24 @@ from vla_store.errors import warn
 from vla_store.storage.base import Contents, Range, Storage, Traffic
 from vla_store.storage.cache import CacheFolder
 from vla_store.storage.local import MAX_MAPS
-from vla_store.storage.mirror import ABSENT, CHECKPOINT_NBYTES, PAGE, PRESENT, Mirror, runs_of
+from vla_store.storage.mirror import (
+    ABSENT,
+    CHECKPOINT_NBYTES,
+    PAGE,
+    PRESENT,
+    Mirror,
+    Pages,
+    Runs,
+    Span,
+    pages_of,
+    runs_of,
+)
 
 MAX_REQUEST_NBYTES = 4 << 20  # more is several requests beside each other
 GAP_PAGES = 4  # absent pages so near each other are one request
 PATIENCE_S = 30.0  # for what another process is bringing
-LOOK_UP_S = 0.003
+WAIT_S, LOOK_UP_S = 0.003, 1.0
+CALL_NBYTES, CALLS = 16 << 20, 3  # what comes in one call is in memory until it is written
 
 
 def mirrored(storage: Storage, cache: tuple[str, int | None] | None, transient: str | None) -> MirroredStorage:
@@ -43,20 +56,6 @@ def _opened(path: str, size: int | None = None) -> CacheFolder | None:
     except OSError as error:
         warn(f"the cache {path} cannot be used ({error.strerror}): reads go on without it", RuntimeWarning)
         return None
-
-
-class _Span(NamedTuple):
-    """Bytes [start, stop) of the object `key`, which lies at `offset` in the data of a mirror."""
-
-    key: str
-    start: int
-    stop: int
-    offset: int
-    size: int
-
-    @property
-    def pages(self) -> tuple[int, int]:
-        return (self.offset + self.start) // PAGE, -(-(self.offset + self.stop) // PAGE)
 
 
 class MirroredStorage(Storage):
@@ -87,7 +86,8 @@ class MirroredStorage(Storage):
         self._uses: dict[
             int, npt.NDArray[np.int32]
         ] = {}  # by transient mirror: how many that are brought still need a page
-        self._counting = threading.Lock()  # only who fetches ahead takes it, and that is no process that forks
+        # Of marks and uses that this process changes. Only who fetches ahead takes it, and that is no process that forks.
+        self._marking = threading.Lock()
         self._cleared: set[int] = set()  # mirrors in which nobody who died claims pages by this process's number
         self._own = Traffic()
         self._healed: set[str] = set()
@@ -194,24 +194,30 @@ class MirroredStorage(Storage):
                 found[at] = view
         return found
 
-    def fetch_ahead(self, ranges: Sequence[Range], widen_nbytes: int = 0) -> None:
-        wanted: dict[int, tuple[Mirror, list[_Span]]] = {}
+    def fetch_ahead(self, ranges: Sequence[Range]) -> None:
+        is_open = self.cache is not None and self.cache.has_room(0)
+        wanted: dict[int, tuple[Mirror, list[tuple[int, int]]]] = {}
+        used: dict[int, tuple[Mirror, list[tuple[int, int]]]] = {}
         for key, start, stop in ranges:
             place = self._places.get(key)
-            if place is None:
+            if place is None or start >= stop:
                 continue
-            size, offset, kept, passing = place
-            if widen_nbytes:
-                start, stop = start // widen_nbytes * widen_nbytes, -(-stop // widen_nbytes) * widen_nbytes
-            span = _Span(key, start, min(stop, size), offset, size)
-            mirror = self._choose(kept, passing, span) if span.start < span.stop else None
-            if mirror is None:
-                continue
+            _, offset, kept, passing = place
+            mirror, pages = passing, ((offset + start) // PAGE, -(-(offset + stop) // PAGE))
+            is_kept = passing is None or is_open or (kept is not None and kept.has(offset + start, offset + stop))
+            if (
+                is_kept and kept is not None and kept.writable
+            ):  # of two, the one that has it, else the one that has room
+                mirror = kept
+            if mirror is not None:
+                wanted.setdefault(id(mirror), (mirror, []))[1].append(pages)
             if passing is not None:  # wherever it is brought: `release` is told the same ranges
-                self._use(passing, span)
-            wanted.setdefault(id(mirror), (mirror, []))[1].append(span)
-        for mirror, spans in wanted.values():
-            self._bring(mirror, spans)
+                used.setdefault(id(passing), (passing, []))[1].append(pages)
+        for passing, runs in used.values():
+            with self._marking:
+                self._use(passing, np.array(runs), 1)
+        for mirror, runs in wanted.values():
+            self._bring(mirror, np.array(runs))
 
     def heal(self, key: str) -> bool:
         size, offset, kept, _ = self._places.get(key, (0, 0, None, None))
@@ -219,44 +225,33 @@ class MirroredStorage(Storage):
             return False
         self._healed.add(key)
         first, last = offset // PAGE, -(-(offset + size) // PAGE)
-        here = runs_of(first + np.flatnonzero(kept.marks[first:last] == PRESENT))
-        if not here:
+        spans = kept.spans(runs_of(first + np.flatnonzero(kept.marks[first:last] == PRESENT)), MAX_REQUEST_NBYTES)
+        if not spans:
             return False
-        ranges = [
-            (key, at * PAGE - offset, min(min(at + MAX_REQUEST_NBYTES // PAGE, stop) * PAGE - offset, size))
-            for start, stop in here
-            for at in range(start, stop, MAX_REQUEST_NBYTES // PAGE)
-        ]
         folder = kept.folder.parent
         warn(
             f"the cache has damaged bytes of {key}, which are fetched again: `vla-store cache verify --cache {folder}` "
             "looks for more",
             RuntimeWarning,
         )
-        for (_, begin, _), data in zip(ranges, self.inner.read(ranges)):
+        for span, data in zip(spans, self.inner.read([each[:3] for each in spans])):
             try:
-                kept.put(offset + begin, data)  # where they lie: who holds a view sees them
+                kept.put(offset + span.start, data)  # where they lie: who holds a view sees them
             except OSError:
                 return False
         return True
 
     def release(self, ranges: Sequence[Range]) -> None:
         given: dict[int, tuple[Mirror, list[tuple[int, int]]]] = {}
-        with self._counting:
-            for key, start, stop in ranges:
-                _, offset, _, passing = self._places.get(key, (0, 0, None, None))
-                if passing is not None and id(passing) in self._uses:
-                    first, last = (offset + start) // PAGE, -(-(offset + stop) // PAGE)
-                    self._uses[id(passing)][first:last] -= 1
-                    given.setdefault(id(passing), (passing, []))[1].append((first, last))
-            unused = []
-            for mirror, pages in given.values():
-                uses = self._uses[id(mirror)]
-                for first, last in _closed(sorted(pages), 0):
-                    free = (uses[first:last] <= 0) & (mirror.marks[first:last] == PRESENT)
-                    unused += [(mirror, first + start, first + stop) for start, stop in runs_of(np.flatnonzero(free))]
-        for mirror, first, last in unused:
-            mirror.give_back(first, last)
+        for key, start, stop in ranges:
+            _, offset, _, passing = self._places.get(key, (0, 0, None, None))
+            if passing is not None:
+                pages = (offset + start) // PAGE, -(-(offset + stop) // PAGE)
+                given.setdefault(id(passing), (passing, []))[1].append(pages)
+        for mirror, runs in given.values():
+            with self._marking:  # until they are gone: what another thread brings meanwhile would go with them
+                unused = self._use(mirror, np.array(runs), -1)
+                mirror.give_back(runs_of(unused[mirror.marks[unused] == PRESENT]))
 
     def settle(self) -> None:
         for mirror in self._mirrors:
@@ -321,127 +316,91 @@ class MirroredStorage(Storage):
             return False
         return True
 
-    def _choose(self, kept: Mirror | None, passing: Mirror | None, span: _Span) -> Mirror | None:
-        """Return the mirror that a range is to be brought into: the one that has it, else one that has room."""
-        if kept is not None and kept.writable:
-            assert self.cache is not None
-            if passing is None or kept.has(span.offset + span.start, span.offset + span.stop) or self.cache.has_room(0):
-                return kept
-        return passing
+    def _use(self, mirror: Mirror, runs: Runs, more: int) -> Pages:
+        """Count for each page how many of these stretches lie on it, and return those of their pages that none needs any more."""
+        pages = pages_of(runs)
+        uses = self._uses.get(id(mirror))
+        if uses is None:
+            uses = self._uses[id(mirror)] = np.zeros(mirror.pages, np.int32)
+        np.add.at(uses, pages, more)
+        return np.unique(pages[uses[pages] <= 0]) if more < 0 else pages[:0]
 
-    def _use(self, mirror: Mirror, span: _Span) -> None:
-        first, last = span.pages
-        with self._counting:
-            uses = self._uses.get(id(mirror))
-            if uses is None:
-                uses = self._uses[id(mirror)] = np.zeros(mirror.pages, np.int32)
-            uses[first:last] += 1
-
-    def _bring(self, mirror: Mirror, spans: list[_Span]) -> None:
-        """Fetch what is absent of these bytes, and wait for what another process or thread is bringing."""
+    def _bring(self, mirror: Mirror, runs: Runs) -> None:
+        """Fetch what is absent of these pages, and wait for what another process or thread is bringing."""
         folder = self._folder_of(mirror)
         number, _ = folder.number()
         if number and id(mirror) not in self._cleared:
             self._cleared.add(id(mirror))
             mirror.forget_claims(number)
-        merged = _merged(spans)
+        pages = pages_of(mirror.joined(runs, 0))
         for is_last in (False, True):
-            claims = mirror.claims(merged)
-            alive = () if is_last else tuple(each for each in claims if folder.is_alive(each))
-            absent, brought = _absent(mirror, merged, alive)
+            with self._marking:
+                marks = mirror.marks[pages]
+                if (marks == PRESENT).all():
+                    return
+                claims = set(np.flatnonzero(np.bincount(marks)).tolist()) - {ABSENT, PRESENT}
+                alive = [] if is_last else [each for each in claims if folder.is_alive(each)]
+                is_brought = np.isin(marks, alive)
+                absent = pages[(marks != PRESENT) & ~is_brought]
+                mirror.marks[absent] = number or ABSENT
             self._fetch(mirror, absent, number or ABSENT)
-            if not brought or self._wait(mirror, brought, folder):
+            if self._wait(mirror, pages[is_brought], folder):
                 return
 
-    def _fetch(self, mirror: Mirror, spans: list[_Span], claim: int) -> None:
-        if not spans:
-            return
+    def _fetch(self, mirror: Mirror, absent: Pages, claim: int) -> None:
+        """Fetch pages, by few requests and several calls beside each other."""
+        spans = mirror.spans(mirror.joined(runs_of(absent), GAP_PAGES), MAX_REQUEST_NBYTES)
+        calls: list[list[Span]] = []
+        room = 0
         for span in spans:
-            first, last = span.pages
-            mirror.marks[first:last] = claim
-        kept = 0
+            if room <= 0:
+                calls.append([])
+                room = CALL_NBYTES
+            calls[-1].append(span)
+            room -= span.stop - span.start
         try:
-            fetched = self.inner.read([each[:3] for each in spans])
-            for span, data in zip(spans, fetched):
-                if not self._keep(mirror, span.offset + span.start, data):
-                    break
-                kept += 1
-            for span, data in zip(spans[kept:], fetched[kept:]):  # the cache is full, but they are here now
-                passing = self._places[span.key][3]
-                if passing is None or passing is mirror:
-                    break
-                self._keep(passing, span.offset + span.start, data)
+            if len(calls) < 2:
+                for each in calls:
+                    self._fetch_these(mirror, each, absent)
+                return
+            with ThreadPoolExecutor(CALLS) as threads:
+                for _ in threads.map(lambda each: self._fetch_these(mirror, each, absent), calls):
+                    pass
         finally:
-            for span in spans[kept:]:
-                first, last = span.pages
-                marks = mirror.marks[first:last]
-                marks[marks == claim] = ABSENT
+            left = absent[mirror.marks[absent] == claim]
+            mirror.marks[left] = ABSENT
 
-    def _wait(self, mirror: Mirror, pages: list[tuple[int, int]], folder: CacheFolder) -> bool:
+    def _fetch_these(self, mirror: Mirror, spans: list[Span], absent: Pages) -> None:
+        """Fetch spans by one call, and write those of their pages that are `absent`: what else they cover is not ours to mark."""
+        for span, data in zip(spans, self.inner.read([each[:3] for each in spans])):
+            begin = span.offset + span.start
+            first, last = np.searchsorted(absent, (begin // PAGE, -(-(begin + len(data)) // PAGE)))
+            passing = self._places[span.key][3]
+            for start, stop in (runs_of(absent[first:last]) * PAGE).tolist():
+                piece = data[start - begin : stop - begin]
+                # Where the cache is full they go on beside it: they are here now.
+                if not self._keep(mirror, start, piece) and passing is not None and passing is not mirror:
+                    self._keep(passing, start, piece)
+
+    def _wait(self, mirror: Mirror, pages: Pages, folder: CacheFolder) -> bool:
         """Wait until others have brought pages; False where they gave up, died, or took too long."""
-        began = time.monotonic()
-        looked: dict[int, bool] = {}
-        while time.monotonic() - began < PATIENCE_S:
-            left = {mark for first, last in pages for mark in mirror.marks[first:last].tobytes()} - {PRESENT}
-            if not left:
-                self._own.waited_s += time.monotonic() - began
-                return True
-            if ABSENT in left:
+        began = looked_at = time.monotonic()
+        while len(pages):
+            begun = time.monotonic()
+            marks = mirror.marks[pages]
+            pages, marks = pages[marks != PRESENT], marks[marks != PRESENT]
+            now = time.monotonic()
+            if (marks == ABSENT).any() or now - began > PATIENCE_S:
                 return False
-            if int(time.monotonic() - began) != len(looked):  # once a second
-                looked[len(looked)] = True
-                if not all(map(folder.is_alive, left)):
+            if now - looked_at > LOOK_UP_S:
+                looked_at = now
+                if not all(map(folder.is_alive, np.unique(marks).tolist())):
                     return False
-            time.sleep(LOOK_UP_S)
-        return False
+            time.sleep(max(WAIT_S, 20 * (now - begun)))  # who waits takes no time from who brings
+        self._own.waited_s += time.monotonic() - began
+        return True
 
     def _folder_of(self, mirror: Mirror) -> CacheFolder:
         folder = self.cache if self.cache is not None and mirror.folder.parent == self.cache.path else self._transient
         assert folder is not None
         return folder
-
-
-def _absent(
-    mirror: Mirror, merged: list[tuple[int, int, _Span]], alive: tuple[int, ...]
-) -> tuple[list[_Span], list[tuple[int, int]]]:
-    """Return what has to be fetched of some pages, in few pieces, and the pages that those who live are bringing."""
-    absent: list[_Span] = []
-    brought: list[tuple[int, int]] = []
-    for first, last, span in merged:
-        missing = mirror.absent(first, last)
-        if missing and alive:
-            marks = mirror.marks[first:last].copy()  # others change them meanwhile
-            is_brought = np.isin(marks, alive)
-            brought += [(first + start, first + stop) for start, stop in runs_of(np.flatnonzero(is_brought))]
-            missing = runs_of(np.flatnonzero((marks != PRESENT) & ~is_brought))
-        for start, stop in _closed(missing):
-            for at in range(start, stop, MAX_REQUEST_NBYTES // PAGE):
-                begin = (first + at) * PAGE - span.offset
-                end = (first + min(at + MAX_REQUEST_NBYTES // PAGE, stop)) * PAGE - span.offset
-                absent.append(_Span(span.key, begin, min(end, span.size), span.offset, span.size))
-    return absent, brought
-
-
-def _merged(spans: list[_Span]) -> list[tuple[int, int, _Span]]:
-    """Return the pages [first, last) of spans, those that touch or nearly do as one, with one of their spans."""
-    merged: list[tuple[int, int, _Span]] = []
-    for span in sorted(spans, key=lambda each: (each.offset, each.start)):
-        first, last = span.pages
-        if merged and merged[-1][2].offset == span.offset and first <= merged[-1][1] + GAP_PAGES:
-            merged[-1] = merged[-1][0], max(merged[-1][1], last), merged[-1][2]
-        else:
-            merged.append((first, last, span))
-    return merged
-
-
-def _closed(runs: list[tuple[int, int]], gap: int = GAP_PAGES) -> list[tuple[int, int]]:
-    """Return ascending stretches, those as one that overlap, touch, or lie no more than `gap` apart."""
-    if len(runs) < 2:
-        return runs
-    closed: list[tuple[int, int]] = []
-    for start, stop in runs:
-        if closed and start - closed[-1][1] <= gap:
-            closed[-1] = closed[-1][0], max(closed[-1][1], stop)
-        else:
-            closed.append((start, stop))
-    return closed
