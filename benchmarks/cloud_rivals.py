@@ -66,7 +66,13 @@ def measure(bench: Bench, work: Path, rounds: int) -> dict[str, Any]:
             except RuntimeError as error:
                 bench.failed[f"beside rivals, {order}"] = str(error)
         for name in PACKAGES:
-            found = _read(python, bench, name)
+            if name in bench.failed:
+                continue
+            try:
+                found = _read(python, bench, name)
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                bench.failed[name] = str(error)
+                continue
             if found["digest"] != (expected if found["indices"] is None else _digest_of(bench.store, found["indices"])):
                 raise AssertionError(f"{name} reads other bytes")
             turns.setdefault(name, []).append(found)
@@ -88,7 +94,7 @@ def measure(bench: Bench, work: Path, rounds: int) -> dict[str, Any]:
             for name, found in turns.items()
         },
         "times": {name: Spread.of(each).to_json() for name, each in ratios.items()},
-        "versions": {name: turns[name][0]["version"] for name in turns},
+        "versions": {name: found[0]["version"] for name, found in turns.items()},
     }
 
 

@@ -40,9 +40,12 @@ def loader(turn: Turn) -> dict[str, Any]:
             earlier += sum(1 for _ in stream)
             stream = iter(batches)
         busy, start, served, last = cpu_s(batches.pids()), time.perf_counter(), 0, None
-        epochs = itertools.chain(stream, *[batches] * (turn.get("epochs", 1) - 1))
-        for last_one in itertools.islice(epochs, turn.get("batches")):
-            served, last = served + 1, last_one
+        epochs = itertools.chain([stream], itertools.repeat(batches, turn.get("epochs", 1) - 1))
+        first_rate = None  # of the first of these epochs
+        for epoch in epochs:
+            for last_one in itertools.islice(epoch, turn.get("batches")):
+                served, last = served + 1, last_one
+            first_rate = first_rate or served * BATCH / (time.perf_counter() - start)
         wall_s = time.perf_counter() - start
         cpu = {who: spent - busy.get(who, 0.0) for who, spent in cpu_s(batches.pids()).items()}
         digests.append(digest(last) if last is not None else "")
@@ -54,6 +57,7 @@ def loader(turn: Turn) -> dict[str, Any]:
             "samples": served * BATCH,
             "all_samples": (earlier + served) * BATCH,
             "wall_s": wall_s,
+            "first_epoch_samples_per_s": first_rate,
             "cpu_s": cpu,
             "digests": digests,
             "stats": traffic,

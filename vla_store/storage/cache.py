@@ -115,7 +115,7 @@ class CacheFolder:
         self._least = LEAST_ROOM if size is None else min(LEAST_ROOM, size // 16)
         self._left = 0
         self._looked_at = 0.0
-        self._is_full = self._was_full = False
+        self._is_full = self._has_said = False
         self._number: tuple[int, int, int] | None = None
         self.path.mkdir(parents=True, exist_ok=True)
         kind = file_system_of(self.path)
@@ -152,12 +152,12 @@ class CacheFolder:
             return found
         raise FileNotFoundError(folder)
 
-    def has_room(self, nbytes: int) -> bool:
-        """Tell whether so many bytes more may be written; count them as written where they may."""
+    def has_room(self, nbytes: int, says: bool = True) -> bool:
+        """Tell whether so many bytes more may be written; count them as written where they may. says: that it is full, once."""
         if self._is_full and time.monotonic() - self._looked_at < LOOK_AGAIN_S:
             return False
         if self._left < nbytes or self._is_full:
-            self._look(max(nbytes, self._least))
+            self._look(max(nbytes, self._least), says)
         if self._left < nbytes:
             return False
         self._left -= nbytes
@@ -248,23 +248,24 @@ class CacheFolder:
         with surely_locked(self.path / BEARERS / str(number)) as is_free:
             return not is_free
 
-    def _look(self, nbytes: int) -> None:
+    def _look(self, nbytes: int, says: bool) -> None:
         self._looked_at = time.monotonic()
         room = self.room()
         if room < nbytes:
             self.prune(nbytes - room)
             room = self.room()
         if room < nbytes:
-            self._left = 0
-            self._say_full(f"{self.size:,} bytes" if self.size is not None else "the disk has little left")
+            self._left, self._is_full = 0, True
+            if says:
+                self._say_full(f"{self.size:,} bytes" if self.size is not None else "the disk has little left")
         else:
             self._is_full = False
             self._left = min(LOOK_NBYTES, max(room // 8, nbytes))  # a share of it: other processes write too
 
     def _say_full(self, why: str) -> None:
-        if not self._was_full:
+        had_said, self._has_said = self._has_said, True
+        if not had_said:
             warn(f"the cache {self.path} is full ({why}): what has no room in it is fetched each time", RuntimeWarning)
-        self._is_full = self._was_full = True
 
 
 def file_system_of(path: Path) -> str:

@@ -297,15 +297,16 @@ class MirroredStorage(Storage):
         for (key, start, stop), data in zip(wide, fetched):
             size, offset, kept, _ = self._places.get(key, (0, 0, None, None))
             if kept is not None and stop <= size:
-                self._keep(kept, offset + start, data)
+                # In a Loader, whoever fetches ahead says that the cache is full, and not each worker too.
+                self._keep(kept, offset + start, data, says=self._transient is None)
         return [
             data[start - first :][: stop - start]
             for (_, start, stop), (_, first, _), data in zip(ranges, wide, fetched)
         ]
 
-    def _keep(self, mirror: Mirror, start: int, data: memoryview) -> bool:
+    def _keep(self, mirror: Mirror, start: int, data: memoryview, says: bool = True) -> bool:
         folder = self._folder_of(mirror)
-        if not mirror.writable or not folder.has_room(len(data)):
+        if not mirror.writable or not folder.has_room(len(data), says):
             return False
         try:
             mirror.put(start, data)
