@@ -92,7 +92,7 @@ class Mirror:
         self._starts = np.array([offset // PAGE for offset, _ in held], np.int64)
         self._objects = [(key, offset, contents.sizes[key]) for offset, key in held]
         self._whole: set[int] = set()  # offsets of objects that are all there
-        self._unsettled = 0
+        self.unsettled_nbytes = 0
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
@@ -163,7 +163,7 @@ class Mirror:
             written = os.pwrite(self._descriptor, left, at)
             at, left = at + written, left[written:]
         self.marks[start // PAGE : -(-(start + len(data)) // PAGE)] = PRESENT
-        self._unsettled += len(data)
+        self.unsettled_nbytes += len(data)
 
     def drop(self, first: int, last: int) -> None:
         """Forget the pages [first, last), whose bytes stay until they are written again: somebody may hold a view of them.
@@ -171,7 +171,7 @@ class Mirror:
         Raises OSError.
         """
         (self.folder / DURABLE).unlink(missing_ok=True)  # which says that they are sound
-        self._unsettled += 1
+        self.unsettled_nbytes += 1
         self.marks[first:last] = ABSENT
         self._whole.clear()
 
@@ -184,9 +184,9 @@ class Mirror:
 
     def settle(self, least_nbytes: int = 1) -> None:
         """Make what is present last through a power cut, if so many bytes were written since. Raises OSError."""
-        if not self.writable or self._unsettled < least_nbytes:
+        if not self.writable or self.unsettled_nbytes < least_nbytes:
             return
-        self._unsettled = 0
+        self.unsettled_nbytes = 0
         present = (self.marks == PRESENT).tobytes()
         os.fdatasync(self._descriptor)
         _replace(self.folder / DURABLE, present)

@@ -12,7 +12,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -83,9 +82,7 @@ class MirroredStorage(Storage):
         # Of each object: its size, and its offset in the mirrors of its part.
         self._places: dict[str, tuple[int, int, Mirror | None, Mirror | None]] = {}
         self._mirrors: list[Mirror] = []
-        self._uses: dict[
-            int, npt.NDArray[np.int32]
-        ] = {}  # by transient mirror: how many that are brought still need a page
+        self._uses: dict[int, npt.NDArray[np.int32]] = {}  # by transient mirror: how many still need a page
         # Of marks and uses that this process changes. Only who fetches ahead takes it, and that is no process that forks.
         self._marking = threading.Lock()
         self._cleared: set[int] = set()  # mirrors in which nobody who died claims pages by this process's number
@@ -203,12 +200,11 @@ class MirroredStorage(Storage):
             if place is None or start >= stop:
                 continue
             _, offset, kept, passing = place
-            mirror, pages = passing, ((offset + start) // PAGE, -(-(offset + stop) // PAGE))
-            is_kept = passing is None or is_open or (kept is not None and kept.has(offset + start, offset + stop))
-            if (
-                is_kept and kept is not None and kept.writable
-            ):  # of two, the one that has it, else the one that has room
-                mirror = kept
+            pages = (offset + start) // PAGE, -(-(offset + stop) // PAGE)
+            mirror = passing
+            if kept is not None and kept.writable:  # of two, the one that has it, else the one that has room
+                is_better = passing is None or is_open or kept.has(offset + start, offset + stop)
+                mirror = kept if is_better else passing
             if mirror is not None:
                 wanted.setdefault(id(mirror), (mirror, []))[1].append(pages)
             if passing is not None:  # wherever it is brought: `release` is told the same ranges
@@ -310,11 +306,12 @@ class MirroredStorage(Storage):
             return False
         try:
             mirror.put(start, data)
-            if folder is self.cache:
-                mirror.settle(CHECKPOINT_NBYTES)
         except OSError as error:
             folder.disk_is_full(error)
             return False
+        if folder is self.cache and mirror.unsettled_nbytes >= CHECKPOINT_NBYTES:
+            # Nobody waits for the disk: until then, what a power cut takes is fetched again.
+            threading.Thread(target=_settle, args=(mirror,), daemon=True).start()
         return True
 
     def _use(self, mirror: Mirror, runs: Runs, more: int) -> Pages:
@@ -351,22 +348,15 @@ class MirroredStorage(Storage):
     def _fetch(self, mirror: Mirror, absent: Pages, claim: int) -> None:
         """Fetch pages, by few requests and several calls beside each other."""
         spans = mirror.spans(mirror.joined(runs_of(absent), GAP_PAGES), MAX_REQUEST_NBYTES)
-        calls: list[list[Span]] = []
-        room = 0
-        for span in spans:
-            if room <= 0:
-                calls.append([])
-                room = CALL_NBYTES
-            calls[-1].append(span)
-            room -= span.stop - span.start
+        calls = [spans[start:stop] for start, stop in _shares([each.stop - each.start for each in spans], CALL_NBYTES)]
         try:
-            if len(calls) < 2:
-                for each in calls:
-                    self._fetch_these(mirror, each, absent)
-                return
-            with ThreadPoolExecutor(CALLS) as threads:
-                for _ in threads.map(lambda each: self._fetch_these(mirror, each, absent), calls):
-                    pass
+            if len(calls) == 1:
+                self._fetch_these(mirror, spans, absent)
+            elif calls:
+                from concurrent.futures import ThreadPoolExecutor  # not for whoever imports only to read
+
+                with ThreadPoolExecutor(CALLS) as threads:
+                    list(threads.map(lambda each: self._fetch_these(mirror, each, absent), calls))
         finally:
             left = absent[mirror.marks[absent] == claim]
             mirror.marks[left] = ABSENT
@@ -405,3 +395,20 @@ class MirroredStorage(Storage):
         folder = self.cache if self.cache is not None and mirror.folder.parent == self.cache.path else self._transient
         assert folder is not None
         return folder
+
+
+def _shares(sizes: list[int], most: int) -> list[tuple[int, int]]:
+    """Return stretches [start, stop) of things of these sizes, in order, each of `most` together or of one more."""
+    shares: list[tuple[int, int]] = []
+    start = together = 0
+    for at, size in enumerate(sizes, 1):
+        together += size
+        if together >= most or at == len(sizes):
+            shares.append((start, at))
+            start, together = at, 0
+    return shares
+
+
+def _settle(mirror: Mirror) -> None:
+    with contextlib.suppress(OSError):
+        mirror.settle(CHECKPOINT_NBYTES)
