@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from vla_store.errors import OptionError
 from vla_store.storage import Contents, LocalStorage, Range
 from vla_store.storage import cache as cache_module
+from vla_store.storage import mirrored as mirrored_module
 from vla_store.storage.cache import CacheFolder, file_system_of
 from vla_store.storage.mirror import ABSENT, DATA, DURABLE, PAGE, PRESENT, boot_id
 from vla_store.storage.mirrored import MirroredStorage, mirrored
@@ -141,6 +142,35 @@ def test_what_is_fetched_ahead_is_few_requests_and_then_lies_there(origin: Path,
         whole = storage.whole(key)
         assert whole is not None
         assert bytes(whole) == (origin / key).read_bytes()
+
+
+def test_much_is_fetched_by_several_calls_and_of_what_fails_nothing_stays_claimed(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrored_module, "CALL_NBYTES", 20_000)
+    monkeypatch.setattr(mirrored_module, "MAX_REQUEST_NBYTES", 2 * PAGE)
+    storage = opened(origin, CacheFolder(tmp_path / "c"))
+    everything = [(key, 0, size) for key, size in SIZES.items()]
+    read = Far.read
+
+    def fails(far: Far, ranges: Sequence[Range]) -> list[memoryview]:
+        if ("parts/a/four", 8 * PAGE, 10 * PAGE) in ranges:
+            raise OSError("the line broke")
+        return read(far, ranges)
+
+    monkeypatch.setattr(Far, "read", fails)
+    with pytest.raises(OSError, match="the line broke"):
+        storage.fetch_ahead(everything)
+    (mirror,) = storage._mirrors
+    assert set(mirror.marks.tolist()) == {ABSENT, PRESENT}
+    monkeypatch.setattr(Far, "read", read)
+    asked(storage)
+    storage.fetch_ahead(everything)
+    assert (
+        0 < sum(stop - start for _, start, stop in asked(storage)) < sum(SIZES.values()) - 40_000
+    )  # what had come stays
+    assert [bytes(view) for view in storage.read(everything)] == right(origin, everything)
+    assert asked(storage) == []
 
 
 def test_two_copies_of_one_store_share_a_mirror(origin: Path, tmp_path: Path) -> None:
