@@ -167,7 +167,7 @@ def test_much_is_fetched_by_several_calls_and_of_what_fails_nothing_stays_claime
     asked(storage)
     storage.fetch_ahead(everything)
     assert (
-        0 < sum(stop - start for _, start, stop in asked(storage)) < sum(SIZES.values()) - 40_000
+        0 < sum(stop - start for _, start, stop in asked(storage)) < sum(SIZES.values()) - 20_000
     )  # what had come stays
     assert [bytes(view) for view in storage.read(everything)] == right(origin, everything)
     assert asked(storage) == []
