@@ -16,7 +16,7 @@ from s3_server import BUCKET, KEYS, S3Server
 import vla_store
 from vla_store import cli
 from vla_store.errors import MachineError, OptionError
-from vla_store.storage import FsspecStorage, ObstoreStorage, locate, obstore
+from vla_store.storage import FsspecStorage, ObstoreStorage, clouds, locate
 
 pytest.importorskip("obstore")
 
@@ -77,7 +77,7 @@ def test_what_obstore_can_do_it_does(url: str, options: dict[str, Any]) -> None:
     ids=str,
 )
 def test_what_it_cannot_is_left_to_fsspec_unless_it_is_asked_for(url: str, options: dict[str, Any]) -> None:
-    assert obstore.found_by(url, options) is None
+    assert clouds.found_by(url, options) is None
     assert locate(url, None, options).opener(url, **options).fetcher == "fsspec"
     with pytest.raises(OptionError, match="obstore cannot read this URL with these options"):
         locate(url, "obstore", options).open()

@@ -19,7 +19,16 @@ from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged
 from vla_store.storage.arrived import digest_of, is_told
 from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traffic, missing, not_exclusive, too_short
 from vla_store.storage.paths import is_url
-from vla_store.storage.retrying import STALL_S, WrongAnswer, check_range, is_temporary, retried, status_of, within
+from vla_store.storage.retrying import (
+    STALL_S,
+    WrongAnswer,
+    check_range,
+    is_refusal,
+    is_temporary,
+    retried,
+    status_of,
+    within,
+)
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
 MERGE_GAP_BYTES = 16 << 10
@@ -343,7 +352,7 @@ class FsspecStorage(Storage):
         except Exception as error:
             if writing and isinstance(error, (NotImplementedError, TypeError)):
                 raise OptionError("this storage cannot be written to", store=self.url, found=_text(error)) from error
-            if writing and isinstance(error, FileNotFoundError):
+            if writing and (isinstance(error, FileNotFoundError) or status_of(error) == 404):
                 raise OptionError(
                     "there is no bucket or folder to write to", store=self.url, found=_text(error), hint="make it first"
                 ) from error
@@ -356,7 +365,7 @@ class FsspecStorage(Storage):
             if "http" not in self._kinds() or cause is None or status_of(cause) in _GONE:
                 return missing(key, self.url)
             error = cause
-        if isinstance(error, PermissionError) or status_of(error) in _REFUSED:
+        if is_refusal(error):
             return MachineError(
                 "storage refuses access", object=key or None, store=self.url, found=_text(error), hint=NOT_PERMITTED
             )
@@ -418,7 +427,7 @@ def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range],
 
 
 async def _asked_at_once(fs: Any, paths: list[str], starts: list[int], stops: list[int]) -> list[Any]:
-    ask = _from_s3 if hasattr(fs, "_call_s3") else _from_any
+    ask = _from_s3 if hasattr(fs, "_call_s3") else _from_azure if hasattr(fs, "service_client") else _from_any
     most = max(stop - start for start, stop in zip(starts, stops))
     return await within([ask(fs, *each) for each in zip(paths, starts, stops)], most)
 
@@ -437,6 +446,19 @@ async def _from_s3(fs: Any, path: str, start: int, stop: int) -> bytes:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 206)
         check_range(asked, status, answer.get("ContentRange"), answer.get("ContentLength"))
         return bytes(await body.read())
+
+
+async def _from_azure(fs: Any, path: str, start: int, stop: int) -> bytes:
+    # As adlfs reads, but that its client would ask again by itself, after 15 seconds and more.
+    container, key, version = fs.split_path(path)
+    async with fs.service_client.get_blob_client(container=container, blob=key) as blob:
+        try:
+            answer = await blob.download_blob(offset=start, length=stop - start, version_id=version, retry_total=0)
+        except Exception as error:
+            if status_of(error) != 404:
+                raise
+            raise FileNotFoundError(path) from error
+        return bytes(await answer.readall())
 
 
 async def _check_answer(response: Any) -> None:
@@ -485,6 +507,12 @@ def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
             hint=f'pip install "vla-store[{extra}]"' if extra else "install the package that is named above with pip",
         ) from error
     except ValueError as error:
+        if fsspec.utils.get_protocol(url.rpartition("::")[2]) in fsspec.available_protocols():
+            raise OptionError(
+                f"this URL cannot be opened with these options: {error}",
+                store=url,
+                hint="check storage_options, and what the environment says of this storage",
+            ) from error
         raise OptionError(
             f"fsspec does not know this URL: {error}",
             store=url,
@@ -523,7 +551,6 @@ def _forget_the_parents_loop() -> None:
 
 _FREE = frozenset({"file", "local", "memory"})
 _GONE = (404, 410)
-_REFUSED = (401, 403)
 
 
 def _is_past_the_end(error: BaseException) -> bool:

@@ -26,12 +26,13 @@ _CODES = frozenset(
     {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException"}
 )
 _BROKEN = (ConnectionError, TimeoutError, asyncio.TimeoutError, asyncio.IncompleteReadError, http.client.IncompleteRead)
-# The same, of packages that are not imported here: of aiohttp, botocore, urllib3 and httpx.
+# The same, of packages that are not imported here: of aiohttp, botocore, urllib3, requests and httpx.
 _BROKEN_NAMES = frozenset(
     {
         "ClientConnectionError",
         "ClientPayloadError",
         "ConnectionClosedError",
+        "ConnectionError",
         "FSTimeoutError",
         "HTTPClientError",
         "IncompleteRead",
@@ -137,7 +138,7 @@ def is_temporary(error: BaseException, has_answered: bool) -> bool:
             return status in _TEMPORARY or _code(each) in _CODES
         if _code(each) in _CODES:
             return True
-        if isinstance(each, ssl.SSLCertVerificationError):
+        if isinstance(each, ssl.SSLCertVerificationError) or is_refusal(each):
             return False
         names = {kind.__name__ for kind in type(each).__mro__}
         is_refused = isinstance(each, OSError) and each.errno == errno.ECONNREFUSED
@@ -148,8 +149,17 @@ def is_temporary(error: BaseException, has_answered: bool) -> bool:
     return False
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether storage refuses access, or who should give credentials for it gives none."""
+    if isinstance(error, PermissionError) or status_of(error) in (401, 403):
+        return True
+    # As gcsfs says 403, and as Azure's packages say that nobody has credentials.
+    is_forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden: ")
+    return is_forbidden or any(kind.__name__ == "ClientAuthenticationError" for kind in type(error).__mro__)
+
+
 def status_of(error: BaseException | None) -> int | None:
-    """Return the HTTP status that an error stands for, or one below it: of aiohttp's or botocore's."""
+    """Return the HTTP status that an error stands for, or one below it: of aiohttp's, botocore's, gcsfs's or Azure's."""
     return next((status for each in causes(error) if (status := _own_status(each)) is not None), None)
 
 
@@ -196,6 +206,10 @@ def _own_status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     status = getattr(error, "status", metadata.get("HTTPStatusCode"))
+    if status is None:
+        status = getattr(error, "status_code", None)
+    if status is None and type(error).__name__ == "HttpError":
+        status = getattr(error, "code", None)
     return status if isinstance(status, int) and status else None
 
 
