@@ -36,12 +36,13 @@ SHARE = 3  # of the requests of a fault that is only "sometimes"
 
 @dataclass(frozen=True)
 class Request:
-    """One request: method, key below the folder, and the range it asked for, if any, as [start, stop)."""
+    """One request: method, key below the folder, and the range it asked for, if any, as [start, stop). by: its Authorization, or query."""
 
     method: str
     key: str
     range: tuple[int, int] | None
     status: int
+    by: str = field(default="", compare=False)
 
 
 @dataclass
@@ -223,9 +224,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         if status in (200, 206):
             self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", f'"{len(body)}"')
+            self.send_header("Last-Modified", "Mon, 30 Nov 2026 00:00:00 GMT")
         self.end_headers()
         sent = body[: len(body) // 2] if fault == "breaks_off" else body
-        self.server.owner.saw(Request(self.command, key, asked, status), len(sent) if has_body else 0)
+        by = self.headers.get("Authorization") or urllib.parse.urlsplit(self.path).query
+        self.server.owner.saw(Request(self.command, key, asked, status, by), len(sent) if has_body else 0)
         if has_body:
             self.wfile.write(sent)
         if fault in ("breaks_off", "no_length"):

@@ -22,7 +22,7 @@ from vla_store.audit import verify_store
 from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
 from vla_store.manage.views import add_view
 from vla_store.reader.store import parts_of
-from vla_store.storage import FsspecStorage, retrying
+from vla_store.storage import FsspecStorage, locate, retrying
 from vla_store.storage.remote import MERGE_GAP_BYTES, filesystem_of
 
 CAMERA = "eye_in_hand_rgb"
@@ -251,6 +251,15 @@ def test_connections_are_many_unless_the_user_says_how_many() -> None:
 
 
 # --- failures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fetcher", FETCHERS)
+def test_a_server_that_never_answered_is_not_waited_for(served: RangeServer, fetcher: str) -> None:
+    served.stop()
+    storage = locate(served.url, fetcher, None).open()
+    with pytest.raises(FetchError, match="storage did not answer"):
+        storage.head("zarr.json", 100)
+    assert storage.traffic.retries == 0
 
 
 def test_a_server_that_is_gone_is_a_fetch_error_that_names_the_object(served: RangeServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from s3_server import BUCKET, KEYS, S3Server
 
 import vla_store
 from vla_store import cli
-from vla_store.errors import MachineError, OptionError
+from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound
 from vla_store.storage import FsspecStorage, ObstoreStorage, clouds, locate
 
 pytest.importorskip("obstore")
@@ -132,6 +132,70 @@ def test_keys_are_found_where_s3fs_finds_them(
         store = vla_store.open_store(url)
         assert store.fetcher == "obstore"
         assert_same(store.read("actions", [5, 90]), expected)
+
+
+# What a user gives so that gs:// or az:// is found on this machine: (prefix of every path, URL of the store, its options).
+KEY = "a2V5"
+OTHERS = {
+    "gs": ("/bucket/a b/wide.vla", "gs://bucket/a b/wide.vla", {"token": "anon", "endpoint_url": "{origin}"}),
+    "gcs": ("/bucket/wide.vla", "gcs://bucket/wide.vla", {"token": "anon", "endpoint_url": "{origin}/"}),
+    "az": (
+        "/me/bucket/a b/wide.vla",
+        "az://bucket/a b/wide.vla",
+        {"connection_string": f"AccountName=me;AccountKey={KEY};BlobEndpoint={{origin}}/me"},
+    ),
+    "abfss": (
+        "/bucket/wide.vla",
+        "abfss://bucket@me.dfs.core.windows.net/wide.vla",
+        {"connection_string": "BlobEndpoint={origin};SharedAccessSignature=sv=1&sig=a%3D"},
+    ),
+}
+
+
+@pytest.fixture(params=OTHERS)
+def elsewhere(request: pytest.FixtureRequest, wide_store: Path) -> Iterator[tuple[RangeServer, str, dict[str, Any]]]:
+    """The wide store as an object of Google's or Azure's: who serves it, its URL, and options."""
+    prefix, url, options = OTHERS[request.param]
+    with RangeServer(wide_store, prefix=prefix) as server:
+        origin = server.url.removesuffix(prefix)
+        yield server, url, {name: value.replace("{origin}", origin) for name, value in options.items()}
+
+
+def test_samples_of_other_clouds_are_those_of_a_local_store(
+    elsewhere: tuple[RangeServer, str, dict[str, Any]], wide_store: Path, tmp_path: Path
+) -> None:
+    server, url, options = elsewhere
+    asked = {"windows": {"agentview_rgb": [-1, 0], "actions": range(4)}, "alignment": "causal", "images": "upright"}
+    expected = vla_store.Samples(vla_store.open_store(wide_store), **asked)
+    for cache in ("", tmp_path / "cache"):
+        store = vla_store.open_store(url, storage_options=options, cache=cache)
+        assert store.fetcher == "obstore"
+        samples = vla_store.Samples(store, **asked)
+        for rows in ([5, 90, 170], range(60, 80)):
+            assert_same(samples.batch(rows), expected.batch(rows))
+        assert store.fetcher == "obstore"
+    by = {each.by.partition(":")[0].partition("=")[0] for each in server.requests}
+    assert by == {{"gs": "", "gcs": "", "az": "SharedKey me", "abfss": "sv"}[url.partition("://")[0]]}
+
+
+def test_errors_of_other_clouds_are_those_of_any(
+    elsewhere: tuple[RangeServer, str, dict[str, Any]],
+) -> None:
+    server, url, options = elsewhere
+    with pytest.raises(StoreNotFound):
+        vla_store.open_store(f"{url}/nowhere", storage_options=options)
+    store = vla_store.open_store(url, storage_options=options)
+    server.faults["sometimes"] = "busy"
+    expected = vla_store.open_store(server.folder).read("actions", [5, 90])
+    assert_same(store.read("actions", [5, 90]), expected)
+    server.faults["*"] = "refused"
+    with pytest.raises(MachineError, match="refuses access") as caught:
+        store.read("actions", [50])
+    assert "403" in caught.value.places["found"]
+    assert "sig=" not in str(caught.value)
+    server.stop()
+    with pytest.raises(FetchError, match="storage did not answer"):
+        store.read("actions", [150])
 
 
 def read_in_a_child(store: vla_store.Store, told: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vla_store.storage import retrying
-from vla_store.storage.retrying import WrongAnswer, check_range, is_temporary, retried, within
+from vla_store.storage.retrying import WrongAnswer, check_range, is_refusal, is_temporary, retried, within
 
 
 class Answered(Exception):
@@ -33,6 +33,26 @@ class ClientConnectorError(OSError):
     """Called as aiohttp's."""
 
 
+class HttpResponseError(Exception):
+    """Called as Azure's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status_code = status
+
+
+class HttpError(Exception):
+    """Called as gcsfs's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class ClientAuthenticationError(Exception):
+    """Called as Azure's, where nobody has credentials."""
+
+
 def caused_by(error: BaseException) -> BaseException:
     outer = FileNotFoundError("all that fsspec says")
     outer.__cause__ = error
@@ -45,6 +65,8 @@ def caused_by(error: BaseException) -> BaseException:
         *map(Answered, (408, 429, 500, 502, 503, 504)),
         Answered(code="SlowDown"),
         caused_by(Answered(503)),
+        HttpResponseError(503),
+        HttpError(429),
         ConnectionResetError(),
         TimeoutError(),
         asyncio.TimeoutError(),
@@ -65,6 +87,10 @@ def test_what_passes_is_temporary(error: BaseException) -> None:
         caused_by(Answered(404)),
         FileNotFoundError(),
         PermissionError(),
+        HttpResponseError(403),
+        HttpError(401),
+        OSError("Forbidden: all that gcsfs says of 403"),
+        ClientAuthenticationError(),
         ValueError(),
         ssl.SSLCertVerificationError(),
         WrongAnswer("all of it", is_temporary=False),
@@ -73,6 +99,24 @@ def test_what_passes_is_temporary(error: BaseException) -> None:
 )
 def test_what_lasts_is_not(error: BaseException) -> None:
     assert not is_temporary(error, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Answered(403), True),
+        (Answered(404), False),
+        (HttpResponseError(401), True),
+        (HttpError(403), True),
+        (PermissionError(), True),
+        (OSError("Forbidden: gs://bucket"), True),
+        (ClientAuthenticationError(), True),
+        (OSError("a disk"), False),
+    ],
+    ids=repr,
+)
+def test_what_refuses_access_is_told_from_what_fails(error: BaseException, expected: bool) -> None:
+    assert is_refusal(error) == expected
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ECONNREFUSED, "refused"), ClientConnectorError()], ids=repr)

@@ -1,7 +1,7 @@
 """Credentials of clouds for obstore, from where s3fs, gcsfs and adlfs would find them.
 
-A provider is called in a thread of obstore's, when it has no credentials or these soon end, and may then ask the network. Imports
-nothing of this package.
+A provider is called in a thread of obstore's, when it has no credentials or these soon end, and may then ask the network; it raises
+ConnectionError where asking again may help. Imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -90,7 +90,10 @@ def of_google(token: Any, access: str) -> Provider:
         now = datetime.datetime.now(datetime.timezone.utc)
         soon = now + datetime.timedelta(seconds=_FRESH_S)
         if not credentials.valid or (_expiry(credentials) or soon) < soon:
-            credentials.refresh(Request())
+            try:
+                credentials.refresh(Request())
+            except exceptions.TransportError as error:
+                raise ConnectionError(str(error)) from error
         return {"token": credentials.token, "expires_at": _expiry(credentials)}
 
     return provide
@@ -135,7 +138,12 @@ def of_azure(principal: Mapping[str, str] | None) -> Provider:
         return identity.ClientSecretCredential(**principal) if principal else identity.DefaultAzureCredential()
 
     def provide() -> dict[str, Any]:
-        token = credential().get_token("https://storage.azure.com/.default")
+        from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+
+        try:
+            token = credential().get_token("https://storage.azure.com/.default")
+        except (ServiceRequestError, ServiceResponseError) as error:
+            raise ConnectionError(str(error)) from error
         return {
             "token": token.token,
             "expires_at": datetime.datetime.fromtimestamp(token.expires_on, datetime.timezone.utc),

@@ -163,9 +163,12 @@ def _in_common_words(error: BaseException) -> BaseException:
     if isinstance(error, (WrongAnswer, TimeoutError)):
         return error
     name, text = type(error).__name__, str(error)
-    said = text.partition("\n")[0].partition(": <?xml")[0][:300]
+    said = text.partition("\n")[0].partition(": <?xml")[0]
+    said = re.sub(r"Error performing (\w+) \S+ in \S+ - ", r"\1: ", said)[:300]  # the URL is what was asked for
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(said)
+    if "credential provider: ConnectionError:" in said:
+        return ConnectionError(said)
     if name in ("PermissionDeniedError", "UnauthenticatedError"):
         return PermissionError(said)
     if status := re.search(r"status code: (\d{3})", text):
