@@ -236,7 +236,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _range(self) -> tuple[int, int] | None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        said = self.headers.get("Range") or self.headers.get("x-ms-range", "")  # as Azure's own client asks
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", said)
         return (int(asked[1]), int(asked[2]) + 1) if asked else None
 
 

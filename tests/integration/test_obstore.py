@@ -16,7 +16,7 @@ from s3_server import BUCKET, KEYS, S3Server
 import vla_store
 from vla_store import cli
 from vla_store.errors import FetchError, MachineError, OptionError, StoreNotFound
-from vla_store.storage import FsspecStorage, ObstoreStorage, clouds, locate
+from vla_store.storage import FsspecStorage, ObstoreStorage, clouds, locate, retrying
 
 pytest.importorskip("obstore")
 
@@ -196,6 +196,46 @@ def test_errors_of_other_clouds_are_those_of_any(
     server.stop()
     with pytest.raises(FetchError, match="storage did not answer"):
         store.read("actions", [150])
+
+
+BY_FSSPEC = {
+    "gcsfs": ("/download/storage/v1/b/bucket/o/a b/wide.vla", *OTHERS["gs"][1:]),
+    "adlfs": OTHERS["az"],
+}
+
+
+@pytest.mark.parametrize("package", BY_FSSPEC)
+def test_fsspec_reads_other_clouds_as_well_and_fails_alike(
+    package: str, wide_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read as it is imported; else it asks by gRPC of what kind a bucket is.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    pytest.importorskip(package)
+    prefix, url, given = BY_FSSPEC[package]
+    expected = vla_store.open_store(wide_store).read("actions", [5, 90])
+    with RangeServer(wide_store, prefix=prefix) as server:
+        origin = server.url.removesuffix(prefix)
+        options = {name: value.replace("{origin}", origin) for name, value in given.items()}
+        with pytest.raises(StoreNotFound):
+            vla_store.open_store(f"{url}/nowhere", fetcher="fsspec", storage_options=options)
+        store = vla_store.open_store(url, fetcher="fsspec", storage_options=options)
+        assert_same(store.read("actions", [5, 90]), expected)
+        server.faults["*"] = "refused"
+        server.forget()
+        with pytest.raises(MachineError, match="refuses access"):
+            store.read("actions", [50])
+        assert len(server.requests) == 1
+        server.faults["zarr.json"] = "busy"
+        if package == "adlfs":  # gcsfs asks again by itself, for half a minute
+            with pytest.raises(FetchError):
+                vla_store.open_store(url, fetcher="fsspec", storage_options=options)
+            assert len(server.requests) == 1 + retrying.TRIES
+
+
+def test_options_that_open_nothing_are_said_so() -> None:
+    pytest.importorskip("adlfs")
+    with pytest.raises(OptionError, match="cannot be opened with these options"):
+        vla_store.open_store("az://bucket/x.vla", storage_options={"account_key": KEY})
 
 
 def read_in_a_child(store: vla_store.Store, told: Any) -> None:

@@ -509,7 +509,7 @@ def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     except ValueError as error:
         if fsspec.utils.get_protocol(url.rpartition("::")[2]) in fsspec.available_protocols():
             raise OptionError(
-                f"this URL cannot be opened with these options: {error}",
+                f"this URL cannot be opened with these options: {str(error) or type(error).__name__}",
                 store=url,
                 hint="check storage_options, and what the environment says of this storage",
             ) from error
