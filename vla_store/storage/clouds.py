@@ -1,7 +1,7 @@
 """Which store of obstore's is meant by a URL and options of fsspec's: a function for each protocol, each as fsspec's own would take them.
 
-Whatever obstore cannot express is None here, and fsspec's. Nothing asks the network but what `found_by` returns, which may when it
-opens the store. Imports `credentials` and `retrying`.
+Whatever obstore cannot express is None here, and fsspec's. Of Google and Azure nothing is asked of the network before what `found_by`
+returns is called; botocore may ask whose role the machine has. Imports `credentials` and `retrying`.
 """
 
 from __future__ import annotations
