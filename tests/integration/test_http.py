@@ -23,7 +23,8 @@ from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFou
 from vla_store.manage.views import add_view
 from vla_store.reader.store import parts_of
 from vla_store.storage import FsspecStorage, locate, retrying
-from vla_store.storage.remote import MERGE_GAP_BYTES, filesystem_of
+from vla_store.storage.filesystems import filesystem_of
+from vla_store.storage.remote import MERGE_GAP_BYTES
 
 CAMERA = "eye_in_hand_rgb"
 WINDOWS = {"agentview_rgb": [-1, 0], CAMERA: [-1, 0], "robot_states": 0, "states": 0, "actions": range(16)}

@@ -1,8 +1,4 @@
-"""What fsspec knows by a URL, as storage. The only module that imports fsspec, but for `paths`, which asks it for names.
-
-Owns fsspec's peculiarities: instances shared between users, forks, listings that are kept, and what each error means. Imports
-errors, and what else is in storage.
-"""
+"""What fsspec knows by a URL, as storage: what is asked of it, how often, and what an error means. Imports what else is in storage."""
 
 from __future__ import annotations
 
@@ -15,29 +11,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, StoreNotFound, VlaStoreError
+from vla_store.errors import FetchError, MachineError, OptionError, StoreDamaged, VlaStoreError
 from vla_store.storage.arrived import digest_of, is_told
 from vla_store.storage.base import Contents, ObjectMissing, Range, Storage, Traffic, missing, not_exclusive, too_short
-from vla_store.storage.paths import is_url
-from vla_store.storage.retrying import (
-    STALL_S,
-    WrongAnswer,
-    check_range,
-    is_refusal,
-    is_temporary,
-    retried,
-    status_of,
-    within,
+from vla_store.storage.filesystems import (
+    asked_at_once,
+    connected,
+    creates_itself,
+    hint_for,
+    innermost,
+    is_past_the_end,
+    protocols_of,
+    text_of,
 )
+from vla_store.storage.retrying import WrongAnswer, is_refusal, is_temporary, retried, status_of
 
 NOT_PERMITTED = "check your credentials for it, and what they permit"
 MERGE_GAP_BYTES = 16 << 10
 REQUEST_NBYTES = 8 << 20
 MAX_THREADS = 16
-CONNECTIONS = 100  # at one time; botocore has 10 by itself, aiohttp 100
 LISTED_FROM = 8  # objects: from here on one listing is quicker than a question for each
 MAX_SIZES = 1 << 20  # some hundred megabytes
 CONFLICT_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_FREE = frozenset({"file", "local", "memory"})
+_GONE = (404, 410)
 
 
 class FsspecStorage(Storage):
@@ -82,7 +79,7 @@ class FsspecStorage(Storage):
 
     def _kinds(self) -> tuple[str, ...]:
         """Return the names of what is asked, innermost of a chain."""
-        return _protocols(self._connect())
+        return protocols_of(self._connect())
 
     @property
     def traffic(self) -> Traffic:
@@ -132,7 +129,7 @@ class FsspecStorage(Storage):
         made: list[bytes | None] = []
         for key, data in zip(keys, self._fetch([(key, 0, nbytes) for key in keys], is_exact=False)):
             if isinstance(data, BaseException):
-                if _is_past_the_end(data) and self._true_size(key) == 0:
+                if is_past_the_end(data) and self._true_size(key) == 0:
                     data = b""
                 elif isinstance(error := self._failure(data, key), ObjectMissing):
                     data = None
@@ -149,7 +146,7 @@ class FsspecStorage(Storage):
         found = self._fetch(pieces, is_exact=True)
         for (key, start, stop), data in zip(pieces, found):
             if isinstance(data, BaseException):
-                if _is_past_the_end(data) or isinstance(data, WrongAnswer):
+                if is_past_the_end(data) or isinstance(data, WrongAnswer):
                     raise self._other_bytes(data, key, start, stop) from data
                 raise data if isinstance(data, StoreDamaged) else self._failure(data, key) from data
         if len(pieces) > len(merged):
@@ -224,7 +221,7 @@ class FsspecStorage(Storage):
         )
 
     def give_up_uploads(self, prefix: str = "") -> None:
-        fs = _innermost(self._connect())
+        fs = innermost(self._connect())
         if not hasattr(fs, "call_s3"):  # others forget them by themselves
             return
         with self._asking(prefix, writing=True):
@@ -241,7 +238,7 @@ class FsspecStorage(Storage):
 
     def create(self, key: str, data: bytes) -> bool:
         self.check_writable()
-        if not _creates_itself(self._connect()):
+        if not creates_itself(self._connect()):
             raise not_exclusive(self.url, f"{type(self._connect()).__name__} looks first and writes then")
         for wait_s in (*CONFLICT_WAITS_S, None):
             try:
@@ -265,13 +262,8 @@ class FsspecStorage(Storage):
             fs.rm_file(self._path(key))
 
     def _connect(self) -> Any:
-        # After a fork the event loop of fsspec's instances belongs to a thread that is not here.
         if self._pid != os.getpid():
-            _forget_the_parents_loop()
-            self._fs, self._root = filesystem_of(self.url, self._options)
-            _CONNECTED[id(self._fs)] = self._fs
-            # fsspec shares instances, and answers sizes from listings that somebody made before.
-            self._fs.invalidate_cache()
+            self._fs, self._root = connected(self.url, self._options)
             self._pid = os.getpid()
         return self._fs
 
@@ -332,7 +324,7 @@ class FsspecStorage(Storage):
         else:
             from fsspec.asyn import sync
 
-            found = sync(fs.loop, _asked_at_once, fs, paths, starts, stops)
+            found = sync(fs.loop, asked_at_once, fs, paths, starts, stops)
         return found
 
     def _path(self, key: str) -> str:
@@ -351,10 +343,13 @@ class FsspecStorage(Storage):
             raise
         except Exception as error:
             if writing and isinstance(error, (NotImplementedError, TypeError)):
-                raise OptionError("this storage cannot be written to", store=self.url, found=_text(error)) from error
+                raise OptionError("this storage cannot be written to", store=self.url, found=text_of(error)) from error
             if writing and (isinstance(error, FileNotFoundError) or status_of(error) == 404):
                 raise OptionError(
-                    "there is no bucket or folder to write to", store=self.url, found=_text(error), hint="make it first"
+                    "there is no bucket or folder to write to",
+                    store=self.url,
+                    found=text_of(error),
+                    hint="make it first",
                 ) from error
             raise self._failure(error, key) from error
 
@@ -367,7 +362,7 @@ class FsspecStorage(Storage):
             error = cause
         if is_refusal(error):
             return MachineError(
-                "storage refuses access", object=key or None, store=self.url, found=_text(error), hint=NOT_PERMITTED
+                "storage refuses access", object=key or None, store=self.url, found=text_of(error), hint=NOT_PERMITTED
             )
         if not isinstance(error, Exception):
             return error
@@ -375,13 +370,13 @@ class FsspecStorage(Storage):
             "storage answered with an error" if status_of(error) else "storage did not answer",
             object=key or None,
             store=self.url,
-            found=_text(error),
-            hint=_hint_for(error),
+            found=text_of(error),
+            hint=hint_for(error),
         )
 
     def _exactly(self, data: Any, key: str, start: int, stop: int) -> Any:
         """Return the bytes of a range where that is what came, else an error."""
-        is_short = isinstance(data, BaseException) and _is_past_the_end(data)
+        is_short = isinstance(data, BaseException) and is_past_the_end(data)
         if not is_short and (isinstance(data, BaseException) or len(data) == stop - start):
             return data
         if is_short or len(data) < stop - start:
@@ -397,7 +392,7 @@ class FsspecStorage(Storage):
             object=key,
             store=self.url,
             expected=f"bytes {start} to {stop}",
-            found=str(error) if isinstance(error, WrongAnswer) else _text(error),
+            found=str(error) if isinstance(error, WrongAnswer) else text_of(error),
             hint="the server must serve byte ranges" if is_lasting else "try again; then the network",
         )
 
@@ -424,165 +419,3 @@ def merge_ranges(ranges: Sequence[Range], gap_nbytes: int) -> tuple[list[Range],
             merged.append((key, start, stop))
         spans[at] = (len(merged) - 1, start - merged[-1][1], stop - merged[-1][1])
     return merged, spans
-
-
-async def _asked_at_once(fs: Any, paths: list[str], starts: list[int], stops: list[int]) -> list[Any]:
-    ask = _from_s3 if hasattr(fs, "_call_s3") else _from_azure if hasattr(fs, "service_client") else _from_any
-    most = max(stop - start for start, stop in zip(starts, stops))
-    return await within([ask(fs, *each) for each in zip(paths, starts, stops)], most)
-
-
-async def _from_any(fs: Any, path: str, start: int, stop: int) -> bytes:
-    return await fs._cat_file(path, start=start, end=stop)  # type: ignore[no-any-return]
-
-
-async def _from_s3(fs: Any, path: str, start: int, stop: int) -> bytes:
-    # As s3fs reads, which does not look at the range of the answer.
-    bucket, key, version = fs.split_path(path)
-    asked = f"bytes={start}-{stop - 1}"
-    given = {"VersionId": version} if version else {}
-    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked, **given)
-    with contextlib.closing(answer["Body"]) as body:
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 206)
-        check_range(asked, status, answer.get("ContentRange"), answer.get("ContentLength"))
-        return bytes(await body.read())
-
-
-async def _from_azure(fs: Any, path: str, start: int, stop: int) -> bytes:
-    # As adlfs reads, but that its client would ask again by itself, after 15 seconds and more.
-    container, key, version = fs.split_path(path)
-    async with fs.service_client.get_blob_client(container=container, blob=key) as blob:
-        try:
-            answer = await blob.download_blob(offset=start, length=stop - start, version_id=version, retry_total=0)
-        except Exception as error:
-            if status_of(error) != 404:
-                raise
-            raise FileNotFoundError(path) from error
-        return bytes(await answer.readall())
-
-
-async def _check_answer(response: Any) -> None:
-    """Look at an answer of aiohttp's before its body is read."""
-    try:
-        check_range(
-            response.request_info.headers.get("Range"),
-            response.status,
-            response.headers.get("Content-Range"),
-            None if "Content-Encoding" in response.headers else response.content_length,
-        )
-    except WrongAnswer:
-        response.close()
-        raise
-
-
-def with_limits(url: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of fsspec's with connections enough and time-outs, where the user has not named his own."""
-    protocol = url.partition("://")[0].lower()
-    if protocol in ("s3", "s3a"):
-        return options | {"config_kwargs": {"max_pool_connections": CONNECTIONS} | (options.get("config_kwargs") or {})}
-    if protocol in ("http", "https"):
-        with contextlib.suppress(ImportError):  # which fsspec says
-            import aiohttp
-
-            patience = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
-            own = {"timeout": patience, "raise_for_status": _check_answer}
-            return options | {"client_kwargs": own | (options.get("client_kwargs") or {})}
-    return options
-
-
-def filesystem_of(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Return fsspec's filesystem of a URL, and the root in it. Raises OptionError, StoreNotFound, FetchError."""
-    import fsspec
-
-    try:
-        if not is_url(url):
-            return fsspec.filesystem("file", **options), url  # as it stands: fsspec would take `::` in it for a chain
-        fs, root = fsspec.core.url_to_fs(url, **with_limits(url, options))
-    except ImportError as error:
-        protocol = url.partition("://")[0].rpartition("::")[2].lower()
-        extra = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}.get(protocol)
-        raise OptionError(
-            f"this URL needs another package: {error}",
-            store=url,
-            hint=f'pip install "vla-store[{extra}]"' if extra else "install the package that is named above with pip",
-        ) from error
-    except ValueError as error:
-        if fsspec.utils.get_protocol(url.rpartition("::")[2]) in fsspec.available_protocols():
-            raise OptionError(
-                f"this URL cannot be opened with these options: {str(error) or type(error).__name__}",
-                store=url,
-                hint="check storage_options, and what the environment says of this storage",
-            ) from error
-        raise OptionError(
-            f"fsspec does not know this URL: {error}",
-            store=url,
-            hint=f"check what stands before ://; if a local path is called so, write ./{url}",
-        ) from error
-    except FileNotFoundError as error:  # of a chain: what it would read from
-        raise StoreNotFound("no store at this URL", store=url, found=error, hint="check the URL") from error
-    except Exception as error:
-        raise FetchError("fsspec cannot open this URL", store=url, found=_text(error), hint=_hint_for(error)) from error
-    return fs, str(root).rstrip("/")
-
-
-def _hint_for(error: BaseException) -> str:
-    """Return what a user may do where storage failed like this."""
-    return _WITHOUT_CREDENTIALS if "Credentials" in type(error).__name__ else "try again; then the network"
-
-
-_WITHOUT_CREDENTIALS = (
-    "give the storage's credentials (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile); a public bucket "
-    "needs none: FSSPEC_S3_ANON=true in the environment, or storage_options={'anon': True}"
-)
-
-# Instances of fsspec's, kept for good. A forked process that freed one of its parent's would close the connections in it,
-# and so take them out of the epoll that both processes share: the parent would wait for ever for its next answer.
-_CONNECTED: dict[int, Any] = {}
-
-
-def _forget_the_parents_loop() -> None:
-    """Make fsspec start an event loop in a forked process: before 2025.5 it waits for ever for the parent's."""
-    import fsspec.asyn
-
-    thread = fsspec.asyn.iothread[0]
-    if thread is not None and not thread.is_alive():
-        fsspec.asyn.reset_lock()
-
-
-_FREE = frozenset({"file", "local", "memory"})
-_GONE = (404, 410)
-
-
-def _is_past_the_end(error: BaseException) -> bool:
-    """Tell whether storage refused a range because the object ends before it begins."""
-    return status_of(error) == 416 or "not satisfiable" in str(error)
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
-
-
-def _creates_itself(fs: Any) -> bool:
-    """Tell whether a filesystem of fsspec's has its own way to create an object. The inherited one looks whether there is one and
-    then writes, and of two writers at once both would be told that they were first."""
-    from fsspec import AbstractFileSystem
-    from fsspec.asyn import AsyncFileSystem
-
-    fs = _innermost(fs)
-    if isinstance(fs, AsyncFileSystem):
-        return type(fs)._pipe_file is not AsyncFileSystem._pipe_file
-    return type(fs).pipe_file is not AbstractFileSystem.pipe_file
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    protocol = _innermost(fs).protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _innermost(fs: Any) -> Any:
-    """Return the filesystem that caches and the like of fsspec's stand before."""
-    from fsspec import AbstractFileSystem
-
-    while isinstance(inner := getattr(fs, "fs", None), AbstractFileSystem):
-        fs = inner
-    return fs
