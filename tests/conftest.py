@@ -8,6 +8,7 @@ VLA_STORE_TEST_STORES  folder in which the sources and stores made here are kept
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -50,6 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="a long campaign: give --campaign"))
         if "gpu" in item.keywords and not _has_cuda():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    # Some 400,000 objects of pytest and the libraries: a test that collects garbage (many do, to see what stays behind) would
+    # look at all of them, for a fifth of a second each time.
+    gc.collect()
+    gc.freeze()
 
 
 def _has_cuda() -> bool:
