@@ -79,9 +79,11 @@ def demos(kept: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the sources and stores that this session makes, or found ready."""
-    given = os.environ.get("VLA_STORE_TEST_STORES")
-    folder = Path(given).resolve() if given else tmp_path_factory.mktemp("kept")
+    """The folder of the sources and stores that this session makes, or found ready. Workers of pytest-xdist share it."""
+    given, folder = os.environ.get("VLA_STORE_TEST_STORES"), tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the session's own, which ends with it
+    folder = Path(given).resolve() if given else folder / "kept"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
