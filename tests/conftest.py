@@ -97,6 +97,14 @@ def tiny_source(kept: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_source(kept: Path) -> Path:
+    """Two files of `tiny_source`, five demos of 67 steps in all: a build takes half the time. Do not write into it: copy it."""
+    if not (kept / "small_source").exists():
+        pytest.importorskip("h5py", reason="writing a source needs h5py")
+    return make_stores.tiny_source(kept, "small_source", make_stores.SUITES[1:3])
+
+
+@pytest.fixture(scope="session")
 def tiny_stores(kept: Path) -> dict[str, Path]:
     """A store of `tiny_source` by preset. Do not write into them: copy them."""
     for preset in make_stores.PRESETS:

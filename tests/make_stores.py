@@ -14,18 +14,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tiny_libero
+from tiny_libero import SUITES, TinyFile
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PRESETS = ("raw", "fast", "small")
 
 
-def tiny_source(folder: Path) -> Path:
-    """The folder of suites of tiny_libero, written unless it is there."""
-    done = folder / "tiny_source"
+def tiny_source(folder: Path, name: str = "tiny_source", files: Sequence[TinyFile] = SUITES) -> Path:
+    """A folder of suites of tiny_libero, written unless it is there."""
+    done = folder / name
     with one_at_a_time(folder):
         if not done.exists():
-            unfinished = folder / "tiny_source.unfinished"
-            tiny_libero.write_suites(unfinished).rename(done)
+            tiny_libero.write_suites(folder / f"{name}.unfinished", suites=files).rename(done)
     return done
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import fsspec
 import pytest
 import store_tools
-import tiny_libero
 from fsspec.registry import known_implementations
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,23 +55,18 @@ class Here:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source LIBERO of two small files, and its store first.vla: to a name it is all one what is in them."""
-    for module in ("h5py", "zarr"):
-        pytest.importorskip(module, reason=f"building needs {module}")
-    folder = tmp_path_factory.mktemp("small")
-    source = tiny_libero.write_suites(folder / "LIBERO", suites=tiny_libero.SUITES[1:3])
-    store_tools.built(folder / "first.vla", [source])
-    return folder
+def small_store(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("zarr", reason="building needs zarr")
+    return store_tools.built(tmp_path_factory.mktemp("small") / "first.vla", [small_source])
 
 
 @pytest.fixture
-def here(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def here(small_source: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     for folder in ("here", "home", "elsewhere/below"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "here/link").symlink_to(tmp_path / "elsewhere/below")
-    (tmp_path / "home/LIBERO").symlink_to(small / "LIBERO")
-    shutil.copytree(small / "first.vla", tmp_path / "home/first.vla")
+    (tmp_path / "home/LIBERO").symlink_to(small_source)
+    shutil.copytree(small_store, tmp_path / "home/first.vla")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(bench.turns, "TURN_S", 0.01)
