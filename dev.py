@@ -82,9 +82,9 @@ def demo(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     python = environment(*TESTS)
-    # Once, and not by each of the thousand commands that tests start, where bytecode is not written (PYTHONDONTWRITEBYTECODE).
+    # Compiled once, and not by each worker, nor by each of the thousand commands that tests start.
     run(python, "-m", "compileall", "-q", "vla_store")
-    return run(python, "-m", "pytest", *(arguments or TWO_CORES))
+    return run(python, "-m", "pytest", *(arguments or TWO_CORES), PYTHONDONTWRITEBYTECODE="")
 
 
 def check(arguments: list[str]) -> int:
