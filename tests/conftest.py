@@ -53,13 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-def pytest_collection_finish() -> None:
-    # Some 400,000 objects of pytest and the libraries: a test that collects garbage (many do, to see what stays behind) would
-    # look at all of them, for a fifth of a second each time.
-    gc.collect()
-    gc.freeze()
-
-
 def _has_cuda() -> bool:
     try:
         import torch
@@ -155,6 +148,14 @@ def bucket() -> Iterator[S3Server]:
         S3FileSystem.clear_instance_cache()
         yield server
         S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """What stood before a file's first test is no garbage: 400,000 objects of pytest and the libraries, at which each collection of
+    garbage (many tests ask for one, to see what stays behind) would look for a fifth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -89,7 +89,7 @@ def main() -> None:
 
     calls = [build] if command == "build" else [append(each) for each in sources]
     whole_s = []
-    for _ in range(3):  # the first takes longer, and kills would come when all is done
+    for _ in range(2):  # the first takes longer, and kills would come when all is done
         begin()
         started = time.monotonic()
         for call in calls:

@@ -58,14 +58,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return digests(store_tools.built(store, [Own(lengths=LENGTHS, fields=CAMERAS)]))
 
 
-def test_a_cluster_gives_the_same_bytes_and_its_progress_comes_back(tiny_source: Path, tmp_path: Path) -> None:
-    expected = digests(store_tools.built(tmp_path / "here.vla", [tiny_source]))
+def test_a_cluster_gives_the_same_bytes_and_its_progress_comes_back(small_source: Path, tmp_path: Path) -> None:
+    expected = digests(store_tools.built(tmp_path / "here.vla", [small_source]))
     with Cluster(tmp_path) as cluster:
-        ran = run("build", tiny_source, tmp_path / "x.vla", "--scheduler", cluster.address, "--json")
+        ran = run("build", small_source, tmp_path / "x.vla", "--scheduler", cluster.address, "--json")
         assert ran.code == 0, ran.err
         assert digests(tmp_path / "x.vla") == expected
         told = Told(tmp_path / "flag")
-        build_store([tiny_source], tmp_path / "y.vla", scheduler=cluster.address, progress=told)
+        build_store([small_source], tmp_path / "y.vla", scheduler=cluster.address, progress=told)
         assert told.advanced == told.total > 0
 
 
@@ -168,23 +168,23 @@ def test_an_own_source_s_error_comes_back_too(tmp_path: Path) -> None:
 
 
 def test_a_cluster_without_dask_names_the_extra_before_any_work(
-    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MachineError) as caught:
-        build_store([tiny_source], tmp_path / "x.vla", scheduler="tcp://127.0.0.1:1")
+        build_store([small_source], tmp_path / "x.vla", scheduler="tcp://127.0.0.1:1")
     assert_one_screen(cli.error_text(caught.value), "a cluster needs dask", 'pip install "vla-store[cluster]"')
     assert not (tmp_path / "x.vla.partial").exists()
 
 
 def test_a_cluster_without_workers_is_not_waited_for_without_end(
-    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vla_store.builder import cluster as clusters
 
     monkeypatch.setattr(clusters, "WORKERS_S", 0.5)
     with Cluster(tmp_path, workers=0) as cluster, pytest.raises(MachineError) as caught:
-        build_store([tiny_source], tmp_path / "x.vla", scheduler=cluster.address)
+        build_store([small_source], tmp_path / "x.vla", scheduler=cluster.address)
     text = cli.error_text(caught.value)
     assert_one_screen(text, "the scheduler has no workers", f"dask worker {cluster.address}")
     shutil.rmtree(tmp_path / "x.vla.partial")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
+import functools
 import itertools
 import json
 import os
@@ -424,6 +425,7 @@ def test_a_store_without_actions_or_joints_says_what_it_cannot_know() -> None:
     assert "not known from lengths" in text
 
 
+@functools.cache
 def human() -> Demos:
     if not HUMAN.exists():
         pytest.skip("the tests of an installed wheel run without the checkout")

@@ -63,17 +63,17 @@ def stopped(url: str, after: int = 2, **options: Any) -> None:
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])
 def test_a_build_to_a_bucket_puts_the_objects_of_a_local_one_and_leaves_nothing(
-    bucket: S3Server, tiny_source: Path, tiny_store: Path, tmp_path: Path, executor: str
+    bucket: S3Server, small_source: Path, tmp_path: Path, executor: str
 ) -> None:
     (tmp_path / "temporary").mkdir()
     ran = store_tools.run(
-        *("build", tiny_source, f"s3://{BUCKET}/{executor}.vla", "--executor", executor),
+        *("build", small_source, f"s3://{BUCKET}/{executor}.vla", "--executor", executor),
         *("--view", "length:shortest=2"),
         TMPDIR=str(tmp_path / "temporary"),
     )
     assert ran.code == 0, ran.err
     assert f"s3://{BUCKET}/{executor}.vla" in ran.out
-    local = store_tools.run("build", tiny_source, tmp_path / "x.vla", "--view", "length:shortest=2")
+    local = store_tools.run("build", small_source, tmp_path / "x.vla", "--view", "length:shortest=2")
     assert local.code == 0, local.err
     assert differences(Bucket(f"{executor}.vla").digests(), digests(tmp_path / "x.vla")) == []
     assert os.listdir(tmp_path / "temporary") == []
@@ -266,13 +266,13 @@ Killed = Callable[..., list[Round]]
 
 
 @pytest.fixture
-def killed(bucket: S3Server, tiny_source: Path, tmp_path: Path) -> Killed:
+def killed(bucket: S3Server, small_source: Path, tmp_path: Path) -> Killed:
     """Builds to the bucket that are killed."""
 
     def run(executor: str, rounds: int) -> list[Round]:
         what = f"build-{executor}"
         return kills_at_url(
-            what, f"{what}.vla", rounds, tmp_path, [tiny_source], tmp_path / "temporary", **bucket.environment
+            what, f"{what}.vla", rounds, tmp_path, [small_source], tmp_path / "temporary", **bucket.environment
         )
 
     return run
@@ -285,19 +285,19 @@ def check_killed(told: list[Round], expected: dict[str, str]) -> None:
 
 
 def test_a_build_to_a_bucket_that_is_killed_resumes_to_the_same_objects(
-    killed: Killed, tiny_source: Path, tmp_path: Path
+    killed: Killed, small_source: Path, tmp_path: Path
 ) -> None:
-    check_killed(killed("threads", 3), digests(store_tools.built(tmp_path / "x.vla", [tiny_source])))
+    check_killed(killed("threads", 3), digests(store_tools.built(tmp_path / "x.vla", [small_source])))
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("executor", ["threads", "processes"])
 def test_fifty_builds_to_a_bucket_killed_at_random_moments_resume_to_the_same_objects(
-    killed: Killed, tiny_source: Path, tmp_path: Path, executor: str
+    killed: Killed, small_source: Path, tmp_path: Path, executor: str
 ) -> None:
     told = killed(executor, 50)
-    check_killed(told, digests(store_tools.built(tmp_path / "x.vla", [tiny_source])))
+    check_killed(told, digests(store_tools.built(tmp_path / "x.vla", [small_source])))
     assert sum(each.between > 0 for each in told) > 25
     print(f"{executor}: 50 builds to a bucket, {sum(each.killed for each in told)} kills, of which", end=" ")
     print(f"{sum(each.between for each in told)} left an unfinished build; every one resumed to the identical store")

@@ -256,7 +256,7 @@ def test_a_fetcher_that_cannot_fetch_is_said_and_the_epoch_is_whole(
 def test_a_fetcher_that_is_late_is_not_waited_for(
     batches: Batches, near: vla_store.Samples, journal: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
 ) -> None:
-    monkeypatch.setattr(ahead_module, "LATE_S", 0.3)
+    monkeypatch.setattr(ahead_module, "LATE_S", 0.05)
     local = near_batches(near)
     if not is_stopped:
         (journal / "misbehave").write_text("hangs")
