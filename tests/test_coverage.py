@@ -163,6 +163,21 @@ def test_a_port_whose_files_all_weigh_nothing_draws_nothing() -> None:
         if not each.weights.any()  # type: ignore[attr-defined]
     )
     assert sampler.draw(np.random.default_rng(0), 5).tolist() == []
+    assert not sampler.is_anchor.any()  # however long it trains
+    assert formulas.draws_until(sampler, 0.99) is None
+
+
+def test_what_stands_in_a_file_without_weight_is_no_anchor_and_the_rest_is_reached() -> None:
+    demos = coverage.demos_of_lengths([20, 100, 50], ["a", "a", "b"])
+    sampler = next(
+        each
+        for seed in range(50)
+        for each in [named(demos, seed)["port_s2"]]
+        if each.weights.tolist() == [0, 1]  # type: ignore[attr-defined]
+    )
+    assert np.flatnonzero(sampler.is_anchor).tolist() == list(range(120, 170))
+    assert set(sampler.draw(np.random.default_rng(0), 5_000).tolist()) == set(range(120, 170))
+    assert formulas.draws_until(sampler, 0.99) == pytest.approx(np.log(0.01) / np.log1p(-1 / 50))
 
 
 # --- the formulas -----------------------------------------------------------------------------------------------------

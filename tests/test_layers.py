@@ -241,6 +241,13 @@ print(sample["agentview_rgb"].shape, sample["actions"].shape)
 """
 
 
+def test_reading_a_local_store_loads_nothing_that_speaks_to_a_network(tiny_store: Path) -> None:
+    code = (
+        "print(sorted(sys.modules.keys() & {'asyncio', 'concurrent.futures', 'http.client', 'ssl', 'urllib.request'}))"
+    )
+    assert in_a_bare_process(f"{READ_WITHOUT}\n{code}", str(tiny_store)).split("\n")[1] == "[]"
+
+
 def test_reading_needs_neither_zarr_dask_h5py_nor_torch(tiny_store: Path) -> None:
     assert in_a_bare_process(READ_WITHOUT, str(tiny_store)).split("\n")[0] == "(2, 16, 24, 3) (4, 7)"
 

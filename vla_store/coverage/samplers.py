@@ -82,13 +82,24 @@ class RandomSampler(Sampler):
     again: Floats
 
     @cached_property
-    def probability(self) -> Floats:
-        """Probability of each step to be the anchor of one draw, (N,). It sums to 1, or to 0 where nothing can be drawn."""
+    def is_anchor(self) -> Mask:
+        made: Mask = super().is_anchor & (self._chance > 0)[self.demos.demo_of_step]
+        return made
+
+    @cached_property
+    def _chance(self) -> Floats:
+        """Probability of each demo to be that of one draw, (E,): 0 also for what could be used, but is in a file without weight."""
         usable = self.high > self.low
         first, later = (self._chances(each, usable) for each in (self.weights, self.again))
         missed = 1.0 - first.sum() if first.sum() else 0.0
-        chance = first + (missed * later / later.sum() if later.sum() else 0.0)
-        per_step = np.divide(chance, self.high - self.low, out=np.zeros(len(chance)), where=usable)
+        made: Floats = first + (missed * later / later.sum() if later.sum() else 0.0)
+        return made
+
+    @cached_property
+    def probability(self) -> Floats:
+        """Probability of each step to be the anchor of one draw, (N,). It sums to 1, or to 0 where nothing can be drawn."""
+        steps = self.high - self.low
+        per_step = np.divide(self._chance, steps, out=np.zeros(len(steps)), where=steps > 0)
         made: Floats = np.where(self.is_anchor, per_step[self.demos.demo_of_step], 0.0)
         return made
 

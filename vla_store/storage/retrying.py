@@ -5,12 +5,8 @@ Owns the limits: of tries, of the time that they take together, and of the time 
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import http.client
 import random
-import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -25,8 +21,9 @@ _TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 _CODES = frozenset(
     {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException"}
 )
-_BROKEN = (ConnectionError, TimeoutError, asyncio.TimeoutError, asyncio.IncompleteReadError, http.client.IncompleteRead)
-# The same, of packages that are not imported here: of aiohttp, botocore, urllib3, requests and httpx.
+_BROKEN = (ConnectionError, TimeoutError)
+# The same, of what is not imported here, where readers of local stores would pay for it: of asyncio, http.client, aiohttp,
+# botocore, urllib3, requests and httpx.
 _BROKEN_NAMES = frozenset(
     {
         "ClientConnectionError",
@@ -39,6 +36,7 @@ _BROKEN_NAMES = frozenset(
         "IncompleteReadError",
         "ProtocolError",
         "ResponseStreamingError",
+        "TimeoutError",  # asyncio's, which is a class of its own in Python 3.10
     }
 )
 _UNREACHED_NAMES = frozenset({"ClientConnectorError", "EndpointConnectionError"})
@@ -104,6 +102,8 @@ async def within(asked: Sequence[Awaitable[Any]], nbytes: int) -> list[Any]:
     list
         The answer or the error of each; TimeoutError where it was given up.
     """
+    import asyncio
+
     tasks = [asyncio.ensure_future(each) for each in asked]
     patience_s, pending = STALL_S + nbytes / SLOWEST_RATE, set(tasks)
     while pending:
@@ -138,11 +138,11 @@ def is_temporary(error: BaseException, has_answered: bool) -> bool:
             return status in _TEMPORARY or _code(each) in _CODES
         if _code(each) in _CODES:
             return True
-        if isinstance(each, ssl.SSLCertVerificationError) or is_refusal(each):
-            return False
         names = {kind.__name__ for kind in type(each).__mro__}
+        if "SSLCertVerificationError" in names or is_refusal(each):
+            return False
         is_refused = isinstance(each, OSError) and each.errno == errno.ECONNREFUSED
-        if is_refused or isinstance(each, socket.gaierror) or names & _UNREACHED_NAMES:
+        if is_refused or "gaierror" in names or names & _UNREACHED_NAMES:
             return has_answered and "ClientSSLError" not in names
         if isinstance(each, _BROKEN) or names & _BROKEN_NAMES:
             return True
