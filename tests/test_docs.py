@@ -304,12 +304,10 @@ def world(demos: Path, demo_store: Path, tmp_path_factory: pytest.TempPathFactor
     for name, module in (("vla-store", "-m vla_store"), ("python", "")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
         (tools / name).chmod(0o755)
-    with web_server(demo_store.parent) as web, s3_server(demo_store) as s3:
-        served = demo_store.parent / "libero.vla"
-        if not served.exists():
-            served.symlink_to(demo_store, target_is_directory=True)
+    served = tmp_path_factory.mktemp("served")
+    (served / "libero.vla").symlink_to(demo_store, target_is_directory=True)
+    with web_server(served) as web, s3_server(demo_store) as s3:
         yield World(demos / "libero", demo_store, web, s3, tools)
-        served.unlink()
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
