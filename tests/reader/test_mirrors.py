@@ -81,3 +81,13 @@ def test_once_all_is_near_nothing_is_asked_for_and_no_crc_twice(
     assert_same(samples.batch_or_lists(everything), expected)
     assert (storage.traffic - before).missed_nbytes == 0
     assert (storage.traffic - before).hit_nbytes > 0
+
+
+def test_numbers_that_came_near_meanwhile_are_read_as_local_ones(cached: Callable[..., vla_store.Samples]) -> None:
+    samples = cached()
+    samples.batch_or_lists([0, 1])
+    part = parts_of(samples.store)[0]
+    actions = part.column(part.document.fields["actions"])
+    assert actions.whole is None
+    fetch(samples, 1.0)
+    assert actions.whole is not None
