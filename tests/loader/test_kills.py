@@ -953,9 +953,8 @@ def test_a_handler_of_the_script_is_not_a_worker_s_that_imports_it(tiny_store: P
         "    print(", "    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'warned\\n'))\n    print(", 1
     )
     script = Script(tmp_path, text, tiny_store, 2)
-    for _ in range(
-        3
-    ):  # batches come in order, so both workers have loaded the script: while they do, it may answer for itself
+    # Batches come in order, so both workers have loaded the script then: while they do, it may answer for itself.
+    for _ in range(3):
         script.says("trains")
     os.killpg(script.process.pid, signal.SIGUSR1)
     script.says("warned")

@@ -1,7 +1,8 @@
 """Which store of obstore's is meant by a URL and options of fsspec's: a function for each protocol, each as fsspec's own would take them.
 
 Whatever obstore cannot express is None here, and fsspec's. Of Google and Azure nothing is asked of the network before what `found_by`
-returns is called; botocore may ask whose role the machine has. Imports `credentials` and `retrying`.
+returns is called; botocore may ask whose role the machine has. Their stores always have a provider of credentials: without one
+obstore would look into the environment by rules of its own. Imports `credentials` and `retrying`.
 """
 
 from __future__ import annotations
@@ -64,10 +65,12 @@ def _is_installed() -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= OLDEST
 
 
-def _client_options(headers: Mapping[str, str]) -> dict[str, Any]:
+def _limits(headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what all stores are made with: how long they wait, and that they ask once."""
     patience = f"{STALL_S:.0f}s"
     options: dict[str, Any] = {"allow_http": True, "connect_timeout": patience, "read_timeout": patience}
-    return options | {"timeout": f"{_WHOLE_S}s"} | ({"default_headers": dict(headers)} if headers else {})
+    options |= {"timeout": f"{_WHOLE_S}s"} | ({"default_headers": dict(headers)} if headers else {})
+    return {"client_options": options, "retry_config": _ONCE}
 
 
 def _split(place: str) -> tuple[str, str | None]:
@@ -91,7 +94,7 @@ def _http(url: str, options: dict[str, Any]) -> Opened | None:
     def opened() -> Any:
         from obstore.store import HTTPStore
 
-        return HTTPStore(url.rstrip("/"), client_options=_client_options(headers), retry_config=_ONCE)
+        return HTTPStore(url.rstrip("/"), **_limits(headers))
 
     return opened
 
@@ -131,8 +134,7 @@ def _s3(url: str, options: dict[str, Any]) -> Opened | None:
         return S3Store(
             bucket,
             prefix=prefix,
-            client_options=_client_options({}),
-            retry_config=_ONCE,
+            **_limits(),
             credential_provider=provider,
             **given,
         )
@@ -173,12 +175,10 @@ def _gs(url: str, options: dict[str, Any]) -> Opened | None:
     def opened() -> Any:
         from obstore.store import GCSStore
 
-        # Always by a provider: without one obstore would look into the environment by rules of its own.
         return GCSStore(
             bucket,
             prefix=prefix,
-            client_options=_client_options({}),
-            retry_config=_ONCE,
+            **_limits(),
             credential_provider=nobody if is_anonymous else of_google(token, access),
             skip_signature=is_anonymous,
             base_url=_gs_base(options.get("endpoint_url")),
@@ -234,12 +234,10 @@ def _az(url: str, options: dict[str, Any]) -> Opened | None:
     def opened() -> Any:
         from obstore.store import AzureStore
 
-        # Always by a provider: without one obstore would look into the environment by rules of its own.
         return AzureStore(
             container,
             prefix=prefix,
-            client_options=_client_options({}),
-            retry_config=_ONCE,
+            **_limits(),
             credential_provider=account.provider or nobody,
             skip_signature=account.provider is None,
             account_name=account.name,
