@@ -331,7 +331,7 @@ class Loader(Batches):
         return (
             f"Loader({length} of {self.batch_size} on rank {rank} of {world_size}"
             f"{', last dropped' if self.drop_last else ''}\n"
-            f"  rows     {len(self.dataset):,}, {order}; epoch {epoch} at {position:,}\n"
+            f"  rows     {self.epochs.rows:,}, {order}; epoch {epoch} at {position:,}\n"
             f"  workers  {self.workers or 'none: decodes in this process'}{where})"
         )
 

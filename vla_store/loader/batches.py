@@ -54,7 +54,7 @@ class Batches:
         self._ranks = ranks
         self.work = Work(dataset, transform, batch_transform)
         self.workers = int(workers)
-        self.processes = Workers(self.work, self.workers, min(self.batch_size, len(dataset)))
+        self.processes = Workers(self.work, self.workers, min(self.batch_size, self.epochs.rows))
         self._stream: Callable[[], BatchStream | None] = lambda: None
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class Batches:
 
     def sharding(self) -> Sharding:
         """Return how batches are sharded over the ranks, as many as there are now."""
-        return Sharding(len(self.dataset), self.batch_size, self.rank[1], self.drop_last)
+        return Sharding(self.epochs.rows, self.batch_size, self.rank[1], self.drop_last)
 
     def pids(self) -> list[int]:
         """Return the processes of the workers; none before the first batch."""

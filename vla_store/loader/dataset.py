@@ -29,7 +29,7 @@ class Dataset(Protocol):
 
     Notes
     -----
-    Four more members are used where a dataset has them.
+    Six more members are used where a dataset has them.
 
     `__getitem__(index)`
         One sample, which the Loader's `transform` needs.
@@ -40,6 +40,8 @@ class Dataset(Protocol):
     `ahead`
         None where the dataset is near; else an `Ahead`, which a process of its own uses to bring samples near before the
         workers read them.
+    `epoch_rows` and `epoch_order(seed, epoch, shuffle)`
+        The positions of an epoch, and the `EpochOrder` of one, where an epoch is not a permutation of all samples.
     """
 
     def __len__(self) -> int:
@@ -168,6 +170,12 @@ def choose(dataset: Dataset, indices: Any) -> Dataset:
     OptionError
         For what are no whole numbers, and for no sample at all.
     """
+    if hasattr(dataset, "epoch_order"):
+        raise OptionError(
+            "a subset would lose the order that this dataset has of its own",
+            found=type(dataset).__name__,
+            hint="choose samples of what it is made of, before it is made",
+        )
     if isinstance(dataset, OneByOne):
         return OneByOne(choose(dataset.plain, indices), choose(dataset.source, indices))
     return Chosen(dataset, indices)
@@ -280,6 +288,8 @@ class OneByOne:
     def __init__(self, plain: Dataset, source: Any) -> None:
         self.plain, self.source = plain, source
         self.where = plain.where
+        if hasattr(plain, "epoch_order"):
+            self.epoch_order, self.epoch_rows = plain.epoch_order, plain.epoch_rows  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.plain)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.loader.order import Blocks
 from vla_store.loader.plan import Plan
 
 Int64 = npt.NDArray[np.int64]
@@ -36,7 +35,7 @@ def groups_of(plan: Plan) -> Iterator[Group]:
     A block of samples is in the first group that needs a sample of it, whole, and not again while its pool lasts.
     """
     order = plan.order
-    rows = order.shuffle.rows if isinstance(order.shuffle, Blocks) else 1  # of a block
+    rows = order.block_rows
     pool_stop, known = -1, set[int]()
     wanted: list[Int64] = []
     count, enough = 0, FIRST_SAMPLES

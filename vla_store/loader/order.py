@@ -7,8 +7,9 @@ cuts the permuted blocks into pools, and permutes the rows of each pool: what is
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -64,6 +65,45 @@ _SHUFFLES = (
 )
 
 
+class EpochOrder(Protocol):
+    """Which sample of a dataset stands at each position of an epoch: a small value that pickles, and a pure function.
+
+    rows: positions of the epoch. block_rows: so many samples that follow one another in the dataset are best fetched together, because
+    all of them stand in one `unit`; 1 where it is not so.
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def block_rows(self) -> int: ...
+
+    def take(self, start: int, stop: int) -> Int64:
+        """Return the samples at positions [start, stop): (stop - start,) int64, in time and memory that grow with these."""
+
+    def unit(self, position: int) -> tuple[int, int]:
+        """Return positions [start, stop) whose samples are best fetched together with that of `position`."""
+
+
+def epoch_rows(dataset: Sized) -> int:
+    """Return how many positions an epoch of a dataset has: as many as samples, but where the dataset has an order of its own."""
+    own: int | None = getattr(dataset, "epoch_rows", None)
+    return len(dataset) if own is None else own
+
+
+def order_of(dataset: Sized, seed: int, epoch: int, shuffle: Shuffle) -> EpochOrder:
+    """Return the order of an epoch of a dataset: its own where it has one, else a permutation of its samples."""
+    own = getattr(dataset, "epoch_order", None)
+    made: EpochOrder = Order(len(dataset), seed, epoch, shuffle) if own is None else own(seed, epoch, shuffle)
+    return made
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of one epoch over `rows` rows. shuffle: True for the global order, a Blocks, or False for that of the rows."""
@@ -80,6 +120,11 @@ class Order:
             return self._pools.take(start, stop)
         places = np.arange(start, stop)
         return permuted(places, self.rows, key_of(self.seed, self.epoch)) if self.shuffle else places
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return self.shuffle.rows if isinstance(self.shuffle, Blocks) else 1
 
     def unit(self, position: int) -> tuple[int, int]:
         """Return positions [start, stop) whose rows are best fetched together with that of `position`: its pool, or it alone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vla_store.loader.order import Order, Sharding
+from vla_store.loader.order import EpochOrder, Sharding
 from vla_store.loader.work import Job
 
 ORDER_BLOCK_ROWS = 8_192
@@ -17,7 +17,7 @@ ORDER_BLOCK_ROWS = 8_192
 class Plan:
     """The next `count` batches of a rank, from a position of an epoch's order on."""
 
-    order: Order
+    order: EpochOrder
     sharding: Sharding
     rank: int
     position: int

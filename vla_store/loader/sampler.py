@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_store.errors import OptionError
 from vla_store.loader.dataset import served
-from vla_store.loader.order import Order, Shuffle
+from vla_store.loader.order import EpochOrder, Shuffle
 from vla_store.loader.state import BY_ITS_END, Epochs, Pass, Start
 from vla_store.reader.options import OF_A_SAMPLER, by_name
 
@@ -51,7 +51,7 @@ class ShuffleSampler:
 
     def __len__(self) -> int:
         """Rows of a whole epoch."""
-        return len(self._epochs.dataset)
+        return self._epochs.rows
 
     def __iter__(self) -> Iterator[int]:
         """Begin a new pass; it ends the one before. Epoch and position are settled at its first index."""
@@ -92,7 +92,7 @@ class Indices:
     def __init__(self, epochs: Epochs) -> None:
         self._epochs = epochs
         self._pass: Pass = epochs.new_pass()
-        self._order: Order | None = None
+        self._order: EpochOrder | None = None
         self._block: Iterator[int] = iter(())
         self._stop = 0
 

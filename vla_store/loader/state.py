@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 from vla_store.errors import OptionError, UsageError, warn, whole_number
 from vla_store.loader.dataset import Dataset
-from vla_store.loader.order import Blocks, Order, Shuffle, shuffle_of
+from vla_store.loader.order import Blocks, EpochOrder, Shuffle, epoch_rows, order_of, shuffle_of
 from vla_store.reader.cached import cached_property
 
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
@@ -91,9 +91,14 @@ class Epochs:
         """Of the last pass that began, also if it has ended, unless `set_epoch` or `load_state_dict` named another since."""
         return self._start.epoch if self._start.used is None else self._start.used
 
-    def order(self, epoch: int) -> Order:
+    @property
+    def rows(self) -> int:
+        """Positions of an epoch."""
+        return epoch_rows(self.dataset)
+
+    def order(self, epoch: int) -> EpochOrder:
         """Return the order of an epoch."""
-        return Order(len(self.dataset), self.seed, epoch, self.shuffle)
+        return order_of(self.dataset, self.seed, epoch, self.shuffle)
 
     def new_pass(self) -> Pass:
         """Return a pass that has not begun; the one before it ends."""
@@ -134,8 +139,8 @@ class Epochs:
                 what = _OTHERS.get(name, f"a dataset of another {name}")
                 raise OptionError(f"the state is of {what}", expected=expected, found=state.get(name, "nothing"))
         epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
-        if position > len(self.dataset):
-            raise OptionError("the state cannot be", epoch=epoch, position=position, rows=len(self.dataset))
+        if position > self.rows:
+            raise OptionError("the state cannot be", epoch=epoch, position=position, rows=self.rows)
         return epoch, position
 
     # For Pass.
@@ -147,7 +152,7 @@ class Epochs:
             self._warned = True
             warn(
                 f"the pass before this one was not finished, so this one goes on where that stood (epoch {start.epoch}, row "
-                f"{start.position:,} of {len(self.dataset):,}). set_epoch({start.epoch}) before a pass begins that epoch anew; "
+                f"{start.position:,} of {self.rows:,}). set_epoch({start.epoch}) before a pass begins that epoch anew; "
                 f"{self.look}. All ranks must do the same.",
                 RuntimeWarning,
             )
@@ -170,7 +175,7 @@ class Epochs:
         return {
             **whole,
             "selection": whole.get("selection", ""),  # always there: a state of some samples is not one of all
-            "rows": len(self.dataset),
+            "rows": self.rows,
             "seed": self.seed,
             "shuffle": str(self.shuffle) if isinstance(self.shuffle, Blocks) else self.shuffle,
         }
@@ -208,10 +213,10 @@ class Pass:
         if not self._ended_by:
             return None
         hint = self._epochs.look if self._ended_by == BY_A_NEWER else "a new pass goes on with what was not given"
-        stood = f"{self.epoch}, at row {self.position:,} of {len(self._epochs.dataset):,}" if self.has_begun else None
+        stood = f"{self.epoch}, at row {self.position:,} of {self._epochs.rows:,}" if self.has_begun else None
         return UsageError(f"this pass was ended, because {self._ended_by}", epoch=stood, hint=hint)
 
-    def begin(self) -> Order:
+    def begin(self) -> EpochOrder:
         """Settle epoch and position, and return the order of the epoch."""
         self.start = self._epochs.begin(self, self.wanted)
         self.position, self.has_begun = self.start.position, True
