@@ -28,6 +28,7 @@ from vla_store.errors import (
 )
 from vla_store.format.skipped import Skipped
 from vla_store.format.views import View
+from vla_store.loader.weighted import Weighted, weighted
 from vla_store.reader.batch import Batch
 from vla_store.reader.samples import Samples
 from vla_store.reader.seconds import seconds
@@ -76,8 +77,10 @@ __all__ = [
     "UsageError",
     "View",
     "VlaStoreError",
+    "Weighted",
     "WorkerDied",
     "__version__",
     "open_store",
     "seconds",
+    "weighted",
 ]

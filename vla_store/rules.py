@@ -100,6 +100,37 @@ def drop_tail(length: int, tail: int = TAIL_AS_CODED) -> int:
     return max(length - tail, 0)
 
 
+def crossings(numbers: Array, starts: npt.NDArray[np.int64]) -> Mask:
+    """Return which rows of all episodes are the first after their number crossed the middle of its range, (N,) bool for (N,) numbers.
+
+    The range is that of all finite numbers: for LIBERO's gripper, from -1 to 1. NaN lies below the middle. No first step of an
+    episode, of which `starts` has the rows, is one.
+    """
+    finite = numbers[np.isfinite(numbers)]
+    if not len(finite):
+        return np.zeros(len(numbers), bool)
+    is_above = numbers > (finite.min() / 2 + finite.max() / 2)
+    found: Mask = np.concatenate([[False], is_above[1:] != is_above[:-1]])
+    found[starts] = False
+    return found
+
+
+def near(
+    events: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    steps: int,
+) -> Mask:
+    """Return which of these rows are at most so many steps away from one of the rows `events`, which ascend, in the same episode.
+
+    starts, stops: of the episode of each row, (n,), half-open.
+    """
+    first = np.searchsorted(events, np.maximum(rows - steps, starts))
+    found: Mask = first < np.searchsorted(events, np.minimum(rows + steps + 1, stops))
+    return found
+
+
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """splitmix64's output function (Steele, Lea, Flood, 2014)."""
     with np.errstate(over="ignore"):

@@ -24,6 +24,7 @@ from vla_store.loader.order import Blocks, Shuffle
 from vla_store.loader.packing import walk
 from vla_store.loader.sampler import ShuffleSampler
 from vla_store.loader.stream import BatchStream, Stats
+from vla_store.loader.weighted import Weighted
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import Batch, Sample, same_width
 from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name, like
@@ -216,7 +217,7 @@ class Loader(Batches):
     @by_name(OF_A_LOADER)
     def __init__(
         self,
-        dataset: StepDataset | Samples | Subset[Any],
+        dataset: StepDataset | Samples | Weighted | Subset[Any],
         *,
         batch_size: int,
         seed: int = 0,

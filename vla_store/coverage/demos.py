@@ -17,7 +17,7 @@ from vla_store.errors import OptionError, SourceError, SourceNotFound, whole_num
 from vla_store.format.views import mask_of
 from vla_store.reader.kept import kept_of
 from vla_store.reader.store import Store
-from vla_store.rules import first_moving
+from vla_store.rules import crossings, first_moving, near
 from vla_store.storage import local_path
 
 Int64 = npt.NDArray[np.int64]
@@ -297,15 +297,10 @@ def near_gripper_changes(actions: npt.NDArray[Any] | None, lengths: Int64, k: in
     """
     if actions is None or actions.ndim != 2 or not actions.shape[1]:
         return None
-    gripper = actions[:, -1].astype(np.float64)
-    is_closed = gripper > (np.nanmin(gripper) + np.nanmax(gripper)) / 2
-    near = np.zeros(len(gripper), bool)
-    start = 0
-    for length in lengths.tolist():
-        for change in (np.flatnonzero(np.diff(is_closed[start : start + length])) + 1).tolist():
-            near[start + max(change - k, 0) : start + min(change + k + 1, length)] = True
-        start += length
-    return near
+    starts = np.cumsum(lengths) - lengths
+    changes = np.flatnonzero(crossings(actions[:, -1].astype(np.float64), starts))
+    first, stop = (np.repeat(each, lengths) for each in (starts, starts + lengths))
+    return near(changes, np.arange(len(actions)), first, stop, k)
 
 
 def _numbered(values: Sequence[object]) -> Int64:

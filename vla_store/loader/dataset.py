@@ -191,6 +191,11 @@ class Chosen:
     indices
         (n,) whole numbers, n at least 1; negative ones count from the end.
 
+    Attributes
+    ----------
+    dataset, indices
+        As they were given; indices are (n,) int64, none of them negative.
+
     Raises
     ------
     IndexError
@@ -200,41 +205,41 @@ class Chosen:
     """
 
     def __init__(self, dataset: Any, indices: Any) -> None:
-        self._dataset = dataset
-        self._indices: Int64 = checked_indices(indices, len(dataset)).copy()
-        if not self._indices.size:
+        self.dataset = dataset
+        self.indices: Int64 = checked_indices(indices, len(dataset)).copy()
+        if not self.indices.size:
             raise OptionError("the subset is empty", samples=f"0 of {len(dataset):,}")
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self._dataset[int(self._indices[index])]
+        return self.dataset[int(self.indices[index])]
 
     @property
     def identity(self) -> dict[str, Any]:
         """That of the dataset, with a digest of which samples these are."""
-        whole = self._dataset.identity
-        digest = hashlib.sha256(f"{whole.get('selection')}\n".encode() + self._indices.astype("<i8").tobytes())
+        whole = self.dataset.identity
+        digest = hashlib.sha256(f"{whole.get('selection')}\n".encode() + self.indices.astype("<i8").tobytes())
         return {**whole, "selection": digest.hexdigest()}
 
     @property
     def ahead(self) -> Ahead | None:
         """That of the dataset, by the new numbers."""
-        inner = getattr(self._dataset, "ahead", None)
-        return None if inner is None else _AheadOfSome(inner, self._indices)
+        inner = getattr(self.dataset, "ahead", None)
+        return None if inner is None else _AheadOfSome(inner, self.indices)
 
     def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yield these samples one after another."""
-        return in_turn(self._dataset, self._indices[np.asarray(indices)].tolist())
+        return in_turn(self.dataset, self.indices[np.asarray(indices)].tolist())
 
     def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
         """Return the dataset's batch of these samples."""
-        return self._dataset.batch(self._indices[np.asarray(indices)], empty=empty)
+        return self.dataset.batch(self.indices[np.asarray(indices)], empty=empty)
 
     def where(self, index: int | None = None) -> Mapping[str, Any]:
         """Return where the dataset says that a sample lies."""
-        found: Mapping[str, Any] = self._dataset.where(None if index is None else int(self._indices[index]))
+        found: Mapping[str, Any] = self.dataset.where(None if index is None else int(self.indices[index]))
         return found
 
 

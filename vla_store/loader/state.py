@@ -241,6 +241,7 @@ class Pass:
 
 _OTHERS = {
     "fingerprint": "another store",
+    "weights": "other weights",
     "selection": "another selection of anchors",
     "rows": "another number of rows",
     "seed": "another seed",

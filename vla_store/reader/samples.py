@@ -302,6 +302,11 @@ class Samples:
         return {"fingerprint": self.store.fingerprint, "selection": self._anchors.digest(self.store)}
 
     @property
+    def anchor_rows(self) -> Int64:
+        """The store's row of each anchor, (len,) int64, worked out anew each time: what is said of rows, said of samples."""
+        return self._anchors.row_numbers(self.store)
+
+    @property
     def makes_batches(self) -> bool:
         """True where `batch` gives what `__getitem__` would: nobody changes the samples one by one."""
         return self.transform is None and type(self).__getitem__ is Samples.__getitem__

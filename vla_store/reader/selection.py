@@ -30,6 +30,8 @@ Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
+BLOCK_ANCHORS = 1 << 16  # that are looked up at once
+
 # A stretch of rows [start, stop) of one part. first_episode: the first episode whose step 0 lies in it; episodes: how many such
 # episodes there are. is_after: whether its sources record observations after the action; skips: whether step 0 of these episodes
 # is no anchor.
@@ -235,6 +237,17 @@ class Anchors:
                 mine = spans[at]
                 known = (self._start[mine], self._base[mine], self._skips[mine] != 0, self._slopes[mine])
                 yield part, at, _settled(part, within[at], *known)
+
+    def row_numbers(self, store: Store) -> Int64:
+        """Return the store's row of every anchor, (len,) int64. Raises StoreDamaged."""
+        if self.rows is not None:
+            return self.rows.copy()
+        found = np.empty(self.count, np.int64)
+        for start in range(0, self.count, BLOCK_ANCHORS):
+            block = np.arange(start, min(start + BLOCK_ANCHORS, self.count))
+            for part, at, places in self.many(block, store):
+                found[start : start + len(block)][at] = part.row_start + places.start + places.step
+        return found
 
     @cached_property
     def _fast(self) -> tuple[memoryview, ...]:

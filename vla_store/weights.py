@@ -1,0 +1,205 @@
+"""Weights that many ask for, as functions for `vla_store.weighted`.
+
+    from vla_store import weighted, weights
+    weighted(samples, weights.near_changes("actions", times=5) * weights.rare_tasks())
+
+Each is called with a `StepFacts` of all samples and returns a number for each; a function of your own may do the same, and takes
+their place in a product. What one line of NumPy says needs none: `lambda at: np.where(at.suite == "libero_10", 3, 1)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.loader.facts import StepFacts
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A function of weights that says what it is; times another one, it is their product.
+
+    Attributes
+    ----------
+    text
+        For people.
+    function
+        Called with a `StepFacts`; returns (n,) numbers.
+    """
+
+    text: str
+    function: Callable[[StepFacts], npt.ArrayLike]
+
+    def __call__(self, at: StepFacts) -> Floats:
+        """Return the weights of these steps, (n,) float64."""
+        return np.asarray(self.function(at), np.float64)
+
+    def __mul__(self, other: Callable[[StepFacts], npt.ArrayLike]) -> Weighting:
+        """Return the product with another function of weights."""
+        if not callable(other):
+            return NotImplemented
+        name = getattr(other, "__name__", None) or str(other)
+        return Weighting(f"{self} * {name}", lambda at: self(at) * np.asarray(other(at), np.float64))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def near_changes(field: str = "actions", index: int = -1, steps: int = 10, times: float = 5) -> Weighting:
+    """Weigh the steps near a change of a number more: near the gripper's opening and closing.
+
+    Parameters
+    ----------
+    field
+        A numeric field.
+    index
+        Which of its numbers; default: the last one, which is the gripper's among LIBERO's actions.
+    steps
+        How many steps before and after a change are near.
+    times
+        Weight of these; the others have 1.
+
+    Returns
+    -------
+    Weighting
+        A change is where the number crosses the middle of its range in the store.
+
+    Raises
+    ------
+    OptionError
+        For numbers that cannot be.
+    """
+    whole_number("index", index, None)
+    whole_number("steps", steps, 0)
+    much = _positive("times", times)
+    return Weighting(
+        f"near_changes({field!r}, index={index}, steps={steps}, times={much:g})",
+        lambda at: np.where(at.near(at.changes(field, index), steps), much, 1.0),
+    )
+
+
+def rare_tasks(power: float = 1) -> Weighting:
+    """Weigh the steps of rare tasks more: each by 1 / (samples of its task) ** power.
+
+    Parameters
+    ----------
+    power
+        1: all tasks have the same share of an epoch; 0: that of their steps; 0.5 lies between.
+
+    Returns
+    -------
+    Weighting
+
+    Raises
+    ------
+    OptionError
+        `power` is no finite number of at least 0.
+    """
+    exponent = _positive("power", power, zero=True)
+
+    def function(at: StepFacts) -> Floats:
+        steps = np.maximum(np.bincount(at.task), 1).astype(np.float64)
+        weights: Floats = (steps.max() / steps) ** exponent
+        return weights[at.task]
+
+    return Weighting(f"rare_tasks(power={exponent:g})", function)
+
+
+def recent(half_life: float, least: float = 0) -> Weighting:
+    """Weigh the steps of recent episodes more: those of the last one have 1, those `half_life` episodes before it 1/2, and so on.
+
+    Parameters
+    ----------
+    half_life
+        A number of episodes. Their order is the store's, in which what `vla-store append` added comes last.
+    least
+        No weight is smaller.
+
+    Returns
+    -------
+    Weighting
+
+    Raises
+    ------
+    OptionError
+        For numbers that cannot be.
+    """
+    half, floor = _positive("half_life", half_life), _positive("least", least, zero=True)
+
+    def function(at: StepFacts) -> Floats:
+        weights: Floats = np.maximum(np.exp2((at.episode - at.episode.max()) / half), floor)
+        return weights
+
+    return Weighting(f"recent(half_life={half:g}, least={floor:g})", function)
+
+
+READY = {each.__name__: each for each in (near_changes, rare_tasks, recent)}
+
+
+def parse_weights(text: str) -> str | Weighting:
+    """Return the weights that a text names: a field, or NAME[:option,...] of the functions here.
+
+    Parameters
+    ----------
+    text
+        As in "rewards", "rare_tasks", "near_changes:actions,times=3" and "rare_tasks*near_changes:actions".
+
+    Raises
+    ------
+    UnknownName, OptionError
+        For other options, or a product with a field.
+    """
+    factors = text.split("*")
+    made = [_parsed(each.strip()) for each in factors]
+    product = made[0]
+    for each in made[1:]:
+        if isinstance(product, str) or isinstance(each, str):
+            raise OptionError("a product is of functions", found=text, exists=", ".join(READY))
+        product *= each
+    return product
+
+
+def _parsed(text: str) -> str | Weighting:
+    word, colon, rest = text.partition(":")
+    if word not in READY:
+        if colon:
+            raise UnknownName.among("function of weights", word, list(READY), hint="the name of a field stands alone")
+        return word
+    known = list(inspect.signature(READY[word]).parameters)
+    options: dict[str, Any] = {}
+    for number, each in enumerate(filter(None, rest.split(","))):
+        key, equals, value = each.partition("=")
+        if not equals and number < len(known):
+            key, value = known[number], key
+        if key not in known:
+            raise UnknownName.among(f"option of {word}", key, known)
+        options[key] = value if key == "field" else _number(key, value)
+    try:
+        return READY[word](**options)
+    except TypeError as error:
+        raise OptionError(f"{word} needs more", found=text, expected=error) from None
+
+
+def _number(key: str, text: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise OptionError(f"{key} is a number", found=repr(text[:40]))
+
+
+def _positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return an option that is a finite number above 0, or 0 where that may be. Raises OptionError."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < float("inf") or (value == 0 and not zero):
+        raise OptionError(f"{name} is a finite number {'of at least' if zero else 'above'} 0", found=repr(value)[:40])
+    return float(value)
