@@ -47,7 +47,7 @@ LAYERS = {
     "manage": {"audit", "rules", "view_rules", "view_steps", *BOTH_SIDES},
     "look": {"rules", "reader", *BELOW_READER},
     "export": {"package", "sources", "reader", *BELOW_READER},
-    "coverage": {"package", "rules", "reader", *BELOW_READER},
+    "coverage": {"package", "rules", "loader", "reader", *BELOW_READER},
     "demo": {"package", "synthetic", "audit", "progress", *BOTH_SIDES},
     "bench": {"package", "loader", "reader", *BELOW_READER},
     "__main__": {"cli"},
@@ -63,6 +63,7 @@ LAYERS = {
         "progress",
         "recipes",
         "view_rules",
+        "weights",
         *BOTH_SIDES,
     },
 }

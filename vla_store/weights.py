@@ -9,8 +9,10 @@ their place in a product. What one line of NumPy says needs none: `lambda at: np
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,38 +143,37 @@ def recent(half_life: float, least: float = 0) -> Weighting:
     return Weighting(f"recent(half_life={half:g}, least={floor:g})", function)
 
 
-READY = {each.__name__: each for each in (near_changes, rare_tasks, recent)}
+READY: dict[str, Callable[..., Weighting]] = {each.__name__: each for each in (near_changes, rare_tasks, recent)}
 
 
-def parse_weights(text: str) -> str | Weighting:
-    """Return the weights that a text names: a field, or NAME[:option,...] of the functions here.
+def parse_weights(text: str, fields: Collection[str]) -> str | Weighting:
+    """Return the weights that a text names: a field, or NAME[:option,...] of the functions here, several of them with a * between.
 
     Parameters
     ----------
     text
         As in "rewards", "rare_tasks", "near_changes:actions,times=3" and "rare_tasks*near_changes:actions".
+    fields
+        Names of the fields that there are.
 
     Raises
     ------
     UnknownName, OptionError
-        For other options, or a product with a field.
+        For other names and options, and for a product with a field.
     """
+    if text in fields:
+        return text
     factors = text.split("*")
-    made = [_parsed(each.strip()) for each in factors]
-    product = made[0]
-    for each in made[1:]:
-        if isinstance(product, str) or isinstance(each, str):
+    for each in factors:
+        if each.strip() in fields:
             raise OptionError("a product is of functions", found=text, exists=", ".join(READY))
-        product *= each
-    return product
+    return functools.reduce(operator.mul, [_parsed(each.strip(), fields) for each in factors])
 
 
-def _parsed(text: str) -> str | Weighting:
-    word, colon, rest = text.partition(":")
+def _parsed(text: str, fields: Collection[str]) -> Weighting:
+    word, _, rest = text.partition(":")
     if word not in READY:
-        if colon:
-            raise UnknownName.among("function of weights", word, list(READY), hint="the name of a field stands alone")
-        return word
+        raise UnknownName.among("function of weights, or field,", word, [*READY, *fields])
     known = list(inspect.signature(READY[word]).parameters)
     options: dict[str, Any] = {}
     for number, each in enumerate(filter(None, rest.split(","))):
@@ -184,8 +185,9 @@ def _parsed(text: str) -> str | Weighting:
         options[key] = value if key == "field" else _number(key, value)
     try:
         return READY[word](**options)
-    except TypeError as error:
-        raise OptionError(f"{word} needs more", found=text, expected=error) from None
+    except TypeError:  # one has no default
+        missing = next(each for each in known if each not in options)
+        raise OptionError(f"{word} needs its {missing}", found=text, hint=f"as in {word}:{missing}=100") from None
 
 
 def _number(key: str, text: str) -> int | float:

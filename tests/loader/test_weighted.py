@@ -275,7 +275,7 @@ def samples(tiny_store: Path) -> vla_store.Samples:
 
 
 def whole(dataset: Any, given: Any) -> Any:
-    return vla_store.weighted(dataset, given).samples.shares.each
+    return vla_store.weighted(dataset, given).samples.ordering.shares.each
 
 
 def test_a_field_is_taken_at_the_row_of_each_sample(samples: vla_store.Samples) -> None:
@@ -406,12 +406,12 @@ def test_what_is_no_field_dataset_or_option_is_refused(samples: vla_store.Sample
 
 
 def test_weights_are_named_in_a_text() -> None:
-    parsed = weights.parse_weights
+    def parsed(text: str) -> str:
+        return str(weights.parse_weights(text, ["rewards", "actions"]))
+
     assert parsed("rewards") == "rewards"
-    assert str(parsed("near_changes:gripper_states,times=3,index=0")) == str(
-        weights.near_changes("gripper_states", 0, times=3)
-    )
-    assert str(parsed("rare_tasks * recent:half_life=40")) == "rare_tasks(power=1) * recent(half_life=40, least=0)"
-    for wrong in ("nearby:actions", "rare_tasks:strength=1", "recent", "rewards*rare_tasks", "recent:x"):
+    assert parsed("near_changes:states,times=3,index=0") == str(weights.near_changes("states", 0, times=3))
+    assert parsed("rare_tasks * recent:40") == "rare_tasks(power=1) * recent(half_life=40, least=0)"
+    for wrong in ("rare_task", "rare_tasks:strength=1", "rare_tasks:1,2", "recent", "rewards*rare_tasks", "recent:x"):
         with pytest.raises((UnknownName, OptionError)):
             parsed(wrong)

@@ -69,6 +69,13 @@ def bench(arguments: argparse.Namespace) -> int:
         metavar="R",
         help="runs of the simulation (default: 20; 8 where draws are many; of fewer, exact and simulated are not compared)",
     ),
+    argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="instead of the tables: what vla_store.weighted makes of an epoch (of --draws samples) with the numbers of a field, or "
+        "near_changes (options field, index, steps, times), rare_tasks (power) or recent (half_life, least), as in "
+        "near_changes:actions,times=3, or a product, as in rare_tasks*recent:100",
+    ),
     flag("--quoted", "instead of the tables: what was said of these samplers, and whether it holds"),
     argument("--plot", metavar="FILE.png", help="draw it as well (needs matplotlib)"),
     FETCHER,
@@ -78,6 +85,8 @@ def bench(arguments: argparse.Namespace) -> int:
 def coverage(arguments: argparse.Namespace) -> int:
     from vla_store import coverage
 
+    if arguments.weights is not None:
+        return _weights(arguments)
     if (arguments.store is None) == (arguments.lengths is None):
         raise OptionError("give either a STORE or --lengths FILE", hint="vla-store coverage libero.vla")
     if arguments.lengths is not None:
@@ -97,3 +106,23 @@ def coverage(arguments: argparse.Namespace) -> int:
     judged = coverage.judge(report, demos)
     text = coverage.judged_text(judged) if arguments.quoted else coverage.report_text(report)
     return print_result(arguments, report | {"quoted": judged}, lambda _: text)
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from vla_store import Samples, coverage, weighted
+    from vla_store.weights import parse_weights
+
+    for name in ("lengths", "plot", "quoted"):
+        if getattr(arguments, name):
+            raise OptionError(f"--weights are of the steps of a store, and --{name} goes without them")
+    if arguments.store is None:
+        raise OptionError("--weights need a STORE", hint="vla-store coverage libero.vla --weights rare_tasks")
+    store = open_store(arguments.store, **how_to_read(arguments))
+    weights = parse_weights(arguments.weights, store.fields)
+    # Any window will do, as no sample is read.
+    field = min(store.fields.values(), key=lambda each: (each.is_ragged, each.is_camera)).name
+    samples = Samples(store, windows={field: 0}, view=arguments.view, images="as_stored")
+    report = coverage.measure_weights(
+        weighted(samples, weights, epoch=arguments.draws), 5 if arguments.k is None else arguments.k
+    )
+    return print_result(arguments, report, coverage.weights_text)

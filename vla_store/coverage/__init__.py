@@ -4,7 +4,7 @@
     print(report_text(measure(demos_of_store("libero.vla"))))
 
 demos.py what is drawn from; samplers.py the rules; formulas.py what follows from them exactly; simulation.py the same by drawing;
-report.py both side by side, and what was said about them elsewhere; plot.py a picture.
+report.py both side by side, and what was said about them elsewhere; plot.py a picture; weights.py what weights do to an epoch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from vla_store.coverage.demos import Demos, demos_of_lengths, demos_of_store, re
 from vla_store.coverage.plot import plot_report
 from vla_store.coverage.quoted import judge, judged_text
 from vla_store.coverage.report import measure, report_text
+from vla_store.coverage.weights import measure_weights, weights_text
 
 __all__ = [
     "Demos",
@@ -21,7 +22,9 @@ __all__ = [
     "judge",
     "judged_text",
     "measure",
+    "measure_weights",
     "plot_report",
     "read_lengths",
     "report_text",
+    "weights_text",
 ]

@@ -59,7 +59,7 @@ def expected(sampler: Sampler, draws: int, horizon: int) -> Reached | None:
         chance = sampler.probability
         targets = np.clip(window_sums(chance, demos, horizon).astype(np.float64), 0, 1)
         targets[~ever_targets(sampler, horizon)] = 0  # sums of floats leave dust
-        anchored, targeted = _met(chance, draws), _met(targets, draws)
+        anchored, targeted = met(chance, draws), met(targets, draws)
         square = float((draws * chance * (1 - chance) + (draws * chance) ** 2).mean())
         mean = draws * float(chance.sum()) / demos.steps
     elif isinstance(sampler, ListSampler):
@@ -106,7 +106,7 @@ def expected_curve(sampler: Sampler, draws: Int64) -> Floats | None:
 
 def _reached(sampler: RandomSampler) -> Callable[[float], float]:
     chances, counts = np.unique(sampler.probability[sampler.is_anchor], return_counts=True)
-    return lambda draws: float((counts * _met(chances, draws)).sum())
+    return lambda draws: float((counts * met(chances, draws)).sum())
 
 
 def count_shares(sampler: Sampler, draws: int, most: int) -> Floats | None:
@@ -135,7 +135,7 @@ def _times_log(factor: int, values: Floats) -> Floats:
     return factor * np.log(values) if factor else np.zeros(len(values))
 
 
-def _met(chance: Floats, draws: float) -> Floats:
+def met(chance: Floats, draws: float) -> Floats:
     """Return the probability that independent draws meet each step at least once: 1 - (1 - p)^draws."""
     if not draws:
         return np.zeros(len(chance))

@@ -96,6 +96,11 @@ class Shares:
         return {"counts": self.counts, "weights": self.weights}
 
     @cached_property
+    def count(self) -> int:
+        """Number of samples."""
+        return int(self.counts.sum())
+
+    @cached_property
     def total(self) -> int:
         """Sum of all weights."""
         return int((self.counts * self.weights).sum())
@@ -184,6 +189,21 @@ class WeightedOrder:
         return ((key_of(self.seed, -1) + self.epoch * _GOLDEN & _MASK) * self.shares.total) >> 64
 
 
+@dataclass(frozen=True)
+class Slots:
+    """The orders of weighted samples, without the samples: what a mixture takes along of a part. epoch_rows: slots of an epoch."""
+
+    shares: Shares
+    epoch_rows: int
+
+    def __len__(self) -> int:
+        return self.shares.count
+
+    def epoch_order(self, seed: int, epoch: int, shuffle: Shuffle) -> EpochOrder:
+        """Return the order of an epoch."""
+        return WeightedOrder(Order(self.epoch_rows, seed, epoch, shuffle), self.shares)
+
+
 class WeightedSamples:
     """A `Dataset` with the order of its weights: what a Loader serves for a `Weighted`.
 
@@ -191,27 +211,33 @@ class WeightedSamples:
     ----------
     dataset
         The dataset that has the samples.
-    shares
-        The weight of each.
-    epoch_rows
-        Samples in an epoch.
+    ordering
+        How often each comes.
+
+    Attributes
+    ----------
+    dataset, ordering
+        As they were given.
+    epoch_rows, epoch_order
+        Those of `ordering`.
     """
 
-    def __init__(self, dataset: Dataset, shares: Shares, epoch_rows: int) -> None:
-        self._dataset: Any = dataset
-        self.shares, self.epoch_rows = shares, epoch_rows
+    def __init__(self, dataset: Dataset, ordering: Slots) -> None:
+        self.dataset: Any = dataset
+        self.ordering = ordering
+        self.epoch_rows, self.epoch_order = ordering.epoch_rows, ordering.epoch_order
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return self._dataset[index]
+        return self.dataset[index]
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """That of the dataset, with a digest of the weights and of how many samples an epoch takes."""
-        whole = self._dataset.identity
-        digest = hashlib.sha256(f"{self.epoch_rows}\n{self.shares.digest()}".encode()).hexdigest()
+        whole = self.dataset.identity
+        digest = hashlib.sha256(f"{self.epoch_rows}\n{self.ordering.shares.digest()}".encode()).hexdigest()
         # In the selection too: who knows of no weights must refuse the state as well.
         both = hashlib.sha256(f"{whole.get('selection')}\n{digest}".encode()).hexdigest()
         others = {name: value for name, value in whole.items() if name != "selection"}
@@ -224,24 +250,20 @@ class WeightedSamples:
     @property
     def ahead(self) -> Ahead | None:
         """That of the dataset."""
-        found: Ahead | None = getattr(self._dataset, "ahead", None)
+        found: Ahead | None = getattr(self.dataset, "ahead", None)
         return found
-
-    def epoch_order(self, seed: int, epoch: int, shuffle: Shuffle) -> EpochOrder:
-        """Return the order of an epoch."""
-        return WeightedOrder(Order(self.epoch_rows, seed, epoch, shuffle), self.shares)
 
     def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yield these samples one after another."""
-        return in_turn(self._dataset, indices)
+        return in_turn(self.dataset, indices)
 
     def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
         """Return the dataset's batch of these samples."""
-        return self._dataset.batch(indices, empty=empty)
+        return self.dataset.batch(indices, empty=empty)
 
     def where(self, index: int | None = None) -> Mapping[str, Any]:
         """Return where the dataset says that a sample lies."""
-        found: Mapping[str, Any] = self._dataset.where(index)
+        found: Mapping[str, Any] = self.dataset.where(index)
         return found
 
 
@@ -261,6 +283,8 @@ class Weighted:
         Whether the dataset makes a batch at once.
     epoch_rows
         Samples in an epoch.
+    text
+        What the weights are, for people.
 
     Raises
     ------
@@ -281,12 +305,11 @@ class Weighted:
         self.dataset = dataset
         self.makes_batches = not isinstance(found, OneByOne)
         self.epoch_rows = len(found) if epoch is None else whole_number("epoch", epoch, 1, MOST_ROWS)
+        self.text = _said(weights)
+        shares = Shares.of(checked(weights_of(found, weights), found))
         self.samples = WeightedSamples(
-            found.plain if isinstance(found, OneByOne) else found,
-            Shares.of(checked(weights_of(found, weights), found)),
-            self.epoch_rows,
+            found.plain if isinstance(found, OneByOne) else found, Slots(shares, self.epoch_rows)
         )
-        self._said = _said(weights)
         if hasattr(dataset, "statistics"):
             self.statistics = dataset.statistics
 
@@ -309,7 +332,7 @@ class Weighted:
     @property
     def shares(self) -> Floats:
         """How often each sample comes in an epoch, on average: (n,). In every epoch it is floor or ceil of it."""
-        shares = self.samples.shares
+        shares = self.samples.ordering.shares
         return shares.each.astype(np.float64) * (self.epoch_rows / shares.total)
 
     def __repr__(self) -> str:
@@ -318,7 +341,7 @@ class Weighted:
         inner = repr(self.dataset).replace("\n", "\n  ")
         return (
             f"Weighted({len(self):,} samples, an epoch of {self.epoch_rows:,}\n"
-            f"  weights    {self._said}\n"
+            f"  weights    {self.text}\n"
             f"  an epoch   {np.minimum(shares, 1).sum():,.0f} different samples on average; {never:,} never come\n"
             f"  of         {inner})"
         )
