@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from loader.far_storage import far_store
 from loader.test_toy_dataset import Squares
 
 import vla_store
@@ -23,7 +24,9 @@ from vla_store import recipes, weights
 from vla_store.errors import OptionError, UnknownName
 from vla_store.loader.batches import Batches
 from vla_store.loader.dataset import served
-from vla_store.loader.order import Blocks, Order, epoch_rows, order_of
+from vla_store.loader.groups import groups_of
+from vla_store.loader.order import Blocks, Order, Sharding, epoch_rows, order_of
+from vla_store.loader.plan import Jobs, Plan
 from vla_store.loader.weighted import Shares, WeightedOrder, places_of
 
 OPTIONS: dict[str, Any] = {"windows": {"actions": range(3)}, "alignment": "causal"}
@@ -255,6 +258,33 @@ def test_whatever_a_loader_takes_is_weighed_and_its_samples_stay(tiny_store: Pat
         assert np.array_equal(batch[1], np.stack([dataset[each][1] for each in expected]))
     else:
         assert batch["step"].tolist() == [int(dataset[each]["step"]) for each in expected]
+
+
+@pytest.mark.parametrize("shuffle", [True, Blocks(16, 8)])
+def test_groups_bring_all_of_a_batch_and_blocks_of_it_once_in_a_pool(shuffle: Any) -> None:
+    given = np.random.default_rng(0).integers(0, 5, 5_000)
+    order = weighted_order(given, 6_000, 3, 1, shuffle)
+    plan = Plan(order, Sharding(6_000, 64), 0, 640, Sharding(6_000, 64).batches(640))
+    jobs, here, count = Jobs(plan), set[int](), 0
+    for group in groups_of(plan):
+        here.update(group.indices.tolist())
+        count += len(group.indices)
+        while jobs.given < group.batches:
+            assert here.issuperset(next(jobs).indices.tolist())
+    assert jobs.given == plan.count
+    assert count < 6_000
+
+
+def test_a_far_store_gives_the_same_batches(tiny_store: Path, tmp_path: Path) -> None:
+    def batches(store: Any, **options: Any) -> Batches:
+        dataset: Any = served(vla_store.weighted(vla_store.Samples(store, **OPTIONS), lambda at: at.step % 4))
+        return Batches(dataset, batch_size=8, shuffle=Blocks(4, 8), **options)
+
+    far = batches(far_store(tiny_store, tmp_path), workers=2)
+    for mine, other in zip(far, batches(tiny_store, workers=0), strict=True):
+        assert np.array_equal(mine["actions"], other["actions"])
+        assert mine["step"].tolist() == other["step"].tolist()
+    far.close()
 
 
 def _only_step(sample: Any) -> Any:

@@ -6,7 +6,7 @@ Pure arithmetic. Imports the order and the plan.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ def groups_of(plan: Plan) -> Iterator[Group]:
 
     A block of samples is in the first group that needs a sample of it, whole, and not again while its pool lasts.
     """
-    order = plan.order
+    order: Any = plan.order
     rows = order.block_rows
     pool_stop, known = -1, set[int]()
     wanted: list[Int64] = []
@@ -48,11 +48,9 @@ def groups_of(plan: Plan) -> Iterator[Group]:
                 pool_stop = order.unit(start)[1]
                 known.clear()
             end = min(stop, pool_stop)
-            blocks = np.unique(job.indices[start - job.position : end - job.position] // rows)
-            fresh = [each for each in blocks.tolist() if each not in known]
+            fresh = [each for each in np.unique(order.blocks(start, end)).tolist() if each not in known]
             known.update(fresh)
-            samples = (np.array(fresh, np.int64)[:, None] * rows + np.arange(rows)).reshape(-1)
-            wanted.append(samples[samples < order.rows])  # the last block may be short
+            wanted.append(order.samples_of(np.array(fresh, np.int64)))
             start = end
         count += sum(map(len, wanted[before:]))
         if count >= enough or number in (0, plan.count - 1):

@@ -69,7 +69,7 @@ class EpochOrder(Protocol):
     """Which sample of a dataset stands at each position of an epoch: a small value that pickles, and a pure function.
 
     rows: positions of the epoch. block_rows: so many samples that follow one another in the dataset are best fetched together, because
-    all of them stand in one `unit`; 1 where it is not so.
+    all of them stand in one `unit`; 1 where it is not so. Where it is more, the order has `blocks` and `samples_of`, as `Order` does.
     """
 
     @property
@@ -132,6 +132,15 @@ class Order:
         if self._pools is not None:
             return self._pools.pool_at(position)[1:]
         return position, position + 1
+
+    def blocks(self, start: int, stop: int) -> Int64:
+        """Return the number of the block at each of these positions: what lies in one is best fetched together."""
+        return self.take(start, stop) // self.block_rows
+
+    def samples_of(self, blocks: Int64) -> Int64:
+        """Return the numbers in these blocks."""
+        found: Int64 = (blocks[:, None] * self.block_rows + np.arange(self.block_rows)).reshape(-1)
+        return found[found < self.rows]  # the last block may be short
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Order, (self.rows, self.seed, self.epoch, self.shuffle)  # without what was worked out

@@ -169,12 +169,20 @@ class WeightedOrder:
 
     @property
     def block_rows(self) -> int:
-        """1: a block of slots is no block of samples."""
-        return 1
+        """Slots of a block: the samples in them follow one another too."""
+        return self.slots.block_rows
 
     def take(self, start: int, stop: int) -> Int64:
         """As `Order.take`."""
-        return self.shares.at(places_of(self.slots.take(start, stop), self.rows, self.shares.total, self.offset))
+        return self._samples(self.slots.take(start, stop))
+
+    def blocks(self, start: int, stop: int) -> Int64:
+        """As `Order.blocks`."""
+        return self.slots.blocks(start, stop)
+
+    def samples_of(self, blocks: Int64) -> Int64:
+        """As `Order.samples_of`; each sample once."""
+        return np.unique(self._samples(self.slots.samples_of(blocks)))
 
     def unit(self, position: int) -> tuple[int, int]:
         """As `Order.unit`."""
@@ -187,6 +195,9 @@ class WeightedOrder:
         So a sample with a share of 0.3 comes in 3 of 10 epochs that follow one another, nearly, wherever one begins to count.
         """
         return ((key_of(self.seed, -1) + self.epoch * _GOLDEN & _MASK) * self.shares.total) >> 64
+
+    def _samples(self, slots: Int64) -> Int64:
+        return self.shares.at(places_of(slots, self.rows, self.shares.total, self.offset))
 
 
 @dataclass(frozen=True)
