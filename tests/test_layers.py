@@ -39,7 +39,7 @@ LAYERS = {
     "builder": {"sources", "publish", "rules", *BELOW_READER},
     "reader": BELOW_READER,
     "loader": {"rules", "reader", *BELOW_READER},
-    "weights": {"loader", "errors"},
+    "weights": {"loader", "reader", "errors"},
     "package": {"loader", "reader", "format", "errors"},
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", "rules", *BELOW_TORCH},

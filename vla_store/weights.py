@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.loader.facts import StepFacts
+from vla_store.reader.options import by_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,6 +56,7 @@ class Weighting:
         return self.text
 
 
+@by_name({})
 def near_changes(field: str = "actions", index: int = -1, steps: int = 10, times: float = 5) -> Weighting:
     """Weigh the steps near a change of a number more: near the gripper's opening and closing.
 
@@ -88,6 +90,7 @@ def near_changes(field: str = "actions", index: int = -1, steps: int = 10, times
     )
 
 
+@by_name({})
 def rare_tasks(power: float = 1) -> Weighting:
     """Weigh the steps of rare tasks more: each by 1 / (samples of its task) ** power.
 
@@ -115,6 +118,7 @@ def rare_tasks(power: float = 1) -> Weighting:
     return Weighting(f"rare_tasks(power={exponent:g})", function)
 
 
+@by_name({})
 def recent(half_life: float, least: float = 0) -> Weighting:
     """Weigh the steps of recent episodes more: those of the last one have 1, those `half_life` episodes before it 1/2, and so on.
 
@@ -174,8 +178,8 @@ def _parsed(text: str, fields: Collection[str]) -> Weighting:
     word, _, rest = text.partition(":")
     if word not in READY:
         raise UnknownName.among("function of weights, or field,", word, [*READY, *fields])
-    known = list(inspect.signature(READY[word]).parameters)
-    options: dict[str, Any] = {}
+    taken = inspect.signature(READY[word]).parameters
+    known, options = list(taken), dict[str, Any]()
     for number, each in enumerate(filter(None, rest.split(","))):
         key, equals, value = each.partition("=")
         if not equals and number < len(known):
@@ -183,11 +187,10 @@ def _parsed(text: str, fields: Collection[str]) -> Weighting:
         if key not in known:
             raise UnknownName.among(f"option of {word}", key, known)
         options[key] = value if key == "field" else _number(key, value)
-    try:
-        return READY[word](**options)
-    except TypeError:  # one has no default
-        missing = next(each for each in known if each not in options)
-        raise OptionError(f"{word} needs its {missing}", found=text, hint=f"as in {word}:{missing}=100") from None
+    for key, parameter in taken.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise OptionError(f"{word} needs its {key}", found=text, hint=f"as in {word}:{key}=100")
+    return READY[word](**options)
 
 
 def _number(key: str, text: str) -> int | float:

@@ -200,8 +200,10 @@ def test_a_state_of_other_weights_or_of_none_is_refused() -> None:
     others = served(vla_store.weighted(Squares(40), np.arange(40) % 4 + 1, epoch=40))
     with pytest.raises(OptionError, match="of other weights"):
         epochs(others).load_state_dict(state)
-    for dataset, of in ((toy(41), state), (Squares(40), state), (toy(40), epochs(Squares(40)).state_dict())):
-        with pytest.raises(OptionError, match="the state is of"):
+    with pytest.raises(OptionError, match="of a dataset with weights"):
+        epochs(Squares(40)).load_state_dict(state)
+    for dataset, of in ((toy(41), state), (toy(40), epochs(Squares(40)).state_dict())):
+        with pytest.raises(OptionError, match="of other weights"):
             epochs(dataset).load_state_dict(of)
 
 
@@ -424,14 +426,17 @@ def test_what_is_no_field_dataset_or_option_is_refused(samples: vla_store.Sample
         vla_store.weighted([1, 2], [1, 1])
     with pytest.raises(OptionError, match="epoch"):
         vla_store.weighted(Squares(5), np.ones(5), epoch=0)
+    with pytest.raises(UnknownName, match="write epoch=5"):
+        vla_store.weighted(Squares(5), np.ones(5), num_samples=5)  # type: ignore[call-arg]
     wrong: list[tuple[Any, dict[str, Any]]] = [
+        (weights.near_changes, {"field": "actions", "radius": 3}),
         (weights.near_changes, {"times": 0}),
         (weights.near_changes, {"steps": -1}),
         (weights.rare_tasks, {"power": -1}),
         (weights.recent, {"half_life": 0}),
     ]
     for function, options in wrong:
-        with pytest.raises(OptionError):
+        with pytest.raises((OptionError, UnknownName)):
             function(**options)
 
 

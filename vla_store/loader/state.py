@@ -137,6 +137,8 @@ class Epochs:
         for name, expected in self._identity.items():
             if name not in state or state[name] != expected:
                 what = _OTHERS.get(name, f"a dataset of another {name}")
+                if name == "selection" and "weights" in state and "weights" not in self._identity:
+                    what = "a dataset with weights"
                 raise OptionError(f"the state is of {what}", expected=expected, found=state.get(name, "nothing"))
         epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
         if position > self.rows:

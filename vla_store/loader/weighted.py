@@ -23,6 +23,7 @@ from vla_store.loader.facts import StepFacts, facts_of
 from vla_store.loader.order import EpochOrder, Order, Shuffle
 from vla_store.loader.permutation import key_of
 from vla_store.reader.cached import cached_property
+from vla_store.reader.options import OF_WEIGHTS, by_name
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -36,6 +37,7 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: its multiples lie as evenly on a circle as can be
 
 
+@by_name(OF_WEIGHTS)
 def weighted(dataset: Any, weights: Weights, *, epoch: int | None = None) -> Weighted:
     """Return a dataset of the same samples, of which an epoch takes each as often as its weight says.
 

@@ -27,7 +27,10 @@ OF_A_DATASET = {
     "path": "the store is the first argument, without a name",
 }
 _TORCHS = "or use torch's: DataLoader(dataset, batch_size=64, {name}=..., collate_fn=vla_store.torch.collate)"
-_ORDER = "a Loader takes its order from seed= and shuffle=, and a choice of rows as torch.utils.data.Subset; " + _TORCHS
+_ORDER = (
+    "a Loader takes its order from seed= and shuffle=, a choice of rows as torch.utils.data.Subset, and weights of rows as "
+    "vla_store.weighted; " + _TORCHS
+)
 OF_A_LOADER = {
     "num_workers": "write workers={value}",
     "collate_fn": "a Loader stacks arrays, numbers and texts by itself: change batches by batch_transform=; or use torch's: "
@@ -52,6 +55,13 @@ OF_A_SAMPLER = {
     "replacement": "leave it out: every row comes once an epoch",
     "num_samples": "leave it out: every row comes once an epoch",
     "drop_last": "that is the DataLoader's",
+}
+
+OF_WEIGHTS = {
+    "num_samples": "write epoch={value}",
+    "replacement": "leave it out: nothing is drawn, and each sample comes as often as its share, rounded down or up",
+    "seed": "that is the Loader's: Loader(weighted(dataset, weights), batch_size=64, seed={value})",
+    "generator": "the order depends on the Loader's seed=, the epoch and the weights alone",
 }
 
 
