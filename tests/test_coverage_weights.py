@@ -16,7 +16,7 @@ import vla_store
 from vla_store import weights
 from vla_store.cli import main
 from vla_store.coverage import demos_of_store, measure_weights, weights_text
-from vla_store.loader.weighted import Shares, places_of
+from vla_store.loader.marks import Shares, places_of
 
 
 @settings(max_examples=40)

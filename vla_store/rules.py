@@ -1,6 +1,6 @@
-"""Rules by which trainers and tools leave steps out, as pure functions of one episode's numbers.
+"""Rules by which trainers and tools leave steps out, as pure functions of one episode's numbers; and what is near an event.
 
-T is the number of steps of an episode. Each function names where its rule comes from; views, recipes and coverage share them.
+T is the number of steps of an episode. Each function names where its rule comes from; views, recipes, weights and coverage share them.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.loader.batches import Batches
 from vla_store.loader.dataset import served
 from vla_store.loader.groups import groups_of
+from vla_store.loader.marks import Shares, WeightedOrder, places_of
 from vla_store.loader.order import Blocks, Order, Sharding, epoch_rows, order_of
 from vla_store.loader.plan import Jobs, Plan
-from vla_store.loader.weighted import Shares, WeightedOrder, places_of
 
 OPTIONS: dict[str, Any] = {"windows": {"actions": range(3)}, "alignment": "causal"}
 
