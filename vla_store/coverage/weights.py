@@ -138,7 +138,7 @@ def weights_text(report: dict[str, Any]) -> str:
             ),
             "",
             lines[-1],
-            f"tail      the last {100 // TAIL_SHARE} % of each episode",
+            f"tail      the last {100 // TAIL_SHARE} % of each episode, as recorded",
             f"gripper   at most {counted(report['k'], 'step')} from a change of the gripper",
             "times     as often as with equal weights",
         ]
