@@ -25,9 +25,9 @@ def test_the_figures_are_those_of_all_epochs_there_can_be(given: list[int], rows
     weighted = vla_store.weighted(Squares(len(given)), given, epoch=rows)
     report = json.loads(json.dumps(measure_weights(weighted)))
     shares = Shares.of(np.array(given, float))
-    slots = np.arange(rows)
+    marks = np.arange(rows)
     epochs = [
-        np.bincount(shares.at(places_of(slots, rows, shares.total, offset)), minlength=len(given))
+        np.bincount(shares.at(places_of(marks, rows, shares.total, offset)), minlength=len(given))
         for offset in range(shares.total)
     ]
     assert report["different"] == pytest.approx(np.mean([(each > 0).sum() for each in epochs]))

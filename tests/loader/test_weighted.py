@@ -45,9 +45,9 @@ def counts(order: WeightedOrder, samples: int) -> list[int]:
     return found
 
 
-def naive_sample(given: list[int], rows: int, offset: Fraction, slot: int) -> int:
-    """The sample whose stretch of a circle of length `rows` holds slot + offset, where stretches are as long as shares."""
-    place, end = slot + offset, Fraction(0)
+def naive_sample(given: list[int], rows: int, offset: Fraction, mark: int) -> int:
+    """The sample whose stretch of a circle of length `rows` holds mark + offset, where stretches are as long as shares."""
+    place, end = mark + offset, Fraction(0)
     for sample, weight in enumerate(given):
         end += Fraction(rows * weight, sum(given))
         if place < end:
@@ -75,8 +75,8 @@ def test_the_order_is_that_of_slots_whose_samples_a_naive_walk_finds(
 ) -> None:
     order = weighted_order(given, rows, seed, epoch, shuffle)
     offset = Fraction(order.offset, order.shares.total)
-    slots = Order(rows, seed, epoch, shuffle).take(0, rows).tolist()
-    assert order.take(0, rows).tolist() == [naive_sample(given, rows, offset, slot) for slot in slots]
+    marks = Order(rows, seed, epoch, shuffle).take(0, rows).tolist()
+    assert order.take(0, rows).tolist() == [naive_sample(given, rows, offset, mark) for mark in marks]
 
 
 @given(small, lengths, st.integers(0, 9), orders, st.data())
@@ -106,9 +106,9 @@ def test_over_epochs_each_sample_stays_near_its_share(given: list[int], rows: in
 @given(st.integers(1, 2**40), st.integers(1, 2**61), st.data())
 def test_places_are_exact_where_products_have_a_hundred_bits(rows: int, total: int, data: Any) -> None:
     offset = data.draw(st.integers(0, total - 1))
-    slots = [*data.draw(st.lists(st.integers(0, rows - 1), max_size=5)), 0, rows - 1]
-    expected = [(slot * total + offset) // rows for slot in slots]
-    assert places_of(np.array(slots), rows, total, offset).tolist() == expected
+    marks = [*data.draw(st.lists(st.integers(0, rows - 1), max_size=5)), 0, rows - 1]
+    expected = [(mark * total + offset) // rows for mark in marks]
+    assert places_of(np.array(marks), rows, total, offset).tolist() == expected
     assert max(expected) < total
 
 

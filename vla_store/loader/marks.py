@@ -1,6 +1,6 @@
 """The order of weighted samples, by systematic selection. Pure arithmetic; may import numpy, the order, and permutation.py.
 
-Samples lie on a line, each as long as its whole weight. An epoch of E slots puts E marks on it at equal distances, from an offset on
+Samples lie on a line, each as long as its whole weight. An epoch of E samples puts E marks on it at equal distances, from an offset on
 that is a function of (seed, epoch): so a sample gets floor or ceil of its share of the marks. Weights become whole numbers once; from
 there on all is whole numbers, so that every machine has the same order.
 """
@@ -91,76 +91,76 @@ class Shares:
         return (np.cumsum(self.counts) - 1)[some], self.weights[some], np.cumsum(self.counts * self.weights)[some]
 
 
-def places_of(slots: Int64, rows: int, total: int, offset: int) -> Int64:
-    """Return floor((slot * total + offset) / rows) of each slot in [0, rows), where rows <= 2^40, offset < total < 2^62."""
+def places_of(marks: Int64, rows: int, total: int, offset: int) -> Int64:
+    """Return floor((mark * total + offset) / rows) of each mark in [0, rows), where rows <= 2^40, offset < total < 2^62."""
     whole, rest = divmod(total, rows)
     begin, more = divmod(offset, rows)
-    # slot * rest may have 80 bits: the upper half of the slot goes first, and what it leaves goes on with the lower half.
-    high, low = slots >> _HALF_BITS, slots & ((1 << _HALF_BITS) - 1)
+    # mark * rest may have 80 bits: the upper half of the mark goes first, and what it leaves goes on with the lower half.
+    high, low = marks >> _HALF_BITS, marks & ((1 << _HALF_BITS) - 1)
     upper, left = np.divmod(high * rest, rows)
     lower = ((left << _HALF_BITS) + low * rest + more) // rows
-    made: Int64 = slots * whole + begin + (upper << _HALF_BITS) + lower
+    made: Int64 = marks * whole + begin + (upper << _HALF_BITS) + lower
     return made
 
 
 @dataclass(frozen=True)
 class WeightedOrder:
-    """The order of one epoch of weighted samples: an `Order` of its slots, each of which is one of a sample."""
+    """The order of one epoch of weighted samples: an `Order` of its marks, each of which lies on a sample."""
 
-    slots: Order
+    marks: Order
     shares: Shares
 
     @property
     def rows(self) -> int:
-        """Slots of the epoch."""
-        return self.slots.rows
+        """Marks of the epoch."""
+        return self.marks.rows
 
     @property
     def seed(self) -> int:
         """Seed of the order."""
-        return self.slots.seed
+        return self.marks.seed
 
     @property
     def epoch(self) -> int:
         """Number of the epoch."""
-        return self.slots.epoch
+        return self.marks.epoch
 
     @property
     def block_rows(self) -> int:
-        """Slots of a block: the samples in them follow one another too."""
-        return self.slots.block_rows
+        """Marks of a block: the samples in them follow one another too."""
+        return self.marks.block_rows
 
     def take(self, start: int, stop: int) -> Int64:
         """As `Order.take`."""
-        return self._samples(self.slots.take(start, stop))
+        return self._samples(self.marks.take(start, stop))
 
     def blocks(self, start: int, stop: int) -> Int64:
         """As `Order.blocks`."""
-        return self.slots.blocks(start, stop)
+        return self.marks.blocks(start, stop)
 
     def samples_of(self, blocks: Int64) -> Int64:
         """As `Order.samples_of`; each sample once."""
-        return np.unique(self._samples(self.slots.samples_of(blocks)))
+        return np.unique(self._samples(self.marks.samples_of(blocks)))
 
     def unit(self, position: int) -> tuple[int, int]:
         """As `Order.unit`."""
-        return self.slots.unit(position)
+        return self.marks.unit(position)
 
     @cached_property
     def offset(self) -> int:
-        """Where the first slot begins, in [0, total): from epoch to epoch by the golden ratio, from a start that the seed gives.
+        """Where the first mark lies, in [0, total): from epoch to epoch by the golden ratio, from a start that the seed gives.
 
         So a sample with a share of 0.3 comes in 3 of 10 epochs that follow one another, nearly, wherever one begins to count.
         """
         return ((key_of(self.seed, -1) + self.epoch * _GOLDEN & _MASK) * self.shares.total) >> 64
 
-    def _samples(self, slots: Int64) -> Int64:
-        return self.shares.at(places_of(slots, self.rows, self.shares.total, self.offset))
+    def _samples(self, marks: Int64) -> Int64:
+        return self.shares.at(places_of(marks, self.rows, self.shares.total, self.offset))
 
 
 @dataclass(frozen=True)
-class Slots:
-    """The orders of weighted samples, without the samples: what a mixture takes along of a part. epoch_rows: slots of an epoch."""
+class Marks:
+    """The orders of weighted samples, without the samples: what a mixture takes along of a part. epoch_rows: marks of an epoch."""
 
     shares: Shares
     epoch_rows: int

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, whole_number
 from vla_store.loader.dataset import Ahead, Dataset, Empty, OneByOne, in_turn, served
 from vla_store.loader.facts import StepFacts, facts_of
-from vla_store.loader.marks import MOST_ROWS, Shares, Slots
+from vla_store.loader.marks import MOST_ROWS, Marks, Shares
 from vla_store.reader.options import OF_WEIGHTS, by_name
 
 Array = np.ndarray[Any, Any]
@@ -77,7 +77,7 @@ class WeightedSamples:
         Those of `ordering`.
     """
 
-    def __init__(self, dataset: Dataset, ordering: Slots) -> None:
+    def __init__(self, dataset: Dataset, ordering: Marks) -> None:
         self.dataset: Any = dataset
         self.ordering = ordering
         self.epoch_rows, self.epoch_order = ordering.epoch_rows, ordering.epoch_order
@@ -160,7 +160,7 @@ class Weighted:
         self.text = _said(weights)
         shares = Shares.of(checked(weights_of(found, weights), found))
         self.samples = WeightedSamples(
-            found.plain if isinstance(found, OneByOne) else found, Slots(shares, self.epoch_rows)
+            found.plain if isinstance(found, OneByOne) else found, Marks(shares, self.epoch_rows)
         )
         if hasattr(dataset, "statistics"):
             self.statistics = dataset.statistics
