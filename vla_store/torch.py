@@ -169,7 +169,7 @@ class Loader(Batches):
     Parameters
     ----------
     dataset
-        A StepDataset, `vla_store.Samples`, a recipe's dataset, or a torch Subset of one; or any object that is a
+        A StepDataset, `vla_store.Samples`, a recipe's dataset, a torch Subset of one, or a `Weighted`; or any object that is a
         `vla_store.loader.dataset.Dataset`.
     batch_size
         Samples in a batch of one rank.

@@ -70,7 +70,7 @@ def test_each_sample_comes_floor_or_ceil_of_its_share_in_every_epoch(
 
 
 @given(small, lengths, st.integers(0, 99), st.integers(0, 99), orders)
-def test_the_order_is_that_of_slots_whose_samples_a_naive_walk_finds(
+def test_the_order_is_that_of_marks_whose_samples_a_naive_walk_finds(
     given: list[int], rows: int, seed: int, epoch: int, shuffle: Any
 ) -> None:
     order = weighted_order(given, rows, seed, epoch, shuffle)
