@@ -39,7 +39,7 @@ LAYERS = {
     "builder": {"sources", "publish", "rules", *BELOW_READER},
     "reader": BELOW_READER,
     "loader": {"reader", *BELOW_READER},
-    "package": {"reader", "format", "errors"},
+    "package": {"loader", "reader", "format", "errors"},
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", "rules", *BELOW_TORCH},
     "audit": {"view_steps", "view_rules", *BOTH_SIDES},

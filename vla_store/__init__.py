@@ -28,6 +28,7 @@ from vla_store.errors import (
 )
 from vla_store.format.skipped import Skipped
 from vla_store.format.views import View
+from vla_store.loader.mixture import Mixture, mixture
 from vla_store.reader.batch import Batch
 from vla_store.reader.samples import Samples
 from vla_store.reader.seconds import seconds
@@ -54,6 +55,7 @@ __all__ = [
     "Episodes",
     "FetchError",
     "MachineError",
+    "Mixture",
     "OptionError",
     "Provenance",
     "Samples",
@@ -78,6 +80,7 @@ __all__ = [
     "VlaStoreError",
     "WorkerDied",
     "__version__",
+    "mixture",
     "open_store",
     "seconds",
 ]

@@ -29,7 +29,7 @@ class Dataset(Protocol):
 
     Notes
     -----
-    Six more members are used where a dataset has them.
+    More members are used where a dataset has them.
 
     `__getitem__(index)`
         One sample, which the Loader's `transform` needs.
@@ -42,6 +42,10 @@ class Dataset(Protocol):
         workers read them.
     `epoch_rows` and `epoch_order(seed, epoch, shuffle)`
         The positions of an epoch, and the `EpochOrder` of one, where an epoch is not a permutation of all samples.
+    `ordering`
+        What has these two and a length, and pickles smaller than the dataset: a mixture's order takes it along.
+    `bare`
+        The same dataset without what is only for torch: what workers get.
     """
 
     def __len__(self) -> int:
@@ -112,6 +116,7 @@ class Ahead(Protocol):
 
 
 NEEDED = ("__len__", "identity", "batch", "where")
+OF_ORDERS = ("epoch_order", "epoch_rows", "ordering")  # members of a dataset that has an order of its own
 
 
 def served(given: Any) -> Dataset | None:
@@ -146,6 +151,8 @@ def served(given: Any) -> Dataset | None:
     plain: Any = given if _is_dataset(given) else getattr(given, "samples", None)
     if not _is_dataset(plain):
         return None
+    if plain is given:
+        plain = given = getattr(given, "bare", given)
     return plain if getattr(given, "makes_batches", given is plain) else OneByOne(plain, given)
 
 
@@ -191,6 +198,11 @@ class Chosen:
     indices
         (n,) whole numbers, n at least 1; negative ones count from the end.
 
+    Attributes
+    ----------
+    dataset, indices
+        As they were given; none of the indices is negative.
+
     Raises
     ------
     IndexError
@@ -200,41 +212,41 @@ class Chosen:
     """
 
     def __init__(self, dataset: Any, indices: Any) -> None:
-        self._dataset = dataset
-        self._indices: Int64 = checked_indices(indices, len(dataset)).copy()
-        if not self._indices.size:
+        self.dataset = dataset
+        self.indices: Int64 = checked_indices(indices, len(dataset)).copy()
+        if not self.indices.size:
             raise OptionError("the subset is empty", samples=f"0 of {len(dataset):,}")
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self._dataset[int(self._indices[index])]
+        return self.dataset[int(self.indices[index])]
 
     @property
     def identity(self) -> dict[str, Any]:
         """That of the dataset, with a digest of which samples these are."""
-        whole = self._dataset.identity
-        digest = hashlib.sha256(f"{whole.get('selection')}\n".encode() + self._indices.astype("<i8").tobytes())
+        whole = self.dataset.identity
+        digest = hashlib.sha256(f"{whole.get('selection')}\n".encode() + self.indices.astype("<i8").tobytes())
         return {**whole, "selection": digest.hexdigest()}
 
     @property
     def ahead(self) -> Ahead | None:
         """That of the dataset, by the new numbers."""
-        inner = getattr(self._dataset, "ahead", None)
-        return None if inner is None else _AheadOfSome(inner, self._indices)
+        inner = getattr(self.dataset, "ahead", None)
+        return None if inner is None else _AheadOfSome(inner, self.indices)
 
     def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yield these samples one after another."""
-        return in_turn(self._dataset, self._indices[np.asarray(indices)].tolist())
+        return in_turn(self.dataset, self.indices[np.asarray(indices)].tolist())
 
     def batch(self, indices: Any, *, empty: Empty = np.empty) -> Any:
         """Return the dataset's batch of these samples."""
-        return self._dataset.batch(self._indices[np.asarray(indices)], empty=empty)
+        return self.dataset.batch(self.indices[np.asarray(indices)], empty=empty)
 
     def where(self, index: int | None = None) -> Mapping[str, Any]:
         """Return where the dataset says that a sample lies."""
-        found: Mapping[str, Any] = self._dataset.where(None if index is None else int(self._indices[index]))
+        found: Mapping[str, Any] = self.dataset.where(None if index is None else int(self.indices[index]))
         return found
 
 
@@ -288,8 +300,9 @@ class OneByOne:
     def __init__(self, plain: Dataset, source: Any) -> None:
         self.plain, self.source = plain, source
         self.where = plain.where
-        if hasattr(plain, "epoch_order"):
-            self.epoch_order, self.epoch_rows = plain.epoch_order, plain.epoch_rows  # type: ignore[attr-defined]
+        for name in OF_ORDERS:
+            if hasattr(plain, name):
+                setattr(self, name, getattr(plain, name))
 
     def __len__(self) -> int:
         return len(self.plain)

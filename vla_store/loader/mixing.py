@@ -1,0 +1,178 @@
+"""The order of a mixture: whose turn each position is, and which of that part's samples comes then. Pure arithmetic.
+
+A mixture counts the samples that it gave of each part over all epochs: `number` n of a part is position n % L of its own epoch n // L,
+where L is how long that is. So every part is enumerated, whatever the epochs of the mixture are. May import numpy, errors, the order
+and the shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sized
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vla_store.errors import OptionError
+from vla_store.loader.order import EpochOrder, Shuffle, epoch_rows, order_of
+from vla_store.loader.shares import Int64, table_of
+from vla_store.reader.cached import cached_property
+
+
+class Stretch(NamedTuple):
+    """Where shares, or the length of an epoch, last changed: epoch and position, and how many samples each part had given by then."""
+
+    epoch: int
+    position: int
+    given: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """So many samples, in place of a dataset that has no order of its own."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What the order of a mixture depends on beside seed, epoch and shuffle. It pickles small where its parts do.
+
+    parts: of each the dataset, or what orders it. counts: its turns in `sum(counts)`. epoch_rows: positions of an epoch. begins: what
+    positions are counted from. run: samples that a part gives in one turn.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[Sized, ...]
+    counts: tuple[int, ...]
+    epoch_rows: int
+    begins: Stretch
+    run: int = 1
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def epoch_order(self, seed: int, epoch: int, shuffle: Shuffle) -> MixtureOrder:
+        """Return the order of an epoch. Raises OptionError where that lies before the stretch."""
+        self.place(epoch, self.epoch_rows)
+        return MixtureOrder(self, seed, epoch, shuffle)
+
+    def given(self, seed: int, epoch: int, position: int) -> Int64:
+        """Return how many samples of each part came before a position, (K,). Raises OptionError where that lies before the stretch."""
+        table, place = table_of(self.counts, seed), self.place(epoch, position)
+        turn, rest = divmod(place, self.run)
+        made = np.array(self.begins.given) + table.before(turn) * self.run
+        if rest:
+            made[table.take(turn, turn + 1)[0]] += rest
+        return made
+
+    def place(self, epoch: int, position: int) -> int:
+        """Return how many samples lie between the stretch's beginning and a position. Raises OptionError."""
+        first = self.begins
+        place = (epoch - first.epoch) * self.epoch_rows + position - first.position
+        if place < 0:
+            raise OptionError(
+                "the mixture was not so before its weights were changed: what was given then is counted, and cannot be given again",
+                changed=f"epoch {first.epoch}, at {first.position:,}",
+                found=f"epoch {epoch}, at {position:,}",
+                hint="a mixture that has not loaded a state of other weights begins anew",
+            )
+        return place
+
+    def turns(self, seed: int, start: int, stop: int) -> tuple[Int64, Int64]:
+        """Return the parts at places [start, stop), and their numbers of their samples: (n,) both."""
+        table, run = table_of(self.counts, seed), self.run
+        first, last = start // run, -(-stop // run)
+        parts, numbers = table.take(first, last)
+        if run > 1:
+            parts, numbers = np.repeat(parts, run), (numbers[:, None] * run + np.arange(run)).reshape(-1)
+            mine = slice(start - first * run, stop - first * run)
+            parts, numbers = parts[mine], numbers[mine]
+        return parts, numbers + np.array(self.begins.given)[parts]
+
+    @cached_property
+    def firsts(self) -> Int64:
+        """Number of the first sample of each part among those of the mixture, and of all samples: (K + 1,)."""
+        return np.cumsum([0, *map(len, self.parts)])
+
+    def going_on(self, epoch: int, position: int, given: tuple[int, ...]) -> Mixing:
+        """Return the same mixture from a place on, where parts had given so many samples."""
+        return replace(self, begins=Stretch(epoch, position, given))
+
+
+@dataclass(frozen=True)
+class MixtureOrder:
+    """The order of one epoch of a mixture: an `EpochOrder`."""
+
+    mixing: Mixing
+    seed: int
+    epoch: int
+    shuffle: Shuffle
+
+    @property
+    def rows(self) -> int:
+        """Positions of the epoch."""
+        return self.mixing.epoch_rows
+
+    @property
+    def block_rows(self) -> int:
+        """1: samples that follow one another lie in the pools of several parts."""
+        return 1
+
+    def unit(self, position: int) -> tuple[int, int]:
+        """Return the position alone."""
+        return position, position + 1
+
+    def take(self, start: int, stop: int) -> Int64:
+        """Return the samples at positions [start, stop): (stop - start,) int64 numbers of the mixture."""
+        if not 0 <= start <= stop <= self.rows:
+            raise ValueError(f"[{start}, {stop}) of an order of {self.rows}")
+        place = self.mixing.place(self.epoch, start)
+        parts, numbers = self.mixing.turns(self.seed, place, place + stop - start)
+        taken = np.empty(stop - start, np.int64)
+        for part in np.unique(parts).tolist():
+            at = np.flatnonzero(parts == part)
+            taken[at] = self.mixing.firsts[part] + self._of_part(part, int(numbers[at[0]]), len(at))
+        return taken
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MixtureOrder, (self.mixing, self.seed, self.epoch, self.shuffle)  # without what was worked out
+
+    def _of_part(self, part: int, first: int, count: int) -> Int64:
+        """Return the samples of a part of which `first` came before, by its own numbers."""
+        rows, pieces = epoch_rows(self.mixing.parts[part]), []
+        while count:
+            epoch, position = divmod(first, rows)
+            taken = min(count, rows - position)
+            pieces.append(self._order(part, epoch).take(position, position + taken))
+            first, count = first + taken, count - taken
+        return np.concatenate(pieces)
+
+    def _order(self, part: int, epoch: int) -> EpochOrder:
+        """Return the order of a part's own epoch; the last one is kept, with the pool that it may hold."""
+        kept = self._kept.get(part)
+        if kept is None or kept[0] != epoch:
+            seed = part_seed(self.seed, self.mixing.names[part])
+            kept = self._kept[part] = epoch, order_of(self.mixing.parts[part], seed, epoch, self.shuffle)
+        return kept[1]
+
+    @cached_property
+    def _kept(self) -> dict[int, tuple[int, EpochOrder]]:
+        return {}
+
+
+def part_seed(seed: int, name: str) -> int:
+    """Return the seed of a part: by its name, so that its order stays when other parts come or go."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest(), "little")
+
+
+def ordering_of(dataset: Any) -> Sized:
+    """Return what orders a dataset, and pickles smaller: its number of samples where it has no order of its own."""
+    if not hasattr(dataset, "epoch_order"):
+        return Rows(len(dataset))
+    found: Sized = getattr(dataset, "ordering", dataset)
+    return found
