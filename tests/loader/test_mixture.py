@@ -333,11 +333,3 @@ def test_it_says_what_it_is() -> None:
 
 def test_names_are_those_of_the_stores(of_a_store: list[vla_store.Samples]) -> None:
     assert vla_store.mixture([*of_a_store[:2], Numbers(0, 3)][:2]).names == ["tiny-fast", "tiny-fast 2"]
-
-
-def test_a_state_of_other_parts_or_shares_is_refused() -> None:
-    (loader,) = ranks_of(mixed([(30, 3), (10, 1)]), 1, batch_size=4)
-    state = loader.epochs.state_dict()
-    for other in (mixed([(30, 1), (10, 1)]), mixed([(31, 3), (10, 1)]), mixed([(30, 3), (10, 1)], epoch=8)):
-        with pytest.raises(OptionError, match="the state is of"):
-            ranks_of(other, 1, state, batch_size=4)

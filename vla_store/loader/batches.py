@@ -49,7 +49,7 @@ class Batches:
             whole_number(name, value, least)
         self.dataset: Any = dataset  # or, in a Loader, what that is served for
         self.batch_size, self.drop_last = int(batch_size), bool(drop_last)
-        self.epochs = Epochs(dataset, seed, shuffle, LOOK)
+        self.epochs = Epochs(dataset, seed, shuffle, LOOK, lambda: (int(batch_size), ranks()[1]))
         self.counts = Stats()
         self._ranks = ranks
         self.work = Work(dataset, transform, batch_transform)

@@ -44,6 +44,12 @@ class Dataset(Protocol):
         The positions of an epoch, and the `EpochOrder` of one, where an epoch is not a permutation of all samples.
     `ordering`
         What has these two and a length, and pickles smaller than the dataset: a mixture's order takes it along.
+    `counted(seed, epoch, position)`
+        What a state holds beside the place and the identity; raises OptionError where there is no such place.
+    `continued(state)`
+        The dataset that goes on from a state, and the state as it is one of that dataset.
+    `in_batches(batch_size, world_size)`
+        The dataset whose epochs are ordered for such batches.
     `bare`
         The same dataset without what is only for torch: what workers get.
     """
@@ -116,7 +122,18 @@ class Ahead(Protocol):
 
 
 NEEDED = ("__len__", "identity", "batch", "where")
-OF_ORDERS = ("epoch_order", "epoch_rows", "ordering")  # members of a dataset that has an order of its own
+# Members of a dataset that has an order of its own, or that is a mixture.
+OF_ORDERS = (
+    "epoch_order",
+    "epoch_rows",
+    "ordering",
+    "counted",
+    "continued",
+    "in_batches",
+    "by_part",
+    "part_of",
+    "names",
+)
 
 
 def served(given: Any) -> Dataset | None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vla_store.errors import OptionError
 from vla_store.loader.order import EpochOrder, Shuffle, epoch_rows, order_of
-from vla_store.loader.shares import Int64, table_of
+from vla_store.loader.shares import Int64, Table, table_of
 from vla_store.reader.cached import cached_property
 
 
@@ -42,8 +42,10 @@ class Rows:
 class Mixing:
     """What the order of a mixture depends on beside seed, epoch and shuffle. It pickles small where its parts do.
 
+    In which order parts were named makes no difference to whose turn it is: a checkpoint may sort them.
+
     parts: of each the dataset, or what orders it. counts: its turns in `sum(counts)`. epoch_rows: positions of an epoch. begins: what
-    positions are counted from. run: samples that a part gives in one turn.
+    positions are counted from. run: samples that a part gives in one turn. whole: what an epoch is a multiple of.
     """
 
     names: tuple[str, ...]
@@ -52,6 +54,7 @@ class Mixing:
     epoch_rows: int
     begins: Stretch
     run: int = 1
+    whole: int = 1
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -63,12 +66,13 @@ class Mixing:
 
     def given(self, seed: int, epoch: int, position: int) -> Int64:
         """Return how many samples of each part came before a position, (K,). Raises OptionError where that lies before the stretch."""
-        table, place = table_of(self.counts, seed), self.place(epoch, position)
-        turn, rest = divmod(place, self.run)
-        made = np.array(self.begins.given) + table.before(turn) * self.run
+        turn, rest = divmod(self.place(epoch, position), self.run)
+        before = np.empty(len(self.parts), np.int64)
+        before[self._by_name] = self._table(seed).before(turn) * self.run
         if rest:
-            made[table.take(turn, turn + 1)[0]] += rest
-        return made
+            before[self.turns(seed, turn * self.run, turn * self.run + 1)[0]] += rest
+        before += np.array(self.begins.given)
+        return before
 
     def place(self, epoch: int, position: int) -> int:
         """Return how many samples lie between the stretch's beginning and a position. Raises OptionError."""
@@ -76,18 +80,20 @@ class Mixing:
         place = (epoch - first.epoch) * self.epoch_rows + position - first.position
         if place < 0:
             raise OptionError(
-                "the mixture was not so before its weights were changed: what was given then is counted, and cannot be given again",
-                changed=f"epoch {first.epoch}, at {first.position:,}",
-                found=f"epoch {epoch}, at {position:,}",
-                hint="a mixture that has not loaded a state of other weights begins anew",
+                "this lies before the mixture was changed by the state that was loaded: its order was another then",
+                changed=f"epoch {first.epoch}, at row {first.position:,}",
+                found=f"epoch {epoch}, at row {position:,}",
+                hint="name the epoch of the change or a later one, after load_state_dict; or load a state of before, into a mixture as "
+                "it was then",
             )
         return place
 
     def turns(self, seed: int, start: int, stop: int) -> tuple[Int64, Int64]:
         """Return the parts at places [start, stop), and their numbers of their samples: (n,) both."""
-        table, run = table_of(self.counts, seed), self.run
+        run = self.run
         first, last = start // run, -(-stop // run)
-        parts, numbers = table.take(first, last)
+        parts, numbers = self._table(seed).take(first, last)
+        parts = self._by_name[parts]
         if run > 1:
             parts, numbers = np.repeat(parts, run), (numbers[:, None] * run + np.arange(run)).reshape(-1)
             mine = slice(start - first * run, stop - first * run)
@@ -99,9 +105,12 @@ class Mixing:
         """Number of the first sample of each part among those of the mixture, and of all samples: (K + 1,)."""
         return np.cumsum([0, *map(len, self.parts)])
 
-    def going_on(self, epoch: int, position: int, given: tuple[int, ...]) -> Mixing:
-        """Return the same mixture from a place on, where parts had given so many samples."""
-        return replace(self, begins=Stretch(epoch, position, given))
+    @cached_property
+    def _by_name(self) -> Int64:
+        return np.array(sorted(range(len(self.names)), key=self.names.__getitem__))
+
+    def _table(self, seed: int) -> Table:
+        return table_of(tuple(self.counts[at] for at in self._by_name.tolist()), seed)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class MixtureOrder:
         place = self.mixing.place(self.epoch, start)
         parts, numbers = self.mixing.turns(self.seed, place, place + stop - start)
         taken = np.empty(stop - start, np.int64)
-        for part in np.unique(parts).tolist():
+        for part in np.flatnonzero(np.bincount(parts)).tolist():
             at = np.flatnonzero(parts == part)
             taken[at] = self.mixing.firsts[part] + self._of_part(part, int(numbers[at[0]]), len(at))
         return taken

@@ -9,7 +9,8 @@ import copy
 import hashlib
 import json
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -18,6 +19,7 @@ from vla_store.errors import OptionError, UnknownName, VlaStoreError
 from vla_store.loader.dataset import Chosen, Dataset, Empty, OneByOne, in_turn, served
 from vla_store.loader.mixing import Mixing, MixtureOrder, Stretch, ordering_of
 from vla_store.loader.order import Shuffle, epoch_rows
+from vla_store.loader.remixing import continued
 from vla_store.loader.schema import Schema, check_alike, joined, schema_of
 from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, weight_of
 from vla_store.reader.batch import Batch, checked_indices
@@ -27,6 +29,7 @@ from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
 
 PART = "part"
+BATCHES = ("mixed", "by_part")
 WEIGHTS = ("shares", "by_steps", "by_episodes")
 HABITS = {
     "probabilities": "write mixture([(dataset, weight), ...])",
@@ -47,7 +50,9 @@ def mixture(
     weights: str = "shares",
     temperature: float = 1,
     epoch: str | int = "largest",
+    batches: str = "mixed",
     part: str | None = PART,
+    reweighed: bool = False,
 ) -> Mixture:
     """Return several datasets as one, each with its share of the samples that training sees.
 
@@ -66,8 +71,14 @@ def mixture(
     epoch
         How long the mixture's epoch is: "largest", until each part was given whole; "smallest", until the first one was; or so many
         samples. It decides nothing else: each part goes on where it stands in an epoch of its own.
+    batches
+        "mixed": any batch may have samples of all parts, which must be of one schema. "by_part": each batch of each rank is of one
+        part, so that schemas may differ; shares are counted in batches, and an epoch is a whole number of them on every rank.
     part
         What the number of its part is called in a sample; None leaves it out.
+    reweighed
+        Take a state of a mixture with other weights, or with more or fewer parts, too: each part goes on where it stands in an epoch
+        of its own, and from there on shares are what they are here. A part is known by its name.
 
     Returns
     -------
@@ -104,6 +115,9 @@ def mixture(
             )
     datasets: list[Any] = [each for each, _ in found]
     known = _names_of(datasets, names)
+    for each, name in zip(datasets, known):
+        if getattr(each, "by_part", False):
+            raise OptionError('a mixture whose batches are "by_part" is no part of another', part=name)
     if weights not in WEIGHTS:
         raise UnknownName.among("kind of weights", weights, list(WEIGHTS))
     exact = [weight_of(weight, name) for (_, weight), name in zip(pairs, known)]
@@ -111,7 +125,10 @@ def mixture(
         sizes = [_size(dataset, name, weights) for dataset, name in zip(datasets, known)]
         exact = [weight * size for weight, size in zip(exact, sizes)]
     counts = counts_of(tempered(exact, temperature), known)
-    return Mixture(datasets, [given for _, given in found], known, counts, epoch, part)
+    if batches not in BATCHES:
+        raise UnknownName.among("kind of batches", batches, list(BATCHES))
+    sources = [given for _, given in found]
+    return Mixture(datasets, sources, known, counts, epoch, part, batches == "by_part", bool(reweighed))
 
 
 class Mixture:
@@ -121,6 +138,10 @@ class Mixture:
     ----------
     names : list of str
         Of the parts.
+    by_part : bool
+        Whether each batch is of one part.
+    ordering : Mixing
+        What its order depends on.
     """
 
     def __init__(
@@ -131,10 +152,13 @@ class Mixture:
         counts: tuple[int, ...],
         epoch: str | int,
         part: str | None,
+        by_part: bool,
+        reweighed: bool,
     ) -> None:
-        self.names = list(names)
+        self.names, self.by_part = list(names), by_part
         self._datasets, self._sources, self._part = list(datasets), list(sources), part
-        self._epoch = epoch
+        self._epoch, self._reweighed = epoch, reweighed
+        self._in_batches: tuple[int, int] | None = None
         parts = tuple(map(ordering_of, datasets))
         length = epoch_length(epoch, list(map(epoch_rows, parts)), counts)
         self.ordering = Mixing(tuple(names), parts, counts, length, Stretch(0, 0, (0,) * len(parts)))
@@ -142,7 +166,8 @@ class Mixture:
         for name, schema in schemas.items():
             if part is not None and part in schema:
                 raise self._has_part(name)
-        check_alike(schemas)
+        if not by_part:
+            check_alike(schemas)
 
     def __len__(self) -> int:
         """Return the number of samples of all parts."""
@@ -266,14 +291,57 @@ class Mixture:
         """Return the order of an epoch."""
         return self.ordering.epoch_order(seed, epoch, shuffle)
 
-    @cached_property
+    def counted(self, seed: int, epoch: int, position: int) -> dict[str, Any]:
+        """Return what a state holds beside the place: how many samples each part has given."""
+        return {"given": dict(zip(self.names, self.ordering.given(seed, epoch, position).tolist()))}
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on: the parts, by name, and their shares."""
-        names, ordering = self.names, self.ordering
+        """What a state must agree on: the parts, by name, their shares, and since when they are so."""
+        begins = self.ordering.begins
         return {
-            "parts": {name: _digest(each) for name, each in zip(names, self._datasets)},
-            "shares": dict(zip(names, ordering.counts)),
+            "parts": self._digests,
+            "shares": dict(zip(self.names, self.ordering.counts)),
+            "run": self.ordering.run,
+            "begins": [begins.epoch, begins.position, dict(zip(self.names, begins.given))],
         }
+
+    def in_batches(self, batch_size: int, world_size: int) -> Mixture:
+        """Return the mixture for such batches, each of which is of one part. Raises OptionError where it was bound to others."""
+        shape = batch_size, world_size
+        if not self.by_part or self._in_batches == shape:
+            return self
+        if self._in_batches is not None:
+            raise OptionError(
+                'the number of ranks changed in a pass, or after a state was loaded: with batches="by_part" the order depends on it',
+                expected=self._in_batches[1],
+                found=world_size,
+                hint="load_state_dict(state) when the process group is there: it takes states of any number of ranks",
+            )
+        ordering = replace(
+            self.ordering, run=batch_size, whole=batch_size * world_size, epoch_rows=self._length(*shape)
+        )
+        return self._ordered(ordering, shape)
+
+    def continued(self, state: Mapping[str, Any]) -> tuple[Mixture, Mapping[str, Any]]:
+        """Return the mixture that goes on from a state, and the state as it is one of that. Raises OptionError."""
+        return continued(self, state, self._reweighed)
+
+    def since(self, begins: Stretch) -> Mixture:
+        """Return the same mixture whose positions are counted from there on."""
+        return self._ordered(replace(self.ordering, begins=begins), self._in_batches)
+
+    def _ordered(self, ordering: Mixing, in_batches: tuple[int, int] | None) -> Mixture:
+        made = copy.copy(self)
+        made.ordering, made._in_batches = ordering, in_batches
+        return made
+
+    def _length(self, run: int = 1, ranks: int = 1) -> int:
+        return epoch_length(self._epoch, list(map(epoch_rows, self.ordering.parts)), self.ordering.counts, run, ranks)
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: _digest(each) for name, each in zip(self.names, self._datasets)}
 
     def __repr__(self) -> str:
         counts, total = self.ordering.counts, sum(self.ordering.counts)
@@ -285,7 +353,8 @@ class Mixture:
             )
         widths = [max(map(len, column)) for column in zip(*lines)]
         table = ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines]
-        first = f"{type(self).__name__}({len(self):,} samples of {len(self.names)} parts, {self.epoch_rows:,} an epoch"
+        by_part = ", each batch of one part" if self.by_part else ""
+        first = f"{type(self).__name__}({len(self):,} samples of {len(self.names)} parts, {self.epoch_rows:,} an epoch{by_part}"
         return "\n".join([first, *table]) + ")"
 
     def _own(self, number: int) -> tuple[int, int]:

@@ -21,7 +21,8 @@ from vla_store.loader.permutation import hashed, key_of
 
 Int64 = npt.NDArray[np.int64]
 
-PERIOD = 1 << 17  # samples, after which a schedule begins again; shares are whole numbers of it
+PERIOD = 1 << 17  # shares are whole numbers of turns, of which a schedule has so many at most before it begins again
+LEAST = 1 << 14  # and so many at least
 JOB_BITS, TIE_BITS = 18, 26
 KEPT_TABLES = 8
 
@@ -117,7 +118,7 @@ def table_of(counts: tuple[int, ...], seed: int) -> Table:
     deadline goes first. A hash of the seed breaks ties, so that parts do not follow each other in one pattern for ever.
     """
     total = sum(counts)
-    times = _up(PERIOD // 2, total)  # a pattern of half the shares each would be 2 places long
+    times = _up(LEAST, total)  # a pattern of half the shares each would be 2 places long
     turns = np.array(counts, np.int64) * times
     period = total * times
     parts = np.repeat(np.arange(len(counts)), turns)
