@@ -333,3 +333,19 @@ def test_it_says_what_it_is() -> None:
 
 def test_names_are_those_of_the_stores(of_a_store: list[vla_store.Samples]) -> None:
     assert vla_store.mixture([*of_a_store[:2], Numbers(0, 3)][:2]).names == ["tiny-fast", "tiny-fast 2"]
+
+
+def test_a_loader_counts_the_rows_of_each_part() -> None:
+    (loader,) = ranks_of(mixed([(30, 3), (10, 1), (5, 0)]), 1, batch_size=8)
+    for _ in loader:
+        pass
+    first = loader.counts.copy()
+    assert first.parts == {"part 0": 30, "part 1": 10, "part 2": 0}
+    for _ in loader:
+        pass
+    assert loader.counts.parts["part 0"] == 60
+    assert loader.counts.since(first).parts == first.parts
+    assert "of the rows part 0 75.0%, part 1 25.0%, part 2 0.0%" in first.summary()
+    (other,) = ranks_of(Numbers(0, 9), 1, batch_size=3)
+    list(other)
+    assert "of the rows" not in other.counts.summary()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError
+from vla_store.loader.several import AheadOfSome
 from vla_store.reader.batch import checked_indices
 from vla_store.storage import Range, Traffic
 
@@ -251,7 +252,7 @@ class Chosen:
     def ahead(self) -> Ahead | None:
         """That of the dataset, by the new numbers."""
         inner = getattr(self.dataset, "ahead", None)
-        return None if inner is None else _AheadOfSome(inner, self.indices)
+        return None if inner is None else AheadOfSome(inner, self.indices)
 
     def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yield these samples one after another."""
@@ -265,35 +266,6 @@ class Chosen:
         """Return where the dataset says that a sample lies."""
         found: Mapping[str, Any] = self.dataset.where(None if index is None else int(self.indices[index]))
         return found
-
-
-class _AheadOfSome:
-    """An `Ahead` of a dataset, for some of its samples under new numbers."""
-
-    def __init__(self, inner: Ahead, indices: Int64) -> None:
-        self._inner, self._indices = inner, indices
-
-    @property
-    def fits(self) -> bool:
-        return self._inner.fits
-
-    @property
-    def is_near(self) -> bool:
-        return self._inner.is_near
-
-    @property
-    def kept(self) -> tuple[int, int]:
-        return self._inner.kept
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._inner.traffic
-
-    def fetch(self, indices: Int64, is_whole: bool) -> list[Range]:
-        return self._inner.fetch(self._indices[indices], is_whole)
-
-    def release(self, ranges: list[Range]) -> None:
-        self._inner.release(ranges)
 
 
 class OneByOne:

@@ -8,14 +8,14 @@ and the shares.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vla_store.errors import OptionError
-from vla_store.loader.order import EpochOrder, Shuffle, epoch_rows, order_of
+from vla_store.loader.order import EpochOrder, Piece, Shuffle, epoch_rows, order_of, pieces_of
 from vla_store.loader.shares import Int64, Table, table_of
 from vla_store.reader.cached import cached_property
 
@@ -100,6 +100,12 @@ class Mixing:
             parts, numbers = parts[mine], numbers[mine]
         return parts, numbers + np.array(self.begins.given)[parts]
 
+    def place_of(self, seed: int, part: int, number: int) -> int:
+        """Return the place at which a part gives its sample of this number, which it has not given before the stretch."""
+        turn, rest = divmod(number - self.begins.given[part], self.run)
+        at = int(np.flatnonzero(self._by_name == part)[0])
+        return self._table(seed).place_of(at, turn) * self.run + rest
+
     @cached_property
     def firsts(self) -> Int64:
         """Number of the first sample of each part among those of the mixture, and of all samples: (K + 1,)."""
@@ -129,37 +135,68 @@ class MixtureOrder:
 
     @property
     def block_rows(self) -> int:
-        """1: samples that follow one another lie in the pools of several parts."""
+        """1: samples that follow one another lie in the pools of several parts; `pieces` says in which."""
         return 1
 
     def unit(self, position: int) -> tuple[int, int]:
-        """Return the position alone."""
-        return position, position + 1
+        """Return as many positions from this one on as the pool of its part has samples."""
+        place = self.mixing.place(self.epoch, position)
+        (part,), (number,) = self.mixing.turns(self.seed, place, place + 1)
+        epoch, own = divmod(int(number), epoch_rows(self.mixing.parts[part]))
+        start, stop = self._order(int(part), epoch).unit(own)
+        return position, min(self.rows, position + stop - start)
 
     def take(self, start: int, stop: int) -> Int64:
         """Return the samples at positions [start, stop): (stop - start,) int64 numbers of the mixture."""
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"[{start}, {stop}) of an order of {self.rows}")
-        place = self.mixing.place(self.epoch, start)
-        parts, numbers = self.mixing.turns(self.seed, place, place + stop - start)
         taken = np.empty(stop - start, np.int64)
-        for part in np.flatnonzero(np.bincount(parts)).tolist():
-            at = np.flatnonzero(parts == part)
-            taken[at] = self.mixing.firsts[part] + self._of_part(part, int(numbers[at[0]]), len(at))
+        for part, at, first in self._turns(start, stop - start):
+            pieces = [
+                self._order(part, epoch).take(own, own + count)
+                for epoch, own, count in self._epochs(part, first, len(at))
+            ]
+            taken[at] = self.mixing.firsts[part] + np.concatenate(pieces)
         return taken
+
+    def pieces(self, position: int, samples: Int64) -> Iterator[Piece]:
+        """Yield samples that were taken from a position on, by the pools of the parts."""
+        begin = self.mixing.place(self.epoch, 0)
+        for part, at, number in self._turns(position, len(samples)):
+            shift, done = int(self.mixing.firsts[part]), 0
+            rows = epoch_rows(self.mixing.parts[part])
+            for epoch, own, count in self._epochs(part, number, len(at)):
+                mine = samples[at[done : done + count]] - shift
+                done += count
+                for piece in pieces_of(self._order(part, epoch), own, mine):
+                    end = self.mixing.place_of(self.seed, part, epoch * rows + piece.until - 1) + 1 - begin
+                    yield piece._replace(
+                        pool=(part, *piece.pool[:-1], epoch, *piece.pool[-1:]),
+                        samples=piece.samples + shift,
+                        first=piece.first + shift,
+                        stop=piece.stop + shift,
+                        until=min(end, self.rows),
+                    )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MixtureOrder, (self.mixing, self.seed, self.epoch, self.shuffle)  # without what was worked out
 
-    def _of_part(self, part: int, first: int, count: int) -> Int64:
-        """Return the samples of a part of which `first` came before, by its own numbers."""
-        rows, pieces = epoch_rows(self.mixing.parts[part]), []
+    def _turns(self, position: int, count: int) -> Iterator[tuple[int, Int64, int]]:
+        """Yield each part that has some of so many positions, which of them it has, and how many of its samples came before."""
+        place = self.mixing.place(self.epoch, position)
+        parts, numbers = self.mixing.turns(self.seed, place, place + count)
+        for part in np.flatnonzero(np.bincount(parts)).tolist():
+            at = np.flatnonzero(parts == part)
+            yield part, at, int(numbers[at[0]])
+
+    def _epochs(self, part: int, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """Yield where so many samples of a part lie, of which `first` came before: its own epoch, a position there, and how many."""
+        rows = epoch_rows(self.mixing.parts[part])
         while count:
             epoch, position = divmod(first, rows)
             taken = min(count, rows - position)
-            pieces.append(self._order(part, epoch).take(position, position + taken))
+            yield epoch, position, taken
             first, count = first + taken, count - taken
-        return np.concatenate(pieces)
 
     def _order(self, part: int, epoch: int) -> EpochOrder:
         """Return the order of a part's own epoch; the last one is kept, with the pool that it may hold."""

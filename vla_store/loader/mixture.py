@@ -21,6 +21,7 @@ from vla_store.loader.mixing import Mixing, MixtureOrder, Stretch, ordering_of
 from vla_store.loader.order import Shuffle, epoch_rows
 from vla_store.loader.remixing import continued
 from vla_store.loader.schema import Schema, check_alike, joined, schema_of
+from vla_store.loader.several import AheadOfParts
 from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, weight_of
 from vla_store.reader.batch import Batch, checked_indices
 from vla_store.reader.cached import cached_property
@@ -256,6 +257,12 @@ class Mixture:
     def part_of(self, indices: Any) -> Int64:
         """Return the numbers of the parts of samples, (n,) int64; `names` has their names."""
         return self._split(checked_indices(indices, len(self)))[0]
+
+    @property
+    def ahead(self) -> AheadOfParts | None:
+        """What brings samples near before they are read; None where all parts are near."""
+        found = [getattr(each, "ahead", None) for each in self._datasets]
+        return AheadOfParts(found, self.ordering.firsts) if any(each is not None for each in found) else None
 
     @property
     def bare(self) -> Mixture:

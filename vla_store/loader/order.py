@@ -7,9 +7,9 @@ cuts the permuted blocks into pools, and permutes the rows of each pool: what is
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -65,11 +65,28 @@ _SHUFFLES = (
 )
 
 
+class Piece(NamedTuple):
+    """Samples at some positions of an order that come from one pool.
+
+    pool: which one. samples: their numbers. Those of the pool lie in blocks of `block_rows` numbers from `first` on, the last of which
+    ends at `stop`. until: the position after which the pool has no more.
+    """
+
+    pool: tuple[int, ...]
+    samples: Int64
+    block_rows: int
+    first: int
+    stop: int
+    until: int
+
+
 class EpochOrder(Protocol):
     """Which sample of a dataset stands at each position of an epoch: a small value that pickles, and a pure function.
 
     rows: positions of the epoch. block_rows: so many samples that follow one another in the dataset are best fetched together, because
     all of them stand in one `unit`; 1 where it is not so.
+
+    An order of several parts says in `pieces(position, samples)`, which yields a `Piece` for each pool, what it has `take`n there.
     """
 
     @property
@@ -102,6 +119,24 @@ def order_of(dataset: Sized, seed: int, epoch: int, shuffle: Shuffle) -> EpochOr
     own = getattr(dataset, "epoch_order", None)
     made: EpochOrder = Order(len(dataset), seed, epoch, shuffle) if own is None else own(seed, epoch, shuffle)
     return made
+
+
+def pieces_of(order: EpochOrder, position: int, samples: Int64) -> Iterator[Piece]:
+    """Yield the samples that an order has from a position on, by the pools that they come from."""
+    own = getattr(order, "pieces", None)
+    if own is not None:
+        yield from own(position, samples)
+        return
+    rows, stop = order.block_rows, position + len(samples)
+    if rows == 1:
+        yield Piece((), samples, 1, 0, order.rows, stop)
+        return
+    while position < stop:
+        first, last = order.unit(position)
+        end = min(stop, last)
+        begin = len(samples) - (stop - position)
+        yield Piece((first,), samples[begin : begin + end - position], rows, 0, order.rows, last)
+        position = end
 
 
 @dataclass(frozen=True)

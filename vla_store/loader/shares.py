@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.loader.permutation import hashed, key_of
+from vla_store.reader.cached import cached_property
 
 Int64 = npt.NDArray[np.int64]
 
@@ -99,6 +100,15 @@ class Table:
         """Return how many of each part came before a place, which may be of any period."""
         periods, rest = divmod(place, self.period)
         return periods * self.counts + np.bincount(self.part[:rest], minlength=len(self.counts))
+
+    def place_of(self, part: int, number: int) -> int:
+        """Return the place at which it is a part's turn, of which it had so many before."""
+        periods, rest = divmod(number, int(self.counts[part]))
+        return periods * self.period + int(self._places[part][rest])
+
+    @cached_property
+    def _places(self) -> list[Int64]:
+        return [np.flatnonzero(self.part == part) for part in range(len(self.counts))]
 
     def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
         """Return the parts at places [start, stop), and how many of the same part came before each: (n,) both."""
