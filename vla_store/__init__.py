@@ -28,6 +28,7 @@ from vla_store.errors import (
 )
 from vla_store.format.skipped import Skipped
 from vla_store.format.views import View
+from vla_store.loader.mixture import Mixture, mixture
 from vla_store.loader.weighted import Weighted, weighted
 from vla_store.reader.batch import Batch
 from vla_store.reader.samples import Samples
@@ -55,6 +56,7 @@ __all__ = [
     "Episodes",
     "FetchError",
     "MachineError",
+    "Mixture",
     "OptionError",
     "Provenance",
     "Samples",
@@ -80,6 +82,7 @@ __all__ = [
     "Weighted",
     "WorkerDied",
     "__version__",
+    "mixture",
     "open_store",
     "seconds",
     "weighted",

@@ -20,6 +20,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate as stacked
 from vla_store.loader.dataset import NEEDED, served
+from vla_store.loader.mixture import Mixture
 from vla_store.loader.order import Blocks, Shuffle
 from vla_store.loader.packing import walk
 from vla_store.loader.sampler import ShuffleSampler
@@ -130,6 +131,11 @@ class StepDataset(Dataset[Any]):
         """Return uninitialised tensors for a batch of `count`, to give as `out=`."""
         return {name: _tensor(array) for name, array in self.samples.allocate(count).items()}
 
+    @staticmethod
+    def tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a batch of arrays as one of tensors over the same memory."""
+        return {key: _tensor(column) for key, column in batch.items()}
+
     def statistics(self) -> dict[str, FieldStatistics]:
         """Return those of the selection: of every fixed numeric field of `windows`, over all selected rows, as they are stored."""
         return self.samples.statistics()
@@ -140,7 +146,7 @@ class StepDataset(Dataset[Any]):
     def _filled(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None) -> dict[str, Any]:
         given = out or {}
         made = self.samples.batch_or_lists(indices, {name: each.numpy() for name, each in given.items()})
-        return {key: given[key] if key in given else _tensor(column) for key, column in made.items()}
+        return self.tensors(made) | given
 
 
 def collate(samples: Any) -> Any:
@@ -169,7 +175,8 @@ class Loader(Batches):
     Parameters
     ----------
     dataset
-        A StepDataset, `vla_store.Samples`, a recipe's dataset, a torch Subset of one, or a `Weighted`; or any object that is a
+        A StepDataset, `vla_store.Samples`, a recipe's dataset, a torch Subset of one, a `vla_store.mixture`, or what `vla_store.weighted`
+        gives; or any object that is a
         `vla_store.loader.dataset.Dataset`.
     batch_size
         Samples in a batch of one rank.
@@ -217,7 +224,7 @@ class Loader(Batches):
     @by_name(OF_A_LOADER)
     def __init__(
         self,
-        dataset: StepDataset | Samples | Weighted | Subset[Any],
+        dataset: StepDataset | Samples | Weighted | Mixture | Subset[Any],
         *,
         batch_size: int,
         seed: int = 0,

@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from vla_store.errors import OptionError, whole_number
 from vla_store.loader.dataset import Dataset
 from vla_store.loader.order import Sharding, Shuffle
@@ -49,7 +51,7 @@ class Batches:
             whole_number(name, value, least)
         self.dataset: Any = dataset  # or, in a Loader, what that is served for
         self.batch_size, self.drop_last = int(batch_size), bool(drop_last)
-        self.epochs = Epochs(dataset, seed, shuffle, LOOK)
+        self.epochs = Epochs(dataset, seed, shuffle, LOOK, lambda: (int(batch_size), ranks()[1]))
         self.counts = Stats()
         self._ranks = ranks
         self.work = Work(dataset, transform, batch_transform)
@@ -100,6 +102,14 @@ class Batches:
     def sharding(self) -> Sharding:
         """Return how batches are sharded over the ranks, as many as there are now."""
         return Sharding(self.epochs.rows, self.batch_size, self.rank[1], self.drop_last)
+
+    def rows_by_part(self, job: Job) -> dict[str, int]:
+        """Return how many samples of a job are of each part of a mixture, by its name; nothing where the dataset is none."""
+        part_of = getattr(self.work.dataset, "part_of", None)
+        if part_of is None:
+            return {}
+        names = self.work.dataset.names
+        return dict(zip(names, np.bincount(part_of(job.indices), minlength=len(names)).tolist()))
 
     def pids(self) -> list[int]:
         """Return the processes of the workers; none before the first batch."""

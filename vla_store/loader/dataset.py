@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError
+from vla_store.loader.several import AheadOfSome
 from vla_store.reader.batch import checked_indices
 from vla_store.storage import Range, Traffic
 
@@ -29,7 +30,7 @@ class Dataset(Protocol):
 
     Notes
     -----
-    Six more members are used where a dataset has them.
+    More members are used where a dataset has them.
 
     `__getitem__(index)`
         One sample, which the Loader's `transform` needs.
@@ -42,6 +43,16 @@ class Dataset(Protocol):
         workers read them.
     `epoch_rows` and `epoch_order(seed, epoch, shuffle)`
         The positions of an epoch, and the `EpochOrder` of one, where an epoch is not a permutation of all samples.
+    `ordering`
+        What has these two and a length, and pickles smaller than the dataset: a mixture's order takes it along.
+    `counted(seed, epoch, position)`
+        What a state holds beside the place and the identity; raises OptionError where there is no such place.
+    `continued(state)`
+        The dataset that goes on from a state, and the state as it is one of that dataset.
+    `in_batches(batch_size, world_size)`
+        The dataset whose epochs are ordered for such batches.
+    `bare`
+        The same dataset without what is only for torch: what workers get.
     """
 
     def __len__(self) -> int:
@@ -112,6 +123,18 @@ class Ahead(Protocol):
 
 
 NEEDED = ("__len__", "identity", "batch", "where")
+# Members of a dataset that has an order of its own, or that is a mixture.
+OF_ORDERS = (
+    "epoch_order",
+    "epoch_rows",
+    "ordering",
+    "counted",
+    "continued",
+    "in_batches",
+    "by_part",
+    "part_of",
+    "names",
+)
 
 
 def served(given: Any) -> Dataset | None:
@@ -146,6 +169,8 @@ def served(given: Any) -> Dataset | None:
     plain: Any = given if _is_dataset(given) else getattr(given, "samples", None)
     if not _is_dataset(plain):
         return None
+    if plain is given:
+        plain = given = getattr(given, "bare", given)
     return plain if getattr(given, "makes_batches", given is plain) else OneByOne(plain, given)
 
 
@@ -227,7 +252,7 @@ class Chosen:
     def ahead(self) -> Ahead | None:
         """That of the dataset, by the new numbers."""
         inner = getattr(self.dataset, "ahead", None)
-        return None if inner is None else _AheadOfSome(inner, self.indices)
+        return None if inner is None else AheadOfSome(inner, self.indices)
 
     def items_in_turn(self, indices: Sequence[int]) -> Iterator[Any]:
         """Yield these samples one after another."""
@@ -241,35 +266,6 @@ class Chosen:
         """Return where the dataset says that a sample lies."""
         found: Mapping[str, Any] = self.dataset.where(None if index is None else int(self.indices[index]))
         return found
-
-
-class _AheadOfSome:
-    """An `Ahead` of a dataset, for some of its samples under new numbers."""
-
-    def __init__(self, inner: Ahead, indices: Int64) -> None:
-        self._inner, self._indices = inner, indices
-
-    @property
-    def fits(self) -> bool:
-        return self._inner.fits
-
-    @property
-    def is_near(self) -> bool:
-        return self._inner.is_near
-
-    @property
-    def kept(self) -> tuple[int, int]:
-        return self._inner.kept
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._inner.traffic
-
-    def fetch(self, indices: Int64, is_whole: bool) -> list[Range]:
-        return self._inner.fetch(self._indices[indices], is_whole)
-
-    def release(self, ranges: list[Range]) -> None:
-        self._inner.release(ranges)
 
 
 class OneByOne:
@@ -293,8 +289,9 @@ class OneByOne:
     def __init__(self, plain: Dataset, source: Any) -> None:
         self.plain, self.source = plain, source
         self.where = plain.where
-        if hasattr(plain, "epoch_order"):
-            self.epoch_order, self.epoch_rows = plain.epoch_order, plain.epoch_rows  # type: ignore[attr-defined]
+        for name in OF_ORDERS:
+            if hasattr(plain, name):
+                setattr(self, name, getattr(plain, name))
 
     def __len__(self) -> int:
         return len(self.plain)

@@ -156,7 +156,7 @@ class _Fetcher:
             error: str | None = None
             ranges: list[Range] = []
             try:
-                if len(group.indices) and group.batches > self._used:
+                if len(group.indices) and group.last > self._used:
                     # For the first group somebody waits: it takes no more than it needs.
                     ranges = self._ahead.fetch(group.indices, self._is_whole and order > 0)
             except Exception as raised:

@@ -6,11 +6,12 @@ Pure arithmetic. Imports the order and the plan.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.loader.order import BlockedOrder, Piece, pieces_of
 from vla_store.loader.plan import Plan
 
 Int64 = npt.NDArray[np.int64]
@@ -21,38 +22,54 @@ FIRST_SAMPLES, GROUP_SAMPLES = 64, 512
 class Group(NamedTuple):
     """Samples that are fetched together. Once they and all groups before are near, so are the plan's first `batches` batches.
 
-    until: the position of the order up to which somebody may still need them.
+    last: the batches after which nobody waits for them. until: the position of the order up to which somebody may still need them.
     """
 
     batches: int
+    last: int
     indices: Int64
     until: int
 
 
 def groups_of(plan: Plan) -> Iterator[Group]:
-    """Yield the groups of a plan. The first is only what its first batch needs: somebody waits for it; the next ones grow.
+    """Yield the groups of a plan. The first are only what its first batch needs: somebody waits for it; the next ones grow.
 
-    A block of samples is in the first group that needs a sample of it, whole, and not again while its pool lasts.
+    A block of samples is in the first group that needs a sample of it, whole, and not again while its pool lasts. What is given up at
+    another time is another group: the pool of a part that comes rarely lasts long.
     """
-    order: Any = plan.order
-    rows = order.block_rows
-    pool_stop, known = -1, set[int]()
-    wanted: list[Int64] = []
-    count, enough = 0, FIRST_SAMPLES
+    known = _Known()
+    wanted: dict[tuple[int, ...], list[Int64]] = {}  # by the part that they are of
+    until: dict[tuple[int, ...], int] = {}
+    count, enough, complete = 0, FIRST_SAMPLES, 0
     for number, job in enumerate(plan.jobs()):
-        start, stop, before = job.position, job.position + len(job.indices), len(wanted)
-        if rows == 1:
-            wanted.append(job.indices)
-        while rows > 1 and start < stop:
-            if start >= pool_stop:
-                pool_stop = order.unit(start)[1]
-                known.clear()
-            end = min(stop, pool_stop)
-            fresh = [each for each in np.unique(order.blocks(start, end)).tolist() if each not in known]
-            known.update(fresh)
-            wanted.append(order.samples_of(np.array(fresh, np.int64)))
-            start = end
-        count += sum(map(len, wanted[before:]))
+        for piece in pieces_of(plan.order, job.position, job.indices):
+            part = piece.pool[:-1]
+            fresh = known.fresh(piece, job.position)
+            wanted.setdefault(part, []).append(fresh)
+            until[part] = max(until.get(part, 0), job.end, piece.until if piece.order.block_rows > 1 else 0)
+            count += len(fresh)
         if count >= enough or number in (0, plan.count - 1):
-            yield Group(number + 1, np.concatenate(wanted), max(job.end, pool_stop))
-            wanted, count, enough = [], 0, min(GROUP_SAMPLES, 2 * enough)
+            for left, (part, samples) in zip(reversed(range(len(wanted))), wanted.items()):
+                yield Group(complete if left else number + 1, number + 1, np.concatenate(samples), until[part])
+            wanted, until, complete = {}, {}, number + 1
+            count, enough = 0, min(GROUP_SAMPLES, 2 * enough)
+
+
+class _Known:
+    """Blocks that are in a group already, by pool."""
+
+    def __init__(self) -> None:
+        self._pools: dict[tuple[int, ...], tuple[int, set[int]]] = {}
+
+    def fresh(self, piece: Piece, position: int) -> Int64:
+        """Return the samples of a piece's blocks that are in no group yet, and count them as known."""
+        if piece.order.block_rows == 1:
+            return piece.samples
+        if piece.pool not in self._pools:
+            self._pools = {pool: each for pool, each in self._pools.items() if each[0] > position}
+        _, known = self._pools.setdefault(piece.pool, (piece.until, set()))
+        order = cast(BlockedOrder, piece.order)
+        blocks = np.unique(order.blocks(piece.start, piece.start + len(piece.samples)))
+        fresh = [each for each in blocks.tolist() if each not in known]
+        known.update(fresh)
+        return order.samples_of(np.array(fresh, np.int64)) + piece.shift

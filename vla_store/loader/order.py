@@ -7,9 +7,9 @@ cuts the permuted blocks into pools, and permutes the rows of each pool: what is
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -69,7 +69,9 @@ class EpochOrder(Protocol):
     """Which sample of a dataset stands at each position of an epoch: a small value that pickles, and a pure function.
 
     rows: positions of the epoch. block_rows: so many samples that follow one another in the dataset are best fetched together, because
-    all of them stand in one `unit`; 1 where it is not so. Where it is more, the order has `blocks` and `samples_of`, as `Order` does.
+    all of them stand in one `unit`; 1 where it is not so. Where it is more, the order is a `BlockedOrder`.
+
+    An order of several parts says in `pieces(position, samples)`, which yields a `Piece` for each pool, what it has `take`n there.
     """
 
     @property
@@ -91,6 +93,32 @@ class EpochOrder(Protocol):
         """Return positions [start, stop) whose samples are best fetched together with that of `position`."""
 
 
+class BlockedOrder(EpochOrder, Protocol):
+    """An order whose samples come in blocks."""
+
+    def blocks(self, start: int, stop: int) -> Int64:
+        """Return the number of the block at each of these positions: what lies in one is best fetched together."""
+
+    def samples_of(self, blocks: Int64) -> Int64:
+        """Return the samples in these blocks."""
+
+
+class Piece(NamedTuple):
+    """Samples at some positions of an order that come from one pool of it, or of one of its parts.
+
+    pool: which one; its last number is the pool's among those of the same order, the others are the part's. samples: their numbers.
+    order, start: the plain order that they are of, and where they begin there. shift: what is added to its numbers. until: the position
+    after which the pool has no more.
+    """
+
+    pool: tuple[int, ...]
+    samples: Int64
+    order: EpochOrder
+    start: int
+    shift: int
+    until: int
+
+
 def epoch_rows(dataset: Sized) -> int:
     """Return how many positions an epoch of a dataset has: as many as samples, but where the dataset has an order of its own."""
     own: int | None = getattr(dataset, "epoch_rows", None)
@@ -102,6 +130,24 @@ def order_of(dataset: Sized, seed: int, epoch: int, shuffle: Shuffle) -> EpochOr
     own = getattr(dataset, "epoch_order", None)
     made: EpochOrder = Order(len(dataset), seed, epoch, shuffle) if own is None else own(seed, epoch, shuffle)
     return made
+
+
+def pieces_of(order: EpochOrder, position: int, samples: Int64) -> Iterator[Piece]:
+    """Yield the samples that an order has from a position on, by the pools that they come from."""
+    own = getattr(order, "pieces", None)
+    if own is not None:
+        yield from own(position, samples)
+        return
+    rows, stop = order.block_rows, position + len(samples)
+    if rows == 1:
+        yield Piece((), samples, order, position, 0, stop)
+        return
+    while position < stop:
+        first, last = order.unit(position)
+        end = min(stop, last)
+        begin = len(samples) - (stop - position)
+        yield Piece((first,), samples[begin : begin + end - position], order, position, 0, last)
+        position = end
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,12 @@ def key_of(seed: int, number: int) -> int:
     return _mix_int(_mix_int(seed & _MASK) + number * _GAMMA)
 
 
+def hashed(numbers: Int64, key: int) -> UInt64:
+    """Return a keyed hash of each number."""
+    # Counted from 1: _mix(0) is 0, and a key of 0 (seed 0, epoch 0) would always put row 0 first.
+    return _mix((numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(_GAMMA) + np.uint64(key))
+
+
 def permuted(places: Int64, count: int, key: int) -> Int64:
     """Return what stands at these places of the permutation of [0, count)."""
     if count < SMALL_ROWS:
@@ -50,8 +56,7 @@ def place_of(value: int, count: int, key: int) -> int:
 
 
 def _sorted(count: int, key: int) -> Int64:
-    # Counted from 1: _mix(0) is 0, and a key of 0 (seed 0, epoch 0) would always put row 0 first.
-    keys = _mix(np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key))
+    keys = hashed(np.arange(count), key)
     # Equal keys would be ordered by number: still a permutation, and one epoch in 10^12 has any.
     return np.argsort(keys, kind="stable").astype(np.int64)
 

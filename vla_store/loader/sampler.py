@@ -11,7 +11,7 @@ from typing import Any
 from vla_store.errors import OptionError
 from vla_store.loader.dataset import served
 from vla_store.loader.order import EpochOrder, Shuffle
-from vla_store.loader.state import BY_ITS_END, Epochs, Pass, Start
+from vla_store.loader.state import BY_ITS_END, Epochs, Pass
 from vla_store.reader.options import OF_A_SAMPLER, by_name
 
 BLOCK_ROWS = 8_192
@@ -46,6 +46,11 @@ class ShuffleSampler:
                 "a ShuffleSampler takes a StepDataset or Samples, or a Subset of one",
                 found=type(dataset).__name__,
                 hint="torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=vla_store.torch.collate)",
+            )
+        if getattr(found, "by_part", False):
+            raise OptionError(
+                'batches="by_part" is for a Loader, which knows what its batches are',
+                hint="vla_store.torch.Loader(mixture, batch_size=64)",
             )
         self._epochs = Epochs(found, seed, shuffle, LOOK)
 
@@ -123,4 +128,4 @@ class Indices:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin at this state."""
-        self._pass.wanted = Start(*self._epochs.place_of(state), is_loaded=True)
+        self._pass.wanted = self._epochs.continued(state)

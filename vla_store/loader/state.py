@@ -1,17 +1,17 @@
 """Where the passes over a dataset stand: epoch and position, what a checkpoint holds of them, and what counts as a pass.
 
-May import numpy, errors, and the order.
+May import numpy, errors, the order, and the course.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from typing import Any, NamedTuple, SupportsIndex
 
-from vla_store.errors import OptionError, UsageError, warn, whole_number
+from vla_store.errors import UsageError, warn, whole_number
+from vla_store.loader.course import Course
 from vla_store.loader.dataset import Dataset
-from vla_store.loader.order import Blocks, EpochOrder, Shuffle, epoch_rows, order_of, shuffle_of
-from vla_store.reader.cached import cached_property
+from vla_store.loader.order import EpochOrder, Shuffle, shuffle_of
 
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
 BY_A_NEWER = "a newer pass began"
@@ -37,7 +37,8 @@ class Start(NamedTuple):
 class Epochs:
     """The epochs of one dataset. position: rows of the epoch's order that were handed out, over all ranks.
 
-    look: what a user should do who wanted to see a batch, or two passes.
+    look: what a user should do who wanted to see a batch, or two passes. batches: asked for batch size and world size, which the
+    order of some datasets depends on; what they were when a pass began, or a state was loaded, they stay.
 
     ========= ======== ===== ==========================================
     state     _running _next where the next pass begins
@@ -63,10 +64,18 @@ class Epochs:
     is made; one that is made ends the one before.
     """
 
-    def __init__(self, dataset: Dataset, seed: SupportsIndex, shuffle: Shuffle | str, look: str) -> None:
-        self.dataset, self.shuffle = dataset, shuffle_of(shuffle)
+    def __init__(
+        self,
+        dataset: Dataset,
+        seed: SupportsIndex,
+        shuffle: Shuffle | str,
+        look: str,
+        batches: Callable[[], tuple[int, int]] = lambda: (1, 1),
+    ) -> None:
+        self.shuffle = shuffle_of(shuffle)
         self.look = look
         self.seed = whole_number("seed", seed, least=None)
+        self._course, self._batches = Course(dataset, self.seed, self.shuffle), batches
         self._next: Start | None = Start(0, 0)
         self._running: Pass | None = None
         self._newest: Pass | None = None
@@ -92,13 +101,23 @@ class Epochs:
         return self._start.epoch if self._start.used is None else self._start.used
 
     @property
+    def course(self) -> Course:
+        """The epochs of the dataset, in batches as they are now."""
+        return self._course.in_batches(self._batches)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset as it is ordered."""
+        return self.course.dataset
+
+    @property
     def rows(self) -> int:
         """Positions of an epoch."""
-        return epoch_rows(self.dataset)
+        return self.course.rows
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order of an epoch."""
-        return order_of(self.dataset, self.seed, epoch, self.shuffle)
+        return self.course.order(epoch)
 
     def new_pass(self) -> Pass:
         """Return a pass that has not begun; the one before it ends."""
@@ -112,9 +131,13 @@ class Epochs:
             self._newest.end(by)
 
     def set_epoch(self, epoch: SupportsIndex) -> None:
-        """Name the epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
+        """Name the epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0.
+
+        Raises OptionError where that place lies before the changes of a mixture.
+        """
         wanted = whole_number("epoch", epoch, least=0)
         if not (self._start.is_loaded and self._start.epoch == wanted):
+            self.course.counted(wanted, 0)
             self._next = Start(wanted, 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,27 +146,19 @@ class Epochs:
 
     def state_at(self, epoch: int, position: int) -> dict[str, Any]:
         """Return what `state_dict` gives at this place."""
-        return {"epoch": epoch, "position": position, **self._identity}
+        return self.course.state_at(epoch, position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` stands. Raises OptionError where it is of another store, selection, seed or order."""
-        place = self.place_of(state)
+        start = self.continued(state)
         if self._running is not None:
             self._running.end(BY_A_STATE)
-        self._next = Start(*place, is_loaded=True)
+        self._next = start
 
-    def place_of(self, state: dict[str, Any]) -> tuple[int, int]:
-        """Return epoch and position of a state. Raises OptionError where it is of something else."""
-        for name, expected in self._identity.items():
-            if name not in state or state[name] != expected:
-                what = _OTHERS.get(name, f"a dataset of another {name}")
-                if name == "selection" and "weights" in state and "weights" not in self._identity:
-                    what = "a dataset with weights"
-                raise OptionError(f"the state is of {what}", expected=expected, found=state.get(name, "nothing"))
-        epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
-        if position > self.rows:
-            raise OptionError("the state cannot be", epoch=epoch, position=position, rows=self.rows)
-        return epoch, position
+    def continued(self, state: dict[str, Any]) -> Start:
+        """Let the epochs be those that go on from a state, and return where that is. Raises OptionError where it is of something else."""
+        self._course, epoch, position = self.course.continued(state)
+        return Start(epoch, position, is_loaded=True)
 
     # For Pass.
 
@@ -158,29 +173,13 @@ class Epochs:
                 f"{self.look}. All ranks must do the same.",
                 RuntimeWarning,
             )
-        self._running, self._next = which, None
+        self._running, self._next, self._course = which, None, self.course
         return start._replace(used=None)
 
     def leave(self, which: Pass, start: Start) -> None:
         """A pass is over, after which the next one begins at `start`, unless that was overruled."""
         if self._running is which:
             self._running, self._next = None, self._next or start
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        try:  # as a checkpoint gives it back: tuples as lists
-            whole = json.loads(json.dumps(dict(self.dataset.identity)))
-            if not whole.keys().isdisjoint(("epoch", "position")):
-                raise ValueError("`epoch` and `position`, which are the state's own")
-        except (TypeError, ValueError) as error:
-            raise OptionError("the identity of a dataset is a dict that fits into JSON", found=error) from None
-        return {
-            **whole,
-            "selection": whole.get("selection", ""),  # always there: a state of some samples is not one of all
-            "rows": self.rows,
-            "seed": self.seed,
-            "shuffle": str(self.shuffle) if isinstance(self.shuffle, Blocks) else self.shuffle,
-        }
 
 
 class Pass:
@@ -239,13 +238,3 @@ class Pass:
             is_cut = by == BY_A_NEWER and self.position > self.start.position
             start = Start(self.epoch, self.position, self.start.is_loaded, is_cut)
         self._epochs.leave(self, start)
-
-
-_OTHERS = {
-    "fingerprint": "another store",
-    "weights": "other weights",
-    "selection": "another selection of anchors",
-    "rows": "another number of rows",
-    "seed": "another seed",
-    "shuffle": "another order",
-}

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vla_store.loader.batches import Batches
 
 MAX_WAITS = 10_000
+MAX_SHARES = 10
 AHEAD = 2
 NO_BATCH = "drop_last leaves out all of the {0.rows:,} rows: they are fewer than a batch of {0.batch_size} on each of {0.world_size} ranks"
 LOOK_UP_S = 0.2
@@ -52,7 +53,8 @@ class Stats:
     """What a loader did: batches, rows and bytes that it handed out; seconds that the consumer waited, and of all time since it
     asked for the first batch; seconds that workers worked; batches that were ready when asked for; batches that had to be copied;
     bytes that travelled pickled. Where the dataset lies afar, of all its processes: requests, bytes that came back, requests that were
-    made again, seconds that readers waited for storage; bytes that they wanted and found on this machine, or did not."""
+    made again, seconds that readers waited for storage; bytes that they wanted and found on this machine, or did not. parts: rows of each
+    part of a mixture, by name."""
 
     batches: int = 0
     rows: int = 0
@@ -69,10 +71,11 @@ class Stats:
     storage_waited_s: float = 0.0
     hit_nbytes: int = 0
     missed_nbytes: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
     waits_s: list[float] = field(default_factory=list, repr=False)  # of the last 10,000 batches
 
-    def count(self, made: Made, waited_s: float, elapsed_s: float) -> None:
-        """Add one batch. elapsed_s: since the one before was handed out."""
+    def count(self, made: Made, waited_s: float, elapsed_s: float, parts: Mapping[str, int]) -> None:
+        """Add one batch. elapsed_s: since the one before was handed out. parts: its rows of each part of a mixture."""
         self.batches += 1
         self.rows += len(made.job.indices)
         self.nbytes += made.nbytes
@@ -89,19 +92,22 @@ class Stats:
             self.storage_waited_s += made.traffic.waited_s
             self.hit_nbytes += made.traffic.hit_nbytes
             self.missed_nbytes += made.traffic.missed_nbytes
+        for name, rows in parts.items():
+            self.parts[name] = self.parts.get(name, 0) + rows
         self.waits_s.append(waited_s)
         if len(self.waits_s) >= 2 * MAX_WAITS:
             del self.waits_s[:-MAX_WAITS]
 
     def since(self, earlier: Stats) -> Stats:
         """Return what came after `earlier`, a copy of this taken before."""
-        names = [each.name for each in fields(self) if each.name != "waits_s"]
+        names = [each.name for each in fields(self) if each.name not in ("waits_s", "parts")]
         made = Stats(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+        made.parts = {name: rows - earlier.parts.get(name, 0) for name, rows in self.parts.items()}
         made.waits_s = self.waits_s[max(0, len(self.waits_s) - made.batches) :]
         return made
 
     def copy(self) -> Stats:
-        return replace(self, waits_s=self.waits_s[-MAX_WAITS:])
+        return replace(self, waits_s=self.waits_s[-MAX_WAITS:], parts=dict(self.parts))
 
     def summary(self) -> str:
         """Return one line: is it the loader?"""
@@ -111,7 +117,12 @@ class Stats:
             f"{self.ready} batches were ready when asked for; workers worked {self.work_s:.1f} s; "
             f"{self.nbytes / 1e6:.0f} MB, {self.pickled_nbytes / 1e6:.1f} MB pickled, {self.copies} batches copied"
         )
-        return line + self._of_storage()
+        return line + self._of_parts() + self._of_storage()
+
+    def _of_parts(self) -> str:
+        shares = [f"{name} {rows / max(1, self.rows):.1%}" for name, rows in self.parts.items()]
+        more = f", ... ({len(shares)} parts)" if len(shares) > MAX_SHARES else ""
+        return f"; of the rows {', '.join(shares[:MAX_SHARES])}{more}" if shares else ""
 
     def _of_storage(self) -> str:
         asked = self.hit_nbytes + self.missed_nbytes
@@ -272,7 +283,7 @@ class BatchStream:
         now = time.perf_counter()
         since = began if self._handed_at is None else self._handed_at
         self._handed_at = now
-        self._owner.counts.count(made, now - began, now - since)
+        self._owner.counts.count(made, now - began, now - since, self._owner.rows_by_part(made.job))
         self._pass.give(made.job.end, made.job.is_last)
         return batch
 

@@ -63,7 +63,7 @@ class Work:
                     "this dataset has batches only: there are no samples to transform", hint="give batch_transform="
                 )
             dataset = OneByOne(dataset, dataset)
-        self._dataset = dataset
+        self.dataset: Any = dataset
         self._is_known = isinstance(dataset, Samples)  # whose batches need no check
         self._transform = transform
         self._batch_transform = batch_transform
@@ -74,17 +74,17 @@ class Work:
     def ahead(self) -> Any:
         """What brings samples of the dataset near before they are read; None where it is near, or says nothing of it."""
         with contextlib.suppress(Exception):  # then whoever reads a sample hears of it
-            return getattr(self._dataset, "ahead", None)
+            return getattr(self.dataset, "ahead", None)
         return None
 
     def slot_nbytes(self, rows: int) -> int:
         """Return the bytes of a batch of so many rows, as far as they can be told before there is one; at least of its indices."""
-        dataset = self._dataset.plain if isinstance(self._dataset, OneByOne) else self._dataset
+        dataset: Any = self.dataset.plain if isinstance(self.dataset, OneByOne) else self.dataset
         known = rows * np.dtype(np.int64).itemsize
         with contextlib.suppress(Exception):  # then whoever is given that sample hears of it
             # Reading a sample from afar takes a while, and tells little more.
             is_far = type(dataset) is Samples and self.ahead is not None
-            one = dataset.allocate(1) if is_far else dataset.batch(np.zeros(1, np.int64))  # type: ignore[attr-defined]
+            one = dataset.allocate(1) if is_far else dataset.batch(np.zeros(1, np.int64))
             known = max(known, tree_nbytes(one, rows))
         return known
 
@@ -93,7 +93,7 @@ class Work:
 
         Raises TransformError, or the store's own error, naming the sample.
         """
-        dataset = self._dataset
+        dataset = self.dataset
         if isinstance(dataset, OneByOne):
             batch = self._made_one_by_one(job, dataset.source)
         else:
@@ -133,7 +133,7 @@ class Work:
 
     def _check_rows(self, batch: Any, job: Job) -> None:
         """Raise TransformError where a batch is none, or not of as many samples as were asked for."""
-        rows, what = len(job.indices), type(self._dataset).batch
+        rows, what = len(job.indices), type(self.dataset).batch
         for value in flatten(a_sample(batch, "the dataset's", what))[0]:
             shape: Any = getattr(value, "shape", (len(value),) if isinstance(value, list) else ())
             if len(shape) and shape[0] != rows:
@@ -147,7 +147,7 @@ class Work:
         """Return the error of the first sample that cannot be read by itself; that of the batch where all can."""
         for index in job.indices:
             try:
-                self._dataset.batch(np.array([index]))
+                self.dataset.batch(np.array([index]))
             except Exception as its_own:
                 return self._failed(its_own, job, int(index))
         return self._failed(error, job, None)
@@ -156,13 +156,13 @@ class Work:
         """Return the error with its sample; the traceback cut to its innermost frames."""
         where: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # the error is more than where it is
-            where |= self._dataset.where()
+            where |= self.dataset.where()
         if index is None:
             where["samples"] = f"{', '.join(map(str, job.indices[:8]))}{', ...' if len(job.indices) > 8 else ''}"
         else:
             where["sample"] = index
             with contextlib.suppress(Exception):
-                where |= self._dataset.where(index)
+                where |= self.dataset.where(index)
         if isinstance(error, VlaStoreError):
             return error.at(**where)
         frames = traceback.extract_tb(error.__traceback__)

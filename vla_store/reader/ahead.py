@@ -51,24 +51,24 @@ class Ahead:
     def fits(self) -> bool:
         """Whether a cache has room for all of them."""
         _ = parts_of(self._store).documents  # only then storage knows what there is
-        return self._storage.keeps_all()
+        return self.storage.keeps_all()
 
     @property
     def is_near(self) -> bool:
         """Whether all that samples may need is on this machine now, and stays."""
         parts = parts_of(self._store)
         keys = (key for number in self._anchors.parts(self._store) for key in self._reader(parts[number]).keys)
-        return all(self._storage.whole(key) is not None for key in keys)
+        return all(self.storage.whole(key) is not None for key in keys)
 
     @property
     def kept(self) -> tuple[int, int]:
         """Bytes of the store that a cache on this machine has, and all of them; (0, 0) without a cache."""
-        return self._storage.kept
+        return self.storage.kept
 
     @property
     def traffic(self) -> Traffic:
         """What this process asked storage for until now."""
-        return self._storage.traffic
+        return self.storage.traffic
 
     def fetch(self, indices: Int64, is_whole: bool) -> list[Range]:
         """Bring samples near, and return what `release` may be told of once they were read.
@@ -94,16 +94,16 @@ class Ahead:
         for (reader, positions), rows in zip(chosen, listed):
             wanted = reader.wanted(positions, rows)
             frames += wanted.frames
-            others += widened(wanted.numbers, NUMBERS_NBYTES, self._storage) + wanted.backgrounds
+            others += widened(wanted.numbers, NUMBERS_NBYTES, self.storage) + wanted.backgrounds
         if not is_whole:
-            self._storage.fetch_ahead(others + frames)
+            self.storage.fetch_ahead(others + frames)
             return frames
-        self._storage.fetch_ahead(others + widened(frames, WHOLE_NBYTES, self._storage))
+        self.storage.fetch_ahead(others + widened(frames, WHOLE_NBYTES, self.storage))
         return []
 
     def release(self, ranges: list[Range]) -> None:
         """Give up what one `fetch` returned, but for what another one brought as well."""
-        self._storage.release(ranges)
+        self.storage.release(ranges)
 
     def _reader(self, part: Part) -> PartReader:
         reader = self._readers.get(part.number)
@@ -115,7 +115,8 @@ class Ahead:
         return reader
 
     @property
-    def _storage(self) -> Storage:
+    def storage(self) -> Storage:
+        """What is asked, of which several may ask the same."""
         return parts_of(self._store).fetcher
 
 

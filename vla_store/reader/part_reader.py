@@ -196,7 +196,7 @@ class PartReader:
             reader.frames.announce(part.located[number])  # type: ignore[arg-type]
 
     def assemble(
-        self, part: LocatedPart, data: Iterator[memoryview], arrays: dict[str, Any], *, only_pictures: bool = False
+        self, part: LocatedPart, data: Iterator[memoryview], arrays: Mapping[str, Any], *, only_pictures: bool = False
     ) -> None:
         """Write located samples into their places of a batch's arrays; ragged fields are lists. Raises StoreDamaged.
 

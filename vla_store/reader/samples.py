@@ -59,9 +59,9 @@ INDEX = "task_index"
 
 @dataclass(frozen=True)
 class Located:
-    """Where the samples of a batch lie: for each part that has some, positions, times and what each window reads.
+    """Where samples of a batch lie: for each part that has some, positions, times and what each window reads.
 
-    count: how many samples. ranges: byte ranges (key, start, stop) that have to be fetched, part after part; none of what is mapped.
+    count: how many samples the batch has. ranges: byte ranges (key, start, stop) that have to be fetched, part after part; none of what is mapped.
     """
 
     count: int
@@ -340,6 +340,15 @@ class Samples:
         others = {*self._camera_fields, *self._ragged_fields}
         return {each.field: self._statistics_of(each.field) for each in self.windows if each.field not in others}
 
+    @cached_property
+    def selected_episodes(self) -> Int64:
+        """Numbers of the episodes of the selection, ascending; it reads the whole index."""
+        return np.unique(
+            np.concatenate(
+                [part.pairs(rows)[:, 0] + np.int64(part.episode_start) for part, rows in self._selected_rows()]
+            )
+        )
+
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
         left_out = chosen.count - len(self)
@@ -386,20 +395,36 @@ class Samples:
         return self.assemble(located, self.fetch(located), out)
 
     @_naming_store
-    def locate(self, indices: Sequence[int] | Int64) -> Located:
+    def locate(self, indices: Sequence[int] | Int64, places: Int64 | None = None, count: int | None = None) -> Located:
         """Find where the samples of a batch lie: the first stage of reading. What it gives may be held and used later.
 
-        Raises IndexError, OptionError; StoreDamaged, FetchError, MachineError where index, table or shards are read.
+        Parameters
+        ----------
+        indices
+            As `batch` takes them.
+        places, count
+            Where they go in a batch of `count` samples, of which others are read by others; see `fill`.
+
+        Raises
+        ------
+        IndexError, OptionError
+            For indices that cannot be.
+        StoreDamaged, FetchError, MachineError
+            Where index, table or shards are read.
         """
         anchors = checked_indices(indices, self._anchors.count)
         chosen = [
-            (self._part_readers.get(part.number) or self._part_reader(part)).choose(positions, at)
+            (self._part_readers.get(part.number) or self._part_reader(part)).choose(
+                positions, at if places is None else places[at]
+            )
             for part, at, positions in self._anchors.many(anchors, self.store)
         ]
         if not parts_of(self.store).fetcher.is_near:  # all that is not open yet of all parts at once
             open_shards([shard for each in chosen for shard in each.reader.unopened(each)])
         parts = [each.reader.locate(each) for each in chosen]
-        return Located(len(anchors), parts, [each for part in parts for each in part.ranges])
+        return Located(
+            len(anchors) if count is None else count, parts, [each for part in parts for each in part.ranges]
+        )
 
     @_naming_store
     def fetch(self, located: Located) -> list[memoryview]:
@@ -438,7 +463,7 @@ class Samples:
         StoreDamaged, FetchError, MachineError
             Where the store, or what was fetched of it, is not sound or cannot be read.
         """
-        count, fetched = located.count, iter(data)
+        count = located.count
         if len(data) != len(located.ranges):
             raise OptionError(
                 "data is what `fetch` gives for the samples that were located",
@@ -448,19 +473,43 @@ class Samples:
         arrays: dict[str, Any] = self._arrays(count, out)
         tasks = [""] * count
         ragged: dict[str, list[Any]] = {name: [None] * count for name in self._ragged_fields}
+        self.fill(located, data, arrays | ragged if ragged else arrays, tasks)
+        if self._task == "index":
+            arrays[INDEX][...] = [self._number_of_text[text] for text in tasks]
+        return self.arranged(arrays | {name: _stacked(column) for name, column in ragged.items()}, tasks)
+
+    @_naming_store
+    def fill(self, located: Located, data: Sequence[memoryview], arrays: Mapping[str, Any], tasks: list[str]) -> None:
+        """Decode and gather samples into their places of a batch, and leave its other samples as they are.
+
+        Parameters
+        ----------
+        located, data
+            As `assemble` takes them.
+        arrays
+            One of `located.count` samples for each of `columns`, but for `task_index`; a list for a ragged field.
+        tasks
+            As many texts.
+
+        Raises
+        ------
+        OptionError, StoreDamaged, FetchError, MachineError
+            As `assemble` does.
+        """
+        fetched = iter(data)
         for each in located.parts:
-            each.reader.assemble(each, fetched, arrays | ragged if ragged else arrays)
+            each.reader.assemble(each, fetched, arrays)
             if self._task is not None:
-                scatter(tasks, each.at, self._texts_of(each, count))
+                scatter(tasks, each.at, self._texts_of(each, located.count))
+
+    def arranged(self, arrays: Mapping[str, Any], tasks: list[str]) -> dict[str, Any]:
+        """Return a batch of these columns, in the order that `batch` gives them in."""
         made: dict[str, Any] = {}
         for window in self.windows:
-            name = window.field
-            made[name] = _stacked(ragged[name]) if name in ragged else arrays[name]
-            made[f"{name}_is_pad"] = arrays[f"{name}_is_pad"]
+            for name in (window.field, f"{window.field}_is_pad"):
+                made[name] = arrays[name]
         if self._task == "text":
             made["task"] = tasks
-        elif self._task == "index":
-            arrays[INDEX][...] = [self._number_of_text[text] for text in tasks]
         return made | {name: arrays[name] for name in self.whole_numbers}
 
     @_naming_store
@@ -528,6 +577,16 @@ class Samples:
                 made[window.field] = (window.axes + shape, self._dtypes.get(window.field, np.dtype(field.dtype)))
             made[f"{window.field}_is_pad"] = (window.axes, np.dtype(bool))
         return made | {name: ((), np.dtype(np.int64)) for name in self.whole_numbers}
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a sample has a text `task`."""
+        return self._task == "text"
+
+    @property
+    def is_even(self) -> bool:
+        """Whether `fill` writes all that a batch has: no field is ragged, and no text is given as a number."""
+        return not self._ragged_fields and self._task != "index"
 
     @cached_property
     def task_texts(self) -> list[str]:
@@ -615,7 +674,7 @@ class Samples:
 
 
 _ALIGNMENT = 64
-_MADE_ANEW = ("columns", "task_texts", "_number_of_text")  # by each process
+_MADE_ANEW = ("columns", "task_texts", "_number_of_text", "selected_episodes")  # by each process
 
 
 def _stacked(values: list[Any]) -> Any:

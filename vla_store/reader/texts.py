@@ -30,17 +30,24 @@ MAX_KEPT = 1 << 12
 
 
 class Place(NamedTuple):
-    """A place in the order of an epoch, by which texts are drawn: the same whoever reads, and after a resume."""
+    """A place in the order of an epoch, by which texts are drawn: the same whoever reads, and after a resume.
+
+    ahead: how far behind it the samples that are read stand; None where they follow each other.
+    """
 
     seed: int
     epoch: int
     position: int
+    ahead: Int64 | None = None
 
     def numbers(self, count: int) -> Float64:
         """Return two numbers in [0, 1) for each of so many samples from here on, (count, 2)."""
         key = np.random.SeedSequence([self.seed & (2**64 - 1), self.epoch], spawn_key=(OF_A_TEXT,))
         drawn = np.random.Generator(np.random.Philox(key).advance(self.position))
-        return drawn.random((count, PER_DRAW))[:, :2]
+        if self.ahead is None:
+            return drawn.random((count, PER_DRAW))[:, :2]
+        ahead = self.ahead[:count]
+        return drawn.random((int(ahead.max(initial=-1)) + 1, PER_DRAW))[ahead, :2]
 
 
 _place: contextvars.ContextVar[Place | None] = contextvars.ContextVar("place", default=None)
@@ -51,6 +58,20 @@ def drawing_at(seed: int, epoch: int, position: int) -> Iterator[None]:
     """Let texts in this context be drawn by a place in the order of an epoch; otherwise NumPy's global generator draws them, which
     torch seeds in each worker of a DataLoader."""
     token = _place.set(Place(seed, epoch, position))
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+@contextlib.contextmanager
+def drawing_for(ahead: Int64) -> Iterator[None]:
+    """Let texts in this context be drawn for samples that stand so far behind the place in the order, and not one after another."""
+    place = _place.get()
+    if place is None:
+        yield
+        return
+    token = _place.set(place._replace(ahead=ahead if place.ahead is None else place.ahead[ahead]))
     try:
         yield
     finally:

@@ -24,7 +24,6 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import Empty as Empty
 from vla_store.reader.batch import same_width
-from vla_store.reader.cached import cached_property
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import SPAN, Anchors
@@ -268,15 +267,6 @@ class RecipeDataset(Samples):
         """Return where item `index` lies: {"row", "episode", "step"}, numbered as `store.provenance` and other methods do it."""
         found = self.where(self._in_range(index))
         return {name: found[name] for name in ("row", "episode", "step")}
-
-    @cached_property
-    def selected_episodes(self) -> Int64:
-        """Numbers of the episodes of the selection, ascending; it reads the whole index."""
-        return np.unique(
-            np.concatenate(
-                [part.pairs(rows)[:, 0] + np.int64(part.episode_start) for part, rows in self._selected_rows()]
-            )
-        )
 
     def __repr__(self) -> str:
         total = self._chosen.count
