@@ -11,7 +11,19 @@ from vla_store.recipes.diffusion_policy import diffusion_policy
 from vla_store.recipes.libero import libero
 from vla_store.recipes.openpi import openpi
 from vla_store.recipes.openvla import openvla, openvla_oft, rlds_batch
+from vla_store.recipes.openvla_images import OpenVlaImages
 from vla_store.recipes.rdt import rdt
 from vla_store.recipes.siglip import SiglipImages
 
-__all__ = ["SiglipImages", "act", "diffusion_policy", "libero", "openpi", "openvla", "openvla_oft", "rdt", "rlds_batch"]
+__all__ = [
+    "OpenVlaImages",
+    "SiglipImages",
+    "act",
+    "diffusion_policy",
+    "libero",
+    "openpi",
+    "openvla",
+    "openvla_oft",
+    "rdt",
+    "rlds_batch",
+]

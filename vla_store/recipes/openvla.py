@@ -7,7 +7,7 @@ Sources, at openvla/openvla c8f03f4 (OV), moojink/openvla-oft 213c5ff (OFT) and 
     every row an anchor, one action        OV the same
     OFT: t <= T - 8, nothing padded        OFT prismatic/vla/datasets/rlds/traj_transforms.py:27-57
     normalised form                        OV prismatic/vla/datasets/rlds/utils/data_utils.py:76-99; mask oxe/materialize.py:37-39
-After the item come the trainer's own Lanczos resize to 224, augmentation and tokeniser. The RLDS files hold pictures after a JPEG;
+After the item come a resize to 224 and an augmentation (openvla_images.py), and the trainer's tokeniser. The RLDS files hold pictures after a JPEG;
 here they are as recorded. OpenVLA leaves the last 5 % of its RLDS order out of training; here `split=` does such a thing.
 """
 
