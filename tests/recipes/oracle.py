@@ -188,8 +188,8 @@ def act(demos: list[Demo], chunk: int = 100, zeros: bool = False) -> Iterator[tu
 
 
 def standardized(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """ACT's: torch's standard deviation, with n - 1, not below 1e-2 and not above 10."""
-    return (values - rows.mean(axis=0)) / np.clip(rows.std(axis=0, ddof=1), 1e-2, 10)
+    """ACT's: torch's standard deviation, with n - 1, not below 1e-2."""
+    return (values - rows.mean(axis=0)) / np.maximum(rows.std(axis=0, ddof=1), 1e-2)
 
 
 # --- comparing ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ def test_a_small_deviation_is_clipped_at_a_hundredth_with_a_warning(regenerated:
         "'action', component 3, 4, 5",
     ]
     stats = dataset.norm_stats()
-    assert sorted(stats) == ["action_mean", "action_std", "qpos_mean", "qpos_std"]
+    assert sorted(stats) == ["action_mean", "action_std", "example_qpos", "qpos_mean", "qpos_std"]
+    last = regenerated.demos[-1]
+    assert np.array_equal(stats["example_qpos"], oracle.all_states([last], QPOS).astype(np.float32))
     assert stats["action_std"][3:6].tolist() == [np.float32(0.01)] * 3
     actions = oracle.all_actions(regenerated.demos)
     np.testing.assert_allclose(stats["action_std"][:3], actions.std(axis=0, ddof=1)[:3], rtol=1e-6)
@@ -66,8 +69,16 @@ def test_a_small_deviation_is_clipped_at_a_hundredth_with_a_warning(regenerated:
 def test_the_stats_for_a_checkpoint_are_those_that_items_are_normalised_by(published: Both) -> None:
     train = act(published.store, episodes=published.episodes[:3])
     held_out = act(published.store, episodes=published.episodes[3:], normalize=train.statistics())
-    for key, each in train.norm_stats().items():
-        assert np.array_equal(held_out.norm_stats()[key], each)
+    found, expected = held_out.norm_stats(), train.norm_stats()
+    for key in ("action_mean", "action_std", "qpos_mean", "qpos_std"):
+        assert np.array_equal(found[key], expected[key])
+
+
+def test_a_large_deviation_is_kept(tiny: Both) -> None:
+    by = act(tiny.store).statistics()
+    wide = {key: replace(each, std=each.std + 50) for key, each in by.items()}
+    stats = act(tiny.store, normalize=wide).norm_stats()
+    assert stats["action_std"].min() > 50
 
 
 def test_torchs_own_collate_makes_the_batch_that_act_unpacks(tiny: Both) -> None:

@@ -1,7 +1,7 @@
 """ACT: what its episodic dataset yields, but each step once, from a store.
 
-Sources, at tonyzhaozh/act 42a5e2f (ACT), MarkFzp/act-plus-plus 0909801 (ACT++) and huggingface/lerobot 7427f31 (LR):
-    item, zero padding, mean and std clipped at 1e-2     ACT utils.py:11-74, 77-106
+Sources, at tonyzhaozh/act 742c753 (ACT), MarkFzp/act-plus-plus 0909801 (ACT++) and huggingface/lerobot 7427f31 (LR):
+    item, zero padding, mean and std of at least 1e-2    ACT utils.py:11-76, 79-108 (42a5e2f also kept std below 10)
     steps enumerated, actions cut to a chunk             ACT++ utils.py
     chunk of 100, last action repeated, loss masked      LR configuration_act.py:84-94; modeling_act.py:147-150
 ACT itself draws one step of each episode and wants episodes of one length, which LIBERO has not. On real robots it pairs qpos[t]
@@ -23,7 +23,7 @@ from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions,
 from vla_store.recipes.needs import Need, Needs, listed, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, joined, warn_of
 
-MIN_STD, MAX_STD = 1e-2, 10.0
+MIN_STD = 1e-2
 
 Item = tuple[Array, Array, Array, Array]
 
@@ -45,7 +45,7 @@ class ActDataset(NumericRecipe):
         What stands past the end of an episode, where is_pad is true: "edge", the last action, as LeRobot has it, or "zero", as
         ACT has it, which normalises the zeros as well.
     normalize
-        qpos and action less their mean, by their standard deviation (of a sample, n - 1), which is kept from 1e-2 to 10.
+        qpos and action less their mean, by their standard deviation (of a sample, n - 1), which is at least 1e-2.
     images
         "upright", or "rot180", on which LeRobot trains LIBERO.
     alignment, transform, suites, tasks, episodes, rows, split, view, keep_first
@@ -92,17 +92,23 @@ class ActDataset(NumericRecipe):
         return image, numbers["qpos"], numbers["action"], is_pad
 
     def normalized(self, key: str, values: Array, by: FieldStatistics) -> Array:
-        return (values - by.mean) / np.clip(_sample_std(by), MIN_STD, MAX_STD)  # type: ignore[no-any-return]
+        return (values - by.mean) / np.maximum(_sample_std(by), MIN_STD)
 
     def check_scale(self, key: str, by: FieldStatistics) -> None:
         warn_of(key, _sample_std(by) < MIN_STD, f"its standard deviation is below {MIN_STD}, which stands in for it")
 
     def norm_stats(self) -> dict[str, Array]:
-        """Return what ACT keeps in `dataset_stats.pkl`: action_mean, action_std, qpos_mean, qpos_std, (n,) float32 each."""
+        """Return what ACT keeps in `dataset_stats.pkl`: action_mean, action_std, qpos_mean, qpos_std, (n,) float32 each.
+
+        And example_qpos, (T, n): the last episode's, of this selection.
+        """
         made = {}
         for key, each in self.scales.items():
             made[f"{key}_mean"] = each.mean.astype(np.float32)
-            made[f"{key}_std"] = np.clip(_sample_std(each), MIN_STD, MAX_STD).astype(np.float32)
+            made[f"{key}_std"] = np.maximum(_sample_std(each), MIN_STD).astype(np.float32)
+        part, rows = self._selected_rows()[-1]
+        episodes = part.pairs(rows)[:, 0]
+        made["example_qpos"] = self.numbers(self._fields(rows[episodes == episodes[-1]] + part.row_start))["qpos"]
         return made
 
 
