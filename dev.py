@@ -26,6 +26,8 @@ TESTS = ["-r", "tests/requirements.txt"]
 
 # For the floors: no torch, and nothing that asks for newer versions of what we have floors for. h5py is the oracle.
 TOOLS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil", "h5py"]
+# Diffusion Policy's: reading has to work beside a trainer's zarr 2.
+OLD_ZARR = "zarr==2.12.0"
 # By file: the tests of one file share what they build.
 TWO_CORES = ["-n", "2", "--dist", "loadfile"]
 # Not the docs (their pages need torch), not the wheel, not the servers of integration tests; the loader is tried on 3.10. Nor what
@@ -112,7 +114,8 @@ def floor_environments(folder: Path) -> dict[str, str]:
         pins = folder / f"floors-{version}.txt"
         pins.write_text("".join(f"{pin}\n" for pin in lowest(version)))
         print(f"floors: Python {version} with {', '.join(lowest(version))}", flush=True)
-        made[version] = make_environment(folder / version, python, [*TOOLS, "-c", str(pins)])
+        tools = [*TOOLS, OLD_ZARR] if version == "3.10" else TOOLS
+        made[version] = make_environment(folder / version, python, [*tools, "-c", str(pins)])
     return made
 
 
@@ -164,16 +167,18 @@ def run(python: str, *arguments: str, **variables: str) -> int:
 
 
 def lowest(version: str) -> list[str]:
-    """`name==floor` of every dependency that pyproject.toml names for this Python."""
+    """`name==floor` of every dependency that pyproject.toml names for this Python, and of what building asks for."""
     import tomllib
 
-    at_least = {"": True, "python_version >= '3.11'": version != "3.10", "python_version < '3.11'": version == "3.10"}
-    made = []
-    for requirement in tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]:
-        name, _, marker = requirement.partition(";")
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    at_least = {"python_version >= '3.10'": True, "python_version >= '3.11'": version != "3.10"}
+    made = {}
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["build"]]:
+        asked, _, marker = requirement.partition(";")
+        name, _, floor = re.sub(r"\[.*\]", "", asked).strip().partition(">=")  # a constraint has no extras
         if at_least[marker.strip()]:
-            made.append(re.sub(r"\[.*\]", "", name).strip().replace(">=", "=="))  # a constraint has no extras
-    return made
+            made[name] = floor
+    return [f"{name}=={floor}" for name, floor in made.items()]
 
 
 def find_python(major: int, minor: int) -> str | None:

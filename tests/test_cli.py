@@ -283,6 +283,19 @@ def test_an_unexpected_system_error_is_the_machines_failure(
         store_tools.assert_one_screen(err, says)
 
 
+def test_a_zarr_2_is_left_alone_and_building_names_the_command(tiny_source: Path, tmp_path: Path) -> None:
+    code = "import sys, zarr\nzarr.__version__ = '2.18.7'\nfrom vla_store import cli\nsys.exit(cli.main(sys.argv[1:]))"
+    for arguments, status in ((["build", tiny_source, tmp_path / "y.vla"], 3), (["demo"], 3)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], env=environment(), capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stderr
+        store_tools.assert_one_screen(
+            done.stderr, "building needs zarr 3.0.8 or newer", "2.18.7", 'pip install "vla-store[build]"'
+        )
+    assert not (tmp_path / "y.vla.partial").exists()
+
+
 def test_what_building_needs_and_is_not_installed_is_said(tiny_source: Path, tmp_path: Path) -> None:
     """As on Python 3.10, where zarr and h5py are not among the requirements."""
     hide = "import sys\nfor name in ('h5py', 'zarr'): sys.modules[name] = None\n"

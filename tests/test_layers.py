@@ -89,7 +89,7 @@ BUILDING = {"zarr", "h5py", *CLUSTER}
 # The only places whose text may import these at all.
 ONLY_IN = {
     "torch": {"torch"},
-    "zarr": {"builder", "sources"},
+    "zarr": {"sources"},
     "imagecodecs": {"sources"},
     "distributed": {"builder"},
     "h5py": {"sources", "synthetic", "demo", "export"},

@@ -32,6 +32,7 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartEntry, Root
+from vla_store.sources.extras import zarr_python
 from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
@@ -181,8 +182,11 @@ def plan_part(
     ------
     SourceError, OptionError
         The sources cannot be built from, or not with these options.
+    MachineError
+        Of what building needs, something is too old.
     """
     started, choice = time.monotonic(), options.choice
+    zarr_python()  # which one that is, is said now and not after the scan
     share_one_heap()
     try:
         found = find_sources(

@@ -23,6 +23,7 @@ from vla_store.format.nonfinite import Tally, table_of, together
 from vla_store.format.part_arrays import part_arrays
 from vla_store.format.schema import Field, PartEntry, Root, RootField
 from vla_store.format.statistics import PartNumbers, store_statistics
+from vla_store.sources.extras import zarr_python
 from vla_store.storage import LocalStorage, sync_folder
 
 
@@ -181,8 +182,7 @@ def _write_document(plan: Plan, folder: Path, found: dict[str, dict[str, Any]]) 
 
 
 def _check_with_zarr(folder: Path, found: dict[str, dict[str, Any]]) -> None:
-    import zarr
-
+    zarr = zarr_python()
     # Not by its name, in which zarr takes `::` and `://` for a URL.
     group = zarr.open_group(zarr.storage.LocalStore(folder, read_only=True), mode="r")
     for path, document in found.items():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import Any
 
 from vla_store.errors import MachineError
+
+OLDEST_ZARR = (3, 0, 8)  # as pyproject.toml's extra `build` has it
 
 _CALLED = {"PIL": "Pillow", "av": "PyAV"}  # by people, where not as they are imported
 
@@ -22,3 +25,18 @@ def needed(module: str, extra: str) -> Any:
             python=f"{sys.version.split()[0]} at {sys.executable}",
             hint=f'pip install "vla-store[{extra}]"',
         ) from error
+
+
+def zarr_python() -> Any:
+    """Import zarr. Raises MachineError where that is a zarr 2, which reading leaves in peace: a trainer may need it."""
+    import zarr
+
+    if tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3])) < OLDEST_ZARR:
+        raise MachineError(
+            f"building needs zarr {'.'.join(map(str, OLDEST_ZARR))} or newer",
+            found=zarr.__version__,
+            python=f"{sys.version.split()[0]} at {sys.executable}",
+            hint='pip install "vla-store[build]", in an environment of its own if a trainer here needs its zarr 2; '
+            "stores can be read here as it is",
+        )
+    return zarr

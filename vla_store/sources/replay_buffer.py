@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
 from vla_store.format.attributes import Attributes, encode_value
@@ -32,7 +31,7 @@ from vla_store.format.skipped import Skipped
 from vla_store.sources import features
 from vla_store.sources.conventions import top_down
 from vla_store.sources.datasets import LEAVE_OUT, FileLayout
-from vla_store.sources.extras import needed
+from vla_store.sources.extras import needed, zarr_python
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Overrides
 from vla_store.sources.protocol import CLOSERS, MEND, Array, EpisodeInfo, FieldSpec, SourceInfo, is_machines, reason_of
 
@@ -248,6 +247,7 @@ class _Buffer:
         self.codecs = {name: each.get("compressor") or {} for name, each in declared.items()}
         self._separators = {name: each.get("dimension_separator", ".") for name, each in declared.items()}
         self._folder = Path(path) if os.path.isdir(path) else None
+        zarr = zarr_python()
         store: Any = (
             zarr.storage.LocalStore(path, read_only=True) if self._folder else zarr.storage.ZipStore(path, mode="r")
         )
