@@ -43,6 +43,7 @@ LAYERS = {
     "package": {"loader", "reader", "format", "errors"},
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", "rules", *BELOW_TORCH},
+    "serve": {"package", "recipes", "errors"},
     "audit": {"view_steps", "view_rules", *BOTH_SIDES},
     "manage": {"audit", "rules", "view_rules", "view_steps", *BOTH_SIDES},
     "look": {"rules", "reader", *BELOW_READER},
