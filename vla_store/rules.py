@@ -95,7 +95,7 @@ def drop_tail(length: int, tail: int = TAIL_AS_CODED) -> int:
     The LIBERO port of RDT is told of with a random start in [0, T - 64): tail=TAIL_AS_QUOTED. The version of it that counts
     its anchors has 0 ... T - 64, which are T - 63: tail=TAIL_AS_CODED. Its other versions lose none.
 
-    Source: the class `HDF5LIBERODataset`, its third public version (S3), and its owners' notes.
+    Source: zxy6677/RoboticsDiffusionTransformer d5ad60f, the class `HDF5LIBERODataset`, and its owners' notes.
     """
     return max(length - tail, 0)
 

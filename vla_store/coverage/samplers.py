@@ -1,8 +1,8 @@
 """The samplers, as their authors wrote them: which steps can be anchors, how likely each draw is, and how to draw.
 
 T is the number of steps of a demo. Sources: RDT = thu-ml/RoboticsDiffusionTransformer deb71d8; RDT-L =
-tj-chen-1209/RDT_libero_finetune 3e9b0e9; S1, S2, S3 = three public versions of a LIBERO port of RDT's loader, the class
-`HDF5LIBERODataset`; "quoted" is what that port's notes say it does. No code of theirs is here.
+tj-chen-1209/RDT_libero_finetune 3e9b0e9; S1, S2, S3 = three versions of another LIBERO port of RDT's loader, the class
+`HDF5LIBERODataset` of zxy6677/RoboticsDiffusionTransformer c073c0a, 5396abb and d5ad60f; "quoted" is what that port's notes say it does. No code of theirs is here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RDT-1B: what its fine-tuning loader yields, every step once.
 
 Sources, at these commits: RDT = thu-ml/RoboticsDiffusionTransformer deb71d8; RDT-L = tj-chen-1209/RDT_libero_finetune 3e9b0e9, a
-port to LIBERO; RDT-S = another, the class `HDF5LIBERODataset`, of which several versions are public (S1, S2, S3).
+port to LIBERO; RDT-S = another, zxy6677/RoboticsDiffusionTransformer c073c0a, 5396abb and d5ad60f (S1, S2, S3).
 """
 
 from __future__ import annotations
