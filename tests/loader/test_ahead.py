@@ -428,7 +428,9 @@ def test_a_line_on_a_terminal_says_how_full_the_cache_is_and_goes(
             pass
         batches.close()
         said = ""
-        while not said.endswith(" \r") and select.select([ours], [], [], 10.0)[0]:  # the kernel may hand it over in pieces
+        while (
+            not said.endswith(" \r") and select.select([ours], [], [], 10.0)[0]
+        ):  # the kernel may hand it over in pieces
             said += os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "the cache fills: " in said

@@ -130,6 +130,8 @@ def test_a_camera_may_have_another_name() -> None:
     assert made["agentview_rgb"].shape == (16, 16, 3)
     with pytest.raises(UnknownName, match="wrist"):
         OpenVlaImages(cameras=("wrist",))({"image": SOME[0]})
+    with pytest.raises(OptionError, match="a list of fields"):
+        OpenVlaImages(cameras="image")
     with pytest.raises(OptionError, match="size"):
         OpenVlaImages(size=0)
 

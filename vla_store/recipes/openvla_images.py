@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.recipes.needs import listed
 
 SIZE = 224
 CAMERAS = ("image", "wrist_image")  # of the recipes' items
@@ -65,12 +67,12 @@ class OpenVlaImages:
         augment: bool = False,
         *,
         size: int = SIZE,
-        cameras: tuple[str, ...] | None = None,
+        cameras: Sequence[str] | None = None,
         same_for_all: bool = False,
     ) -> None:
         self._size = whole_number("size", size)
         self._augment, self._same = augment, same_for_all
-        self._cameras = None if cameras is None else tuple(cameras)
+        self._cameras = None if cameras is None else listed("cameras", cameras)
 
     def __call__(self, sample: dict[str, Any], generator: np.random.Generator | None = None) -> dict[str, Any]:
         """Return the sample, or the batch, with its pictures made ready.
@@ -113,7 +115,10 @@ class OpenVlaImages:
             found = getattr(pictures, "dtype", type(pictures).__name__), tuple(getattr(pictures, "shape", ()))
             if str(found[0]).rpartition(".")[2] != "uint8" or len(found[1]) not in (3, 4) or found[1][-1] != 3:
                 raise OptionError(
-                    "no pictures", camera=name, found=found, expected="uint8 (height, width, 3), or a batch of them"
+                    "no pictures",
+                    camera=name,
+                    found=f"{found[0]} {found[1]}",
+                    expected="uint8 (height, width, 3), or a batch of them",
                 )
         return names
 
