@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_libero
+from make_stores import one_at_a_time
 from odd_files import with_liberos_hand
 
 SOME = (3, 5, 9, 11)  # one demo of four suites
@@ -31,31 +32,37 @@ def both(store: Path, source: Path, episodes: tuple[int, ...] = (), *, is_after:
     return Both(store, numbers, [demos[number] for number in numbers])
 
 
+def built(store: Path, source: Path, **options: Any) -> Path:
+    """The store, built unless it is there: by one process, for which others wait."""
+    with one_at_a_time(store.parent):
+        if not store.exists():
+            for module in ("h5py", "zarr"):
+                pytest.importorskip(module, reason=f"building needs {module}")
+            from vla_store.builder import build_store
+
+            build_store([source], store, **options)
+    return store
+
+
 @pytest.fixture(scope="session")
 def tiny_source(kept: Path) -> Path:
     """The tiny files, whose gripper and fingers are as LIBERO's: recipes refuse others."""
     folder = kept / "recipes/tiny_source"
-    if not folder.exists():
-        h5py = pytest.importorskip("h5py", reason="writing a source needs h5py")
-        unfinished = tiny_libero.write_suites(folder.with_name("unfinished"))
-        for path in unfinished.glob("*/*.hdf5"):
-            with h5py.File(path, "r+") as file:
-                with_liberos_hand(file)
-        unfinished.rename(folder)
+    with one_at_a_time(kept):
+        if not folder.exists():
+            h5py = pytest.importorskip("h5py", reason="writing a source needs h5py")
+            unfinished = tiny_libero.write_suites(folder.with_name("unfinished"))
+            for path in unfinished.glob("*/*.hdf5"):
+                with h5py.File(path, "r+") as file:
+                    with_liberos_hand(file)
+            unfinished.rename(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_store(kept: Path, tiny_source: Path) -> Path:
     """The `fast` store of them."""
-    store = kept / "recipes/tiny-fast.vla"
-    if not store.exists():
-        for module in ("h5py", "zarr"):
-            pytest.importorskip(module, reason=f"building needs {module}")
-        from vla_store.builder import build_store
-
-        build_store([tiny_source], store)
-    return store
+    return built(kept / "recipes/tiny-fast.vla", tiny_source)
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +74,8 @@ def published(demo_store: Path, demos: Path) -> Both:
 @pytest.fixture(scope="session")
 def regenerated(kept: Path, demos: Path) -> Both:
     """Two demos of OpenVLA's regenerated LIBERO: observations before the action, 256 px, no attributes."""
-    store, source = kept / "no-noops-256.vla", demos / "variants/no_noops_256"
-    if not store.exists():
-        for module in ("h5py", "zarr"):
-            pytest.importorskip(module, reason=f"building needs {module}")
-        from vla_store.builder import build_store
-
-        build_store([source], store, orientation="bottom_up")
-    return both(store, source, is_after=False)
+    source = demos / "variants/no_noops_256"
+    return both(built(kept / "no-noops-256.vla", source, orientation="bottom_up"), source, is_after=False)
 
 
 @pytest.fixture(scope="session")
