@@ -373,9 +373,9 @@ def test_stores_of_several_conventions_each_keep_their_rows(tmp_path: Path) -> N
 
 
 def test_memory_holds_a_few_steps_of_pixels(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vla_store.export import chosen
+    from vla_store.features import frames
 
-    monkeypatch.setattr(chosen, "SLICE_NBYTES", 2000)
+    monkeypatch.setattr(frames, "SLICE_NBYTES", 2000)
     sizes: list[int] = []
     encoded = export._encoded
     monkeypatch.setattr(export, "_encoded", lambda pool, rows: sizes.append(len(rows)) or encoded(pool, rows))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from vla_store import OptionError, UnknownName
-from vla_store.export.features import Mapped, mapped
-from vla_store.export.lerobot import NAMING as LEROBOT
 from vla_store.export.rlds import NAMING as RLDS
 from vla_store.export.rlds import check_nesting
+from vla_store.features.lerobot import NAMING as LEROBOT
+from vla_store.features.mapping import Mapped, fits_png, mapped
 from vla_store.reader.values import StoreField
 
 for module in ("PIL", "av", "pyarrow"):
@@ -128,3 +128,17 @@ def test_a_field_with_a_name_of_lerobots_own_is_refused_until_it_has_another() -
     with pytest.raises(OptionError, match="--rename"):
         made(fields=fields)
     assert made(fields=fields, rename={"timestamp": "recorded_at"})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "fits"),
+    [
+        ("uint8", (8, 8), True),
+        ("uint8", (8, 8, 2), False),
+        ("uint16", (8, 8, 3), True),
+        ("float32", (8, 8, 1), False),
+        ("uint8", (3, 8, 8, 3), False),
+    ],
+)
+def test_what_png_holds(dtype: str, shape: tuple[int, ...], fits: bool) -> None:
+    assert fits_png(dtype, shape) == fits

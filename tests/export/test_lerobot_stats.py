@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_store.export import lerobot_stats
-from vla_store.export.lerobot_stats import QUANTILES, NumberStatistics, PictureStatistics
+import vla_store.features.statistics
+from vla_store.features.statistics import QUANTILES, NumberStatistics, PictureStatistics
 
 for module in ("PIL", "av", "pyarrow"):
     pytest.importorskip(module, reason=f"what leaves is read back with {module}")
@@ -40,7 +40,7 @@ def test_what_is_not_finite_counts_for_nothing() -> None:
 
 
 def test_quantiles_of_many_rows_are_of_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lerobot_stats, "KEPT_NBYTES", 8 * 200)
+    monkeypatch.setattr(vla_store.features.statistics, "KEPT_NBYTES", 8 * 200)
     rows = np.random.default_rng(4).permutation(5000).astype(float)[:, None]
     statistics = NumberStatistics((1,), is_whole=True)
     found = in_pieces(statistics, rows)

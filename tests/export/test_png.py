@@ -28,20 +28,6 @@ def test_sixteen_bits_come_back_as_they_were() -> None:
     assert np.array_equal(picture(png.encode(depth)), depth)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape", "fits"),
-    [
-        ("uint8", (8, 8), True),
-        ("uint8", (8, 8, 2), False),
-        ("uint16", (8, 8, 3), True),
-        ("float32", (8, 8, 1), False),
-        ("uint8", (3, 8, 8, 3), False),
-    ],
-)
-def test_what_png_holds(dtype: str, shape: tuple[int, ...], fits: bool) -> None:
-    assert png.fits(dtype, shape) == fits
-
-
 def test_rendered_pictures_take_hardly_more_than_with_pillow(demo_store: object) -> None:
     import io
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from vla_store.errors import OptionError, UnknownName
-from vla_store.export import features, growing, png
-from vla_store.export.chosen import Batch, Exported, exported, lost_in
+from vla_store.export import growing, png
+from vla_store.features import mapping
+from vla_store.features.frames import Batch, Frames, frames_of, lost_in, rate_of
 from vla_store.reader import Store, open_store
 from vla_store.reader.orient import IMAGES
 from vla_store.reader.values import Episode
@@ -26,8 +25,6 @@ from vla_store.text import counted, size_text
 FORMATS = ("lerobot", "rlds", "hdf5")
 OF_LEROBOT = ("version", "video", "modality", "fps")
 OF_ROWS = ("alignment", "state", "rename", "exclude")
-LIBERO_CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
-LIBERO_FPS = 20
 RECORD = "vla_store.json"
 MAX_THREADS = 8  # that encode pictures
 
@@ -180,13 +177,13 @@ def export_store(
     selection = {"suites": suites, "tasks": tasks, "episodes": episodes, "split": split, "view": view}
     selection = {name: value for name, value in selection.items() if value is not None}
     plan = {"lerobot": _lerobot, "rlds": _rlds, "hdf5": _hdf5}[to](opened, target.name, given)
-    chosen = exported(
+    chosen = frames_of(
         opened,
         plan.fields,
         selection,
         alignment="as_stored" if to == "hdf5" else alignment,
         images=images,
-        dtype=None if to == "hdf5" else features.FLOAT,
+        dtype=None if to == "hdf5" else mapping.FLOAT,
     )
     what, make = plan.ready(chosen)
     notes = [*plan.notes, *_notes_on(chosen, plan, images)]
@@ -219,11 +216,12 @@ class _Plan:
     fields: list[str]
     notes: tuple[str, ...]
     record: str
-    ready: Callable[[Exported], Ready]
+    ready: Callable[[Frames], Ready]
 
 
 def _lerobot(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
-    from vla_store.export.lerobot import NAMING, VERSIONS, LeRobotWriter
+    from vla_store.export.lerobot import VERSIONS, LeRobotWriter
+    from vla_store.features.lerobot import NAMING
 
     version, is_video, modality = given["version"] or VERSIONS[0], given["video"], given["modality"]
     if version not in VERSIONS:
@@ -235,8 +233,8 @@ def _lerobot(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
             hint="--state FIELD,FIELD names the fields that it is made of",
         )
 
-    def ready(chosen: Exported) -> Ready:
-        fps = _fps(chosen, given["fps"])
+    def ready(chosen: Frames) -> Ready:
+        fps = rate_of(chosen, given["fps"])
         what = f"LeRobot {version}, {'video' if is_video else 'PNG in parquet'}, {fps:g} frames a second"
         options = {"version": version, "fps": fps, "is_video": is_video, "modality": modality}
         return what, lambda folder, encode: LeRobotWriter(folder, mapped.features, encode, **options)
@@ -250,7 +248,7 @@ def _rlds(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
     mapped = _mapped(store, NAMING, given)
     check_nesting(each.name for each in mapped.features)
 
-    def ready(chosen: Exported) -> Ready:
+    def ready(chosen: Frames) -> Ready:
         return "RLDS (TFRecord), PNG", lambda folder, encode: RldsWriter(folder, name, mapped.features, encode)
 
     return _Plan(mapped.fields, mapped.notes, f"{VERSION}/{RECORD}", ready)
@@ -259,14 +257,14 @@ def _rlds(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
 def _hdf5(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
     from vla_store.export.hdf5 import Hdf5Writer
 
-    def ready(chosen: Exported) -> Ready:
+    def ready(chosen: Frames) -> Ready:
         return "HDF5 as LIBERO has it", lambda folder, encode: Hdf5Writer(folder, chosen)
 
     return _Plan(list(store.fields), (), "", ready)  # the folder is one of suites, and of nothing else
 
 
-def _mapped(store: Store, naming: features.Naming, given: Mapping[str, Any]) -> features.Mapped:
-    return features.mapped(
+def _mapped(store: Store, naming: mapping.Naming, given: Mapping[str, Any]) -> mapping.Mapped:
+    return mapping.mapped(
         store.fields, naming, state=given["state"], rename=given["rename"] or {}, exclude=given["exclude"] or ()
     )
 
@@ -283,41 +281,9 @@ def _check_options(to: str, given: Mapping[str, Any], images: str) -> None:
             "LIBERO's files have fields, rows and pictures as the store has them" if to == "hdf5" else "it is LeRobot's"
         )
         raise OptionError(f"{to} has no use for --{unused[0]}: {why}", hint="leave it out")
-    if isinstance(given["state"], str) or isinstance(given["exclude"], str):
-        raise OptionError("state and exclude are lists of names of fields")
-    if given["fps"] is not None and not (np.isfinite(given["fps"]) and given["fps"] > 0):
-        raise OptionError("fps is a number of frames a second, more than 0", found=given["fps"])
 
 
-def _fps(chosen: Exported, given: float | None) -> float:
-    """Return the steps a second that were said, that the store says, or that LIBERO has. Raises OptionError."""
-    if given is not None:
-        return float(given)
-    rates = (each.fps for each in chosen.sources)
-    said = {float(each) for each in rates if each is not None}
-    if len(said) > 1:
-        raise OptionError(
-            "these are recordings of several rates, and a LeRobot data set has one",
-            found=", ".join(f"{each:g}" for each in sorted(said)),
-            hint="choose those of one by --suite, --task or --episode; or --fps N says which is written",
-        )
-    if said:
-        return said.pop()
-    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
-        attributes = chosen.store.source_attributes(int(chosen.numbers[0]))["/data"]
-        rate = float(json.loads(attributes["env_args"])["env_kwargs"]["control_freq"])
-        if np.isfinite(rate) and rate > 0:
-            return rate
-    if all(name in chosen.store.fields for name in LIBERO_CAMERAS):
-        return LIBERO_FPS
-    raise OptionError(
-        "LeRobot must have the steps a second, and the store does not say them",
-        store=chosen.store.url,
-        hint="--fps N, as of the recording: 50 for ALOHA, 25 for AgileX, 20 for robosuite",
-    )
-
-
-def _notes_on(chosen: Exported, plan: _Plan, images: str) -> list[str]:
+def _notes_on(chosen: Frames, plan: _Plan, images: str) -> list[str]:
     """Return what is not as in the store because of what was chosen. plan: a format whose record is nowhere has its rows as stored."""
     store, sources, notes = chosen.store, chosen.sources, []
     if chosen.without_steps:
@@ -339,7 +305,7 @@ def _notes_on(chosen: Exported, plan: _Plan, images: str) -> list[str]:
     if not plan.record:
         return notes
     wide = [name for name in plan.fields if store.fields[name].dtype == "float64"]
-    notes += lost_in(store, wide, features.FLOAT)
+    notes += lost_in(store, wide, mapping.FLOAT)
     if any(each.observation == "after" for each in sources):
         notes.append(
             "each row is what was seen before its action; the first step of an episode has no such row"
@@ -354,7 +320,7 @@ def _notes_on(chosen: Exported, plan: _Plan, images: str) -> list[str]:
     return notes
 
 
-def _record(chosen: Exported, images: str, selection: Mapping[str, Any]) -> dict[str, Any]:
+def _record(chosen: Frames, images: str, selection: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was done, to be written beside the data."""
     return {
         "store": {"digest": chosen.store.digest, "fingerprint": chosen.store.fingerprint},
@@ -367,7 +333,7 @@ def _record(chosen: Exported, images: str, selection: Mapping[str, Any]) -> dict
     }
 
 
-def _lying(chosen: Exported, images: str) -> dict[str, str]:
+def _lying(chosen: Frames, images: str) -> dict[str, str]:
     """Return how the rows that are written lie, as who builds of them would state it; nothing where they lie in several ways."""
     orientations, observations = (
         {getattr(each, name) for each in chosen.sources} for name in ("orientation", "observation")
@@ -378,7 +344,7 @@ def _lying(chosen: Exported, images: str) -> dict[str, str]:
     return {name: each.pop() for name, each in lie.items() if len(each) == 1}
 
 
-def _write(writer: Writer, chosen: Exported, progress: Progress | None) -> None:
+def _write(writer: Writer, chosen: Frames, progress: Progress | None) -> None:
     if progress:
         progress.begin(chosen.steps, chosen.steps * chosen.step_nbytes, 0)
     for episode, start, count in chosen.episodes():

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_store.export.chosen import Batch, Exported
+from vla_store.features.frames import Batch, Frames
 from vla_store.format import canonical
 from vla_store.format.attributes import decode_value
 from vla_store.reader.part import Part
@@ -46,7 +46,7 @@ class Hdf5Writer:
         What is exported.
     """
 
-    def __init__(self, folder: Path, exported: Exported) -> None:
+    def __init__(self, folder: Path, exported: Frames) -> None:
         self._folder, self._exported = folder, exported
         store = exported.store
         self._fields = {name: store.fields[name] for name in exported.samples.columns if name in store.fields}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from vla_store.errors import OptionError
 from vla_store.export import lerobot_video
-from vla_store.export.chosen import Batch
-from vla_store.export.features import ACTIONS, Feature, Naming, is_png
-from vla_store.export.lerobot_stats import QUANTILES, NumberStatistics, PictureStatistics
+from vla_store.features.frames import Batch
+from vla_store.features.lerobot import NAMING, OWN, TIMESTAMP, FrameStatistics, described, own_columns, whole
+from vla_store.features.mapping import ACTIONS, Feature
+from vla_store.features.statistics import QUANTILES
 from vla_store.reader.values import Episode
 from vla_store.sources.extras import needed
 
@@ -40,22 +40,6 @@ VIDEO = {
     "v2.1": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
 }
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-
-OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-RESERVED = (*OWN, "task", "next.done")
-
-
-def _check_name(name: str) -> None:
-    if not name or "/" in name or not name.isprintable() or name != name.strip():
-        raise OptionError("not a name of a feature of LeRobot", expected="a text without /", found=repr(name))
-    if name in RESERVED:
-        raise OptionError(
-            f"LeRobot has {name!r} itself",
-            hint="--rename FIELD=NAME gives the field another name, --exclude FIELD leaves it out",
-        )
-
-
-NAMING = Naming("action", "observation.state", "observation.images.", "observation.", is_png, _check_name)
 
 
 class LeRobotWriter:
@@ -92,7 +76,7 @@ class LeRobotWriter:
     ) -> None:
         needed("pyarrow", "lerobot")
         self._folder, self._features, self._encode = folder, features, encode
-        self._version, self._fps = version, int(fps) if fps == int(fps) else fps
+        self._version, self._fps = version, whole(fps)
         self._codec = lerobot_video.codec_for(version) if is_video else ""
         self._modality = modality
         self._videos = [each for each in features if each.is_picture] if is_video else []
@@ -101,7 +85,7 @@ class LeRobotWriter:
         self._columns = [each for each in features if each not in self._videos]
         self._tasks: dict[str, int] = {}
         self._episodes = self._frames = 0
-        self._all = self._statistics()
+        self._all = FrameStatistics(features)
         self._compared: dict[str, tuple[Path, Array]] = {}
         self._open: dict[str, lerobot_video.VideoFile] = {}
         self._video_files = dict.fromkeys((each.name for each in self._videos), 0)
@@ -116,15 +100,15 @@ class LeRobotWriter:
         self._steps = steps
         self._values: dict[str, list[Any]] = {each.name: [] for each in self._columns}
         self._task_numbers: list[int] = []
-        self._own = self._statistics()
+        self._own = FrameStatistics(self._features)
         self._at = {each.name: self._begin_video(each) for each in self._videos}
 
     def rows(self, batch: Batch) -> None:
         """Take the next frames of the episode."""
         for each in self._features:
             rows = each.rows(batch)
-            for statistics in (self._own,) if each.is_picture else (self._own, self._all):
-                statistics[each.name].add(rows)
+            if each.is_picture:
+                self._own.pictures[each.name].add(rows)
             if each in self._videos:
                 self._open[each.name].write(rows)
                 if each.name not in self._compared:
@@ -138,24 +122,16 @@ class LeRobotWriter:
     def end(self) -> None:
         """Write the episode."""
         frames = np.arange(self._steps)
-        own: dict[str, Array] = {
-            "timestamp": (frames / self._fps).astype(np.float32),
-            "frame_index": frames,
-            "episode_index": np.full(self._steps, self._episodes),
-            "index": self._frames + frames,
-            "task_index": np.array(self._task_numbers, np.int64),
-        }
-        for each in self._features:
-            if each.is_picture:
-                self._all[each.name].merge(self._own[each.name])
-        for name, rows in own.items():
-            for statistics in (self._own, self._all):
-                statistics[name].add(rows[:, None])
+        task = np.array(self._task_numbers, np.int64)
+        own = own_columns(frames, self._fps, episode=self._episodes, index=self._frames + frames, task=task)
+        numbers = {each.name: np.concatenate(self._values[each.name]) for each in self._columns if not each.is_picture}
+        self._all.merge_pictures(self._own)
+        for statistics in (self._own, self._all):
+            statistics.add_numbers(numbers | own)
         texts = list(self._tasks)
         tasks = [texts[number] for number in dict.fromkeys(self._task_numbers)]
-        measured = {name: each.result() for name, each in self._own.items()}
         write = self._write_v30 if self._version == "v3.0" else self._write_v21
-        write(list(self._tables(own)), tasks, measured)
+        write(list(self._tables(numbers | own)), tasks, self._own.result())
         self._episodes += 1
         self._frames += self._steps
 
@@ -201,7 +177,7 @@ class LeRobotWriter:
             self.abort()
             _write_tasks(meta / "tasks.parquet", list(self._tasks))
             measured = {
-                name: {key: value.tolist() for key, value in each.result().items()} for name, each in self._all.items()
+                name: {key: value.tolist() for key, value in each.items()} for name, each in self._all.result().items()
             }
             (meta / "stats.json").write_text(json.dumps(measured, indent=4), encoding="utf-8")
         else:
@@ -237,20 +213,17 @@ class LeRobotWriter:
             columns.append((each.name, kind))
             hugging[each.name] = described
         for name in OWN:
-            dtype = "float32" if name == "timestamp" else "int64"
+            dtype = "float32" if name == TIMESTAMP else "int64"
             columns.append((name, pa.from_numpy_dtype(np.dtype(dtype))))
             hugging[name] = _value(dtype)
         return pa.schema(columns, {"huggingface": json.dumps({"info": {"features": hugging}})})
 
-    def _tables(self, own: Mapping[str, Array]) -> Iterator[pa.Table]:
+    def _tables(self, numbers: Mapping[str, Array]) -> Iterator[pa.Table]:
         """Yield the frames of the episode: one table, or several where one column of pictures would be too large for Arrow."""
         pictures = [each.name for each in self._columns if each.is_picture]
         largest = max((sum(map(len, self._values[name])) for name in pictures), default=0)
         most = max(1, self._steps // (1 + largest // GROUP_NBYTES))
-        columns = {
-            each.name: self._values[each.name] if each.is_picture else np.concatenate(self._values[each.name])
-            for each in self._columns
-        } | dict(own)
+        columns: dict[str, Any] = {name: self._values[name] for name in pictures} | dict(numbers)
         for start in range(0, self._steps, most):
             yield self._table({name: rows[start : start + most] for name, rows in columns.items()}, start)
 
@@ -269,15 +242,6 @@ class LeRobotWriter:
             else:
                 columns.append(_lists(values, kind))
         return pa.Table.from_arrays([*columns, *(pa.array(rows[name]) for name in OWN)], schema=schema)
-
-    def _statistics(self) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            each.name: PictureStatistics(each.shape[2])
-            if each.is_picture
-            else NumberStatistics(each.shape or (1,), is_whole=np.dtype(each.dtype).kind in "iub")
-            for each in self._features
-        }
-        return made | {name: NumberStatistics((1,), is_whole=name != "timestamp") for name in OWN}
 
     # Videos
 
@@ -333,9 +297,10 @@ class LeRobotWriter:
         self._rows.clear()
 
     def _info(self) -> dict[str, Any]:
-        features = {each.name: self._feature_info(each) for each in self._features}
-        for name in OWN:
-            features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
+        features = described(self._features)
+        for each in self._videos:
+            video = lerobot_video.info(each.shape, self._fps, self._codec)
+            features[each.name] |= {"dtype": "video", "info": video}
         is_old = self._version == "v2.1"
         made = {
             "codebase_version": self._version,
@@ -356,17 +321,6 @@ class LeRobotWriter:
         else:
             made |= {"data_files_size_in_mb": DATA_MB, "video_files_size_in_mb": VIDEO_MB}
         return made
-
-    def _feature_info(self, feature: Feature) -> dict[str, Any]:
-        shape = list(feature.shape or (1,))
-        if not feature.is_picture:
-            names = list(feature.names) if feature.names else None
-            return {"dtype": feature.dtype, "shape": shape, "names": names}
-        names = ["height", "width", "channels"]
-        if feature not in self._videos:
-            return {"dtype": "image", "shape": shape, "names": names}
-        video = lerobot_video.info(feature.shape, self._fps, self._codec)
-        return {"dtype": "video", "shape": shape, "names": names, "info": video}
 
 
 class RollingParquet:

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vla_store.errors import OptionError
-from vla_store.export import png, tfrecord
-from vla_store.export.chosen import Batch
-from vla_store.export.features import Feature, Naming
+from vla_store.export import tfrecord
+from vla_store.features.frames import Batch
+from vla_store.features.mapping import Feature, Naming, fits_png
 from vla_store.reader.values import Episode
 from vla_store.text import size_text
 
@@ -53,7 +53,7 @@ def check_nesting(names: Iterable[str]) -> None:
 
 
 def _fits(dtype: str, shape: tuple[int, ...]) -> bool:
-    return png.fits(dtype, shape) and (dtype == "uint8" or len(shape) == 2 or shape[2] == 1)
+    return fits_png(dtype, shape) and (dtype == "uint8" or len(shape) == 2 or shape[2] == 1)
 
 
 NAMING = Naming(

@@ -1,9 +1,10 @@
-"""What is exported: whole episodes of a store, or the steps of them that views keep, read some steps at a time."""
+"""Frames: whole episodes of a store, or the steps of them that views keep, read some steps at a time; and their rate."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,11 +28,13 @@ Batch = dict[str, Any]
 
 SLICE_NBYTES = 32 << 20  # raw bytes of the steps that are read at once
 BLOCK = 1 << 16  # rows whose episodes are looked up at once
+LIBERO_CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
+LIBERO_FPS = 20
 
 
 @dataclass(frozen=True)
-class Exported:
-    """The episodes that are exported, and what reads them.
+class Frames:
+    """Episodes as a data set of frames has them, and what reads them.
 
     Attributes
     ----------
@@ -43,6 +46,8 @@ class Exported:
         (n,) numbers of the episodes that have steps.
     bounds
         (n + 1,): episode i has the samples bounds[i] to bounds[i + 1].
+    runs
+        (m, 2): the rows of the store that the samples are anchored at, as stretches [start, stop), in order.
     without_steps
         How many selected episodes have no step left.
     """
@@ -51,6 +56,7 @@ class Exported:
     samples: Samples
     numbers: Int64
     bounds: Int64
+    runs: Int64
     without_steps: int
 
     @property
@@ -83,7 +89,7 @@ class Exported:
                 yield self.samples.batch(range(first, min(first + most, start + count)))
 
 
-def exported(
+def frames_of(
     store: Store,
     fields: Sequence[str],
     selection: Mapping[str, Any],
@@ -91,7 +97,8 @@ def exported(
     alignment: str | None,
     images: str,
     dtype: str | None,
-) -> Exported:
+    keep_first: bool = False,
+) -> Frames:
     """Return what a selection names of a store.
 
     Parameters
@@ -104,12 +111,12 @@ def exported(
         suites, tasks, episodes, split and view, as Samples takes them; what is left out selects all there is.
     alignment
         "causal" or "as_stored"; None asks where some of it recorded observations after the action.
-    images, dtype
+    images, dtype, keep_first
         As Samples takes them.
 
     Returns
     -------
-    Exported
+    Frames
 
     Raises
     ------
@@ -120,9 +127,9 @@ def exported(
     chosen = choose(store, **selection)
     if alignment is None and chosen.has_after:
         raise _must_align()
-    causal = alignment == "causal"
-    numbers, counts = _counted(anchors_of(chosen, store, leave_out_first=causal), store)
-    selected = numbers if not causal else _counted(anchors_of(chosen, store, leave_out_first=False), store)[0]
+    leave_out_first = alignment == "causal" and not keep_first
+    numbers, counts, runs = _counted(anchors_of(chosen, store, leave_out_first=leave_out_first), store)
+    selected = numbers if not leave_out_first else _counted(anchors_of(chosen, store, leave_out_first=False), store)[0]
     with warnings.catch_warnings(), in_our_words():
         warnings.simplefilter("ignore", UserWarning)  # `choose` has told of views, and `lost_in` of numbers
         samples = Samples(
@@ -132,9 +139,39 @@ def exported(
             alignment=alignment or "as_stored",
             images=images,
             dtype=dtype,
+            keep_first=keep_first,
         )
     bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Exported(store, samples, numbers, bounds, len(selected) - len(numbers))
+    return Frames(store, samples, numbers, bounds, runs, len(selected) - len(numbers))
+
+
+def rate_of(frames: Frames, given: float | None) -> float:
+    """Return the steps a second that were said, that the store says, or that LIBERO has. Raises OptionError."""
+    if given is not None:
+        if not (np.isfinite(given) and given > 0):
+            raise OptionError("fps is a number of frames a second, more than 0", found=given)
+        return float(given)
+    said = {float(each.fps) for each in frames.sources if each.fps is not None}
+    if len(said) > 1:
+        raise OptionError(
+            "these are recordings of several rates, and a LeRobot data set has one",
+            found=", ".join(f"{each:g}" for each in sorted(said)),
+            hint="choose those of one by suite, task or episode; or fps (--fps N) says which is written",
+        )
+    if said:
+        return said.pop()
+    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
+        attributes = frames.store.source_attributes(int(frames.numbers[0]))["/data"]
+        rate = float(json.loads(attributes["env_args"])["env_kwargs"]["control_freq"])
+        if np.isfinite(rate) and rate > 0:
+            return rate
+    if all(name in frames.store.fields for name in LIBERO_CAMERAS):
+        return LIBERO_FPS
+    raise OptionError(
+        "LeRobot must have the steps a second, and the store does not say them",
+        store=frames.store.url,
+        hint="fps (--fps N), as of the recording: 50 for ALOHA, 25 for AgileX, 20 for robosuite",
+    )
 
 
 @contextlib.contextmanager
@@ -179,15 +216,19 @@ def _must_align() -> OptionError:
     )
 
 
-def _counted(anchors: Anchors, store: Store) -> tuple[Int64, Int64]:
-    """Return the episodes of anchors in the store's order, and how many each has."""
+def _counted(anchors: Anchors, store: Store) -> tuple[Int64, Int64, Int64]:
+    """Return the episodes of anchors in the store's order, how many each has, and their rows as stretches."""
     found: list[Int64] = []
     counts: list[Int64] = []
+    runs: list[Int64] = []
     for start in range(0, len(anchors), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(anchors)))
-        numbers = np.empty(len(block), np.int64)
+        numbers, rows = np.empty((2, len(block)), np.int64)
         for part, at, positions in anchors.many(block, store):
             numbers[at] = part.episode_start + positions.episode
+            rows[at] = part.row_start + positions.start + positions.step
+        edges = np.flatnonzero(np.diff(rows) != 1) + 1
+        runs.append(np.stack([rows[np.append(0, edges)], rows[np.append(edges, 0) - 1] + 1], axis=1))
         each, count = np.unique(numbers, return_counts=True)
         if found and found[-1][-1] == each[0]:
             counts[-1][-1] += count[0]
@@ -195,4 +236,4 @@ def _counted(anchors: Anchors, store: Store) -> tuple[Int64, Int64]:
         if len(each):
             found.append(each)
             counts.append(count)
-    return np.concatenate(found), np.concatenate(counts)
+    return np.concatenate(found), np.concatenate(counts), np.concatenate(runs)

@@ -1,4 +1,4 @@
-"""What becomes of the fields of a store in a data set whose rows have features with names: LeRobot and RLDS.
+"""What becomes of the fields of a store in a data set whose frames have features with names: LeRobot and RLDS.
 
 Pure functions over names and shapes.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
-from vla_store.export import png
 from vla_store.reader.values import StoreField
 
 Array = np.ndarray[Any, Any]
@@ -21,6 +20,7 @@ ACTIONS = "actions"
 STATE = "state"  # what --rename calls the fields of --state
 LIBERO_STATE = {"ee_states": (6,), "gripper_states": (2,)}  # what its LeRobot and RLDS sets have as the state
 FLOAT = "float32"
+PNG_CHANNELS = (1, 3, 4)  # grey, colour, and colour with opacity
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ def mapped(
     UnknownName, OptionError
         For a field that is not there, and names that cannot be or clash.
     """
+    if isinstance(state, str) or isinstance(exclude, str):
+        raise OptionError("state and exclude are lists of names of fields")
     for name in exclude:
         if name not in fields:
             raise UnknownName.among("field", name, list(fields))
@@ -248,6 +250,6 @@ def _check_names(features: Sequence[Feature], naming: Naming) -> None:
         taken[each.name] = each
 
 
-def is_png(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether pictures are PNG of 8 bits: what every reader of them takes."""
-    return dtype == "uint8" and png.fits(dtype, shape)
+def fits_png(dtype: str, shape: tuple[int | None, ...]) -> bool:
+    """Tell whether PNG holds pictures of this dtype and shape: 8 or 16 bits, (H, W) or (H, W, C) with C of PNG_CHANNELS."""
+    return dtype in ("uint8", "uint16") and (len(shape) == 2 or (len(shape) == 3 and shape[2] in PNG_CHANNELS))
