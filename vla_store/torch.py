@@ -493,6 +493,11 @@ def _as_tensor(values: list[Any]) -> Any:
     return torch.stack([_tensor(each) if isinstance(each, np.ndarray) else each for each in values])
 
 
+def tensors(tree: Any) -> Any:
+    """Return a tree of values with tensors in place of its arrays; the memory is the same."""
+    return walk(tree, _tensor)
+
+
 def _tensor(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":

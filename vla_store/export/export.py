@@ -349,7 +349,7 @@ def _write(writer: Writer, chosen: Frames, progress: Progress | None) -> None:
         progress.begin(chosen.steps, chosen.steps * chosen.step_nbytes, 0)
     for episode, start, count in chosen.episodes():
         writer.begin(episode, count)
-        for batch in chosen.slices(start, count):
+        for batch in chosen.slices(range(start, start + count)):
             writer.rows(batch)
             if progress:
                 progress.advance(len(batch["step"]) * chosen.step_nbytes)

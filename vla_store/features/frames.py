@@ -81,12 +81,12 @@ class Frames:
         for number, start, stop in zip(self.numbers.tolist(), self.bounds.tolist(), self.bounds[1:].tolist()):
             yield self.store.episodes[number], start, stop - start
 
-    def slices(self, start: int, count: int) -> Iterator[Batch]:
-        """Yield these samples in order, as batches of at most so many that memory stays small."""
+    def slices(self, numbers: Sequence[int] | Int64) -> Iterator[Batch]:
+        """Yield the samples of these numbers in order, as batches of at most so many that memory stays small."""
         most = max(1, SLICE_NBYTES // max(1, self.step_nbytes))
         with in_our_words():
-            for first in range(start, start + count, most):
-                yield self.samples.batch(range(first, min(first + most, start + count)))
+            for first in range(0, len(numbers), most):
+                yield self.samples.batch(numbers[first : first + most])
 
 
 def frames_of(

@@ -8,6 +8,7 @@ An item is what the trainer takes from its *dataset*, before its own resize, JPE
 
 from vla_store.recipes.act import act
 from vla_store.recipes.diffusion_policy import diffusion_policy
+from vla_store.recipes.lerobot import lerobot
 from vla_store.recipes.libero import libero
 from vla_store.recipes.openpi import openpi
 from vla_store.recipes.openvla import openvla, openvla_oft, rlds_batch
@@ -20,6 +21,7 @@ __all__ = [
     "SiglipImages",
     "act",
     "diffusion_policy",
+    "lerobot",
     "libero",
     "openpi",
     "openvla",
