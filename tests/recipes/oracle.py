@@ -192,6 +192,50 @@ def standardized(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (values - rows.mean(axis=0)) / np.maximum(rows.std(axis=0, ddof=1), 1e-2)
 
 
+# --- LeRobot -----------------------------------------------------------------------------------------------------------
+
+
+LEROBOT = {
+    "observation.images.agentview_rgb": "agentview_rgb",
+    "observation.images.eye_in_hand_rgb": "eye_in_hand_rgb",
+    "observation.state": "",
+    "action": "actions",
+    "rewards": "rewards",
+}
+
+
+def lerobot(
+    demos: list[Demo], windows: dict[str, list[int]], fps: int = 20, keep_first: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Frames are decision times whose observation was recorded; what is no frame is beyond the episode."""
+    demos = [demo for demo in demos if keep_first or demo.times]  # an episode without a frame is none
+    index, tasks = 0, list(dict.fromkeys(demo.text for demo in demos))
+
+    def of(demo: Demo, key: str, time: int) -> Any:
+        if "images" in key:
+            return chw(demo.seen(LEROBOT[key], time))
+        if key == "observation.state":
+            return np.array([*demo.seen("ee_states", time), *demo.seen("gripper_states", time)]).astype(np.float32)
+        value = demo.arrays[LEROBOT[key]][time]
+        return value.astype(np.float32) if value.ndim else np.int64(value)
+
+    for number, demo in enumerate(demos):
+        times = range(len(demo)) if keep_first else demo.times
+        for frame in range(len(times)):
+            item: dict[str, Any] = {}
+            for key in LEROBOT:
+                near = [min(max(frame + d, 0), len(times) - 1) for d in windows.get(key, [0])]
+                values = np.array([of(demo, key, times[each]) for each in near])
+                item[key] = values if key in windows else values[0]
+            item |= {"timestamp": np.float32(frame / fps), "frame_index": np.int64(frame)}
+            item |= {"episode_index": np.int64(number), "index": np.int64(index)}
+            item["task_index"] = np.int64(tasks.index(demo.text))
+            for key, offsets in windows.items():
+                item[f"{key}_is_pad"] = np.array([not 0 <= frame + d < len(times) for d in offsets])
+            yield item | {"task": demo.text}
+            index += 1
+
+
 # --- comparing ---------------------------------------------------------------------------------------------------------
 
 
