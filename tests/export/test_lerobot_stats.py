@@ -63,3 +63,9 @@ def test_pictures_are_those_of_all_pixels() -> None:
 def test_one_grey_picture() -> None:
     found = in_pieces(PictureStatistics(1), np.full((1, 2, 2, 1), 255, np.uint8))
     assert found["q99"].item() == found["max"].item() == 1
+
+
+def test_statistics_of_one_number_have_its_axis() -> None:
+    statistics = NumberStatistics((1,), is_whole=True)
+    statistics.add(np.array([3, 1, 2]))
+    assert {np.shape(each) for each in statistics.result().values()} == {(1,)}

@@ -88,7 +88,7 @@ class FrameStatistics:
     def add_numbers(self, rows: Mapping[str, Array]) -> None:
         """Take the frames (n, ...) of an episode: every number, and LeRobot's own (n,)."""
         for name, statistics in self.numbers.items():
-            statistics.add(rows[name][:, None] if name in OWN else rows[name])
+            statistics.add(rows[name])
 
     def merge_pictures(self, other: FrameStatistics) -> None:
         """Take the pictures that others have taken."""

@@ -40,8 +40,8 @@ class NumberStatistics:
         self._kept_rows = 0
 
     def add(self, rows: Array) -> None:
-        """Take (n, *shape) rows."""
-        values = rows.astype(np.float64)
+        """Take (n, *shape) rows; those of one number also as (n,)."""
+        values = rows.astype(np.float64).reshape(len(rows), *self._shape)
         finite = np.isfinite(values)
         count = finite.sum(axis=0)
         filled = np.where(finite, values, 0.0)
