@@ -1,7 +1,7 @@
 """LeRobot: what its LeRobotDataset yields, and says of itself, from a store.
 
 Sources, at huggingface/lerobot v0.4.4, below src/lerobot/:
-    item, padding                      datasets/lerobot_dataset.py:908-1072
+    item, padding                      datasets/lerobot_dataset.py:972-999, 1082-1118
     seconds to frames, tolerance       datasets/utils.py:834-892
     numbers and pictures as tensors    datasets/utils.py:410-434
     what training asks of it           datasets/factory.py, scripts/lerobot_train.py:213-328, policies/factory.py
