@@ -227,3 +227,8 @@ def test_the_command_says_what_it_cannot_do(
 ) -> None:
     assert lerobot_train.main(["--store", str(tiny.store), "--", *arguments]) == 2
     assert part in capsys.readouterr().err
+
+
+def test_options_of_lerobot_stand_after_two_dashes(tiny: Both, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lerobot_train.main(["--store", str(tiny.store), "--policy.type=act"]) == 2
+    assert "LeRobot's stand after --" in capsys.readouterr().err

@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, and return the status to exit with."""
     given = list(sys.argv[1:] if argv is None else argv)
     at = given.index("--") if "--" in given else len(given)
-    own, theirs = _parser().parse_args(given[:at]), given[at + 1 :]
+    (own, unknown), theirs = _parser().parse_known_args(given[:at]), given[at + 1 :]
     try:
-        _check(theirs)
+        _check(unknown, theirs)
         served = Served(open_store(own.store), **_options(own))
         served.install()
     except VlaStoreError as error:
@@ -150,8 +150,12 @@ def _renamed(given: Sequence[str]) -> dict[str, str]:
     return made
 
 
-def _check(theirs: Sequence[str]) -> None:
-    """Refuse what LeRobot would do in another way than from a store. Raises OptionError."""
+def _check(unknown: Sequence[str], theirs: Sequence[str]) -> None:
+    """Refuse what is no option, and what LeRobot would do in another way than from a store. Raises OptionError."""
+    if unknown:
+        raise OptionError(
+            "no option of the store", found=" ".join(unknown), usage=USAGE, hint="LeRobot's stand after --"
+        )
     for each in theirs:
         name, _, value = each.partition("=")
         if name == "--dataset.streaming" and value.lower() not in ("false", "0"):
