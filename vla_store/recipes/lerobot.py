@@ -111,19 +111,11 @@ class LeRobotDataset(RecipeDataset):
         **options: Unpack[Options],
     ) -> None:
         store = opened(store)
-        if options.get("rows") is not None:
-            raise OptionError(
-                "lerobot gives whole episodes, as LeRobot's own has them: no rows= can be chosen",
-                hint="torch.utils.data.Subset(dataset, numbers) gives some frames; episodes= or view= choose here",
-            )
         if image_transforms is not None and not callable(image_transforms):
             raise OptionError("image_transforms is a function of a picture", found=repr(image_transforms)[:100])
         found = features_of(store.fields, NAMING, state=state, rename=rename or {}, exclude=exclude)
         self._features, self._uint8, self._image_transforms = found.features, uint8, image_transforms
-        given = ((name, options.get(name)) for name in SELECTION)
-        selection: dict[str, Any] = {
-            name: list(each) if isinstance(each, Iterator) else each for name, each in given if each is not None
-        }
+        selection = _selection(options)
         read = functools.partial(
             frames_of,
             store,
@@ -149,10 +141,7 @@ class LeRobotDataset(RecipeDataset):
         self._episode_numbers, self._bounds, self._runs = frames.numbers, frames.bounds, frames.runs
         self._ranks = np.cumsum(np.diff(self._runs)) - np.diff(self._runs)[:, 0]
         if is_after and not options.get("keep_first"):
-            # The first step is no frame: what precedes the first frame is that frame again, and not that step.
-            kept = self._chosen.kept
-            kept = Kept(self._runs, self._runs, () if kept is None else kept.lines)
-            self._chosen = dataclasses.replace(self._chosen, kept=kept)
+            self._only_frames_exist()
         texts, self._starts = self._episode_texts()
         every = dict.fromkeys(text for each in texts for text in each)
         self._task_numbers = {text: number for number, text in enumerate(every)}
@@ -226,6 +215,13 @@ class LeRobotDataset(RecipeDataset):
             *super().facts(),
         ]
 
+    def _only_frames_exist(self) -> None:
+        """Let windows end where frames do: what precedes the first is that frame again, and not a step that is no frame."""
+        kept = self._chosen.kept
+        kept = Kept(self._runs, self._runs, () if kept is None else kept.lines)
+        self._chosen = dataclasses.replace(self._chosen, kept=kept)
+        self._part_readers.clear()  # which know of all steps, where statistics were asked for
+
     def _values(self, feature: Feature, batch: Mapping[str, Any], axes: tuple[int, ...]) -> Array:
         """Return a feature (B, *axes, *shape) of what was read."""
         lead = (len(batch["episode"]), *axes)
@@ -276,6 +272,17 @@ class LeRobotDataset(RecipeDataset):
 
 
 lerobot = LeRobotDataset
+
+
+def _selection(options: Options) -> dict[str, Any]:
+    """Return what is selected, of these options. Raises OptionError."""
+    if options.get("rows") is not None:
+        raise OptionError(
+            "lerobot gives whole episodes, as LeRobot's own has them: no rows= can be chosen",
+            hint="torch.utils.data.Subset(dataset, numbers) gives some frames; episodes= or view= choose here",
+        )
+    given = ((name, options.get(name)) for name in SELECTION)
+    return {name: list(each) if isinstance(each, Iterator) else each for name, each in given if each is not None}
 
 
 def _windows(
