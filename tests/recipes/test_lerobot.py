@@ -45,21 +45,32 @@ def few(store: Any, **options: Any) -> Any:
     return lerobot(opened, exclude=[name for name in opened.fields if name not in used], **options)
 
 
-@pytest.mark.parametrize("windows", WINDOWS)
-@pytest.mark.parametrize("keep_first", [False, True])
-def test_every_frame_is_as_lerobot_has_it(any_both: Both, windows: dict[str, list[int]], keep_first: bool) -> None:
-    dataset = few(any_both.store, episodes=any_both.episodes, delta_timestamps=seconds(windows), keep_first=keep_first)
-    expected = list(oracle.lerobot(any_both.demos, windows, keep_first=keep_first))
+def assert_frames(both: Both, windows: dict[str, list[int]], count: int, *, keep_first: bool = False) -> None:
+    """The first frame, the last and a few others, read by one, by many and as a batch."""
+    dataset = few(both.store, episodes=both.episodes, delta_timestamps=seconds(windows), keep_first=keep_first)
+    expected = list(oracle.lerobot(both.demos, windows, keep_first=keep_first))
     assert len(dataset) == len(expected) == dataset.num_frames == dataset.meta.total_frames
-    rng = np.random.default_rng(len(windows))
-    numbers = [0, -1, *rng.permutation(len(dataset))[: 400 if len(expected) < 500 else 40].tolist()]
-    items = dataset.__getitems__(numbers)
-    batch = dataset.batch(numbers)
+    drawn = np.random.default_rng(len(windows)).permutation(len(dataset))[:count].tolist()
+    numbers = [0, -1, *drawn]
+    items, batch = dataset.__getitems__(numbers), dataset.batch(numbers)
     for at, number in enumerate(numbers):
         assert_same(items[at], expected[number], f"frame {number}")
         assert all(torch.is_tensor(each) for key, each in items[at].items() if key != "task")
         assert_same({key: each[at] for key, each in batch.items()}, expected[number], f"frame {number} of a batch")
-    assert_same(dataset[numbers[2]], expected[numbers[2]])
+    assert_same(dataset[drawn[0]], expected[drawn[0]])
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("keep_first", [False, True])
+def test_every_frame_of_short_episodes_is_as_lerobot_has_it(
+    tiny: Both, windows: dict[str, list[int]], keep_first: bool
+) -> None:
+    assert_frames(tiny, windows, 1000, keep_first=keep_first)
+
+
+@pytest.mark.parametrize("which", ["published", "regenerated"])
+def test_frames_of_libero_are_as_lerobot_has_them(request: pytest.FixtureRequest, which: str) -> None:
+    assert_frames(request.getfixturevalue(which), WINDOWS[2], 30)
 
 
 def test_pictures_may_stay_bytes_and_be_changed(tiny: Both) -> None:
