@@ -6,22 +6,16 @@ port to LIBERO; RDT-S = another, zxy6677/RoboticsDiffusionTransformer c073c0a, 5
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, SourceError, UnknownName, whole_number
+from vla_store.errors import OptionError, SourceError, whole_number
 from vla_store.format.statistics import field_statistics
-from vla_store.format.texts import FIRST, RANDOM
-from vla_store.reader.kept import inside
 from vla_store.reader.selection import choose
-from vla_store.reader.store import Store, parts_of
-from vla_store.reader.windows import shift_of
+from vla_store.reader.store import Store
 from vla_store.recipes.dataset import (
     AnyStore,
     Array,
@@ -29,13 +23,20 @@ from vla_store.recipes.dataset import (
     Int64,
     Mask,
     Options,
-    RecipeDataset,
     Steps,
     Unpack,
     opened,
     recipe,
 )
-from vla_store.recipes.needs import Needs, mapped, pictures_of
+from vla_store.recipes.needs import Needs, pictures_of
+from vla_store.recipes.rdt_episodes import (
+    BLOCK_ROWS,
+    CAMERAS,
+    CHUNK_SIZE,
+    IMAGE_HISTORY_SIZE,
+    RdtEpisodes,
+    checked_cameras,
+)
 from vla_store.recipes.rdt_mapping import (
     MAPPINGS,
     ROTATIONS,
@@ -43,48 +44,16 @@ from vla_store.recipes.rdt_mapping import (
     RdtMapping,
     Take,
     checked_mapping,
-    checked_rotation,
     needs_of,
     slots_of,
     vectors,
 )
-from vla_store.recipes.rdt_statistics import dataset_statistics, moments
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
-from vla_store.storage import LocalStorage, local_path
-from vla_store.storage import keep as keep_at_most
 
-CHUNK_SIZE = 64
-IMAGE_HISTORY_SIZE = 2
 NORM_FLOOR = 1e-8
-MAX_EPISODES = 16_384  # held, about 1 kB each
-BLOCK_ROWS = 1 << 14
-INSTRUCTIONS = ("file_name", "source")
-
-CAMERAS: Mapping[str, str | None] = {
-    "cam_high": "agentview_rgb",
-    "cam_right_wrist": "eye_in_hand_rgb",
-    "cam_left_wrist": None,
-}
 
 
-@dataclass(frozen=True)
-class _Episode:
-    """Values that all samples of an episode share.
-
-    steps: its steps that there are, under a view of kind "steps"; None where there are all of them. length: how many. Among them,
-    begins: the first whose frame is valid; shift: the number of a step's observation, less that of the step. moments: mean, std
-    and norm of the state's slots, (3, n).
-    """
-
-    steps: Int64 | None
-    length: int
-    begins: int
-    shift: int
-    instruction: str
-    moments: Array
-
-
-class RdtDataset(RecipeDataset):
+class RdtDataset(RdtEpisodes):
     """The dataset of RDT-1B's fine-tuning, every step once: `get_item(i)` is anchor i of a selection.
 
     RDT's own interface: `len`, `get_item`, `get_dataset_name`. There `index` and `len` count episodes, and a step is drawn at
@@ -165,17 +134,11 @@ class RdtDataset(RecipeDataset):
     ) -> None:
         store = opened(store)
         self.mapping = chosen = checked_mapping(mapping)
-        self._six = checked_rotation(rotation, chosen)
-        self._cameras = _checked_cameras(cameras)
-        self._name, self._instruction = dataset_name, _checked_instruction(instruction, store.instruction_kinds)
-        # Drawn, as Samples does it, and not of the episode alone.
-        self._draws = isinstance(self._instruction, str) and self._instruction not in INSTRUCTIONS
+        drawn = self._settle(store, rotation, dataset_name, instruction, checked_cameras(cameras, CAMERAS))
         self._skips, self._shortest = bool(skip_still_start), shortest
         self._tail = whole_number("tail", tail, least=0)
         self._offsets = np.arange(1 - whole_number("img_history_size", img_history_size), 1)
         chunk = range(whole_number("chunk_size", chunk_size))
-        self._episodes: dict[int, _Episode] = {}
-        self.unchanged = tuple(dict.fromkeys(field for field in self._cameras.values() if field is not None))
         super().__init__(
             store,
             needs=Needs(f"rdt, by its mapping {chosen.name!r},", (*pictures_of(self.unchanged), *needs_of(chosen))),
@@ -184,25 +147,17 @@ class RdtDataset(RecipeDataset):
             | dict.fromkeys(self.unchanged, self._offsets.tolist()),
             keep=self._keep if skip_still_start or shortest is not None or tail else None,
             notes=_notes(store, chosen, rotation, options["alignment"]),
-            **({"instruction": self._instruction} if self._draws else {}),
+            **drawn,
             **options,
         )
         self._slots, self._action_slots = slots_of(chosen.state, store), slots_of(chosen.action, store)
-        if (
-            self._instruction != "file_name" and not self._draws
-        ):  # now, because RDT's consumer would only print the error, and go on
-            for number in self._episodes_with_anchors():
-                self._instruction_of(number)
+        self._check_instructions()
         # What stands in place of an episode's own norm.
         self._norm = None if state_norm is None else np.array(state_norm, np.float64)
         if self._norm is not None and self._norm.shape != (STATE_SIZE,):
             raise OptionError("state_norm has another shape", expected=f"({STATE_SIZE},)", found=self._norm.shape)
         if self._norm is None and chosen.norm == "action_std":
             self._norm = self._action_std() + NORM_FLOOR
-
-    def get_dataset_name(self) -> str:
-        """Return the name by which RDT's configuration knows this data."""
-        return self._name
 
     def get_item(self, index: SupportsIndex | None = None, state_only: bool = False) -> Any:
         """Return item `index`.
@@ -236,11 +191,7 @@ class RdtDataset(RecipeDataset):
             return {key: self._vectors(each, rows) for key, each in takes.items()}
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
-        episodes = [self._episode(number) for number in batch["episode"].tolist()]
-        steps = [
-            step if each.steps is None else int(np.searchsorted(each.steps, step))
-            for each, step in zip(episodes, batch["step"].tolist())
-        ]
+        episodes, steps = self._placed(batch)
         count = len(episodes)
 
         def in_slots(values: Any) -> Array:
@@ -254,7 +205,7 @@ class RdtDataset(RecipeDataset):
                 "dataset_name": [self._name] * count,
                 "#steps": [each.length for each in episodes],
                 "step_id": steps,
-                "instruction": batch["task"] if self._draws else [each.instruction for each in episodes],
+                "instruction": self._instructions(batch, episodes),
             },
             "state": vectors(self.mapping.state, batch, self._six),
             "state_mean": in_slots(mean),
@@ -266,19 +217,15 @@ class RdtDataset(RecipeDataset):
         history = len(self._offsets)
         frames = np.add.outer([step + each.shift for each, step in zip(episodes, steps)], self._offsets)
         is_begun = frames >= np.array([[each.begins] for each in episodes])
-        seen = set[str]()
+        seen = self._frames(batch, empty)
         for camera, field in self._cameras.items():
             if field is None:
                 made[camera] = np.zeros((count, history, 0, 0, 0))
                 made[f"{camera}_mask"] = np.zeros((count, history), bool)
             else:
-                made[camera] = batch[field]
-                if field in seen:
-                    made[camera] = empty(batch[field].shape, batch[field].dtype)
-                    made[camera][...] = batch[field]
+                made[camera] = seen[camera]
                 # Where no step is skipped this is min(t + 1, 2), as S3 has it; else min(t - (first_moving - 1) + 1, 2).
                 made[f"{camera}_mask"] = is_begun & ~batch[f"{field}_is_pad"]
-                seen.add(field)
         return made
 
     def dataset_stat(self) -> dict[str, Any]:
@@ -290,32 +237,8 @@ class RdtDataset(RecipeDataset):
         RDT computes it by asking for `get_item(i, state_only=True)` of every i, which here would count each episode T times
         [RDT data/compute_dataset_stat_hdf5.py:26-27].
         """
-        rows = map(self._moving_rows, self._episodes_with_anchors())
-        made = dataset_statistics(self._vectors(self.mapping.state, each) for each in rows)
-        if self.mapping.norm == "action_std":
-            made["action_std"] = self._action_std()
-        return {"dataset_name": self._name} | {name: each.tolist() for name, each in made.items()}
-
-    def write_dataset_stat(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Put `dataset_stat()` into RDT's configs/dataset_stat.json under its name, keep the other entries, and return it.
-
-        The file is replaced as a whole. Raises OptionError where it holds no JSON object.
-        """
-        known: Any = {}
-        file = local_path(path, "dataset_stat.json")
-        if file.exists():
-            try:
-                known = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise OptionError("this is no JSON", file=file, found=error) from None
-            if not isinstance(known, dict):
-                raise OptionError("this is no JSON object of datasets", file=file)
-        known[self._name] = entry = self.dataset_stat()
-        LocalStorage(file.parent).write(file.name, json.dumps(known, indent=4).encode())
-        return entry
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_episodes": {}}
+        made = super().dataset_stat()
+        return made | ({"action_std": self._action_std().tolist()} if self.mapping.norm == "action_std" else {})
 
     def _keep(self, anchors: Steps) -> Mask:
         """Return which anchors the rules keep."""
@@ -333,23 +256,6 @@ class RdtDataset(RecipeDataset):
         begins = self._begins(rows) - self._source(number)[1] if self._skips else 0
         ends = drop_tail(len(rows), self._tail)
         return (int(steps[begins]), int(steps[ends - 1]) + 1) if begins < ends else (0, 0)
-
-    def _rows(self, number: int) -> Int64:
-        """Return the store's rows that there are of an episode."""
-        each, kept = self.store.episodes[number], self._chosen.kept
-        rows = np.arange(each.start, each.start + each.length)
-        if kept is None or kept.steps is None:
-            return rows
-        made: Int64 = rows[inside(kept.steps, rows)]
-        return made
-
-    def _source(self, number: int) -> tuple[Any, int]:
-        """Return of an episode its task, and by how many rows its observations are read earlier or later."""
-        part, at = parts_of(self.store).of_episode(number)
-        entry = part.entries(at, at + 1)[0]
-        task, source = int(entry["task"]), int(entry["source"])
-        shift = shift_of("observation", part.document.sources[source].observation, self.alignment)
-        return part.document.tasks[task], shift
 
     def _begins(self, rows: Int64) -> int:
         """Return from which of an episode's steps RDT uses it: the one before the first that moved.
@@ -375,41 +281,6 @@ class RdtDataset(RecipeDataset):
             hint="leave it out with `episodes=`, or do without skip_still_start",
         )
 
-    def _moving_rows(self, number: int) -> Int64:
-        """Return the rows of an episode from where it begins."""
-        rows = self._rows(number)
-        return rows[self._begins(rows) :]
-
-    def _episode(self, number: int) -> _Episode:
-        episode = self._episodes.get(number)
-        if episode is None:
-            rows, each = self._rows(number), self.store.episodes[number]
-            # Over all 128 columns, as the trainer has them: NumPy sums a single column in another order.
-            means = np.stack(moments(self._vectors(self.mapping.state, rows)))
-            episode = _Episode(
-                steps=rows - each.start if len(rows) < each.length else None,
-                length=len(rows),
-                begins=self._begins(rows),
-                shift=self._source(number)[1],
-                instruction="" if self._draws else self._instruction_of(number),
-                moments=means[:, self._slots],
-            )
-            keep_at_most(self._episodes, number, episode, MAX_EPISODES)
-        return episode
-
-    def _vectors(self, takes: Sequence[Take], rows: Int64) -> Array:
-        fields = dict.fromkeys(each.field for each in takes)
-        return vectors(takes, {field: self.store.read(field, rows) for field in fields}, self._six)
-
-    def _episodes_with_anchors(self) -> Iterator[int]:
-        """Yield the store's numbers of the episodes that have an anchor, each once."""
-        found = [np.empty(0, np.int64)]
-        for start in range(0, len(self), BLOCK_ROWS):
-            block = np.arange(start, min(start + BLOCK_ROWS, len(self)))
-            for part, _, places in self._anchors.many(block, self.store):
-                found.append(np.unique(places.episode + part.episode_start))
-        yield from np.unique(np.concatenate(found)).tolist()
-
     def _action_std(self) -> Array:
         """Return the (128,) population std of all finite actions of the selection."""
         rows = np.concatenate([rows + part.row_start for part, rows in self._selected_rows()])
@@ -419,45 +290,8 @@ class RdtDataset(RecipeDataset):
         made[self._action_slots] = field_statistics(np.concatenate(actions), [(0, len(rows))]).std
         return made
 
-    def _instruction_of(self, number: int) -> str:
-        """Return the instruction of an episode. Raises UnknownName, OptionError where there is none."""
-        task, text = self._source(number)[0], self.store.episodes[number].text  # its own, where its source states one
-        if isinstance(self._instruction, dict):
-            if text not in self._instruction:
-                raise UnknownName.among(
-                    "instruction for task", text, list(self._instruction), episode=number, store=self.store.url
-                )
-            return self._instruction[text]
-        if self._instruction == "file_name" or text != task.text:
-            return text
-        if task.instruction is None:
-            raise OptionError(
-                "the source of this task has no instruction of its own",
-                store=self.store.url,
-                task=task.text,
-                hint='instruction="file_name", or a dict of the tasks\' texts',
-            )
-        return str(task.instruction)
-
 
 rdt = RdtDataset
-
-
-def _checked_cameras(given: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    named = mapped("cameras", CAMERAS if given is None else given, "{camera of RDT: field, or None}")
-    for name in named:
-        if name not in CAMERAS:
-            raise UnknownName.among("camera of RDT", name, list(CAMERAS))
-    return {name: named.get(name) for name in CAMERAS}
-
-
-def _checked_instruction(given: Any, kinds: Sequence[str]) -> str | dict[str, str]:
-    if isinstance(given, Mapping):
-        return {str(text): str(value) for text, value in given.items()}
-    known = [*INSTRUCTIONS, FIRST, RANDOM, *kinds]
-    if given not in known:
-        raise UnknownName.among("instruction", given, [*known, "a dict"])
-    return str(given)
 
 
 def _notes(store: Store, mapping: RdtMapping, rotation: str | None, alignment: str) -> list[str]:
