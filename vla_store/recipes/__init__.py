@@ -14,11 +14,16 @@ from vla_store.recipes.openpi import openpi
 from vla_store.recipes.openvla import openvla, openvla_oft, rlds_batch
 from vla_store.recipes.openvla_images import OpenVlaImages
 from vla_store.recipes.rdt import rdt
+from vla_store.recipes.rdt_configs import rdt_weights
+from vla_store.recipes.rdt_mapping import RdtMapping, Take
+from vla_store.recipes.rdt_pretrain import rdt_buffered, rdt_pretrain
 from vla_store.recipes.siglip import SiglipImages
 
 __all__ = [
     "OpenVlaImages",
+    "RdtMapping",
     "SiglipImages",
+    "Take",
     "act",
     "diffusion_policy",
     "lerobot",
@@ -27,5 +32,8 @@ __all__ = [
     "openvla",
     "openvla_oft",
     "rdt",
+    "rdt_buffered",
+    "rdt_pretrain",
+    "rdt_weights",
     "rlds_batch",
 ]

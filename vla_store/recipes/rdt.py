@@ -141,7 +141,10 @@ class RdtDataset(RdtEpisodes):
         chunk = range(whole_number("chunk_size", chunk_size))
         super().__init__(
             store,
-            needs=Needs(f"rdt, by its mapping {chosen.name!r},", (*pictures_of(self.unchanged), *needs_of(chosen))),
+            needs=Needs(
+                f"rdt, by its mapping {chosen.name!r},",
+                (*pictures_of(self.unchanged), *needs_of(chosen, (*chosen.state, *chosen.action), chosen.moves_by)),
+            ),
             windows={each.field: [0] for each in chosen.state}
             | {each.field: chunk for each in chosen.action}
             | dict.fromkeys(self.unchanged, self._offsets.tolist()),

@@ -63,15 +63,15 @@ class Take:
 class RdtMapping:
     """A choice of the store's numbers that make RDT's vectors of 128.
 
-    state, action: what is taken. moves_by: the fields by which an episode begins to move; must_move: whether one that never
+    state, action: what is taken; `rdt_pretrain` needs no action where states stand for it. moves_by: the fields by which an episode begins to move; must_move: whether one that never
     does is an error, or is used from its first step on. norm: "state_rms", of the episode's states, or "action_std", of all
     actions of the selection. about: for people.
     """
 
     name: str
     state: tuple[Take, ...]
-    action: tuple[Take, ...]
-    moves_by: tuple[str, ...]
+    action: tuple[Take, ...] = ()
+    moves_by: tuple[str, ...] = ()
     must_move: bool = True
     norm: str = "state_rms"
     about: str = "given by the caller"
@@ -141,13 +141,13 @@ MAPPINGS: Mapping[str, RdtMapping] = {
 }
 
 
-def checked_mapping(given: Any) -> RdtMapping:
-    """Return the mapping that `mapping=` names. Raises OptionError, UnknownName."""
+def checked_mapping(given: Any, recipe: str = "rdt", *, needs_action: bool = True) -> RdtMapping:
+    """Return the mapping that `mapping=` of a recipe names. Raises OptionError, UnknownName."""
     if given == "":
         raise OptionError(
             "mapping must be named: two mappings of LIBERO into RDT's vector are in use, and neither is RDT's own",
             **{name: each.about for name, each in MAPPINGS.items()},
-            hint='rdt(store, mapping="rdt_libero_finetune"), or an RdtMapping of your own',
+            hint=f'{recipe}(store, mapping="rdt_libero_finetune"), or an RdtMapping of your own',
         )
     if not isinstance(given, RdtMapping):
         if given not in list(MAPPINGS):
@@ -155,11 +155,12 @@ def checked_mapping(given: Any) -> RdtMapping:
         return MAPPINGS[given]
     if given.norm not in NORMS:
         raise UnknownName.among("norm", given.norm, list(NORMS))
-    if not given.state or not given.action:
-        raise OptionError("a mapping takes something for the state and for the action", mapping=given.name)
-    both = {each.field for each in given.state} & {each.field for each in given.action}
-    if both:
-        raise OptionError("a field is of the state or of the action, not both", field=sorted(both)[0])
+    if not given.state or (needs_action and not given.action):
+        both = " and for the action" if needs_action else ""
+        raise OptionError(f"a mapping takes something for the state{both}", mapping=given.name)
+    twice = {each.field for each in given.state} & {each.field for each in given.action if needs_action}
+    if twice:
+        raise OptionError("a field is of the state or of the action, not both", field=sorted(twice)[0])
     return given
 
 
@@ -172,12 +173,12 @@ def checked_rotation(given: str | None, mapping: RdtMapping) -> Callable[[Array]
     return ROTATIONS[given or "axis_angle"]
 
 
-def needs_of(mapping: RdtMapping) -> tuple[Need, ...]:
-    """Return what a mapping takes: those that come with this package are of LIBERO's fields, as wide as these are."""
+def needs_of(mapping: RdtMapping, takes: Sequence[Take], more: Sequence[str] = ()) -> tuple[Need, ...]:
+    """Return what a recipe takes by a mapping, and the names of more fields: those mappings that come with this package are of
+    LIBERO's fields, as wide as these are."""
     is_known = mapping in MAPPINGS.values()
-    takes = (*mapping.state, *mapping.action)
     found = []
-    for field in dict.fromkeys((*mapping.moves_by, *(each.field for each in takes))):
+    for field in dict.fromkeys((*more, *(each.field for each in takes))):
         own = [each for each in takes if each.field == field]
         ranges = tuple(
             Range(number, *each.between) for each in own if each.between for number in range(each.start, each.stop)
@@ -189,10 +190,14 @@ def needs_of(mapping: RdtMapping) -> tuple[Need, ...]:
 
 
 def vectors(
-    takes: Sequence[Take], values: Mapping[str, Array], six: Callable[[Array], Array], empty: Empty = np.empty
+    takes: Sequence[Take],
+    values: Mapping[str, Array],
+    six: Callable[[Array], Array],
+    empty: Empty = np.empty,
+    dtype: Any = np.float64,
 ) -> Array:
-    """Pack fields (..., n) into vectors (..., 128) float64: what is taken, zeros elsewhere."""
-    made = empty((*values[takes[0].field].shape[:-1], STATE_SIZE), np.float64)
+    """Pack fields (..., n) into vectors (..., 128): what is taken, zeros elsewhere."""
+    made = empty((*values[takes[0].field].shape[:-1], STATE_SIZE), dtype)
     made[...] = 0
     for take in takes:
         taken = take.convert(values[take.field][..., take.start : take.stop])
