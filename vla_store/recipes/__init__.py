@@ -14,6 +14,7 @@ from vla_store.recipes.openpi import openpi
 from vla_store.recipes.openvla import openvla, openvla_oft, rlds_batch
 from vla_store.recipes.openvla_images import OpenVlaImages
 from vla_store.recipes.rdt import rdt
+from vla_store.recipes.rdt_collate import RdtCollate
 from vla_store.recipes.rdt_configs import rdt_weights
 from vla_store.recipes.rdt_mapping import RdtMapping, Take
 from vla_store.recipes.rdt_pretrain import rdt_buffered, rdt_pretrain
@@ -21,6 +22,7 @@ from vla_store.recipes.siglip import SiglipImages
 
 __all__ = [
     "OpenVlaImages",
+    "RdtCollate",
     "RdtMapping",
     "SiglipImages",
     "Take",
