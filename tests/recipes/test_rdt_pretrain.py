@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,16 @@ pytest.importorskip("h5py", reason="the other implementation reads the demonstra
 
 import tiny_layouts
 from recipes import oracle_rdt_pretrain as oracle
+from recipes.agilex import AGILEX, CAMERAS, agilex
 
 import vla_store
 from vla_store import OptionError, UnknownName
-from vla_store.recipes import RdtMapping, Take, rdt, rdt_buffered, rdt_pretrain, rdt_weights
+from vla_store.recipes import RdtMapping, rdt, rdt_buffered, rdt_pretrain, rdt_weights
 from vla_store.recipes.rdt_pretrain import as_sentence
 from vla_store.rules import drawn_steps
 
 LIBERO = (3, 10, 11)  # of three suites; 139, 127 and 123 steps
 LENGTHS = (70, 33, 5)  # of the ALOHA episodes: longer than a chunk, between, and shorter than anything
-
-times = partial(partial, np.multiply)
-AGILEX = RdtMapping(
-    "agilex",
-    state=(
-        *(Take("qpos", 0, 6, 50), Take("qpos", 6, 7, 60, times(1 / 4.7908))),
-        *(Take("qpos", 7, 13, 0), Take("qpos", 13, 14, 10, times(1 / 4.7888))),
-    ),
-    action=(
-        *(Take("actions", 0, 6, 50), Take("actions", 6, 7, 60, times(1 / 11.8997))),
-        *(Take("actions", 7, 13, 0), Take("actions", 13, 14, 10, times(1 / 13.9231))),
-    ),
-)
-AGILEX_CAMERAS = {"cam_high": "cam_high", "cam_left_wrist": "cam_left_wrist"}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +39,6 @@ def aloha(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_layouts.aloha(store.with_suffix("") / "wipe_wine", number, steps=steps)
     build_store([store.with_suffix("")], store)
     return store
-
-
-def agilex(store: Path, **options: Any) -> Any:
-    given = {"action": "actions", "dataset_name": "agilex", "cameras": AGILEX_CAMERAS, **options}
-    return rdt_pretrain(store, mapping=AGILEX, **given)
 
 
 def of_aloha(store: Path, **options: Any) -> list[oracle.Episode]:
@@ -262,6 +243,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_is_refused_when_it_is_made(case: str, aloha: Path) -> None:
     options, message = WRONG[case]
-    given = {"mapping": AGILEX, "action": "actions", "cameras": AGILEX_CAMERAS, **options}
+    given = {"mapping": AGILEX, "action": "actions", "cameras": CAMERAS, **options}
     with pytest.raises((vla_store.UsageError, TypeError), match=message):
         rdt_pretrain(aloha, **given)
