@@ -23,7 +23,7 @@ from vla_store.loader.dataset import OneByOne
 from vla_store.loader.order import Order
 from vla_store.loader.packing import Room, walk
 from vla_store.loader.work import Job, TransformError, Work
-from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt
+from vla_store.recipes import act, diffusion_policy, libero, openpi, openvla, openvla_oft, rdt, rdt_pretrain
 from vla_store.recipes import dataset as recipe_dataset
 
 Make = Callable[..., Any]
@@ -49,6 +49,12 @@ RECIPES: dict[str, Make] = {
     "rdt S1": lambda store, **options: rdt(store, mapping="hdf5_libero_s1", skip_still_start=True, **options),
     "rdt Euler": lambda store, **options: rdt(store, mapping="hdf5_libero_s1", rotation="euler_xyz", **options),
     "rdt S2, a camera twice": two_names_for_a_camera,
+    "rdt_pretrain": lambda store, **options: rdt_pretrain(
+        store, mapping="hdf5_libero_s1", shortest=2, longest=30, **options
+    ),
+    "rdt_pretrain, actions": lambda store, **options: rdt_pretrain(
+        store, mapping="hdf5_libero_s1", action="actions", alignment="causal", **options
+    ),
     "openvla": lambda store, **options: openvla(store, normalize=True, **options),
     "oft": lambda store, **options: openvla_oft(store, normalize=True, **options),
     "openpi": lambda store, **options: openpi(store, normalize=True, **options),
@@ -61,6 +67,7 @@ RECIPES: dict[str, Make] = {
 LOADED = (
     "rdt L",
     "rdt S2, a camera twice",
+    "rdt_pretrain",
     "oft",
     "openpi",
     "diffusion_policy, normalised",

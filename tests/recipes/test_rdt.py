@@ -595,7 +595,7 @@ def test_pictures_are_masked_with_the_probabilities_asked_for(demo_store: Path) 
     assert not np.array_equal(drawn[0], drawn[2])
     with pytest.raises(OptionError, match="probability"):
         SiglipImages(2.0)
-    with pytest.raises(OptionError, match="no tensors"):
+    with pytest.raises(OptionError, match="has no tensors"):
         SiglipImages()(pictures, np.random.default_rng(0))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from vla_store.errors import OptionError
 from vla_store.recipes.rdt_configs import FREQUENCIES, STATISTICS, entry_of, names_file, read_json
 from vla_store.recipes.rdt_pretrain import FRAMES
-from vla_store.recipes.siglip import CAMERAS, SiglipImages
+from vla_store.recipes.siglip import CAMERAS, SiglipImages, check_tensor
 
 MASK_PROBABILITY = 0.1  # RDT's cond_mask_prob
 MAX_KEPT = 1_024  # embeddings, of about 0.3 MB
@@ -117,6 +117,7 @@ class RdtCollate:
         """
         batch = _as_finetuned(batch)
         names, states = batch["meta"]["dataset_name"], batch["state"]
+        check_tensor(states)
         numbers = [entry_of(self._numbers, name, self._names_file) for name in names]
         rates = [entry_of(self._frequencies, name, FREQUENCIES) for name in names]
         means = [entry_of(self._statistics, name, STATISTICS)["state_mean"] for name in names]

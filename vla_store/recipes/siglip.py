@@ -47,8 +47,9 @@ class SiglipImages:
     OptionError
         A probability is not a number from 0 to 1; when it is called: the pictures are no tensors.
 
-    Notes ----- Source: thu-ml/RoboticsDiffusionTransformer deb71d8, train/dataset.py:251-340; the processor of
-    siglip-so400m-patch14-384.
+    Notes
+    -----
+    Source: thu-ml/RoboticsDiffusionTransformer deb71d8, train/dataset.py:251-340; the processor of siglip-so400m-patch14-384.
     """
 
     def __init__(self, mask_probability: float = 0.0, exterior_mask_probability: float | None = None) -> None:
@@ -80,12 +81,7 @@ class SiglipImages:
             The pictures are no tensors.
         """
         high = batch[CAMERAS[0]]
-        if not hasattr(high, "new_empty"):
-            raise OptionError(
-                "these pictures are no tensors",
-                found=type(high).__name__,
-                hint='give the Loader device="cuda", or device="cpu" to do it in this process',
-            )
+        check_tensor(high)
         count, history = high.shape[:2]
         some = high.new_empty(0)  # on the right device; what it turns into makes tensors of that dtype
         shown = some.bool().new_tensor(generator.random((count, history, 3)) >= self._probabilities)
@@ -102,6 +98,16 @@ class SiglipImages:
         values = pixels.float().div_(some.float().new_tensor(255)).sub_(MEAN).div_(STD)
         kept = {key: value for key, value in batch.items() if key.removesuffix("_mask") not in CAMERAS}
         return kept | {"images": values.reshape(count, history * 3, 3, SIZE, SIZE)}
+
+
+def check_tensor(value: Any) -> None:
+    """Raise OptionError where a batch is not one of tensors."""
+    if not hasattr(value, "new_empty"):
+        raise OptionError(
+            "this batch has no tensors",
+            found=type(value).__name__,
+            hint='give the Loader device="cuda", or device="cpu" to do it in this process',
+        )
 
 
 def resized(pictures: Any, size: int, background: int = 0) -> Any:
