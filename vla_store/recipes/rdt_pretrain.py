@@ -7,7 +7,7 @@ and train/dataset.py reads that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from vla_store.recipes.rdt_episodes import (
     RdtEpisodes,
     checked_cameras,
 )
-from vla_store.recipes.rdt_mapping import STATE_SIZE, RdtMapping, checked_mapping, needs_of, slots_of, vectors
+from vla_store.recipes.rdt_mapping import STATE_SIZE, RdtMapping, Take, checked_mapping, needs_of, slots_of, vectors
 from vla_store.recipes.rdt_statistics import moments
 from vla_store.rules import drawn_steps, has_length
 
@@ -151,16 +151,12 @@ class RdtPretrainDataset(RdtEpisodes):
 
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
         episodes, steps = self._placed(batch)
-        count, size = len(episodes), self._chunk
-        states = vectors(self.mapping.state, batch, self._six, empty, np.float32)
-        state_mask = ~np.any([batch[f"{each.field}_is_pad"] for each in self.mapping.state], axis=0)
+        count, size, takes = len(episodes), self._chunk, self.mapping.state
+        states, state_mask = self._chunk_of(takes, batch, slice(size), empty)
         if self._acts:
-            action = vectors(self.mapping.action, batch, self._six, empty, np.float32)
-            action_mask = ~np.any([batch[f"{each.field}_is_pad"] for each in self.mapping.action], axis=0)
+            action, action_mask = self._chunk_of(self.mapping.action, batch, slice(size), empty)
         else:
-            # Each an array of its own: RDT adds noise to the states in place.
-            states, action = np.ascontiguousarray(states[:, :size]), np.ascontiguousarray(states[:, size:])
-            state_mask, action_mask = state_mask[:, :size].copy(), state_mask[:, size:].copy()
+            action, action_mask = self._chunk_of(takes, batch, slice(size, None), empty)
         made: dict[str, Any] = {
             "json_content": {
                 "dataset_name": [self._name] * count,
@@ -180,13 +176,20 @@ class RdtPretrainDataset(RdtEpisodes):
             key, history = FRAMES[camera], self._history
             made[key] = np.zeros((count, history, 0, 0, 0), np.uint8) if field is None else seen[camera]
             made[f"{key}_time_mask"] = (
-                state_mask[:, size - history : size].copy() if field is None else ~batch[f"{field}_is_pad"]
+                state_mask[:, size - history :].copy() if field is None else ~batch[f"{field}_is_pad"]
             )
         mean, std, norm = np.stack([each.moments for each in episodes], axis=1)
         for key, values in (("state_std", std), ("state_mean", mean), ("state_norm", norm)):
             made[key] = np.zeros((count, STATE_SIZE), np.float32)
             made[key][:, self._slots] = values
         return made
+
+    def _chunk_of(self, takes: Sequence[Take], batch: dict[str, Any], part: slice, empty: Empty) -> tuple[Array, Mask]:
+        """Return the vectors of part of a window, and which of them are no padding."""
+        fields = dict.fromkeys(each.field for each in takes)
+        values = {field: batch[field][:, part] for field in fields}
+        is_pad = np.any([batch[f"{field}_is_pad"][:, part] for field in fields], axis=0)
+        return vectors(takes, values, self._six, empty, np.float32), ~is_pad
 
     def _instructions(self, batch: dict[str, Any], episodes: Any) -> list[str]:
         found = super()._instructions(batch, episodes)
