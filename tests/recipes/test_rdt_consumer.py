@@ -1,7 +1,9 @@
-"""The recipes in RDT's own training code: its consumer and its collator, with the lines changed that the how-tos change.
+"""The recipes and RDT's own code: what its producer writes to the buffer, and its consumer and collator with the lines changed that
+the how-tos change.
 
-VLA_STORE_RDT_ENV names a Python that has what RDT's train/dataset.py imports (torch, torchvision, transformers 4.41, imgaug, NumPy
-1.26), and VLA_STORE_RDT_REPO a git repository of thu-ml/RoboticsDiffusionTransformer; `pytest --campaign` runs this.
+VLA_STORE_RDT_REPO names a git repository of thu-ml/RoboticsDiffusionTransformer, VLA_STORE_RDT_ENV a Python that has what its
+train/dataset.py imports (torch, torchvision, transformers 4.41, imgaug, NumPy 1.26), VLA_STORE_RDT_PRODUCER_ENV one with TensorFlow
+and PyYAML; `pytest --campaign` runs this.
 """
 
 from __future__ import annotations
@@ -19,34 +21,110 @@ import pytest
 pytest.importorskip("h5py", reason="a source is written with h5py")
 pytest.importorskip("zarr", reason="a store is built")
 
+import h5py
 import tiny_layouts
+from recipes.agilex import agilex
+from recipes.test_rdt_pretrain import of_libero
 
 from vla_store.builder import build_store
+from vla_store.recipes import rdt_buffered, rdt_pretrain
 
 COMMIT = "deb71d8"
-PYTHON, REPOSITORY = (os.environ.get(f"VLA_STORE_RDT_{name}", "") for name in ("ENV", "REPO"))
+PYTHON, PRODUCER, REPOSITORY = (os.environ.get(f"VLA_STORE_RDT_{name}", "") for name in ("ENV", "PRODUCER_ENV", "REPO"))
 TESTS = Path(__file__).parents[1]
 EPISODES, LENGTHS = (3, 10, 11), (70, 33, 5)
 CHANCE, COUNT = 0.2, 400
+MOMENTS = ("state_std", "state_mean", "state_norm")
+# Of the mapping S1, by RDT's names [RDT configs/state_vec.py].
+FORMAT = ",".join(
+    [
+        *(f"arm_joint_{number}_pos" for number in range(7)),
+        *("gripper_open", "eef_pos_x", "eef_pos_y", "eef_pos_z"),
+        *(f"eef_angle_{number}" for number in range(6)),
+    ]
+)
+
+
+@pytest.fixture
+def rdts(tmp_path: Path) -> Path:
+    """A copy of RDT's repository, to be changed."""
+    archive = subprocess.run(["git", "-C", REPOSITORY, "archive", COMMIT], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(tmp_path / "rdt", filter="data")
+    return tmp_path / "rdt"
+
+
+@pytest.fixture
+def aloha(tmp_path: Path) -> Path:
+    """A store of three episodes in ALOHA's layout, and beside it their files."""
+    for number, steps in enumerate(LENGTHS):
+        tiny_layouts.aloha(tmp_path / "aloha/wipe_wine", number, steps=steps)
+    build_store([tmp_path / "aloha"], tmp_path / "aloha.vla")
+    return tmp_path / "aloha.vla"
+
+
+def run(python: str, script: str, folder: Path, *arguments: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "HF_HUB_OFFLINE": "1"}
+    command = [python, str(TESTS / "recipes" / script), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(not PRODUCER or not REPOSITORY, reason="VLA_STORE_RDT_PRODUCER_ENV and _REPO are not set")
+def test_every_step_is_what_rdts_producer_writes(
+    demo_store: Path, demos: Path, aloha: Path, rdts: Path, tmp_path: Path
+) -> None:
+    """Numbers to the bit, but for what float32 rounds: TensorFlow sums an episode's moments in float32."""
+    (tmp_path / "episodes").mkdir()
+    (tmp_path / "buffer").mkdir()
+    episodes = of_libero(demo_store, demos)
+    for number, each in enumerate(episodes):
+        frames = {f"frames_{at}": value for at, value in enumerate(each.cameras) if value is not None}
+        given = {"name": "libero", "text": each.text, "states": each.states[:, each.slots], "format": FORMAT}
+        np.savez(tmp_path / f"episodes/0_{number}.npz", **given, **frames)
+    for number in range(3):
+        with h5py.File(aloha.with_suffix("") / f"wipe_wine/episode_{number}.hdf5") as file:
+            given = {
+                "name": "agilex",
+                "text": "wipe",
+                "qpos": file["observations/qpos"][()],
+                "action": file["action"][()],
+            }
+            images = file["observations/images"]
+            frames = {"frames_0": images["cam_high"][()], "frames_2": images["cam_left_wrist"][()]}
+        np.savez(tmp_path / f"episodes/1_{number}.npz", **given, **frames)
+    count = int(run(PRODUCER, "rdt_producer.py", rdts, tmp_path / "episodes", tmp_path / "buffer"))
+    datasets = [rdt_pretrain(demo_store, mapping="hdf5_libero_s1", episodes=EPISODES), agilex(aloha)]
+    assert count == sum(map(len, datasets)) == 389 + sum(LENGTHS)
+    worst: dict[str, float] = {}
+    for number, (dataset, index) in enumerate((each, index) for each in datasets for index in range(len(each))):
+        content, *arrays = rdt_buffered(dataset[index])
+        theirs = json.loads((tmp_path / f"buffer/json_content_{number}.json").read_text())
+        assert {**content, "instruction": ""} == {**theirs, "instruction": ""}
+        if dataset is datasets[0]:  # agilex has the path of an embedding, drawn at random
+            assert content["instruction"] == theirs["instruction"]
+        with np.load(tmp_path / f"buffer/sample_{number}.npz") as file:
+            for (key, value), ours in zip(file.items(), arrays, strict=True):
+                assert (value.shape, value.dtype.kind) == (np.shape(ours), np.asarray(ours).dtype.kind), key
+                if key in MOMENTS or key.endswith("_chunk"):
+                    assert value.dtype == ours.dtype
+                    worst[key] = max(worst.get(key, 0), float(np.abs(value - ours).max()))
+                else:
+                    assert np.array_equal(value, ours), key
+    print(json.dumps(worst))
+    assert max(worst[key] for key in ("state_chunk", "action_chunk")) < 2.5e-7
+    assert max(worst[key] for key in MOMENTS) < 3e-6
 
 
 @pytest.mark.campaign
 @pytest.mark.skipif(not PYTHON or not REPOSITORY, reason="VLA_STORE_RDT_ENV and VLA_STORE_RDT_REPO are not set")
-def test_rdts_own_consumer_and_collator(demo_store: Path, tmp_path: Path) -> None:
-    archive = subprocess.run(["git", "-C", REPOSITORY, "archive", COMMIT], capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(tmp_path / "rdt", filter="data")
-    for number, steps in enumerate(LENGTHS):
-        tiny_layouts.aloha(tmp_path / "aloha/wipe_wine", number, steps=steps)
-    build_store([tmp_path / "aloha"], tmp_path / "aloha.vla")
+def test_rdts_own_consumer_and_collator(demo_store: Path, aloha: Path, rdts: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
-    stores = {"libero": str(demo_store), "aloha": str(tmp_path / "aloha.vla")}
+    stores = {"libero": str(demo_store), "aloha": str(aloha)}
     config.write_text(json.dumps(stores | {"episodes": EPISODES}))
-    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "HF_HUB_OFFLINE": "1"}
-    command = [PYTHON, str(TESTS / "recipes/rdt_consumer.py"), str(config)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path / "rdt", capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stderr[-6000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(run(PYTHON, "rdt_consumer.py", rdts, config))
     print(json.dumps(found, indent=1))
     steps = 139 + 127 + 123
     for dataset_type in ("pretrain", "finetune"):
