@@ -16,11 +16,12 @@ pytest.importorskip("h5py", reason="the other implementation reads the demonstra
 
 import tiny_layouts
 from recipes import oracle_rdt_pretrain as oracle
-from recipes.agilex import AGILEX, CAMERAS, agilex
+from recipes.agilex import CAMERAS, agilex
 
 import vla_store
 from vla_store import OptionError, UnknownName
 from vla_store.recipes import RdtMapping, rdt, rdt_buffered, rdt_pretrain, rdt_weights
+from vla_store.recipes.rdt_mapping import MAPPINGS
 from vla_store.recipes.rdt_pretrain import as_sentence
 from vla_store.rules import drawn_steps
 
@@ -98,7 +99,7 @@ def test_one_by_one_and_in_a_batch_it_is_the_same(aloha: Path) -> None:
 
 
 def test_a_mapping_of_its_state_alone_will_do_where_states_are_foreseen(aloha: Path) -> None:
-    alone = RdtMapping("mine", AGILEX.state)
+    alone = RdtMapping("mine", MAPPINGS["agilex"].state)
     found = rdt_pretrain(aloha, mapping=alone, cameras={})
     assert_same(found[3]["state_chunk"], agilex(aloha)[3]["state_chunk"])
     assert found[3]["past_frames_0"].shape == (2, 0, 0, 0)
@@ -136,6 +137,18 @@ def test_arrays_are_fresh_and_each_its_own(demo_store: Path) -> None:
     for key in ("action_chunk", "past_frames_3", "action_chunk_time_mask", "past_frames_1_time_mask"):
         assert_same(item[key], before[key], key)
     assert_same(dataset[70], before)
+
+
+def test_fine_tuning_takes_the_same_mapping(aloha: Path) -> None:
+    """As RDT's own HDF5VLADataset has it, in float64."""
+    dataset = rdt(aloha, mapping="agilex", cameras=CAMERAS)
+    store = vla_store.open_store(aloha)
+    scales = {"state": (("qpos", [33]), 4.7908, 4.7888), "actions": (("actions", range(33, 70)), 11.8997, 13.9231)}
+    for key, ((field, rows), left, right) in scales.items():
+        expected = store.read(field, list(rows)) / np.array([1] * 6 + [left] + [1] * 6 + [right])
+        found = dataset[33][key][: len(expected)]
+        assert_same(found[:, oracle.AGILEX], expected)
+        assert np.count_nonzero(found) == expected.size
 
 
 # --- episodes that are left out, and steps that are drawn ----------------------------------------------------------------
@@ -243,6 +256,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_is_refused_when_it_is_made(case: str, aloha: Path) -> None:
     options, message = WRONG[case]
-    given = {"mapping": AGILEX, "action": "actions", "cameras": CAMERAS, **options}
+    given = {"mapping": "agilex", "action": "actions", "cameras": CAMERAS, **options}
     with pytest.raises((vla_store.UsageError, TypeError), match=message):
         rdt_pretrain(aloha, **given)

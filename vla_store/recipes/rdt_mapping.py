@@ -20,7 +20,9 @@ from vla_store.recipes.needs import MAPPING, Need, Range, numbers_of
 
 STATE_SIZE = 128
 
-# Where quantities of a single arm stand in RDT's vector [RDT configs/state_vec.py].
+# Where quantities of a single arm, or of the right one, stand in RDT's vector, and by how much further on those of the left one
+# [RDT configs/state_vec.py].
+LEFT = 50
 JOINTS, GRIPPER, EEF_POSITION, EEF_ROTATION, EEF_VELOCITY, EEF_ANGULAR_VELOCITY = 0, 10, 30, 33, 39, 42
 
 ROTATIONS: Mapping[str, Callable[[Array], Array]] = {"axis_angle": six_of_axis_angle, "euler_xyz": six_of_euler_xyz}
@@ -34,6 +36,10 @@ def as_it_is(values: Array) -> Array:
 def fingers_to_unit(values: Array) -> Array:
     """Take finger positions to 0 ... 1, by RDT-L's least and greatest value [RDT-L data/hdf5_libero_dataset.py]."""
     return (values - -0.04245) / (0.05185 - -0.04245)
+
+
+def divided(values: Array, by: float) -> Array:
+    return values.astype(np.float64) / by
 
 
 def gripper_to_unit(values: Array) -> Array:
@@ -104,6 +110,16 @@ def _of_poses(name: str, about: str, scale: float, norm: str = "state_rms") -> R
     )
 
 
+def _of_two_arms(field: str, left: float, right: float) -> tuple[Take, ...]:
+    """The numbers of a robot of ALOHA's kind: of each arm six joints, and a gripper of which the greatest value is given."""
+    return (
+        Take(field, 0, 6, LEFT),
+        Take(field, 6, 7, LEFT + GRIPPER, partial(divided, by=left)),
+        Take(field, 7, 13, JOINTS),
+        Take(field, 13, 14, GRIPPER, partial(divided, by=right)),
+    )
+
+
 MAPPINGS: Mapping[str, RdtMapping] = {
     each.name: each
     for each in (
@@ -137,6 +153,14 @@ MAPPINGS: Mapping[str, RdtMapping] = {
             1.2,
             norm="action_std",
         ),
+        # [RDT data/hdf5_vla_dataset.py:140-175, data/preprocess_scripts/agilex.py:106-140]
+        RdtMapping(
+            "agilex",
+            state=_of_two_arms("qpos", 4.7908, 4.7888),
+            action=_of_two_arms("actions", 11.8997, 13.9231),
+            moves_by=("qpos",),
+            about="RDT's own robot, in ALOHA's layout: joints and grippers of two arms, grippers 0 to 1",
+        ),
     )
 }
 
@@ -145,7 +169,7 @@ def checked_mapping(given: Any, recipe: str = "rdt", *, needs_action: bool = Tru
     """Return the mapping that `mapping=` of a recipe names. Raises OptionError, UnknownName."""
     if given == "":
         raise OptionError(
-            "mapping must be named: two mappings of LIBERO into RDT's vector are in use, and neither is RDT's own",
+            "mapping must be named: of LIBERO into RDT's vector two are in use, and neither is RDT's own",
             **{name: each.about for name, each in MAPPINGS.items()},
             hint=f'{recipe}(store, mapping="rdt_libero_finetune"), or an RdtMapping of your own',
         )
@@ -174,9 +198,9 @@ def checked_rotation(given: str | None, mapping: RdtMapping) -> Callable[[Array]
 
 
 def needs_of(mapping: RdtMapping, takes: Sequence[Take], more: Sequence[str] = ()) -> tuple[Need, ...]:
-    """Return what a recipe takes by a mapping, and the names of more fields: those mappings that come with this package are of
-    LIBERO's fields, as wide as these are."""
-    is_known = mapping in MAPPINGS.values()
+    """Return what a recipe takes by a mapping, and the names of more fields: the mappings of LIBERO are of its fields, as wide as
+    these are."""
+    is_liberos = mapping in MAPPINGS.values() and mapping.name != "agilex"
     found = []
     for field in dict.fromkeys((*more, *(each.field for each in takes))):
         own = [each for each in takes if each.field == field]
@@ -185,7 +209,7 @@ def needs_of(mapping: RdtMapping, takes: Sequence[Take], more: Sequence[str] = (
         )
         at_least = max((each.stop for each in own), default=1)
         (need,) = numbers_of([field], MAPPING, at_least=at_least, ranges=ranges)
-        found.append(need if is_known else replace(need, width=None))
+        found.append(need if is_liberos else replace(need, width=None))
     return tuple(found)
 
 
