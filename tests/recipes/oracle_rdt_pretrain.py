@@ -107,3 +107,12 @@ def of_agilex(path: Path, *, name: str = "agilex", text: str = "wipe wine", acts
     states[:, AGILEX] = qpos / np.array([1] * 6 + [4.7908] + [1] * 6 + [4.7888])
     actions[:, AGILEX] = action / np.array([1] * 6 + [11.8997] + [1] * 6 + [13.9231])
     return Episode(name, text, states, AGILEX, [high, None, left, None], actions if acts else None, AGILEX)
+
+
+def without_state(episode: Episode) -> Episode:
+    """The same robot if its states were not recorded: the action before is the state, and there is none before the first."""
+    assert episode.actions is not None
+    states = np.zeros_like(episode.actions)
+    for t in range(1, len(states)):
+        states[t] = episode.actions[t - 1]
+    return Episode(episode.name, episode.text, states, episode.action_slots, episode.cameras)

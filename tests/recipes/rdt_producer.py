@@ -3,8 +3,8 @@ RDT's repository.
 
     python rdt_producer.py EPISODES FOLDER
 
-EPISODES/<number>.npz: name, text, states (T, n) in the order of `slots`, for "agilex" qpos and action (T, 14), and of each camera that
-there is frames_<number> (T, H, W, 3). FOLDER: gets json_content_<n>.json and sample_<n>.npz of every step, one after the other.
+EPISODES/<number>.npz: name, text, of each camera that there is frames_<number> (T, H, W, 3), and for "agilex" qpos and action (T, 14);
+else states (T, n) with their format, and where the action is used arm and base (T, n) with the action's format. FOLDER: gets json_content_<n>.json and sample_<n>.npz of every step, one after the other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-LIBERO = """
-import tensorflow as tf
-
+SCRIPT = """
 def process_step(step):
     return step
 """
@@ -47,7 +45,10 @@ def steps_of(given: dict[str, Any], name: str) -> dict[str, Any]:
         arms = {key: given[key] for key in ("qpos", "action")}
         return arms | {"observation": observation, "instruction": text, "terminate_episode": ends["terminate"]}
     state = {"arm_concat": given["states"], "format": every(str(given["format"]))}
-    return {"observation": observation | state | {"natural_language_instruction": text}, "action": ends}
+    action = {f"{part}_concat": given[part] for part in ("arm", "base") if part in given}
+    if action:
+        ends["format"] = every(str(given["action_format"]))
+    return {"observation": observation | state | {"natural_language_instruction": text}, "action": action | ends}
 
 
 def episode_of(given: dict[str, Any], name: str) -> Any:
@@ -69,18 +70,22 @@ def main() -> None:
             without("tensorflow_graphics.geometry.transformation")
         without(f"tensorflow_graphics.geometry.transformation.{last}")
     sys.path[:0] = ["."]
+    episodes = []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as file:
+            episodes.append(dict(file))
+    names = {str(each["name"]) for each in episodes}
     scripts = Path("data/preprocess_scripts")
     (scripts / "__init__.py").write_text(
-        "from . import agilex, libero"
+        f"from . import {', '.join(names)}"
     )  # the others are of data sets that are not here
-    (scripts / "libero.py").write_text(LIBERO)
+    for name in names - {"agilex"}:
+        (scripts / f"{name}.py").write_text(SCRIPT)
     from data.episode_transform import flatten_episode, flatten_episode_agilex
     from data.producer import save_sample
 
     number = 0
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as file:
-            given = dict(file)
+    for given in episodes:
         name = str(given["name"])
         flatten = flatten_episode_agilex if name == "agilex" else flatten_episode
         for step in flatten(episode_of(given, name)):

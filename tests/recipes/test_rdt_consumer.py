@@ -8,12 +8,15 @@ and PyYAML; `pytest --campaign` runs this.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +26,13 @@ pytest.importorskip("zarr", reason="a store is built")
 
 import h5py
 import tiny_layouts
+from recipes import oracle_rdt_pretrain as oracle
 from recipes.agilex import agilex
 from recipes.test_rdt_pretrain import of_libero
 
 from vla_store.builder import build_store
-from vla_store.recipes import rdt_buffered, rdt_pretrain
+from vla_store.recipes import RdtMapping, Take, rdt_buffered, rdt_pretrain
+from vla_store.recipes.rdt import MAPPINGS
 
 COMMIT = "deb71d8"
 PYTHON, PRODUCER, REPOSITORY = (os.environ.get(f"VLA_STORE_RDT_{name}", "") for name in ("ENV", "PRODUCER_ENV", "REPO"))
@@ -35,14 +40,43 @@ TESTS = Path(__file__).parents[1]
 EPISODES, LENGTHS = (3, 10, 11), (70, 33, 5)
 CHANCE, COUNT = 0.2, 400
 MOMENTS = ("state_std", "state_mean", "state_norm")
-# Of the mapping S1, by RDT's names [RDT configs/state_vec.py].
-FORMAT = ",".join(
-    [
-        *(f"arm_joint_{number}_pos" for number in range(7)),
-        *("gripper_open", "eef_pos_x", "eef_pos_y", "eef_pos_z"),
-        *(f"eef_angle_{number}" for number in range(6)),
-    ]
-)
+NO_STATE = "cmu_franka_exploration_dataset_converted_externally_to_rlds"  # one of four [RDT data/preprocess.py:11-16]
+# Names of slots [RDT configs/state_vec.py].
+S1 = [*(f"arm_joint_{number}_pos" for number in range(7)), "gripper_open", "eef_pos_x", "eef_pos_y", "eef_pos_z"]
+S1 += [f"eef_angle_{number}" for number in range(6)]
+ARMS = [
+    name
+    for side in ("left", "right")
+    for name in (*(f"{side}_arm_joint_{number}_pos" for number in range(6)), f"{side}_gripper_open")
+]
+BASE = ["base_vel_x", "base_vel_y"]
+
+
+def given_episodes(store: Path, demos: Path, aloha: Path) -> Iterator[dict[str, Any]]:
+    """What the producer is given: of LIBERO; of RDT's own robot; of it as if it had no state; and of it with a base, which moves by the
+    first two numbers of an action."""
+    for each in of_libero(store, demos):
+        frames = {f"frames_{at}": value for at, value in enumerate(each.cameras) if value is not None}
+        yield {
+            "name": "libero",
+            "text": each.text,
+            "states": each.states[:, each.slots],
+            "format": ",".join(S1),
+        } | frames
+    for name in ("agilex", NO_STATE, "aloha_mobile"):
+        for number in range(3):
+            path = aloha.with_suffix("") / f"wipe_wine/episode_{number}.hdf5"
+            each, arms = oracle.of_agilex(path), oracle.AGILEX
+            frames = {f"frames_{at}": value for at, value in enumerate(each.cameras) if value is not None}
+            if name == "agilex":
+                with h5py.File(path) as file:
+                    arrays: dict[str, Any] = {"qpos": file["observations/qpos"][()], "action": file["action"][()]}
+            else:
+                arrays = {"states": each.states[:, arms], "format": ",".join(ARMS), "arm": each.actions[:, arms]}
+                base = [] if name == NO_STATE else BASE
+                arrays |= {"base": each.actions[:, arms[:2]]} if base else {}
+                arrays["action_format"] = ",".join([*ARMS, *base])
+            yield {"name": name, "text": "wipe wine", **arrays, **frames}
 
 
 @pytest.fixture
@@ -79,31 +113,25 @@ def test_every_step_is_what_rdts_producer_writes(
     """Numbers to the bit, but for what float32 rounds: TensorFlow sums an episode's moments in float32."""
     (tmp_path / "episodes").mkdir()
     (tmp_path / "buffer").mkdir()
-    episodes = of_libero(demo_store, demos)
-    for number, each in enumerate(episodes):
-        frames = {f"frames_{at}": value for at, value in enumerate(each.cameras) if value is not None}
-        given = {"name": "libero", "text": each.text, "states": each.states[:, each.slots], "format": FORMAT}
-        np.savez(tmp_path / f"episodes/0_{number}.npz", **given, **frames)
-    for number in range(3):
-        with h5py.File(aloha.with_suffix("") / f"wipe_wine/episode_{number}.hdf5") as file:
-            given = {
-                "name": "agilex",
-                "text": "wipe",
-                "qpos": file["observations/qpos"][()],
-                "action": file["action"][()],
-            }
-            images = file["observations/images"]
-            frames = {"frames_0": images["cam_high"][()], "frames_2": images["cam_left_wrist"][()]}
-        np.savez(tmp_path / f"episodes/1_{number}.npz", **given, **frames)
+    for number, given in enumerate(given_episodes(demo_store, demos, aloha)):
+        np.savez(tmp_path / f"episodes/{number:02}.npz", **given)
     count = int(run(PRODUCER, "rdt_producer.py", rdts, tmp_path / "episodes", tmp_path / "buffer"))
-    datasets = [rdt_pretrain(demo_store, mapping="hdf5_libero_s1", episodes=EPISODES), agilex(aloha)]
-    assert count == sum(map(len, datasets)) == 389 + sum(LENGTHS)
+    robot = MAPPINGS["agilex"]
+    no_state = tuple(dataclasses.replace(each, previous=True) for each in robot.action)
+    with_base = (*robot.state, Take("actions", 0, 2, 100, previous=True))
+    datasets = [
+        rdt_pretrain(demo_store, mapping="hdf5_libero_s1", episodes=EPISODES),
+        agilex(aloha),
+        agilex(aloha, mapping=RdtMapping("no state", no_state), action="states", dataset_name=NO_STATE),
+        agilex(aloha, mapping=RdtMapping("a base", with_base), action="states", dataset_name="aloha_mobile"),
+    ]
+    assert count == sum(map(len, datasets)) == 389 + 3 * sum(LENGTHS)
     worst: dict[str, float] = {}
     for number, (dataset, index) in enumerate((each, index) for each in datasets for index in range(len(each))):
         content, *arrays = rdt_buffered(dataset[index])
         theirs = json.loads((tmp_path / f"buffer/json_content_{number}.json").read_text())
         assert {**content, "instruction": ""} == {**theirs, "instruction": ""}
-        if dataset is datasets[0]:  # agilex has the path of an embedding, drawn at random
+        if dataset is not datasets[1]:  # agilex has the path of an embedding, drawn at random
             assert content["instruction"] == theirs["instruction"]
         with np.load(tmp_path / f"buffer/sample_{number}.npz") as file:
             for (key, value), ours in zip(file.items(), arrays, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections import Counter
@@ -20,7 +21,7 @@ from recipes.agilex import CAMERAS, agilex
 
 import vla_store
 from vla_store import OptionError, UnknownName
-from vla_store.recipes import RdtMapping, rdt, rdt_buffered, rdt_pretrain, rdt_weights
+from vla_store.recipes import RdtMapping, Take, rdt, rdt_buffered, rdt_pretrain, rdt_weights
 from vla_store.recipes.rdt_mapping import MAPPINGS
 from vla_store.recipes.rdt_pretrain import as_sentence
 from vla_store.rules import drawn_steps
@@ -87,6 +88,46 @@ def test_every_step_of_an_aloha_is_what_the_buffer_has(action: str, aloha: Path)
     assert_every_step(agilex(aloha, action=action), of_aloha(aloha, acts=action == "actions"))
 
 
+def previous(*takes: Take) -> tuple[Take, ...]:
+    return tuple(dataclasses.replace(each, previous=True) for each in takes)
+
+
+def test_where_there_is_no_state_the_action_before_is_one(aloha: Path) -> None:
+    """As RDT does it for four of its data sets."""
+    mapping = RdtMapping("no state", previous(*MAPPINGS["agilex"].action))
+    dataset = rdt_pretrain(aloha, mapping=mapping, dataset_name="agilex", cameras=CAMERAS)
+    assert_every_step(dataset, [oracle.without_state(each) for each in of_aloha(aloha)])
+    found = np.array(dataset.dataset_stat()["state_mean"])
+    states = np.concatenate([oracle.without_state(each).states for each in of_aloha(aloha)])
+    assert np.allclose(found, states.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("alignment", ["as_stored", "causal"])
+def test_the_velocity_of_a_base_is_that_of_the_action_before(alignment: str, demo_store: Path, demos: Path) -> None:
+    """A base moves by actions 0 and 1, say. Causally the states of LIBERO's row t are those before action t + 1."""
+    mapping = RdtMapping("base", (Take("joint_states", 0, 7, 0), *previous(Take("actions", 0, 2, 100))))
+    dataset = rdt_pretrain(demo_store, mapping=mapping, episodes=LIBERO, alignment=alignment)
+    at = 0
+    for number in LIBERO:
+        each = vla_store.open_store(demo_store).episodes[number]
+        rows = np.arange(each.start, each.start + each.length)
+        base = dataset.store.read("actions", rows)[:, :2]
+        states = np.zeros((len(rows), 128))
+        states[:, :7] = dataset.store.read("joint_states", rows)
+        states[:, 100:102] = base if alignment == "causal" else np.concatenate([np.zeros((1, 2)), base[:-1]])
+        episode = oracle.Episode("libero", "", states, [*range(7), 100, 101], [None] * 4)
+        first = int(alignment == "causal")
+        for t in range(len(rows) - first):
+            found, expected = dataset[at], episode.sample(t)
+            assert found["step_id"] == t + first
+            for key in ("state_chunk", "action_chunk", "state_std", "state_mean", "state_norm"):
+                assert np.abs(found[key] - expected[key]).max() < 3e-7, f"{key}, episode {number}, step {t}"
+            for key in ("state_chunk_time_mask", "action_chunk_time_mask", "state_vec_mask"):
+                assert_same(found[key], expected[key], key)
+            at += 1
+    assert at == len(dataset)
+
+
 def test_one_by_one_and_in_a_batch_it_is_the_same(aloha: Path) -> None:
     dataset = agilex(aloha)
     batch = dataset.batch([0, 69, 70, 107])
@@ -108,6 +149,9 @@ def test_a_mapping_of_its_state_alone_will_do_where_states_are_foreseen(aloha: P
         rdt_pretrain(aloha, mapping=alone, action="actions", cameras={})
     with pytest.raises(OptionError, match="for the state and for the action"):
         rdt(aloha, mapping=alone, cameras={})
+    before = RdtMapping("mine", previous(Take("actions", 0, 2, 0)), (Take("qpos", 0, 2, 0),))
+    with pytest.raises(OptionError, match="rdt_pretrain alone"):
+        rdt(aloha, mapping=before, cameras={})
 
 
 def test_causal_observations_are_those_before_the_step(demo_store: Path) -> None:
@@ -249,6 +293,21 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "longest": ({"longest": 0.5}, "longest is a whole number"),
     "nothing left": ({"shortest": 71}, "no step of the selection"),
     "option": ({"skip_still_start": True}, "skip_still_start"),
+    "the step before, of an observation": (
+        {"mapping": RdtMapping("x", previous(Take("qpos", 0, 6, 0))), "action": "states"},
+        "no observation",
+    ),
+    "a step and the step before": (
+        {
+            "mapping": RdtMapping("x", (Take("actions", 0, 6, 0), *previous(Take("actions", 6, 7, 6)))),
+            "action": "states",
+        },
+        "of a step or of the step before",
+    ),
+    "the step before, of an action": (
+        {"mapping": RdtMapping("x", (Take("qpos", 0, 6, 0),), previous(Take("actions", 0, 6, 0)))},
+        "rdt_pretrain alone",
+    ),
     "fields of LIBERO": ({"mapping": "hdf5_libero_s1"}, "joint_states"),
 }
 

@@ -112,8 +112,7 @@ class RdtEpisodes(RecipeDataset):
         {"dataset_name", "state_mean", "state_std", "state_min", "state_max"}, lists of 128, over all finite states of the episodes
         that have an anchor; std of the non-zero entries.
         """
-        rows = map(self._moving_rows, self._episodes_with_anchors())
-        made = dataset_statistics(self._vectors(self.mapping.state, each) for each in rows)
+        made = dataset_statistics(map(self._states, self._episodes_with_anchors()))
         return {"dataset_name": self._name} | {name: each.tolist() for name, each in made.items()}
 
     def write_dataset_stat(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -169,10 +168,14 @@ class RdtEpisodes(RecipeDataset):
         """Return from which of an episode's steps RDT uses it."""
         return 0
 
-    def _moments(self, rows: Int64) -> Array:
-        """Return mean, std and norm of an episode, (3, 128)."""
+    def _states(self, number: int) -> Array:
+        """Return the states of an episode from where it begins, (T, 128)."""
+        return self._vectors(self.mapping.state, self._moving_rows(number))
+
+    def _moments(self, number: int) -> Array:
+        """Return mean, std and norm of a whole episode, (3, 128)."""
         # Over all 128 columns, as the trainer has them: NumPy sums a single column in another order.
-        return np.stack(moments(self._vectors(self.mapping.state, rows)))
+        return np.stack(moments(self._vectors(self.mapping.state, self._rows(number))))
 
     def _rows(self, number: int) -> Int64:
         """Return the store's rows that there are of an episode."""
@@ -206,7 +209,7 @@ class RdtEpisodes(RecipeDataset):
                 begins=self._begins(rows),
                 shift=self._source(number)[1],
                 instruction="" if self._draws else self._instruction_of(number),
-                moments=self._moments(rows)[:, self._slots],
+                moments=self._moments(number)[:, self._slots],
             )
             keep_at_most(self._episodes, number, episode, MAX_EPISODES)
         return episode

@@ -53,7 +53,9 @@ class Take:
 
     convert: (..., stop - start) -> (..., n); picklable, as a function of a module is. is_rotation: the 3 numbers that convert
     gives are a rotation, of which 6 are made. between: what `convert` takes them to lie between, and what the two ends mean;
-    numbers that do not are refused.
+    numbers that do not are refused. previous: of a state in `rdt_pretrain`, the numbers of the step before, and zeros at an
+    episode's first: so RDT makes a state of actions, of a base's velocities and where there is no state
+    [RDT data/preprocess.py:167-185, 228-262].
     """
 
     field: str
@@ -63,6 +65,7 @@ class Take:
     convert: Callable[[Array], Array] = as_it_is
     is_rotation: bool = False
     between: tuple[float, float, str] | None = None
+    previous: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,9 @@ MAPPINGS: Mapping[str, RdtMapping] = {
 }
 
 
-def checked_mapping(given: Any, recipe: str = "rdt", *, needs_action: bool = True) -> RdtMapping:
+def checked_mapping(
+    given: Any, recipe: str = "rdt", *, needs_action: bool = True, takes_previous: bool = False
+) -> RdtMapping:
     """Return the mapping that `mapping=` of a recipe names. Raises OptionError, UnknownName."""
     if given == "":
         raise OptionError(
@@ -185,6 +190,11 @@ def checked_mapping(given: Any, recipe: str = "rdt", *, needs_action: bool = Tru
     twice = {each.field for each in given.state} & {each.field for each in given.action if needs_action}
     if twice:
         raise OptionError("a field is of the state or of the action, not both", field=sorted(twice)[0])
+    before = {each.field for each in given.state if each.previous}
+    if any(each.previous for each in given.action) or (before and not takes_previous):
+        raise OptionError("the numbers of the step before are for a state of rdt_pretrain alone", mapping=given.name)
+    if before & {each.field for each in given.state if not each.previous}:
+        raise OptionError("a field is of a step or of the step before, not both", field=sorted(before)[0])
     return given
 
 

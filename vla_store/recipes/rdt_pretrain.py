@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, whole_number
-from vla_store.recipes.dataset import AnyStore, Array, Empty, Int64, Mask, Options, Steps, Unpack, opened, recipe
+from vla_store.recipes.dataset import AnyStore, Array, Empty, Mask, Options, Steps, Unpack, opened, recipe
 from vla_store.recipes.needs import Needs, pictures_of
 from vla_store.recipes.rdt_episodes import (
     CAMERAS,
     CHUNK_SIZE,
     IMAGE_HISTORY_SIZE,
+    Episode,
     RdtEpisodes,
     checked_cameras,
 )
@@ -116,7 +117,7 @@ class RdtPretrainDataset(RdtEpisodes):
         if action not in ACTIONS:
             raise UnknownName.among("action", action, list(ACTIONS))
         self._acts = action == "actions"
-        self.mapping = chosen = checked_mapping(mapping, "rdt_pretrain", needs_action=self._acts)
+        self.mapping = chosen = checked_mapping(mapping, "rdt_pretrain", needs_action=self._acts, takes_previous=True)
         drawn = self._settle(store, rotation, dataset_name, instruction, checked_cameras(cameras, BUFFER_CAMERAS))
         self._shortest = None if shortest is None else whole_number("shortest", shortest)
         self._longest = None if longest is None else whole_number("longest", longest)
@@ -126,14 +127,15 @@ class RdtPretrainDataset(RdtEpisodes):
         if self._history > self._chunk:
             raise OptionError("img_history_size is at most chunk_size", found=f"{self._history} of {self._chunk}")
         action_takes = chosen.action if self._acts else ()
-        past = range(1 - self._chunk, 1 if self._acts else self._chunk + 1)
+        self._window = np.arange(1 - self._chunk, 1 if self._acts else self._chunk + 1)
+        self._previous = {each.field for each in chosen.state if each.previous}
         super().__init__(
             store,
             needs=Needs(
                 f"rdt_pretrain, by its mapping {chosen.name!r},",
                 (*pictures_of(self.unchanged), *needs_of(chosen, (*chosen.state, *action_takes))),
             ),
-            windows={each.field: past for each in chosen.state}
+            windows={each.field: (self._window - each.previous).tolist() for each in chosen.state}
             | {each.field: range(self._chunk) for each in action_takes}
             | dict.fromkeys(self.unchanged, range(1 - self._history, 1)),
             keep=None if shortest is None and longest is None else self._keep,
@@ -143,6 +145,9 @@ class RdtPretrainDataset(RdtEpisodes):
             **drawn,
             **options,
         )
+        for field in self._previous:
+            if store.fields[field].role != "step":
+                raise OptionError("what is taken of the step before is no observation", field=field)
         state_slots = slots_of(chosen.state, store)
         # What exists of a vector: of the action, as RDT's own mask is the one that it made last.
         self._mask_slots = slots_of(action_takes, store) if self._acts else state_slots
@@ -152,6 +157,7 @@ class RdtPretrainDataset(RdtEpisodes):
     def items(self, batch: dict[str, Any], empty: Empty) -> dict[str, Any]:
         episodes, steps = self._placed(batch)
         count, size, takes = len(episodes), self._chunk, self.mapping.state
+        batch = self._with_previous(batch, episodes, steps)
         states, state_mask = self._chunk_of(takes, batch, slice(size), empty)
         if self._acts:
             action, action_mask = self._chunk_of(self.mapping.action, batch, slice(size), empty)
@@ -184,6 +190,28 @@ class RdtPretrainDataset(RdtEpisodes):
             made[key][:, self._slots] = values
         return made
 
+    def _with_previous(
+        self, batch: dict[str, Any], episodes: Sequence[Episode], steps: Sequence[int]
+    ) -> dict[str, Any]:
+        """Return a batch in which windows of the step before are as those of states: nothing is before an episode's first step, and
+        past its last one stands what was before that."""
+        if not self._previous:
+            return batch
+        step, length, shift = (
+            np.array(each)[:, None]
+            for each in (steps, [each.length for each in episodes], [each.shift for each in episodes])
+        )
+        seen = step + shift + self._window
+        row = np.clip(seen, 0, length - 1)
+        own = row - 1 - shift  # a step that was seen after its action is seen before the next one
+        at = np.clip(own - (step + self._window[0] - 1), 0, len(self._window) - 1)
+        made = dict(batch)
+        for field in self._previous:
+            made[field] = np.take_along_axis(batch[field], at[..., None], axis=1)
+            made[field][own < 0] = 0
+            made[f"{field}_is_pad"] = seen != row
+        return made
+
     def _chunk_of(self, takes: Sequence[Take], batch: dict[str, Any], part: slice, empty: Empty) -> tuple[Array, Mask]:
         """Return the vectors of part of a window, and which of them are no padding."""
         fields = dict.fromkeys(each.field for each in takes)
@@ -195,11 +223,21 @@ class RdtPretrainDataset(RdtEpisodes):
         found = super()._instructions(batch, episodes)
         return found if isinstance(self._instruction, dict) else [as_sentence(each) for each in found]
 
-    def _moments(self, rows: Int64) -> Array:
+    def _states(self, number: int) -> Array:
+        """Return the states of an episode, (T, 128)."""
+        rows, takes = self._rows(number), self.mapping.state
+        values = {field: self.store.read(field, rows) for field in dict.fromkeys(each.field for each in takes)}
+        if self._source(number)[1] == 0:
+            for field in self._previous:
+                values[field] = np.concatenate([np.zeros_like(values[field][:1]), values[field][:-1]])
+        return vectors(takes, values, self._six, dtype=np.float32)
+
+    def _moments(self, number: int) -> Array:
         """Return mean, std and norm of an episode, (3, 128): computed in float64, of the numbers as float32."""
-        mean, std, norm = moments(self._vectors(self.mapping.state, rows).astype(np.float32).astype(np.float64))
+        mean, std, norm = moments(self._states(number).astype(np.float64))
         if self._acts:
-            norm = moments(self._vectors(self.mapping.action, rows).astype(np.float32).astype(np.float64))[2]
+            actions = self._vectors(self.mapping.action, self._rows(number)).astype(np.float32)
+            norm = moments(actions.astype(np.float64))[2]
         return np.stack([mean, std, norm])
 
     def _keep(self, anchors: Steps) -> Mask:
