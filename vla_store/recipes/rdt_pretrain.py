@@ -145,9 +145,7 @@ class RdtPretrainDataset(RdtEpisodes):
             **drawn,
             **options,
         )
-        for field in self._previous:
-            if store.fields[field].role != "step":
-                raise OptionError("what is taken of the step before is no observation", field=field)
+        self._check_previous()
         state_slots = slots_of(chosen.state, store)
         # What exists of a vector: of the action, as RDT's own mask is the one that it made last.
         self._mask_slots = slots_of(action_takes, store) if self._acts else state_slots
@@ -189,6 +187,15 @@ class RdtPretrainDataset(RdtEpisodes):
             made[key] = np.zeros((count, STATE_SIZE), np.float32)
             made[key][:, self._slots] = values
         return made
+
+    def _check_previous(self) -> None:
+        """Raise OptionError where the step before is not known."""
+        kept = self._chosen.kept
+        for field in self._previous:
+            if self.store.fields[field].role != "step":
+                raise OptionError("what is taken of the step before is no observation", field=field)
+            if kept is not None and kept.steps is not None:
+                raise OptionError('under a view of kind "steps" nothing is taken of the step before', field=field)
 
     def _with_previous(
         self, batch: dict[str, Any], episodes: Sequence[Episode], steps: Sequence[int]
