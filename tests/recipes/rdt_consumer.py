@@ -3,7 +3,7 @@ a copy of its repository; it prints what it found as JSON.
 
     python rdt_consumer.py CONFIG.json
 
-CONFIG: {"libero": store, "episodes": [...], "aloha": store}.
+CONFIG: {"libero": store, "episodes": [...], "aloha": store, "dataset_type": "pretrain" or "finetune"}.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def tensors(batch: Any) -> Any:
     return torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
 
 
-def equal_batches(ours: Any, dataset: Any, indices: list[int], first: int, dataset_type: str) -> int:
+def equal_batches(ours: Any, dataset: Any, indices: list[int], first: int, dataset_type: str) -> None:
     """RDT's collator over its consumer, and RdtCollate over the recipe's batch: equal to the bit, with nothing masked."""
     import torch
     from train.dataset import DataCollatorForVLAConsumerDataset
@@ -156,7 +156,6 @@ def equal_batches(ours: Any, dataset: Any, indices: list[int], first: int, datas
             assert torch.equal(found[key], value), key
         else:
             assert found[key] == value, key
-    return len(theirs)
 
 
 def shares(ours: Any, dataset: Any, count: int, chance: float, snr: float, dataset_type: str) -> dict[str, Any]:
@@ -262,25 +261,21 @@ def main() -> None:
 
     libero = rdt_pretrain(given["libero"], mapping="hdf5_libero_s1", dataset_name="libero", episodes=given["episodes"])
     aloha, tuned = agilex(given["aloha"]), finetuning()
-    for dataset_type in ("pretrain", "finetune"):
-        libero.write_configs("configs", dataset_type=dataset_type, control_freq=20)
-        aloha.write_configs("configs", dataset_type=dataset_type, control_freq=25)
+    dataset_type = given["dataset_type"]
+    libero.write_configs("configs", dataset_type=dataset_type, control_freq=20)
+    aloha.write_configs("configs", dataset_type=dataset_type, control_freq=25)
     weights = Path("configs/pretrain_sample_weights.json")
     weights.write_text(json.dumps(json.loads(weights.read_text()) | {"libero": 100, "agilex": 100}))
-    found: dict[str, Any] = {}
-    for dataset_type in ("pretrain", "finetune"):
-        ours = consumer(dataset_type)
-        found[f"epoch, {dataset_type}"] = epoch(ours, dataset_type)
-        for name, dataset, first, indices in (
-            ("libero", libero, 0, [0, 1, 70, 138, 139, 388]),
-            ("agilex", aloha, len(libero), [0, 1, 69, 70, 107]),
-        ):
-            found[f"batch of {name}, {dataset_type}"] = equal_batches(ours, dataset, indices, first, dataset_type)
-        fine = consumer(dataset_type, use_hdf5=True)
-        found[f"epoch, {dataset_type}, from rdt"] = epoch(fine, dataset_type)
-        found[f"batch of rdt, {dataset_type}"] = equal_batches(fine, tuned, [0, 1, 70, 388], 0, dataset_type)
-        found[f"without an entry, {dataset_type}"] = endless(dataset_type)
-    found["masked"] = shares(consumer("pretrain"), libero, 400, 0.2, 10.0, "pretrain")
+    ours = consumer(dataset_type)
+    found: dict[str, Any] = {"epoch": epoch(ours, dataset_type), "without an entry": endless(dataset_type)}
+    for dataset, first, indices in ((libero, 0, [0, 1, 70, 139, 388]), (aloha, len(libero), [0, 1, 69, 70, 107])):
+        equal_batches(ours, dataset, indices, first, dataset_type)
+    fine = consumer(dataset_type, use_hdf5=True)
+    equal_batches(fine, tuned, [0, 1, 70, 388], 0, dataset_type)
+    if dataset_type == "finetune":
+        found["epoch of rdt"] = epoch(fine, dataset_type)
+    else:
+        found["masked"] = shares(ours, libero, given["count"], given["chance"], 10.0, dataset_type)
     print(json.dumps(found))
 
 

@@ -28,7 +28,7 @@ from vla_store.recipes.rdt_statistics import moments
 from vla_store.rules import drawn_steps, has_length
 
 # RDT's order [docs/pretrain.md, "configs/dataset_img_keys.json"]; of the four, training uses the first three.
-BUFFER_CAMERAS: Mapping[str, str | None] = {**{name: CAMERAS[name] for name in CAMERAS}, "cam_fourth": None}
+BUFFER_CAMERAS: Mapping[str, str | None] = {**CAMERAS, "cam_fourth": None}
 FRAMES: Mapping[str, str] = {camera: f"past_frames_{number}" for number, camera in enumerate(BUFFER_CAMERAS)}
 ACTIONS = ("states", "actions")
 
