@@ -22,12 +22,11 @@ import numpy as np
 
 # What changes in train/dataset.py: for pre-training, and for fine-tuning.
 CHANGES = {
-    "from data.filelock import FileLock\n": "from data.pretraining import pretraining\n"
-    "from vla_store.recipes import rdt_buffered\n",
+    "from data.filelock import FileLock\n": "from data.pretraining import pretraining\n",
     "        self.hdf5_dataset = None\n": "        self.hdf5_dataset = None\n"
     "        self.buffer = None if use_hdf5 else pretraining()\n",
     "            return self.num_chunks * self.chunk_size\n": "            return len(self.buffer)\n",
-    "= self._safe_load(index)\n": "= rdt_buffered(self.buffer[index])\n",
+    "= self._safe_load(index)\n": "= self.buffer[index]\n",
     "from data.hdf5_vla_dataset import HDF5VLADataset\n": "from data.pretraining import finetuning\n",
     "            self.hdf5_dataset = HDF5VLADataset()\n": "            self.hdf5_dataset = finetuning()\n",
     "self.hdf5_dataset.get_item()\n": "self.hdf5_dataset.get_item(index)\n",
@@ -37,12 +36,18 @@ import json, sys
 given = json.load(open({config!r}))
 from recipes.agilex import agilex
 from recipes.rdt_consumer import mixture
-from vla_store.recipes import rdt, rdt_pretrain, rdt_weights
+from vla_store.recipes import rdt, rdt_buffered, rdt_pretrain, rdt_weights
 
 def pretraining():
     datasets = [
-        rdt_pretrain(given["libero"], mapping="hdf5_libero_s1", dataset_name="libero", episodes=given["episodes"]),
-        agilex(given["aloha"]),
+        rdt_pretrain(
+            given["libero"],
+            mapping="hdf5_libero_s1",
+            dataset_name="libero",
+            episodes=given["episodes"],
+            transform=rdt_buffered,
+        ),
+        agilex(given["aloha"], transform=rdt_buffered),
     ]
     weights = rdt_weights("configs/pretrain_sample_weights.json", datasets)
     return mixture(list(zip(datasets, weights)))
@@ -53,7 +58,7 @@ def finetuning():
 
 
 class Joined:
-    """What a mixture is to who asks it for samples: one part after the other, and of which part each is."""
+    """What a mixture is to who asks it for samples: one part after the other."""
 
     def __init__(self, parts: list[tuple[Any, float]]) -> None:
         self.datasets = [each for each, _ in parts]
@@ -62,19 +67,19 @@ class Joined:
         return sum(map(len, self.datasets))
 
     def __getitem__(self, index: int) -> Any:
-        for number, each in enumerate(self.datasets):
+        for each in self.datasets:
             if index < len(each):
-                return {**each[index], "part": number}
+                return each[index]
             index -= len(each)
         raise IndexError(index)
 
 
 def mixture(parts: list[tuple[Any, float]]) -> Any:
-    """`vla_store.mixture` of parts whose pictures have several sizes, where there is one."""
+    """`vla_store.mixture`, where there is one."""
     import vla_store
 
     made = getattr(vla_store, "mixture", None)
-    return Joined(parts) if made is None else made(parts, names=["libero", "agilex"], batches="by_part")
+    return Joined(parts) if made is None else made(parts, names=["libero", "agilex"])
 
 
 def changed(text: str, changes: dict[str, str]) -> str:
@@ -121,14 +126,13 @@ def epoch(ours: Any, dataset_type: str, workers: int = 2) -> dict[str, int]:
     source = ours.buffer if ours.hdf5_dataset is None else ours.hdf5_dataset
     for index in range(len(source)):
         item = source[index]
-        name = item["json_content" if "json_content" in item else "meta"]["dataset_name"]
-        states, actions = (item[key] for key in KEYS["json_content" in item])
-        expected[digest(states, actions), names.index(name)] += 1
+        if ours.hdf5_dataset is None:
+            content, _, states, _, actions, *_ = item
+        else:
+            content, states, actions = (item[key] for key in ("meta", "state", "actions"))
+        expected[digest(states, actions), names.index(content["dataset_name"])] += 1
     assert found == expected, (len(found), len(expected))
     return {"anchors": len(source), "distinct": len(found), "most": max(found.values())}
-
-
-KEYS = {True: ("state_chunk", "action_chunk"), False: ("state", "actions")}
 
 
 def tensors(batch: Any) -> Any:

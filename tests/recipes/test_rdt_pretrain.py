@@ -228,12 +228,15 @@ def test_what_stands_for_an_instruction_is_given_as_it_is(aloha: Path) -> None:
 
 def test_an_item_is_what_the_consumer_loads(aloha: Path) -> None:
     item = agilex(aloha)[7]
-    (content, step, states, _, actions, _, mask, *images, std, mean, norm) = rdt_buffered(item | {"part": 1})
+    (content, step, states, _, actions, _, mask, *images, std, mean, norm) = rdt_buffered(item)
     assert (content, step, len(images)) == (item["json_content"], 7, 8)
     found = [states, actions, mask, images[0], images[1], std, mean, norm]
     keys = ["state_chunk", "action_chunk", "state_vec_mask", "past_frames_0", "past_frames_0_time_mask"]
     for value, key in zip(found, [*keys, "state_std", "state_mean", "state_norm"], strict=True):
         assert value is item[key]
+    given = agilex(aloha, transform=rdt_buffered)
+    assert_same(list(given[7]), list(item.values()))
+    assert_same(list(pickle.loads(pickle.dumps(given))[7]), list(item.values()))
     with pytest.raises(OptionError, match="no sample of rdt_pretrain"):
         rdt_buffered({"state": 1})
     with pytest.raises(OptionError, match="no sample of rdt_pretrain"):

@@ -7,7 +7,7 @@ and train/dataset.py reads that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class RdtPretrainDataset(RdtEpisodes):
 
     RDT learns to foresee *states*: what it calls an action is the states that follow. Its producer writes them to a buffer of
     262,144 samples, its consumer takes what it finds there. Several such datasets, mixed by `vla_store.mixture` with
-    `rdt_weights`, take the place of producer and buffer; `rdt_buffered` gives RDT's consumer an item as it reads one.
+    `rdt_weights`, take the place of producer and buffer; with `transform=rdt_buffered` an item is what RDT's consumer reads.
 
     Under a view of kind "steps" an episode is made of the steps that it keeps: in #steps, step_id and all statistics.
 
@@ -269,29 +269,50 @@ def as_sentence(text: str) -> str:
     return text if text.endswith(".") or not text else f"{text}."
 
 
-def rdt_buffered(sample: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return an item of `rdt_pretrain` as RDT's consumer reads one from its buffer, in place of `self._safe_load(index)`.
+class Buffered:
+    """What RDT's consumer reads of a sample from its buffer: unpacks as the tuple that `_safe_load` returns.
+
+    It is no tuple, so that parts of a mixture are alike whatever the sizes of their pictures: RDT's consumer takes them one by one.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+
+def rdt_buffered(sample: Mapping[str, Any]) -> Buffered:
+    """Return an item of `rdt_pretrain` as RDT's consumer reads one from its buffer; for `transform=`.
 
     Parameters
     ----------
     sample
-        An item; also of a `vla_store.mixture`, whose "part" is left out.
+        An item.
 
     Returns
     -------
-    tuple
-        (json_content, step_id, state_chunk, its time mask, action_chunk, its time mask, state_vec_mask, four times frames and
-        their time mask, state_std, state_mean, state_norm) [RDT train/dataset.py:226-238, 260-262].
+    Buffered
+        It unpacks in place of `self._safe_load(index)`: json_content, step_id, state_chunk, its time mask, action_chunk, its time
+        mask, state_vec_mask, four times frames and their time mask, state_std, state_mean, state_norm
+        [RDT train/dataset.py:226-238, 260-262].
+
+    Raises
+    ------
+    OptionError
+        For what is no such item.
     """
     try:
-        return tuple(sample[key] for key in BUFFERED)
+        return Buffered(tuple(sample[key] for key in BUFFERED))
     except (KeyError, TypeError, IndexError):
         keys = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else type(sample).__name__
         raise OptionError(
             "this is no sample of rdt_pretrain",
             expected=", ".join(BUFFERED),
             found=keys[:300],
-            hint="rdt_buffered(dataset[index])",
+            hint="rdt_pretrain(store, ..., transform=rdt_buffered)",
         ) from None
 
 
