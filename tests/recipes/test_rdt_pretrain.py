@@ -261,6 +261,30 @@ def test_weights_are_of_episodes_as_rdt_draws_them(aloha: Path, demo_store: Path
         rdt_weights(tmp_path / "none.json", datasets)
 
 
+@pytest.mark.skipif(not hasattr(vla_store, "mixture"), reason="this package has no mixture yet")
+def test_data_sets_of_several_robots_mix_with_rdts_weights(aloha: Path, tiny_store: Path, tmp_path: Path) -> None:
+    """For RDT's consumer, which takes samples one by one, in the mixture's own order; and for the Loader, in batches of one part."""
+    torch = pytest.importorskip("vla_store.torch")
+    path = tmp_path / "pretrain_sample_weights.json"
+    path.write_text(json.dumps({"libero": 30, "agilex": 10}))
+
+    def parts(**options: Any) -> list[Any]:
+        libero = rdt_pretrain(tiny_store, mapping="hdf5_libero_s1", cameras={"cam_high": "agentview_rgb"}, **options)
+        return [libero, agilex(aloha, **options)]
+
+    weights = rdt_weights(path, parts())
+    mixed = vla_store.mixture(list(zip(parts(transform=rdt_buffered), weights)), names=["libero", "agilex"])
+    order = np.array(list(torch.ShuffleSampler(mixed, seed=0)))
+    given = np.cumsum(order < len(parts()[0]))
+    assert np.abs(given - weights[0] * np.arange(1, len(order) + 1)).max() < 1.01
+    names = {next(iter(mixed[int(index)]))["dataset_name"] for index in order[:20]}
+    assert names == {"libero", "agilex"}
+    by_part = vla_store.mixture(list(zip(parts(), weights)), names=["libero", "agilex"], batches="by_part")
+    with torch.Loader(by_part, batch_size=4, workers=0, drop_last=True) as loader:
+        found = Counter(tuple(batch["json_content"]["dataset_name"]) for batch in loader)
+    assert set(found) == {("libero",) * 4, ("agilex",) * 4}
+
+
 def test_the_configs_get_what_the_consumer_looks_up(aloha: Path, tmp_path: Path) -> None:
     (tmp_path / "pretrain_datasets.json").write_text('["fractal20220817_data"]')
     (tmp_path / "dataset_control_freq.json").write_text('{"fractal20220817_data": 3}')
