@@ -259,6 +259,8 @@ def test_weights_are_of_episodes_as_rdt_draws_them(aloha: Path, demo_store: Path
         rdt_weights(path, datasets[1:])
     with pytest.raises(OptionError, match="cannot be read"):
         rdt_weights(tmp_path / "none.json", datasets)
+    with pytest.raises(OptionError, match=r"(?s)have a name in RDT.*found *dict"):
+        rdt_weights(path, datasets[0])
 
 
 @pytest.mark.skipif(not hasattr(vla_store, "mixture"), reason="this package has no mixture yet")
@@ -299,8 +301,10 @@ def test_the_configs_get_what_the_consumer_looks_up(aloha: Path, tmp_path: Path)
     states = np.concatenate([each.states for each in of_aloha(aloha)])
     assert np.allclose(found["dataset_stat.json"]["agilex"]["state_mean"], states.mean(axis=0), atol=1e-6)
     assert np.allclose(found["dataset_stat.json"]["agilex"]["state_max"], states.max(axis=0), atol=1e-6)
-    with pytest.raises(OptionError, match=r"control_freq=20"):
+    with pytest.raises(OptionError, match=r"(?s)not stated.*control_freq=20"):
         dataset.write_configs(tmp_path)
+    with pytest.raises(OptionError, match="no such folder"):
+        dataset.write_configs(tmp_path / "conifgs", control_freq=20)
     with pytest.raises(UnknownName, match="dataset_type of RDT 'train'"):
         dataset.write_configs(tmp_path, dataset_type="train", control_freq=20)
     (tmp_path / "pretrain_datasets.json").write_text("{}")

@@ -61,17 +61,13 @@ def _write(file: Path, value: Any) -> None:
     LocalStorage(file.parent).write(file.name, json.dumps(value, indent=4).encode())
 
 
-def entry_of(entries: Mapping[str, Any], name: str, file: str) -> Any:
+def entry_of(entries: Mapping[str, Any], name: str, file: str, hint: str = "") -> Any:
     """Return what a file says of a data set. Raises UnknownName where it does not: RDT's consumer would try for ever."""
     try:
         return entries[name]
     except KeyError:
-        raise UnknownName.among(
-            f"data set in {file}",
-            name,
-            list(entries),
-            hint=f"dataset.write_configs(folder) writes it, with dataset_name={name!r}",
-        ) from None
+        hint = hint or "dataset.write_configs(folder) writes what RDT looks up of a data set"
+        raise UnknownName.among(f"data set in {file}", name, list(entries), hint=hint) from None
 
 
 def rdt_weights(path: str | os.PathLike[str], datasets: Iterable[Any], *, by: str = "episodes") -> list[float]:
@@ -106,8 +102,14 @@ def rdt_weights(path: str | os.PathLike[str], datasets: Iterable[Any], *, by: st
     entries = read_json(path, dict)
     found = []
     for each in datasets:
+        if not hasattr(each, "get_dataset_name"):
+            raise OptionError(
+                "weights are of data sets that have a name in RDT",
+                found=type(each).__name__,
+                hint="rdt_weights(path, [rdt_pretrain(store, ..., dataset_name=...), ...])",
+            )
         name = each.get_dataset_name()
-        weight = entry_of(entries, name, Path(path).name)
+        weight = entry_of(entries, name, Path(path).name, "write there how often it is to be drawn")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
             raise OptionError("a weight is a number above 0", file=path, dataset=name, found=repr(weight)[:100])
         found.append(weight * (len(each) / len(each.selected_episodes) if by == "episodes" else 1))

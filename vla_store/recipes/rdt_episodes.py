@@ -145,15 +145,17 @@ class RdtEpisodes(RecipeDataset):
         Raises
         ------
         OptionError, UnknownName
-            For a frequency that is not known, another type, and files that are not RDT's.
+            For a folder that is not there, a frequency that is not known, another type, and files that are not RDT's.
         """
         listed = Path(folder) / names_file(dataset_type)
+        if not Path(folder).is_dir():
+            raise OptionError("there is no such folder", folder=folder, hint="the folder configs of RDT's repository")
         rates = [control_freq] if control_freq is not None else list(self._chosen.values(self.store, "fps"))
         if len(rates) != 1 or not isinstance(rates[0], (int, float)) or not rates[0] > 0:
             raise OptionError(
                 "the control frequency is one number above 0",
                 store=self.store.url,
-                found=", ".join(map(str, rates)),
+                found=", ".join("not stated" if rate is None else str(rate) for rate in rates),
                 hint="write_configs(folder, control_freq=20)",
             )
         rate = float(rates[0])
