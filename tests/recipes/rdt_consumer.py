@@ -9,6 +9,7 @@ CONFIG: {"libero": store, "episodes": [...], "aloha": store, "dataset_type": "pr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -35,7 +36,7 @@ DATA = """
 import json, sys
 given = json.load(open({config!r}))
 from recipes.agilex import agilex
-from recipes.rdt_consumer import mixture
+from vla_store import mixture
 from vla_store.recipes import rdt, rdt_buffered, rdt_pretrain, rdt_weights
 
 def pretraining():
@@ -50,36 +51,11 @@ def pretraining():
         agilex(given["aloha"], transform=rdt_buffered),
     ]
     weights = rdt_weights("configs/pretrain_sample_weights.json", datasets)
-    return mixture(list(zip(datasets, weights)))
+    return mixture(list(zip(datasets, weights)), names=["libero", "agilex"])
 
 def finetuning():
     return rdt(given["libero"], mapping="hdf5_libero_s1", dataset_name="libero", episodes=given["episodes"])
 """
-
-
-class Joined:
-    """What a mixture is to who asks it for samples: one part after the other."""
-
-    def __init__(self, parts: list[tuple[Any, float]]) -> None:
-        self.datasets = [each for each, _ in parts]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.datasets))
-
-    def __getitem__(self, index: int) -> Any:
-        for each in self.datasets:
-            if index < len(each):
-                return each[index]
-            index -= len(each)
-        raise IndexError(index)
-
-
-def mixture(parts: list[tuple[Any, float]]) -> Any:
-    """`vla_store.mixture`, where there is one."""
-    import vla_store
-
-    made = getattr(vla_store, "mixture", None)
-    return Joined(parts) if made is None else made(parts, names=["libero", "agilex"])
 
 
 def changed(text: str, changes: dict[str, str]) -> str:
@@ -133,6 +109,19 @@ def epoch(ours: Any, dataset_type: str, workers: int = 2) -> dict[str, int]:
         expected[digest(states, actions), names.index(content["dataset_name"])] += 1
     assert found == expected, (len(found), len(expected))
     return {"anchors": len(source), "distinct": len(found), "most": max(found.values())}
+
+
+def weighted(ours: Any, batches: int = 4) -> dict[str, list[float]]:
+    """How many samples of each data set the DataLoader gives, with the sampler that takes the place of its `shuffle`; and their share."""
+    import torch
+
+    from vla_store.torch import ShuffleSampler
+
+    sampler = ShuffleSampler(ours.buffer, seed=0)
+    loader = torch.utils.data.DataLoader(ours, 32, sampler=sampler, collate_fn=places, num_workers=2)
+    names = ours.get_dataset_id2name()
+    found = Counter(names[each[1]] for batch in itertools.islice(loader, batches) for each in batch)
+    return {name: [found[name], share * 32 * batches] for name, share in ours.buffer.shares.items()}
 
 
 def tensors(batch: Any) -> Any:
@@ -279,6 +268,7 @@ def main() -> None:
     if dataset_type == "finetune":
         found["epoch of rdt"] = epoch(fine, dataset_type)
     else:
+        found["weighted"] = weighted(ours)
         found["masked"] = shares(ours, libero, given["count"], given["chance"], 10.0, dataset_type)
     print(json.dumps(found))
 

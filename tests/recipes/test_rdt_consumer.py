@@ -164,6 +164,8 @@ def test_rdts_own_consumer_and_collator(
     epochs = {"epoch": steps + sum(LENGTHS)} | ({"epoch of rdt": steps} if dataset_type == "finetune" else {})
     for kind, anchors in epochs.items():
         assert found[kind] == {"anchors": anchors, "distinct": anchors, "most": 1}
+    for given, share in found.get("weighted", {}).values():
+        assert abs(given - share) < 1
     expected = [CHANCE] * 4 + [2 * CHANCE, CHANCE]
     for figures in found.get("masked", {}).values():
         rates, noise = figures.values()

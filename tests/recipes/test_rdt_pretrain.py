@@ -263,7 +263,6 @@ def test_weights_are_of_episodes_as_rdt_draws_them(aloha: Path, demo_store: Path
         rdt_weights(path, datasets[0])
 
 
-@pytest.mark.skipif(not hasattr(vla_store, "mixture"), reason="this package has no mixture yet")
 def test_data_sets_of_several_robots_mix_with_rdts_weights(aloha: Path, tiny_store: Path, tmp_path: Path) -> None:
     """For RDT's consumer, which takes samples one by one, in the mixture's own order; and for the Loader, in batches of one part."""
     torch = pytest.importorskip("vla_store.torch")
