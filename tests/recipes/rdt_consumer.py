@@ -23,7 +23,8 @@ import numpy as np
 
 # What changes in train/dataset.py: for pre-training, and for fine-tuning.
 CHANGES = {
-    "from data.filelock import FileLock\n": "from data.pretraining import pretraining\n",
+    "from data.filelock import FileLock\n": "from data.filelock import FileLock\n"
+    "from data.pretraining import pretraining\n",
     "        self.hdf5_dataset = None\n": "        self.hdf5_dataset = None\n"
     "        self.buffer = None if use_hdf5 else pretraining()\n",
     "            return self.num_chunks * self.chunk_size\n": "            return len(self.buffer)\n",
