@@ -50,10 +50,10 @@ RECIPES: dict[str, Make] = {
     "rdt Euler": lambda store, **options: rdt(store, mapping="hdf5_libero_s1", rotation="euler_xyz", **options),
     "rdt S2, a camera twice": two_names_for_a_camera,
     "rdt_pretrain": lambda store, **options: rdt_pretrain(
-        store, mapping="hdf5_libero_s1", shortest=2, longest=30, **options
+        store, mapping="hdf5_libero_s1", dataset_name="libero", shortest=2, longest=30, **options
     ),
     "rdt_pretrain, actions": lambda store, **options: rdt_pretrain(
-        store, mapping="hdf5_libero_s1", action="actions", alignment="causal", **options
+        store, mapping="hdf5_libero_s1", dataset_name="libero", action="actions", alignment="causal", **options
     ),
     "openvla": lambda store, **options: openvla(store, normalize=True, **options),
     "oft": lambda store, **options: openvla_oft(store, normalize=True, **options),

@@ -44,14 +44,14 @@ def embedded(text: str) -> Any:
 def configs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path) -> Path:
     folder = tmp_path_factory.mktemp("configs")
     (folder / "pretrain_datasets.json").write_text('["another"]')
-    dataset = rdt_pretrain(tiny_store, mapping="hdf5_libero_s1", cameras=CAMERAS)
+    dataset = rdt_pretrain(tiny_store, mapping="hdf5_libero_s1", dataset_name="libero", cameras=CAMERAS)
     for dataset_type in ("pretrain", "finetune"):
         dataset.write_configs(folder, dataset_type=dataset_type, control_freq=20)
     return folder
 
 
 def made(store: Path, kind: str) -> Any:
-    options: dict[str, Any] = {"mapping": "hdf5_libero_s1", "cameras": CAMERAS}
+    options: dict[str, Any] = {"mapping": "hdf5_libero_s1", "dataset_name": "libero", "cameras": CAMERAS}
     return rdt(store, **options) if kind == "rdt" else rdt_pretrain(store, **options)
 
 

@@ -120,7 +120,7 @@ def test_every_step_is_what_rdts_producer_writes(
     no_state = tuple(dataclasses.replace(each, previous=True) for each in robot.action)
     with_base = (*robot.state, Take("actions", 0, 2, 100, previous=True))
     datasets = [
-        rdt_pretrain(demo_store, mapping="hdf5_libero_s1", episodes=EPISODES),
+        rdt_pretrain(demo_store, mapping="hdf5_libero_s1", dataset_name="libero", episodes=EPISODES),
         agilex(aloha),
         agilex(aloha, mapping=RdtMapping("no state", no_state), action="states", dataset_name=NO_STATE),
         agilex(aloha, mapping=RdtMapping("a base", with_base), action="states", dataset_name="aloha_mobile"),

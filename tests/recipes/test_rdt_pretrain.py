@@ -78,7 +78,7 @@ def assert_every_step(dataset: Any, episodes: list[oracle.Episode]) -> None:
 
 
 def test_every_step_of_libero_is_what_the_buffer_has(demo_store: Path, demos: Path) -> None:
-    dataset = rdt_pretrain(demo_store, mapping="hdf5_libero_s1", episodes=LIBERO)
+    dataset = rdt_pretrain(demo_store, mapping="hdf5_libero_s1", dataset_name="libero", episodes=LIBERO)
     assert_every_step(dataset, of_libero(demo_store, demos))
 
 
@@ -106,7 +106,7 @@ def test_where_there_is_no_state_the_action_before_is_one(aloha: Path) -> None:
 def test_the_velocity_of_a_base_is_that_of_the_action_before(alignment: str, demo_store: Path, demos: Path) -> None:
     """A base moves by actions 0 and 1, say. Causally the states of LIBERO's row t are those before action t + 1."""
     mapping = RdtMapping("base", (Take("joint_states", 0, 7, 0), *previous(Take("actions", 0, 2, 100))))
-    dataset = rdt_pretrain(demo_store, mapping=mapping, episodes=LIBERO, alignment=alignment)
+    dataset = rdt_pretrain(demo_store, mapping=mapping, dataset_name="libero", episodes=LIBERO, alignment=alignment)
     at = 0
     for number in LIBERO:
         each = vla_store.open_store(demo_store).episodes[number]
@@ -141,12 +141,12 @@ def test_one_by_one_and_in_a_batch_it_is_the_same(aloha: Path) -> None:
 
 def test_a_mapping_of_its_state_alone_will_do_where_states_are_foreseen(aloha: Path) -> None:
     alone = RdtMapping("mine", MAPPINGS["agilex"].state)
-    found = rdt_pretrain(aloha, mapping=alone, cameras={})
+    found = rdt_pretrain(aloha, mapping=alone, dataset_name="mine", cameras={})
     assert_same(found[3]["state_chunk"], agilex(aloha)[3]["state_chunk"])
     assert found[3]["past_frames_0"].shape == (2, 0, 0, 0)
     assert found[0]["past_frames_0_time_mask"].tolist() == [False, True]
     with pytest.raises(OptionError, match="for the state and for the action"):
-        rdt_pretrain(aloha, mapping=alone, action="actions", cameras={})
+        rdt_pretrain(aloha, mapping=alone, dataset_name="mine", action="actions", cameras={})
     with pytest.raises(OptionError, match="for the state and for the action"):
         rdt(aloha, mapping=alone, cameras={})
     before = RdtMapping("mine", previous(Take("actions", 0, 2, 0)), (Take("qpos", 0, 2, 0),))
@@ -156,7 +156,7 @@ def test_a_mapping_of_its_state_alone_will_do_where_states_are_foreseen(aloha: P
 
 def test_causal_observations_are_those_before_the_step(demo_store: Path) -> None:
     """LIBERO's row t was seen after action t: the states and frames of step t are those of row t - 1."""
-    options: dict[str, Any] = {"mapping": "hdf5_libero_s1", "episodes": [11]}
+    options: dict[str, Any] = {"mapping": "hdf5_libero_s1", "dataset_name": "libero", "episodes": [11]}
     stored, causal = rdt_pretrain(demo_store, **options), rdt_pretrain(demo_store, alignment="causal", **options)
     assert len(causal) == len(stored) - 1
     for index in (0, 1, 70, len(causal) - 1):
@@ -171,7 +171,10 @@ def test_causal_observations_are_those_before_the_step(demo_store: Path) -> None
 def test_arrays_are_fresh_and_each_its_own(demo_store: Path) -> None:
     """RDT adds noise to the states in place."""
     dataset = rdt_pretrain(
-        demo_store, mapping="hdf5_libero_s1", cameras={"cam_high": "agentview_rgb", "cam_fourth": "agentview_rgb"}
+        demo_store,
+        mapping="hdf5_libero_s1",
+        dataset_name="libero",
+        cameras={"cam_high": "agentview_rgb", "cam_fourth": "agentview_rgb"},
     )
     before = pickle.loads(pickle.dumps(dataset[70]))
     item = dataset[70]
@@ -246,7 +249,10 @@ def test_an_item_is_what_the_consumer_loads(aloha: Path) -> None:
 def test_weights_are_of_episodes_as_rdt_draws_them(aloha: Path, demo_store: Path, tmp_path: Path) -> None:
     path = tmp_path / "pretrain_sample_weights.json"
     path.write_text(json.dumps({"libero": 100, "agilex": 50}))
-    datasets = [rdt_pretrain(demo_store, mapping="hdf5_libero_s1", episodes=LIBERO), agilex(aloha, shortest=32)]
+    datasets = [
+        rdt_pretrain(demo_store, mapping="hdf5_libero_s1", dataset_name="libero", episodes=LIBERO),
+        agilex(aloha, shortest=32),
+    ]
     expected = np.array([100 * (139 + 127 + 123) / 3, 50 * (70 + 33) / 3])
     assert np.allclose(rdt_weights(path, datasets), expected / expected.sum(), atol=1e-12)
     assert np.allclose(rdt_weights(path, datasets, by="samples"), [2 / 3, 1 / 3])
@@ -270,7 +276,13 @@ def test_data_sets_of_several_robots_mix_with_rdts_weights(aloha: Path, tiny_sto
     path.write_text(json.dumps({"libero": 30, "agilex": 10}))
 
     def parts(**options: Any) -> list[Any]:
-        libero = rdt_pretrain(tiny_store, mapping="hdf5_libero_s1", cameras={"cam_high": "agentview_rgb"}, **options)
+        libero = rdt_pretrain(
+            tiny_store,
+            mapping="hdf5_libero_s1",
+            dataset_name="libero",
+            cameras={"cam_high": "agentview_rgb"},
+            **options,
+        )
         return [libero, agilex(aloha, **options)]
 
     weights = rdt_weights(path, parts())
@@ -315,6 +327,7 @@ def test_the_configs_get_what_the_consumer_looks_up(aloha: Path, tmp_path: Path)
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no mapping": ({"mapping": ""}, r"(?s)mapping must be named.*rdt_pretrain\("),
+    "no name": ({"dataset_name": ""}, "dataset_name must be given"),
     "action": ({"action": "deltas"}, "no action 'deltas'"),
     "camera": ({"cameras": {"cam_top": "cam_high"}}, "no camera of RDT 'cam_top'"),
     "no such field": ({"cameras": {"cam_high": "front"}}, "no camera 'front'"),
@@ -345,6 +358,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_is_refused_when_it_is_made(case: str, aloha: Path) -> None:
     options, message = WRONG[case]
-    given = {"mapping": "agilex", "action": "actions", "cameras": CAMERAS, **options}
+    given = {"mapping": "agilex", "dataset_name": "agilex", "action": "actions", "cameras": CAMERAS, **options}
     with pytest.raises((vla_store.UsageError, TypeError), match=message):
         rdt_pretrain(aloha, **given)

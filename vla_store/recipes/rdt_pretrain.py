@@ -48,8 +48,8 @@ class RdtPretrainDataset(RdtEpisodes):
         Which numbers go where in the vector of 128: a key of `MAPPINGS`, or an RdtMapping, which needs an action only with
         action="actions". Its own `norm` and `moves_by` are not used.
     dataset_name
-        A key of RDT's pretrain_datasets.json (or finetune_datasets.json), dataset_control_freq.json and dataset_stat.json: see
-        `write_configs`.
+        Must be given: a key of RDT's pretrain_datasets.json (or finetune_datasets.json), dataset_control_freq.json and
+        dataset_stat.json; see `write_configs`.
     action
         "states" (default): states t+1 to t+K. "actions": those that are recorded, t to t+K-1, and state_norm is of the
         episode's actions, as RDT does it for `agilex` alone.
@@ -101,7 +101,7 @@ class RdtPretrainDataset(RdtEpisodes):
         store: AnyStore,
         *,
         mapping: str | RdtMapping = "",
-        dataset_name: str = "libero",
+        dataset_name: str = "",
         action: str = "states",
         rotation: str | None = None,
         instruction: str | Mapping[str, str] = "file_name",
@@ -118,6 +118,13 @@ class RdtPretrainDataset(RdtEpisodes):
             raise UnknownName.among("action", action, list(ACTIONS))
         self._acts = action == "actions"
         self.mapping = chosen = checked_mapping(mapping, "rdt_pretrain", needs_action=self._acts, takes_previous=True)
+        if not dataset_name or not isinstance(dataset_name, str):
+            raise OptionError(
+                "dataset_name must be given: RDT looks up frequency and statistics by it",
+                store=store.url,
+                found=repr(dataset_name)[:100],
+                hint='rdt_pretrain(store, ..., dataset_name="mine")',
+            )
         drawn = self._settle(store, rotation, dataset_name, instruction, checked_cameras(cameras, BUFFER_CAMERAS))
         self._shortest = None if shortest is None else whole_number("shortest", shortest)
         self._longest = None if longest is None else whole_number("longest", longest)
