@@ -20,7 +20,7 @@ from vla_store.loader.dataset import Chosen, Dataset, Empty, OneByOne, in_turn, 
 from vla_store.loader.mixing import Mixing, MixtureOrder, Stretch, ordering_of
 from vla_store.loader.order import Shuffle, epoch_rows
 from vla_store.loader.remixing import continued
-from vla_store.loader.schema import Schema, check_alike, joined, schema_of
+from vla_store.loader.schema import Reused, Schema, check_alike, joined, schema_of
 from vla_store.loader.several import AheadOfParts
 from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, weight_of
 from vla_store.reader.batch import Batch, checked_indices
@@ -400,16 +400,42 @@ class Mixture:
 
     def _read(self, parts: Int64, own: Int64, empty: Empty) -> Any:
         """Let each part make a batch of its samples, and put these together."""
-        places, made = [], []
-        present = np.flatnonzero(np.bincount(parts)).tolist()
-        for part in present:
-            at = np.flatnonzero(parts == part)
-            if not self.makes_batches:
-                raise OptionError("a part changes its samples one by one", hint="mixture.__getitems__(indices)")
-            with drawing_for(at):
-                made.append(self._datasets[part].batch(own[at], empty=empty if len(present) == 1 else np.empty))
-            places.append(at)
-        return made[0] if len(made) == 1 else joined(made, places, len(parts), empty)
+        if not self.makes_batches:
+            raise OptionError("a part changes its samples one by one", hint="mixture.__getitems__(indices)")
+        groups = self._grouped(parts)
+        if len(groups) == 1:
+            return self._datasets[groups[0][0]].batch(own, empty=empty)
+        made = []
+        with self._reused() as scratch:
+            for part, at in groups:
+                with drawing_for(at):
+                    made.append(self._datasets[part].batch(own[at], empty=scratch))
+            return joined(made, [at for _, at in groups], len(parts), empty)
+
+    def _grouped(self, parts: Int64) -> list[tuple[int, Int64]]:
+        """Return which of a batch each part has that has some."""
+        order = np.argsort(parts, kind="stable")
+        counts = np.bincount(parts, minlength=len(self.names))
+        stops = np.cumsum(counts).tolist()
+        return [
+            (part, order[stop - count : stop])
+            for part, (count, stop) in enumerate(zip(counts.tolist(), stops))
+            if count
+        ]
+
+    @contextlib.contextmanager
+    def _reused(self) -> Iterator[Empty]:
+        """Let batches of parts, which are copied together, lie in memory that the batch before them used: the system need not find
+        fresh pages for them."""
+        room = self._rooms.pop() if self._rooms else Reused()
+        try:
+            yield room.begin().empty
+        finally:
+            self._rooms.append(room)
+
+    @cached_property
+    def _rooms(self) -> list[Reused]:
+        return []
 
     @cached_property
     def _together(self) -> list[tuple[Samples, Int64 | None]] | None:
@@ -430,9 +456,8 @@ class Mixture:
         else:
             arrays = {name: empty((count, *shape), dtype) for name, (shape, dtype) in first.columns.items()}
         located = []
-        for part in np.flatnonzero(np.bincount(parts, minlength=1)).tolist():
+        for part, at in self._grouped(parts):
             samples, chosen = self._together[part]
-            at = np.flatnonzero(parts == part)
             mine = own[at] if chosen is None else chosen[own[at]]
             located.append((samples, samples.locate(mine, at, count)))
         fetched = [samples.fetch(each) for samples, each in located]
@@ -442,7 +467,7 @@ class Mixture:
         return first.arranged(arrays, tasks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_together"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_together", "_rooms")}
 
 
 def _plain(dataset: Any) -> tuple[Samples, Int64 | None] | None:

@@ -6,6 +6,7 @@ May import numpy, errors, packing and what the reader says of samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,29 @@ def check_alike(schemas: Mapping[str, Schema]) -> None:
             hint='give them one schema (the same `windows` and dtype="float32", a recipe, or a `transform`), or let each batch be '
             'of one part: batches="by_part"',
         )
+
+
+class Reused:
+    """Memory for arrays of one batch after the other: each is as large as the largest that was asked for in its turn."""
+
+    def __init__(self) -> None:
+        self._made: list[Any] = []
+        self._used = 0
+
+    def begin(self) -> Reused:
+        """Begin a batch: the arrays of the one before are free."""
+        self._used = 0
+        return self
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an uninitialised array, as np.empty does."""
+        number, self._used = self._used, self._used + 1
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if number == len(self._made):
+            self._made.append(np.empty(nbytes, np.uint8))
+        elif self._made[number].nbytes < nbytes:
+            self._made[number] = np.empty(nbytes + nbytes // 4, np.uint8)
+        return np.ndarray(shape, dtype, self._made[number])
 
 
 def joined(trees: Sequence[Any], at: Sequence[Any], count: int, empty: Empty, key: str = "sample") -> Any:

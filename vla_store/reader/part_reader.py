@@ -95,6 +95,7 @@ class PartReader:
         self.is_zero = pad == "zero"
         sources = part.document.sources
         self.flips = bytes(orient.turn(images, source.orientation) for source in sources)
+        self._turns = np.frombuffer(self.flips, np.uint8)
         keys: dict[tuple[tuple[int, ...], bytes], int] = {}  # cameras often share their offsets
         self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
         for window in windows:
@@ -224,12 +225,15 @@ class PartReader:
         count = steps.shape[1]
         rows = (steps + positions.start[:, None]).reshape(-1)
         episodes = np.repeat(positions.episode, count)
-        flips = np.frombuffer(self.flips, np.uint8)[positions.source].repeat(count)
-        if isinstance(at, slice) and not (self.is_zero and is_pad.any()):
+        flips = self._turns[positions.source].repeat(count)
+        is_zeroed = self.is_zero and is_pad.any()
+        if isinstance(at, slice) and not is_zeroed:
             return frame_list(rows.tolist(), episodes.tolist(), flips.tolist())
         samples = np.arange(len(positions)) if isinstance(at, slice) else at
         places = (samples[:, None] * count + np.arange(count)).reshape(-1)
-        used = ~is_pad.reshape(-1) if self.is_zero else np.ones(len(rows), bool)
+        if not is_zeroed:
+            return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), places.tolist())
+        used = ~is_pad.reshape(-1)
         rows, episodes, flips = rows[used], episodes[used], flips[used]
         return frame_list(rows.tolist(), episodes.tolist(), flips.tolist(), places[used].tolist(), places[~used])
 
