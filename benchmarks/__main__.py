@@ -16,6 +16,7 @@ NAMES = (
     "sampling",
     "micro",
     "loader",
+    "mixtures",
     "recipes",
     "size",
     "kept_jpeg",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_build, build_sources, cloud, kept_jpeg, mixing, recipes
+from benchmarks import big_build, build_sources, cloud, kept_jpeg, mixing, mixtures, recipes
 from benchmarks.chart import Axis, Chart
 from benchmarks.measure import CHECKOUT, RESULTS
 from vla_store.format.codecs import PRESETS
@@ -32,6 +32,10 @@ EXPECTED = {
         ("CPU time per sample, `Loader`, all processes", "<= 1.25 x the roof's"),
         ("wait of a consumer that takes 80 % of the `Loader`'s rate", "p99 < 2 batches' time"),
         ("private memory per worker over epochs", "flat"),
+    ),
+    "mixtures": (
+        ("`Loader` over a mixture of five stores, of the rate over one of the same samples", ">= 0.95"),
+        ("private memory of its workers over turns", "flat"),
     ),
     "scale": (
         ("`ds[i]`, open, sampler start, worker memory from 10^3 to 5*10^8 rows", "flat within 10 % (open: 2 x)"),
@@ -58,6 +62,7 @@ def page(results: dict[str, Result]) -> str:
         ("micro", _micro),
         ("loader", _loader),
         ("cloud", lambda result: [*cloud.page(result), _machine(result)]),
+        ("mixtures", _mixtures),
         ("recipes", _recipes),
         ("mixing", _mixing),
         ("size", _size),
@@ -97,7 +102,7 @@ def _number(value: float) -> str:
 def _rows(results: dict[str, Result]) -> list[dict[str, Any]]:
     return [
         row
-        for name in ("reading", "loader", "cloud", "scale", "build_speed", "big_build")
+        for name in ("reading", "loader", "mixtures", "cloud", "scale", "build_speed", "big_build")
         for row in results.get(name, {}).get("rows", [])
     ]
 
@@ -380,6 +385,18 @@ def _loader(result: Result) -> list[str]:
         "### Start, and a cold page cache",
         "*new* includes the start of the workers; an epoch's seconds are from its first batch to its last.",
         _table(["what", "seconds", "bytes from storage a sample"], starts),
+        _machine(result),
+    ]
+
+
+def _mixtures(result: Result) -> list[str]:
+    return [
+        "## Mixtures",
+        f"`python -m benchmarks.mixtures`: the samples of *The Loader*, {result['batches']} batches of {result['batch']}, 2 workers, "
+        f"{result['rounds']} rounds. The mixture has a store of each suite, weights by steps; beside it, one store of all suites. Both "
+        "give every sample once an epoch. Items are those of the recipe `libero`. Memory is the private memory of a worker after "
+        f"{len(result['kinds']['samples']['memory']['mixture']['private_nbytes'])} turns more.",
+        _table(mixtures.HEADER, mixtures.rows_of(result, _spread)),
         _machine(result),
     ]
 

@@ -32,6 +32,7 @@ from benchmarks import (
     measure,
     micro,
     mixing,
+    mixtures,
     reading,
     recipes,
     report,
@@ -282,6 +283,22 @@ def test_recipes_make_the_same_batches_at_once_as_one_by_one(tmp_path: Path) -> 
     text = report.page({"recipes": result})
     assert "## Recipes" in text
     assert "| `openvla_oft`, normalised | " in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads the memory of other processes from /proc")
+def test_a_mixture_is_measured_against_one_store(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    import h5py
+
+    source = tiny_libero.write_suites(tmp_path / "source")
+    for path in source.glob("*/*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            with_liberos_hand(file)
+    result = mixtures.measure(source, tmp_path / "made", rounds=1, batches=2, copies=12, epochs=2)
+    assert {each["parts"] for each in result["kinds"].values()} == {3}
+    assert all(len(set(each["samples"].values())) == 1 for each in result["kinds"].values())
+    assert "| items of a recipe |" in report.page({"mixtures": result})
+    assert {row["target"] for row in result["rows"]} == {">= 0.95", "flat"}
 
 
 def test_stores_of_any_size_are_read_right(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName, VlaStoreError
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError
 from vla_store.loader.dataset import Chosen, Dataset, Empty, OneByOne, in_turn, served
 from vla_store.loader.mixing import Mixing, MixtureOrder, Stretch, ordering_of
 from vla_store.loader.order import Shuffle, epoch_rows
@@ -23,10 +23,11 @@ from vla_store.loader.remixing import continued
 from vla_store.loader.schema import Reused, Schema, check_alike, joined, schema_of
 from vla_store.loader.several import AheadOfParts
 from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, weight_of
+from vla_store.loader.weighted import WeightedSamples
 from vla_store.reader.batch import Batch, checked_indices
 from vla_store.reader.cached import cached_property
 from vla_store.reader.options import by_name
-from vla_store.reader.samples import Samples
+from vla_store.reader.samples import Samples, fill_all
 from vla_store.reader.texts import drawing_for
 
 PART = "part"
@@ -455,15 +456,18 @@ class Mixture:
             arrays = first.allocate(count)
         else:
             arrays = {name: empty((count, *shape), dtype) for name, (shape, dtype) in first.columns.items()}
-        located = []
+        wanted = []
         for part, at in self._grouped(parts):
             samples, chosen = self._together[part]
-            mine = own[at] if chosen is None else chosen[own[at]]
-            located.append((samples, samples.locate(mine, at, count)))
-        fetched = [samples.fetch(each) for samples, each in located]
+            wanted.append((samples, own[at] if chosen is None else chosen[own[at]], at))
         tasks = [""] * count
-        for (samples, each), data in zip(located, fetched):
-            samples.fill(each, data, arrays, tasks)
+        try:
+            fill_all(wanted, arrays, tasks)
+        except StoreDamaged:  # each by itself names the store
+            for samples, mine, at in wanted:
+                located = samples.locate(mine, at, count)
+                samples.fill(located, samples.fetch(located), arrays, tasks)
+            raise
         return first.arranged(arrays, tasks)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -472,6 +476,8 @@ class Mixture:
 
 def _plain(dataset: Any) -> tuple[Samples, Int64 | None] | None:
     """Return the plain samples of a store that a dataset has, and which of them; None where it is something else."""
+    if type(dataset) is WeightedSamples:
+        return _plain(dataset.dataset)
     if type(dataset) is Chosen:
         return (dataset.dataset, dataset.indices) if type(dataset.dataset) is Samples else None
     return (dataset, None) if type(dataset) is Samples else None
@@ -484,6 +490,7 @@ def _size(dataset: Any, name: str, weights: str) -> int:
     if isinstance(dataset, Mixture):
         return sum(_size(each, f"{name}, {own}", weights) for own, each in dataset.parts.items())
     plain = dataset.plain if isinstance(dataset, OneByOne) else dataset
+    plain = plain.dataset if isinstance(plain, WeightedSamples) else plain
     episodes = getattr(plain, "selected_episodes", None)
     if episodes is None:
         raise OptionError(

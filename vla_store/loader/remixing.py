@@ -91,7 +91,7 @@ def _refused(own: Mapping[str, Any], state: Mapping[str, Any]) -> OptionError:
         return OptionError(
             "a part of the mixture is another dataset than in the state",
             part=", ".join(others)[:300],
-            hint="its store or its selection was changed: with another name, and reweighed=True, it begins with its first sample",
+            hint="its store, selection or weights were changed: with another name, and reweighed=True, it begins with its first sample",
         )
     return OptionError(
         "the state is of a mixture with other shares",

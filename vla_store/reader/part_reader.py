@@ -6,6 +6,7 @@ Owns what is constant for all samples of a part: readers of its fields, offsets,
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -95,9 +96,9 @@ class PartReader:
         self.is_zero = pad == "zero"
         sources = part.document.sources
         self.flips = bytes(orient.turn(images, source.orientation) for source in sources)
-        self._turns = np.frombuffer(self.flips, np.uint8)
+        self.turns = np.frombuffer(self.flips, np.uint8)
         keys: dict[tuple[tuple[int, ...], bytes], int] = {}  # cameras often share their offsets
-        self._readers: list[NumericWindow | RaggedWindow | CameraWindow] = []
+        self.windows: list[NumericWindow | RaggedWindow | CameraWindow] = []
         for window in windows:
             name = window.field
             field = part.document.fields[name]
@@ -108,29 +109,45 @@ class PartReader:
             if name in watched:
                 watch = refusing_overflow(name, reader.dtype, fields[name].dtype)
                 reader.assemble = watch(reader.assemble)  # type: ignore[method-assign]
-            self._readers.append(reader)
-        self._cameras = [(at, each) for at, each in enumerate(self._readers) if isinstance(each, CameraWindow)]
-        self._offsets = [
+            self.windows.append(reader)
+        self._cameras = [(at, each) for at, each in enumerate(self.windows) if isinstance(each, CameraWindow)]
+        self.shifted = [
             (np.array(offsets, np.int64), np.frombuffer(earlier, np.uint8).astype(np.int64) if any(earlier) else None)
             for offsets, earlier in keys
         ]
+        is_plain = kept is None and not self.is_zero and not watched
+        self.pattern = (
+            tuple((each.name, each.number, type(each), *each.offsets) for each in self.windows)
+            if is_plain and not any(fields[window.field].is_ragged for window in windows)  # in this part, or in another
+            else None
+        )
+        self.camera_times = tuple(dict.fromkeys(each.number for _, each in self._cameras))
         self.ones: list[tuple[str, str, Callable[[Position], tuple[Array, Array]]]] | None = None
-        if not watched and all(each.is_at_hand for each in self._readers):
+        if not watched and all(each.is_at_hand for each in self.windows):
             self.ones = [
                 (
                     each.name,
                     each.pad_name,
                     each.one if kept is None else functools.partial(self._one_of_kept, each, kept),
                 )
-                for each in self._readers
+                for each in self.windows
             ]
+
+    def goes_with(self, other: PartReader) -> bool:
+        """Whether samples of both may be found and assembled at once: their windows take the same, by the same numbers of times."""
+        return self.pattern is not None and self.pattern == other.pattern
+
+    def shifts(self, number: int, sources: Int64) -> Int64:
+        """Return how many rows earlier than their time the values of these times lie, by source."""
+        earlier = self.shifted[number][1]
+        return np.zeros(len(sources), np.int64) if earlier is None else earlier[sources]
 
     def times(self, window: int, positions: Positions) -> Times:
         """Return the steps that the window of this number takes, within their episodes, and which of them are padding."""
-        return self._times(self._readers[window].number, positions)
+        return self._times(self.windows[window].number, positions)
 
     def _times(self, number: int, positions: Positions) -> Times:
-        offsets, earlier = self._offsets[number]
+        offsets, earlier = self.shifted[number]
         shifts = None if earlier is None else earlier[positions.source]
         if self._kept is not None:
             return self._kept.times(positions, offsets, shifts)
@@ -138,7 +155,7 @@ class PartReader:
 
     def choose(self, positions: Positions, at: Index) -> ListedPart:
         """Say what the samples at these positions take; `at`: which of the batch they are. Reads nothing."""
-        times = [self._times(number, positions) for number in range(len(self._offsets))]
+        times = [self._times(number, positions) for number in range(len(self.shifted))]
         frames: dict[int, FrameList] = {}
         for _, reader in self._cameras:
             if reader.number not in frames:
@@ -153,7 +170,7 @@ class PartReader:
     def locate(self, listed: ListedPart) -> LocatedPart:
         """Find where what samples take lies. Raises StoreDamaged, FetchError, MachineError."""
         located: list[LocatedRows | LocatedFrames] = []
-        for reader in self._readers:
+        for reader in self.windows:
             if isinstance(reader, CameraWindow):
                 located.append(reader.frames.locate(listed.frames[reader.number]))
             else:
@@ -164,12 +181,12 @@ class PartReader:
     @property
     def keys(self) -> Iterator[str]:
         """The objects that the windows of any sample may need."""
-        for reader in self._readers:
+        for reader in self.windows:
             yield from reader.frames.keys if isinstance(reader, CameraWindow) else reader.column.keys
 
     def rows_of(self, positions: Positions) -> dict[int, Int64]:
         """Return the rows that samples at these positions take, ascending and each once, by the number of their times."""
-        numbers = range(len(self._offsets))
+        numbers = range(len(self.shifted))
         return {each: np.unique(self._times(each, positions)[0] + positions.start[:, None]) for each in numbers}
 
     def shards_unopened(self, rows: Mapping[int, Int64]) -> Iterable[tuple[EncodedShards, int]]:
@@ -180,7 +197,7 @@ class PartReader:
     def wanted(self, positions: Positions, rows: Mapping[int, Int64]) -> Wanted:
         """Return where all that samples at these positions need lies, be it at hand or not. rows: of them, from `rows_of`."""
         found = Wanted([], [], [])
-        for reader in self._readers:
+        for reader in self.windows:
             if isinstance(reader, RaggedWindow):
                 steps = self._times(reader.number, positions)[0]
                 found.numbers.extend(reader.locate(positions, steps).ranges)
@@ -206,7 +223,7 @@ class PartReader:
         if not only_pictures:
             arrays["episode"][part.at] = part.positions.episode + self.part.episode_start
             arrays["step"][part.at] = part.positions.step
-        for reader, located in zip(self._readers, part.located):
+        for reader, located in zip(self.windows, part.located):
             mine = list(islice(data, len(located.ranges))) if located.ranges else ()
             if only_pictures and not isinstance(reader, CameraWindow):
                 continue
@@ -216,7 +233,7 @@ class PartReader:
             reader.assemble(located, mine, is_pad, part.at, arrays[reader.name])  # type: ignore[arg-type]
 
     def _one_of_kept(self, reader: FieldWindow, kept: KeptSteps, position: Position) -> tuple[Array, Array]:
-        offsets, _ = self._offsets[reader.number]
+        offsets, _ = self.shifted[reader.number]
         steps, is_pad = kept.times_of_one(position, offsets, reader.earlier[position.source])
         return reader.at(position, steps, is_pad)
 
@@ -225,7 +242,7 @@ class PartReader:
         count = steps.shape[1]
         rows = (steps + positions.start[:, None]).reshape(-1)
         episodes = np.repeat(positions.episode, count)
-        flips = self._turns[positions.source].repeat(count)
+        flips = self.turns[positions.source].repeat(count)
         is_zeroed = self.is_zero and is_pad.any()
         if isinstance(at, slice) and not is_zeroed:
             return frame_list(rows.tolist(), episodes.tolist(), flips.tolist())
@@ -250,13 +267,13 @@ class FieldWindow:
     def __init__(self, of: PartReader, field: Field, window: Window, number: int, earlier: bytes, dtype: Any) -> None:
         self.name, self.pad_name = window.field, f"{window.field}_is_pad"
         self.number, self.dtype, self.axes = number, dtype, window.axes
-        self._offsets, self.earlier = window.offsets, earlier
+        self.offsets, self.earlier = window.offsets, earlier
         self._is_zero = of.is_zero
         self._step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
 
     def one(self, position: Position) -> tuple[Array, Array]:
         """Return what the window takes at one position (K, ...), and is_pad (K,); without the axis where the window has none."""
-        times = np.array(self._offsets) + (position.step - self.earlier[position.source])
+        times = np.array(self.offsets) + (position.step - self.earlier[position.source])
         steps = np.minimum(np.maximum(times, 0), position.length - 1)
         return self.at(position, steps, steps != times)
 
@@ -376,8 +393,8 @@ class CameraWindow(FieldWindow):
         self.is_at_hand = of.part.fetcher.is_near or self.frames.is_mapped
         self._flips = of.flips
         self._picture = field.fixed_shape
-        self._before, self._after = max(0, -min(self._offsets)), max(0, *self._offsets, 0)
-        self._shape = (len(self._offsets), *field.fixed_shape)
+        self._before, self._after = max(0, -min(self.offsets)), max(0, *self.offsets, 0)
+        self._shape = (len(self.offsets), *field.fixed_shape)
 
     def assemble(self, located: LocatedFrames, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
         self.frames.decode(located, data, out.reshape(-1, *self._picture))
@@ -385,7 +402,7 @@ class CameraWindow(FieldWindow):
     def one(self, position: Position) -> tuple[Array, Array]:
         _, step, start, length, _, source = position
         step -= self.earlier[source]
-        rows = [start + step + offset for offset in self._offsets]
+        rows = [start + step + offset for offset in self.offsets]
         is_pad = np.zeros(len(rows), bool)
         if step < self._before or step >= length - self._after:
             is_pad[...] = [not start <= row < start + length for row in rows]
@@ -403,6 +420,72 @@ class CameraWindow(FieldWindow):
         episodes, flips = [position.episode] * len(rows), [self._flips[position.source]] * len(rows)
         self.frames.fill(frame_list(rows, episodes, flips, positions, zeros), value)
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
+
+
+def choose_all(chosen: Sequence[tuple[PartReader, Positions, Index]]) -> list[ListedPart]:
+    """Say what samples of several parts take, as `choose` of each does; what costs as much for few as for many is done once."""
+    if len(chosen) < 2 or any(not reader.goes_with(chosen[0][0]) or isinstance(at, slice) for reader, _, at in chosen):
+        return [reader.choose(positions, at) for reader, positions, at in chosen]
+    first = chosen[0][0]
+    every = [positions for _, positions, _ in chosen]
+    episode, step = np.concatenate([each.episode for each in every]), np.concatenate([each.step for each in every])
+    start, length = np.concatenate([each.start for each in every]), np.concatenate([each.length for each in every])
+    stops = list(itertools.accumulate(len(positions) for _, positions, _ in chosen))
+    times = []
+    for number, (offsets, _) in enumerate(first.shifted):
+        steps = step
+        if any(reader.shifted[number][1] is not None for reader, _, _ in chosen):
+            steps = step - np.concatenate([reader.shifts(number, positions.source) for reader, positions, _ in chosen])
+        times.append(window_times(steps, length, offsets))
+    lists: dict[int, list[FrameList]] = {}
+    for number in first.camera_times:
+        count = times[number][0].shape[1]
+        flips = np.concatenate([reader.turns[positions.source] for reader, positions, _ in chosen])
+        places = np.concatenate([at for _, _, at in chosen])[:, None] * count + np.arange(count)
+        rows = times[number][0] + start[:, None]
+        columns: list[Any] = [
+            each.reshape(-1).tolist() for each in (rows, episode.repeat(count), flips.repeat(count), places)
+        ]
+        edges = itertools.pairwise([0, *(stop * count for stop in stops)])
+        lists[number] = [frame_list(*(column[low:high] for column in columns)) for low, high in edges]
+    made = []
+    for at, ((reader, positions, where), low, high) in enumerate(zip(chosen, [0, *stops], stops)):
+        own = [(steps[low:high], is_pad[low:high]) for steps, is_pad in times]
+        made.append(ListedPart(reader, where, positions, own, {number: each[at] for number, each in lists.items()}))
+    return made
+
+
+def assemble_all(parts: Sequence[tuple[LocatedPart, Iterator[memoryview]]], arrays: Mapping[str, Any]) -> None:
+    """Write located samples of several parts into their places, as `PartReader.assemble` of each does; numbers go there at once."""
+    if len(parts) < 2 or any(
+        not part.reader.goes_with(parts[0][0].reader) or isinstance(part.at, slice) for part, _ in parts
+    ):
+        for part, data in parts:
+            part.reader.assemble(part, data, arrays)
+        return
+    first = parts[0][0].reader
+    order = np.concatenate([part.at for part, _ in parts])
+    stops = list(itertools.accumulate(len(part.positions) for part, _ in parts))
+    arrays["step"][order] = np.concatenate([part.positions.step for part, _ in parts])
+    arrays["episode"][order] = np.concatenate(
+        [part.positions.episode + part.reader.part.episode_start for part, _ in parts]
+    )
+    for number, window in enumerate(first.windows):
+        out = arrays[window.name]
+        taken = None if isinstance(window, CameraWindow) else np.empty((len(order), *out.shape[1:]), out.dtype)
+        pads = []
+        for (part, data), low, high in zip(parts, [0, *stops], stops):
+            reader, located = part.reader.windows[number], part.located[number]
+            mine = list(islice(data, len(located.ranges))) if located.ranges else ()
+            is_pad = part.times[reader.number][1]
+            pads.append(is_pad)
+            if taken is None:
+                reader.assemble(located, mine, is_pad, part.at, out)  # type: ignore[arg-type]
+            else:
+                reader.assemble(located, mine, is_pad, slice(None), taken[low:high])  # type: ignore[arg-type]
+        if taken is not None:
+            out[order] = taken
+        arrays[window.pad_name][order] = np.concatenate(pads).reshape(len(order), *window.axes)
 
 
 def scatter(into: list[Any], at: Index, made: Sequence[Any]) -> None:

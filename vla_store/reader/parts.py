@@ -119,6 +119,9 @@ class Parts:
 
     def of_rows(self, rows: Int64) -> Iterator[tuple[Part, Index, Int64]]:
         """Iterate over the parts that have some of (n,) rows of the store: the part, which of them it has, their numbers there."""
+        if len(self.row_starts) == 1 and len(rows):
+            yield self[0], slice(None), rows
+            return
         for part, at in self.grouped(np.searchsorted(self.row_starts, rows, side="right") - 1):
             yield part, at, rows[at] - part.row_start
 

@@ -31,8 +31,8 @@ from vla_store.reader.conversion import (
     standing_still,
 )
 from vla_store.reader.options import OF_A_DATASET, by_name
-from vla_store.reader.part import Part
-from vla_store.reader.part_reader import LocatedPart, Mask, PartReader, scatter
+from vla_store.reader.part import Index, Part, Positions
+from vla_store.reader.part_reader import ListedPart, LocatedPart, Mask, PartReader, assemble_all, choose_all, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS
 from vla_store.reader.seconds import Seconds, in_steps
 from vla_store.reader.selection import anchors_of, choose
@@ -412,19 +412,24 @@ class Samples:
         StoreDamaged, FetchError, MachineError
             Where index, table or shards are read.
         """
-        anchors = checked_indices(indices, self._anchors.count)
-        chosen = [
-            (self._part_readers.get(part.number) or self._part_reader(part)).choose(
-                positions, at if places is None else places[at]
+        chosen = self._chosen_at(checked_indices(indices, self._anchors.count), places)
+        return self._located(choose_all(chosen), len(indices) if count is None else count)
+
+    def _chosen_at(self, anchors: Int64, places: Int64 | None) -> list[tuple[PartReader, Positions, Index]]:
+        return [
+            (
+                self._part_readers.get(part.number) or self._part_reader(part),
+                positions,
+                at if places is None else places[at],
             )
             for part, at, positions in self._anchors.many(anchors, self.store)
         ]
+
+    def _located(self, listed: list[ListedPart], count: int) -> Located:
         if not parts_of(self.store).fetcher.is_near:  # all that is not open yet of all parts at once
-            open_shards([shard for each in chosen for shard in each.reader.unopened(each)])
-        parts = [each.reader.locate(each) for each in chosen]
-        return Located(
-            len(anchors) if count is None else count, parts, [each for part in parts for each in part.ranges]
-        )
+            open_shards([shard for each in listed for shard in each.reader.unopened(each)])
+        parts = [each.reader.locate(each) for each in listed]
+        return Located(count, parts, [each for part in parts for each in part.ranges])
 
     @_naming_store
     def fetch(self, located: Located) -> list[memoryview]:
@@ -497,10 +502,12 @@ class Samples:
             As `assemble` does.
         """
         fetched = iter(data)
-        for each in located.parts:
-            each.reader.assemble(each, fetched, arrays)
-            if self._task is not None:
-                scatter(tasks, each.at, self._texts_of(each, located.count))
+        assemble_all([(each, fetched) for each in located.parts], arrays)
+        self._fill_texts(located, tasks)
+
+    def _fill_texts(self, located: Located, tasks: list[str]) -> None:
+        for each in located.parts if self._task is not None else ():
+            scatter(tasks, each.at, self._texts_of(each, located.count))
 
     def arranged(self, arrays: Mapping[str, Any], tasks: list[str]) -> dict[str, Any]:
         """Return a batch of these columns, in the order that `batch` gives them in."""
@@ -671,6 +678,34 @@ class Samples:
             (part, np.concatenate([np.arange(start, stop) for start, stop in runs.tolist()]))
             for part, runs in chosen.runs(store)
         ]
+
+
+def fill_all(wanted: Sequence[tuple[Samples, Int64, Int64]], arrays: Mapping[str, Any], tasks: list[str]) -> None:
+    """Read samples of several `Samples` into their places of one batch, as `locate`, `fetch` and `fill` of each do; what costs as much
+    for few as for many is done once.
+
+    Parameters
+    ----------
+    wanted
+        Whose samples, which, each in [0, len), and where they go in the batch: (n,) int64 both.
+    arrays, tasks
+        As `Samples.fill` takes them.
+
+    Raises
+    ------
+    OptionError, StoreDamaged, FetchError, MachineError
+        As these do; a StoreDamaged may be without the name of the store.
+    """
+    chosen = [samples._chosen_at(indices, places) for samples, indices, places in wanted]
+    listed = iter(choose_all([each for of_one in chosen for each in of_one]))
+    located = [
+        (samples, samples._located(list(itertools.islice(listed, len(of_one))), len(tasks)))
+        for (samples, _, _), of_one in zip(wanted, chosen)
+    ]
+    fetched = [iter(samples.fetch(each)) for samples, each in located]
+    assemble_all([(part, data) for (_, each), data in zip(located, fetched) for part in each.parts], arrays)
+    for samples, each in located:
+        samples._fill_texts(each, tasks)
 
 
 _ALIGNMENT = 64
