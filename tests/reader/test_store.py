@@ -14,6 +14,7 @@ import tiny_libero
 from reader import naive
 from reader.conftest import conventional_naive
 
+import vla_store
 from vla_store import (
     DataError,
     OptionError,
@@ -222,6 +223,24 @@ def test_every_fetcher_gives_the_same_samples(tiny_stores: dict[str, Path], part
         indices = np.random.default_rng(0).integers(0, len(samples), 20)
         for found, sample in zip(samples.__getitems__(indices), expected.__getitems__(indices)):
             naive.assert_same_sample(found, sample)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_several_parts_is_that_of_each(parts_store: Path, kind: str) -> None:
+    windows = {"agentview_rgb": [-1, 0], "eye_in_hand_rgb": 3, "actions": range(9), "robot_states": [2]}
+    options: dict[str, Any] = {"windows": windows, "alignment": "causal", "images": "upright"}
+    samples = Samples(open_store(parts_store, fetcher=kind), **options)
+    indices = np.random.default_rng(0).integers(0, len(samples), 40)
+    many, each = samples.batch(indices), Samples(parts_store, **options)
+    for at, index in enumerate(indices.tolist()):
+        expected = each[index]
+        for name, value in expected.items():
+            assert np.array_equal(many[name][at], value), (name, index)
+    mixture = vla_store.mixture([samples, Samples(parts_store, **options)], names=["one", "other"])
+    both = mixture.batch(np.concatenate([indices, indices + len(samples)])[::-1])
+    for name, column in many.items():
+        twice = [*column, *column][::-1]
+        assert all(np.array_equal(one, other) for one, other in zip(both[name], twice)), name
 
 
 def test_a_store_behind_a_url_gives_the_same_samples(tiny_store: Path, memory_url: str) -> None:

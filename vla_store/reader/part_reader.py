@@ -455,13 +455,17 @@ def choose_all(chosen: Sequence[tuple[PartReader, Positions, Index]]) -> list[Li
     return made
 
 
-def assemble_all(parts: Sequence[tuple[LocatedPart, Iterator[memoryview]]], arrays: Mapping[str, Any]) -> None:
-    """Write located samples of several parts into their places, as `PartReader.assemble` of each does; numbers go there at once."""
+def assemble_all(located: Sequence[LocatedPart], data: Iterator[memoryview], arrays: Mapping[str, Any]) -> None:
+    """Write located samples of several parts into their places, as `PartReader.assemble` of each does; numbers go there at once.
+
+    data: what was fetched for the ranges of these parts, one part after the other.
+    """
+    parts = [(part, iter(list(islice(data, len(part.ranges))) if part.ranges else ())) for part in located]
     if len(parts) < 2 or any(
         not part.reader.goes_with(parts[0][0].reader) or isinstance(part.at, slice) for part, _ in parts
     ):
-        for part, data in parts:
-            part.reader.assemble(part, data, arrays)
+        for part, pieces in parts:
+            part.reader.assemble(part, pieces, arrays)
         return
     first = parts[0][0].reader
     order = np.concatenate([part.at for part, _ in parts])
@@ -474,15 +478,15 @@ def assemble_all(parts: Sequence[tuple[LocatedPart, Iterator[memoryview]]], arra
         out = arrays[window.name]
         taken = None if isinstance(window, CameraWindow) else np.empty((len(order), *out.shape[1:]), out.dtype)
         pads = []
-        for (part, data), low, high in zip(parts, [0, *stops], stops):
-            reader, located = part.reader.windows[number], part.located[number]
-            mine = list(islice(data, len(located.ranges))) if located.ranges else ()
+        for (part, pieces), low, high in zip(parts, [0, *stops], stops):
+            reader, found = part.reader.windows[number], part.located[number]
+            mine = list(islice(pieces, len(found.ranges))) if found.ranges else ()
             is_pad = part.times[reader.number][1]
             pads.append(is_pad)
             if taken is None:
-                reader.assemble(located, mine, is_pad, part.at, out)  # type: ignore[arg-type]
+                reader.assemble(found, mine, is_pad, part.at, out)  # type: ignore[arg-type]
             else:
-                reader.assemble(located, mine, is_pad, slice(None), taken[low:high])  # type: ignore[arg-type]
+                reader.assemble(found, mine, is_pad, slice(None), taken[low:high])  # type: ignore[arg-type]
         if taken is not None:
             out[order] = taken
         arrays[window.pad_name][order] = np.concatenate(pads).reshape(len(order), *window.axes)

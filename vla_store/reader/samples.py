@@ -501,8 +501,7 @@ class Samples:
         OptionError, StoreDamaged, FetchError, MachineError
             As `assemble` does.
         """
-        fetched = iter(data)
-        assemble_all([(each, fetched) for each in located.parts], arrays)
+        assemble_all(located.parts, iter(data), arrays)
         self._fill_texts(located, tasks)
 
     def _fill_texts(self, located: Located, tasks: list[str]) -> None:
@@ -702,8 +701,8 @@ def fill_all(wanted: Sequence[tuple[Samples, Int64, Int64]], arrays: Mapping[str
         (samples, samples._located(list(itertools.islice(listed, len(of_one))), len(tasks)))
         for (samples, _, _), of_one in zip(wanted, chosen)
     ]
-    fetched = [iter(samples.fetch(each)) for samples, each in located]
-    assemble_all([(part, data) for (_, each), data in zip(located, fetched) for part in each.parts], arrays)
+    fetched = itertools.chain.from_iterable([samples.fetch(each) for samples, each in located])
+    assemble_all([part for _, each in located for part in each.parts], fetched, arrays)
     for samples, each in located:
         samples._fill_texts(each, tasks)
 
