@@ -123,6 +123,26 @@ def test_a_mixture_may_be_part_of_another() -> None:
     assert outer[0]["part"] == 0
 
 
+def test_a_part_may_have_weights_of_its_own_samples(of_a_store: list[vla_store.Samples]) -> None:
+    weights = np.where(np.arange(len(of_a_store[0])) < 10, 3, 1)
+    dataset = vla_store.mixture(
+        [(vla_store.weighted(of_a_store[0], weights), 2), (of_a_store[1], 1)],
+        names=["weighted", "plain"],
+        epoch="largest",
+    )
+    (loader,) = ranks_of(dataset, 1, batch_size=7, seed=1)
+    found = np.zeros(len(dataset), int)
+    for batch in loader:
+        for part, episode, step in zip(batch["part"].tolist(), batch["episode"], batch["step"]):
+            samples = of_a_store[part]
+            where = [(each["episode"], each["step"]) for each in map(samples.where, range(len(samples)))]
+            found[where.index((episode, step)) + part * len(of_a_store[0])] += 1
+    assert found.sum() == epoch_rows(dataset)
+    of_weighted = found[: len(of_a_store[0])]
+    ideal = of_weighted.sum() * weights / weights.sum()
+    assert (np.abs(of_weighted - ideal) < 2).all()  # less than one in each own epoch
+
+
 def test_the_order_and_the_dataset_pickle_small() -> None:
     dataset = mixed([(10**9, 1)] * 20)
     order = dataset.epoch_order(0, 3, True)
