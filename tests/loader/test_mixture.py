@@ -240,6 +240,53 @@ def test_a_loader_gives_the_same_whatever_the_parts_are(store: vla_store.Store, 
         assert all(same(one, other) for one, other in zip(found, expected))
 
 
+class Trees(Numbers):
+    """Samples of all that a batch may have: deep, as tuples and lists, of texts and objects."""
+
+    def __init__(self, kind: int, rows: int, width: int = 2, **more: Any) -> None:
+        super().__init__(kind, rows)
+        self.width, self.more = width, more
+
+    def __getitem__(self, index: int) -> Any:
+        value = np.full((3, self.width), 10 * self.kind + index, np.float32)
+        return {
+            "deep": {"pair": (value, value[0] + 1), "list": [value[:, 0]]},
+            "text": str(index),
+            "none": None,
+            **self.more,
+        }
+
+    def batch(self, indices: Any, *, empty: Any = np.empty) -> Any:
+        values = empty((len(indices), 3, self.width), np.float32)
+        values[...] = (10 * self.kind + np.asarray(indices))[:, None, None]
+        more = {key: np.array([each] * len(indices)) for key, each in self.more.items()}
+        deep = {"pair": (values, values[:, 0] + 1), "list": [values[:, :, 0]]}
+        return {"deep": deep, "text": [str(each) for each in indices], "none": [None] * len(indices), **more}
+
+
+def test_batches_of_any_trees_are_put_together() -> None:
+    from vla_store.loader.collate import collate
+
+    dataset = vla_store.mixture([Trees(kind, 20) for kind in range(3)], names=["x", "y", "z"])
+    for seed in range(3):  # memory that is used again
+        wanted = np.random.default_rng(seed).integers(0, 60, 16 - seed)
+        batch, expected = dataset.batch(wanted), collate([dataset[int(each)] for each in wanted])
+        assert all(np.array_equal(one, other) for one, other in zip(batch["deep"]["pair"], expected["deep"]["pair"]))
+        assert np.array_equal(batch["deep"]["list"][0], expected["deep"]["list"][0])
+        assert [batch[key] for key in ("text", "none")] == [expected[key] for key in ("text", "none")]
+        assert batch["part"].tolist() == (wanted // 20).tolist()
+
+
+def test_parts_that_turn_out_to_differ_are_refused_by_value() -> None:
+    dataset = vla_store.mixture([Trees(0, 5), Trees(1, 5)], names=["x", "y"])
+    for change, text in (({"width": 4}, "several widths"), ({"more": {"extra": 1}}, "do not fit together")):
+        other = Trees(1, 5)
+        other.__dict__.update(change)
+        dataset._datasets[1] = other
+        with pytest.raises(OptionError, match=text):
+            dataset.batch([0, 7])
+
+
 def test_workers_of_a_mixture_of_torch_datasets_do_not_import_torch(store: vla_store.Store) -> None:
     pytest.importorskip("torch")
     from vla_store.loader.dataset import served

@@ -406,12 +406,15 @@ class Mixture:
         groups = self._grouped(parts)
         if len(groups) == 1:
             return self._datasets[groups[0][0]].batch(own, empty=empty)
-        made = []
-        with self._reused() as scratch:
-            for part, at in groups:
-                with drawing_for(at):
-                    made.append(self._datasets[part].batch(own[at], empty=scratch))
-            return joined(made, [at for _, at in groups], len(parts), empty)
+        with self._reused() as room:
+            return joined(self._batches(groups, own, room), len(parts), empty)
+
+    def _batches(self, groups: Sequence[tuple[int, Int64]], own: Int64, room: Reused) -> Iterator[tuple[Any, Int64]]:
+        """Yield a batch of each part, in the same memory, and which samples it has."""
+        for part, at in groups:
+            with drawing_for(at):
+                made = self._datasets[part].batch(own[at], empty=room.begin().empty)
+            yield made, at
 
     def _grouped(self, parts: Int64) -> list[tuple[int, Int64]]:
         """Return which of a batch each part has that has some."""
@@ -425,12 +428,11 @@ class Mixture:
         ]
 
     @contextlib.contextmanager
-    def _reused(self) -> Iterator[Empty]:
-        """Let batches of parts, which are copied together, lie in memory that the batch before them used: the system need not find
-        fresh pages for them."""
+    def _reused(self) -> Iterator[Reused]:
+        """Give memory for batches of parts, which are copied from there: the system need not find fresh pages for each."""
         room = self._rooms.pop() if self._rooms else Reused()
         try:
-            yield room.begin().empty
+            yield room
         finally:
             self._rooms.append(room)
 

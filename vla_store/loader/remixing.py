@@ -42,13 +42,19 @@ def continued(mixture: Mixture, state: Mapping[str, Any], reweighed: bool) -> tu
     if any(name not in state for name in names):
         return mixture, state  # of no mixture: what compares identities says so
     is_same = all(state[name] == own[name] for name in ("parts", "shares"))
+    rows, run = mixture.ordering.epoch_rows, mixture.ordering.run
     if not is_same and not reweighed:
         raise _refused(own, state)
+    if state.get("rows") != rows and not (reweighed or mixture.by_part):
+        raise OptionError(
+            "the state is of a mixture with another number of rows in an epoch",
+            expected=rows,
+            found=state.get("rows", "nothing"),
+            hint=REWEIGH,
+        )
     try:
         epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
-        rows, run = mixture.ordering.epoch_rows, mixture.ordering.run
-        is_changed = state["run"] != run or (state.get("rows") != rows and (reweighed or mixture.by_part))
-        if is_same and not is_changed:
+        if is_same and (state["run"], state.get("rows")) == (run, rows):
             first, at, given = state["begins"]
             return mixture.since(Stretch(first, at, tuple(given[name] for name in mixture.names))), state
         for name in mixture.names:

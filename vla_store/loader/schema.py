@@ -7,16 +7,19 @@ May import numpy, errors, packing and what the reader says of samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vla_store.errors import OptionError
 from vla_store.loader.dataset import Empty
 from vla_store.loader.packing import PLAIN
 from vla_store.reader.batch import ragged_error
 from vla_store.reader.samples import Samples
+
+Int64 = npt.NDArray[np.int64]
 
 MOST = 10
 Schema = dict[str, str]  # what each value of a sample is, by its path
@@ -94,41 +97,51 @@ class Reused:
         return np.ndarray(shape, dtype, self._made[number])
 
 
-def joined(trees: Sequence[Any], at: Sequence[Any], count: int, empty: Empty, key: str = "sample") -> Any:
-    """Return one batch of `count` samples from batches of some of them.
-
-    trees: batches of several datasets. at: which of the samples they are. empty: makes the arrays.
-    """
-    first = trees[0]
-    if isinstance(first, dict) and all(isinstance(each, dict) and each.keys() == first.keys() for each in trees):
-        return {name: joined([each[name] for each in trees], at, count, empty, name) for name in first}
-    if all(isinstance(each, np.ndarray) for each in trees):
-        return _joined_arrays(trees, at, count, empty, key)
-    if all(isinstance(each, (list, tuple)) for each in trees):
-        if all(_is_column(each, len(places)) for each, places in zip(trees, at)):
-            column: list[Any] = [None] * count
-            for each, places in zip(trees, at):
-                for place, value in zip(places.tolist(), each):
-                    column[place] = value
-            return column
-        if len({len(each) for each in trees}) == 1:
-            made = [joined(list(each), at, count, empty, key) for each in zip(*trees)]
-            kind = type(first)
-            return kind(*made) if hasattr(kind, "_fields") else kind(made)
-    raise OptionError("batches of a mixture's parts do not fit together", value=key, found=_kinds(trees))
-
-
-def _joined_arrays(trees: Sequence[Any], at: Sequence[Any], count: int, empty: Empty, key: str) -> Any:
-    first = trees[0]
-    shapes = {each.shape[1:] for each in trees}
-    if len(shapes) > 1 and len({shape[:-1] for shape in shapes}) == 1 and () not in shapes:
-        raise ragged_error(key, sorted({shape[-1] for shape in shapes}))
-    if len(shapes) > 1 or len({each.dtype for each in trees}) > 1:
-        raise OptionError(f"{key!r} has several shapes or dtypes in one batch", found=_kinds(trees))
-    made = empty((count, *first.shape[1:]), first.dtype)
-    for each, places in zip(trees, at):
-        made[places] = each
+def joined(batches: Iterable[tuple[Any, Int64]], count: int, empty: Empty) -> Any:
+    """Return one batch of `count` samples from batches of some of them: each with which they are. Each is done with before the next is
+    asked for. empty: makes the arrays. Raises OptionError where they do not fit together."""
+    made: Any = None
+    for tree, at in batches:
+        if made is None:
+            made = _room_for(tree, len(at), count, empty)
+        _put(made, tree, at, count, "sample")
     return made
+
+
+def _room_for(tree: Any, own: int, count: int, empty: Empty) -> Any:
+    """Return a tree for `count` samples like this one, which is of `own` samples."""
+    if isinstance(tree, dict):
+        return {key: _room_for(each, own, count, empty) for key, each in tree.items()}
+    if isinstance(tree, np.ndarray):
+        return empty((count, *tree.shape[1:]), tree.dtype)
+    if _is_column(tree, own):
+        return [None] * count
+    if isinstance(tree, (list, tuple)):
+        kind, made = type(tree), [_room_for(each, own, count, empty) for each in tree]
+        return kind(*made) if hasattr(kind, "_fields") else kind(made)
+    return None
+
+
+def _put(into: Any, tree: Any, at: Int64, count: int, key: str) -> None:
+    """Put samples where they belong. Raises OptionError where they are of another schema."""
+    if isinstance(into, dict) and isinstance(tree, dict) and into.keys() == tree.keys():
+        for name, each in tree.items():
+            _put(into[name], each, at, count, name)
+    elif isinstance(into, np.ndarray) and isinstance(tree, np.ndarray):
+        shapes = into.shape[1:], tree.shape[1:]
+        if shapes[0] != shapes[1] and () not in shapes and shapes[0][:-1] == shapes[1][:-1]:
+            raise ragged_error(key, sorted(shape[-1] for shape in shapes))
+        if shapes[0] != shapes[1] or into.dtype != tree.dtype:
+            raise OptionError(f"{key!r} has several shapes or dtypes in one batch", found=_kinds(into, tree))
+        into[at] = tree
+    elif _is_column(into, count) and _is_column(tree, len(at)):
+        for place, value in zip(at.tolist(), tree):
+            into[place] = value
+    elif isinstance(into, (list, tuple)) and isinstance(tree, (list, tuple)) and len(into) == len(tree):
+        for one, each in zip(into, tree):
+            _put(one, each, at, count, key)
+    else:
+        raise OptionError("batches of a mixture's parts do not fit together", value=key, found=_kinds(into, tree))
 
 
 def _is_column(values: Any, count: int) -> bool:
@@ -140,7 +153,7 @@ def _is_column(values: Any, count: int) -> bool:
     )
 
 
-def _kinds(trees: Sequence[Any]) -> str:
+def _kinds(*trees: Any) -> str:
     return ", ".join(dict.fromkeys(_text(each) for each in trees))
 
 
