@@ -73,10 +73,11 @@ def items_of(store: Path, copies: int) -> Any:
         return recipes.libero(opened, rows=np.tile(np.arange(opened.rows), copies))
 
 
-# What makes the dataset of a store, and how many times as long a batch of it takes, about.
-KINDS: dict[str, tuple[Callable[[Path, int], Any], int]] = {
-    "samples": (samples_of, 1),
-    "items of a recipe": (items_of, 5),
+# What makes the dataset of a store, samples in a batch, and how many times as long a batch takes, about.
+KINDS: dict[str, tuple[Callable[[Path, int], Any], int, int]] = {
+    "samples": (samples_of, BATCH, 1),
+    "samples, batches of 256": (samples_of, 4 * BATCH, 4),
+    "items of a recipe": (items_of, BATCH, 5),
 }
 
 
@@ -87,8 +88,8 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int, copies: int, 
     whole, parts = make_stores(demos, work)["fast"], make_parts(demos, work)
     result: dict[str, Any] = {
         "kinds": {
-            name: _measure_one(make, whole, parts, rounds, max(1, batches // slower), copies, epochs)
-            for name, (make, slower) in KINDS.items()
+            name: _measure_one(make, whole, parts, size, rounds, max(1, batches // slower), copies, epochs)
+            for name, (make, size, slower) in KINDS.items()
         },
         "batch": BATCH,
         "batches": batches,
@@ -102,6 +103,7 @@ def _measure_one(
     make: Callable[[Path, int], Any],
     whole: Path,
     parts: list[Path],
+    size: int,
     rounds: int,
     batches: int,
     copies: int,
@@ -113,7 +115,7 @@ def _measure_one(
         "one store": make(whole, copies),
         "mixture": vla_store.mixture([make(each, copies) for each in parts], weights="by_steps"),
     }
-    loaded = {name: Loaded(each, workers=2) for name, each in datasets.items()}
+    loaded = {name: Loaded(each, workers=2, batch_size=size) for name, each in datasets.items()}
     try:
         turns: dict[str, Callable[[], Pass]] = {
             name: functools.partial(each.turn, batches) for name, each in loaded.items()

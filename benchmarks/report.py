@@ -180,6 +180,13 @@ def _why(row: dict[str, Any], results: dict[str, Result]) -> str:
         )
     if mine.startswith("Loader"):
         return _why_the_loader(other, results["loader"])
+    if "mixture" in row["what"]:
+        kinds = results["mixtures"]["kinds"]
+        return (
+            "A few samples take as many NumPy calls to be found in a store as many do, and five stores share a batch: of batches of 256 it "
+            f"is {_spread(kinds['samples, batches of 256']['rate'])}, by CPU time {_spread(kinds['samples, batches of 256']['rate_by_cpu'])}. "
+            f"Others kept {_busy(results['mixtures'])} cores busy meanwhile."
+        )
     if mine.startswith("scale"):
         return _why_it_grows(mine.removeprefix("scale, "), results["scale"])
     if "two cores" in row["what"]:

@@ -294,7 +294,7 @@ def test_a_mixture_is_measured_against_one_store(tmp_path: Path) -> None:
     for path in source.glob("*/*.hdf5"):
         with h5py.File(path, "r+") as file:
             with_liberos_hand(file)
-    result = mixtures.measure(source, tmp_path / "made", rounds=1, batches=2, copies=12, epochs=2)
+    result = mixtures.measure(source, tmp_path / "made", rounds=1, batches=1, copies=40, epochs=2)
     assert {each["parts"] for each in result["kinds"].values()} == {3}
     assert all(len(set(each["samples"].values())) == 1 for each in result["kinds"].values())
     assert "| items of a recipe |" in report.page({"mixtures": result})
