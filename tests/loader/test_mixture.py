@@ -282,7 +282,7 @@ def test_parts_that_turn_out_to_differ_are_refused_by_value() -> None:
     for change, text in (({"width": 4}, "several widths"), ({"more": {"extra": 1}}, "do not fit together")):
         other = Trees(1, 5)
         other.__dict__.update(change)
-        dataset._datasets[1] = other
+        dataset._batches._datasets[1] = other
         with pytest.raises(OptionError, match=text):
             dataset.batch([0, 7])
 

@@ -248,10 +248,13 @@ def test_each_batch_is_of_one_part_and_another_size_goes_on_exactly(
     second = ranks_of(by_part(weights, epoch=epoch), worlds[1], state, batch_size=sizes[1], **options)
     rest = run_of(second, rounds[1])
     check_batches(rest, sizes[1])
-    check_shares(rest, dict(enumerate(weights)), sizes[1])
+    check_shares(
+        rest, dict(enumerate(weights)), 2 * sizes[1]
+    )  # a stretch that began before, or with the first of these
     check_enumerated(taken + rest)
     if sizes[0] == sizes[1] and worlds[0] == worlds[1]:
         assert rest == run_of(first, rounds[1])
+        check_shares(taken + rest, dict(enumerate(weights)), sizes[1])
     # And a state of that goes on exactly.
     later = run_of(second, 5)
     again = ranks_of(by_part(weights, epoch=epoch), worlds[1], state, batch_size=sizes[1], **options)

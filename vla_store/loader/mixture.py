@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,19 +13,20 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError
-from vla_store.loader.dataset import Chosen, Dataset, Empty, OneByOne, in_turn, served
+from vla_store.errors import OptionError, UnknownName, VlaStoreError
+from vla_store.loader.dataset import Dataset, Empty, OneByOne, in_turn, served
+from vla_store.loader.mixed import PartBatches, digest_of, names_of
 from vla_store.loader.mixing import Mixing, MixtureOrder, Stretch, ordering_of
 from vla_store.loader.order import Shuffle, epoch_rows
 from vla_store.loader.remixing import continued
-from vla_store.loader.schema import Reused, Schema, check_alike, joined, schema_of
+from vla_store.loader.schema import Schema, check_alike, schema_of
 from vla_store.loader.several import AheadOfParts
 from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, weight_of
 from vla_store.loader.weighted import WeightedSamples
 from vla_store.reader.batch import Batch, checked_indices
 from vla_store.reader.cached import cached_property
 from vla_store.reader.options import by_name
-from vla_store.reader.samples import Samples, fill_all
+from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
 
 PART = "part"
@@ -116,7 +115,7 @@ def mixture(
                 else "open a store as Samples(store, ...)",
             )
     datasets: list[Any] = [each for each, _ in found]
-    known = _names_of(datasets, names)
+    known = names_of(datasets, names)
     for each, name in zip(datasets, known):
         if getattr(each, "by_part", False):
             raise OptionError('a mixture whose batches are "by_part" is no part of another', part=name)
@@ -159,6 +158,7 @@ class Mixture:
     ) -> None:
         self.names, self.by_part = list(names), by_part
         self._datasets, self._sources, self._part = list(datasets), list(sources), part
+        self._batches = PartBatches(datasets)
         self._epoch, self._reweighed = epoch, reweighed
         self._in_batches: tuple[int, int] | None = None
         parts = tuple(map(ordering_of, datasets))
@@ -185,13 +185,14 @@ class Mixture:
 
     def __getitems__(self, indices: Sequence[int] | Int64) -> Any:
         """Return many samples; a DataLoader calls this. Where parts are plain samples, they are views of one batch."""
-        if self._together is None:
+        together = self._batches.together
+        if together is None:
             return list(self.items_in_turn(indices))
         kind, *others = {type(each) for each in self._sources}
         convert = dict if kind is Samples else getattr(kind, "tensors", None)
         if others or convert is None:
             return list(self.items_in_turn(indices))
-        numbers = self._together[0][0].whole_numbers
+        numbers = together[0][0].whole_numbers
         return Batch(convert(self.batch(indices)), numbers if self._part is None else (*numbers, self._part))
 
     def items_in_turn(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
@@ -235,10 +236,9 @@ class Mixture:
         """
         numbers = checked_indices(indices, len(self))
         parts, own = self._split(numbers)
-        if self._together is not None:
-            made: Any = self._read_together(parts, own, empty)
-        else:
-            made = self._read(parts, own, empty)
+        if not self.makes_batches:
+            raise OptionError("a part changes its samples one by one", hint="mixture.__getitems__(indices)")
+        made = self._batches.batch(parts, own, empty)
         if self._part is not None and type(made) is dict:
             column = empty((len(parts),), np.dtype(np.int64))
             column[...] = parts
@@ -349,7 +349,7 @@ class Mixture:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: _digest(each) for name, each in zip(self.names, self._datasets)}
+        return {name: digest_of(each) for name, each in zip(self.names, self._datasets)}
 
     def __repr__(self) -> str:
         counts, total = self.ordering.counts, sum(self.ordering.counts)
@@ -399,91 +399,6 @@ class Mixture:
                 raise
         return found
 
-    def _read(self, parts: Int64, own: Int64, empty: Empty) -> Any:
-        """Let each part make a batch of its samples, and put these together."""
-        if not self.makes_batches:
-            raise OptionError("a part changes its samples one by one", hint="mixture.__getitems__(indices)")
-        groups = self._grouped(parts)
-        if len(groups) == 1:
-            return self._datasets[groups[0][0]].batch(own, empty=empty)
-        with self._reused() as room:
-            return joined(self._batches(groups, own, room), len(parts), empty)
-
-    def _batches(self, groups: Sequence[tuple[int, Int64]], own: Int64, room: Reused) -> Iterator[tuple[Any, Int64]]:
-        """Yield a batch of each part, in the same memory, and which samples it has."""
-        for part, at in groups:
-            with drawing_for(at):
-                made = self._datasets[part].batch(own[at], empty=room.begin().empty)
-            yield made, at
-
-    def _grouped(self, parts: Int64) -> list[tuple[int, Int64]]:
-        """Return which of a batch each part has that has some."""
-        order = np.argsort(parts, kind="stable")
-        counts = np.bincount(parts, minlength=len(self.names))
-        stops = np.cumsum(counts).tolist()
-        return [
-            (part, order[stop - count : stop])
-            for part, (count, stop) in enumerate(zip(counts.tolist(), stops))
-            if count
-        ]
-
-    @contextlib.contextmanager
-    def _reused(self) -> Iterator[Reused]:
-        """Give memory for batches of parts, which are copied from there: the system need not find fresh pages for each."""
-        room = self._rooms.pop() if self._rooms else Reused()
-        try:
-            yield room
-        finally:
-            self._rooms.append(room)
-
-    @cached_property
-    def _rooms(self) -> list[Reused]:
-        return []
-
-    @cached_property
-    def _together(self) -> list[tuple[Samples, Int64 | None]] | None:
-        """Plain samples of one schema, and which of them each part has; None where a part is something else. They are read in place,
-        so that no picture is copied."""
-        found = [_plain(each) for each in self._datasets]
-        plain = [each for each in found if each is not None]
-        kinds = {(frozenset(each.columns.items()), each.has_text) for each, _ in plain}
-        return (
-            plain if len(plain) == len(found) and len(kinds) == 1 and all(each.is_even for each, _ in plain) else None
-        )
-
-    def _read_together(self, parts: Int64, own: Int64, empty: Empty) -> dict[str, Any]:
-        assert self._together is not None
-        count, first = len(parts), self._together[0][0]
-        if empty is np.empty:
-            arrays = first.allocate(count)
-        else:
-            arrays = {name: empty((count, *shape), dtype) for name, (shape, dtype) in first.columns.items()}
-        wanted = []
-        for part, at in self._grouped(parts):
-            samples, chosen = self._together[part]
-            wanted.append((samples, own[at] if chosen is None else chosen[own[at]], at))
-        tasks = [""] * count
-        try:
-            fill_all(wanted, arrays, tasks)
-        except StoreDamaged:  # each by itself names the store
-            for samples, mine, at in wanted:
-                located = samples.locate(mine, at, count)
-                samples.fill(located, samples.fetch(located), arrays, tasks)
-            raise
-        return first.arranged(arrays, tasks)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_together", "_rooms")}
-
-
-def _plain(dataset: Any) -> tuple[Samples, Int64 | None] | None:
-    """Return the plain samples of a store that a dataset has, and which of them; None where it is something else."""
-    if type(dataset) is WeightedSamples:
-        return _plain(dataset.dataset)
-    if type(dataset) is Chosen:
-        return (dataset.dataset, dataset.indices) if type(dataset.dataset) is Samples else None
-    return (dataset, None) if type(dataset) is Samples else None
-
 
 def _size(dataset: Any, name: str, weights: str) -> int:
     """Return how many steps or episodes a part has. Raises OptionError where it does not say."""
@@ -502,36 +417,3 @@ def _size(dataset: Any, name: str, weights: str) -> int:
             hint='give its share, or weights="by_steps"; Samples and recipes of a selection know their episodes',
         )
     return len(episodes)
-
-
-def _names_of(datasets: Sequence[Any], given: Sequence[str] | None) -> list[str]:
-    """Return the names of parts: those given, or those of their stores. Raises OptionError."""
-    if given is not None:
-        names = [given] if isinstance(given, str) else list(given)
-        if len(names) != len(datasets):
-            raise OptionError("names are one for each part", expected=len(datasets), found=len(names))
-        if not all(isinstance(each, str) and each for each in names) or len(set(names)) < len(names):
-            raise OptionError("names are texts, each another", found=", ".join(map(repr, names))[:200])
-        return names
-    names = []
-    for dataset in datasets:
-        name = first = _name_of(dataset)
-        number = 2
-        while name in names:
-            name, number = f"{first} {number}", number + 1
-        names.append(name)
-    return names
-
-
-def _name_of(dataset: Any) -> str:
-    store = dict(dataset.where()).get("store")
-    if store is None:
-        return type(dataset).__name__
-    last = str(store).rstrip("/").rpartition("/")[2]
-    return last.removesuffix(".vla") or last
-
-
-def _digest(dataset: Any) -> str:
-    """Return a digest of which samples a part has, and how long its own epoch is."""
-    text = json.dumps([dict(dataset.identity), len(dataset), epoch_rows(dataset)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -54,7 +54,8 @@ def continued(mixture: Mixture, state: Mapping[str, Any], reweighed: bool) -> tu
         )
     try:
         epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
-        if is_same and (state["run"], state.get("rows")) == (run, rows):
+        is_whole = (rows - position) % mixture.ordering.whole == 0  # batches of all ranks
+        if is_same and (state["run"], state.get("rows")) == (run, rows) and is_whole:
             first, at, given = state["begins"]
             return mixture.since(Stretch(first, at, tuple(given[name] for name in mixture.names))), state
         for name in mixture.names:
