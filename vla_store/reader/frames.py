@@ -5,7 +5,8 @@ Owns what is known of a camera's shards and backgrounds in one part. Imports dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
 LEAST_COLD = 4  # frames; for fewer, asking the system ahead gains nothing
+PAGE_FAULTS = PageFaultMonitor()  # of this process: the system counts them for all that it reads
 BACKGROUNDS_NBYTES = 256 << 20  # of those that were fetched, of all cameras of a store
 
 
@@ -75,6 +77,15 @@ class LocatedFrames(NamedTuple):
     ranges: list[Range]
 
 
+def announce(pictures: Iterable[LocatedFrames]) -> None:
+    """Tell the system that these frames are decoded next, all at once, before the first is waited for. Call it once a batch."""
+    many = [each.chunks.views for each in pictures if len(each.chunks.views) >= LEAST_COLD]
+    if many and PAGE_FAULTS.is_cold():
+        for view in itertools.chain.from_iterable(many):
+            if view is not None:
+                will_need(view)
+
+
 class Frames:
     """The pictures of one camera in one part. first: its first number among the store's `opened` shards."""
 
@@ -82,7 +93,6 @@ class Frames:
         self, fetcher: Storage, part: str, field: Field, rows: int, episodes: int, opened: Opened, first: int
     ) -> None:
         self._fetcher = fetcher
-        self._page_faults = PageFaultMonitor()
         self._decoder = FrameDecoder(field)
         self.shards = EncodedShards(fetcher, f"{part}/{field.array}", field.grid(rows), field.codec, opened, first)
         shape = (episodes, *field.fixed_shape)
@@ -120,13 +130,6 @@ class Frames:
         found = self._backgrounds
         return [] if found is None else [found.range(each) for each in episodes.tolist()]
 
-    def announce(self, located: LocatedFrames) -> None:
-        """Tell the system that these frames are decoded next, all at once, before the first is waited for. Call it once a batch."""
-        if len(located.chunks.views) >= LEAST_COLD and self._page_faults.is_cold():
-            for view in located.chunks.views:
-                if view is not None:
-                    will_need(view)
-
     def decode(self, located: LocatedFrames, data: Sequence[memoryview], out: Array) -> None:
         """Decode located frames into their positions of `out`, (n, *shape), C-contiguous, of any dtype that they convert to.
 
@@ -163,7 +166,7 @@ class Frames:
         if not self._fetcher.is_near:
             open_shards(self.unopened(frames))
         located = self.locate(frames)
-        self.announce(located)
+        announce([located])
         self.decode(located, self._fetcher.read(located.ranges) if located.ranges else (), out)
 
 

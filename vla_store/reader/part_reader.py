@@ -208,10 +208,9 @@ class PartReader:
                 found.backgrounds.extend(reader.frames.backgrounds_of(np.unique(positions.episode)))
         return found
 
-    def announce(self, part: LocatedPart) -> None:
-        """Tell the system which pictures are decoded next."""
-        for number, reader in self._cameras:
-            reader.frames.announce(part.located[number])  # type: ignore[arg-type]
+    def pictures(self, part: LocatedPart) -> list[LocatedFrames]:
+        """Return the pictures of located samples, for each camera."""
+        return [part.located[number] for number, _ in self._cameras]  # type: ignore[misc]
 
     def assemble(
         self, part: LocatedPart, data: Iterator[memoryview], arrays: Mapping[str, Any], *, only_pictures: bool = False

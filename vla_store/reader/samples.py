@@ -30,6 +30,7 @@ from vla_store.reader.conversion import (
     parse_dtypes,
     standing_still,
 )
+from vla_store.reader.frames import LocatedFrames, announce
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Index, Part, Positions
 from vla_store.reader.part_reader import ListedPart, LocatedPart, Mask, PartReader, assemble_all, choose_all, scatter
@@ -67,6 +68,10 @@ class Located:
     count: int
     parts: list[LocatedPart]
     ranges: list[Range]
+
+    def pictures(self) -> list[LocatedFrames]:
+        """Return the pictures of all parts and cameras."""
+        return [pictures for each in self.parts for pictures in each.reader.pictures(each)]
 
 
 def _naming_store(stage: Stage) -> Stage:
@@ -434,8 +439,10 @@ class Samples:
     @_naming_store
     def fetch(self, located: Located) -> list[memoryview]:
         """Fetch what is not at hand of `located.ranges`, all in one call; where pages are mapped, ask the system for them."""
-        for each in located.parts:
-            each.reader.announce(each)
+        announce(located.pictures())
+        return self._fetched(located)
+
+    def _fetched(self, located: Located) -> list[memoryview]:
         return parts_of(self.store).fetcher.read(located.ranges) if located.ranges else []
 
     @_naming_store
@@ -701,7 +708,8 @@ def fill_all(wanted: Sequence[tuple[Samples, Int64, Int64]], arrays: Mapping[str
         (samples, samples._located(list(itertools.islice(listed, len(of_one))), len(tasks)))
         for (samples, _, _), of_one in zip(wanted, chosen)
     ]
-    fetched = itertools.chain.from_iterable([samples.fetch(each) for samples, each in located])
+    announce([pictures for _, each in located for pictures in each.pictures()])
+    fetched = itertools.chain.from_iterable([samples._fetched(each) for samples, each in located])
     assemble_all([part for _, each in located for part in each.parts], fetched, arrays)
     for samples, each in located:
         samples._fill_texts(each, tasks)

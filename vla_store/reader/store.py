@@ -24,7 +24,7 @@ from vla_store.format.views import View, views_of
 from vla_store.reader import opening
 from vla_store.reader.batch import check_out
 from vla_store.reader.cached import cached_property
-from vla_store.reader.frames import frame_list
+from vla_store.reader.frames import announce, frame_list
 from vla_store.reader.part import Index
 from vla_store.reader.parts import Documents, Parts
 from vla_store.reader.shards import open_shards
@@ -575,9 +575,9 @@ class Store:
         located = [camera.locate(frames) for camera, _, frames, _ in cameras]
         ranges = [each for of_part in located for each in of_part.ranges]
         data = iter(self._fetcher.read(ranges) if ranges else ())
+        announce(located)
         for (camera, at, _, count), mine in zip(cameras, located):
             with _place(out, at, count) as into:
-                camera.announce(mine)
                 camera.decode(mine, list(itertools.islice(data, len(mine.ranges))), into)
 
     def check_rows(self, rows: npt.ArrayLike) -> Int64:
