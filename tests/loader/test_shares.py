@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from loader.test_order import GAMMA, MASK, mix
 
 from vla_store.errors import OptionError, UnknownName
-from vla_store.loader.shares import LEAST, PERIOD, counts_of, epoch_length, table_of, tempered, weight_of
+from vla_store.loader.shares import LEAST, MOST_PERIOD, PERIOD, counts_of, epoch_length, table_of, tempered, weight_of
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=7).filter(any).map(tuple)
 
@@ -99,18 +100,54 @@ def test_weights_are_what_was_written() -> None:
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=50))
 def test_weights_without_a_common_measure_are_the_nearest_that_have_one(weights: list[float]) -> None:
     exact = shares(*weights)
-    counts = counts_of(exact, [str(each) for each in range(len(weights))])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        counts = counts_of(exact, [str(each) for each in range(len(weights))])
     total = sum(counts)
-    assert total <= PERIOD
-    assert all(abs(Fraction(c, total) - w / sum(exact)) < Fraction(1, PERIOD) for c, w in zip(counts, exact))
+    asked = [each / sum(exact) for each in exact]
+    assert total <= MOST_PERIOD
+    assert all(abs(Fraction(c, total) - share) < Fraction(1, PERIOD) for c, share in zip(counts, asked))
+    far = [at for at, share in enumerate(asked) if abs(Fraction(counts[at], total) - share) > share / 100]
+    assert len(told) == bool(far) and all(f"'{at}' is" in str(told[0].message) for at in far)
+
+
+def test_small_shares_get_a_finer_measure_and_a_warning_where_that_is_not_near() -> None:
+    names = ["a", "b", "c"]
+    assert sum(counts_of(shares(1_000_003, 2_003, 1_001), names)) == 1 << 17
+    assert counts_of(shares(5_000_000, 300, 60, 45), [*names, "d"]) == (1_000_000, 60, 12, 9)  # every step once
+    with pytest.warns(UserWarning, match="'b' is 0.000858 %, and not 0.0009 %") as told:
+        assert sum(counts_of(shares(5_000_003, 45, 301), names)) == MOST_PERIOD
+    assert len(told) == 1
+
+
+def test_a_long_schedule_keeps_its_shares_too() -> None:
+    counts = (2**18 - 2_008, 2_001, 7)
+    table = table_of(counts, 3)
+    for part, count in enumerate(counts):
+        given = np.cumsum(table.part == part)
+        assert (np.abs(given * 2**18 - np.arange(1, 2**18 + 1) * count) < 2**18).all()
 
 
 def test_a_temperature_makes_shares_more_equal() -> None:
-    assert tempered(shares(1, 4), 1) == [1, 4]
-    one, four = tempered(shares(1, 4, 0)[:2], 2)
+    names = ["a", "b", "c"]
+    assert tempered(shares(1, 4), 1, names) == [1, 4]
+    one, four = tempered(shares(1, 4), 2, names)
     assert four / one == 2
-    assert set(tempered(shares(1, 10**400), math.inf)) == {1}
-    assert tempered(shares(0, 3), 5)[0] == 0
+    for infinite in (math.inf, 10**400):
+        assert set(tempered(shares(1, 10**400), infinite, names)) == {1}
+    assert float(tempered(shares(1, 10**400), 200, names)[0]) == pytest.approx(0.01)  # of a ratio that is no float
+    assert tempered(shares(0, 3), 5, names)[0] == 0
+    assert tempered(shares(3, 3), Fraction(1, 10**400), names) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "temperature"),
+    [((3, 1), 0.001), ((1000, 1), 0.009), ((1, Fraction(1, 10**330)), 0.5), ((2, 1), Fraction(1, 10**400))],
+)
+def test_a_part_that_a_temperature_leaves_nothing_is_refused(weights: tuple[object, ...], temperature: object) -> None:
+    with pytest.raises(OptionError, match="too small") as raised:
+        counts_of(tempered(shares(*weights), temperature, ["a", "rare"]), ["a", "rare"])
+    assert raised.value.places["part"] == "rare"
 
 
 @pytest.mark.parametrize(
@@ -128,9 +165,9 @@ def test_weights_that_would_give_nothing_are_refused() -> None:
     with pytest.raises(OptionError, match="too small") as raised:
         counts_of(shares(1, 1e-7), ["a", "rare"])
     assert raised.value.places["part"] == "rare"
-    for temperature in (0, -1, float("nan"), None, True):
+    for temperature in (0, -1, float("nan"), None, True, np.complex128(1)):
         with pytest.raises(OptionError, match="temperature"):
-            tempered(shares(1), temperature)
+            tempered(shares(1), temperature, ["a"])
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 9)), min_size=1, max_size=5), st.data())

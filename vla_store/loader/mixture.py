@@ -125,7 +125,7 @@ def mixture(
     if weights != "shares":
         sizes = [_size(dataset, name, weights) for dataset, name in zip(datasets, known)]
         exact = [weight * size for weight, size in zip(exact, sizes)]
-    counts = counts_of(tempered(exact, temperature), known)
+    counts = counts_of(tempered(exact, temperature, known), known)
     if batches not in BATCHES:
         raise UnknownName.among("kind of batches", batches, list(BATCHES))
     sources = [given for _, given in found]

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.errors import OptionError, UnknownName, warn, whole_number
 from vla_store.loader.permutation import hashed, key_of
 from vla_store.reader.cached import cached_property
 
 Int64 = npt.NDArray[np.int64]
 
-PERIOD = 1 << 17  # shares are whole numbers of turns, of which a schedule has so many at most before it begins again
+PERIOD = 1 << 17  # shares are whole numbers of turns, of which a schedule has so many before it begins again
+MOST_PERIOD = 1 << 20  # and so many where a share would be far off else: a table of these takes half a second
 LEAST = 1 << 14  # and so many at least
-JOB_BITS, TIE_BITS = 18, 26
+NEAR = Fraction(1, 100)  # of what was asked: a share that is further off is far off
+TIE_BITS = 26
 KEPT_TABLES = 8
 
 
@@ -41,43 +43,88 @@ def weight_of(given: Any, name: str) -> Fraction:
     return found
 
 
-def tempered(weights: Sequence[Fraction], temperature: Any) -> list[Fraction]:
+def tempered(weights: Sequence[Fraction], temperature: Any, names: Sequence[str]) -> list[Fraction]:
     """Return weights to the power of 1/temperature: 1 leaves them as they are, infinity makes them equal. Raises OptionError."""
-    is_number = isinstance(temperature, (int, float, np.number, Fraction)) and not isinstance(temperature, bool)
-    if not is_number or not temperature > 0:
-        raise OptionError("temperature is a number above 0", found=repr(temperature)[:100])
-    if temperature == 1:
+    power = _power_of(temperature)
+    if power == 1:
         return list(weights)
     most = max(weights)
     # Of their ratios: a number of steps to the power of 10 is no float.
-    return [Fraction(float(each / most) ** (1 / float(temperature))) if each else each for each in weights]
+    made = [_raised(each / most, power) if each else each for each in weights]
+    for name, each, weight in zip(names, made, weights):
+        if weight and not each:
+            raise _too_small(name, each)
+    return made
+
+
+def _power_of(temperature: Any) -> float:
+    """Return 1/temperature. Raises OptionError for what is no number above 0."""
+    is_number = isinstance(temperature, (int, float, np.integer, np.floating, Fraction))
+    if not is_number or isinstance(temperature, bool) or not temperature > 0:
+        raise OptionError("temperature is a number above 0", found=repr(temperature)[:100])
+    try:
+        value = float(temperature)
+    except OverflowError:
+        return 0.0
+    return 1 / value if value else math.inf
+
+
+def _raised(ratio: Fraction, power: float) -> Fraction:
+    """Return a ratio of at most 1 to a power: 0 where that is too small for a float."""
+    if float(ratio):
+        return Fraction(float(ratio) ** power)
+    return Fraction(math.exp((math.log(ratio.numerator) - math.log(ratio.denominator)) * power))
 
 
 def counts_of(weights: Sequence[Fraction], names: Sequence[str]) -> tuple[int, ...]:
     """Return whole numbers in the ratio of weights, at most PERIOD in all; the nearest such, by largest remainder, where there are none.
 
-    Raises OptionError where no weight is positive, and where a positive one would be 0.
+    Where these are far from the weights they are at most MOST_PERIOD in all; a share that is far off even so is warned of. Raises
+    OptionError where no weight is positive, and where a positive one would be 0.
     """
     total = sum(weights, Fraction(0))
     if not total:
         raise OptionError("no part of the mixture has a weight above 0", parts=", ".join(names))
     shares = [each / total for each in weights]
-    whole = math.lcm(*(each.denominator for each in shares))
-    if whole <= PERIOD:
-        return tuple(int(each * whole) for each in shares)
-    counts = [int(each * PERIOD) for each in shares]
-    largest = sorted(range(len(shares)), key=lambda at: (counts[at] - shares[at] * PERIOD, at))
-    for at in largest[: PERIOD - sum(counts)]:
+    whole, measure = math.lcm(*(each.denominator for each in shares)), PERIOD
+    counts, far = _nearest(shares, whole, measure)
+    while far and measure < MOST_PERIOD:
+        measure *= 2
+        counts, far = _nearest(shares, whole, measure)
+    for at in far:
+        if not counts[at]:
+            raise _too_small(names[at], shares[at])
+    if far:
+        told = (
+            f"{names[at]!r} is {_percent(counts[at] / measure)}, and not {_percent(float(shares[at]))}" for at in far
+        )
+        warn(f"shares of a mixture are multiples of 1/{measure:,}, which are not near to what was asked: {', '.join(told)}")
+    return counts
+
+
+def _nearest(shares: Sequence[Fraction], whole: int, measure: int) -> tuple[tuple[int, ...], list[int]]:
+    """Return whole numbers in the ratio of shares, at most `measure` in all, and which are far off. whole: what all are parts of."""
+    if whole <= measure:
+        return tuple(int(each * whole) for each in shares), []
+    counts = [int(each * measure) for each in shares]
+    largest = sorted(range(len(shares)), key=lambda at: (counts[at] - shares[at] * measure, at))
+    for at in largest[: measure - sum(counts)]:
         counts[at] += 1
-    for name, share, count in zip(names, shares, counts):
-        if share and not count:
-            raise OptionError(
-                f"the share of a part is too small: it is given as a multiple of 1/{PERIOD:,}",
-                part=name,
-                found=f"{float(share):.3g}, one of {int(1 / share):,} samples",
-                hint="give it a larger weight, or 0 to leave it out",
-            )
-    return tuple(counts)
+    wanted = [each * measure for each in shares]
+    return tuple(counts), [at for at, each in enumerate(wanted) if abs(counts[at] - each) > NEAR * each]
+
+
+def _too_small(name: str, share: Fraction) -> OptionError:
+    return OptionError(
+        f"the share of a part is too small: it is given as a multiple of 1/{MOST_PERIOD:,}",
+        part=name,
+        found=f"{float(share):.3g}" if float(share) else "less than 1e-300",
+        hint="give it a larger weight, or 0 to leave it out",
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 @dataclass(frozen=True)
@@ -137,9 +184,10 @@ def table_of(counts: tuple[int, ...], seed: int) -> Table:
     released, due = numbers * period // each, -(-(numbers + 1) * period // each)
     order = np.argsort(released, kind="stable")
     ties = hashed(order, key_of(seed, period)) >> np.uint64(64 - TIE_BITS)
-    keys = (due[order] << (JOB_BITS + TIE_BITS)) | (ties.astype(np.int64) << JOB_BITS) | np.arange(period)
-    chosen = np.array(_earliest_first(keys.tolist(), released[order].tolist()), np.int64)
-    jobs = order[chosen & ((1 << JOB_BITS) - 1)]
+    by_due = np.lexsort((ties, due[order]))
+    ranks = np.empty(period, np.int64)
+    ranks[by_due] = np.arange(period)
+    jobs = order[by_due[_earliest_first(ranks.tolist(), released[order].tolist())]]
     return Table(parts[jobs], numbers[jobs], turns)
 
 
