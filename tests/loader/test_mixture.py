@@ -123,6 +123,21 @@ def test_a_mixture_may_be_part_of_another() -> None:
     assert outer[0]["part"] == 0
 
 
+def test_many_mixtures_in_a_mixture_make_their_schedules_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vla_store.loader import mixing
+
+    made: list[int] = []
+    table_of = mixing.table_of
+    monkeypatch.setattr(mixing, "table_of", lambda counts, seed: made.append(seed) or table_of(counts, seed))
+    inner = [mixed([(20 + kind, 2), (10, 1)], part=None) for kind in range(10)]
+    dataset = vla_store.mixture(inner, names=[f"inner {kind}" for kind in range(10)])
+    order = dataset.epoch_order(0, 0, True)
+    for start in range(0, 100, 20):
+        order.take(start, start + 20)
+    assert len(made) == 11
+    assert len(pickle.dumps(order)) < 4_000
+
+
 def test_a_part_may_have_weights_of_its_own_samples(of_a_store: list[vla_store.Samples]) -> None:
     weights = np.where(np.arange(len(of_a_store[0])) < 10, 3, 1)
     dataset = vla_store.mixture(

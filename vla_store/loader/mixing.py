@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vla_store.errors import OptionError
 from vla_store.loader.order import EpochOrder, Piece, Shuffle, epoch_rows, order_of, pieces_of
-from vla_store.loader.shares import Int64, Table, table_of
+from vla_store.loader.shares import KEPT_TABLES, Int64, Table, table_of
 from vla_store.reader.cached import cached_property
 
 
@@ -116,7 +116,20 @@ class Mixing:
         return np.array(sorted(range(len(self.names)), key=self.names.__getitem__))
 
     def _table(self, seed: int) -> Table:
-        return table_of(tuple(self.counts[at] for at in self._by_name.tolist()), seed)
+        # Kept here beside the few that all share: mixtures in mixtures ask for one after another.
+        found = self._tables.get(seed)
+        if found is None:
+            if len(self._tables) == KEPT_TABLES:
+                self._tables.pop(next(iter(self._tables)), None)  # threads may ask at once
+            found = self._tables[seed] = table_of(tuple(self.counts[at] for at in self._by_name.tolist()), seed)
+        return found
+
+    @cached_property
+    def _tables(self) -> dict[int, Table]:
+        return {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Mixing, tuple(getattr(self, each.name) for each in fields(self))  # without what was worked out
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,9 @@ def counts_of(weights: Sequence[Fraction], names: Sequence[str]) -> tuple[int, .
         told = (
             f"{names[at]!r} is {_percent(counts[at] / measure)}, and not {_percent(float(shares[at]))}" for at in far
         )
-        warn(f"shares of a mixture are multiples of 1/{measure:,}, which are not near to what was asked: {', '.join(told)}")
+        warn(
+            f"shares of a mixture are multiples of 1/{measure:,}, which are not near to what was asked: {', '.join(told)}"
+        )
     return counts
 
 
