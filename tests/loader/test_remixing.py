@@ -176,17 +176,43 @@ def test_a_state_of_another_mixture_is_refused(made: Any, text: str) -> None:
         ranks_of(mixed((1, 1, 1)), 1, ranks_of(Numbers(0, 30), 1, batch_size=5)[0].epochs.state_dict(), batch_size=5)
 
 
-@pytest.mark.parametrize("change", [{"given": {"a": -1}}, {"given": 3}, {"begins": [0]}, {"position": "x"}, {"run": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"given": {"a": -1}},
+        {"given": 3},
+        {"begins": [0]},
+        {"begins": ["a", "b", {"a": 0, "b": 0, "c": 0}]},
+        {"begins": [0, 0, {"a": "x"}]},
+        {"begins": [0, 0, {"a": 10**20}]},
+        {"position": "x"},
+        {"epoch": 10**20},
+        {"run": None},
+        {"rows": "x"},
+        {"parts": None},
+        {"parts": {}},
+        {"shares": {"a": "x"}},
+        {"shares": {"a": 0, "b": 0, "c": 0}},
+    ],
+)
 def test_a_state_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
     (loader,) = ranks_of(mixed((1, 1, 1), epoch=30), 1, batch_size=10)
-    state = {**state_of([loader]), **change}
-    if change.keys() & {"given", "run"}:
-        state["run"] = 2
-    if change == {"run": 2}:  # of batches of two: it goes on
-        ranks_of(mixed((1, 1, 1), epoch=30), 1, state, batch_size=10)
-    else:
-        with pytest.raises(OptionError):
-            ranks_of(mixed((1, 1, 1), epoch=30), 1, state, batch_size=10)
+    for reweighed in (False, True):
+        with pytest.raises(OptionError, match="the state cannot be"):
+            ranks_of(
+                mixed((1, 1, 1), epoch=30, reweighed=reweighed), 1, {**state_of([loader]), **change}, batch_size=10
+            )
+
+
+def test_an_epoch_is_no_larger_than_numbers_are() -> None:
+    (loader,) = ranks_of(mixed((1, 1, 1), epoch=30), 1, batch_size=10)
+    state = state_of([loader])
+    with pytest.raises(OptionError, match="no such epoch"):
+        ranks_of(mixed((1, 1, 1), epoch=30), 1, {**state, "epoch": 10**18}, batch_size=10)
+    with pytest.raises(OptionError, match="no such epoch"):
+        loader.epochs.set_epoch(10**20)
+    # Of turns of two it goes on.
+    ranks_of(mixed((1, 1, 1), epoch=30), 1, {**state, "run": 2}, batch_size=10)
 
 
 def test_a_sampler_goes_on_after_a_change_too() -> None:
@@ -266,6 +292,26 @@ def test_each_batch_is_of_one_part_and_another_size_goes_on_exactly(
 def check_batches(samples: list[tuple[int, int]], size: int) -> None:
     assert len(samples) % size == 0
     assert all(len({kind for kind, _ in samples[at : at + size]}) == 1 for at in range(0, len(samples), size))
+
+
+def test_a_state_of_other_batches_or_another_epoch_is_refused() -> None:
+    options = {"epoch": 16}
+    (first,) = ranks_of(by_part((1, 1), **options), 1, batch_size=4)
+    state = state_of([first])
+    ranks_of(by_part((1, 1), epoch=np.int64(16)), 1, state, batch_size=8)  # of another size: it goes on
+    whole = vla_store.mixture([Numbers(0, 23), Numbers(1, 40)], names=["a", "b"], **options)
+    (plain,) = ranks_of(whole, 1, batch_size=4)
+    for made, told in (
+        (by_part((1, 1), epoch=24), state),
+        (by_part((1, 1), **options), state_of([plain])),
+        (whole, state),
+    ):
+        with pytest.raises(OptionError, match="of other batches, or with another epoch") as raised:
+            ranks_of(made, 1, told, batch_size=4)
+        assert "reweighed=True" in raised.value.hint
+    run_of([first], 1)
+    second = ranks_of(by_part((1, 1), epoch=24, reweighed=True), 1, state_of([first]), batch_size=4)
+    assert state_of(second)["given"] == state_of([first])["given"]
 
 
 def test_parts_of_other_schemas_go_by_part_alone() -> None:

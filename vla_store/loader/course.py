@@ -94,4 +94,5 @@ _OTHERS = {
     "seed": "another seed",
     "shuffle": "another order",
     "parts": "another mixture",
+    "batches": "a mixture of other batches",
 }

@@ -19,6 +19,8 @@ from vla_store.loader.order import EpochOrder, Piece, Shuffle, epoch_rows, order
 from vla_store.loader.shares import KEPT_TABLES, Int64, Table, table_of
 from vla_store.reader.cached import cached_property
 
+MOST_PLACES = 1 << 61  # sums of two such numbers are int64
+
 
 class Stretch(NamedTuple):
     """Where shares, or the length of an epoch, last changed: epoch and position, and how many samples each part had given by then."""
@@ -86,6 +88,8 @@ class Mixing:
                 hint="name the epoch of the change or a later one, after load_state_dict; or load a state of before, into a mixture as "
                 "it was then",
             )
+        if place > MOST_PLACES:
+            raise OptionError("there is no such epoch of a mixture: its samples are counted to 2**61", found=epoch)
         return place
 
     def turns(self, seed: int, start: int, stop: int) -> tuple[Int64, Int64]:

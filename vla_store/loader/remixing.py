@@ -7,11 +7,11 @@ the order of a mixture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from vla_store.errors import OptionError, whole_number
-from vla_store.loader.mixing import Mixing, Stretch
+from vla_store.loader.mixing import MOST_PLACES, Mixing, Stretch
 
 
 class Remixed(Protocol):
@@ -32,49 +32,96 @@ Mixture = TypeVar("Mixture", bound=Remixed)
 REWEIGH = "mixture(..., reweighed=True) lets each part go on where it stands in its own epoch, and has these shares from there on"
 
 
+class Saved(NamedTuple):
+    """What a state of a mixture holds."""
+
+    parts: Mapping[str, Any]
+    shares: Mapping[str, int]
+    batches: Any
+    run: int
+    rows: int
+    begins: Stretch
+    given: Mapping[str, int]
+    epoch: int
+    position: int
+
+
 def continued(mixture: Mixture, state: Mapping[str, Any], reweighed: bool) -> tuple[Mixture, Mapping[str, Any]]:
     """Return the mixture that goes on from a state, and the state as it is one of that mixture.
 
     reweighed: whether weights and parts may be others than the state's. Raises OptionError.
     """
     own = mixture.identity
-    names = "parts", "shares", "run", "begins", "given"
-    if any(name not in state for name in names):
+    if any(name not in state for name in (*own, "given")):
         return mixture, state  # of no mixture: what compares identities says so
-    is_same = all(state[name] == own[name] for name in ("parts", "shares"))
+    saved = _read(state, mixture.names)
     rows, run = mixture.ordering.epoch_rows, mixture.ordering.run
-    if not is_same and not reweighed:
-        raise _refused(own, state)
-    if state.get("rows") != rows and not (reweighed or mixture.by_part):
+    if not reweighed:
+        _check_same(mixture, own, saved)
+    is_same = (saved.parts, saved.shares, saved.batches) == (own["parts"], own["shares"], own["batches"])
+    is_whole = (rows - saved.position) % mixture.ordering.whole == 0  # batches of all ranks
+    if is_same and (saved.run, saved.rows) == (run, rows) and is_whole:
+        return mixture.since(saved.begins), state
+    for name in mixture.names:
+        if name in saved.parts and saved.parts[name] != own["parts"][name]:
+            raise OptionError(
+                "a part of the mixture is another dataset than in the state",
+                part=name,
+                expected=own["parts"][name],
+                found=saved.parts[name],
+                hint="give another name to a part that is new: it begins with its first sample",
+            )
+    epoch, position = _place(saved.epoch, saved.position, rows, mixture.ordering.whole)
+    made = mixture.since(Stretch(epoch, position, tuple(saved.given.get(name, 0) for name in mixture.names)))
+    return made, {**state, **made.identity, "rows": rows, "epoch": epoch, "position": position}
+
+
+def _read(state: Mapping[str, Any], names: Sequence[str]) -> Saved:
+    """Return what a state holds. Raises OptionError where that cannot be. names: of the parts here, which the state may not all have."""
+    try:
+        first, at, before = state["begins"]
+        before = _numbers("begins", before)
+        parts, shares = dict(state["parts"]), _numbers("shares", state["shares"])
+        if parts.keys() != shares.keys() or not any(shares.values()):
+            raise ValueError("shares are not of the parts")
+        begins = Stretch(_number("begins", first), _number("begins", at), tuple(before.get(name, 0) for name in names))
+        given = _numbers("given", state["given"])
+        run, rows, epoch, position = (_number(name, state.get(name)) for name in ("run", "rows", "epoch", "position"))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise OptionError("the state cannot be", found=f"{type(error).__name__}: {error}"[:300]) from None
+    return Saved(parts, shares, state["batches"], run, rows, begins, given, epoch, position)
+
+
+def _numbers(name: str, given: Any) -> dict[str, int]:
+    return {str(key): _number(f"{name} of {key!r}", value) for key, value in dict(given).items()}
+
+
+def _number(name: str, given: Any) -> int:
+    try:
+        return whole_number(name, given, least=0, most=MOST_PLACES)
+    except OptionError as error:
+        raise ValueError(f"{error.what}, and not {error.places['found']}") from None
+
+
+def _check_same(mixture: Remixed, own: Mapping[str, Any], saved: Saved) -> None:
+    """Raise OptionError where a state is of other parts, shares, batches or epochs."""
+    if (saved.parts, saved.shares) != (own["parts"], own["shares"]):
+        raise _refused(own, saved)
+    if saved.batches != own["batches"]:
         raise OptionError(
-            "the state is of a mixture with another number of rows in an epoch",
-            expected=rows,
-            found=state.get("rows", "nothing"),
+            "the state is of a mixture of other batches, or with another epoch",
+            expected=own["batches"],
+            found=str(saved.batches)[:100],
             hint=REWEIGH,
         )
-    try:
-        epoch, position = (whole_number(name, state.get(name), least=0) for name in ("epoch", "position"))
-        is_whole = (rows - position) % mixture.ordering.whole == 0  # batches of all ranks
-        if is_same and (state["run"], state.get("rows")) == (run, rows) and is_whole:
-            first, at, given = state["begins"]
-            return mixture.since(Stretch(first, at, tuple(given[name] for name in mixture.names))), state
-        for name in mixture.names:
-            if name in state["parts"] and state["parts"][name] != own["parts"][name]:
-                raise OptionError(
-                    "a part of the mixture is another dataset than in the state",
-                    part=name,
-                    expected=own["parts"][name],
-                    found=state["parts"][name],
-                    hint="give another name to a part that is new: it begins with its first sample",
-                )
-        epoch, position = _place(epoch, position, rows, mixture.ordering.whole)
-        given = tuple(whole_number("given", state["given"].get(name, 0), least=0) for name in mixture.names)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError("the state cannot be", found=f"{type(error).__name__}: {error}") from None
-    made = mixture.since(Stretch(epoch, position, given))
-    return made, {**state, **made.identity, "rows": rows, "epoch": epoch, "position": position}
+    # Of batches of one part an epoch is a whole number, of any size.
+    if saved.rows != mixture.ordering.epoch_rows and not mixture.by_part:
+        raise OptionError(
+            "the state is of a mixture with another number of rows in an epoch",
+            expected=mixture.ordering.epoch_rows,
+            found=saved.rows,
+            hint=REWEIGH,
+        )
 
 
 def _place(epoch: int, position: int, rows: int, whole: int) -> tuple[int, int]:
@@ -84,13 +131,13 @@ def _place(epoch: int, position: int, rows: int, whole: int) -> tuple[int, int]:
     return (epoch, position) if left else (epoch + 1, 0)
 
 
-def _refused(own: Mapping[str, Any], state: Mapping[str, Any]) -> OptionError:
-    mine, theirs = own["parts"], state["parts"]
+def _refused(own: Mapping[str, Any], saved: Saved) -> OptionError:
+    mine, theirs = own["parts"], saved.parts
     if mine.keys() != theirs.keys():
         return OptionError(
             "the state is of a mixture of other parts",
             expected=", ".join(mine)[:300],
-            found=", ".join(theirs)[:300],
+            found=", ".join(map(str, theirs))[:300],
             hint=REWEIGH,
         )
     others = [name for name in mine if mine[name] != theirs[name]]
@@ -103,7 +150,7 @@ def _refused(own: Mapping[str, Any], state: Mapping[str, Any]) -> OptionError:
     return OptionError(
         "the state is of a mixture with other shares",
         expected=_shares(own["shares"]),
-        found=_shares(state["shares"]),
+        found=_shares(saved.shares),
         hint=REWEIGH,
     )
 
