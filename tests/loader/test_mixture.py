@@ -298,8 +298,9 @@ def test_parts_that_turn_out_to_differ_are_refused_by_value() -> None:
         other = Trees(1, 5)
         other.__dict__.update(change)
         dataset._batches._datasets[1] = other
-        with pytest.raises(OptionError, match=text):
+        with pytest.raises(OptionError, match=text) as raised:
             dataset.batch([0, 7])
+    assert raised.value.places["keys"] == "'extra'"
 
 
 def test_workers_of_a_mixture_of_torch_datasets_do_not_import_torch(store: vla_store.Store) -> None:
@@ -357,6 +358,7 @@ def test_a_value_that_has_the_name_of_ours_is_refused() -> None:
     with pytest.raises(OptionError, match="'part' already") as raised:
         vla_store.mixture([inner, Numbers(1, 3)])
     assert raised.value.places["part"] == "Mixture"
+    assert "the inner mixture with part=None" in raised.value.hint
     assert vla_store.mixture([inner, inner], names=["x", "y"], part="source")[8] | {"value": 0, "name": ""} == {
         "value": 0,
         "name": "",
@@ -365,6 +367,29 @@ def test_a_value_that_has_the_name_of_ours_is_refused() -> None:
     }
     assert "part" not in mixed([(3, 1)], part=None)[0]
     assert "part" not in mixed([(3, 1)], part=None).batch([0])
+
+
+def test_a_part_whose_first_sample_cannot_be_made_is_named() -> None:
+    class Failing(Numbers):
+        def __getitem__(self, index: int) -> Any:
+            return self.transform(index)
+
+        def transform(self, index: int, *generator: Any) -> Any:
+            return index / 0
+
+    class Drawing(Failing):
+        def transform(self, index: int, generator: Any) -> Any:
+            return generator
+
+    for made, text, hint in (
+        (Failing(1, 3), "ZeroDivisionError", ""),
+        (Drawing(1, 3), "'generator'", "Loader(mixture, tr"),
+    ):
+        with pytest.raises(TransformError, match="first sample of a part") as raised:
+            vla_store.mixture([Numbers(0, 3), (made, 0)], names=["sound", "bad"])
+        assert raised.value.places["part"] == "bad"
+        assert text in raised.value.places["traceback"]
+        assert hint in raised.value.hint
 
 
 def test_an_error_names_the_part_and_its_own_sample() -> None:
@@ -389,6 +414,15 @@ def test_an_error_names_the_part_and_its_own_sample() -> None:
         ([3], {}, "what a Loader takes"),
         ([Numbers(0, 3), Numbers(1, 3)], {"names": ["x"]}, "one for each part"),
         ([Numbers(0, 3), Numbers(1, 3)], {"names": ["x", "x"]}, "each another"),
+        ([Numbers(0, 3), Numbers(1, 3)], {"names": ["x", "y\nz"]}, "of one line"),
+        ([Numbers(0, 3), Numbers(1, 3)], {"names": {"x", "y"}}, "names are a list"),
+        ([Numbers(0, 3)], {"names": "x"}, "names are a list"),
+        ([Numbers(0, 3)], {"names": 3}, "names are a list"),
+        ([Numbers(0, 3)], {"part": 3}, "part is a text"),
+        ([Numbers(0, 3)], {"part": ""}, "part is a text"),
+        ([Numbers(0, 3)], {"part": True}, "part is a text"),
+        ([Numbers(0, 3)], {"part": ("a",)}, "part is a text"),
+        ([Numbers(0, 3), (Numbers(1, 0), 0)], {"names": ["x", "y"]}, "no samples"),
         ([Numbers(0, 3), Numbers(1, 3)], {"seed": 3}, "no option 'seed'"),
         ([Numbers(0, 3), Numbers(1, 3)], {"epoch": 0}, "epoch"),
         ([(Numbers(0, 3), -1)], {}, "at least 0"),

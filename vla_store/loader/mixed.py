@@ -8,20 +8,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, StoreDamaged
+from vla_store.errors import OptionError, StoreDamaged, TransformError, VlaStoreError
 from vla_store.loader.dataset import Chosen, Dataset, Empty
 from vla_store.loader.order import epoch_rows
-from vla_store.loader.schema import Reused, joined
+from vla_store.loader.schema import Reused, Schema, joined, schema_of
 from vla_store.loader.shares import Int64
 from vla_store.loader.weighted import WeightedSamples
 from vla_store.reader.cached import cached_property
 from vla_store.reader.samples import Samples, fill_all
 from vla_store.reader.texts import drawing_for
+
+MAX_FRAMES = 4
 
 
 class PartBatches:
@@ -123,11 +126,13 @@ def _plain(dataset: Any) -> tuple[Samples, Int64 | None] | None:
 def names_of(datasets: Sequence[Any], given: Sequence[str] | None) -> list[str]:
     """Return the names of parts: those given, or those of their stores. Raises OptionError."""
     if given is not None:
-        names = [given] if isinstance(given, str) else list(given)
+        if not isinstance(given, (list, tuple)):  # a set has another order in another process
+            raise OptionError("names are a list, one for each part", found=repr(given)[:200])
+        names = list(given)
         if len(names) != len(datasets):
             raise OptionError("names are one for each part", expected=len(datasets), found=len(names))
-        if not all(isinstance(each, str) and each for each in names) or len(set(names)) < len(names):
-            raise OptionError("names are texts, each another", found=", ".join(map(repr, names))[:200])
+        if not all(map(is_name, names)) or len(set(names)) < len(names):
+            raise OptionError("names are texts of one line, each another", found=", ".join(map(repr, names))[:200])
         return names
     names = []
     for dataset in datasets:
@@ -137,6 +142,33 @@ def names_of(datasets: Sequence[Any], given: Sequence[str] | None) -> list[str]:
             name, number = f"{first} {number}", number + 1
         names.append(name)
     return names
+
+
+def is_name(given: Any) -> bool:
+    """Whether this is a text of one line, as a part or a value may be called."""
+    return isinstance(given, str) and bool(given) and given.isprintable()
+
+
+def schemas_of(datasets: Sequence[Any], sources: Sequence[Any], names: Sequence[str]) -> dict[str, Schema]:
+    """Return the schemas of parts, by name. Raises an error that names the part where its first sample cannot be made."""
+    found = {}
+    for name, dataset, source in zip(names, datasets, sources):
+        try:
+            found[name] = schema_of(dataset, source)
+        except VlaStoreError as error:
+            error.at(part=name)
+            raise
+        except Exception as error:
+            hint = ""
+            if isinstance(error, TypeError) and "generator" in str(error):
+                hint = "only the Loader's transform is given a generator: Loader(mixture, transform=...)"
+            raise TransformError(
+                "the first sample of a part cannot be made",
+                part=name,
+                traceback="".join(traceback.format_exception(error, limit=-MAX_FRAMES, chain=False)).rstrip("\n"),
+                hint=hint,
+            ) from error
+    return found
 
 
 def _name_of(dataset: Any) -> str:

@@ -13,13 +13,13 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName, VlaStoreError
+from vla_store.errors import OptionError, UnknownName
 from vla_store.loader.dataset import Dataset, Empty, OneByOne, in_turn, served
-from vla_store.loader.mixed import PartBatches, digest_of, names_of
+from vla_store.loader.mixed import PartBatches, digest_of, is_name, names_of, schemas_of
 from vla_store.loader.mixing import Mixing, MixtureOrder, Stretch, ordering_of
 from vla_store.loader.order import Shuffle, epoch_rows
 from vla_store.loader.remixing import continued
-from vla_store.loader.schema import Schema, check_alike, schema_of
+from vla_store.loader.schema import check_alike
 from vla_store.loader.several import AheadOfParts
 from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, weight_of
 from vla_store.loader.weighted import WeightedSamples
@@ -117,8 +117,14 @@ def mixture(
     datasets: list[Any] = [each for each, _ in found]
     known = names_of(datasets, names)
     for each, name in zip(datasets, known):
+        if not len(each):
+            raise OptionError("a part has no samples", part=name, found=type(each).__name__)
         if getattr(each, "by_part", False):
             raise OptionError('a mixture whose batches are "by_part" is no part of another', part=name)
+    if part is not None and not is_name(part):
+        raise OptionError(
+            "part is a text, what the number of its part is called in a sample, or None", found=repr(part)[:100]
+        )
     if weights not in WEIGHTS:
         raise UnknownName.among("kind of weights", weights, list(WEIGHTS))
     exact = [weight_of(weight, name) for (_, weight), name in zip(pairs, known)]
@@ -159,12 +165,13 @@ class Mixture:
         self.names, self.by_part = list(names), by_part
         self._datasets, self._sources, self._part = list(datasets), list(sources), part
         self._batches = PartBatches(datasets)
-        self._epoch, self._reweighed = epoch, reweighed
+        self._reweighed = reweighed
         self._in_batches: tuple[int, int] | None = None
         parts = tuple(map(ordering_of, datasets))
         length = epoch_length(epoch, list(map(epoch_rows, parts)), counts)
+        self._epoch = epoch if isinstance(epoch, str) else int(epoch)
         self.ordering = Mixing(tuple(names), parts, counts, length, Stretch(0, 0, (0,) * len(parts)))
-        schemas = self._schemas()
+        schemas = schemas_of(datasets, sources, names)
         for name, schema in schemas.items():
             if part is not None and part in schema:
                 raise self._has_part(name)
@@ -310,6 +317,7 @@ class Mixture:
         return {
             "parts": self._digests,
             "shares": dict(zip(self.names, self.ordering.counts)),
+            "batches": f"by_part, epoch={self._epoch!r}" if self.by_part else "mixed",
             "run": self.ordering.run,
             "begins": [begins.epoch, begins.position, dict(zip(self.names, begins.given))],
         }
@@ -383,21 +391,16 @@ class Mixture:
         return {**sample, self._part: part}
 
     def _has_part(self, name: str) -> OptionError:
+        hint = "mixture(..., part=None) leaves ours out, and part=NAME gives it another name"
+        if isinstance(self._datasets[self.names.index(name)], Mixture):
+            hint = (
+                "make the inner mixture with part=None; or give this one another name for it: mixture(..., part=NAME)"
+            )
         return OptionError(
             f"samples of a part have a value {self._part!r} already, which is to say of which part they are",
             part=name,
-            hint="mixture(..., part=None) leaves ours out, and part=NAME gives it another name",
+            hint=hint,
         )
-
-    def _schemas(self) -> dict[str, Schema]:
-        found = {}
-        for name, dataset, source in zip(self.names, self._datasets, self._sources):
-            try:
-                found[name] = schema_of(dataset, source)
-            except VlaStoreError as error:
-                error.at(part=name)
-                raise
-        return found
 
 
 def _size(dataset: Any, name: str, weights: str) -> int:

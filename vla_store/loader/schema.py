@@ -127,6 +127,14 @@ def _put(into: Any, tree: Any, at: Int64, count: int, key: str) -> None:
     if isinstance(into, dict) and isinstance(tree, dict) and into.keys() == tree.keys():
         for name, each in tree.items():
             _put(into[name], each, at, count, name)
+    elif isinstance(into, dict) and isinstance(tree, dict):
+        keys = sorted(into.keys() ^ tree.keys(), key=str)
+        raise OptionError(
+            "batches of a mixture's parts do not fit together: what one has another lacks",
+            value=key,
+            keys=", ".join(map(repr, keys))[:300],
+            hint="a dataset's `batch` has the keys of its `__getitem__`, which were looked at when the mixture was made",
+        )
     elif isinstance(into, np.ndarray) and isinstance(tree, np.ndarray):
         shapes = into.shape[1:], tree.shape[1:]
         if shapes[0] != shapes[1] and () not in shapes and shapes[0][:-1] == shapes[1][:-1]:
