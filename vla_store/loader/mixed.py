@@ -165,10 +165,16 @@ def schemas_of(datasets: Sequence[Any], sources: Sequence[Any], names: Sequence[
             raise TransformError(
                 "the first sample of a part cannot be made",
                 part=name,
-                traceback="".join(traceback.format_exception(error, limit=-MAX_FRAMES, chain=False)).rstrip("\n"),
+                traceback=_traceback_of(error),
                 hint=hint,
             ) from error
     return found
+
+
+def _traceback_of(error: Exception) -> str:
+    """Return the innermost frames of an error, without the two that are ours."""
+    frames = traceback.extract_tb(error.__traceback__)[2:][-MAX_FRAMES:]
+    return "".join([*traceback.format_list(frames), *traceback.format_exception_only(error)]).rstrip("\n")
 
 
 def _name_of(dataset: Any) -> str:

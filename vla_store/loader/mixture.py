@@ -89,6 +89,13 @@ def mixture(
     ------
     OptionError, UnknownName
         For options that cannot be, and for parts whose samples do not fit into one batch: it names the keys that differ.
+    TransformError
+        A part's first sample cannot be made: it names the part.
+
+    Warns
+    -----
+    UserWarning
+        A share is more than 1 % off what was asked, because it is too small for a measure of 1/1,048,576.
 
     Notes
     -----
