@@ -109,7 +109,7 @@ def test_weights_without_a_common_measure_are_the_nearest_that_have_one(weights:
     assert all(abs(Fraction(c, total) - share) < Fraction(1, PERIOD) for c, share in zip(counts, asked))
     far = [at for at, share in enumerate(asked) if abs(Fraction(counts[at], total) - share) > share / 100]
     assert len(told) == bool(far)
-    assert all(f"'{at}' is" in str(told[0].message) for at in far)
+    assert all(f"'{at}' is" in str(told[0].message) for at in far[:10])
 
 
 def test_small_shares_get_a_finer_measure_and_a_warning_where_that_is_not_near() -> None:

@@ -80,12 +80,13 @@ def _read(state: Mapping[str, Any], names: Sequence[str]) -> Saved:
     """Return what a state holds. Raises OptionError where that cannot be. names: of the parts here, which the state may not all have."""
     try:
         first, at, before = state["begins"]
-        before = _numbers("begins", before)
+        before, given = _numbers("begins", before), _numbers("given", state["given"])
         parts, shares = dict(state["parts"]), _numbers("shares", state["shares"])
-        if parts.keys() != shares.keys() or not any(shares.values()):
-            raise ValueError("shares are not of the parts")
+        if not parts.keys() == shares.keys() == before.keys() == given.keys():
+            raise ValueError("parts, shares, begins and given are of different names")
+        if not any(shares.values()):
+            raise ValueError("all shares are 0")
         begins = Stretch(_number("begins", first), _number("begins", at), tuple(before.get(name, 0) for name in names))
-        given = _numbers("given", state["given"])
         run, rows, epoch, position = (_number(name, state.get(name)) for name in ("run", "rows", "epoch", "position"))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise OptionError("the state cannot be", found=f"{type(error).__name__}: {error}"[:300]) from None

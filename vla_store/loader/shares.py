@@ -27,6 +27,7 @@ MOST_PERIOD = 1 << 20  # and so many where a share would be far off else: a tabl
 LEAST = 1 << 14  # and so many at least
 NEAR = Fraction(1, 100)  # of what was asked: a share that is further off is far off
 TIE_BITS = 26
+MOST_TOLD = 10
 KEPT_TABLES = 8
 
 
@@ -95,11 +96,13 @@ def counts_of(weights: Sequence[Fraction], names: Sequence[str]) -> tuple[int, .
         if not counts[at]:
             raise _too_small(names[at], shares[at])
     if far:
-        told = (
+        told = [
             f"{names[at]!r} is {_percent(counts[at] / measure)}, and not {_percent(float(shares[at]))}" for at in far
-        )
+        ]
+        more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
         warn(
-            f"shares of a mixture are multiples of 1/{measure:,}, which are not near to what was asked: {', '.join(told)}"
+            f"shares of a mixture are multiples of 1/{measure:,}, which are not near to what was asked: "
+            + ", ".join(told[:MOST_TOLD] + more)
         )
     return counts
 
