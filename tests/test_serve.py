@@ -136,6 +136,16 @@ def test_arrays_without_elements_and_kinds_of_trees_come_through(client: ModuleT
     assert square.tolist() == [[0, 2], [1, 3]]
 
 
+def test_tensors_come_as_arrays(tiny_store: Path, client: ModuleType) -> None:
+    pytest.importorskip("torch")
+    dataset = client.StoreDataset(sys.executable, "lerobot", str(tiny_store))
+    found, expected = dataset[3], recipes.lerobot(tiny_store)[3]
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert found[key] == value if key == "task" else np.array_equal(found[key], value.numpy())
+    end(dataset)
+
+
 def test_a_process_that_got_it_starts_one_of_its_own(tiny_store: Path, client: ModuleType) -> None:
     dataset = client.StoreDataset(sys.executable, "libero", str(tiny_store))
     sys.modules["store_dataset"] = client
