@@ -71,7 +71,9 @@ class Take:
         if not isinstance(self.field, str):
             raise OptionError("what is taken is of a field, by its name", found=repr(self.field)[:100])
         of = f"of what is taken of {self.field!r}"
-        start = whole_number(f"start {of}", self.start, 0)  # a negative one would be counted from the end by NumPy alone
+        start = whole_number(
+            f"start {of}", self.start, 0
+        )  # a negative one would be counted from the end by NumPy alone
         whole_number(f"stop {of}", self.stop, start + 1)
         whole_number(f"slot {of}", self.slot, 0, STATE_SIZE - 1)
         if not callable(self.convert):
