@@ -101,7 +101,7 @@ class RdtCollate:
         self._snr = None if state_noise_snr is None else finite_number("state_noise_snr", state_noise_snr)
         self._kept: dict[str, Any] = {}
         self._width: int | None = None  # of embeddings, as the first that is seen has it
-        self._empty = None if empty_embedding is None else self._checked(empty_embedding, "", "empty_embedding")
+        self._empty: Any = None if empty_embedding is None else self._checked(empty_embedding, "", "empty_embedding")
 
     def __call__(self, batch: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
         """Return the batch as RDT's collator gives it.
