@@ -183,7 +183,7 @@ def _check_action(dataset: LeRobotDataset, excluded: Sequence[str]) -> None:
             "training needs an action, and this data set has none",
             features=", ".join(dataset.features),
             excluded=", ".join(excluded) or None,
-            hint=f"--rename FIELD={NAMING.action} says which field it is",
+            hint=f"--rename FIELD={NAMING.action} says which field it is" + ("; or exclude others" if excluded else ""),
         )
 
 
