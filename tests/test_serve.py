@@ -13,8 +13,10 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -134,6 +136,16 @@ def test_arrays_without_elements_and_kinds_of_trees_come_through(client: ModuleT
     assert square.tolist() == [[0, 2], [1, 3]]
 
 
+def test_tensors_come_as_arrays(tiny_store: Path, client: ModuleType) -> None:
+    pytest.importorskip("torch")
+    dataset = client.StoreDataset(sys.executable, "lerobot", str(tiny_store))
+    found, expected = dataset[3], recipes.lerobot(tiny_store)[3]
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert found[key] == value if key == "task" else np.array_equal(found[key], value.numpy())
+    end(dataset)
+
+
 def test_a_process_that_got_it_starts_one_of_its_own(tiny_store: Path, client: ModuleType) -> None:
     dataset = client.StoreDataset(sys.executable, "libero", str(tiny_store))
     sys.modules["store_dataset"] = client
@@ -143,6 +155,43 @@ def test_a_process_that_got_it_starts_one_of_its_own(tiny_store: Path, client: M
     assert other.process.pid != dataset.process.pid
     end(dataset)
     end(other)
+
+
+def test_an_interrupt_leaves_nothing_for_the_next_index(tiny_store: Path, client: ModuleType) -> None:
+    dataset = client.StoreDataset(sys.executable, "libero", str(tiny_store))
+    expected = [dataset[index]["actions"] for index in (0, 1)]
+    before = dataset.process
+
+    def interrupt(number: int, frame: Any) -> None:
+        os.kill(before.pid, signal.SIGCONT)
+        raise TimeoutError("mine")
+
+    was = signal.signal(signal.SIGALRM, interrupt)
+    os.kill(before.pid, signal.SIGSTOP)  # so the request is written, and its answer is not read
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(TimeoutError, match="mine"):
+            dataset[0]
+    finally:
+        signal.signal(signal.SIGALRM, was)
+    assert not np.array_equal(*expected)
+    assert np.array_equal(dataset[1]["actions"], expected[1])
+    assert before.returncode is not None
+    dataset.process.kill()
+    dataset.process.wait()
+    with pytest.raises(RuntimeError, match="this process ended"):
+        dataset[0]
+    assert np.array_equal(dataset[0]["actions"], expected[0])
+    end(dataset)
+
+
+def test_threads_get_what_they_asked_for(tiny_store: Path, client: ModuleType) -> None:
+    dataset = client.StoreDataset(sys.executable, "libero", str(tiny_store))
+    indices = [*range(10)] * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda index: dataset[index]["actions"], indices))
+    assert all(np.array_equal(each, dataset[index]["actions"]) for index, each in zip(indices, found))
+    end(dataset)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of those that could not begin

@@ -25,11 +25,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
+import numbers
 import operator
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 
 class VlaStoreError(Exception):
@@ -293,6 +297,46 @@ def whole_number(name: str, given: Any, least: int | None = 1, most: int | None 
         bound = "" if least is None else f" of at least {least}" if most is None else f" from {least:,} to {most:,}"
         raise OptionError(f"{name} is a whole number{bound}", found=repr(given)[:100])
     return value
+
+
+def finite_number(name: str, given: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """Return an option that is a number, NumPy's or Python's; a bool, a NaN and an infinity are none.
+
+    Parameters
+    ----------
+    name
+        Name of the option, for the message.
+    given
+        Value of the option.
+    least, most
+        Bounds, both included.
+
+    Raises
+    ------
+    OptionError
+        The value is no such number, or out of bounds.
+    """
+    try:
+        value = math.nan if isinstance(given, bool) or not isinstance(given, numbers.Real) else float(given)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value) or not least <= value <= most:
+        bound = (
+            f" from {least:g} to {most:g}"
+            if math.isfinite(most)
+            else f", {least:g} or more"
+            if math.isfinite(least)
+            else ""
+        )
+        raise OptionError(f"{name} is a finite number{bound}", found=repr(given)[:100])
+    return value
+
+
+def yes_or_no(name: str, given: Any) -> bool:
+    """Return an option that is a bool, NumPy's or Python's. Raises OptionError for others: a text "no" would be taken for True."""
+    if not isinstance(given, (bool, np.bool_)):
+        raise OptionError(f"{name} is True or False", found=repr(given)[:100])
+    return bool(given)
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

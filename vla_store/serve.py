@@ -95,6 +95,8 @@ def packed(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     """Return a value as a tree of JSON, and add its arrays to `arrays`. Raises OptionError for what cannot be sent."""
     if value is None or isinstance(value, (str, int, float)):
         return value
+    if callable(getattr(value, "numpy", None)):  # a tensor, of a recipe that makes those
+        value = value.numpy()
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcUS":
         arrays.append(np.ascontiguousarray(value))
         return ["array", [value.dtype.str, value.shape]]

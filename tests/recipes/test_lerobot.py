@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from own_sources import Own
 from recipes.conftest import Both
 from store_tools import built
 
-from vla_store import OptionError, UnknownName, UnknownOption, open_store
+from vla_store import OptionError, TransformError, UnknownName, UnknownOption, open_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.views import add_view
 from vla_store.recipes import lerobot, lerobot_meta, lerobot_train
@@ -196,6 +198,9 @@ def test_a_rate_must_be_known(tmp_path: Path) -> None:
         ({"delta_timestamps": [0, 1]}, OptionError, "delta_timestamps is a dict"),
         ({"rows": [1, 2]}, OptionError, "whole episodes"),
         ({"image_transforms": "crop"}, OptionError, "image_transforms is a function"),
+        ({"uint8": "no"}, OptionError, r"(?s)uint8 is True or False.*'no'"),
+        ({"keep_first": "no"}, OptionError, "keep_first is True or False"),
+        ({"tolerance_s": "x"}, OptionError, "tolerance_s is a finite number"),
         ({"fps": 0}, OptionError, "more than 0"),
         ({"state": "ee_states"}, OptionError, "lists of names"),
         ({"exclude": ["depth"]}, UnknownName, "depth"),
@@ -205,6 +210,11 @@ def test_a_rate_must_be_known(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said(tiny: Both, options: dict[str, Any], error: type[Exception], part: str) -> None:
     with pytest.raises(error, match=part):
         lerobot(tiny.store, **options)
+
+
+def test_a_transform_of_pictures_has_to_return_one(tiny: Both) -> None:
+    with pytest.raises(TransformError, match="image_transforms `<lambda>` returns None"):
+        few(tiny.store, image_transforms=lambda picture: None)[0]
 
 
 # --- lerobot-train -----------------------------------------------------------------------------------------------------
@@ -239,6 +249,25 @@ def test_the_command_says_what_it_cannot_do(
 ) -> None:
     assert lerobot_train.main(["--store", str(tiny.store), "--", *arguments]) == 2
     assert part in capsys.readouterr().err
+
+
+def test_training_needs_an_action(tiny: Both, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--store", str(tiny.store), "--exclude", "actions", "--", "--policy.type=act"]
+    assert lerobot_train.main(arguments) == 2
+    assert "training needs an action" in capsys.readouterr().err
+
+
+def test_what_lerobot_asks_in_vain_is_said_on_one_screen(
+    tiny: Both, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place of LeRobot's modules two that do what it does there; itself: test_own_lerobot.py."""
+    factory = SimpleNamespace(LeRobotDatasetMetadata=None, LeRobotDataset=None)
+    monkeypatch.setitem(sys.modules, "lerobot.datasets.factory", factory)
+    script = SimpleNamespace(main=lambda: factory.LeRobotDataset("tiny", episodes=[99]))
+    monkeypatch.setitem(sys.modules, "lerobot.scripts.lerobot_train", script)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    assert lerobot_train.main(["--store", str(tiny.store), "--", "--dataset.episodes=[99]"]) == 2
+    assert "error: there is no episode 99" in capsys.readouterr().err
 
 
 def test_options_of_lerobot_stand_after_two_dashes(tiny: Both, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla_store import OptionError, UnknownName
+from vla_store import OptionError, UnknownName, UnknownOption
 from vla_store.recipes import OpenVlaImages, openvla_oft
 from vla_store.recipes.openvla_images import HIGHEST, LOWEST, augmented, resized
 
@@ -117,7 +117,11 @@ def test_it_is_pickled_and_needs_no_generator() -> None:
         ({"image": SOME[0, ..., 0]}, OptionError, "no pictures"),
         ({"image": SOME[None]}, OptionError, "no pictures"),
         ({"image": "a.png"}, OptionError, "no pictures"),
+        ({"image": SOME[0, :0, :0]}, OptionError, "no pictures"),
         ({"agentview_rgb": SOME[0]}, UnknownName, "agentview_rgb"),
+        ({3: SOME[0]}, UnknownName, "3"),
+        (SOME, OptionError, "takes a dict"),
+        ({"image": SOME, "wrist_image": SOME[0]}, OptionError, "the same samples"),
     ],
 )
 def test_what_holds_no_pictures_is_refused(sample: Any, error: type[Exception], match: str) -> None:
@@ -132,8 +136,17 @@ def test_a_camera_may_have_another_name() -> None:
         OpenVlaImages(cameras=("wrist",))({"image": SOME[0]})
     with pytest.raises(OptionError, match="a list of fields"):
         OpenVlaImages(cameras="image")
-    with pytest.raises(OptionError, match="size"):
-        OpenVlaImages(size=0)
+    for options, error, match in (
+        ({"size": 0}, OptionError, "size"),
+        ({"augment": "False"}, OptionError, "augment is True or False"),
+        ({"same_for_all": 1}, OptionError, "same_for_all is True or False"),
+        ({"image_aug": True}, UnknownOption, "augment"),
+    ):
+        with pytest.raises(error, match=match):
+            OpenVlaImages(**options)  # type: ignore[arg-type]
+    for augment in (False, True):
+        with pytest.raises(OptionError, match=r"numpy\.random\.Generator"):
+            OpenVlaImages(augment)({"image": SOME}, 3)  # type: ignore[arg-type]
 
 
 @pytest.mark.campaign

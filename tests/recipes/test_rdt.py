@@ -436,10 +436,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "or twice",
     ),
-    "no numbers": (
-        {"mapping": RdtMapping("mine", (Take("ee_pos", 3, 3, 0),), (Take("actions", 0, 7, 0),), ())},
-        "or none",
-    ),
     "cameras in a list": ({"cameras": ["cam_high"]}, "cameras is a dict"),
     "a field of both": (
         {"mapping": RdtMapping("mine", (Take("actions", 0, 3, 0),), (Take("actions", 0, 7, 0),), ())},
@@ -450,6 +446,24 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "no norm 'max'",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("qpos", -7, 14, 0), "start of what is taken of 'qpos' is a whole number of at least 0"),
+        (("qpos", 3, 3, 0), "stop of what is taken of 'qpos' is a whole number of at least 4"),
+        (("qpos", "0", 3, 0), "start of"),
+        (("qpos", 0, 3.0, 0), "stop of"),
+        (("qpos", 0, 3, -1), "slot of what is taken of 'qpos' is a whole number from 0 to 127"),
+        (("qpos", 0, 3, 128), "slot of"),
+        (("qpos", 0, 3, 0, 5), "convert of"),
+        ((["qpos"], 0, 3, 0), "by its name"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_at_once(given: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Take(*given)
 
 
 @pytest.mark.parametrize("case", WRONG)

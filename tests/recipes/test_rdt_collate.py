@@ -148,6 +148,28 @@ def test_frequencies_may_be_fractions(tiny_store: Path, configs: Path, tmp_path:
     assert_same(batches(made(tiny_store, "rdt"), collate)[0]["ctrl_freqs"], np.float32([12.5] * 2))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask_probability": "x"}, "mask_probability is a finite number from 0 to 1"),
+        ({"exterior_mask_probability": float("nan")}, "exterior_mask_probability is a finite number"),
+        ({"state_noise_snr": float("nan")}, "state_noise_snr is a finite number"),
+        ({"state_noise_snr": "x"}, "state_noise_snr is a finite number"),
+        ({"embeddings": "x"}, "embeddings is a function"),
+        ({"empty_embedding": torch.zeros(8)}, r"(?s)no embedding of an instruction.*empty_embedding.*\(8,\)"),
+        ({"empty_embedding": torch.zeros(0, 8)}, "no embedding"),
+        ({"empty_embedding": np.zeros((1, 8))}, "no embedding"),
+        ({"snr": 3}, "no option 'snr'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_at_once(options: Any, message: str, configs: Path) -> None:
+    with pytest.raises(OptionError if "snr" not in options else UnknownName, match=message):
+        RdtCollate(configs, **{"embeddings": embedded, "empty_embedding": EMPTY, **options})
+    if "probability" in next(iter(options)):
+        with pytest.raises(OptionError, match=message):
+            SiglipImages(*([0.1] * (next(iter(options))[0] == "e")), *options.values())
+
+
 def test_what_cannot_be_is_said(tiny_store: Path, configs: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"(?s)tokens or embeddings.*neither"):
         RdtCollate(configs)
@@ -174,5 +196,19 @@ def test_what_cannot_be_is_said(tiny_store: Path, configs: Path, tmp_path: Path)
     saved = RdtCollate(configs, embeddings=lambda text: {"embeddings": 3}, empty_embedding=EMPTY, mask_probability=0)
     with pytest.raises(OptionError, match=r"(?s)no embedding.*encode_lang\.py"):
         saved(batch, rng)
+    wide = RdtCollate(
+        configs, dataset_type="finetune", embeddings=lambda text: torch.zeros(2, 9), empty_embedding=EMPTY
+    )
+    with pytest.raises(OptionError, match=r"(?s)of another width.*\(tokens, 8\).*\(2, 9\)"):
+        wide(batch, rng)
+    for transform in (collate, SiglipImages()):
+        with pytest.raises(OptionError, match=r"numpy\.random\.Generator"):
+            transform(batch, torch.Generator())
+        with pytest.raises(OptionError, match=r"a dict|of rdt"):
+            transform([batch], rng)
+    with pytest.raises(UnknownName, match=r"(?s)no option 'probability'.*mask_probability"):
+        SiglipImages(probability=0.1)  # type: ignore[call-arg]
+    with pytest.raises(UnknownName, match="cam_high"):
+        SiglipImages()({"image": 1}, rng)
     with pytest.raises(OptionError, match="has no tensors"):
         collate(made(tiny_store, "rdt").batch([0]), rng)

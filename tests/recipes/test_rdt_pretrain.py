@@ -263,6 +263,12 @@ def test_weights_are_of_episodes_as_rdt_draws_them(aloha: Path, demo_store: Path
     path.write_text(json.dumps({"agilex": 0}))
     with pytest.raises(OptionError, match="above 0"):
         rdt_weights(path, datasets[1:])
+    for weight in ("1e400", "-1", "NaN", "true", '"x"', f"1{'0' * 400}"):
+        path.write_text(f'{{"agilex": {weight}}}')
+        with pytest.raises(OptionError, match=r"(?s)a weight is a finite number, 0 or more.*dataset +agilex"):
+            rdt_weights(path, datasets[1:])
+    path.write_text(json.dumps({"libero": 1e308, "agilex": 1e308}))
+    assert np.allclose(rdt_weights(path, datasets, by="samples"), 0.5)
     with pytest.raises(OptionError, match="cannot be read"):
         rdt_weights(tmp_path / "none.json", datasets)
     with pytest.raises(OptionError, match=r"(?s)have a name in RDT.*found *dict"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn
+from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn, yes_or_no
 from vla_store.format.texts import FIRST
 from vla_store.reader import orient
 from vla_store.reader.batch import NUMBERS, Batch, Sample, check_out, checked_indices, same_width
@@ -182,6 +182,7 @@ class Samples:
             raise UnknownName.among("pad", pad, list(PADS))
         if images is not None and images not in orient.IMAGES:
             raise UnknownName.among("images", images, list(orient.IMAGES))
+        keep_first = yes_or_no("keep_first", keep_first)
         if keep_first and alignment != "causal":
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
         if transform is not None and not callable(transform):
@@ -191,7 +192,7 @@ class Samples:
         # What a sample has as one int, beside its fields.
         self.whole_numbers = (INDEX, *NUMBERS) if task == "index" else NUMBERS
         self._images = images or "as_stored"
-        self._keep_first = bool(keep_first)
+        self._keep_first = keep_first
         self.transform = transform
         _check_names(self.windows, (*(("task",) if task == "text" else ()), *self.whole_numbers))
         for document in parts_of(self.store).documents:

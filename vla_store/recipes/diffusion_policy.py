@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, whole_number
+from vla_store.errors import OptionError, whole_number, yes_or_no
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.cached import cached_property
 from vla_store.reader.store import Store
@@ -102,7 +102,7 @@ class DiffusionPolicyDataset(NumericRecipe):
             )
         before = n_obs_steps - 1
         self._tail = horizon - n_action_steps - before
-        self._held_out = float(val_ratio), whole_number("seed", seed, least=0), bool(validation)
+        self._held_out = float(val_ratio), whole_number("seed", seed, least=0), yes_or_no("validation", validation)
         named = _present(CAMERAS, store) if cameras is None else cameras
         self._cameras = mapped("cameras", named, "{name in the item: camera of the store}")
         self._low_dim: dict[str, tuple[str, int | None, int | None]] = {}

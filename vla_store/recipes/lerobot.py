@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, finite_number, yes_or_no
 from vla_store.features.frames import frames_of, rate_of
 from vla_store.features.lerobot import NAMING, OWN, own_columns, whole
 from vla_store.features.mapping import FLOAT, Feature
 from vla_store.features.mapping import mapped as features_of
 from vla_store.reader.kept import Kept
 from vla_store.reader.part_reader import scatter
+from vla_store.reader.transforms import transformed
 from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, Int64, Options, RecipeDataset, Unpack, opened, recipe
 from vla_store.recipes.lerobot_meta import LeRobotMeta
@@ -114,7 +115,8 @@ class LeRobotDataset(RecipeDataset):
         if image_transforms is not None and not callable(image_transforms):
             raise OptionError("image_transforms is a function of a picture", found=repr(image_transforms)[:100])
         found = features_of(store.fields, NAMING, state=state, rename=rename or {}, exclude=exclude)
-        self._features, self._uint8, self._image_transforms = found.features, uint8, image_transforms
+        self._features, self._image_transforms = found.features, image_transforms
+        self._uint8, tolerance_s = yes_or_no("uint8", uint8), finite_number("tolerance_s", tolerance_s, least=0)
         selection = _selection(options)
         read = functools.partial(
             frames_of,
@@ -266,8 +268,9 @@ class LeRobotDataset(RecipeDataset):
         from vla_store.torch import tensors
 
         made = tensors(item)
-        for key in self.meta.camera_keys if self._image_transforms is not None else ():
-            made[key] = self._image_transforms(made[key])  # type: ignore[misc]
+        if self._image_transforms is not None:
+            for key in self.meta.camera_keys:
+                made[key] = transformed(self._image_transforms, made[key], "image_transforms")
         return super()._transformed(made)
 
 

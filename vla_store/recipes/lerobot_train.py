@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vla_store.errors import OptionError, VlaStoreError
+from vla_store.features.lerobot import NAMING
 from vla_store.reader.orient import IMAGES
 from vla_store.reader.store import open_store
 from vla_store.reader.windows import ALIGNMENTS
@@ -96,15 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check(unknown, theirs)
         served = Served(open_store(own.store), **_options(own))
+        _check_action(served.full, own.exclude or ())
         served.install()
+        print(served.full, flush=True)
+        if not any(each.partition("=")[0] == REPO_ID for each in theirs):
+            theirs = [f"{REPO_ID}={PurePosixPath(served.full.repo_id).stem}", *theirs]
+        sys.argv = ["lerobot-train", *theirs]
+        importlib.import_module("lerobot.scripts.lerobot_train").main()
     except VlaStoreError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(served.full, flush=True)
-    if not any(each.partition("=")[0] == REPO_ID for each in theirs):
-        theirs = [f"{REPO_ID}={PurePosixPath(served.full.repo_id).stem}", *theirs]
-    sys.argv = ["lerobot-train", *theirs]
-    importlib.import_module("lerobot.scripts.lerobot_train").main()
+        return error.exit_code
     return 0
 
 
@@ -171,6 +173,17 @@ def _check(unknown: Sequence[str], theirs: Sequence[str]) -> None:
             "nothing is said of the training",
             usage=USAGE,
             hint="-- --policy.type=act --policy.push_to_hub=false --output_dir=OUT --steps=100000",
+        )
+
+
+def _check_action(dataset: LeRobotDataset, excluded: Sequence[str]) -> None:
+    """Raise OptionError where there is nothing that a policy could learn to do."""
+    if not any(name.startswith(NAMING.action) for name in dataset.features):  # as LeRobot finds it
+        raise OptionError(
+            "training needs an action, and this data set has none",
+            features=", ".join(dataset.features),
+            excluded=", ".join(excluded) or None,
+            hint=f"--rename FIELD={NAMING.action} says which field it is" + ("; or exclude others" if excluded else ""),
         )
 
 

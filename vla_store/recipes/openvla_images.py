@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, whole_number
+from vla_store.errors import OptionError, UnknownName, whole_number, yes_or_no
+from vla_store.reader.options import by_name
 from vla_store.recipes.needs import listed
+from vla_store.recipes.siglip import check_dict, check_generator
 
 SIZE = 224
 CAMERAS = ("image", "wrist_image")  # of the recipes' items
@@ -62,6 +64,7 @@ class OpenVlaImages:
         A size that is none; when it is called: a key that is not there, or holds no pictures.
     """
 
+    @by_name({"image_aug": "write augment={value}"}, also=["augment"])
     def __init__(
         self,
         augment: bool = False,
@@ -71,7 +74,7 @@ class OpenVlaImages:
         same_for_all: bool = False,
     ) -> None:
         self._size = whole_number("size", size)
-        self._augment, self._same = augment, same_for_all
+        self._augment, self._same = yes_or_no("augment", augment), yes_or_no("same_for_all", same_for_all)
         self._cameras = None if cameras is None else listed("cameras", cameras)
 
     def __call__(self, sample: dict[str, Any], generator: np.random.Generator | None = None) -> dict[str, Any]:
@@ -94,6 +97,9 @@ class OpenVlaImages:
         OptionError, UnknownName
             A key is not there, or holds no pictures.
         """
+        check_dict(sample, "OpenVlaImages")
+        if generator is not None:
+            check_generator(generator)
         names = self._names(sample)
         first = sample[names[0]]
         count = 1 if first.ndim == 3 else len(first)
@@ -110,16 +116,22 @@ class OpenVlaImages:
         names = self._cameras or tuple(name for name in CAMERAS if name in sample)
         for name in names or CAMERAS[:1]:
             if name not in sample:
-                raise UnknownName.among("camera", name, list(sample))
+                raise UnknownName.among("camera", name, list(map(str, sample)))
             pictures = sample[name]
             found = getattr(pictures, "dtype", type(pictures).__name__), tuple(getattr(pictures, "shape", ()))
-            if str(found[0]).rpartition(".")[2] != "uint8" or len(found[1]) not in (3, 4) or found[1][-1] != 3:
+            is_uint8 = str(found[0]).rpartition(".")[2] == "uint8"
+            if not is_uint8 or len(found[1]) not in (3, 4) or found[1][-1] != 3 or 0 in found[1][-3:]:
                 raise OptionError(
                     "no pictures",
                     camera=name,
                     found=f"{found[0]} {found[1]}",
                     expected="uint8 (height, width, 3), or a batch of them",
                 )
+        counts = {name: tuple(sample[name].shape[:-3]) for name in names}
+        if len(set(counts.values())) > 1:
+            raise OptionError(
+                "these are not pictures of the same samples", **{name: sample[name].shape for name in names}
+            )
         return names
 
     def _drawn(self, count: int, cameras: int, generator: np.random.Generator | None) -> Float32:

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, SourceError, whole_number
+from vla_store.errors import OptionError, SourceError, whole_number, yes_or_no
 from vla_store.format.statistics import field_statistics
 from vla_store.reader.selection import choose
 from vla_store.reader.store import Store
@@ -135,7 +135,7 @@ class RdtDataset(RdtEpisodes):
         store = opened(store)
         self.mapping = chosen = checked_mapping(mapping)
         drawn = self._settle(store, rotation, dataset_name, instruction, checked_cameras(cameras, CAMERAS))
-        self._skips, self._shortest = bool(skip_still_start), shortest
+        self._skips, self._shortest = yes_or_no("skip_still_start", skip_still_start), shortest
         self._tail = whole_number("tail", tail, least=0)
         self._offsets = np.arange(1 - whole_number("img_history_size", img_history_size), 1)
         chunk = range(whole_number("chunk_size", chunk_size))

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, finite_number
+from vla_store.reader.options import by_name
 from vla_store.recipes.rdt_configs import FREQUENCIES, STATISTICS, entry_of, names_file, read_json
 from vla_store.recipes.rdt_pretrain import FRAMES
-from vla_store.recipes.siglip import CAMERAS, SiglipImages, check_tensor
+from vla_store.recipes.siglip import CAMERAS, SiglipImages, check_generator, check_tensor
 
 MASK_PROBABILITY = 0.1  # RDT's cond_mask_prob
 MAX_KEPT = 1_024  # embeddings, of about 0.3 MB
@@ -61,6 +62,7 @@ class RdtCollate:
     Source: thu-ml/RoboticsDiffusionTransformer deb71d8, train/dataset.py:264-281, 353-366, 391-464.
     """
 
+    @by_name({})
     def __init__(
         self,
         configs: str | os.PathLike[str],
@@ -80,18 +82,26 @@ class RdtCollate:
                 found="neither" if tokenizer is None else "both",
                 hint="RdtCollate(configs, tokenizer=tokenizer), or embeddings=torch.load",
             )
+        for name, each in (("tokenizer", tokenizer), ("embeddings", embeddings)):
+            if each is not None and not callable(each):
+                raise OptionError(f"{name} is a function of an instruction", found=repr(each)[:100])
         if embeddings is not None and empty_embedding is None and mask_probability > 0:
             raise OptionError(
                 "a masked instruction needs an embedding that stands for it",
                 hint='empty_embedding=torch.load("data/empty_lang_embed.pt"), or mask_probability=0',
             )
+        if not isinstance(configs, (str, os.PathLike)):
+            raise OptionError("configs is the path of a folder", found=repr(configs)[:100])
         folder, self._names_file = Path(configs), names_file(dataset_type)
         self._numbers = {name: at for at, name in enumerate(read_json(folder / self._names_file, list))}
         self._frequencies = read_json(folder / FREQUENCIES, dict)
         self._statistics = read_json(folder / STATISTICS, dict)
-        self._tokenizer, self._embeddings, self._empty = tokenizer, embeddings, empty_embedding
-        self._probability, self._snr = mask_probability, state_noise_snr
+        self._tokenizer, self._embeddings = tokenizer, embeddings
+        self._probability = mask_probability
+        self._snr = None if state_noise_snr is None else finite_number("state_noise_snr", state_noise_snr)
         self._kept: dict[str, Any] = {}
+        self._width: int | None = None  # of embeddings, as the first that is seen has it
+        self._empty: Any = None if empty_embedding is None else self._checked(empty_embedding, "", "empty_embedding")
 
     def __call__(self, batch: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
         """Return the batch as RDT's collator gives it.
@@ -115,6 +125,7 @@ class RdtCollate:
         OptionError, UnknownName
             See the class.
         """
+        check_generator(generator)
         batch = _as_finetuned(batch)
         names, states = batch["meta"]["dataset_name"], batch["state"]
         check_tensor(states)
@@ -172,20 +183,27 @@ class RdtCollate:
         text = text.removesuffix(".")  # what pre-training adds is no part of a path
         if text not in self._kept:
             assert self._embeddings is not None
-            found = self._embeddings(text)
-            if getattr(found, "ndim", None) != 2:
-                shape = tuple(getattr(found, "shape", ())) or type(found).__name__
-                raise OptionError(
-                    "this is no embedding of an instruction",
-                    instruction=text,
-                    expected="a tensor (tokens, 4096), as RDT's scripts/encode_lang_batch.py saves it",
-                    found=list(found) if isinstance(found, dict) else shape,
-                    hint='of scripts/encode_lang.py, which saves a dict: lambda path: torch.load(path)["embeddings"][0]',
-                )
+            found = self._checked(self._embeddings(text), text)
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
             self._kept[text] = found
         return self._kept[text]
+
+    def _checked(self, found: Any, text: str, option: str | None = None) -> Any:
+        """Return an embedding of a text. Raises OptionError for what is none, or as wide as others are not."""
+        is_one = getattr(found, "ndim", None) == 2 and hasattr(found, "new_zeros") and len(found) > 0
+        if not is_one or found.shape[1] != (self._width or found.shape[1]):
+            shape = tuple(getattr(found, "shape", ())) or type(found).__name__
+            raise OptionError(
+                "this is no embedding of an instruction" + (", or of another width" if is_one else ""),
+                option=option,
+                instruction=repr(text)[:100],
+                expected=f"a tensor (tokens, {self._width or 4096}), as RDT's scripts/encode_lang_batch.py saves it",
+                found=list(found) if isinstance(found, dict) else shape,
+                hint='of scripts/encode_lang.py, which saves a dict: lambda path: torch.load(path)["embeddings"][0]',
+            )
+        self._width = found.shape[1]
+        return found
 
 
 def _as_finetuned(batch: Any) -> dict[str, Any]:

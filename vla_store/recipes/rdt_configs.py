@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, finite_number
 from vla_store.storage import LocalStorage, local_path
 
 DATASET_TYPES = ("pretrain", "finetune")
@@ -100,7 +100,7 @@ def rdt_weights(path: str | os.PathLike[str], datasets: Iterable[Any], *, by: st
     if by not in BY:
         raise UnknownName.among("way to weigh", by, list(BY))
     entries = read_json(path, dict)
-    found = []
+    weights, factors = [], []
     for each in datasets:
         if not hasattr(each, "get_dataset_name"):
             raise OptionError(
@@ -110,8 +110,14 @@ def rdt_weights(path: str | os.PathLike[str], datasets: Iterable[Any], *, by: st
             )
         name = each.get_dataset_name()
         weight = entry_of(entries, name, Path(path).name, "write there how often it is to be drawn")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
-            raise OptionError("a weight is a number above 0", file=path, dataset=name, found=repr(weight)[:100])
-        found.append(weight * (len(each) / len(each.selected_episodes) if by == "episodes" else 1))
+        try:
+            weights.append(finite_number("a weight", weight, least=0))
+        except OptionError as error:
+            raise error.at(file=path, dataset=name) from None
+        if not weight:
+            raise OptionError("a weight of what is mixed is above 0", file=path, dataset=name, found=weight)
+        factors.append(len(each) / len(each.selected_episodes) if by == "episodes" else 1.0)
+    largest = max(weights, default=1.0)  # so that sums of large ones stay finite
+    found = [weight / largest * factor for weight, factor in zip(weights, factors)]
     total = sum(found)
     return [each / total for each in found]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.reader.store import Store
 from vla_store.recipes.conversions import MINUS_ONE_TO_ONE, six_of_axis_angle, six_of_euler_xyz
 from vla_store.recipes.dataset import Array, Empty, Int64
@@ -66,6 +66,18 @@ class Take:
     is_rotation: bool = False
     between: tuple[float, float, str] | None = None
     previous: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise OptionError("what is taken is of a field, by its name", found=repr(self.field)[:100])
+        of = f"of what is taken of {self.field!r}"
+        start = whole_number(
+            f"start {of}", self.start, 0
+        )  # a negative one would be counted from the end by NumPy alone
+        whole_number(f"stop {of}", self.stop, start + 1)
+        whole_number(f"slot {of}", self.slot, 0, STATE_SIZE - 1)
+        if not callable(self.convert):
+            raise OptionError(f"convert {of} is a function of arrays", found=repr(self.convert)[:100])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError
+from vla_store.errors import OptionError, UnknownName, finite_number
+from vla_store.reader.options import by_name
 
 SIZE = 384
 MEAN = 0.5
@@ -52,12 +53,12 @@ class SiglipImages:
     Source: thu-ml/RoboticsDiffusionTransformer deb71d8, train/dataset.py:251-340; the processor of siglip-so400m-patch14-384.
     """
 
+    @by_name({}, also=["mask_probability", "exterior_mask_probability"])
     def __init__(self, mask_probability: float = 0.0, exterior_mask_probability: float | None = None) -> None:
-        exterior = mask_probability if exterior_mask_probability is None else exterior_mask_probability
-        for each in (mask_probability, exterior):
-            if not 0 <= each <= 1:
-                raise OptionError("a probability is a number from 0 to 1", found=each)
-        self._probabilities = np.array([exterior, mask_probability, mask_probability])
+        probability = exterior = finite_number("mask_probability", mask_probability, 0, 1)
+        if exterior_mask_probability is not None:
+            exterior = finite_number("exterior_mask_probability", exterior_mask_probability, 0, 1)
+        self._probabilities = np.array([exterior, probability, probability])
 
     def __call__(self, batch: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
         """Return the batch with "images" in place of its cameras.
@@ -77,9 +78,14 @@ class SiglipImages:
 
         Raises
         ------
-        OptionError
-            The pictures are no tensors.
+        OptionError, UnknownName
+            The pictures are no tensors, or are not there.
         """
+        check_dict(batch, "SiglipImages")
+        check_generator(generator)
+        for key in (*CAMERAS, *(f"{camera}_mask" for camera in CAMERAS)):
+            if key not in batch:
+                raise UnknownName.among("picture or mask of RDT", key, list(map(str, batch)))
         high = batch[CAMERAS[0]]
         check_tensor(high)
         count, history = high.shape[:2]
@@ -98,6 +104,22 @@ class SiglipImages:
         values = pixels.float().div_(some.float().new_tensor(255)).sub_(MEAN).div_(STD)
         kept = {key: value for key, value in batch.items() if key.removesuffix("_mask") not in CAMERAS}
         return kept | {"images": values.reshape(count, history * 3, 3, SIZE, SIZE)}
+
+
+def check_dict(value: Any, taker: str) -> None:
+    """Raise OptionError where what is given to `taker` is no dict of names."""
+    if not isinstance(value, dict):
+        raise OptionError(f"{taker} takes a dict, as recipes and the Loader give it", found=type(value).__name__)
+
+
+def check_generator(value: Any) -> None:
+    """Raise OptionError for what is no generator of NumPy's."""
+    if not isinstance(value, np.random.Generator):
+        raise OptionError(
+            "generator is a numpy.random.Generator",
+            found=repr(value)[:100],
+            hint="a Loader gives it; without one: numpy.random.default_rng(seed)",
+        )
 
 
 def check_tensor(value: Any) -> None:
