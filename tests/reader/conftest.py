@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_libero
+from make_stores import one_at_a_time
 from reader import naive
 
 from vla_store.format import layout
@@ -80,14 +81,15 @@ def conventional_naive() -> naive.Naive:
 def mixed_store(kept: Path) -> Path:
     """One part with a source of each of CONVENTIONS."""
     store = kept / "mixed.vla"
-    if not store.exists():
-        folders = _conventional(kept)
-        pytest.importorskip("zarr", reason="building needs zarr")
-        from vla_store.builder import build_store
+    with one_at_a_time(kept):
+        if not store.exists():
+            folders = _conventional(kept)
+            pytest.importorskip("zarr", reason="building needs zarr")
+            from vla_store.builder import build_store
 
-        # Said in the same way as for the parts below: a store tells which conventions were said.
-        observations, orientations = (dict(zip(folders, said)) for said in zip(*CONVENTIONS))
-        build_store(folders, store, orientation=orientations, observation=observations, mixed=True)
+            # Said in the same way as for the parts below: a store tells which conventions were said.
+            observations, orientations = (dict(zip(folders, said)) for said in zip(*CONVENTIONS))
+            build_store(folders, store, orientation=orientations, observation=observations, mixed=True)
     return store
 
 
@@ -95,17 +97,18 @@ def mixed_store(kept: Path) -> Path:
 def parts_store(kept: Path) -> Path:
     """The same, in one part for each source, of different presets."""
     store = kept / "parts.vla"
-    if not store.exists():
-        folders = _conventional(kept)
-        pytest.importorskip("zarr", reason="building needs zarr")
-        from vla_store.builder import build_store
+    with one_at_a_time(kept):
+        if not store.exists():
+            folders = _conventional(kept)
+            pytest.importorskip("zarr", reason="building needs zarr")
+            from vla_store.builder import build_store
 
-        single = []
-        for number, (folder, (observation, orientation)) in enumerate(zip(folders, CONVENTIONS)):
-            single.append(kept / f"single-{number}.vla")
-            preset = ("fast", "small", "raw", "fast")[number]
-            build_store([folder], single[-1], preset=preset, orientation=orientation, observation=observation)
-        merged(kept / "parts.unfinished", single).rename(store)
+            single = []
+            for number, (folder, (observation, orientation)) in enumerate(zip(folders, CONVENTIONS)):
+                single.append(kept / f"single-{number}.vla")
+                preset = ("fast", "small", "raw", "fast")[number]
+                build_store([folder], single[-1], preset=preset, orientation=orientation, observation=observation)
+            merged(kept / "parts.unfinished", single).rename(store)
     return store
 
 
