@@ -14,21 +14,24 @@ import inspect
 import operator
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.loader.facts import StepFacts
+from vla_store.loader.weighted import called
 from vla_store.reader.options import by_name
 
 Floats = npt.NDArray[np.float64]
+Factor = float | npt.NDArray[Any] | Callable[[StepFacts], npt.ArrayLike]
+Parameters = ParamSpec("Parameters")
 
 
 @dataclass(frozen=True)
 class Weighting:
-    """A function of weights that says what it is; times another one, it is their product.
+    """A function of weights that says what it is; times another one, a number or an array, it is their product.
 
     Attributes
     ----------
@@ -41,22 +44,78 @@ class Weighting:
     text: str
     function: Callable[[StepFacts], npt.ArrayLike]
 
+    __array_ufunc__ = None  # an array times this is this times the array, and no array of products
+
     def __call__(self, at: StepFacts) -> Floats:
         """Return the weights of these steps, (n,) float64."""
-        return np.asarray(self.function(at), np.float64)
+        return np.asanyarray(self.function(at), np.float64)
 
-    def __mul__(self, other: Callable[[StepFacts], npt.ArrayLike]) -> Weighting:
-        """Return the product with another function of weights."""
-        if not callable(other):
-            return NotImplemented
-        name = getattr(other, "__name__", None) or str(other)
-        return Weighting(f"{self} * {name}", lambda at: self(at) * np.asarray(other(at), np.float64))
+    def __mul__(self, other: Factor) -> Weighting:
+        """Return the product with another function of weights, a number, or an array of one a sample."""
+        name, factor = _factor(other)
+        return Weighting(f"{self} * {name}", lambda at: self(at) * factor(at))
+
+    def __rmul__(self, other: Factor) -> Weighting:
+        """Return the same product, with the other first."""
+        name, factor = _factor(other)
+        return Weighting(f"{name} * {self}", lambda at: factor(at) * self(at))
 
     def __str__(self) -> str:
         return self.text
 
 
+def _factor(other: Any) -> tuple[str, Callable[[StepFacts], npt.NDArray[Any]]]:
+    """Return what a factor is, for people, and what gives its numbers. Raises OptionError for what is none."""
+    if callable(other):
+        name = str(getattr(other, "__name__", None) or other)
+        return name, lambda at: _numbers(name, called(other, at), at)
+    if isinstance(other, np.ndarray) and other.ndim:
+        return "an array", lambda at: _numbers("an array", other, at)
+    if isinstance(other, str):
+        raise OptionError(
+            "weights are not multiplied by the name of a field",
+            found=repr(other)[:40],
+            hint=f"by a function that takes it: lambda at: at.number({other!r})",
+        )
+    number = _positive("a factor of weights", other, zero=True)
+    return f"{number:g}", lambda at: np.asarray(number)
+
+
+def _numbers(name: str, values: npt.NDArray[Any], at: StepFacts) -> npt.NDArray[Any]:
+    """Return what a factor gave. Raises OptionError for anything but one number, or one a sample."""
+    if values.dtype.kind not in "biuf" or values.shape not in ((), (len(at),)):
+        raise OptionError(
+            "a factor of weights is a number, or one a sample",
+            factor=name,
+            expected=f"{len(at):,} numbers",
+            found=f"{values.dtype} of shape {values.shape}",
+        )
+    return values
+
+
+def _ready(function: Callable[Parameters, Weighting]) -> Callable[Parameters, Weighting]:
+    """Decorate a function that makes weights: where it is called with facts, it was given in place of what it makes."""
+
+    @functools.wraps(function)
+    def made(*arguments: Parameters.args, **options: Parameters.kwargs) -> Weighting:
+        if arguments and isinstance(arguments[0], StepFacts):
+            needs = ", ".join(f"{each}=..." for each in _needed(function))
+            raise OptionError(
+                f"{function.__name__} makes a function of weights, and is none itself",
+                hint=f"call it: weights.{function.__name__}({needs})",
+            )
+        return function(*arguments, **options)
+
+    return made
+
+
+def _needed(function: Callable[..., Any]) -> list[str]:
+    """Return the options that have no default."""
+    return [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]
+
+
 @by_name({})
+@_ready
 def near_changes(field: str = "actions", index: int = -1, steps: int = 10, times: float = 5) -> Weighting:
     """Weigh the steps near a change of a number more: near the gripper's opening and closing.
 
@@ -91,6 +150,7 @@ def near_changes(field: str = "actions", index: int = -1, steps: int = 10, times
 
 
 @by_name({})
+@_ready
 def rare_tasks(power: float = 1) -> Weighting:
     """Weigh the steps of rare tasks more: each by 1 / (samples of its task) ** power.
 
@@ -119,6 +179,7 @@ def rare_tasks(power: float = 1) -> Weighting:
 
 
 @by_name({})
+@_ready
 def recent(half_life: float, least: float = 0) -> Weighting:
     """Weigh the steps of recent episodes more: those of the last one have 1, those `half_life` episodes before it 1/2, and so on.
 
@@ -158,7 +219,7 @@ def parse_weights(text: str, fields: Collection[str]) -> str | Weighting:
     text
         As in "rewards", "rare_tasks", "near_changes:actions,times=3" and "rare_tasks*near_changes:actions".
     fields
-        Names of the fields that there are.
+        Names of the fields that can be weights.
 
     Raises
     ------
@@ -177,18 +238,19 @@ def parse_weights(text: str, fields: Collection[str]) -> str | Weighting:
 def _parsed(text: str, fields: Collection[str]) -> Weighting:
     word, _, rest = text.partition(":")
     if word not in READY:
-        raise UnknownName.among("function of weights, or field,", word, [*READY, *fields])
-    taken = inspect.signature(READY[word]).parameters
-    known, options = list(taken), dict[str, Any]()
+        raise UnknownName.among("function of weights, or field with one number a step,", word, [*READY, *fields])
+    known, options = list(inspect.signature(READY[word]).parameters), dict[str, Any]()
     for number, each in enumerate(filter(None, rest.split(","))):
         key, equals, value = each.partition("=")
         if not equals and number < len(known):
             key, value = known[number], key
         if key not in known:
             raise UnknownName.among(f"option of {word}", key, known)
+        if key in options:
+            raise OptionError(f"{key} of {word} is given twice", found=text)
         options[key] = value if key == "field" else _number(key, value)
-    for key, parameter in taken.items():
-        if parameter.default is parameter.empty and key not in options:
+    for key in _needed(READY[word]):
+        if key not in options:
             raise OptionError(f"{word} needs its {key}", found=text, hint=f"as in {word}:{key}=100")
     return READY[word](**options)
 

@@ -24,6 +24,7 @@ from vla_store import recipes, weights
 from vla_store.errors import OptionError, UnknownName
 from vla_store.loader.batches import Batches
 from vla_store.loader.dataset import served
+from vla_store.loader.facts import facts_of
 from vla_store.loader.groups import groups_of
 from vla_store.loader.marks import Shares, WeightedOrder, places_of
 from vla_store.loader.order import Blocks, Order, Sharding, epoch_rows, order_of
@@ -392,6 +393,25 @@ def test_ready_made_weights_are_what_they_say(samples: vla_store.Samples) -> Non
     assert str(both) == "rare_tasks(power=1) * recent(half_life=2, least=0.3) * value"
 
 
+def test_weights_times_a_number_an_array_or_a_function_are_the_same_from_either_side(
+    samples: vla_store.Samples,
+) -> None:
+    at, rare, steps = facts_of(samples, "a test"), weights.rare_tasks(), np.arange(127)
+    for factor, numbers, text in [
+        (2, 2, "2"),
+        (np.float32(0.5), 0.5, "0.5"),
+        (steps, steps, "an array"),
+        (lambda at: at.step, at.step, "<lambda>"),
+    ]:
+        for product, said in ((rare * factor, f"{rare} * {text}"), (factor * rare, f"{text} * {rare}")):  # type: ignore[operator]
+            assert np.array_equal(product(at), rare(at) * numbers)
+            assert str(product) == said
+    for wrong in (-1, math.nan, True, None, "rewards", [1, 2]):
+        for product in (lambda wrong=wrong: rare * wrong, lambda wrong=wrong: wrong * rare):
+            with pytest.raises(OptionError):
+                product()
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -403,7 +423,16 @@ def test_ready_made_weights_are_what_they_say(samples: vla_store.Samples) -> Non
         (None, "weights are numbers"),
         (["a"] * 127, "weights are numbers"),
         (np.ones((127, 1)), "weights are numbers"),
+        (np.ma.masked_equal(np.arange(127) % 5, 3), r"sample   3\n(.|\n)*masked; 25 such weights(.|\n)*filled"),
+        (lambda at: np.ma.masked_equal(at.step, 1), "found    masked"),
+        (weights.rare_tasks() * (lambda at: np.ma.masked_equal(at.step, 1)), "found    masked"),
+        (weights.near_changes, r"call it: weights.near_changes\(\)"),
+        (weights.rare_tasks() * weights.recent, r"call it: weights.recent\(half_life=...\)"),
+        (lambda at: weights.rare_tasks(), "this one returns a function"),
+        (weights.rare_tasks() * np.ones(5), "expected  127 numbers"),
+        (weights.rare_tasks() * (lambda at: at.text), "factor    <lambda>"),
         (lambda at: at.near([3]), "mask of all rows"),
+        (lambda at: at.near(np.ma.masked_equal(at.changes("dones"), True)), "values masked"),
         (lambda at: at.changes("actions", 7), "no number 7"),
         (lambda at: at.step[:5], "one a sample"),
     ],
@@ -447,6 +476,9 @@ def test_weights_are_named_in_a_text() -> None:
     assert parsed("rewards") == "rewards"
     assert parsed("near_changes:states,times=3,index=0") == str(weights.near_changes("states", 0, times=3))
     assert parsed("rare_tasks * recent:40") == "rare_tasks(power=1) * recent(half_life=40, least=0)"
+    for twice in ("recent:half_life=10,half_life=20", "recent:10,half_life=20"):
+        with pytest.raises(OptionError, match="half_life of recent is given twice"):
+            parsed(twice)
     for wrong in ("rare_task", "rare_tasks:strength=1", "rare_tasks:1,2", "recent", "rewards*rare_tasks", "recent:x"):
         with pytest.raises((UnknownName, OptionError)):
             parsed(wrong)

@@ -163,11 +163,11 @@ class StepFacts:
             `events` is no such mask.
         """
         mask = np.asarray(events)
-        if mask.shape != (self.store.rows,) or mask.dtype != bool:
+        if mask.shape != (self.store.rows,) or mask.dtype != bool or np.ma.is_masked(events):
             raise OptionError(
                 "events are a mask of all rows of the store",
                 expected=f"bool of shape ({self.store.rows},)",
-                found=f"{mask.dtype} of shape {mask.shape}",
+                found=f"{mask.dtype} of shape {mask.shape}{', with values masked' if np.ma.is_masked(events) else ''}",
                 hint='at.near(at.changes("actions"), 10); of a field: at.store.read(name, range(at.store.rows)) > 0',
             )
         start = self.row - self.step

@@ -203,8 +203,22 @@ def weights_of(dataset: Dataset, weights: Weights) -> Array:
     """Return what is given as weights as an array, unchecked. Raises OptionError and UnknownName for what needs a store."""
     if isinstance(weights, str):
         return facts_of(dataset, f"the name of a field, {weights!r},").number(weights)
-    made = weights(facts_of(dataset, f"a function, {_said(weights)},")) if callable(weights) else weights
-    return np.asarray(made)
+    if callable(weights):
+        return called(weights, facts_of(dataset, f"a function, {_said(weights)},"))
+    return np.asanyarray(weights)  # a mask stays: `checked` refuses what it hides
+
+
+def called(function: Callable[[StepFacts], npt.ArrayLike], at: StepFacts) -> Array:
+    """Return what a function of weights gives, masks as they are. Raises OptionError where that is one more function."""
+    made = function(at)
+    if callable(made):
+        raise OptionError(
+            "a function of weights returns numbers, and this one returns a function",
+            function=_said(function),
+            found=_said(made),
+            hint="give what it returns, and not the function that makes it",
+        )
+    return np.asanyarray(made)
 
 
 def checked(weights: Array, dataset: Dataset) -> Array:
@@ -223,15 +237,17 @@ def checked(weights: Array, dataset: Dataset) -> Array:
             found=f"{len(weights):,}",
             hint="of weights of all rows of a store: weighted(samples, weights[samples.anchor_rows])",
         )
-    values = weights.astype(np.float64)
-    good = np.isfinite(values) & (values >= 0)
+    values = np.ma.getdata(weights).astype(np.float64)
+    masked = np.ma.getmaskarray(weights)
+    good = np.isfinite(values) & (values >= 0) & ~masked
     if not good.all():
         bad = int(good.argmin())
         raise OptionError(
             "a weight is a finite number of at least 0",
             sample=bad,
             **dataset.where(bad),
-            found=f"{weights[bad]}; {int((~good).sum()):,} such weights in all",
+            found=f"{'masked' if masked[bad] else weights[bad]}; {int((~good).sum()):,} such weights in all",
+            hint="of a masked array: weights.filled(0) never gives what is masked" if masked.any() else "",
         )
     if not values.any():
         raise OptionError("all weights are 0: no sample would ever come", samples=f"{count:,}")
