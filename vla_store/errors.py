@@ -98,7 +98,8 @@ class UnknownName(UsageError, KeyError):
         shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
         import difflib  # here: reading a store without a slip does not pay for it
 
-        near = difflib.get_close_matches(str(name), known, 1, cutoff=0.75)  # less is another word, not a slip
+        near = [each for each in known if each.casefold() == str(name).casefold()]
+        near = near or difflib.get_close_matches(str(name), known, 1, cutoff=0.75)  # less is another word, not a slip
         hint = "; ".join(filter(None, [f"did you mean {near[0]!r}?" if near else "", places.pop("hint", "")]))
         return cls(f"there is no {kind} {name!r}", hint=hint, **places, exists=shown or "none")
 

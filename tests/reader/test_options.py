@@ -85,5 +85,16 @@ def test_a_function_keeps_its_signature_and_what_it_gives() -> None:
     assert function.__doc__ == "Says so."
     assert function(1, b=3, c=4) == (1, 3, {"c": 4})
     assert function(a=1) == (1, 2, {})
-    with pytest.raises(UnknownName, match="exists  b, c"):
+    with pytest.raises(UnknownName, match="exists  b, c, a"):
         function(1, d=5)
+
+
+def test_options_that_go_without_a_name_too_are_among_those_there_are() -> None:
+    from vla_store import weights
+
+    assert hint_of(lambda: weights.near_changes(time=3), UnknownName) == "did you mean 'times'?"  # type: ignore[call-arg]
+    assert hint_of(lambda: weights.near_changes(Steps=3), UnknownName) == "did you mean 'steps'?"  # type: ignore[call-arg]
+    assert hint_of(lambda: weights.recent(), OptionError) == "write recent(half_life=...)"  # type: ignore[call-arg]
+    assert hint_of(lambda: vla_store.weighted(), OptionError) == "write weighted(dataset, weights, ...)"  # type: ignore[call-arg]
+    with pytest.raises(OptionError, match=r"recent has no more options\s+found   7\s+exists  half_life, least"):
+        weights.recent(5, 0, 7)  # type: ignore[call-arg]

@@ -99,24 +99,25 @@ def by_name(
         @functools.wraps(function)
         def checked(*arguments: Parameters.args, **options: Parameters.kwargs) -> Made:
             places, own, needed = taken()
-            known = list(dict.fromkeys([*own, *also]))
-            start = ", ".join(each for each in places if each != "self")
+            names = [each for each in places if each != "self"]
+            known = list(dict.fromkeys([*own, *also, *names]))
+            start = ", ".join(each for each in names if each in needed)
             extra = arguments[len(places) :]
+            if extra and not own:
+                raise OptionError(f"{shown} has no more options", found=repr(extra[0])[:40], exists=", ".join(known))
             if extra:
                 named = ", ".join(f"{name}={str(value)[:40]}" for name, value in zip(own, map(repr, extra)))
                 raise OptionError(f"{shown} takes options by name", hint=f"write {shown}({start}, {named})")
             for name, value in options.items():
-                if name not in known and name not in places:
+                if name not in known:
                     error = UnknownOption.among("option", name, known)
                     if name in habits:
                         error.hint = habits[name].format(value=repr(value)[:40], name=name)
                     raise error
             for name in needed[len(arguments) :]:
                 if name not in options and not (name in places and places.index(name) < len(arguments)):
-                    raise OptionError(
-                        f"{shown} needs {name}",
-                        hint=f"write {shown}({start}, {name}=...)".replace(f"{name}, {name}=...", f"{name}, ..."),
-                    )
+                    write = f"{name}=..." if not own else f"{start}, {'...' if name in places else f'{name}=...'}"
+                    raise OptionError(f"{shown} needs {name}", hint=f"write {shown}({write})")
             return function(*arguments, **options)
 
         return checked
