@@ -16,6 +16,7 @@ import vla_store
 from vla_store import weights
 from vla_store.cli import main
 from vla_store.coverage import demos_of_store, measure_weights, weights_text
+from vla_store.errors import OptionError
 from vla_store.loader.marks import Shares, places_of
 
 
@@ -71,6 +72,12 @@ def test_of_a_store_the_kinds_of_steps_are_those_of_the_samplers(demo_store: Pat
     assert sum(task["epoch"] for task in report["tasks"]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("given", [Squares(3), None])
+def test_what_is_not_weighted_is_no_measure_of_weights(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"what vla_store\.weighted gave"):
+        measure_weights(given)
+
+
 def test_the_command_prints_the_same(tiny_store: Path, capsys: Any) -> None:
     assert main(["coverage", str(tiny_store), "--weights", "rare_tasks*recent:3", "--draws", "90", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -88,6 +95,9 @@ def test_the_command_prints_the_same(tiny_store: Path, capsys: Any) -> None:
         (["STORE", "--weights", "rare_tasks", "--quoted"], "--quoted goes without them"),
         (["STORE", "--weights", "rare_task"], "did you mean 'rare_tasks'"),
         (["STORE", "--weights", "recent"], "needs its half_life"),
+        (["STORE", "--weights", "rewards", "--weights", "rare_tasks"], "--weights is given once"),
+        (["STORE", "--weights", "actions"], "exists  near_changes, rare_tasks, recent, dones, rewards\n"),
+        (["STORE", "--weights", "near_changes:ACTIONS"], "did you mean 'actions'?"),
     ],
 )
 def test_what_the_command_cannot_do_is_said(tiny_store: Path, capsys: Any, options: list[str], text: str) -> None:

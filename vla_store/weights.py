@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName, whole_number
-from vla_store.loader.facts import StepFacts
+from vla_store.loader.facts import StepFacts, weight_fields
 from vla_store.loader.weighted import called
 from vla_store.reader.options import by_name
+from vla_store.reader.store import Store
 
 Floats = npt.NDArray[np.float64]
 Factor = float | npt.NDArray[Any] | Callable[[StepFacts], npt.ArrayLike]
@@ -211,21 +212,22 @@ def recent(half_life: float, least: float = 0) -> Weighting:
 READY: dict[str, Callable[..., Weighting]] = {each.__name__: each for each in (near_changes, rare_tasks, recent)}
 
 
-def parse_weights(text: str, fields: Collection[str]) -> str | Weighting:
+def parse_weights(text: str, store: Store) -> str | Weighting:
     """Return the weights that a text names: a field, or NAME[:option,...] of the functions here, several of them with a * between.
 
     Parameters
     ----------
     text
         As in "rewards", "rare_tasks", "near_changes:actions,times=3" and "rare_tasks*near_changes:actions".
-    fields
-        Names of the fields that can be weights.
+    store
+        The store, of whose fields those of one number a step can be weights.
 
     Raises
     ------
     UnknownName, OptionError
         For other names and options, and for a product with a field.
     """
+    fields = weight_fields(store)
     if text in fields:
         return text
     factors = text.split("*")
@@ -235,7 +237,7 @@ def parse_weights(text: str, fields: Collection[str]) -> str | Weighting:
     return functools.reduce(operator.mul, [_parsed(each.strip(), fields) for each in factors])
 
 
-def _parsed(text: str, fields: Collection[str]) -> Weighting:
+def _parsed(text: str, fields: list[str]) -> Weighting:
     word, _, rest = text.partition(":")
     if word not in READY:
         raise UnknownName.among("function of weights, or field with one number a step,", word, [*READY, *fields])

@@ -469,9 +469,9 @@ def test_what_is_no_field_dataset_or_option_is_refused(samples: vla_store.Sample
             function(**options)
 
 
-def test_weights_are_named_in_a_text() -> None:
+def test_weights_are_named_in_a_text(samples: vla_store.Samples) -> None:
     def parsed(text: str) -> str:
-        return str(weights.parse_weights(text, ["rewards", "actions"]))
+        return str(weights.parse_weights(text, samples.store))
 
     assert parsed("rewards") == "rewards"
     assert parsed("near_changes:states,times=3,index=0") == str(weights.near_changes("states", 0, times=3))

@@ -71,6 +71,7 @@ def bench(arguments: argparse.Namespace) -> int:
     ),
     argument(
         "--weights",
+        action="append",
         metavar="WEIGHTS",
         help="instead of the tables: what vla_store.weighted makes of an epoch (of --draws samples) with the numbers of a field, or "
         "near_changes (options field, index, steps, times), rare_tasks (power) or recent (half_life, least), as in "
@@ -117,8 +118,14 @@ def _weights(arguments: argparse.Namespace) -> int:
             raise OptionError(f"--weights are of the steps of a store, and --{name} goes without them")
     if arguments.store is None:
         raise OptionError("--weights need a STORE", hint="vla-store coverage libero.vla --weights rare_tasks")
+    if len(arguments.weights) > 1:
+        raise OptionError(
+            "--weights is given once",
+            found=" and ".join(arguments.weights),
+            hint="a product is written with *, as in --weights 'rare_tasks*recent:100'",
+        )
     store = open_store(arguments.store, **how_to_read(arguments))
-    weights = parse_weights(arguments.weights, store.fields)
+    weights = parse_weights(arguments.weights[0], store)
     # Any window will do, as no sample is read.
     field = min(store.fields.values(), key=lambda each: (each.is_ragged, each.is_camera)).name
     samples = Samples(store, windows={field: 0}, view=arguments.view, images="as_stored")

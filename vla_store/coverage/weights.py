@@ -42,11 +42,17 @@ def measure_weights(weighted: Weighted, k: int = 5) -> dict[str, Any]:
     Raises
     ------
     OptionError
-        `k` is not a whole number of at least 0.
+        `k` is not a whole number of at least 0; `weighted` is another dataset.
     StoreDamaged, FetchError, MachineError
         What reading raises.
     """
     whole_number("k", k, 0)
+    if not isinstance(weighted, Weighted):
+        raise OptionError(
+            "measure_weights takes what vla_store.weighted gave",
+            found=type(weighted).__name__,
+            hint="measure_weights(weighted(dataset, weights)); of a mixture, each part that is weighted",
+        )
     shares, rows = weighted.samples.ordering.shares, weighted.epoch_rows
     each, total = shares.each, shares.total
     is_full = each >= _weight_of(1, rows, total)

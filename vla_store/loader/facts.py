@@ -14,6 +14,7 @@ from vla_store.loader.dataset import Chosen, Dataset, OneByOne
 from vla_store.reader.cached import cached_property
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store, parts_of
+from vla_store.reader.values import StoreField
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -102,11 +103,11 @@ class StepFacts:
 
     def number(self, name: str) -> Array:
         """Return the numbers of a field that has one a step, (n,). Raises as `field` does, and OptionError for several a step."""
-        shape = self.store.fields[self._numeric(name)].shape
-        if shape not in ((), (1,)):
+        described = self.store.fields[self._numeric(name)]
+        if not _has_one(described):
             raise OptionError(
                 f"{name!r} has several numbers a step, and a weight is one",
-                shape=shape,
+                shape=described.shape,
                 hint=f"a function that chooses: lambda at: at.field({name!r})[:, -1]",
             )
         return self.field(name).reshape(-1)
@@ -174,11 +175,10 @@ class StepFacts:
         return rules.near(np.flatnonzero(mask), self.row, start, start + self.length, steps)
 
     def _numeric(self, name: str) -> str:
-        described = self.store.fields.get(name)
-        if described is not None and described.kind == "fixed" and not described.is_camera:
-            return name
-        known = [key for key, each in self.store.fields.items() if each.kind == "fixed" and not each.is_camera]
-        raise UnknownName.among("numeric field", name, known, store=self.store.url)
+        known = [key for key, each in self.store.fields.items() if _is_numeric(each)]
+        if name not in known:
+            raise UnknownName.among("numeric field", name, known, store=self.store.url)
+        return name
 
     @cached_property
     def _of_episodes(self) -> tuple[Int64, Array]:
@@ -190,6 +190,19 @@ class StepFacts:
             tasks.append(np.array([numbers[each.suite, each.name] for each in document.tasks])[entries["task"]])
             files.append(_texts([each.file for each in document.sources])[entries["source"]])
         return np.concatenate(tasks), np.concatenate(files)
+
+
+def weight_fields(store: Store) -> list[str]:
+    """Return the names of a store's fields that can be weights: those of one number a step."""
+    return [name for name, each in store.fields.items() if _is_numeric(each) and _has_one(each)]
+
+
+def _is_numeric(field: StoreField) -> bool:
+    return field.kind == "fixed" and not field.is_camera
+
+
+def _has_one(field: StoreField) -> bool:
+    return field.shape in ((), (1,))
 
 
 def facts_of(dataset: Dataset, what: str) -> StepFacts:
