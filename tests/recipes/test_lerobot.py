@@ -175,6 +175,9 @@ def test_texts_of_steps_and_names_of_numbers_are_kept(tmp_path: Path) -> None:
     assert dataset.meta.episodes["tasks"] == [list(dict.fromkeys(texts[a:b])) for a, b in ((0, 20), (20, 27), (27, 32))]
     assert dataset.features["action"]["names"] == ["x", "y", "z", "gripper"]
     assert dataset.fps == 20
+    with pytest.warns(UserWarning, match="fps 10 was given, but the store says 20"):
+        assert lerobot(store, fps=10).fps == 10
+    assert lerobot(store, fps=20).fps == 20
 
 
 def test_a_rate_must_be_known(tmp_path: Path) -> None:
@@ -201,7 +204,9 @@ def test_a_rate_must_be_known(tmp_path: Path) -> None:
         ({"uint8": "no"}, OptionError, r"(?s)uint8 is True or False.*'no'"),
         ({"keep_first": "no"}, OptionError, "keep_first is True or False"),
         ({"tolerance_s": "x"}, OptionError, "tolerance_s is a finite number"),
-        ({"fps": 0}, OptionError, "more than 0"),
+        ({"fps": 0}, OptionError, "above 0"),
+        ({"fps": "50"}, OptionError, "above 0"),
+        ({"fps": True}, OptionError, "above 0"),
         ({"state": "ee_states"}, OptionError, "lists of names"),
         ({"exclude": ["depth"]}, UnknownName, "depth"),
         ({"windows": {}}, UnknownOption, "no option .windows"),

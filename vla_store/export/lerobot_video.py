@@ -48,7 +48,7 @@ def check_size(field: str, shape: tuple[int, ...]) -> None:
             field=field,
             expected="pictures of three channels, with an even height and width",
             found=f"{shape[0]} x {shape[1]} of {shape[2]}",
-            hint=f"leave out --video, or --exclude {field}",
+            hint=f"leave out video (--video), or leave the field out: exclude=[{field!r}] (--exclude {field})",
         )
 
 

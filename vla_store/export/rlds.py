@@ -13,7 +13,7 @@ import numpy as np
 from vla_store.errors import OptionError
 from vla_store.export import tfrecord
 from vla_store.features.frames import Batch
-from vla_store.features.mapping import Feature, Naming, fits_png
+from vla_store.features.mapping import EXCLUDE, RENAME, Feature, Naming, fits_png
 from vla_store.reader.values import Episode
 from vla_store.text import size_text
 
@@ -37,7 +37,7 @@ def _check_name(name: str) -> None:
     if name in OWN:
         raise OptionError(
             f"RLDS has {name!r} itself",
-            hint="--rename FIELD=NAME gives the field another name, --exclude leaves it out",
+            hint=f"{RENAME} gives the field another name, {EXCLUDE} leaves it out",
         )
 
 
@@ -124,7 +124,7 @@ class RldsWriter:
                 episode=_place(self._episode),
                 expected="less than 2 GiB",
                 found=size_text(len(data)),
-                hint="--exclude a camera, or export to lerobot",
+                hint=f"{EXCLUDE} leaves a camera out; or export to lerobot",
             )
         file = self._shard(len(data))
         file.write(data)
@@ -200,7 +200,7 @@ def _fitting(rows: Array, feature: Feature) -> Array:
             "a number does not fit into the int64 of a TFRecord",
             field=", ".join(feature.fields),
             found=rows.max(),
-            hint=f"--exclude {feature.fields[0]} leaves it out",
+            hint=f"exclude=[{feature.fields[0]!r}] (--exclude {feature.fields[0]}) leaves it out",
         )
     return rows
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, warn
+from vla_store.features.mapping import EXCLUDE
 from vla_store.format.views import STEPS
 from vla_store.reader import Samples, Store
 from vla_store.reader.conversion import standing_still
+from vla_store.reader.seconds import checked_rate
 from vla_store.reader.selection import Anchors, anchors_of, choose
 from vla_store.reader.store import parts_of
 from vla_store.reader.values import Episode, SourceConvention
@@ -146,12 +148,19 @@ def frames_of(
 
 
 def rate_of(frames: Frames, given: float | None) -> float:
-    """Return the steps a second that were said, that the store says, or that LIBERO has. Raises OptionError."""
-    if given is not None:
-        if not (np.isfinite(given) and given > 0):
-            raise OptionError("fps is a number of frames a second, more than 0", found=given)
-        return float(given)
+    """Return the steps a second that were said, that the store says, or that LIBERO has. Raises OptionError.
+
+    What was said counts, as where a store is built, and one warning tells that the store says another number.
+    """
     said = {float(each.fps) for each in frames.sources if each.fps is not None}
+    if given is not None:
+        rate = checked_rate(given)
+        if len(said) == 1 and rate not in said:  # of several, the caller had to choose
+            warn(
+                f"fps {rate:g} was given, but the store says {said.pop():g}: the same steps lie at other times, and none "
+                "is left out"
+            )
+        return rate
     if len(said) > 1:
         raise OptionError(
             "these are recordings of several rates, and a LeRobot data set has one",
@@ -181,7 +190,7 @@ def in_our_words() -> Iterator[None]:
         yield
     except OptionError as error:
         if error.hint.startswith("dtype="):
-            error.hint = "--exclude FIELD leaves the field out; in Python exclude=[...]"
+            error.hint = f"{EXCLUDE} leaves the field out"
         raise
 
 

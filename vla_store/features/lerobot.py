@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import OptionError
-from vla_store.features.mapping import Feature, Naming, fits_png
+from vla_store.features.mapping import EXCLUDE, RENAME, Feature, Naming, fits_png
 from vla_store.features.statistics import NumberStatistics, PictureStatistics
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +27,7 @@ def _check_name(name: str) -> None:
     if name in RESERVED:
         raise OptionError(
             f"LeRobot has {name!r} itself",
-            hint="--rename FIELD=NAME gives the field another name, --exclude FIELD leaves it out",
+            hint=f"{RENAME} gives the field another name, {EXCLUDE} leaves it out",
         )
 
 

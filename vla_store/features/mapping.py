@@ -19,6 +19,10 @@ Array = np.ndarray[Any, Any]
 ACTIONS = "actions"
 STATE = "state"  # what --rename calls the fields of --state
 LIBERO_STATE = {"ee_states": (6,), "gripper_states": (2,)}  # what its LeRobot and RLDS sets have as the state
+RENAME, EXCLUDE = (
+    "rename={field: name} (--rename FIELD=NAME)",
+    "exclude=[...] (--exclude FIELD)",
+)  # for hints, here and there
 FLOAT = "float32"
 PNG_CHANNELS = (1, 3, 4)  # grey, colour, and colour with opacity
 
@@ -245,7 +249,7 @@ def _check_names(features: Sequence[Feature], naming: Naming) -> None:
                 "two features would have one name",
                 name=each.name,
                 fields=f"{'+'.join(taken[each.name].fields)} and {'+'.join(each.fields)}",
-                hint="--rename FIELD=NAME gives one of them another name, --exclude FIELD leaves it out",
+                hint=f"{RENAME} gives one of them another name, {EXCLUDE} leaves it out",
             )
         taken[each.name] = each
 

@@ -67,8 +67,7 @@ def seconds(start: float | Iterable[float], stop: float | None = None, *, fps: f
         For what are no such numbers. By what takes the window, for a time half way between two steps, and for sources of
         several rates or of none.
     """
-    if fps is not None and not (_is_number(fps) and fps > 0):
-        raise OptionError("fps is a number above 0", found=repr(fps)[:100])
+    rate = None if fps is None else checked_rate(fps)
     times = (start,) if stop is not None else start
     if not isinstance(times, Iterable) or isinstance(times, (str, bytes, Mapping)):
         raise OptionError(
@@ -77,12 +76,17 @@ def seconds(start: float | Iterable[float], stop: float | None = None, *, fps: f
             hint="seconds(0, 3.2) for all steps in between, seconds([-0.1, 0]) for two",
         )
     listed: tuple[Any, ...] = tuple(times)
-    wrong = [each for each in (*listed, *(() if stop is None else (stop,))) if not _is_number(each)]
+    wrong = [each for each in (*listed, *(() if stop is None else (stop,))) if not is_number(each)]
     if wrong or not listed:
         raise OptionError("times are numbers, and at least one", found=repr(wrong[0] if wrong else listed)[:100])
-    return Seconds(
-        tuple(map(float, listed)), None if stop is None else float(stop), None if fps is None else float(fps)
-    )
+    return Seconds(tuple(map(float, listed)), None if stop is None else float(stop), rate)
+
+
+def checked_rate(given: Any) -> float:
+    """Return steps a second as a float. Raises OptionError for what are none."""
+    if not (is_number(given) and given > 0):
+        raise OptionError("fps is a number above 0", found=repr(given)[:100])
+    return float(given)
 
 
 def in_steps(windows: Mapping[str, Any], rates: Callable[[], Mapping[float | None, str]]) -> Mapping[str, Any]:
@@ -114,7 +118,8 @@ def _only(rates: Mapping[float | None, str], field: str, window: Seconds) -> flo
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether this is a finite real number; a bool is none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 

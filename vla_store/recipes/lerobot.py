@@ -72,7 +72,7 @@ class LeRobotDataset(RecipeDataset):
     image_transforms
         Called with each picture, a tensor (..., C, H, W).
     fps
-        Frames a second. Default: what the store says, 20 for LIBERO.
+        Frames a second. Default: what the store says, 20 for LIBERO. Another number than the store says is a warning.
     state
         Fields whose numbers stand side by side as observation.state. Default: ee_states and gripper_states where these are LIBERO's.
     rename
