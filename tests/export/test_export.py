@@ -29,8 +29,8 @@ for module in ("PIL", "av", "pyarrow"):
     pytest.importorskip(module, reason=f"what leaves is read back with {module}")
 
 WAYS: dict[str, dict[str, Any]] = {
-    "lerobot": {"to": "lerobot", "fps": 10},
-    "lerobot v2.1": {"to": "lerobot", "fps": 10, "version": "v2.1"},
+    "lerobot": {"to": "lerobot", "fps": 20},
+    "lerobot v2.1": {"to": "lerobot", "fps": 20, "version": "v2.1"},
     "rlds": {"to": "rlds"},
     "hdf5": {"to": "hdf5"},
 }

@@ -19,10 +19,8 @@ Array = np.ndarray[Any, Any]
 ACTIONS = "actions"
 STATE = "state"  # what --rename calls the fields of --state
 LIBERO_STATE = {"ee_states": (6,), "gripper_states": (2,)}  # what its LeRobot and RLDS sets have as the state
-RENAME, EXCLUDE = (
-    "rename={field: name} (--rename FIELD=NAME)",
-    "exclude=[...] (--exclude FIELD)",
-)  # for hints, here and there
+RENAME = "rename={field: name} (--rename FIELD=NAME)"  # for hints, in Python and on the command line
+EXCLUDE = "exclude=[...] (--exclude FIELD)"
 FLOAT = "float32"
 PNG_CHANNELS = (1, 3, 4)  # grey, colour, and colour with opacity
 
