@@ -76,7 +76,7 @@ def seconds(start: float | Iterable[float], stop: float | None = None, *, fps: f
             hint="seconds(0, 3.2) for all steps in between, seconds([-0.1, 0]) for two",
         )
     listed: tuple[Any, ...] = tuple(times)
-    wrong = [each for each in (*listed, *(() if stop is None else (stop,))) if not is_number(each)]
+    wrong = [each for each in (*listed, *(() if stop is None else (stop,))) if not _is_number(each)]
     if wrong or not listed:
         raise OptionError("times are numbers, and at least one", found=repr(wrong[0] if wrong else listed)[:100])
     return Seconds(tuple(map(float, listed)), None if stop is None else float(stop), rate)
@@ -84,7 +84,7 @@ def seconds(start: float | Iterable[float], stop: float | None = None, *, fps: f
 
 def checked_rate(given: Any) -> float:
     """Return steps a second as a float. Raises OptionError for what are none."""
-    if not (is_number(given) and given > 0):
+    if not (_is_number(given) and given > 0):
         raise OptionError("fps is a number above 0", found=repr(given)[:100])
     return float(given)
 
@@ -118,8 +118,7 @@ def _only(rates: Mapping[float | None, str], field: str, window: Seconds) -> flo
     )
 
 
-def is_number(value: Any) -> bool:
-    """Tell whether this is a finite real number; a bool is none."""
+def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
