@@ -66,7 +66,9 @@ class AheadOfParts:
 
     @property
     def is_near(self) -> bool:
-        return all(each.is_near for each in self._far)
+        # All are asked, whatever the first says: a fetcher asks in one thread, so that its others find each store open.
+        found = [each.is_near for each in self._far]
+        return all(found)
 
     @property
     def kept(self) -> tuple[int, int]:
