@@ -66,7 +66,7 @@ class AheadOfParts:
 
     @property
     def is_near(self) -> bool:
-        # All are asked, whatever the first says: a fetcher asks in one thread, so that its others find each store open.
+        # All are asked, whatever the first says: a fetcher asks in one thread, so that its other threads find each store open.
         found = [each.is_near for each in self._far]
         return all(found)
 
