@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_looks import Halves, Odd
 from own_sources import Own
+from view_tools import put_views, view_json
 
-from vla_store import UsageError, open_store
+from vla_store import UnknownName, UsageError, open_store
 from vla_store.builder import build_store
 from vla_store.cli import error_text, main
 from vla_store.look import sheet
-from vla_store.look.episodes import find_episode
+from vla_store.look.episodes import EpisodeFilter, filtered, find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
 from vla_store.look.sheet import canvas_of, chosen_steps, describe, write_sheet
 from vla_store.sources.protocol import FieldSpec
@@ -442,3 +444,42 @@ def test_shrinking_takes_the_mean_of_whole_squares() -> None:
 
 def test_the_limits_of_the_command_line_are_those_of_the_sheet() -> None:
     assert (sheet.STEPS, sheet.MAX_STEPS) == (8, 24)
+
+
+# Lists of episodes
+
+
+def test_a_filter_lets_through_what_all_of_it_says(demo_store: Path) -> None:
+    store = open_store(demo_store)
+    every = list(store.episodes)
+    wanted = EpisodeFilter(text="PLATE bowl_on", suite="libero_goal", shortest=every[7].length)
+
+    assert [each.episode for each in filtered(store, EpisodeFilter())] == [each.episode for each in every]
+    assert filtered(store, wanted) == [
+        each
+        for each in every
+        if each.suite == "libero_goal"
+        and "plate" in each.text
+        and "bowl on" in each.text
+        and each.length >= every[7].length
+    ]
+    assert filtered(store, wanted)
+    assert all(each.success for each in filtered(store, EpisodeFilter(success=True)))
+    with pytest.raises(UnknownName, match="libero_gaol"):
+        filtered(store, EpisodeFilter(suite="libero_gaol"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_filter_by_view_lets_through_episodes_of_which_it_keeps_a_step(
+    tiny_store: Path, tmp_path: Path, seed: int
+) -> None:
+    store = open_store(shutil.copytree(tiny_store, tmp_path / "tiny"))
+    draw = np.random.default_rng(seed)
+    masks = [(draw.random(each.length) < draw.choice([0.0, 0.1, 0.9])).tolist() for each in store.episodes]
+    tasks = [(each.suite, each.task) for each in store.episodes]
+    put_views(tmp_path / "tiny", {"some": view_json("anchors", masks, tasks)})
+    store = open_store(tmp_path / "tiny")
+
+    found = [each.episode for each in filtered(store, EpisodeFilter(view="some"))]
+
+    assert found == [number for number, mask in enumerate(masks) if any(mask)]

@@ -1,12 +1,16 @@
-"""Look-up of an episode by its number in the store, or by the names of its suite, file and demonstration."""
+"""Look-up of an episode by its number in the store, or by the names of its suite, file and demonstration; and lists of them."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+
+import numpy as np
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.digests import episode_name
 from vla_store.reader import Store
+from vla_store.reader.kept import kept_of
 from vla_store.reader.values import Episode
 
 SUFFIX = ".hdf5"
@@ -54,3 +58,65 @@ def find_episode(store: Store, text: str) -> Episode:
     if name not in known:
         raise UnknownName.among("demonstration", demo, list(known), store=store.url, suite=suite, file=file)
     return known[name]
+
+
+@dataclass(frozen=True)
+class EpisodeFilter:
+    """Which episodes are listed; what is None leaves none out.
+
+    Attributes
+    ----------
+    text
+        Words that all occur in the name of the task or in the episode's instruction, in any order and case.
+    suite
+        Name of a suite.
+    success
+        Whether it succeeded; True and False both leave out those of which it is not known.
+    shortest, longest
+        Of how many steps, both included.
+    view
+        Name of a view that keeps at least one of its steps.
+    """
+
+    text: str | None = None
+    suite: str | None = None
+    success: bool | None = None
+    shortest: int | None = None
+    longest: int | None = None
+    view: str | None = None
+
+
+def filtered(store: Store, wanted: EpisodeFilter) -> list[Episode]:
+    """Return the episodes that a filter lets through, in the store's order.
+
+    Raises UnknownName for a suite or view that the store does not have, and what reading raises.
+    """
+    if wanted.suite is not None and wanted.suite not in store.suites:
+        raise UnknownName.among("suite", wanted.suite, list(store.suites), store=store.url)
+    starts, lengths = store.episodes.starts, store.episodes.lengths
+    kept = np.ones(len(starts), bool)
+    if wanted.view is not None:
+        runs = kept_of(store, wanted.view).anchors
+        first = np.searchsorted(
+            runs[:, 1], starts, side="right"
+        )  # the first one that ends behind the episode's first row
+        kept = first < np.searchsorted(runs[:, 0], starts + lengths)
+    return [
+        each
+        for each in store.episodes
+        if kept[each.episode]
+        and wanted.suite in (None, each.suite)
+        and wanted.success in (None, each.success)
+        and (wanted.shortest or 0) <= each.length <= (each.length if wanted.longest is None else wanted.longest)
+        and has_words(f"{each.task} {each.text}", wanted.text or "")
+    ]
+
+
+def has_words(text: str, words: str) -> bool:
+    """Return whether all of `words` occur in a text, in any order and case; an underscore is a space."""
+    said = " ".join(_words(text))
+    return all(word in said for word in _words(words))
+
+
+def _words(text: str) -> list[str]:
+    return text.casefold().replace("_", " ").split()
