@@ -41,7 +41,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     from vla_store.loader.packing import Room, pack, tree_nbytes, unpack
     from vla_store.loader.ring import Ring, RingView
     from vla_store.reader.frames import frame_list
-    from vla_store.reader.store import parts_of
+    from vla_store.reader.parts import parts_of
     from vla_store.reader.windows import window_times
     from vla_store.torch import StepDataset, _Convert, collate
 

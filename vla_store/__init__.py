@@ -31,9 +31,10 @@ from vla_store.format.views import View
 from vla_store.loader.mixture import Mixture, mixture
 from vla_store.loader.weighted import Weighted, weighted
 from vla_store.reader.batch import Batch
+from vla_store.reader.episodes import Episodes
 from vla_store.reader.samples import Samples
 from vla_store.reader.seconds import seconds
-from vla_store.reader.store import Episodes, Store, open_store
+from vla_store.reader.store import Store, open_store
 from vla_store.reader.values import (
     Conventions,
     Episode,

@@ -21,7 +21,7 @@ from vla_store import view_rules as rules
 from vla_store.audit import verify_store
 from vla_store.errors import FetchError, MachineError, StoreDamaged, StoreNotFound
 from vla_store.manage.views import add_view
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 from vla_store.storage import FsspecStorage, locate, retrying
 from vla_store.storage.filesystems import filesystem_of
 from vla_store.storage.remote import MERGE_GAP_BYTES

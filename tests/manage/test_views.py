@@ -33,7 +33,7 @@ from vla_store.manage.merge import merge_stores
 from vla_store.manage.recode import recode_store
 from vla_store.manage.repair import repair_store
 from vla_store.manage.views import add_view, add_views, remove_views
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 from vla_store.storage import LocalStorage
 from vla_store.view_rules import NewView, parse_view
 

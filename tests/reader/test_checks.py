@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vla_store import Samples, StoreDamaged, UnknownName, open_store
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 
 CAMERA = "eye_in_hand_rgb"  # whose frames have no background
 

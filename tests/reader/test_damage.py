@@ -13,7 +13,7 @@ import store_tools
 from vla_store import Samples, StoreDamaged, open_store
 from vla_store.format.shard_index import ABSENT, ENTRY_BYTES, encode_index, index_nbytes
 from vla_store.reader.part import Part
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 
 CAMERAS = {"agentview_rgb": "residuals", "eye_in_hand_rgb": "frames"}
 KINDS = ["mmap", "pread", "fsspec"]

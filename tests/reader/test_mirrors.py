@@ -12,7 +12,7 @@ from comparing import assert_same
 from reader.conftest import merged
 
 import vla_store
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 from vla_store.storage.mirror import PAGE
 from vla_store.storage.mirrored import MirroredStorage
 

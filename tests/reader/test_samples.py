@@ -20,8 +20,8 @@ from vla_store.format import layout
 from vla_store.format.statistics import field_statistics
 from vla_store.reader import frames
 from vla_store.reader.part_reader import PartReader
+from vla_store.reader.parts import parts_of
 from vla_store.reader.shards import EncodedShards
-from vla_store.reader.store import parts_of
 
 TINY = naive.of_tiny()
 PRESETS = ["raw", "fast", "small"]

@@ -19,8 +19,9 @@ from vla_store.bench.far import FarReport, Probe, Run
 from vla_store.bench.near import BenchReport, LoaderRate
 from vla_store.bench.turns import Setting, Talk
 from vla_store.errors import OptionError, whole_number
+from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
-from vla_store.reader.store import open_store, parts_of
+from vla_store.reader.store import open_store
 from vla_store.storage import locate
 
 __all__ = ["BenchReport", "FarReport", "LoaderRate", "Probe", "Run", "bench_store"]

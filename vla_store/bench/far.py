@@ -16,8 +16,8 @@ from vla_store.bench import turns
 from vla_store.bench.turns import Setting, Talk
 from vla_store.loader.batches import Batches
 from vla_store.loader.order import Order
+from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
-from vla_store.reader.store import parts_of
 from vla_store.storage import Range, Storage
 from vla_store.text import counted, size_text
 

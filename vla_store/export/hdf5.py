@@ -17,7 +17,7 @@ from vla_store.features.frames import Batch, Frames
 from vla_store.format import canonical
 from vla_store.format.attributes import decode_value
 from vla_store.reader.part import Part
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 from vla_store.reader.values import Episode
 from vla_store.sources.conventions import IMAGE_CONVENTIONS
 from vla_store.sources.datasets import field_name, field_names

@@ -19,9 +19,9 @@ from vla_store.features.mapping import EXCLUDE
 from vla_store.format.views import STEPS
 from vla_store.reader import Samples, Store
 from vla_store.reader.conversion import standing_still
+from vla_store.reader.parts import parts_of
 from vla_store.reader.seconds import checked_rate
 from vla_store.reader.selection import Anchors, anchors_of, choose
-from vla_store.reader.store import parts_of
 from vla_store.reader.values import Episode, SourceConvention
 
 Array = np.ndarray[Any, Any]

@@ -12,8 +12,9 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.format import layout
 from vla_store.loader.dataset import Chosen, Dataset, OneByOne
 from vla_store.reader.cached import cached_property
+from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
-from vla_store.reader.store import Store, parts_of
+from vla_store.reader.store import Store
 from vla_store.reader.values import StoreField
 
 Array = np.ndarray[Any, Any]

@@ -18,7 +18,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
 from vla_store.look.saying import labels_of
 from vla_store.reader import Samples, Store
-from vla_store.reader.store import parts_of
+from vla_store.reader.parts import parts_of
 from vla_store.reader.values import SourceConvention, StoreField, StoreTask
 from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST, noops
 

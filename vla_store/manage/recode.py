@@ -19,7 +19,8 @@ from vla_store.format.jpeg import Jpeg
 from vla_store.format.schema import TEXT_COLUMN
 from vla_store.manage.views import translate_views
 from vla_store.reader.part import Part
-from vla_store.reader.store import Store, open_store, parts_of
+from vla_store.reader.parts import parts_of
+from vla_store.reader.store import Store, open_store
 from vla_store.reader.texts import instructions_of, segments_of
 from vla_store.sources.datasets import FileLayout
 from vla_store.sources.jpeg import CODEC, ENCODED_AS

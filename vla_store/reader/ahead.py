@@ -14,10 +14,10 @@ import numpy.typing as npt
 from vla_store.reader.kept import Kept
 from vla_store.reader.part import Part
 from vla_store.reader.part_reader import PartReader
-from vla_store.reader.parts import MAX_OPEN_PARTS
+from vla_store.reader.parts import MAX_OPEN_PARTS, parts_of
 from vla_store.reader.selection import Anchors
 from vla_store.reader.shards import open_shards
-from vla_store.reader.store import Store, parts_of
+from vla_store.reader.store import Store
 from vla_store.reader.windows import Window
 from vla_store.storage import Range, Storage, Traffic, keep
 

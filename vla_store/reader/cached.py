@@ -10,10 +10,9 @@ if TYPE_CHECKING:
 else:
 
     class cached_property(functools.cached_property):
-        """Compute a value at its first use, and keep it; two threads at once may both compute it, and get equal values."""
+        """Compute a value at its first use, and keep it; where two threads do so at once, both get the value that was kept first."""
 
         def __get__(self, owner: Any, kind: type | None = None) -> Any:
             if owner is None:
                 return self
-            value = owner.__dict__[self.attrname] = self.func(owner)
-            return value
+            return owner.__dict__.setdefault(self.attrname, self.func(owner))

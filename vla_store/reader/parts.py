@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from vla_store.reader.cached import cached_property
 from vla_store.reader.part import Index, Part
 from vla_store.reader.shards import Opened
 from vla_store.storage import Contents, Held, ObjectMissing, Storage, keep, read_documents
+
+if TYPE_CHECKING:
+    from vla_store.reader.store import Store
 
 Int64 = npt.NDArray[np.int64]
 
@@ -165,6 +169,11 @@ class Parts:
                     found=f"{document.fields[name].kind} {document.fields[name].dtype} {document.fields[name].shape}",
                 )
         return document
+
+
+def parts_of(store: Store) -> Parts:
+    """Return the parts of a store, for the rest of this package: they are no part of what users see."""
+    return store._parts
 
 
 def contents_of(entry: PartEntry, listing: bytes | None) -> Contents | None:

@@ -34,11 +34,11 @@ from vla_store.reader.frames import LocatedFrames, announce
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Index, Part, Positions
 from vla_store.reader.part_reader import ListedPart, LocatedPart, Mask, PartReader, assemble_all, choose_all, scatter
-from vla_store.reader.parts import MAX_OPEN_PARTS
+from vla_store.reader.parts import MAX_OPEN_PARTS, parts_of
 from vla_store.reader.seconds import Seconds, in_steps
 from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.shards import open_shards
-from vla_store.reader.store import Store, open_store, parts_of
+from vla_store.reader.store import Store, open_store
 from vla_store.reader.texts import check_kind, choice_of, further_texts
 from vla_store.reader.transforms import transformed
 from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows

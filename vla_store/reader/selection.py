@@ -23,7 +23,9 @@ from vla_store.format.views import Runs, overlaps
 from vla_store.reader.cached import cached_property
 from vla_store.reader.kept import Kept, inside, kept_of, within
 from vla_store.reader.part import Index, Part, Position, Positions
-from vla_store.reader.store import SPLITS, Store, parts_of
+from vla_store.reader.parts import parts_of
+from vla_store.reader.splits import SPLITS
+from vla_store.reader.store import Store
 from vla_store.reader.values import Split, StoreTask
 
 Int64 = npt.NDArray[np.int64]

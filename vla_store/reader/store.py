@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
-import itertools
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
@@ -16,38 +14,45 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
-from vla_store.format import canonical, digests, layout
-from vla_store.format.nonfinite import NonFinite, Tally
-from vla_store.format.schema import LABELS, MAX_DOCUMENT_BYTES, PartDocument, PartEntry, Root
+from vla_store.format import digests, layout
+from vla_store.format.nonfinite import NonFinite
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartDocument, PartEntry, Root
 from vla_store.format.skipped import Skipped
 from vla_store.format.views import View, views_of
 from vla_store.reader import opening
 from vla_store.reader.batch import check_out
 from vla_store.reader.cached import cached_property
-from vla_store.reader.frames import announce, frame_list
-from vla_store.reader.part import Index
+from vla_store.reader.documents import (
+    array_nbytes_of,
+    conventions_of,
+    fields_of,
+    left_out,
+    nonfinite_of,
+    small_document,
+    statistics_of,
+    tasks_of,
+)
+from vla_store.reader.episodes import Episodes
+from vla_store.reader.numbers import whole_numbers
 from vla_store.reader.parts import Documents, Parts
-from vla_store.reader.shards import open_shards
+from vla_store.reader.rows import read_rows
+from vla_store.reader.splits import split_of
 from vla_store.reader.texts import instructions_of, kinds_of, segments_of
 from vla_store.reader.values import (
     Conventions,
-    Episode,
     Provenance,
-    SourceConvention,
     Split,
     Statistics,
     StoreField,
     StoreTask,
-    said_at_build,
 )
-from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document, read_documents
+from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
 Carried = tuple[bytes, Documents]
 
-SPLITS = ("train", "val")
 CHECKS = ("first", "every")
 
 
@@ -190,22 +195,7 @@ class Store:
     @cached_property
     def array_nbytes(self) -> Mapping[str, int]:
         """Bytes of all objects by array ("steps/actions", ...), over all parts, with its metadata; "" is everything that is no array."""
-        from vla_store.format.listing import parse_listing  # as below: modules that no sample needs cost importing them
-
-        meta = self._root.meta
-        documents = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
-        keys = [*documents, *(f"{entry.path}/{layout.LISTING}" for entry in self._root.parts)]
-        found = {"": len(self._root.to_bytes())}
-        for key, data in zip(keys, read_documents(self._fetcher, keys, MAX_DOCUMENT_BYTES)):
-            if data is None:
-                if meta.views and key == layout.meta_key(meta.views):
-                    continue  # no sample needs it, and `views` says that it is lost
-                raise ObjectMissing("an object of the store is missing", object=key, store=self.url)
-            found[""] += len(data)
-            for each in parse_listing(data, key) if key not in documents else ():
-                array = "/".join(each.key.split("/")[:2]) if each.key.count("/") > 1 else ""
-                found[array] = found.get(array, 0) + each.size
-        return MappingProxyType(found)
+        return array_nbytes_of(self._root, self._fetcher, self.url)
 
     @cached_property
     def episodes(self) -> Episodes:
@@ -215,17 +205,7 @@ class Store:
     @cached_property
     def tasks(self) -> tuple[StoreTask, ...]:
         """Every task, by suite and name; one that occurs in several parts is one."""
-        named: dict[tuple[str, str], StoreTask] = {}
-        own: dict[tuple[str, str], set[str]] = {}
-        texts = [number for number, document in enumerate(self._parts.documents) if document.texts]
-        self._parts.bring(texts, layout.TABLE_ARRAY)
-        for number, document in enumerate(self._parts.documents):
-            for each in document.tasks:
-                named.setdefault((each.suite, each.name), StoreTask(each.suite, each.name, each.text, each.instruction))
-            for task, text in self._parts[number].own_texts_by_task() if document.texts else ():
-                each = document.tasks[task]
-                own.setdefault((each.suite, each.name), set()).add(document.texts[text])
-        return tuple(dataclasses.replace(named[key], texts=tuple(sorted(own.get(key, ())))) for key in sorted(named))
+        return tasks_of(self._parts)
 
     @cached_property
     def instruction_kinds(self) -> tuple[str, ...]:
@@ -283,19 +263,7 @@ class Store:
     @cached_property
     def fields(self) -> Mapping[str, StoreField]:
         """Every per-step quantity, by name."""
-        first = self._parts.documents[0].fields
-        made = {
-            name: StoreField(
-                name, each.kind, each.dtype, each.shape, first[name].role, first[name].is_camera, *self._labels(name)
-            )
-            for name, each in self._root.fields.items()
-        }
-        return MappingProxyType(made)
-
-    def _labels(self, field: str) -> tuple[tuple[str, ...], ...]:
-        """Return the names and units of a field's numbers, () where parts differ."""
-        found = [{getattr(each.fields[field], label) for each in self._parts.documents} for label in LABELS]
-        return tuple(each.pop() if len(each) == 1 else () for each in found)
+        return fields_of(self._root, self._parts.documents)
 
     @cached_property
     def cameras(self) -> tuple[str, ...]:
@@ -305,35 +273,12 @@ class Store:
     @cached_property
     def conventions(self) -> Conventions:
         """Orientation of pictures, and order of observation and action, of every source."""
-        return Conventions(
-            tuple(
-                SourceConvention(
-                    each.suite, each.file, each.orientation, each.observation, each.codec, each.decoder, said, each.fps
-                )
-                for document in self._parts.documents
-                for each, said in zip(document.sources, said_at_build(document))
-            )
-        )
+        return conventions_of(self._parts.documents)
 
     @cached_property
     def statistics(self) -> Statistics:
         """Of the fixed numeric fields, over all rows and per suite, as computed by the build."""
-        from vla_store.format.statistics import FieldStatistics
-
-        document = self._meta(self._root.meta.statistics)
-        key = layout.meta_key(self._root.meta.statistics or "")
-        whole: dict[str, FieldStatistics] = {}
-        suites: dict[str, dict[str, FieldStatistics]] = {}
-        try:
-            for name, each in document.get("fields", {}).items():
-                if name in self.fields:
-                    shape = tuple(n for n in self.fields[name].shape if n is not None)
-                    whole[name] = FieldStatistics.from_json(each["all"], shape, key)
-                    for suite, found in each["suites"].items():
-                        suites.setdefault(suite, {})[name] = FieldStatistics.from_json(found, shape, key)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise StoreDamaged("statistics are not as the format says", object=key, found=repr(error)[:200]) from None
-        return Statistics(whole, suites)
+        return statistics_of(self._meta(self._root.meta.statistics), self._root.meta.statistics, self.fields)
 
     @cached_property
     def nonfinite(self) -> Mapping[str, NonFinite]:
@@ -341,20 +286,7 @@ class Store:
 
         As counted when the parts were built; parts of versions before they were counted have nothing to tell.
         """
-        found: dict[str, list[Tally]] = {}
-        has_any = any(each.nonfinite for each in self._parts.documents)
-        for part in self._parts.with_tables(layout.NONFINITE_ARRAY) if has_any else ():
-            for name, tallies in part.nonfinite().items():
-                if name in self.fields:
-                    moved = [each._replace(episode=part.episode_start + each.episode) for each in tallies]
-                    found.setdefault(name, []).extend(moved)
-        made = {}
-        for name in sorted(found):
-            first = found[name][0]
-            episode = self.episodes[first.episode]
-            where = {"suite": episode.suite, "file": episode.file, "demo": digests.episode_name(episode.number)}
-            made[name] = NonFinite.of(name, found[name], episode.start + first.first, **where)
-        return MappingProxyType(made)
+        return nonfinite_of(self._parts, self.fields, self.episodes)
 
     @cached_property
     def views(self) -> Mapping[str, View]:
@@ -381,25 +313,16 @@ class Store:
     def skipped(self) -> tuple[Skipped, ...]:
         """What the build left out (--skip-bad), and why."""
         keys = ("suite", "file", "demo", "reason")
-        return tuple(Skipped(*(each[key] for key in keys)) for each in self._left_out("skipped", keys))
+        return tuple(
+            Skipped(*(each[key] for key in keys))
+            for each in left_out(self._meta(self._root.meta.skipped), self._root.meta.skipped, "skipped", keys)
+        )
 
     @cached_property
     def warnings(self) -> tuple[dict[str, str], ...]:
         """What the build noticed in the sources and did not need to refuse: {suite, file, warning}."""
-        return tuple(self._left_out("warnings", ("suite", "file", "warning")))
-
-    def _left_out(self, name: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Return a list of the document on what was left out: every entry has these keys, with text (`demo` may be null)."""
-        found = self._meta(self._root.meta.skipped).get(name, [])
-        if not isinstance(found, list):
-            found = [found]
-        for each in found:
-            if not isinstance(each, dict) or not all(
-                isinstance(each.get(key, 0), str) or (key == "demo" and each.get(key, 0) is None) for key in keys
-            ):
-                document = layout.meta_key(self._root.meta.skipped or "")
-                raise StoreDamaged(f"{name!r} is not as the format says", object=document, found=repr(each)[:200])
-        return found
+        meta = self._root.meta.skipped
+        return tuple(left_out(self._meta(meta), meta, "warnings", ("suite", "file", "warning")))
 
     def split(self, name: str, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
         """Return the episodes of one side of a split.
@@ -428,19 +351,7 @@ class Store:
         OptionError
             For a `fraction` that is not from 0 to 1, and a `seed` that is no whole number.
         """
-        if name not in SPLITS:
-            raise UnknownName.among("split", name, list(SPLITS))
-        if by != "episode":
-            raise UnknownName.among("way to split: by", by, ["episode"])
-        is_share = isinstance(fraction, (int, float, np.number)) and 0 <= fraction <= 1
-        if not is_share or isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise OptionError("fraction is a number from 0 to 1, seed a whole number", found=f"{fraction!r}, {seed!r}")
-        sides = [
-            digests.in_train(digest.tobytes(), fraction, int(seed)) == (name == "train")
-            for part in self._parts.with_tables(layout.DIGEST_ARRAY)
-            for digest in part.digests.span(0, part.episodes)
-        ]
-        return Split(name, float(fraction), by, int(seed), np.flatnonzero(np.array(sides, bool)).astype(np.int64))
+        return split_of(self._parts, name, fraction, by, seed)
 
     def provenance(self, row: SupportsIndex) -> Provenance:
         """Return the source file, demo and step of a row.
@@ -551,34 +462,8 @@ class Store:
         if out is None:
             out = np.empty((len(wanted), *shape), self.fields[field].dtype)
         check_out({field: out}, {field: (shape, np.dtype(self.fields[field].dtype))}, len(wanted))
-        if self.fields[field].is_camera:
-            self._read_pictures(field, wanted, out)
-            return out
-        columns = [
-            (part.column(part.document.fields[field]), at, local) for part, at, local in self._parts.of_rows(wanted)
-        ]
-        ranges = [column.ranges(local) for column, _, local in columns]
-        data = iter(self._fetcher.read([each for of_part in ranges for each in of_part]) if any(ranges) else ())
-        for (column, at, local), mine in zip(columns, ranges):
-            with _place(out, at, len(local)) as into:
-                column.take(local, into, list(itertools.islice(data, len(mine))))
+        read_rows(self._parts, self._fetcher, field, wanted, out)
         return out
-
-    def _read_pictures(self, field: str, rows: Int64, out: Array) -> None:
-        cameras = []
-        for part, at, local in self._parts.of_rows(rows):
-            episodes = part.positions(local).episode.tolist()
-            frames = frame_list(local.tolist(), episodes, [0] * len(local))
-            cameras.append((part.frames(part.document.fields[field]), at, frames, len(local)))
-        if not self._fetcher.is_near:
-            open_shards([each for camera, _, frames, _ in cameras for each in camera.unopened(frames)])
-        located = [camera.locate(frames) for camera, _, frames, _ in cameras]
-        ranges = [each for of_part in located for each in of_part.ranges]
-        data = iter(self._fetcher.read(ranges) if ranges else ())
-        announce(located)
-        for (camera, at, _, count), mine in zip(cameras, located):
-            with _place(out, at, count) as into:
-                camera.decode(mine, list(itertools.islice(data, len(mine.ranges))), into)
 
     def check_rows(self, rows: npt.ArrayLike) -> Int64:
         """Return row numbers as int64.
@@ -599,7 +484,7 @@ class Store:
         UnknownName
             For a row that does not exist; negative numbers do not count from the end.
         """
-        return _numbers("row", rows, self.rows)
+        return whole_numbers("row", rows, self.rows)
 
     def check_episodes(self, episodes: npt.ArrayLike) -> Int64:
         """Return episode numbers as int64.
@@ -620,7 +505,7 @@ class Store:
         UnknownName
             For an episode that does not exist; negative numbers do not count from the end.
         """
-        return _numbers("episode", episodes, len(self.episodes))
+        return whole_numbers("episode", episodes, len(self.episodes))
 
     @cached_property
     def _fetcher(self) -> Storage:
@@ -652,16 +537,7 @@ class Store:
 
     def _meta(self, digest: str | None) -> dict[str, Any]:
         """Return a small document; {} where the root names none."""
-        if digest is None:
-            return {}
-        key = layout.meta_key(digest)
-        data = read_document(self._fetcher, key, MAX_DOCUMENT_BYTES)
-        if canonical.sha256_hex(data) != digest:
-            raise StoreDamaged("a document is not what its name says", object=key, store=self.url)
-        document = canonical.loads(data, key)
-        if not isinstance(document, dict):
-            raise StoreDamaged("a document is not as the format says", object=key, store=self.url)
-        return document
+        return small_document(self._fetcher, digest, self.url)
 
 
 def _with_documents(location: Location, generation: int, digest: str, every: bool, carried: Carried) -> Store:
@@ -683,117 +559,3 @@ def carrying() -> Iterator[None]:
 
 
 _carrying = contextvars.ContextVar("carrying", default=False)
-
-
-@contextlib.contextmanager
-def _place(out: Array, at: Index, count: int) -> Iterator[Array]:
-    """Yield an array for what belongs to these places of `out`, to which it then goes."""
-    into = out if isinstance(at, slice) else np.empty((count, *out.shape[1:]), out.dtype)
-    yield into
-    if into is not out:
-        out[at] = into
-
-
-def parts_of(store: Store) -> Parts:
-    """Return the parts of a store, for the rest of this package: they are no part of what users see."""
-    return store._parts
-
-
-class Episodes:
-    """The episodes of a store, as a sequence of `Episode`.
-
-    Nothing is held: each is looked up in the store's table.
-
-    Parameters
-    ----------
-    store
-        The store.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __len__(self) -> int:
-        return parts_of(self._store).episode_starts[-1]
-
-    def __getitem__(self, episode: SupportsIndex) -> Episode:
-        """Return one episode.
-
-        Parameters
-        ----------
-        episode
-            Its number; negative ones count from the end.
-
-        Returns
-        -------
-        Episode
-
-        Raises
-        ------
-        IndexError
-            For an episode past either end.
-        TypeError
-            For what is no whole number.
-        """
-        number = operator.index(episode)
-        if number < 0:
-            number += len(self)
-        if not 0 <= number < len(self):
-            raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
-        part, at = parts_of(self._store).of_episode(number)
-        # As TABLE_COLUMNS has them.
-        start, length, task, source, demo, success = part.entries(at, at + 1)[0].tolist()[:6]
-        described = part.document.sources[source]
-        return Episode(
-            number,
-            described.suite,
-            part.document.tasks[task].name,
-            described.file,
-            demo,
-            part.row_start + start,
-            length,
-            None if success < 0 else bool(success),
-            part.text_of(at, task),
-        )
-
-    def __iter__(self) -> Iterator[Episode]:
-        parts_of(self._store).with_tables(layout.TABLE_ARRAY)
-        return (self[number] for number in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"Episodes({len(self):,} of {self._store.url!r})"
-
-    @property
-    def starts(self) -> Int64:
-        """The first row of each, (n,) int64."""
-        return self._column("start")
-
-    @property
-    def lengths(self) -> Int64:
-        """Steps of each, (n,) int64."""
-        return self._column("length")
-
-    def _column(self, name: str) -> Int64:
-        columns = [
-            part.entries(0, part.episodes)[name] + (part.row_start if name == "start" else 0)
-            for part in parts_of(self._store).with_tables(layout.TABLE_ARRAY)
-        ]
-        return np.concatenate(columns)
-
-
-def _numbers(kind: str, given: npt.ArrayLike, count: int) -> Int64:
-    if isinstance(given, range) and given.step == 1:
-        made = np.arange(given.start, given.stop, dtype=np.int64)
-    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray)):
-        made = np.asarray(list(given))
-    else:
-        made = np.asarray(given)
-    made = np.atleast_1d(made)
-    if not made.size:
-        return np.empty(0, np.int64)
-    if made.ndim != 1 or made.dtype.kind not in "iu":
-        raise OptionError(f"{kind}s are whole numbers", found=f"{made.dtype} of shape {made.shape}")
-    wrong = (made < 0) | (made >= count)
-    if wrong.any():
-        raise UnknownName.among(kind, int(made[wrong.argmax()]), [f"0 to {count - 1}"])
-    return made.astype(np.int64)

@@ -25,9 +25,10 @@ from vla_store.loader.collate import collate
 from vla_store.loader.dataset import Empty as Empty
 from vla_store.reader.batch import same_width
 from vla_store.reader.options import OF_A_DATASET, by_name
+from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.reader.selection import SPAN, Anchors
-from vla_store.reader.store import Store, open_store, parts_of
+from vla_store.reader.store import Store, open_store
 from vla_store.reader.transforms import a_sample, transformed
 from vla_store.recipes.needs import Needs, nonfinite_notes
 

@@ -13,7 +13,8 @@ import numpy as np
 from vla_store.errors import OptionError, UnknownName
 from vla_store.format.texts import FIRST, RANDOM
 from vla_store.reader.kept import inside
-from vla_store.reader.store import Store, parts_of
+from vla_store.reader.parts import parts_of
+from vla_store.reader.store import Store
 from vla_store.reader.windows import shift_of
 from vla_store.recipes.dataset import Array, Empty, Int64, RecipeDataset
 from vla_store.recipes.needs import mapped

@@ -1,0 +1,112 @@
+"""The episodes of a store, looked up in its tables."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, SupportsIndex, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from vla_store.format import layout
+from vla_store.reader.parts import parts_of
+from vla_store.reader.values import Episode
+
+if TYPE_CHECKING:
+    from vla_store.reader.store import Store
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Episodes(Sequence[Episode]):
+    """The episodes of a store, as a sequence of `Episode`.
+
+    Nothing is held: each is looked up in the store's table.
+
+    Parameters
+    ----------
+    store
+        The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __len__(self) -> int:
+        return parts_of(self._store).episode_starts[-1]
+
+    @overload
+    def __getitem__(self, episode: SupportsIndex) -> Episode: ...
+
+    @overload
+    def __getitem__(self, episode: slice) -> list[Episode]: ...
+
+    def __getitem__(self, episode: SupportsIndex | slice) -> Episode | list[Episode]:
+        """Return one episode, or a list of them for a slice.
+
+        Parameters
+        ----------
+        episode
+            Its number; negative ones count from the end. Or a slice.
+
+        Returns
+        -------
+        Episode or list of Episode
+
+        Raises
+        ------
+        IndexError
+            For an episode past either end.
+        TypeError
+            For what is neither a whole number nor a slice.
+        """
+        if isinstance(episode, slice):
+            return [self._one(number) for number in range(len(self))[episode]]
+        number = operator.index(episode)
+        if number < 0:
+            number += len(self)
+        if not 0 <= number < len(self):
+            raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
+        return self._one(number)
+
+    def _one(self, number: int) -> Episode:
+        part, at = parts_of(self._store).of_episode(number)
+        # As TABLE_COLUMNS has them.
+        start, length, task, source, demo, success = part.entries(at, at + 1)[0].tolist()[:6]
+        described = part.document.sources[source]
+        return Episode(
+            number,
+            described.suite,
+            part.document.tasks[task].name,
+            described.file,
+            demo,
+            part.row_start + start,
+            length,
+            None if success < 0 else bool(success),
+            part.text_of(at, task),
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        parts_of(self._store).with_tables(layout.TABLE_ARRAY)
+        return (self._one(number) for number in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Episodes({len(self):,} of {self._store.url!r})"
+
+    @property
+    def starts(self) -> Int64:
+        """The first row of each, (n,) int64."""
+        return self._column("start")
+
+    @property
+    def lengths(self) -> Int64:
+        """Steps of each, (n,) int64."""
+        return self._column("length")
+
+    def _column(self, name: str) -> Int64:
+        columns = [
+            part.entries(0, part.episodes)[name] + (part.row_start if name == "start" else 0)
+            for part in parts_of(self._store).with_tables(layout.TABLE_ARRAY)
+        ]
+        return np.concatenate(columns)
