@@ -21,8 +21,9 @@ from vla_store.loader.schema import Reused, Schema, joined, schema_of
 from vla_store.loader.shares import Int64
 from vla_store.loader.weighted import WeightedSamples
 from vla_store.reader.cached import cached_property
-from vla_store.reader.samples import Samples, fill_all
+from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
+from vla_store.reader.together import fill_all
 
 MAX_FRAMES = 4
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
-import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,8 +16,7 @@ import numpy.typing as npt
 
 from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn, yes_or_no
 from vla_store.format.texts import FIRST
-from vla_store.reader import orient
-from vla_store.reader.batch import NUMBERS, Batch, Sample, check_out, checked_indices, same_width
+from vla_store.reader.batch import NUMBERS, Batch, Sample, allocated, check_out, checked_indices, same_width
 from vla_store.reader.cached import cached_property
 from vla_store.reader.conversion import (
     AnyDtype,
@@ -33,15 +30,18 @@ from vla_store.reader.conversion import (
 from vla_store.reader.frames import LocatedFrames, announce
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Index, Part, Positions
-from vla_store.reader.part_reader import ListedPart, LocatedPart, Mask, PartReader, assemble_all, choose_all, scatter
+from vla_store.reader.part_reader import ListedPart, LocatedPart, Mask, PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS, parts_of
 from vla_store.reader.seconds import Seconds, in_steps
+from vla_store.reader.selected import selected_rows, statistics_over
 from vla_store.reader.selection import anchors_of, choose
+from vla_store.reader.settings import check_names, check_settings, must_align, warn_of_turned
+from vla_store.reader.several_parts import assemble_all, choose_all
 from vla_store.reader.shards import open_shards
 from vla_store.reader.store import Store, open_store
 from vla_store.reader.texts import check_kind, choice_of, further_texts
 from vla_store.reader.transforms import transformed
-from vla_store.reader.windows import ALIGNMENTS, Window, parse_windows
+from vla_store.reader.windows import Window, parse_windows
 from vla_store.storage import Range, keep
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ Int64 = npt.NDArray[np.int64]
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 REACH_ANCHORS = 1 << 14  # whose windows are looked at at once
-PADS = ("edge", "zero")
-TASKS = ("text", "index", None)
 INDEX = "task_index"
 
 
@@ -174,19 +172,10 @@ class Samples:
         )
         self._camera_fields = [window.field for window in self.windows if fields[window.field].is_camera]
         self._ragged_fields = [window.field for window in self.windows if fields[window.field].is_ragged]
-        if alignment is not None and alignment not in ALIGNMENTS:
-            raise UnknownName.among("alignment", alignment, list(ALIGNMENTS))
-        if task not in TASKS:
-            raise UnknownName.among("task", task, list(map(str, TASKS)))
-        if pad not in PADS:
-            raise UnknownName.among("pad", pad, list(PADS))
-        if images is not None and images not in orient.IMAGES:
-            raise UnknownName.among("images", images, list(orient.IMAGES))
+        check_settings(alignment, images, pad, task, transform)
         keep_first = yes_or_no("keep_first", keep_first)
         if keep_first and alignment != "causal":
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
-        if transform is not None and not callable(transform):
-            raise OptionError("transform is a function of a sample", found=repr(transform)[:100])
         self._pad = pad
         self._task = task
         # What a sample has as one int, beside its fields.
@@ -194,7 +183,7 @@ class Samples:
         self._images = images or "as_stored"
         self._keep_first = keep_first
         self.transform = transform
-        _check_names(self.windows, (*(("task",) if task == "text" else ()), *self.whole_numbers))
+        check_names(self.windows, (*(("task",) if task == "text" else ()), *self.whole_numbers))
         for document in parts_of(self.store).documents:
             for window in self.windows:
                 document.fields[window.field].check_supported()
@@ -202,10 +191,10 @@ class Samples:
         self._numbers = dtypes_text(dtype)
         roles = {fields[window.field].role for window in self.windows}
         if alignment is None and len(roles) > 1 and chosen.has_after:
-            raise _must_align(self.store, self.windows)
+            raise must_align(self.store, self.windows)
         self.alignment = alignment or "as_stored"
         if images is None and self._camera_fields:
-            _warn_of_turned(self.store, set(chosen.values(self.store, "orientation")))
+            warn_of_turned(self.store, set(chosen.values(self.store, "orientation")))
         self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
         self._chosen = dataclasses.replace(chosen, is_after=None, is_first=None)
         self._watched = self._checked_conversions()
@@ -566,19 +555,7 @@ class Samples:
         return out | self._allocate(count, absent) if absent else out
 
     def _allocate(self, count: int, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
-        # The pictures of all cameras are one allocation: the C library keeps such a block for the next batch, while it gives
-        # several large ones back to the system, and then a third of a batch's time goes into touching fresh pages.
-        pictures = [name for name in self._camera_fields if name in columns]
-        arrays = {
-            name: np.empty((count, *shape), dtype) for name, (shape, dtype) in columns.items() if name not in pictures
-        }
-        sizes = [count * math.prod(columns[name][0]) * columns[name][1].itemsize for name in pictures]
-        starts = [0, *itertools.accumulate(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]
-        block = np.empty(starts[-1], np.uint8)
-        for name, start, size in zip(pictures, starts, sizes):
-            shape, dtype = columns[name]
-            arrays[name] = block[start : start + size].view(dtype).reshape(count, *shape)
-        return arrays
+        return allocated(count, columns, [name for name in self._camera_fields if name in columns])
 
     @cached_property
     def columns(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -643,7 +620,7 @@ class Samples:
         """Return statistics of a fixed numeric field over all selected rows."""
         if self._chosen.text == "whole store" and name in self.store.statistics.all:
             return self.store.statistics.all[name]
-        return self._statistics_over(name, self._selected_rows())
+        return statistics_over(name, self._selected_rows())
 
     def _statistics_in_use(self, name: str) -> FieldStatistics:
         """Return statistics over the selected rows and those beyond them that the field's window reaches: all that samples may hold."""
@@ -659,103 +636,16 @@ class Samples:
             for part, _, positions in self._anchors.many(block, self.store):
                 reader = self._part_readers.get(part.number) or self._part_reader(part)
                 found[part.number][1][reader.times(window, positions)[0] + positions.start[:, None]] = True
-        return self._statistics_over(name, [(part, np.flatnonzero(used)) for part, used in found.values()])
-
-    def _statistics_over(self, name: str, by_part: Iterable[tuple[Part, Int64]]) -> FieldStatistics:
-        pieces, episodes, count = [], [], 0
-        for part, rows in by_part:
-            column = part.column(part.document.fields[name])
-            taken = np.empty((len(rows), *column.shape), column.dtype)
-            column.take(rows, taken)
-            pieces.append(taken)
-            numbers = part.pairs(rows)[:, 0]
-            bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
-            episodes += [(count + start, count + stop) for start, stop in itertools.pairwise(bounds)]
-            count += len(rows)
-        from vla_store.format.statistics import field_statistics
-
-        return field_statistics(np.concatenate(pieces), episodes)
+        return statistics_over(name, [(part, np.flatnonzero(used)) for part, used in found.values()])
 
     def _selected_rows(self) -> list[tuple[Part, Int64]]:
         """Return the rows of the selection, each once and in the store's order, by part."""
-        chosen, store = self._chosen, self.store
-        if chosen.rows is not None:
-            return [(part, rows) for part, _, rows in parts_of(store).of_rows(np.unique(chosen.rows))]
-        return [
-            (part, np.concatenate([np.arange(start, stop) for start, stop in runs.tolist()]))
-            for part, runs in chosen.runs(store)
-        ]
+        return selected_rows(self._chosen, self.store)
 
 
-def fill_all(wanted: Sequence[tuple[Samples, Int64, Int64]], arrays: Mapping[str, Any], tasks: list[str]) -> None:
-    """Read samples of several `Samples` into their places of one batch, as `locate`, `fetch` and `fill` of each do; what costs as much
-    for few as for many is done once.
-
-    Parameters
-    ----------
-    wanted
-        Whose samples, which, each in [0, len), and where they go in the batch: (n,) int64 both.
-    arrays, tasks
-        As `Samples.fill` takes them.
-
-    Raises
-    ------
-    OptionError, StoreDamaged, FetchError, MachineError
-        As these do; a StoreDamaged may be without the name of the store.
-    """
-    chosen = [samples._chosen_at(indices, places) for samples, indices, places in wanted]
-    listed = iter(choose_all([each for of_one in chosen for each in of_one]))
-    located = [
-        (samples, samples._located(list(itertools.islice(listed, len(of_one))), len(tasks)))
-        for (samples, _, _), of_one in zip(wanted, chosen)
-    ]
-    announce([pictures for _, each in located for pictures in each.pictures()])
-    fetched = itertools.chain.from_iterable([samples._fetched(each) for samples, each in located])
-    assemble_all([part for _, each in located for part in each.parts], fetched, arrays)
-    for samples, each in located:
-        samples._fill_texts(each, tasks)
-
-
-_ALIGNMENT = 64
 _MADE_ANEW = ("columns", "task_texts", "_number_of_text", "selected_episodes")  # by each process
 
 
 def _stacked(values: list[Any]) -> Any:
     """Return one array where all have one shape, else the list."""
     return np.stack(values) if len({value.shape for value in values}) == 1 else values
-
-
-def _check_names(windows: tuple[Window, ...], others: tuple[str, ...]) -> None:
-    names = list(others)
-    for window in windows:
-        names += [window.field, f"{window.field}_is_pad"]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise OptionError(
-            "two values of a sample would have the same name",
-            name=twice[0],
-            hint="leave one out of `windows`, or build the store with --rename PATH=NAME to have both",
-        )
-
-
-def _warn_of_turned(store: Store, orientations: set[str]) -> None:
-    turned = sorted(orientations - {"top_down"})
-    if turned:
-        warn(
-            f"pictures of {store.url} lie {' and '.join(turned)}, and are given so, because `images` was not named: write "
-            'images="upright" for the true picture, images="rot180" for what OpenVLA and openpi train on, or '
-            'images="as_stored" for what is meant here'
-        )
-
-
-def _must_align(store: Store, windows: tuple[Window, ...]) -> OptionError:
-    seen = [window.field for window in windows if store.fields[window.field].role == "observation"]
-    done = [window.field for window in windows if store.fields[window.field].role != "observation"]
-    return OptionError(
-        "alignment must be named: these demonstrations recorded each observation after the action of the same row",
-        observations=", ".join(seen),
-        actions=", ".join(done),
-        causal="what is seen before action s: observations come from row s - 1; the first step has none and is no anchor",
-        as_stored="row s of every field: an action together with its own result, as LIBERO's own benchmark trains",
-        hint="alignment='causal' to train a policy that acts; alignment='as_stored' to repeat figures that were so made",
-    )

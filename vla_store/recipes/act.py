@@ -17,7 +17,7 @@ import numpy as np
 
 from vla_store.errors import UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.samples import PADS
+from vla_store.reader.settings import PADS
 from vla_store.recipes.conversions import fill_channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
 from vla_store.recipes.needs import Need, Needs, listed, pictures_of
