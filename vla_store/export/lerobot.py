@@ -7,11 +7,12 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vla_store.export import lerobot_video
+from vla_store.export.parquet import CHUNK, DATA_MB, RollingParquet, closed, lists_of, write_tasks, writer_of
 from vla_store.features.frames import Batch
 from vla_store.features.lerobot import NAMING, OWN, TIMESTAMP, FrameStatistics, described, own_columns, whole
 from vla_store.features.mapping import ACTIONS, Feature
@@ -26,8 +27,7 @@ Array = np.ndarray[Any, Any]
 Statistics = dict[str, dict[str, Array]]
 
 VERSIONS = ("v3.0", "v2.1")
-CHUNK = 1000  # files of v3.0, episodes of v2.1
-DATA_MB, VIDEO_MB = 100, 200
+VIDEO_MB = 200
 GROUP_NBYTES = 1 << 30  # of a column of pictures in one row group; Arrow reads less than twice as much
 BUFFERED = 1_000_000  # numbers of statistics of episodes that are held until they are written
 
@@ -156,7 +156,7 @@ class LeRobotWriter:
     def _write_v21(self, tables: list[pa.Table], tasks: list[str], measured: Statistics) -> None:
         path = self._folder / DATA["v2.1"].format(episode_chunk=self._episodes // CHUNK, episode_index=self._episodes)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as out, _closed(_writer(out, self._schema())) as writer:
+        with path.open("wb") as out, closed(writer_of(out, self._schema())) as writer:
             for table in tables:
                 writer.write_table(table, len(table))
         for each in self._videos:
@@ -175,7 +175,7 @@ class LeRobotWriter:
         if self._version == "v3.0":
             self._flush()
             self.abort()
-            _write_tasks(meta / "tasks.parquet", list(self._tasks))
+            write_tasks(meta / "tasks.parquet", list(self._tasks))
             measured = {
                 name: {key: value.tolist() for key, value in each.items()} for name, each in self._all.result().items()
             }
@@ -240,7 +240,7 @@ class LeRobotWriter:
                     pa.StructArray.from_arrays([pa.array(values, pa.binary()), pa.array(paths)], fields=list(kind))
                 )
             else:
-                columns.append(_lists(values, kind))
+                columns.append(lists_of(values, kind))
         return pa.Table.from_arrays([*columns, *(pa.array(rows[name]) for name in OWN)], schema=schema)
 
     # Videos
@@ -323,79 +323,6 @@ class LeRobotWriter:
         return made
 
 
-class RollingParquet:
-    """Parquet files below a folder; a new one where the last would be larger than DATA_MB. A table is one row group.
-
-    Parameters
-    ----------
-    folder
-        Where they lie.
-    template
-        Their path, by chunk_index and file_index.
-    schema
-        Of all tables; None: that of the first.
-    """
-
-    def __init__(self, folder: Path, template: str, schema: pa.Schema | None) -> None:
-        self._folder, self._template, self._schema = folder, template, schema
-        self._number = 0
-        self._out: BinaryIO | None = None
-        self._writer: Any = None
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Chunk and file that the next table goes to, unless it is too large."""
-        if self._out is not None and self._out.tell() >= DATA_MB << 20:
-            self._next()
-        chunk, file = divmod(self._number, CHUNK)
-        return chunk, file
-
-    def write(self, *tables: pa.Table) -> tuple[int, int]:
-        """Append tables, to one file; return its chunk and file."""
-        nbytes = sum(table.nbytes for table in tables)
-        if self._schema is not None and self._out is not None and self._out.tell() + nbytes > DATA_MB << 20:
-            self._next()
-        place = self.place
-        if self._out is None:
-            path = self._folder / self._template.format(chunk_index=place[0], file_index=place[1])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._out = path.open("wb")
-            self._writer = _writer(self._out, self._schema or tables[0].schema)
-        for table in tables:
-            self._writer.write_table(table, len(table))
-        return place
-
-    def close(self) -> None:
-        """Finish the file that grows."""
-        if self._out is not None:
-            out, self._out = self._out, None
-            with out, _closed(self._writer):
-                pass
-
-    def _next(self) -> None:
-        self.close()
-        self._number += 1
-
-
-def _writer(out: BinaryIO, schema: pa.Schema) -> Any:
-    needed("pyarrow", "lerobot")
-    import pyarrow.parquet
-
-    # A dictionary of pictures would hold each once, and itself be all of them.
-    plain = [name for name in schema.names if not str(schema.field(name).type).startswith("struct")]
-    return pyarrow.parquet.ParquetWriter(out, schema, compression="snappy", use_dictionary=plain)
-
-
-@contextlib.contextmanager
-def _closed(writer: Any) -> Iterator[Any]:
-    """Close a writer of parquet at the end of the block. One that cannot be closed is not tried again when it is collected."""
-    try:
-        yield writer
-        writer.close()
-    finally:
-        writer.is_open = False
-
-
 def _column(feature: Feature) -> tuple[Any, dict[str, Any]]:
     """Return the type of a column of numbers, and what `datasets` says of it."""
     pa = needed("pyarrow", "lerobot")
@@ -420,49 +347,8 @@ def _value(dtype: str) -> dict[str, str]:
     return {"dtype": dtype, "_type": "Value"}
 
 
-def _lists(rows: Array, kind: Any) -> Any:
-    """Return (n, *shape) rows as an array of lists of this type."""
-    pa = needed("pyarrow", "lerobot")
-    made = pa.array(np.ascontiguousarray(rows).reshape(-1))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(made, type=kind)
-    for axis in range(rows.ndim - 1, 0, -1) if pa.types.is_list(kind) else ():
-        count = math.prod(rows.shape[:axis])
-        made = pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32) * rows.shape[axis], made)
-    return made
-
-
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _write_tasks(path: Path, texts: Sequence[str]) -> None:
-    """Write the table of tasks whose index, as pandas has it, is the text."""
-    pa = needed("pyarrow", "lerobot")
-    index = "__index_level_0__"
-    said = {
-        "index_columns": [index],
-        "column_indexes": [
-            {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object", "metadata": None}
-        ],
-        "columns": [
-            {
-                "name": "task_index",
-                "field_name": "task_index",
-                "pandas_type": "int64",
-                "numpy_type": "int64",
-                "metadata": None,
-            },
-            {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
-        ],
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-        "pandas_version": "2.0.0",
-    }
-    schema = pa.schema([("task_index", pa.int64()), (index, pa.string())], {"pandas": json.dumps(said)})
-    with path.open("wb") as out, _closed(_writer(out, schema)) as writer:
-        writer.write_table(
-            pa.table([pa.array(range(len(texts)), pa.int64()), pa.array(texts, pa.string())], schema=schema)
-        )
 
 
 def _modality(features: Sequence[Feature]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vla_store.format import canonical, layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
-from vla_store.manage import roots
+from vla_store.manage import combining, roots
 from vla_store.manage.views import carried, views_in
 from vla_store.publish.transfer import copy_part, part_listing, remove_objects, send_part
 from vla_store.reader.part import Part
@@ -134,9 +134,9 @@ def _check_fits(parts: list[Part], planned: PlannedPart) -> None:
     """Raises OptionError where the new part does not fit those that are there."""
     there, new = [(part.path, part.document) for part in parts], ("the new part", planned.plan.document)
     if not planned.options.mixed:
-        check_alike(roots.conventions_of([new]), roots.conventions_of(there))
-    roots.check_names([*there, new])
-    roots.combined_fields([*there, new])
+        check_alike(combining.conventions_of([new]), combining.conventions_of(there))
+    combining.check_names([*there, new])
+    combining.combined_fields([*there, new])
 
 
 def _encode(planned: PlannedPart, journal: Journal, place: Storage) -> tuple[PartEntry, BuildReport]:
@@ -204,11 +204,11 @@ class _Addition:
             if each not in self.sound:
                 roots.check_columns(self.place, each)
                 self.sound.add(each)
-        skipped = roots.combined_skipped([roots.read_document(self.place, newest.meta.skipped), self.skipped])
+        skipped = combining.combined_skipped([roots.read_document(self.place, newest.meta.skipped), self.skipped])
         parts = roots.open_parts(self.place.url, entries)
         views, notes = carried(views_in(self.place, newest), parts)
         self.notes = tuple(notes)
-        new = roots.root_over(parts, entries, newest, skipped, document_of(views))
+        new = combining.root_over(parts, entries, newest, skipped, document_of(views))
         self.journal.propose(new.documents)
         return new
 

@@ -13,7 +13,7 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
-from vla_store.manage import partial, roots
+from vla_store.manage import combining, partial, roots
 from vla_store.manage.views import carried, merged, views_in
 from vla_store.publish.commit import put_documents, put_root
 from vla_store.publish.transfer import copy_part
@@ -97,9 +97,9 @@ def merge_stores(
             for part in roots.open_parts(origin.url, root.parts)
         ]
         if not mixed:
-            check_alike(roots.conventions_of(documents))
-        roots.check_names(documents)
-        roots.combined_fields(documents)
+            check_alike(combining.conventions_of(documents))
+        combining.check_names(documents)
+        combining.combined_fields(documents)
         viewed = merged([(origin.url, views_in(origin, root), root.rows) for origin, root in zip(origins, found)])
         inside = all(prefix is not None for prefix in prefixes)
         place.sweep()  # after a merge in place that was killed
@@ -116,7 +116,7 @@ def merge_stores(
                         path = layout.part_path(entry.path.rpartition("/")[2])
                         copied += copy_part(origin, entry, growing, path, talk)
                         entries.append(replace(entry, path=path))
-            told = roots.combined_skipped(
+            told = combining.combined_skipped(
                 [roots.read_document(origin, root.meta.skipped) for origin, root in zip(origins, found)]
             )
             if not inside:
@@ -124,7 +124,7 @@ def merge_stores(
             talk("writing the root")
             parts = roots.open_parts(growing.url, tuple(entries))
             views, notes = carried(viewed, parts)
-            made = roots.root_over(parts, tuple(entries), None, told, document_of(views))
+            made = combining.root_over(parts, tuple(entries), None, told, document_of(views))
             key, data = layout.root_key(1), made.root.to_bytes()
             if growing is not place:  # what lies in STORE.partial was never a store
                 put_documents(growing, made)

@@ -21,7 +21,7 @@ from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.schema import MAX_ROWS, Meta, Root
 from vla_store.format.views import document_of, overlaps, views_of
-from vla_store.manage import roots
+from vla_store.manage import combining, roots
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources
 from vla_store.manage.views import carried
 from vla_store.publish.commit import GROUP_BYTES
@@ -150,7 +150,7 @@ def _chains(place: Storage, before: Root | None, after: Root) -> Iterator[list[R
     @functools.cache
     def first_over(parts: int) -> Root:
         entries = after.parts[:parts]
-        return roots.root_over(roots.open_parts(place.url, entries), entries, None, None).root
+        return combining.root_over(roots.open_parts(place.url, entries), entries, None, None).root
 
     def statistics_over(parts: int) -> list[str | None]:
         """Those of today's rule; where these are not there, an earlier rule made what is."""
@@ -251,7 +251,7 @@ def _views_lost(place: Storage, root: Root, key: str, *, is_current: bool) -> Vi
 
 
 def _statistics_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
-    yield from roots.root_over(roots.open_parts(place.url, root.parts), root.parts, None, None).documents.values()
+    yield from combining.root_over(roots.open_parts(place.url, root.parts), root.parts, None, None).documents.values()
 
 
 def _views_documents(place: Storage, root: Root, sources: Sources) -> Iterator[bytes]:
@@ -295,7 +295,7 @@ def _skipped_documents(place: Storage, root: Root, sources: Sources) -> Iterator
         for holder in range(len(plans) + 1):  # the last: for none, as where a later part brought them
             with contextlib.suppress(SourceError):  # nothing would be left
                 told = [scanned(number, number == holder, strict) for number in range(len(plans))]
-                yield dumps(roots.combined_skipped(told))
+                yield dumps(combining.combined_skipped(told))
 
 
 # By what a root calls each document, all that it may have been.
