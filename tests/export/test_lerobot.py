@@ -14,7 +14,7 @@ from store_tools import built
 
 from vla_store import OptionError
 from vla_store.builder import FieldSpec
-from vla_store.export import export_store, lerobot
+from vla_store.export import export_store, lerobot, parquet
 
 for module in ("PIL", "av", "pyarrow"):
     pytest.importorskip(module, reason=f"what leaves is read back with {module}")
@@ -125,8 +125,8 @@ def test_statistics_of_a_grey_camera_are_of_three_channels_in_v21(tmp_path: Path
 def test_a_new_file_begins_where_the_last_would_be_too_large(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lerobot, "DATA_MB", 0)
-    monkeypatch.setattr(lerobot, "CHUNK", 4)
+    monkeypatch.setattr(parquet, "DATA_MB", 0)
+    monkeypatch.setattr(parquet, "CHUNK", 4)
     out = written(tiny_store, tmp_path)
     paths = sorted(path.relative_to(out / "data").as_posix() for path in (out / "data").rglob("*.parquet"))
     assert paths == [f"chunk-{n // 4:03d}/file-{n % 4:03d}.parquet" for n in range(9)]
