@@ -47,7 +47,7 @@ LAYERS = {
     "serve": {"package", "recipes", "errors"},
     "audit": {"view_steps", "view_rules", *BOTH_SIDES},
     "manage": {"audit", "rules", "view_rules", "view_steps", *BOTH_SIDES},
-    "look": {"rules", "reader", *BELOW_READER},
+    "look": {"package", "rules", "reader", *BELOW_READER},
     "export": {"package", "features", "sources", "reader", *BELOW_READER},
     "coverage": {"package", "rules", "loader", "reader", *BELOW_READER},
     "demo": {"package", "synthetic", "audit", "progress", *BOTH_SIDES},

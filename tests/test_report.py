@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_looks import Halves, Odd
 from own_sources import Own
+from telling_sources import Telling
 
+import vla_store
 from vla_store import open_store
 from vla_store.builder import build_store
 from vla_store.cli import main
-from vla_store.look import charts, facts
+from vla_store.look import charts, facts, listing
 from vla_store.look.facts import Histogram, gather, histogram, spread
 from vla_store.look.page import html_page, write_page
+from vla_store.look.pictures import indexed, shrunk
 from vla_store.look.sheet import describe
+from vla_store.look.thumbnails import thumbnails
 from vla_store.reader.frames import Frames, LocatedFrames
 from vla_store.sources.protocol import FieldSpec
 
@@ -98,6 +105,18 @@ def page_of(store: Path) -> str:
     return html_page(gather(opened, store.name))
 
 
+@dataclass(frozen=True)
+class Noise(Own):
+    """Cameras that give noise, another one in each file."""
+
+    def read(self, number: int, field: str, start: int, stop: int) -> Any:
+        spec = self.fields[field]
+        if spec.dtype != "uint8":
+            return super().read(number, field, start, stop)
+        random = np.random.default_rng(list(f"{self.file}{field}".encode()))
+        return random.integers(0, 256, (stop - start, *spec.shape), np.uint8)
+
+
 @pytest.fixture(scope="module")
 def odd_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("odd") / "odd.vla"
@@ -159,15 +178,16 @@ def test_the_page_says_every_decision(demo_store: Path) -> None:
         "of 2,058 steps",
         "13 of 13 episodes",
         "128 × 128 × 3 uint8",
-        "of its pixels: background, lz4hc 9",
+        "of its pixels: prediction background, lz4hc 9",
         "of its pixels: no prediction, lz4hc 9",
         "differs from it for 1 of 6 tasks",
         "pick the alphabet soup and place it in the basket",
         "(preset fast)",
         "nothing; no warnings",
-        "Histograms of numbers are of all 2,058 steps",
+        "The charts of numbers are of all 2,058 steps",
         "No-ops were counted over all 2,058 steps",
-        "Histograms of pixels are of 48 of 2,058 frames",
+        "The charts of pixels are of 48 of 2,058 frames",
+        f"Written by vla-store report of vla_store {vla_store.__version__}",
     ):
         assert said in page.text, said
 
@@ -245,7 +265,7 @@ def test_the_picture_of_a_task_is_the_true_one(demos: Path, demo_store: Path) ->
     pictures = [
         np.asarray(image.open(io.BytesIO(base64.b64decode(values["src"].partition(",")[2]))))
         for tag, values in page.tags
-        if tag == "img"
+        if tag == "img" and values.get("class") != "strip"
     ]
 
     assert len(pictures) == 2 * 6
@@ -285,7 +305,152 @@ def test_a_store_of_several_parts_is_told_of_as_one(tiny_source: Path, tmp_path:
         for a, b in zip(g.pictures, w.pictures, strict=True)
     )
     assert grown.presets == ("fast", "raw")
-    assert "background, lz4hc 9 or no prediction, no codec" in Page(page_of(tmp_path / "grown.vla")).text
+    assert "prediction background, lz4hc 9 or no prediction, no codec" in Page(page_of(tmp_path / "grown.vla")).text
+
+
+# The episodes that it lists
+
+
+def rows_of(page: Page) -> dict[int, list[str]]:
+    """The cells of each row of the list, by number of the episode."""
+    rows = [page.cells[at : at + 5] for at, cell in enumerate(page.cells) if cell.isdecimal()]
+    return {int(row[0]): row for row in rows if len(row) == 5 and f"--episode {row[0]} -o" in row[4]}
+
+
+def test_every_episode_is_listed_with_its_length_source_and_command(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    page = Page(page_of(tiny_store))
+    rows = rows_of(page)
+
+    assert list(rows) == list(range(len(store.episodes)))
+    for each in store.episodes:
+        command = f"vla-store show {tiny_store.name} --episode {each.episode} -o episode.png"
+        expected = [str(each.episode), str(each.number), str(each.length), "yes" if each.success else "no", command]
+        assert rows[each.episode] == expected
+        assert f"of {each.suite}/{each.file}" in page.text
+    assert {f"episode-{each.episode}" for each in store.episodes} <= {values.get("id") for _, values in page.tags}
+
+
+def test_the_command_of_a_row_draws_that_episode(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    store = tmp_path / "two words & more.vla"
+    shutil.copytree(tiny_store, store)
+    monkeypatch.chdir(tmp_path)
+    command = rows_of(Page(page_of(store)))[3][4]
+
+    assert main([*shlex.split(command)[1:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episode"] == 3
+    assert (tmp_path / "episode.png").is_file()
+
+
+def test_texts_of_episodes_of_one_file_are_said_in_their_rows(tmp_path: Path) -> None:
+    build_store([Telling()], tmp_path / "told.vla")
+    page = Page(page_of(tmp_path / "told.vla"))
+    texts = [row[4].partition(" vla-store")[0] for row in rows_of(page).values()]
+
+    assert not page.wrong
+    assert texts == ["stack the cups", "pour the green tea", "stack the cups"]
+
+
+def test_a_list_without_room_ends_with_how_to_see_the_rest(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MAX_NBYTES", 4 * listing.ROW_NBYTES)
+    page = Page(page_of(tiny_store))
+    episodes = len(open_store(tiny_store).episodes)
+
+    assert not page.wrong, "no link leads to an episode that is not listed"
+    assert list(rows_of(page)) == [0, 1]
+    assert f"These are the first 2 of {episodes} episodes. vla-store episodes {tiny_store.name} lists all." in page.text
+
+
+def test_a_strip_has_the_first_camera_from_start_to_end(demo_store: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="reading a PNG needs Pillow")
+    store = open_store(demo_store)
+    page = Page(page_of(demo_store))
+    sources = [values["src"].partition(",")[2] for tag, values in page.tags if values.get("class") == "strip"]
+    found = np.asarray(image.open(io.BytesIO(base64.b64decode(sources[7]))).convert("RGB")).astype(int)
+    episode = store.episodes[7]
+
+    assert len(sources) == len(store.episodes)
+    assert found.shape == (64, 6 * (64 + 2) - 2, 3)
+    for column, step in ((0, 0), (5, episode.length - 1)):
+        stored = store.read("agentview_rgb", [episode.start + step])[0]
+        true = shrunk(np.ascontiguousarray(stored[::-1]), 64).astype(int)
+        shown = found[:, column * 66 : column * 66 + 64]
+        assert np.abs(shown - true).mean() < 6, "64 colours of a strip differ a little from all"
+
+
+def test_130_tasks_of_50_episodes_fit_in_three_megabytes(tmp_path: Path) -> None:
+    """LIBERO's counts. Every picture is noise, which takes more bytes than any that a camera gives."""
+    name = "KITCHEN_SCENE{}_put_the_black_bowl_in_the_top_drawer_of_the_cabinet_and_close_it"
+    cameras = {camera: FieldSpec("uint8", (128, 128, 3), "observation") for camera in ("agentview", "eye_in_hand")}
+    actions = {"actions": FieldSpec("float32", (7,), "step")}
+    build_store(
+        [Noise(file=name.format(n), lengths={0: 1}, fields=actions | cameras) for n in range(130)], tmp_path / "a.vla"
+    )
+    lengths = dict.fromkeys(range(50), 1)
+    build_store([Own(file=name.format(n), lengths=lengths, fields=actions) for n in range(130)], tmp_path / "b.vla")
+    pictured, listed = (
+        gather(open_store(tmp_path / "a.vla"), "libero.vla"),
+        gather(open_store(tmp_path / "b.vla"), "libero.vla"),
+    )
+    text = html_page(dataclasses.replace(pictured, whole=listed.whole, files=listed.files, strips=()))
+    page = Page(text)
+
+    assert not page.wrong
+    assert len(rows_of(page)) == 6_500
+    assert sum(tag == "img" for tag, _ in page.tags) == 260
+    assert len(text.encode()) < 3_000_000
+
+
+@pytest.mark.parametrize("count", [1, 40, 400])
+def test_thumbnails_fit_and_few_are_exact(count: int) -> None:
+    image = pytest.importorskip("PIL.Image", reason="reading a PNG needs Pillow")
+    random = np.random.default_rng(0)
+    # Smooth shades with a little noise, as cameras give them.
+    shades = np.add.outer(np.arange(96), np.arange(128))[..., None] * np.array([0.5, 0.8, 0.3])
+    pictures = [(shades + n + random.integers(0, 9, shades.shape)).clip(0, 255).astype(np.uint8) for n in range(count)]
+    made = thumbnails(pictures, 600_000)
+    found = [np.asarray(image.open(io.BytesIO(each.png)).convert("RGB")).astype(int) for each in made[:3]]
+
+    assert sum(len(each.png) for each in made) <= 600_000
+    assert {(each.width, each.height) for each in made} == {(128, 96)}
+    for shown, picture in zip(found, pictures):
+        true = shrunk(picture, max(shown.shape))
+        assert shown.shape == true.shape
+        assert np.abs(shown - true).mean() < 5
+        if count == 1:
+            assert (shown == picture).all()
+
+
+@pytest.mark.parametrize("colours", [2, 16, 256])
+def test_a_palette_has_no_more_colours_and_keeps_the_few_that_are_there(colours: int) -> None:
+    random = np.random.default_rng(1)
+    noise = random.integers(0, 256, (20, 30, 3), np.uint8)
+    palette, places = indexed(noise, colours)
+    assert len(palette) == colours
+    assert places.max() == colours - 1
+    assert np.abs(palette[places].astype(int) - noise).mean() < 90
+
+    flags = np.zeros((8, 9, 3), np.uint8)
+    flags[:4] = (200, 30, 40)
+    assert (palette_of := indexed(flags, colours))[0][palette_of[1]].tolist() == flags.tolist()
+
+
+def test_the_numbers_of_an_action_have_names_where_they_are_known(demo_store: Path, tmp_path: Path) -> None:
+    page = Page(page_of(demo_store))
+    known = ["[0] x", "[1] y", "[2] z", "[3] rotation x", "[4] rotation y", "[5] rotation z", "[6] gripper"]
+    assert [each for each in page.cells if each in known] == known
+
+    other = Own(fields={"actions": FieldSpec("float32", (7,), "step")})
+    build_store([other], tmp_path / "other.vla")
+    cells = Page(page_of(tmp_path / "other.vla")).cells
+    assert {"[0]", "[6]"} <= set(cells)
+    assert not set(known) & set(cells), "another robot's numbers may mean anything"
+
+    build_store([Telling()], tmp_path / "named.vla")
+    assert {"[0] x (m)", "[3] gripper", "[0] joint_0"} <= set(Page(page_of(tmp_path / "named.vla")).cells)
 
 
 # What it reads
@@ -319,6 +484,7 @@ def test_of_a_large_store_no_more_is_read_than_it_says(
     monkeypatch.setattr(facts, "MAX_ACTION_STEPS", 700)
     monkeypatch.setattr(facts, "MAX_SAMPLED_FRAMES", 5)
     monkeypatch.setattr(facts, "MAX_PICTURES", 3)
+    monkeypatch.setattr(listing, "MAX_STRIPS", 12)  # of 13 episodes: none has one
     decoded = 0
     fill: Callable[..., Any] = Frames.fill
 
@@ -337,11 +503,11 @@ def test_of_a_large_store_no_more_is_read_than_it_says(
     counted = sum(store.episodes[n].length for n in (0, 3, 6, 9, 12))
     assert made.whole.counted == counted
     for said in (
-        "Histograms of numbers are of 512 of 2,058 steps, in runs evenly spread",
+        "The charts of numbers are of 512 of 2,058 steps, in runs evenly spread",
         f"No-ops were counted over {counted:,} of 2,058 steps: 5 whole episodes, evenly spread, of 13",
-        "Histograms of pixels are of 5 of 2,058 frames",
+        "The charts of pixels are of 5 of 2,058 frames",
         "3 more tasks, without pictures",
-        "of 1 of 2 cameras",
+        "by 1 of 2 cameras",
     ):
         assert said in page.text, said
 
@@ -357,7 +523,7 @@ def test_pixels_are_read_as_rarely_as_the_page_says(demo_store: Path, monkeypatc
     monkeypatch.setattr(Frames, "decode", noting)
     Page(page_of(demo_store))
 
-    assert 0 < len(rows) <= 2 * (48 + 6)
+    assert 0 < len(rows) <= 2 * (48 + 6) + 13 * listing.STRIP_STEPS
 
 
 @given(rows=st.integers(1, 10**9), at_most=st.integers(1, 70_000))
@@ -540,7 +706,7 @@ def looked_at(page: Path, width: int) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("width", [1200, 600])
+@pytest.mark.parametrize("width", [1200, 600, 420])
 def test_a_browser_shows_the_page_without_overlaps_cuts_or_requests(
     demo_store: Path, tmp_path: Path, width: int
 ) -> None:
@@ -549,7 +715,7 @@ def test_a_browser_shows_the_page_without_overlaps_cuts_or_requests(
 
     assert seen["wrong"] == []
     assert seen["fetched"] == []
-    assert (seen["scripts"], seen["pictures"]) == (0, 12)
+    assert (seen["scripts"], seen["pictures"]) == (0, 12 + 13)
     assert seen["title"].endswith("what it holds")
 
 
@@ -559,7 +725,7 @@ def test_a_browser_runs_nothing_that_hostile_text_says(odd_store: Path, tmp_path
     seen = looked_at(page, 1200)
 
     assert seen["title"] == "odd.vla: what it holds"
-    assert (seen["scripts"], seen["pictures"], seen["fetched"]) == (0, 4, [])
+    assert (seen["scripts"], seen["pictures"], seen["fetched"]) == (0, 4 + 3, [])
     assert [each for each in seen["wrong"] if "WWW" not in each] == []
 
 

@@ -1,7 +1,8 @@
 """Facts of a store for its page, as values: counts, distributions and bytes, from its tables, statistics and a sample of rows.
 
 No more than a bounded number of steps and frames is read, however large the store is: `MAX_ACTION_STEPS` for no-ops,
-`MAX_SAMPLED_ROWS` of each numeric field, `MAX_SAMPLED_FRAMES` of each camera, and one frame of each task that is shown.
+`MAX_SAMPLED_ROWS` of each numeric field, `MAX_SAMPLED_FRAMES` of each camera, one frame of each task that is shown, and where
+episodes are few a strip of each.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.statistics import FieldStatistics
+from vla_store.look.listing import ListedFile, listed_files, strips
 from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
-from vla_store.look.saying import labels_of
+from vla_store.look.saying import ACTIONS, number_names
 from vla_store.reader import Samples, Store
 from vla_store.reader.parts import parts_of
 from vla_store.reader.values import SourceConvention, StoreField, StoreTask
@@ -25,7 +27,6 @@ from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST,
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
-ACTIONS = "actions"
 ACTION_WIDTH = 7  # the no-op rule's: six of motion and the gripper
 
 MAX_ACTION_STEPS = 1 << 21
@@ -36,6 +37,7 @@ MAX_COMPONENTS = 16
 MAX_CHANNELS = 4
 MAX_PICTURES = 320
 MAX_CAMERAS_OF_A_TASK = 4
+MAX_FAILURES = 8
 PICTURE_SIDE = 160  # pixels; larger frames are shrunk by a whole factor
 RUN_ROWS = 256
 BINS = 40
@@ -58,15 +60,19 @@ class Histogram:
 class Group:
     """Some episodes: those of the store, of a suite or of a task.
 
-    noops: of `counted` steps, None where none was counted. failed, unknown: episodes without success, and without rewards.
+    lengths: the shortest, the median (the lower one) and the longest. ends: an episode of the shortest and of the longest.
+    failed, unknown: episodes without success, and without rewards; failures: the first few that failed.
+    noops: of `counted` steps, None where none was counted.
     """
 
     suite: str
     episodes: int
     steps: int
-    lengths: tuple[int, int, int]  # shortest, median (the lower one), longest
+    lengths: tuple[int, int, int]
+    ends: tuple[int, int]
     succeeded: int
     failed: int
+    failures: tuple[int, ...]
     unknown: int
     noops: int | None
     counted: int
@@ -81,12 +87,13 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """pictures: (camera, (H, W, 3), upright, no side above PICTURE_SIDE) of the middle step of its first episode, `shown_row`;
+    """pictures: (camera, (H, W, 3), upright, no side above PICTURE_SIDE) of the middle step, `shown_step`, of its first episode;
     none where there are too many tasks."""
 
     task: StoreTask
     group: Group
-    shown_row: int
+    first: int
+    shown_step: int
     pictures: tuple[tuple[str, Pictures], ...]
 
 
@@ -155,6 +162,13 @@ class Facts:
     shorter: Mapping[int, int]  # {bound of RDT's: episodes that are shorter}
     noop_episodes: int | None  # whose actions were read; None: the store has no actions of that kind
     array_nbytes: tuple[tuple[str, int], ...]
+    files: tuple[ListedFile, ...]
+    strips: tuple[Pictures, ...]  # of each episode; none where there are too many
+
+    @property
+    def listed(self) -> int:
+        """How many episodes are listed."""
+        return sum(len(each.episodes) for each in self.files)
 
 
 def gather(store: Store, name: str) -> Facts:
@@ -163,7 +177,8 @@ def gather(store: Store, name: str) -> Facts:
     counted, found = _noops(store, table)
 
     def group(suite: str, chosen: Int64) -> Group:
-        lengths = np.sort(table["length"][chosen])
+        order = chosen[np.argsort(table["length"][chosen], kind="stable")]
+        lengths = table["length"][order]
         success = table["success"][chosen]
         steps_counted = int((table["length"][chosen] * counted[chosen]).sum())
         return Group(
@@ -171,8 +186,10 @@ def gather(store: Store, name: str) -> Facts:
             episodes=len(lengths),
             steps=int(lengths.sum()),
             lengths=tuple(lengths[[0, (len(lengths) - 1) // 2, -1]].tolist()) if len(lengths) else (0, 0, 0),
+            ends=(int(order[0]), int(order[-1])) if len(order) else (0, 0),
             succeeded=int((success > 0).sum()),
             failed=int((success == 0).sum()),
+            failures=tuple(chosen[success == 0][:MAX_FAILURES].tolist()),
             unknown=int((success < 0).sum()),
             noops=None if found is None or not steps_counted else int(found[chosen].sum()),
             counted=steps_counted,
@@ -202,6 +219,8 @@ def gather(store: Store, name: str) -> Facts:
         shorter={bound: int((table["length"] < bound).sum()) for bound in (RDT_SHORTEST, RDT_FINETUNE_SHORTEST)},
         noop_episodes=None if found is None else int(counted.sum()),
         array_nbytes=tuple(sorted(store.array_nbytes.items(), key=lambda item: (-item[1], item[0]))),
+        files=listed_files(store, name),
+        strips=tuple(strips(store)),
     )
 
 
@@ -286,13 +305,15 @@ def _indices_of(numbers: Int64, count: int) -> list[Int64]:
 def _tasks(store: Store, table: dict[str, Int64], group: Callable[[str, Int64], Group]) -> Iterator[TaskFacts]:
     """Describe every task, with pictures of as many as the page has room for."""
     places = _indices_of(table["task"], len(store.tasks))
-    rows = [int(table["start"][each[0]] + table["length"][each[0]] // 2) for each in places]
+    first = [int(each[0]) for each in places]
+    steps = [int(table["length"][each]) // 2 for each in first]
+    rows = [int(table["start"][each]) + step for each, step in zip(first, steps)]
     cameras = sorted(store.cameras, key=lambda name: not is_colour(store.fields[name]))  # before depth
     each_has = min(MAX_CAMERAS_OF_A_TASK, max(1, MAX_PICTURES // len(store.tasks)))
     pictures = {name: list(_upright(store, name, rows[:MAX_PICTURES])) for name in cameras[:each_has]}
-    for number, (task, chosen, row) in enumerate(zip(store.tasks, places, rows)):
+    for number, (task, chosen) in enumerate(zip(store.tasks, places)):
         shown = ((name, found[number]) for name, found in pictures.items() if number < MAX_PICTURES)
-        yield TaskFacts(task, group(task.suite, chosen), row, tuple(shown))
+        yield TaskFacts(task, group(task.suite, chosen), first[number], steps[number], tuple(shown))
 
 
 def _upright(store: Store, camera: str, rows: Sequence[int]) -> Iterator[Pictures]:
@@ -336,7 +357,7 @@ def _field(store: Store, field: StoreField) -> FieldFacts:
     values = store.read(field.name, rows).reshape(len(rows), -1)[:, :shown].astype(np.float64)
     known = store.statistics.all.get(field.name)
     components: list[Component] = []
-    named = labels_of(field.names, field.units)
+    named = number_names(store, field)
     for column, place in zip(values.T, np.ndindex(shape)):
         if known is None:
             statistics, low, high = None, math.nan, math.nan

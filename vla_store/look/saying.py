@@ -7,16 +7,35 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vla_store.reader import Store
-from vla_store.reader.values import Episode
+from vla_store.reader.values import Episode, StoreField
 from vla_store.text import counted, number_text, shown
 
 MAX_SHOWN = 4  # texts of an episode
+
+# How robosuite's controller of the hand's pose (OSC_POSE), which LIBERO and robomimic use, reads the seven numbers of an action.
+ACTIONS = "actions"
+POSE_ACTION = ("x", "y", "z", "rotation x", "rotation y", "rotation z", "gripper")
+FINGERS = ("gripper_states", "robot0_gripper_qpos")  # only their files have one of these
 
 
 def labels_of(names: Sequence[str], units: Sequence[str]) -> list[str]:
     """Return what each number of a field is called, as "x (m)"; [] where neither names nor units are known."""
     pairs = itertools.zip_longest(names, units, fillvalue="")
     return [f"{shown(name)} ({shown(unit)})".lstrip() if unit else shown(name) for name, unit in pairs]
+
+
+def fingers_of(store: Store) -> StoreField | None:
+    """Return the field of the gripper's fingers by which a store of LIBERO's or robomimic's is known; None for other robots'."""
+    fingers = next((store.fields[name] for name in FINGERS if name in store.fields), None)
+    return fingers if fingers is not None and fingers.kind == "fixed" and len(fingers.shape) == 1 else None
+
+
+def number_names(store: Store, field: StoreField) -> list[str]:
+    """Return what each number of a step of this field is called: as its source says, else as is known; [] where nothing is."""
+    said = labels_of(field.names, field.units)
+    if said or field.name != ACTIONS or field.shape != (len(POSE_ACTION),) or fingers_of(store) is None:
+        return said
+    return list(POSE_ACTION)
 
 
 def rate_text(fps: float | None) -> str:

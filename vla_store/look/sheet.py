@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from vla_store.errors import MachineError, whole_number
 from vla_store.format.views import runs_of
-from vla_store.look.facts import ACTION_WIDTH, ACTIONS
+from vla_store.look.facts import ACTION_WIDTH
 from vla_store.look.pictures import Pictures, is_colour, to_rgb, value_range
-from vla_store.look.saying import labels_of, notes, rate_text
+from vla_store.look.saying import ACTIONS, fingers_of, labels_of, notes, rate_text
 from vla_store.look.writing import name_of, write_file
 from vla_store.reader import Samples, Store
 from vla_store.reader.values import Episode, SourceConvention, StoreField, StoreTask
@@ -48,9 +48,6 @@ MAX_PICTURE = 2.8
 MIN_DPI, MAX_DPI = 110, 200
 COLOURS = ("#1f5fa8", "#d1652a", "#2e8b57", "#8e44ad", "#b8860b", "#c0392b", "#16808a", "#6b7280")
 INK, SOFT, LINES = "#1d2430", "#5c6675", "#cfd5de"
-
-# How a LIBERO (robosuite OSC_POSE) action of seven numbers is read; other robots' numbers are only numbered.
-FINGERS = ("gripper_states", "robot0_gripper_qpos")
 
 
 @dataclass(frozen=True)
@@ -230,10 +227,8 @@ def _actions(store: Store, episode: Episode) -> Array | None:
 
 
 def _panels(store: Store, episode: Episode, actions: Array | None) -> Iterator[Panel]:
-    fingers = next((store.fields[name] for name in FINGERS if name in store.fields), None)
-    known = fingers is not None and fingers.kind == "fixed" and len(fingers.shape) == 1
-    if actions is not None and actions.shape[1] == ACTION_WIDTH and known:
-        assert fingers is not None
+    fingers = fingers_of(store)
+    if actions is not None and actions.shape[1] == ACTION_WIDTH and fingers is not None:
         values = actions.astype(np.float64)
         opening = _rows(store, fingers, episode).astype(np.float64)
         names = tuple(f"{fingers.name}[{n}]" for n in range(opening.shape[1]))

@@ -1,0 +1,83 @@
+"""The episodes that a page lists, by the file that each came from, and the strips of pictures beside few of them."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range
+from vla_store.reader import Samples, Store
+from vla_store.reader.values import Episode
+
+# A list of LIBERO's 6,500 demonstrations takes 1.3 MB; more is left to `vla-store episodes`.
+MAX_NBYTES = 1_500_000
+ROW_NBYTES = (
+    170  # of HTML, about: a row of the list without the names and texts in it; ahead of each file's: as much again
+)
+MAX_STRIPS = 50
+STRIP_STEPS = 6
+STRIP_SIDE = 64
+STRIP_GAP = 2
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """Episodes of one file. text: the instruction of them all, "" where they differ, so that each row says its own."""
+
+    suite: str
+    file: str
+    text: str
+    episodes: tuple[Episode, ...]
+
+    @property
+    def has_success(self) -> bool:
+        return any(each.success is not None for each in self.episodes)
+
+
+def listed_files(store: Store, name: str) -> tuple[ListedFile, ...]:
+    """Return as many of the first episodes as the list has room for. name: the store's, which every row says."""
+    files: dict[tuple[str, str], list[Episode]] = {}
+    room = MAX_NBYTES
+    for each in store.episodes:
+        group = files.get((each.suite, each.file), [])
+        room -= ROW_NBYTES + _nbytes(shlex.quote(name))
+        if not group or each.text != group[0].text:
+            room -= ROW_NBYTES + _nbytes(each.suite + each.file + each.text)
+        if room < 0:
+            break
+        files.setdefault((each.suite, each.file), group).append(each)
+    return tuple(_file(suite, file, episodes) for (suite, file), episodes in files.items())
+
+
+def show_command(name: str, episode: int) -> str:
+    """Return the command that draws an episode of the store of this name, for a shell in the folder where it lies."""
+    return f"vla-store show {shlex.quote(name)} --episode {episode} -o episode.png"
+
+
+def strips(store: Store) -> Iterator[Pictures]:
+    """Yield for each episode pictures of its first camera from start to end, side by side; none where episodes are many."""
+    cameras = sorted(store.cameras, key=lambda name: not is_colour(store.fields[name]))
+    if not cameras or len(store.episodes) > MAX_STRIPS:
+        return
+    for episode in store.episodes:
+        steps = np.linspace(0, episode.length - 1, min(STRIP_STEPS, episode.length)).round().astype(int).tolist()
+        rows = [episode.start + step for step in steps]
+        frames = Samples(store, windows={cameras[0]: 0}, rows=rows, images="upright").batch(range(len(rows)))[
+            cameras[0]
+        ]
+        pictures = [shrunk(each, STRIP_SIDE) for each in to_rgb(frames, value_range(frames))]
+        apart = [np.pad(each, ((0, 0), (0, STRIP_GAP), (0, 0)), constant_values=255) for each in pictures]
+        yield np.concatenate(apart, axis=1)[:, :-STRIP_GAP]
+
+
+def _file(suite: str, file: str, episodes: list[Episode]) -> ListedFile:
+    text = episodes[0].text
+    return ListedFile(suite, file, text if all(each.text == text for each in episodes) else "", tuple(episodes))
+
+
+def _nbytes(text: str) -> int:
+    return len(html.escape(text).encode("utf-8", "replace"))
