@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_looks import Halves, Odd
 from own_sources import Own
-from telling_sources import Telling
+from telling_sources import STACK, Telling
 
 import vla_store
 from vla_store import open_store
@@ -345,13 +345,17 @@ def test_the_command_of_a_row_draws_that_episode(
     assert (tmp_path / "episode.png").is_file()
 
 
-def test_texts_of_episodes_of_one_file_are_said_in_their_rows(tmp_path: Path) -> None:
-    build_store([Telling()], tmp_path / "told.vla")
+def test_what_episodes_of_one_task_do_not_share_is_said_in_their_rows(tmp_path: Path) -> None:
+    one = Telling(file="one", lengths={0: 3}, told={0: {"task": STACK, "text": "stack the red cups"}})
+    two = Telling(file="two", lengths={5: 4}, told={5: {"task": STACK}})
+    build_store([one, two], tmp_path / "told.vla")
     page = Page(page_of(tmp_path / "told.vla"))
-    texts = [row[4].partition(" vla-store")[0] for row in rows_of(page).values()]
 
     assert not page.wrong
-    assert texts == ["stack the cups", "pour the green tea", "stack the cups"]
+    assert [rows_of(page)[number][4].partition(" vla-store")[0] for number in (0, 1)] == [
+        "stack the red cups one",
+        "stack the cups two",
+    ]
 
 
 def test_a_list_without_room_ends_with_how_to_see_the_rest(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +399,7 @@ def test_130_tasks_of_50_episodes_fit_in_three_megabytes(tmp_path: Path) -> None
         gather(open_store(tmp_path / "a.vla"), "libero.vla"),
         gather(open_store(tmp_path / "b.vla"), "libero.vla"),
     )
-    text = html_page(dataclasses.replace(pictured, whole=listed.whole, files=listed.files, strips=()))
+    text = html_page(dataclasses.replace(pictured, whole=listed.whole, listed=listed.listed, strips=()))
     page = Page(text)
 
     assert not page.wrong

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.statistics import FieldStatistics
-from vla_store.look.listing import ListedFile, listed_files, strips
+from vla_store.look.listing import ListedTask, listed_tasks, strips
 from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
 from vla_store.look.saying import ACTIONS, number_names
 from vla_store.reader import Samples, Store
@@ -162,13 +162,13 @@ class Facts:
     shorter: Mapping[int, int]  # {bound of RDT's: episodes that are shorter}
     noop_episodes: int | None  # whose actions were read; None: the store has no actions of that kind
     array_nbytes: tuple[tuple[str, int], ...]
-    files: tuple[ListedFile, ...]
+    listed: tuple[ListedTask, ...]
     strips: tuple[Pictures, ...]  # of each episode; none where there are too many
 
     @property
-    def listed(self) -> int:
+    def listed_episodes(self) -> int:
         """How many episodes are listed."""
-        return sum(len(each.episodes) for each in self.files)
+        return sum(len(each.episodes) for each in self.listed)
 
 
 def gather(store: Store, name: str) -> Facts:
@@ -219,7 +219,7 @@ def gather(store: Store, name: str) -> Facts:
         shorter={bound: int((table["length"] < bound).sum()) for bound in (RDT_SHORTEST, RDT_FINETUNE_SHORTEST)},
         noop_episodes=None if found is None else int(counted.sum()),
         array_nbytes=tuple(sorted(store.array_nbytes.items(), key=lambda item: (-item[1], item[0]))),
-        files=listed_files(store, name),
+        listed=listed_tasks(store, name),
         strips=tuple(strips(store)),
     )
 

@@ -1,4 +1,4 @@
-"""The episodes that a page lists, by the file that each came from, and the strips of pictures beside few of them."""
+"""The episodes that a page lists, by task, and the strips of pictures beside few of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vla_store.reader.values import Episode
 # A list of LIBERO's 6,500 demonstrations takes 1.3 MB; more is left to `vla-store episodes`.
 MAX_NBYTES = 1_500_000
 ROW_NBYTES = (
-    170  # of HTML, about: a row of the list without the names and texts in it; ahead of each file's: as much again
+    170  # of HTML, about: a row of the list without the names and texts in it; ahead of each task's: as much again
 )
 MAX_STRIPS = 50
 STRIP_STEPS = 6
@@ -25,32 +25,31 @@ STRIP_GAP = 2
 
 
 @dataclass(frozen=True)
-class ListedFile:
-    """Episodes of one file. text: the instruction of them all, "" where they differ, so that each row says its own."""
+class ListedTask:
+    """Episodes of one task. file, text: of them all, "" where they differ, so that each row says its own."""
 
     suite: str
+    task: str
     file: str
     text: str
     episodes: tuple[Episode, ...]
 
-    @property
-    def has_success(self) -> bool:
-        return any(each.success is not None for each in self.episodes)
 
-
-def listed_files(store: Store, name: str) -> tuple[ListedFile, ...]:
+def listed_tasks(store: Store, name: str) -> tuple[ListedTask, ...]:
     """Return as many of the first episodes as the list has room for. name: the store's, which every row says."""
-    files: dict[tuple[str, str], list[Episode]] = {}
+    tasks: dict[tuple[str, str], list[Episode]] = {}
     room = MAX_NBYTES
     for each in store.episodes:
-        group = files.get((each.suite, each.file), [])
+        group = tasks.get((each.suite, each.task), [])
         room -= ROW_NBYTES + _nbytes(shlex.quote(name))
-        if not group or each.text != group[0].text:
+        if not group:
             room -= ROW_NBYTES + _nbytes(each.suite + each.file + each.text)
+        if group and (each.file, each.text) != (group[0].file, group[0].text):
+            room -= _nbytes(each.file + each.text)
         if room < 0:
             break
-        files.setdefault((each.suite, each.file), group).append(each)
-    return tuple(_file(suite, file, episodes) for (suite, file), episodes in files.items())
+        tasks.setdefault((each.suite, each.task), group).append(each)
+    return tuple(_listed(*names, episodes) for names, episodes in tasks.items())
 
 
 def show_command(name: str, episode: int) -> str:
@@ -74,9 +73,10 @@ def strips(store: Store) -> Iterator[Pictures]:
         yield np.concatenate(apart, axis=1)[:, :-STRIP_GAP]
 
 
-def _file(suite: str, file: str, episodes: list[Episode]) -> ListedFile:
-    text = episodes[0].text
-    return ListedFile(suite, file, text if all(each.text == text for each in episodes) else "", tuple(episodes))
+def _listed(suite: str, task: str, episodes: list[Episode]) -> ListedTask:
+    files, texts = {each.file for each in episodes}, {each.text for each in episodes}
+    file, text = (each.pop() if len(each) == 1 else "" for each in (files, texts))
+    return ListedTask(suite, task, file, text, tuple(episodes))
 
 
 def _nbytes(text: str) -> int:
