@@ -33,7 +33,7 @@ from vla_store.builder import build_store
 from vla_store.cli import main
 from vla_store.look import charts, facts, listing
 from vla_store.look.facts import Histogram, gather, histogram, spread
-from vla_store.look.page import html_page, write_page
+from vla_store.look.page import LIMITS, html_page, write_page
 from vla_store.look.pictures import indexed, shrunk
 from vla_store.look.sheet import describe
 from vla_store.look.thumbnails import thumbnails
@@ -721,6 +721,22 @@ def test_a_browser_shows_the_page_without_overlaps_cuts_or_requests(
     assert seen["fetched"] == []
     assert (seen["scripts"], seen["pictures"]) == (0, 12 + 13)
     assert seen["title"].endswith("what it holds")
+
+
+def test_a_link_to_an_episode_unfolds_its_line(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, "MAX_UNFOLDED", 0)
+    page = tmp_path / "page.html"
+    text = re.sub("<meta http-equiv=[^>]*>", "", page_of(tiny_store))
+    look = """<script>addEventListener('load', () => {
+      const row = document.getElementById('episode-7'), list = row.closest('details'), before = list.open;
+      document.querySelector('a[href="#episode-7"]').click();
+      document.documentElement.textContent = 'SEEN' + [before, list.open, row.matches(':target')] + 'END';
+    });</script>"""
+    page.write_text(text.replace("</body>", f"{look}</body>"), encoding="utf-8")
+
+    assert "SEENfalse,true,trueEND" in in_browser(page, "--dump-dom")
 
 
 def test_a_browser_runs_nothing_that_hostile_text_says(odd_store: Path, tmp_path: Path) -> None:
