@@ -31,7 +31,7 @@ import vla_store
 from vla_store import open_store
 from vla_store.builder import build_store
 from vla_store.cli import main
-from vla_store.look import charts, facts, listing
+from vla_store.look import charts, facts, page_episodes
 from vla_store.look.facts import Histogram, gather, histogram, spread
 from vla_store.look.page import LIMITS, html_page, write_page
 from vla_store.look.pictures import indexed, shrunk
@@ -359,7 +359,7 @@ def test_what_episodes_of_one_task_do_not_share_is_said_in_their_rows(tmp_path: 
 
 
 def test_a_list_without_room_ends_with_how_to_see_the_rest(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MAX_NBYTES", 4 * listing.ROW_NBYTES)
+    monkeypatch.setattr(page_episodes, "MAX_NBYTES", 4 * page_episodes.ROW_NBYTES)
     page = Page(page_of(tiny_store))
     episodes = len(open_store(tiny_store).episodes)
 
@@ -488,7 +488,7 @@ def test_of_a_large_store_no_more_is_read_than_it_says(
     monkeypatch.setattr(facts, "MAX_ACTION_STEPS", 700)
     monkeypatch.setattr(facts, "MAX_SAMPLED_FRAMES", 5)
     monkeypatch.setattr(facts, "MAX_PICTURES", 3)
-    monkeypatch.setattr(listing, "MAX_STRIPS", 12)  # of 13 episodes: none has one
+    monkeypatch.setattr(page_episodes, "MAX_STRIPS", 12)  # of 13 episodes: none has one
     decoded = 0
     fill: Callable[..., Any] = Frames.fill
 
@@ -527,7 +527,7 @@ def test_pixels_are_read_as_rarely_as_the_page_says(demo_store: Path, monkeypatc
     monkeypatch.setattr(Frames, "decode", noting)
     Page(page_of(demo_store))
 
-    assert 0 < len(rows) <= 2 * (48 + 6) + 13 * listing.STRIP_STEPS
+    assert 0 < len(rows) <= 2 * (48 + 6) + 13 * page_episodes.STRIP_STEPS
 
 
 @given(rows=st.integers(1, 10**9), at_most=st.integers(1, 70_000))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.statistics import FieldStatistics
-from vla_store.look.listing import ListedTask, listed_tasks, strips
+from vla_store.look.page_episodes import ListedTask, listed_tasks, strips
 from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
 from vla_store.look.saying import ACTIONS, number_names
 from vla_store.reader import Samples, Store
