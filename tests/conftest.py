@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,12 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("vla_store")
+
+# A build waits for its disk some two hundred times, and the tests build some thousands of stores, none of which has to outlive a
+# power cut: they lie in memory where it has room. PYTEST_DEBUG_TEMPROOT and --basetemp name another place.
+IN_MEMORY, ROOM_NBYTES = Path("/dev/shm"), 6 << 30
+if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ROOM_NBYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 # A shell that starts something in the background lets it ignore Ctrl-C, nohup lets it ignore the end of a terminal, and so would
