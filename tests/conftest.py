@@ -8,20 +8,25 @@ VLA_STORE_TEST_STORES  folder in which the sources and stores made here are kept
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import make_stores
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from s3_server import S3Server
+
+HERE = Path(__file__).resolve().parent
 
 # Beside a trainer's zarr 2 stores are read, and what builds is skipped as without a zarr.
 if any(each.version.startswith("2.") for each in metadata.distributions(name="zarr")):
@@ -36,11 +41,26 @@ settings.register_profile(
 )
 settings.load_profile("vla_store")
 
-# A build waits for its disk some two hundred times, and the tests build some thousands of stores, none of which has to outlive a
-# power cut: they lie in memory where it has room. PYTEST_DEBUG_TEMPROOT and --basetemp name another place.
+# A build waits for its disk some two hundred times, the tests build some thousand stores, and none of these has to outlive a power
+# cut: they lie in memory where there is plenty. PYTEST_DEBUG_TEMPROOT and --basetemp name another place.
 IN_MEMORY, ROOM_NBYTES = Path("/dev/shm"), 6 << 30
-if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ROOM_NBYTES:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
+
+def lie_in_memory() -> None:
+    """Let this session's folder be made in memory, and remove those that killed sessions left there."""
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(IN_MEMORY, os.W_OK):
+        return
+    folder = IN_MEMORY / f"tests-of-vla_store-{os.getuid()}"
+    for lock in folder.glob("pytest-of-*/pytest-*/.lock"):
+        with contextlib.suppress(OSError, ValueError):
+            if not psutil.pid_exists(int(lock.read_text())):
+                shutil.rmtree(lock.parent)
+    if min(shutil.disk_usage(IN_MEMORY).free, psutil.virtual_memory().available) > ROOM_NBYTES:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+
+
+lie_in_memory()
 
 
 # A shell that starts something in the background lets it ignore Ctrl-C, nohup lets it ignore the end of a terminal, and so would
@@ -58,7 +78,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns too")
 
 
+# Files whose tests take longest, the longest first: begun last, one of them would keep one core busy while the other waits.
+LONGEST = (
+    "test_docs.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    tests = Counter(item.path for item in items)
+    # The others by their number of tests: the last ones of all are short.
+    items.sort(key=lambda item: (place.get(item.path.relative_to(HERE).as_posix(), len(LONGEST)), -tests[item.path]))
     for item in items:
         if "campaign" in item.keywords and not config.getoption("--campaign"):
             item.add_marker(pytest.mark.skip(reason="a long campaign: give --campaign"))

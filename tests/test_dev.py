@@ -58,7 +58,7 @@ def test_all_tests_run_on_two_cores_and_named_ones_as_they_are_named(
     monkeypatch.setitem(scope, "environment", lambda *requirements: "python")
     monkeypatch.setitem(scope, "run", lambda python, *arguments, **variables: ran.append(arguments) or 0)
     script["test"](given)
-    tests = ("-m", "pytest", *(given or ["-n", "2", "--dist", "loadfile"]))
+    tests = ("-m", "pytest", *(given or ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]))
     assert ran == [("-m", "compileall", "-q", "vla_store"), tests]
     assert "pytest-xdist" in script["TOOLS"]
 

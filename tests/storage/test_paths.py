@@ -107,8 +107,23 @@ def dataset(name: str) -> Any:
     return torch.StepDataset(name, windows={"actions": 0})
 
 
-@pytest.mark.parametrize("how", READING)
-@pytest.mark.parametrize("name", ["home", "two colons", "above where a link leads", "no UTF-8"])
+# Half a second each, in which the name is looked up once: two names suffice between campaigns.
+SLOW = ("show", "report", "bench", "coverage", "merge", "recode", "repair")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param(name, how, marks=pytest.mark.campaign if in_campaigns and how in SLOW else ())
+        for name, in_campaigns in {
+            "home": False,
+            "no UTF-8": False,
+            "two colons": True,
+            "above where a link leads": True,
+        }.items()
+        for how in READING
+    ],
+)
 def test_every_command_and_call_reads_the_store_of_that_name(here: Here, name: str, how: str) -> None:
     if how in ("show", "coverage"):
         pytest.importorskip("matplotlib")
