@@ -78,17 +78,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns too")
 
 
-# Files whose tests take longest, the longest first: begun last, one of them would keep one core busy while the other waits.
+# What takes longest begins first: begun last, it would keep one core busy while the other has nothing left.
 LONGEST = (
     "test_docs.py",
-)  # fmt: skip
+    "loader/test_kills.py",
+    "test_benchmarks.py",
+    "sources/test_skip_bad.py",
+    "test_bench.py",
+    "test_resume.py",
+    "storage/test_paths.py",
+    "test_bad_input.py",
+    "manage/test_repair.py",
+    "sources/test_datasets.py",
+    "test_bad_store.py",
+    "integration/test_ecosystem.py",
+    "integration/test_loader_ranks.py",
+    "integration/test_processes.py",
+    "integration/test_workers.py",
+    "integration/test_memory.py",
+    "builder/test_memory.py",
+    "builder/test_executors.py",
+    "loader/test_hostile.py",
+    "loader/test_ahead.py",
+    "test_training.py",
+    "test_packaging.py",
+    "test_cluster.py",
+    "test_faults.py",
+    "test_disk_full.py",
+    "test_zarr_unaided.py",
+    "export/test_proof.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST)}
     tests = Counter(item.path for item in items)
-    # The others by their number of tests: the last ones of all are short.
-    items.sort(key=lambda item: (place.get(item.path.relative_to(HERE).as_posix(), len(LONGEST)), -tests[item.path]))
+    # The others by their number of tests, so that the last of all are short.
+    items.sort(key=lambda item: (place.get(os.path.relpath(item.path, HERE), len(LONGEST)), -tests[item.path]))
     for item in items:
         if "campaign" in item.keywords and not config.getoption("--campaign"):
             item.add_marker(pytest.mark.skip(reason="a long campaign: give --campaign"))
