@@ -50,7 +50,7 @@ def lie_in_memory() -> None:
     """Let this session's folder be made in memory, and remove those that killed sessions left there."""
     if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(IN_MEMORY, os.W_OK):
         return
-    folder = IN_MEMORY / f"tests-of-vla_store-{os.getuid()}"
+    folder = IN_MEMORY / f"vla{os.getuid()}"  # short: some texts are broken by the length of a path
     for lock in folder.glob("pytest-of-*/pytest-*/.lock"):
         with contextlib.suppress(OSError, ValueError):
             if not psutil.pid_exists(int(lock.read_text())):
