@@ -28,16 +28,18 @@ TESTS = ["-r", "tests/requirements.txt"]
 TOOLS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil", "h5py"]
 # Diffusion Policy's: reading has to work beside a trainer's zarr 2.
 OLD_ZARR = "zarr==2.12.0"
-# By file: the tests of one file share what they build.
-TWO_CORES = ["-n", "2", "--dist", "loadfile"]
-# Not the docs (their pages need torch), not the wheel, not the servers of integration tests; the loader is tried on 3.10. Nor what
-# no version of a library decides: names of paths, kills, full disks, words on a terminal, benchmarks.
+# Three processes, for while one waits (for a process, a kill, a disk) the two others keep the cores busy. By file: the tests of one
+# file share what they build. In the order of tests/conftest.py: the longest files first.
+TWO_CORES = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
+# Not the docs (their pages need torch), not the wheel, not the servers of integration tests; the loader and the picture of imports are
+# tried on 3.10. Nor what no version of a library decides: names of paths, kills, full disks, words on a terminal, benchmarks.
 NOT_AT_FLOORS = [
     "test_docs.py",
     "test_own_robot.py",
     "test_packaging.py",
     "integration",
     "loader",
+    "test_layers.py",
     "storage/test_paths.py",
     "test_resume.py",
     "test_faults.py",

@@ -8,19 +8,25 @@ VLA_STORE_TEST_STORES  folder in which the sources and stores made here are kept
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import make_stores
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from s3_server import S3Server
+
+HERE = Path(__file__).resolve().parent
 
 # Beside a trainer's zarr 2 stores are read, and what builds is skipped as without a zarr.
 if any(each.version.startswith("2.") for each in metadata.distributions(name="zarr")):
@@ -34,6 +40,27 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("vla_store")
+
+# A build waits for its disk some two hundred times, the tests build some thousand stores, and none of these has to outlive a power
+# cut: they lie in memory where there is plenty. PYTEST_DEBUG_TEMPROOT and --basetemp name another place.
+IN_MEMORY, ROOM_NBYTES = Path("/dev/shm"), 6 << 30
+
+
+def lie_in_memory() -> None:
+    """Let this session's folder be made in memory, and remove those that killed sessions left there."""
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(IN_MEMORY, os.W_OK):
+        return
+    folder = IN_MEMORY / f"vla{os.getuid()}"  # short: some texts are broken by the length of a path
+    for lock in folder.glob("pytest-of-*/pytest-*/.lock"):
+        with contextlib.suppress(OSError, ValueError):
+            if not psutil.pid_exists(int(lock.read_text())):
+                shutil.rmtree(lock.parent)
+    if min(shutil.disk_usage(IN_MEMORY).free, psutil.virtual_memory().available) > ROOM_NBYTES:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+
+
+lie_in_memory()
 
 
 # A shell that starts something in the background lets it ignore Ctrl-C, nohup lets it ignore the end of a terminal, and so would
@@ -51,7 +78,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the long campaigns too")
 
 
+# What takes longest begins first: begun last, it would keep one core busy while the other has nothing left.
+LONGEST = (
+    "test_docs.py",
+    "loader/test_kills.py",
+    "test_benchmarks.py",
+    "loader/test_ahead.py",
+    "storage/test_unmappable.py",
+    "sources/test_skip_bad.py",
+    "test_bench.py",
+    "test_resume.py",
+    "storage/test_paths.py",
+    "test_bad_input.py",
+    "manage/test_repair.py",
+    "sources/test_datasets.py",
+    "test_bad_store.py",
+    "integration/test_ecosystem.py",
+    "integration/test_loader_ranks.py",
+    "integration/test_processes.py",
+    "integration/test_workers.py",
+    "integration/test_memory.py",
+    "builder/test_memory.py",
+    "builder/test_executors.py",
+    "loader/test_hostile.py",
+    "loader/test_staging.py",
+    "test_torch.py",
+    "test_training.py",
+    "test_packaging.py",
+    "test_cluster.py",
+    "test_faults.py",
+    "test_disk_full.py",
+    "test_zarr_unaided.py",
+    "export/test_proof.py",
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    tests = Counter(item.path for item in items)
+    # The others by their number of tests, so that the last of all are short.
+    items.sort(key=lambda item: (place.get(os.path.relpath(item.path, HERE), len(LONGEST)), -tests[item.path]))
     for item in items:
         if "campaign" in item.keywords and not config.getoption("--campaign"):
             item.add_marker(pytest.mark.skip(reason="a long campaign: give --campaign"))

@@ -3,6 +3,10 @@
 Standard input: JSON [{"language", "line", "page", "text", "file", "raises", "exit"}, ...]. Standard output: JSON
 {"outputs": [text, ...], "failed": null or {"line", "why", "output"}}; it stops at the first block that fails. Python blocks share one namespace,
 as they do for a reader who types them; commands are run by the shell.
+
+With the argument `torch` it imports that first, which takes longer than most pages, and then runs each page in a fork of itself.
+Standard input: a line of JSON a page, {"folder", "environment", "input", "output", "errors"}, the last three being files that stand for
+the streams above. Standard output: a line a page, its exit code.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -36,6 +41,33 @@ def main() -> None:
             failed = {"line": block["line"], "why": str(error), "output": error.output}
             break
     json.dump({"outputs": outputs, "failed": failed}, sys.stdout)
+
+
+def main_after_torch() -> None:
+    import torch  # noqa: F401
+
+    for line in sys.stdin:
+        page = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            become(page)
+            main()
+            return
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def become(page: dict[str, Any]) -> None:
+    """Let this process be as if it had been started for that page."""
+    os.chdir(page["folder"])
+    os.environ.clear()
+    os.environ.update(page["environment"])
+    del sys.argv[1:]
+    for number, name in enumerate(("input", "output", "errors")):
+        opened = os.open(page[name], os.O_RDWR | os.O_CREAT)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115, what the other had read ahead is not this page's
 
 
 def run(block: dict[str, Any], namespace: dict[str, Any]) -> str:
@@ -93,4 +125,4 @@ def commands(block: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main_after_torch() if sys.argv[1:] == ["torch"] else main()

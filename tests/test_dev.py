@@ -58,9 +58,14 @@ def test_all_tests_run_on_two_cores_and_named_ones_as_they_are_named(
     monkeypatch.setitem(scope, "environment", lambda *requirements: "python")
     monkeypatch.setitem(scope, "run", lambda python, *arguments, **variables: ran.append(arguments) or 0)
     script["test"](given)
-    tests = ("-m", "pytest", *(given or ["-n", "2", "--dist", "loadfile"]))
+    tests = ("-m", "pytest", *(given or ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]))
     assert ran == [("-m", "compileall", "-q", "vla_store"), tests]
     assert "pytest-xdist" in script["TOOLS"]
+
+
+def test_the_files_that_begin_first_are_there(pytestconfig: pytest.Config) -> None:
+    conftest = pytestconfig.pluginmanager.get_plugin(str(CHECKOUT / "tests/conftest.py"))
+    assert [name for name in conftest.LONGEST if not (CHECKOUT / "tests" / name).exists()] == []
 
 
 def test_an_interpreter_that_is_not_here_is_not_found() -> None:

@@ -107,8 +107,23 @@ def dataset(name: str) -> Any:
     return torch.StepDataset(name, windows={"actions": 0})
 
 
-@pytest.mark.parametrize("how", READING)
-@pytest.mark.parametrize("name", ["home", "two colons", "above where a link leads", "no UTF-8"])
+# Half a second each, in which the name is looked up once: two names suffice between campaigns.
+SLOW = ("show", "report", "bench", "coverage", "merge", "recode", "repair")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param(name, how, marks=pytest.mark.campaign if in_campaigns and how in SLOW else ())
+        for name, in_campaigns in {
+            "home": False,
+            "no UTF-8": False,
+            "two colons": True,
+            "above where a link leads": True,
+        }.items()
+        for how in READING
+    ],
+)
 def test_every_command_and_call_reads_the_store_of_that_name(here: Here, name: str, how: str) -> None:
     if how in ("show", "coverage"):
         pytest.importorskip("matplotlib")
@@ -118,6 +133,8 @@ def test_every_command_and_call_reads_the_store_of_that_name(here: Here, name: s
     assert not any(each.startswith(("here/~", "here/file:", "here/local:")) for each in here.inside())
 
 
+# What writes looks its name up in one way: `build` is given all of them, the others these three between campaigns.
+EVERYWHERE = ("home of a file URL", "above where a link leads", "no UTF-8")
 WRITING: dict[str, Callable[[str], Any]] = {
     "build": lambda name: command("build", "~/LIBERO", name),
     "copy": lambda name: command("copy", "~/first.vla", name),
@@ -126,8 +143,14 @@ WRITING: dict[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", WRITING)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param(name, how, marks=() if how == "build" or name in EVERYWHERE else pytest.mark.campaign)
+        for name in NAMES
+        for how in WRITING
+    ],
+)
 def test_every_command_writes_the_store_of_that_name_and_nothing_else(here: Here, name: str, how: str) -> None:
     given, place = NAMES[name]
     (here.root / place).parent.mkdir(exist_ok=True)
