@@ -21,19 +21,20 @@ PACKAGE = Path(vla_store.__file__).parent
 
 # What each folder or module may import of this package, wherever in its text the import stands. `package` is
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
-BELOW_READER = {"format", "storage", "text", "errors"}
+BELOW_READER = {"format", "storage", "text", "errors", "types"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", "sources", "publish", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "text": set[str](),
-    "storage": {"errors"},
+    "types": set[str](),
+    "storage": {"types", "errors"},
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
     "view_steps": {"view_rules", "reader", *BELOW_READER},
     "progress": {"text"},
     "synthetic": {"errors"},
-    "format": {"text", "errors"},
+    "format": {"text", "types", "errors"},
     "publish": {"format", "storage", "errors"},
     "sources": BELOW_READER,
     "builder": {"sources", "publish", "rules", *BELOW_READER},

@@ -16,6 +16,7 @@ from vla_store.audit.roots import check_roots
 from vla_store.errors import whole_number
 from vla_store.format.schema import Root
 from vla_store.storage import locate
+from vla_store.types import Fetcher
 
 if TYPE_CHECKING:
     from vla_store.sources.find import Given
@@ -42,7 +43,7 @@ def verify_store(
     *,
     against: Given | Sequence[Given] | None = None,
     workers: int | None = None,
-    fetcher: str | None = None,
+    fetcher: Fetcher | None = None,
     progress: Progress | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> VerifyReport:

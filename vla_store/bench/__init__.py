@@ -23,6 +23,7 @@ from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 from vla_store.storage import locate
+from vla_store.types import Fetcher, Images
 
 __all__ = ["BenchReport", "FarReport", "LoaderRate", "Probe", "Run", "bench_store"]
 
@@ -32,9 +33,9 @@ def bench_store(
     *,
     batch_size: int = 64,
     workers: Sequence[int] | None = None,
-    images: str = "as_stored",
+    images: Images = "as_stored",
     view: str | Sequence[str] | None = None,
-    fetcher: str | None = None,
+    fetcher: Fetcher | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
     talk: Talk = lambda _: None,

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from vla_store.builder.cluster import require_dask
-from vla_store.builder.executors import AUTO, EXECUTORS
 from vla_store.errors import OptionError, UnknownOption, whole_number
 from vla_store.format.canonical import float_text
-from vla_store.format.codecs import PRESETS
 from vla_store.format.schema import Root
 from vla_store.sources.overrides import Choice, Overrides, Stated
+from vla_store.types import EXECUTORS, PRESETS, ExecutorName, Preset
 
 Given = TypeVar("Given")
 Place = TypeVar("Place")
@@ -104,15 +103,15 @@ class EncodingOptions:
         Receives what the build reports while it works.
     """
 
-    executor: str = "threads"
+    executor: ExecutorName = "threads"
     workers: int | None = None
     scheduler: str | None = None
     max_memory: int | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        if self.executor not in (AUTO, *EXECUTORS):
-            raise OptionError(f"executor cannot be {self.executor!r}", allowed=", ".join((AUTO, *EXECUTORS)))
+        if self.executor not in EXECUTORS:
+            raise OptionError(f"executor cannot be {self.executor!r}", allowed=", ".join(EXECUTORS))
         for name in ("workers", "max_memory"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(name, given))
@@ -205,7 +204,7 @@ class BuildOptions(SourceOptions):
         stage, which has all but the pictures.
     """
 
-    preset: str = "fast"
+    preset: Preset = "fast"
     overwrite: bool = False
     dry_run: bool = False
     staging: str | os.PathLike[str] | None = None
@@ -215,7 +214,7 @@ class BuildOptions(SourceOptions):
         super().__post_init__()
         if self.finish is not None and not callable(self.finish):
             raise OptionError("finish is a function that takes the folder of the store", found=repr(self.finish)[:80])
-        if self.preset not in tuple(PRESETS):
+        if self.preset not in PRESETS:
             raise OptionError(f"there is no preset {self.preset!r}", exists=", ".join(PRESETS))
 
     def recorded(self) -> dict[str, Any]:
@@ -239,7 +238,7 @@ class AppendOptions(SourceOptions):
         files.
     """
 
-    preset: str | None = None
+    preset: Preset | None = None
     staging: str | os.PathLike[str] | None = None
 
     def to_build(self, last: Any) -> BuildOptions:
@@ -264,7 +263,8 @@ class AppendOptions(SourceOptions):
         choice = Overrides.recorded(last).choice
         said["exclude"] = choice.exclude if self.exclude is None else self.exclude
         said["rename"] = dict(choice.rename) if self.rename is None else self.rename
-        return BuildOptions(**said, preset=str(last.get("preset", "fast")) if self.preset is None else self.preset)
+        said["preset"] = str(last.get("preset", "fast")) if self.preset is None else self.preset
+        return BuildOptions(**said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +279,7 @@ class RecodeOptions(EncodingOptions):
         Plan only; write nothing.
     """
 
-    preset: str
+    preset: Preset
     overwrite: bool = False
     dry_run: bool = False
 

@@ -42,6 +42,7 @@ from vla_store.sources.protocol import (
     reason_of,
 )
 from vla_store.sources.saying import check_labels, check_rate, info_of, is_text, settled_labels, settled_texts
+from vla_store.types import OBSERVATIONS, ORIENTATIONS
 
 BLOCK_NBYTES = 4 << 20  # that one thread reads at a time, to check it
 DIFFERENT = (
@@ -189,7 +190,7 @@ class _Sieve:
 
 
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
-    conventions = {"orientation": schema.ORIENTATIONS, "observation": schema.OBSERVATIONS}
+    conventions = {"orientation": ORIENTATIONS, "observation": OBSERVATIONS}
     for name, allowed in conventions.items():
         if (value := getattr(info, name)) not in allowed:
             raise SourceError(

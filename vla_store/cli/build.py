@@ -11,12 +11,11 @@ from vla_store.cli.options import LAYOUT, OUTPUT, argument, command, flag
 from vla_store.cli.printing import print_report, print_root, tell
 from vla_store.progress import ProgressBar
 from vla_store.sources.kinds import reading_by
+from vla_store.types import PRESETS
 
 if TYPE_CHECKING:
     from vla_store.builder import BuildReport, Skipped
     from vla_store.format.schema import Root
-
-PRESETS = ("raw", "fast", "small")
 
 
 @command(

@@ -17,12 +17,19 @@ from vla_store.export import growing, png
 from vla_store.features import mapping
 from vla_store.features.frames import Batch, Frames, frames_of, lost_in, rate_of
 from vla_store.reader import Store, open_store
-from vla_store.reader.orient import IMAGES
 from vla_store.reader.values import Episode
-from vla_store.reader.windows import ALIGNMENTS
 from vla_store.text import counted, size_text
+from vla_store.types import (
+    ALIGNMENTS,
+    EXPORT_FORMATS,
+    IMAGES,
+    LEROBOT_VERSIONS,
+    Alignment,
+    ExportFormat,
+    Images,
+    LeRobotVersion,
+)
 
-FORMATS = ("lerobot", "rlds", "hdf5")
 OF_LEROBOT = ("version", "video", "modality", "fps")
 OF_ROWS = ("alignment", "state", "rename", "exclude")
 RECORD = "vla_store.json"
@@ -98,19 +105,19 @@ def export_store(
     store: Store | str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    to: str,
+    to: ExportFormat,
     suites: Any = None,
     tasks: Any = None,
     episodes: Any = None,
     split: Any = None,
     view: str | Sequence[str] | None = None,
-    alignment: str | None = None,
-    images: str = "as_stored",
+    alignment: Alignment | None = None,
+    images: Images = "as_stored",
     state: Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
     fps: float | None = None,
-    version: str | None = None,
+    version: LeRobotVersion | None = None,
     video: bool = False,
     modality: bool = False,
     progress: Progress | None = None,
@@ -164,7 +171,7 @@ def export_store(
     StoreNotFound, StoreDamaged, UnsupportedStore, FetchError, MachineError
         Where the store is read, and where the folder is written.
     """
-    for name, value, known in (("format", to, FORMATS), ("images", images, IMAGES)):
+    for name, value, known in (("format", to, EXPORT_FORMATS), ("images", images, IMAGES)):
         if value not in known:
             raise UnknownName.among(name, value, list(known))
     if alignment is not None and alignment not in ALIGNMENTS:
@@ -220,12 +227,12 @@ class _Plan:
 
 
 def _lerobot(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
-    from vla_store.export.lerobot import VERSIONS, LeRobotWriter
+    from vla_store.export.lerobot import LeRobotWriter
     from vla_store.features.lerobot import NAMING
 
-    version, is_video, modality = given["version"] or VERSIONS[0], given["video"], given["modality"]
-    if version not in VERSIONS:
-        raise UnknownName.among("version", version, list(VERSIONS))
+    version, is_video, modality = given["version"] or LEROBOT_VERSIONS[0], given["video"], given["modality"]
+    if version not in LEROBOT_VERSIONS:
+        raise UnknownName.among("version", version, list(LEROBOT_VERSIONS))
     mapped = _mapped(store, NAMING, given)
     if modality and not any(each.is_state for each in mapped.features):
         raise OptionError(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Statistics = dict[str, dict[str, Array]]
 
-VERSIONS = ("v3.0", "v2.1")
 VIDEO_MB = 200
 GROUP_NBYTES = 1 << 30  # of a column of pictures in one row group; Arrow reads less than twice as much
 BUFFERED = 1_000_000  # numbers of statistics of episodes that are held until they are written
@@ -54,7 +53,7 @@ class LeRobotWriter:
     encode
         Encodes pictures (n, H, W, C) as PNG.
     version
-        One of VERSIONS.
+        One of LEROBOT_VERSIONS.
     fps
         Frames a second.
     is_video

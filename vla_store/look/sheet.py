@@ -30,6 +30,7 @@ from vla_store.reader.values import Episode, SourceConvention, StoreField, Store
 from vla_store.rules import noops
 from vla_store.storage import output_path
 from vla_store.text import encoding_text, number_text, shown, size_text
+from vla_store.types import Images
 
 Array = np.ndarray[Any, Any]
 Floats = npt.NDArray[np.float64]
@@ -118,7 +119,7 @@ class SheetWritten:
 
 
 def write_sheet(
-    store: Store, episode: Episode, path: str | os.PathLike[str], *, steps: int = STEPS, images: str = "upright"
+    store: Store, episode: Episode, path: str | os.PathLike[str], *, steps: int = STEPS, images: Images = "upright"
 ) -> SheetWritten:
     """Draw an episode and write it to `path`, a PNG, replacing what is there.
 
@@ -131,7 +132,7 @@ def write_sheet(
     return SheetWritten(made, len(data), width, height, episode)
 
 
-def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: str = "upright") -> Sheet:
+def describe(store: Store, episode: Episode, *, steps: int = STEPS, images: Images = "upright") -> Sheet:
     """Gather what a sheet of this episode shows. Raises OptionError, UnknownName, and what reading raises."""
     chosen = chosen_steps(episode.length, whole_number("steps", steps, 1, MAX_STEPS))
     task = next(each for each in store.tasks if (each.suite, each.name) == (episode.suite, episode.task))
@@ -203,7 +204,7 @@ def _plain_style() -> Iterator[None]:
 # What is read
 
 
-def _strips(store: Store, episode: Episode, steps: tuple[int, ...], images: str, stored: str) -> Iterator[Strip]:
+def _strips(store: Store, episode: Episode, steps: tuple[int, ...], images: Images, stored: str) -> Iterator[Strip]:
     if not store.cameras:
         return
     rows = [episode.start + step for step in steps]
@@ -261,7 +262,7 @@ def _notes(
     store: Store,
     episode: Episode,
     convention: SourceConvention,
-    images: str,
+    images: Images,
     actions: Array | None,
     idle: npt.NDArray[np.bool_] | None,
 ) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ from vla_store.storage.cache import CacheFolder, Entry, existing
 from vla_store.storage.mirror import PAGE, PRESENT, Mirror, layout_of, runs_of
 from vla_store.storage.mirrored import MirroredStorage
 from vla_store.text import counted, duration_text, percent_text, size_text, table
+from vla_store.types import Fetcher
 
 PIECE_NBYTES = 8 << 20
 GROUP_NBYTES = 32 << 20
@@ -274,7 +275,7 @@ def fill_cache(
     fields: Sequence[str] | None = None,
     cache: Path | None = None,
     cache_size: str | int | None = None,
-    fetcher: str | None = None,
+    fetcher: Fetcher | None = None,
     talk: Talk = lambda text: None,
 ) -> FillReport:
     """Bring a store into the cache, so that nothing of it has to be fetched later. What is there is not fetched again.
