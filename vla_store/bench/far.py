@@ -19,7 +19,7 @@ from vla_store.loader.order import Order, ShuffleChoice
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.storage import Range, Storage
-from vla_store.text import counted, size_text
+from vla_store.text import Report, counted, size_text
 
 PROBES = 9  # small requests, one after another
 PIECE_NBYTES = 1 << 20  # of a large request
@@ -91,8 +91,8 @@ class Run:
         return f"{self.order}, {counted(self.workers, 'worker')}{CACHES[self.cache]}"
 
 
-@dataclass(frozen=True)
-class FarReport:
+@dataclass(frozen=True, repr=False)
+class FarReport(Report):
     """Measurements of one store at a URL, from one machine.
 
     Attributes

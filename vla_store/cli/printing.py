@@ -9,17 +9,12 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from vla_store.errors import VlaStoreError, machine_error
 from vla_store.progress import leave
-from vla_store.storage import place_of
-from vla_store.text import counted, printable, size_text
+from vla_store.text import Report, printable, told
 
-if TYPE_CHECKING:
-    from vla_store.format.schema import Root
-
-MAX_LINES = 20
 LINE_WIDTH = 88
 
 
@@ -43,10 +38,8 @@ def say(text: str) -> None:
 
 def tell(kind: str, items: Sequence[str]) -> None:
     """Print lines of one kind on stderr, a screen at most."""
-    for item in items[:MAX_LINES]:
-        say(f"{kind}: {item}")
-    if len(items) > MAX_LINES:
-        say(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)")
+    for line in told(kind, items):
+        say(line)
 
 
 @contextlib.contextmanager
@@ -81,45 +74,8 @@ def writing_results() -> Iterator[None]:
         raise machine_error(error, "writing the result") from None
 
 
-class Report(Protocol):
-    def to_json(self) -> dict[str, Any]: ...
-
-    def text(self) -> str: ...
-
-
-def print_report(arguments: argparse.Namespace, report: Report) -> int:
+def print_report(arguments: argparse.Namespace, report: Report, notes: Sequence[str] = ()) -> int:
+    """Print what a function did, with what it tells besides on stderr. notes: more of that. Returns 0."""
+    for kind, items in (*report.told(), ("note", notes)):
+        tell(kind, items)
     return print_result(arguments, report.to_json(), lambda _: report.text())
-
-
-def print_root(arguments: argparse.Namespace, root: Root, **more: Any) -> int:
-    """Print the state of a store after a change. more: what else the command tells of it."""
-    described = {
-        "digest": root.digest,
-        "episodes": root.episodes,
-        "fingerprint": root.fingerprint,
-        "generation": root.generation,
-        "parts": len(root.parts),
-        "rows": root.rows,
-        "store": place_of(arguments.store),
-    }
-    return print_result(arguments, described | more, root_text)
-
-
-def root_text(described: dict[str, Any]) -> str:
-    """Return what `print_root` prints for people."""
-    lines = [
-        f"store          {described['store']}",
-        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {counted(described['parts'], 'part')}",
-        f"fingerprint    {described['fingerprint'][:16]}  (content)",
-        f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
-    ]
-    if added := described.get("added"):
-        lines.append(f"added          {added['episodes']:,} episodes ({added['rows']:,} steps)")
-    if "removed" in described:
-        lines.append(f"removed        {', '.join(described['removed']) or 'no view'}")
-    lines += [
-        f"{what:<13}  {size_text(described[f'{what}_nbytes'])}"
-        for what in ("copied", "sent")
-        if f"{what}_nbytes" in described
-    ]
-    return "\n".join(lines)

@@ -18,7 +18,7 @@ from vla_store.features import mapping
 from vla_store.features.frames import Batch, Frames, frames_of, lost_in, rate_of
 from vla_store.reader import Store, open_store
 from vla_store.reader.values import Episode
-from vla_store.text import counted, size_text
+from vla_store.text import Report, counted, size_text
 from vla_store.types import (
     ALIGNMENTS,
     EXPORT_FORMATS,
@@ -60,8 +60,8 @@ class Writer(Protocol):
     def abort(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Report):
     """Result of an export.
 
     Attributes

@@ -29,7 +29,7 @@ from vla_store.reader import Samples, Store
 from vla_store.reader.values import Episode, SourceConvention, StoreField, StoreTask
 from vla_store.rules import noops
 from vla_store.storage import output_path
-from vla_store.text import encoding_text, number_text, shown, size_text
+from vla_store.text import Report, encoding_text, number_text, shown, size_text
 from vla_store.types import Images
 
 Array = np.ndarray[Any, Any]
@@ -84,8 +84,8 @@ class Sheet:
     notes: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class SheetWritten:
+@dataclass(frozen=True, repr=False)
+class SheetWritten(Report):
     """Where a sheet was written, its bytes and pixels, and which episode it shows."""
 
     path: Path

@@ -28,13 +28,12 @@ from vla_store.storage import Contents, Range, Storage, local_path, locate
 from vla_store.storage.cache import CacheFolder, Entry, existing
 from vla_store.storage.mirror import PAGE, PRESENT, Mirror, layout_of, runs_of
 from vla_store.storage.mirrored import MirroredStorage
-from vla_store.text import counted, duration_text, percent_text, size_text, table
+from vla_store.text import MAX_LINES, Report, counted, duration_text, percent_text, size_text, table
 from vla_store.types import Fetcher
 
 PIECE_NBYTES = 8 << 20
 GROUP_NBYTES = 32 << 20
 AT_ONCE = 4
-MAX_LINES = 20
 OF_ALL = ("index/", "episodes/")  # what every sample needs
 SEALED = ("frames/", "residuals/", "backgrounds/", "episodes/attributes/")  # arrays whose chunks end with their crc32c
 
@@ -69,8 +68,8 @@ class Kept:
     is_used: bool
 
 
-@dataclass(frozen=True)
-class CacheListing:
+@dataclass(frozen=True, repr=False)
+class CacheListing(Report):
     """What is in a cache, the least recently used first. nbytes: that it takes on the disk."""
 
     cache: str
@@ -97,8 +96,8 @@ class CacheListing:
         )
 
 
-@dataclass
-class CacheReport:
+@dataclass(repr=False)
+class CacheReport(Report):
     """Result of `verify_cache`.
 
     Attributes
@@ -146,8 +145,8 @@ class CacheReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class PruneReport:
+@dataclass(frozen=True, repr=False)
+class PruneReport(Report):
     """Result of `prune_cache`: what was removed, what is left, and which of that is in use."""
 
     cache: str
@@ -175,8 +174,8 @@ class PruneReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class FillReport:
+@dataclass(frozen=True, repr=False)
+class FillReport(Report):
     """Result of `fill_cache`: bytes that are wanted of the store, and those that this call fetched."""
 
     store: str

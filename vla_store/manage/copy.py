@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vla_store.errors import DestinationExists, StoreDamaged, machine_errors
 from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
+from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import views_in
 from vla_store.publish.commit import GROUP_BYTES, group_keys
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 
 
-@dataclass(frozen=True)
-class CopyReport:
+@dataclass(frozen=True, repr=False)
+class CopyReport(ChangedStore):
     """Result of a copy.
 
     Attributes
     ----------
-    root
-        Newest root, of both stores.
-    url
-        Where the copy is: an absolute path, or a URL.
     sent_nbytes
         Bytes of objects of parts that were sent, because they were not there already.
     notes
         One line for each damaged document of views.
     """
 
-    root: Root
-    url: str
     sent_nbytes: int
     notes: tuple[str, ...] = ()
+
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield "note", self.notes
+
+    def more(self) -> dict[str, Any]:
+        """Return how much was sent."""
+        return {"sent_nbytes": self.sent_nbytes}
 
 
 def copy_store(

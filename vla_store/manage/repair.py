@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vla_store.audit import verify_store
 from vla_store.errors import StoreDamaged, machine_errors
@@ -20,10 +21,11 @@ from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, 
 from vla_store.publish.commit import group_keys
 from vla_store.sources.find import Given, named_sources
 from vla_store.storage import Storage, open_storage
+from vla_store.text import MAX_LINES, Report
 
 
-@dataclass(frozen=True)
-class RepairReport:
+@dataclass(frozen=True, repr=False)
+class RepairReport(Report):
     """Result of a repair.
 
     Attributes
@@ -39,6 +41,17 @@ class RepairReport:
     url: str
     repaired: tuple[str, ...]
     sound: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return dict(sorted(vars(self).items()))
+
+    def text(self) -> str:
+        """Return it for people."""
+        lines = [f"rewritten      {key}" for key in self.repaired[:MAX_LINES]]
+        if len(self.repaired) > MAX_LINES:
+            lines.append(f"               ... and {len(self.repaired) - MAX_LINES} more (--json lists all)")
+        return "\n".join([*lines, f"{'sound' if self.sound else 'DAMAGED':<13}  {self.url}"])
 
 
 def repair_store(

@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from vla_store.format.views import (
     without,
 )
 from vla_store.manage import roots
+from vla_store.manage.result import ChangedStore
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
@@ -42,14 +44,14 @@ MAX_NOTED = 5
 
 @dataclass(frozen=True)
 class ViewsReport:
-    """Result of adding or removing views.
+    """Result of adding views.
 
     Attributes
     ----------
     root
         The root that is current now.
     views
-        The views that were added or removed.
+        The views that were added.
     notes
         What a user should know of them, one line each.
     changed
@@ -60,6 +62,33 @@ class ViewsReport:
     views: tuple[View, ...]
     notes: tuple[str, ...] = ()
     changed: bool = True
+
+
+@dataclass(frozen=True, repr=False)
+class ViewsRemoved(ChangedStore):
+    """Result of removing views.
+
+    Attributes
+    ----------
+    views
+        The views that were removed; none for `names=None`, which does not read them.
+    changed
+        False where nothing was written, because there were none.
+    removed
+        Names of the views that were removed; "all" for `names=None`.
+    """
+
+    views: tuple[View, ...]
+    changed: bool
+    removed: tuple[str, ...]
+
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield "note", [] if self.changed else ["the store has no views"]
+
+    def more(self) -> dict[str, Any]:
+        """Return the names that were removed."""
+        return {"removed": list(self.removed)}
 
 
 def add_view(
@@ -173,7 +202,7 @@ def add_views(
     return ViewsReport(root, tuple(made.values()), tuple(notes), changed)
 
 
-def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> ViewsReport:
+def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> ViewsRemoved:
     """Record that views are no more. Older roots keep theirs.
 
     Parameters
@@ -185,8 +214,7 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
 
     Returns
     -------
-    ViewsReport
-        The views that were removed; its `views` is empty for `names=None`.
+    ViewsRemoved
 
     Raises
     ------
@@ -217,7 +245,8 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
         return {name: view for name, view in views.items() if name not in gone}
 
     root, changed = _commit(place, remove, "removing views from")
-    return ViewsReport(root, tuple(gone.values()), (), changed)
+    removed = tuple(gone) if wanted is not None else ("all",) if changed else ()
+    return ViewsRemoved(root, place.url, tuple(gone.values()), changed, removed)
 
 
 def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:
