@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from vla_store.builder.cluster import require_dask
 from vla_store.errors import OptionError, UnknownOption, whole_number
 from vla_store.format.canonical import float_text
 from vla_store.format.schema import Root
+from vla_store.progress import Progress, Shown, showing, told_to
 from vla_store.sources.overrides import Choice, Overrides, Stated
 from vla_store.types import EXECUTORS, PRESETS, ExecutorName, Preset
 
@@ -25,59 +26,6 @@ Place = TypeVar("Place")
 Made = TypeVar("Made")
 Value = TypeVar("Value")
 Parameters = ParamSpec("Parameters")
-
-
-class Progress(Protocol):
-    """Receives what a build reports while it works.
-
-    A protocol: any object with these four methods will do.
-    """
-
-    def talk(self, text: str) -> None:
-        """Take one line about the stage that the build is in.
-
-        Parameters
-        ----------
-        text
-            The line.
-        """
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
-        """Learn that encoding begins.
-
-        Parameters
-        ----------
-        steps
-            Number of steps to encode.
-        nbytes
-            Raw bytes to encode.
-        done_nbytes
-            How many of these bytes an earlier call has encoded already.
-        """
-
-    def advance(self, nbytes: int) -> None:
-        """Learn that more was encoded.
-
-        Parameters
-        ----------
-        nbytes
-            Raw bytes that were encoded since the last call.
-        """
-
-    def end(self) -> None:
-        """Learn that encoding is over, whether it succeeded or not."""
-
-
-class _Silent:
-    """A `Progress` that nobody sees."""
-
-    def talk(self, text: str) -> None: ...
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
-
-    def advance(self, nbytes: int) -> None: ...
-
-    def end(self) -> None: ...
 
 
 def _for_all(given: Stated) -> str | None:
@@ -100,14 +48,15 @@ class EncodingOptions:
     max_memory
         Bytes that all processes together may use.
     progress
-        Receives what the build reports while it works.
+        True shows a bar: tqdm's where tqdm is installed, in a terminal or a notebook, else one of our own. Or an object that
+        receives what the build reports while it works, see `Progress`.
     """
 
     executor: ExecutorName = "threads"
     workers: int | None = None
     scheduler: str | None = None
     max_memory: int | None = None
-    progress: Progress | None = None
+    progress: Shown = None
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -127,8 +76,8 @@ class EncodingOptions:
 
     @property
     def reports(self) -> Progress:
-        """The `progress`, or one that nobody sees."""
-        return self.progress or _Silent()
+        """The `progress` that is shown, or one that nobody sees."""
+        return told_to(self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,8 +272,10 @@ def takes_options(
             for name in given:
                 if name not in known and all(each.name != name for each in places):
                     raise UnknownOption.among("option", name, list(known))
-            made = options(**{name: given.pop(name) for name in list(given) if name in known})  # type: ignore[call-arg]
-            return function(*arguments, **given, **{last.name: made})
+            with showing(given.get("progress")) as progress:
+                given["progress"] = progress
+                made = options(**{name: given.pop(name) for name in list(given) if name in known})  # type: ignore[call-arg]
+                return function(*arguments, **given, **{last.name: made})
 
         call.__signature__ = inspect.signature(function).replace(parameters=[*places, *known.values()])  # type: ignore[attr-defined]
         kinds = list(reversed(inspect.getmro(options)[:-1])) if isinstance(options, type) else []

@@ -55,7 +55,7 @@ def build(arguments: argparse.Namespace) -> int:
     notes: list[str] = []
 
     def record(folder: Path) -> Root:  # before the store has its name: nobody finds it without its views
-        added = add_views(folder, views, allow_empty=arguments.allow_empty, talk=bar.talk)
+        added = add_views(folder, views, allow_empty=arguments.allow_empty, progress=bar)
         notes.extend(added.notes)
         return added.root
 

@@ -56,7 +56,7 @@ def repair(arguments: argparse.Namespace) -> int:
     from vla_store.manage.repair import repair_store
 
     with reading_by(arguments.layout), ProgressBar(quiet=arguments.quiet) as bar:
-        report = repair_store(arguments.store, arguments.source, talk=bar.talk)
+        report = repair_store(arguments.store, arguments.source, progress=bar)
     return print_report(arguments, report) or int(not report.sound)
 
 
@@ -74,7 +74,7 @@ def merge(arguments: argparse.Namespace) -> int:
     from vla_store.manage.merge import merge_stores
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = merge_stores(arguments.part, arguments.store, mixed=arguments.mixed, talk=bar.talk)
+        report = merge_stores(arguments.part, arguments.store, mixed=arguments.mixed, progress=bar)
     return print_report(arguments, report)
 
 
@@ -91,5 +91,5 @@ def copy(arguments: argparse.Namespace) -> int:
     from vla_store.manage.copy import copy_store
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = copy_store(arguments.source, arguments.store, talk=bar.talk)
+        report = copy_store(arguments.source, arguments.store, progress=bar)
     return print_report(arguments, report)

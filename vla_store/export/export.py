@@ -16,6 +16,7 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.export import growing, png
 from vla_store.features import mapping
 from vla_store.features.frames import Batch, Frames, frames_of, lost_in, rate_of
+from vla_store.progress import Progress, Shown, takes_progress, told_to
 from vla_store.reader import Store, open_store
 from vla_store.reader.values import Episode
 from vla_store.text import Report, counted, size_text
@@ -34,16 +35,6 @@ OF_LEROBOT = ("version", "video", "modality", "fps")
 OF_ROWS = ("alignment", "state", "rename", "exclude")
 RECORD = "vla_store.json"
 MAX_THREADS = 8  # that encode pictures
-
-
-class Progress(Protocol):
-    """Receives how far an export is."""
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
-
-    def advance(self, nbytes: int) -> None: ...
-
-    def end(self) -> None: ...
 
 
 class Writer(Protocol):
@@ -101,6 +92,7 @@ class ExportReport(Report):
         return "\n".join(lines)
 
 
+@takes_progress
 def export_store(
     store: Store | str | os.PathLike[str],
     folder: str | os.PathLike[str],
@@ -120,7 +112,7 @@ def export_store(
     version: LeRobotVersion | None = None,
     video: bool = False,
     modality: bool = False,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> ExportReport:
     """Write a store, or whole episodes of it, as a data set of another format.
 
@@ -156,7 +148,7 @@ def export_store(
     modality
         LeRobot: write GR00T's meta/modality.json.
     progress
-        Told how far it is.
+        True shows a bar, as `build_store` does; or an object that is told how far it is.
 
     Returns
     -------
@@ -198,7 +190,7 @@ def export_store(
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)))
         writer = make(place, functools.partial(_encoded, pool))
         stack.callback(writer.abort)
-        _write(writer, chosen, progress)
+        _write(writer, chosen, told_to(progress))
         notes += writer.close()
         if plan.record:
             record = _record(chosen, images, selection) | {"not_equal": notes}
@@ -351,18 +343,15 @@ def _lying(chosen: Frames, images: str) -> dict[str, str]:
     return {name: each.pop() for name, each in lie.items() if len(each) == 1}
 
 
-def _write(writer: Writer, chosen: Frames, progress: Progress | None) -> None:
-    if progress:
-        progress.begin(chosen.steps, chosen.steps * chosen.step_nbytes, 0)
+def _write(writer: Writer, chosen: Frames, progress: Progress) -> None:
+    progress.begin(chosen.steps, chosen.steps * chosen.step_nbytes, 0)
     for episode, start, count in chosen.episodes():
         writer.begin(episode, count)
         for batch in chosen.slices(range(start, start + count)):
             writer.rows(batch)
-            if progress:
-                progress.advance(len(batch["step"]) * chosen.step_nbytes)
+            progress.advance(len(batch["step"]) * chosen.step_nbytes)
         writer.end()
-    if progress:
-        progress.end()
+    progress.end()
 
 
 def _encoded(pool: ThreadPoolExecutor, pictures: Any) -> list[bytes]:

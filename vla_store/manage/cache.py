@@ -22,6 +22,7 @@ from vla_store.format.codecs import checked_body
 from vla_store.format.listing import ObjectEntry, parse_listing
 from vla_store.format.schema import Root
 from vla_store.format.shard_index import find_index
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.transfer import part_listing
 from vla_store.reader.opening import current_root
 from vla_store.storage import Contents, Range, Storage, local_path, locate
@@ -207,7 +208,8 @@ def list_cache(cache: Path) -> CacheListing:
         return CacheListing(str(folder.path), sum(each.nbytes for each in entries), tuple(map(_kept, entries)))
 
 
-def verify_cache(cache: Path, *, workers: int | None = None, talk: Talk = lambda text: None) -> CacheReport:
+@takes_progress
+def verify_cache(cache: Path, *, workers: int | None = None, progress: Shown = None) -> CacheReport:
     """Check all bytes of a cache that can be checked, and forget the damaged ones, which are then fetched again.
 
     An object that is all here must have the sha256 of its part's listing. Of a shard that is partly here each frame must have its
@@ -219,8 +221,8 @@ def verify_cache(cache: Path, *, workers: int | None = None, talk: Talk = lambda
         The folder.
     workers
         Threads that hash; default one a CPU.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -232,6 +234,7 @@ def verify_cache(cache: Path, *, workers: int | None = None, talk: Talk = lambda
     OptionError, MachineError
         Where there is no cache, and where it cannot be read, or not be mended for want of permissions.
     """
+    talk = told_to(progress).talk
     folder = _existing(cache)
     report = CacheReport(str(folder.path))
     with machine_errors("checking the cache", folder.path), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -268,6 +271,7 @@ def prune_cache(cache: Path, *, to: int = 0) -> PruneReport:
     return PruneReport(str(folder.path), freed, sum(each.nbytes for each in removed), left_nbytes, in_use)
 
 
+@takes_progress
 def fill_cache(
     store: Path,
     *,
@@ -275,7 +279,7 @@ def fill_cache(
     cache: Path | None = None,
     cache_size: str | int | None = None,
     fetcher: Fetcher | None = None,
-    talk: Talk = lambda text: None,
+    progress: Shown = None,
 ) -> FillReport:
     """Bring a store into the cache, so that nothing of it has to be fetched later. What is there is not fetched again.
 
@@ -287,8 +291,8 @@ def fill_cache(
         Names of the fields to bring, with all that every sample needs; None for all.
     cache, cache_size, fetcher
         As for `open_store`.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -303,6 +307,7 @@ def fill_cache(
     UnknownName, StoreNotFound, StoreDamaged, FetchError
         Where the store has no such field, or cannot be read.
     """
+    talk = told_to(progress).talk
     began = time.monotonic()
     location = locate(store, fetcher, cache=cache, cache_size=cache_size)
     if location.cache is None:

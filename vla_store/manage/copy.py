@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
 from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import views_in
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.commit import GROUP_BYTES, group_keys
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
@@ -43,9 +44,8 @@ class CopyReport(ChangedStore):
         return {"sent_nbytes": self.sent_nbytes}
 
 
-def copy_store(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, talk: Callable[[str], None] = lambda text: None
-) -> CopyReport:
+@takes_progress
+def copy_store(source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Shown = None) -> CopyReport:
     """Copy a store between any two paths or URLs; the same call resumes.
 
     All roots are copied, so that handles and pinned digests keep working. A local copy grows in TARGET.partial and is renamed;
@@ -55,8 +55,8 @@ def copy_store(
     ----------
     source, target
         Paths or URLs.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -72,6 +72,7 @@ def copy_store(
     MachineError, FetchError
         A disk or a storage fails.
     """
+    talk = told_to(progress).talk
     origin, place = open_storage(source), open_storage(target)
     with machine_errors(f"copying to {place.url}"):
         root = roots.newest_root(origin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from vla_store.format.views import document_of
 from vla_store.manage import combining, partial, roots
 from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import carried, merged, views_in
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.commit import put_documents, put_root
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
@@ -46,12 +47,13 @@ class MergeReport(ChangedStore):
         return {"copied_nbytes": self.copied_nbytes}
 
 
+@takes_progress
 def merge_stores(
     stores: Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     *,
     mixed: bool = False,
-    talk: Callable[[str], None] = lambda text: None,
+    progress: Shown = None,
 ) -> MergeReport:
     """Make one root over the parts of several stores, in the order given.
 
@@ -66,8 +68,8 @@ def merge_stores(
         their parts stay where they are, and the new root names them there.
     mixed
         Let stores differ in orientation and observation; each source keeps its own.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -86,6 +88,7 @@ def merge_stores(
     MachineError, FetchError
         A disk or a storage fails.
     """
+    talk = told_to(progress).talk
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")
     place = open_storage(target)

@@ -32,6 +32,7 @@ from vla_store.format.views import (
 )
 from vla_store.manage import roots
 from vla_store.manage.result import ChangedStore
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
@@ -129,12 +130,13 @@ def add_view(
     return add_views(store, [NewView(name, rule, kind)], allow_empty=allow_empty).views[0]
 
 
+@takes_progress
 def add_views(
     store: str | os.PathLike[str],
     wanted: Sequence[NewView],
     *,
     allow_empty: bool = False,
-    talk: Callable[[str], None] = lambda text: None,
+    progress: Shown = None,
 ) -> ViewsReport:
     """Record several views at once, in one root; otherwise as `add_view`.
 
@@ -146,8 +148,8 @@ def add_views(
         The views to add; at least one, with different names.
     allow_empty
         Add views also where nothing is left of a task.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -159,6 +161,7 @@ def add_views(
     OptionError, UnknownName, StoreNotFound, StoreDamaged, MachineError, FetchError
         As `add_view` raises them; none of the views is added then.
     """
+    talk = told_to(progress).talk
     if not wanted:
         raise OptionError("no view to add")
     names = [each.name for each in wanted]
