@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from vla_store.text import duration_text, shown
 
 Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
+
+log = logging.getLogger("vla_store.progress")
 
 REDRAW_S = 0.2
 LINE_S = 10.0
@@ -74,9 +77,10 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A `Progress` that nobody sees."""
+    """A `Progress` that nobody sees; what is told stands in the log, for those who look."""
 
-    def talk(self, text: str) -> None: ...
+    def talk(self, text: str) -> None:
+        log.debug("%s", text)
 
     def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
 

@@ -7,6 +7,7 @@ May import the rest of the builder, sources and format.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
 from vla_store.storage import Storage
+
+log = logging.getLogger("vla_store.builder")
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,10 @@ def encode_part(planned: PlannedPart, journal: Journal, receipts: Mapping[str, R
             found[receipt.unit] = receipt
             reports.advance(nbytes_of[receipt.unit])
 
+        if receipts:
+            log.info(
+                "resuming: %d of %d pieces are encoded already", len(planned.units) - len(missing), len(planned.units)
+            )
         reports.begin(plan.rows, total, total - sum(unit.raw_nbytes for unit in missing))
         try:
             run_units(
