@@ -72,7 +72,7 @@ Item = TypeVar("Item", default=TensorSample, covariant=True)
 Given = TypeVar("Given", default=TensorBatch, covariant=True)
 Made = TypeVar("Made", default=TensorBatch)
 
-__all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "TensorBatch", "TensorSample", "collate"]
+__all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "collate"]
 
 
 class StepDataset(Dataset[Item], Generic[Item]):
