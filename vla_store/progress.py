@@ -221,7 +221,7 @@ class TqdmBar:
         every = (
             {} if sys.stderr.isatty() else {"mininterval": LINE_S}
         )  # a log is no terminal; a notebook draws as it likes
-        self._bar = self._tqdm(total=steps, initial=self._reached(), unit=" steps", **every)
+        self._bar = self._tqdm(total=steps, initial=self._reached(), unit=" steps", smoothing=0, **every)
 
     def advance(self, nbytes: int) -> None:
         self._done += nbytes
