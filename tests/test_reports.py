@@ -73,6 +73,16 @@ def test_an_append_that_adds_nothing_says_so(tiny_source: Path, tmp_path: Path) 
     assert not report.added
     assert repr(report) == screen("append", tiny_source, tmp_path / "x.vla")
     assert "nothing was added" in repr(report)
+    assert "\nadded" not in repr(report)
+
+
+def test_an_append_says_what_it_added(tiny_source: Path, tmp_path: Path) -> None:
+    first, second, *_ = sorted(tiny_source.rglob("*.hdf5"))
+    build_store(first, tmp_path / "x.vla")
+    report = append_store(second, tmp_path / "x.vla")
+    added = f"added          {report.part.episodes:,} episodes ({report.part.rows:,} steps)"
+    assert repr(report).splitlines()[-1] == added
+    assert report.to_json()["added"]["rows"] == report.part.rows
 
 
 def test_a_removal_of_views_names_them(store: Path) -> None:
