@@ -16,7 +16,8 @@ NAME = "bfloat16"
 BFLOAT16 = np.dtype([(NAME, "<u2")])
 LARGEST = float(np.uint32(0x7F7F << 16).view(np.float32))
 DIGITS = 7  # bits of its fraction
-_NAN = np.uint32(0x7FC0)
+_HALF, _ONE, _BELOW = np.uint32(16), np.uint32(1), np.uint32(0x7FFF)
+_SIZE, _INFINITE, _NAN = np.uint32(0x7FFF), np.uint32(0x7F80), np.uint32(0x7FC0)
 
 
 def rounded(values: Array) -> Array:
@@ -24,14 +25,17 @@ def rounded(values: Array) -> Array:
 
     With `np.errstate(over="raise")` FloatingPointError is raised where a finite value becomes infinite, as NumPy's own casts do.
     """
-    with np.errstate(invalid="ignore"):
-        single = np.ascontiguousarray(values, np.float32)
+    single = np.ascontiguousarray(values, np.float32)
     bits = single.view(np.uint32)
-    made = (bits + (((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)
+    made = bits >> _HALF
+    made &= _ONE
+    made += _BELOW
+    made += bits
+    made >>= _HALF
     is_nan = np.isnan(single)
     if is_nan.any():
-        made = np.where(is_nan, _NAN, made)  # whose bits might have been rounded to those of a number
-    if np.geterr()["over"] == "raise" and ((made & np.uint32(0x7FFF)) == 0x7F80)[np.isfinite(single)].any():
+        made[is_nan] = _NAN  # whose bits might have been rounded to those of a number
+    if np.geterr()["over"] == "raise" and ((made & _SIZE) == _INFINITE)[np.isfinite(single)].any():
         raise FloatingPointError("overflow encountered in a cast to bfloat16")
     return made.astype("<u2").view(BFLOAT16).reshape(np.shape(values))
 
