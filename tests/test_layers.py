@@ -21,12 +21,13 @@ PACKAGE = Path(vla_store.__file__).parent
 
 # What each folder or module may import of this package, wherever in its text the import stands. `package` is
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
-BELOW_READER = {"format", "storage", "text", "errors"}
+BELOW_READER = {"format", "storage", "text", "extras", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", "sources", "publish", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "text": set[str](),
+    "extras": {"errors"},
     "storage": {"errors"},
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
@@ -91,12 +92,12 @@ BUILDING = {"zarr", "h5py", *CLUSTER}
 # The only places whose text may import these at all.
 ONLY_IN = {
     "torch": {"torch"},
-    "zarr": {"sources"},
+    "zarr": {"extras", "sources"},
     "imagecodecs": {"sources"},
     "distributed": {"builder"},
     "h5py": {"sources", "synthetic", "demo", "export"},
     "pyarrow": {"sources", "export"},
-    "av": {"sources", "export"},
+    "av": {"sources", "export", "look"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},

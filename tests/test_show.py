@@ -24,6 +24,7 @@ from vla_store import UnknownName, UsageError, open_store
 from vla_store.builder import build_store
 from vla_store.cli import error_text, main
 from vla_store.look import sheet
+from vla_store.look.drawing import plain_style
 from vla_store.look.episodes import EpisodeFilter, filtered, find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
 from vla_store.look.sheet import canvas_of, chosen_steps, describe, write_sheet
@@ -145,8 +146,8 @@ def test_no_ops_are_marked_by_openvlas_rule(tmp_path: Path) -> None:
     store = open_store(tmp_path / "halves.vla")
     made = describe(store, store.episodes[0])
 
-    assert made.idle is not None
-    assert made.idle.tolist() == [step % 3 == 0 for step in range(20)]
+    assert made.curves.idle is not None
+    assert made.curves.idle.tolist() == [step % 3 == 0 for step in range(20)]
     assert dict(made.notes)["no-ops"].startswith("7 of 20 steps")
 
 
@@ -170,7 +171,7 @@ def texts_of(figure: Any) -> Iterator[tuple[str, Any]]:
 
 def crowded(figure: Any) -> list[str]:
     """Texts that leave the figure, and texts or pictures that lie on other ones."""
-    with sheet._plain_style():
+    with plain_style():
         figure.canvas.draw()  # only then has every text its place
         texts = list(texts_of(figure))
     wide, high = figure.canvas.get_width_height()
@@ -244,14 +245,18 @@ def test_the_same_store_gives_the_same_bytes(tiny_store: Path, tmp_path: Path) -
 
 def test_a_store_without_cameras_or_actions_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    build_store([Own(fields={"joints": FieldSpec("float64", (6,), "observation")})], tmp_path / "bare.vla")
-    store = open_store(tmp_path / "bare.vla")
-    made = describe(store, store.episodes[0])
+    for name, fields in (("joints", ("joints",)), ("bare", ())):
+        built = {name: FieldSpec("float64", (6,), "observation") for name in fields} or {
+            "t": FieldSpec("int64", (), "step")
+        }
+        build_store([Own(fields=built)], tmp_path / f"{name}.vla")
+        store = open_store(tmp_path / f"{name}.vla")
+        made = describe(store, store.episodes[0])
 
-    assert not made.strips
-    assert not made.panels
-    assert {"cameras", "curves"} <= dict(made.notes).keys()
-    assert not crowded(canvas_of(made).figure)
+        assert not made.strips
+        assert [panel.title for panel in made.panels] == [f"{each} 0 to 5" for each in fields]
+        assert {"cameras", "curves"} <= dict(made.notes).keys()
+        assert not crowded(canvas_of(made).figure)
 
 
 def test_many_actions_are_numbered_and_the_rest_is_told_of(tmp_path: Path) -> None:
