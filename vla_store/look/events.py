@@ -38,14 +38,18 @@ def events_of(store: Store, episode: Episode, at_most: int) -> Events:
     steps, those of changes are evenly spread over the changes. Raises OptionError where no gripper is found.
     """
     changes, looked_at = changes_of(store, episode)
-    ends = (0, episode.length - 1)
-    between = [step for step in changes if step not in ends]
-    room = max(0, at_most - 2)
-    kept = [between[place] for place in spread(len(between), room)] if between and room else []
-    steps = tuple(sorted({*ends[:at_most], *kept}))
+    steps = chosen(changes, episode.length, at_most)
     note = f"where {looked_at} crosses the middle of its range: {counted(len(changes), 'change')}"
     missing = len(set(changes) - set(steps))
     return Events(steps, note + (f", {missing:,} of them without a picture" if missing else ""))
+
+
+def chosen(changes: Sequence[int], length: int, at_most: int) -> tuple[int, ...]:
+    """Return the first step, the last, and changes between them, evenly spread over the changes where there are too many."""
+    ends = {0, length - 1}
+    between = [step for step in changes if step not in ends]
+    kept = [between[place] for place in spread(len(between), at_most - len(ends))] if between else []
+    return tuple(sorted({*ends, *kept}))
 
 
 def changes_of(store: Store, episode: Episode) -> tuple[list[int], str]:

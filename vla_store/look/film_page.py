@@ -16,7 +16,7 @@ import numpy as np
 from vla_store.extras import needed
 from vla_store.look.cameras import sizes
 from vla_store.look.drawing import COLOURS, IDLE, INK, LINES, SMALL, SOFT, Frame, Page, draw_panel, plain_style, wrapped
-from vla_store.look.pictures import Pictures
+from vla_store.look.pictures import NOT_A_NUMBER, Pictures
 from vla_store.look.scene import Scene, spread
 from vla_store.text import shown
 
@@ -122,7 +122,9 @@ class FilmPage:
     def colours(self) -> Pictures:
         """Colours that the page is drawn in, (n, 3): white first."""
         own = np.array([[int(each[k : k + 2], 16) for k in (1, 3, 5)] for each in (*COLOURS, INK, SOFT, LINES, IDLE)])
-        return np.concatenate([np.full((1, 3), 255, np.uint8), own.astype(np.uint8), _paler(own)])
+        rare = [NOT_A_NUMBER for camera in self.scene.cameras if camera.shown_range][:1]
+        made = [np.full((1, 3), 255), own, _paler(own), np.array(rare, np.int64).reshape(-1, 3)]
+        return np.concatenate(made).astype(np.uint8)
 
     def cursor_x(self, step: int) -> int:
         """Return the pixel at the right of the cursor's middle."""

@@ -71,7 +71,7 @@ def write_episode(
 def parsed_steps(text: str | None) -> int | Literal["events"] | None:
     """Return what `--steps` says. Raises OptionError."""
     if text is None or text == sheet.EVENTS:
-        return sheet.EVENTS if text else None
+        return None if text is None else sheet.EVENTS
     try:
         return int(text)
     except ValueError:
