@@ -103,8 +103,12 @@ def test_a_films_cameras_are_the_samples_of_each_step(kind: Any, images: str, tm
         cells = box.reshape(10, high, slot.repeat, wide, slot.repeat, 3).mean(axis=(2, 4))
         assert slot.repeat > 1
         frames = np.stack([samples[row][name] for row in range(10)]).astype(float)
-        # Lossy: every channel is within a few grey levels, on average of a picture. The next step is 24 apart, another way up 80.
-        assert np.abs(cells - frames).mean(axis=(1, 2)).max() < 6
+        # Lossy: on average of a picture a channel is within so many grey levels, in a GIF where its 200 colours are spent on a whole
+        # cube of them. Still no picture of another step, or turned another way, is nearer.
+        assert np.abs(cells - frames).mean(axis=(1, 2)).max() < (6 if kind is MP4 else 40)
+        turned = [frames, frames[:, ::-1], frames[:, :, ::-1], frames[:, ::-1, ::-1]]
+        apart = np.array([[[np.abs(cell - each).mean() for each in way] for way in turned] for cell in cells])
+        assert apart.reshape(10, -1).argmin(axis=1).tolist() == list(range(10))
 
 
 def test_pictures_before_they_are_encoded_have_the_very_pixels(tiny_store: Path) -> None:
