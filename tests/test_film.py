@@ -80,8 +80,8 @@ class Ramps(Own):
             return super().read(number, field, start, stop)
         high, wide, _ = self.fields[field].shape
         made = np.zeros((stop - start, high, wide, 3))
-        made[..., 0] = (np.arange(high) * 240 / high)[:, None]
-        made[..., 1] = np.arange(wide) * 240 / wide
+        made[..., 0] = (np.arange(high) * 120 / high)[:, None]
+        made[..., 1] = np.arange(wide) * 120 / wide
         made[..., 2] = (np.arange(start, stop) * 24 + (10 if field == "a" else 0))[:, None, None]
         return made.astype(np.uint8)
 
@@ -103,9 +103,9 @@ def test_a_films_cameras_are_the_samples_of_each_step(kind: Any, images: str, tm
         cells = box.reshape(10, high, slot.repeat, wide, slot.repeat, 3).mean(axis=(2, 4))
         assert slot.repeat > 1
         frames = np.stack([samples[row][name] for row in range(10)]).astype(float)
-        # Lossy: on average of a picture a channel is within so many grey levels, in a GIF where its 200 colours are spent on a whole
-        # cube of them. Still no picture of another step, or turned another way, is nearer.
-        assert np.abs(cells - frames).mean(axis=(1, 2)).max() < (6 if kind is MP4 else 40)
+        # Lossy: on average of a picture a channel is within so many grey levels, in a GIF of more where its 200
+        # colours are spent on a whole cube of them. And no picture of another step, or turned another way, is nearer.
+        assert np.abs(cells - frames).mean(axis=(1, 2)).max() < (6 if kind is MP4 else 12)
         turned = [frames, frames[:, ::-1], frames[:, :, ::-1], frames[:, ::-1, ::-1]]
         apart = np.array([[[np.abs(cell - each).mean() for each in way] for way in turned] for cell in cells])
         assert apart.reshape(10, -1).argmin(axis=1).tolist() == list(range(10))
@@ -225,7 +225,7 @@ def test_a_camera_larger_than_its_place_is_shrunk_whole(tmp_path: Path) -> None:
     build_store([Halves()], tmp_path / "halves.vla")
     store = open_store(tmp_path / "halves.vla")
     scene = scene_of(store, store.episodes[0], "upright")
-    page = FilmPage(scene, Size(200, 40, 60, 2), "")
+    page = FilmPage(scene, Size(200, 40, 60), "")
     (slot,) = page.slots
     assert (slot.height, slot.width, slot.repeat) == (24, 36, 0)
     picture = page.picture(0, [Halves(orientation="top_down").stored()])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -269,6 +271,87 @@ def test_many_actions_are_numbered_and_the_rest_is_told_of(tmp_path: Path) -> No
     assert "first 32 of the 40 numbers" in dict(made.notes)["curves"]
 
 
+@pytest.mark.parametrize("ending", [".svg", ".PDF"])
+def test_a_vector_format_is_read_by_others_and_the_same_each_time(
+    odd_store: Path, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        assert main(["show", str(odd_store), "--episode", "2", "-o", str(tmp_path / f"{name}{ending}")]) == 0
+        assert " points, " in capsys.readouterr().out
+    data = (tmp_path / f"a{ending}").read_bytes()
+    assert data == (tmp_path / f"b{ending}").read_bytes()
+    if ending == ".PDF":
+        assert data.startswith(b"%PDF-")
+        return
+    root = ElementTree.fromstring(data)  # the hostile text is text
+    tags = [each.tag.rpartition("}")[2] for each in root.iter() if isinstance(each.tag, str)]
+    assert tags.count("image") == 4 * 8
+    assert "script" not in tags
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Own):
+    fields: Mapping[str, FieldSpec] = dataclasses.field(
+        default_factory=lambda: {
+            "actions": FieldSpec("float32", (14,), "step"),
+            "effort": FieldSpec("float32", (14,), "observation"),
+            "qpos": FieldSpec("float32", (14,), "observation", tuple(f"joint_{n}" for n in range(14)), ("rad",) * 14),
+            "left_gripper": FieldSpec("float64", (), "observation"),
+            "right_gripper": FieldSpec("float64", (), "observation"),
+            "camera_matrix": FieldSpec("float32", (3, 3), "observation"),
+            "counts": FieldSpec("int64", (3,), "observation"),
+        }
+    )
+
+
+def test_another_robot_has_curves_of_its_own_state_and_no_line_about_libero(tmp_path: Path) -> None:
+    build_store([Named()], tmp_path / "own.vla")
+    store = open_store(tmp_path / "own.vla")
+    made = describe(store, store.episodes[0])
+
+    assert [panel.title for panel in made.panels] == [
+        "actions 0 to 6",
+        "actions 7 to 13",
+        "qpos 0 to 6",
+        "qpos 7 to 13",
+        "single numbers",
+    ]
+    assert made.panels[3].names == tuple(f"joint_{n} (rad) [{n}]" for n in range(7, 14))
+    assert made.panels[4].names == ("left_gripper", "right_gripper")
+    rows = range(20)
+    assert (np.hstack([made.panels[2].values, made.panels[3].values]) == store.read("qpos", rows)).all()
+    assert (made.panels[4].values[:, 1] == store.read("right_gripper", rows)).all()
+    notes = dict(made.notes)
+    assert notes["curves"] == "of the state qpos, left_gripper, right_gripper; not effort"
+    assert made.curves.idle is None
+    assert "no-ops" not in notes
+
+
+def test_seven_numbers_are_liberos_actions_only_where_the_last_opens_and_closes(tmp_path: Path) -> None:
+    build_store([Own(fields={"actions": FieldSpec("float32", (7,), "step")})], tmp_path / "own.vla")
+    store = open_store(tmp_path / "own.vla")
+    made = describe(store, store.episodes[0])
+
+    assert made.curves.idle is None
+    assert "no-ops" not in dict(made.notes)
+
+
+def test_a_state_that_is_too_wide_is_drawn_as_far_as_there_is_room(tmp_path: Path) -> None:
+    fields = {"actions": FieldSpec("float32", (2,), "step"), "state": FieldSpec("float32", (55,), "observation")}
+    build_store([Own(fields=fields)], tmp_path / "own.vla")
+    store = open_store(tmp_path / "own.vla")
+    made = describe(store, store.episodes[0])
+
+    assert [panel.title for panel in made.panels] == [
+        "actions 0 to 1",
+        "state 0 to 7",
+        "state 8 to 15",
+        "state 16 to 23",
+    ]
+    assert dict(made.notes)["curves"] == "the first 24 of the 55 numbers of state"
+
+
 # Which episode
 
 
@@ -337,7 +420,7 @@ def test_the_command_writes_a_picture_and_says_so(tiny_store: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "e.jpg"], ".png"),
+        (["-o", "e.jpg"], ".png or .svg or .pdf or .mp4 or .gif or .rrd"),
         (["-o", "no/such/folder/e.png"], "folder"),
         (["-o", "folder.png"], "folder"),
         (["-o", "e.png", "--steps", "0"], "1 to 24"),

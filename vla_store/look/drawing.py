@@ -19,6 +19,7 @@ from vla_store.look.curves import Curves, Floats, Panel
 from vla_store.text import shown
 
 SMALL = 8.0  # points
+TITLE_MORE = 0.08  # inches by which the title of a panel may be longer than it is high
 COLOURS = ("#1f5fa8", "#d1652a", "#2e8b57", "#8e44ad", "#b8860b", "#c0392b", "#16808a", "#6b7280")
 INK, SOFT, LINES, IDLE = "#1d2430", "#5c6675", "#cfd5de", "#e9ecf1"
 
@@ -61,7 +62,7 @@ class Page:
         self.width, self.height, self.dpi = width, height, dpi
         self.figure: Any = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
         self.canvas: Any = FigureCanvasAgg(self.figure)
-        self._renderer = self.canvas.get_renderer()
+        self.renderer: Any = self.canvas.get_renderer()
 
     def axes(self, x: float, y: float, wide: float, high: float) -> Any:
         """Add axes with their top left at (x, y)."""
@@ -74,9 +75,12 @@ class Page:
         made = self.figure.text(
             x / self.width, 1 - y / self.height, text, fontsize=size, color=colour, va="top", **more
         )
-        wide = made.get_window_extent(self._renderer).width / self.dpi
-        if wide > room:
-            made.set_fontsize(size * room / wide)
+        self.fit(made, made.get_window_extent(self.renderer).width, room * self.dpi)
+
+    def fit(self, text: Any, long: float, room: float) -> None:
+        """Make a text smaller that is as long as this, and longer than its room."""
+        if long > room:
+            text.set_fontsize(text.get_fontsize() * room / long)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Frame:
     marks: Sequence[int]
 
 
-def draw_panel(axes: Any, panel: Panel, curves: Curves, frame: Frame, *, is_last: bool, columns: int = 12) -> None:
+def draw_panel(page: Page, axes: Any, panel: Panel, curves: Curves, frame: Frame, *, is_last: bool) -> None:
     """Draw a panel with its legend above it, and below it the numbers of steps where it is the last."""
     axes.set_xlim(frame.limits)
     for step in frame.marks:
@@ -98,18 +102,31 @@ def draw_panel(axes: Any, panel: Panel, curves: Curves, frame: Frame, *, is_last
         for start, stop in runs_of(curves.idle).tolist():
             axes.axvspan(start - 0.5, stop - 0.5, color=IDLE, linewidth=0, zorder=-1)
     lines = _curves(axes, panel, frame.length, 0, "-")
+    seconds = []
     if panel.right is not None:
         second = axes.twinx()
+        seconds.append(second)
         second.set_xlim(frame.limits)
         lines += _curves(second, panel.right, frame.length, len(panel.names), "--")
     axes.set_xticks(frame.ticks)
     axes.set_xticklabels([f"{step:,}" for step in frame.ticks] if is_last else [])
-    axes.legend(
-        handles=lines, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=SMALL - 1, facecolor="white",
-        edgecolor="none", framealpha=1, borderaxespad=0.0, handlelength=1.4, columnspacing=1.2, borderpad=0.1,
-    )  # fmt: skip
+    # In one line, and beside the panel, of whatever length the names are.
+    legend = _legend(axes, lines, SMALL - 1)
+    wide = legend.get_window_extent(page.renderer).width
+    if wide > axes.bbox.width:
+        _legend(axes, lines, (SMALL - 1) * axes.bbox.width / wide)
+    for each in [axes, *seconds]:
+        title = each.yaxis.label
+        page.fit(title, title.get_window_extent(page.renderer).height, axes.bbox.height + TITLE_MORE * page.dpi)
     if is_last:
         axes.set_xlabel("step", fontsize=SMALL, color=SOFT, labelpad=2)
+
+
+def _legend(axes: Any, lines: list[Any], size: float) -> Any:
+    return axes.legend(
+        handles=lines, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(lines), fontsize=size, facecolor="white",
+        edgecolor="none", framealpha=1, borderaxespad=0.0, handlelength=1.4, columnspacing=1.2, borderpad=0.1,
+    )  # fmt: skip
 
 
 def _curves(axes: Any, panel: Panel, length: int, first_colour: int, style: str) -> list[Any]:

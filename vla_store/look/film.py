@@ -26,7 +26,7 @@ from vla_store.storage import output_path
 from vla_store.text import number_text
 
 GIF_COLOURS = 256
-PAGE_COLOURS = 56  # of those, for text and curves
+PAGE_COLOURS = 72  # of those, for text and curves
 NEARLY_WHITE = 246
 GIF_SAMPLED = 12  # pictures that its colours are chosen by
 ENCODER = "libx264"
@@ -180,7 +180,7 @@ def gif_colours(page: FilmPage, sampled: Iterable[Pictures]) -> Pictures:
 
 def _colours(picture: Pictures, count: int) -> Pictures:
     image = needed("PIL.Image", EXTRA)
-    made = image.fromarray(picture).quantize(count, method=image.Quantize.MEDIANCUT)
+    made = image.fromarray(picture).quantize(count, method=image.Quantize.MEDIANCUT, kmeans=3)
     return np.array(made.getpalette(), np.uint8).reshape(-1, 3)[:count]
 
 
@@ -217,7 +217,7 @@ def _nth(number: int) -> str:
 
 
 KINDS = (
-    Kind(".mp4", Size(1280, 410, 96, 12), 20_000, 60.0, "H.264 at half the resolution of colours"),
-    Kind(".gif", Size(640, 290, 78, 8), 150, 50.0, f"{GIF_COLOURS} colours for the whole film"),
+    Kind(".mp4", Size(1280, 410, 96), 20_000, 60.0, "H.264 at half the resolution of colours"),
+    Kind(".gif", Size(640, 290, 78), 150, 50.0, f"{GIF_COLOURS} colours for the whole film"),
 )
 ENDINGS = tuple(kind.ending for kind in KINDS)

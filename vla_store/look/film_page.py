@@ -44,12 +44,12 @@ class Size:
     width: int
     cameras: int
     panel: int
-    columns: int  # of names above a panel
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a camera's picture lies. repeat: how often each pixel of it stands, in both directions; 0 where it is shrunk."""
+    """Where a camera's picture lies. repeat: how often each pixel of it stands, in both directions; 0 where it is shrunk,
+    or enlarged to less than twice its size."""
 
     y: int
     x: int
@@ -62,7 +62,8 @@ class Slot:
         if self.repeat:
             return picture.repeat(self.repeat, axis=0).repeat(self.repeat, axis=1)
         image = needed("PIL.Image", EXTRA)
-        made = image.fromarray(picture).resize((self.width, self.height), image.Resampling.BOX)
+        way = image.Resampling.BOX if self.height < picture.shape[0] else image.Resampling.BICUBIC
+        made = image.fromarray(picture).resize((self.width, self.height), way)
         return np.asarray(made)
 
 
@@ -123,7 +124,10 @@ class FilmPage:
         """Colours that the page is drawn in, (n, 3): white first."""
         own = np.array([[int(each[k : k + 2], 16) for k in (1, 3, 5)] for each in (*COLOURS, INK, SOFT, LINES, IDLE)])
         rare = [NOT_A_NUMBER for camera in self.scene.cameras if camera.shown_range][:1]
-        made = [np.full((1, 3), 255), own, _paler(own), np.array(rare, np.int64).reshape(-1, 3)]
+        tints = [
+            _paler(own, share) for share in (0.0, 0.3, PALE, 0.85)
+        ]  # those of edges between a curve and white, too
+        made = [np.full((1, 3), 255), *tints, np.array(rare, np.int64).reshape(-1, 3)]
         return np.concatenate(made).astype(np.uint8)
 
     def cursor_x(self, step: int) -> int:
@@ -160,9 +164,9 @@ class FilmPage:
             for slot, camera in zip(self.slots, scene.cameras):
                 text(slot.x, slot.y - LABEL + 1, shown(camera.name), SMALL, SOFT, max(slot.width, 60))
             for number, (panel, y) in enumerate(zip(scene.curves.panels, self.panels_y)):
-                axes = page.axes(LEFT / DPI, y / DPI, (size.width - LEFT - RIGHT) / DPI, size.panel / DPI)
+                box = page.axes(LEFT / DPI, y / DPI, (size.width - LEFT - RIGHT) / DPI, size.panel / DPI)
                 is_last = number == len(self.panels_y) - 1
-                draw_panel(axes, panel, scene.curves, self.frame, is_last=is_last, columns=size.columns)
+                draw_panel(page, box, panel, scene.curves, self.frame, is_last=is_last)
             half = (size.width - 2 * EDGE) // 2 - GAP
             text(size.width - EDGE, self.clock_y, note, SMALL, SOFT, half, ha="right")
             text(EDGE, self.foot_y, scene.source, SMALL - 1, SOFT, size.width - 2 * EDGE)
@@ -196,10 +200,11 @@ def _in_rows(shapes: Sequence[tuple[int, ...]], size: Size, top: int, rows: int)
 
 
 def _fitted(shape: tuple[int, ...], high: float, wide: float) -> tuple[int, int, int]:
-    """Return height, width and repetition of a picture of this (height, width) in a room: whole pixels where it is enlarged."""
+    """Return height, width and repetition of a picture of this (height, width) in a room. Enlarged to twice its size or more
+    it keeps square pixels."""
     height, width = shape
     scale = min(high / height, wide / width)
-    if scale >= 1:
+    if scale >= 2:
         repeat = math.floor(scale)
         return height * repeat, width * repeat, repeat
     return max(1, int(height * scale)), max(1, int(width * scale)), 0
@@ -228,8 +233,8 @@ def _pixels(page: Page) -> Pictures:
     return np.ascontiguousarray(np.asarray(page.canvas.buffer_rgba())[..., :3])
 
 
-def _paler(colours: Array) -> Pictures:
-    made: Pictures = np.rint(255 - (255 - colours.astype(np.float64)) * (1 - PALE)).astype(np.uint8)
+def _paler(colours: Array, share: float = PALE) -> Pictures:
+    made: Pictures = np.rint(255 - (255 - colours.astype(np.float64)) * (1 - share)).astype(np.uint8)
     return made
 
 

@@ -232,7 +232,7 @@ class _Drawing:
     def _panel(self, y: float, panel: Panel, *, is_last: bool) -> float:
         y += GAP
         axes = self.page.axes(LEFT, y, WIDTH - LEFT - RIGHT, PANEL)
-        draw_panel(axes, panel, self.sheet.curves, self.frame, is_last=is_last)
+        draw_panel(self.page, axes, panel, self.sheet.curves, self.frame, is_last=is_last)
         return y + PANEL + (AXIS if is_last else 0)
 
     def _rays(self, y: float) -> float:
