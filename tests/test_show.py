@@ -296,7 +296,9 @@ class Named(Own):
         default_factory=lambda: {
             "actions": FieldSpec("float32", (14,), "step"),
             "effort": FieldSpec("float32", (14,), "observation"),
-            "qpos": FieldSpec("float32", (14,), "observation", tuple(f"joint_{n}" for n in range(14)), ("rad",) * 14),
+            "qpos": FieldSpec(
+                "float32", (14,), "observation", names=tuple(f"joint_{n}" for n in range(14)), units=("rad",) * 14
+            ),
             "left_gripper": FieldSpec("float64", (), "observation"),
             "right_gripper": FieldSpec("float64", (), "observation"),
             "camera_matrix": FieldSpec("float32", (3, 3), "observation"),
