@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.look.facts import ACTION_WIDTH, ACTIONS
-from vla_store.look.saying import labels_of
+from vla_store.look.facts import ACTION_WIDTH
+from vla_store.look.saying import ACTIONS, fingers_of, number_names
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, StoreField
 from vla_store.rules import noops
@@ -24,8 +24,6 @@ MAX_PANELS = 4  # of actions
 MAX_STATE_PANELS = 3
 SINGLES = "single numbers"
 
-# How a LIBERO (robosuite OSC_POSE) action of seven numbers is read; other robots' numbers have the names that sources give.
-FINGERS = ("gripper_states", "robot0_gripper_qpos")
 OPEN_OR_CLOSE = (-1.0, 0.0, 1.0)
 
 # What of a robot's state is drawn first: the field's usual names of its whole, then of its joints, hand and pose. What is felt
@@ -64,7 +62,7 @@ def curves_of(store: Store, episode: Episode) -> Curves:
     else:
         panels, left_out = _states(store, episode)
         if actions is not None:
-            panels = (*_grouped(store.fields[ACTIONS], actions, MAX_PANELS), *panels)
+            panels = (*_grouped(store, store.fields[ACTIONS], actions, MAX_PANELS), *panels)
     if actions is None:
         nothing = f"the store has no field {ACTIONS!r} of one axis and one width"
         left_out = (("curves", nothing if panels else f"none: {nothing}"), *left_out)
@@ -86,12 +84,6 @@ def rows_of(store: Store, field: StoreField, episode: Episode) -> Array:
     """Read a field of at most one axis over an episode, (T, n)."""
     values = store.read(field.name, range(episode.start, episode.start + episode.length))
     return values.reshape(episode.length, -1)
-
-
-def fingers_of(store: Store) -> StoreField | None:
-    """Return LIBERO's or robomimic's field of the opening of the gripper; None where the store has none."""
-    field = next((store.fields[name] for name in FINGERS if name in store.fields), None)
-    return field if field is not None and field.kind == "fixed" and len(field.shape) == 1 else None
 
 
 def has_noop_rule(actions: Array, has_fingers: bool) -> bool:
@@ -135,7 +127,7 @@ def _states(store: Store, episode: Episode) -> tuple[tuple[Panel, ...], tuple[tu
         count = -(-width // MAX_CURVES)
         kept_for_singles = 1 if singles and drawn else 0
         if count <= room - kept_for_singles or not drawn:
-            panels += _grouped(field, rows_of(store, field, episode), room)
+            panels += _grouped(store, field, rows_of(store, field, episode), room)
             drawn.append(field)
             if count > room:
                 told.append(("curves", _first_of(room, width, shown(field.name))))
@@ -165,20 +157,20 @@ def _liberos(actions: Array, opening: Array, fingers: str) -> Iterator[Panel]:
     yield Panel("gripper", (f"{ACTIONS}[6]: -1 open, 1 close",), values[:, 6:], right)
 
 
-def _grouped(field: StoreField, rows: Array, at_most: int) -> Iterator[Panel]:
+def _grouped(store: Store, field: StoreField, rows: Array, at_most: int) -> Iterator[Panel]:
     """Yield the numbers of a field in panels of as many each as there can be, up to MAX_CURVES."""
     width = rows.shape[1]
     count = -(-width // MAX_CURVES)
     each = -(-width // count)
-    names = curve_names(field, width)
+    names = curve_names(store, field, width)
     for start in list(range(0, width, each))[:at_most]:
         stop = min(start + each, width)
         title = field.name if width == 1 else f"{field.name} {start} to {stop - 1}"
         yield Panel(title, names[start:stop], rows[:, start:stop].astype(np.float64))
 
 
-def curve_names(field: StoreField, width: int) -> tuple[str, ...]:
+def curve_names(store: Store, field: StoreField, width: int) -> tuple[str, ...]:
     """Return what the numbers of a field are called, each with its place: "x (m) [0]", "[1]"."""
-    named = labels_of(field.names, field.units)
+    named = number_names(store, field)
     named += [""] * (width - len(named))
     return tuple(f"{named[n]} [{n}]".lstrip() for n in range(width))

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import OptionError
-from vla_store.look.curves import actions_of, fingers_of, has_noop_rule, is_curve, rows_of
-from vla_store.look.facts import ACTION_WIDTH, ACTIONS
+from vla_store.look.curves import actions_of, has_noop_rule, is_curve, rows_of
+from vla_store.look.facts import ACTION_WIDTH
+from vla_store.look.saying import ACTIONS, fingers_of
 from vla_store.look.scene import spread
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, StoreField

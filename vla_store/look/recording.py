@@ -17,8 +17,8 @@ from vla_store.errors import MachineError
 from vla_store.extras import needed
 from vla_store.look.cameras import camera_names, read_steps, sizes
 from vla_store.look.curves import curve_names, is_curve, rows_of, state_fields
-from vla_store.look.facts import ACTIONS
 from vla_store.look.pictures import is_colour, with_channels
+from vla_store.look.saying import ACTIONS
 from vla_store.look.scene import Scene, scene_of
 from vla_store.look.writing import Written, placed
 from vla_store.reader import Store
@@ -97,7 +97,7 @@ def write_recording(
             for field in number_fields(store):
                 values = rows_of(store, field, episode)
                 if is_exact(values):
-                    _send_numbers(rerun, recording, field, values, scene.fps)
+                    _send_numbers(rerun, recording, store, field, values, scene.fps)
                     written.append(field.name)
             recording.send_blueprint(_blueprint(rerun, store, scene))
             recording.flush()
@@ -210,9 +210,9 @@ def _send_tensors(rerun: Any, recording: Any, entity: list[str], pictures: Array
     recording.reset_time()
 
 
-def _send_numbers(rerun: Any, recording: Any, field: StoreField, values: Array, fps: float) -> None:
+def _send_numbers(rerun: Any, recording: Any, store: Store, field: StoreField, values: Array, fps: float) -> None:
     length, width = values.shape
-    names = [field.name] if not field.shape else list(curve_names(field, width))
+    names = [field.name] if not field.shape else list(curve_names(store, field, width))
     recording.log([field.name], rerun.SeriesLines(names=names), static=True)
     scalars = rerun.Scalars.columns(scalars=np.ascontiguousarray(values, np.float64).reshape(-1))
     recording.send_columns(
