@@ -21,13 +21,14 @@ PACKAGE = Path(vla_store.__file__).parent
 
 # What each folder or module may import of this package, wherever in its text the import stands. `package` is
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
-BELOW_READER = {"format", "storage", "text", "errors", "types"}
+BELOW_READER = {"format", "storage", "text", "types", "extras", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", "sources", "publish", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "text": set[str](),
     "types": set[str](),
+    "extras": {"errors"},
     "storage": {"types", "errors"},
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
@@ -93,12 +94,12 @@ BUILDING = {"zarr", "h5py", *CLUSTER}
 ONLY_IN = {
     "torch": {"torch"},
     "tqdm": {"progress"},
-    "zarr": {"sources"},
+    "zarr": {"extras", "sources"},
     "imagecodecs": {"sources"},
     "distributed": {"builder"},
     "h5py": {"sources", "synthetic", "demo", "export"},
     "pyarrow": {"sources", "export"},
-    "av": {"sources", "export"},
+    "av": {"sources", "export", "look"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},

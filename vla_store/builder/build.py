@@ -28,12 +28,12 @@ from vla_store.builder.report import BuildReport, CameraReport
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.units import Receipt, WorkUnit, work_units
 from vla_store.errors import machine_errors
+from vla_store.extras import zarr_python
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartEntry, Root
-from vla_store.sources.extras import zarr_python
 from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of

@@ -13,12 +13,12 @@ import numpy as np
 
 from vla_store.export import lerobot_video
 from vla_store.export.parquet import CHUNK, DATA_MB, RollingParquet, closed, lists_of, write_tasks, writer_of
+from vla_store.extras import needed
 from vla_store.features.frames import Batch
 from vla_store.features.lerobot import NAMING, OWN, TIMESTAMP, FrameStatistics, described, own_columns, whole
 from vla_store.features.mapping import ACTIONS, Feature
 from vla_store.features.statistics import QUANTILES
 from vla_store.reader.values import Episode
-from vla_store.sources.extras import needed
 
 if TYPE_CHECKING:
     import pyarrow as pa
