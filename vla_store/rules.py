@@ -14,6 +14,8 @@ Array = np.ndarray[Any, Any]
 Mask = npt.NDArray[np.bool_]
 
 NOOP_THRESHOLD = 1e-4
+POSE_ACTION_WIDTH = 7  # six numbers of motion and the gripper's
+OPEN_OR_CLOSE = (-1.0, 0.0, 1.0)
 MOVING_THRESHOLD = 1e-2
 RDT_SHORTEST = 32  # pre-training: fewer steps are dropped
 RDT_LONGEST = 2_048  # pre-training: of more steps, so many are drawn
@@ -42,6 +44,11 @@ def noops(actions: Array, threshold: float = NOOP_THRESHOLD) -> Mask:
         after = slice(int(kept[0]) + 1, None)
         is_noop[after] &= values[after, -1] == values[int(kept[0]) : -1, -1]
     return is_noop
+
+
+def has_gripper_last(actions: Array) -> bool:
+    """Return whether actions (T, D) look like six numbers of motion and one that says open or close, of which `noops` can be asked."""
+    return actions.shape[1] == POSE_ACTION_WIDTH and bool(np.isin(actions[:, -1], OPEN_OR_CLOSE).all())
 
 
 def first_moving(qpos: Array, threshold: float = MOVING_THRESHOLD) -> int | None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.look.facts import ACTION_WIDTH
 from vla_store.look.saying import ACTIONS, fingers_of, number_names
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, StoreField
-from vla_store.rules import noops
+from vla_store.rules import POSE_ACTION_WIDTH, has_gripper_last, noops
 from vla_store.text import shown
 
 Array = np.ndarray[Any, Any]
@@ -23,8 +22,6 @@ MAX_CURVES = 8  # in one panel: more cannot be told apart
 MAX_PANELS = 4  # of actions
 MAX_STATE_PANELS = 3
 SINGLES = "single numbers"
-
-OPEN_OR_CLOSE = (-1.0, 0.0, 1.0)
 
 # What of a robot's state is drawn first: the field's usual names of its whole, then of its joints, hand and pose. What is felt
 # or derived comes last.
@@ -57,7 +54,7 @@ def curves_of(store: Store, episode: Episode) -> Curves:
     """Read the curves of an episode. Raises what reading raises."""
     actions, fingers = actions_of(store, episode), fingers_of(store)
     left_out: tuple[tuple[str, str], ...] = ()
-    if actions is not None and actions.shape[1] == ACTION_WIDTH and fingers is not None:
+    if actions is not None and actions.shape[1] == POSE_ACTION_WIDTH and fingers is not None:
         panels = tuple(_liberos(actions, rows_of(store, fingers, episode), fingers.name))
     else:
         panels, left_out = _states(store, episode)
@@ -68,7 +65,7 @@ def curves_of(store: Store, episode: Episode) -> Curves:
         left_out = (("curves", nothing if panels else f"none: {nothing}"), *left_out)
     elif actions.shape[1] > MAX_CURVES * MAX_PANELS:
         left_out = (("curves", _first_of(MAX_PANELS, actions.shape[1], "an action")), *left_out)
-    is_ruled = actions is not None and has_noop_rule(actions, fingers is not None)
+    is_ruled = actions is not None and (fingers is not None or has_gripper_last(actions))
     return Curves(panels, actions, noops(actions) if is_ruled and actions is not None else None, left_out)
 
 
@@ -84,13 +81,6 @@ def rows_of(store: Store, field: StoreField, episode: Episode) -> Array:
     """Read a field of at most one axis over an episode, (T, n)."""
     values = store.read(field.name, range(episode.start, episode.start + episode.length))
     return values.reshape(episode.length, -1)
-
-
-def has_noop_rule(actions: Array, has_fingers: bool) -> bool:
-    """Return True where OpenVLA's rule about no-ops applies: seven numbers, six of motion and one that opens or closes a gripper."""
-    if actions.shape[1] != ACTION_WIDTH:
-        return False
-    return has_fingers or bool(np.isin(actions[:, -1], OPEN_OR_CLOSE).all())
 
 
 def is_curve(field: StoreField) -> bool:

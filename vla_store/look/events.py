@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import OptionError
-from vla_store.look.curves import actions_of, has_noop_rule, is_curve, rows_of
-from vla_store.look.facts import ACTION_WIDTH
+from vla_store.look.curves import actions_of, is_curve, rows_of
 from vla_store.look.saying import ACTIONS, fingers_of
 from vla_store.look.scene import spread
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, StoreField
-from vla_store.rules import crossings
+from vla_store.rules import POSE_ACTION_WIDTH, crossings, has_gripper_last
 from vla_store.text import counted, shown
 
 Array = np.ndarray[Any, Any]
@@ -78,8 +77,8 @@ def _grippers(store: Store, episode: Episode) -> Iterator[tuple[Array, str]]:
         places = _named(field)
         if places:
             yield actions[:, places], _called(field, places)
-        if actions.shape[1] == ACTION_WIDTH and has_noop_rule(actions, fingers_of(store) is not None):
-            yield actions[:, -1:], f"{ACTIONS}[{ACTION_WIDTH - 1}]"
+        if actions.shape[1] == POSE_ACTION_WIDTH and (fingers_of(store) is not None or has_gripper_last(actions)):
+            yield actions[:, -1:], f"{ACTIONS}[{POSE_ACTION_WIDTH - 1}]"
     curves = [each for each in store.fields.values() if is_curve(each) and each.role == "observation"]
     hands = [each for each in curves if _is_hand(each.name)]
     if hands:

@@ -18,16 +18,22 @@ import numpy.typing as npt
 from vla_store.format.statistics import FieldStatistics
 from vla_store.look.page_episodes import ListedTask, listed_tasks, strips
 from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range, with_channels
-from vla_store.look.saying import ACTIONS, number_names
+from vla_store.look.saying import ACTIONS, fingers_of, number_names
 from vla_store.reader import Samples, Store
 from vla_store.reader.parts import parts_of
 from vla_store.reader.values import SourceConvention, StoreField, StoreTask
-from vla_store.rules import NOOP_THRESHOLD, RDT_FINETUNE_SHORTEST, RDT_SHORTEST, noops
+from vla_store.rules import (
+    NOOP_THRESHOLD,
+    POSE_ACTION_WIDTH,
+    RDT_FINETUNE_SHORTEST,
+    RDT_SHORTEST,
+    has_gripper_last,
+    noops,
+)
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
-ACTION_WIDTH = 7  # the no-op rule's: six of motion and the gripper
 
 MAX_ACTION_STEPS = 1 << 21
 MAX_SAMPLED_ROWS = 1 << 16
@@ -271,8 +277,9 @@ def _noops(store: Store, table: dict[str, Int64]) -> tuple[npt.NDArray[np.bool_]
     starts, lengths = table["start"], table["length"]
     counted = np.zeros(len(lengths), bool)
     field = store.fields.get(ACTIONS)
-    if field is None or field.kind != "fixed" or field.shape != (ACTION_WIDTH,):
+    if field is None or field.kind != "fixed" or field.shape != (POSE_ACTION_WIDTH,):
         return counted, None
+    fingers = fingers_of(store)
     counted[:: -(-store.rows // MAX_ACTION_STEPS)] = True
     found = np.zeros(len(lengths), np.int64)
     chosen = np.flatnonzero(counted)
@@ -281,6 +288,8 @@ def _noops(store: Store, table: dict[str, Int64]) -> tuple[npt.NDArray[np.bool_]
     for episodes in np.split(chosen, ends):
         start, last = int(starts[episodes[0]]), episodes[-1]
         actions = store.read(ACTIONS, range(start, int(starts[last] + lengths[last])))
+        if fingers is None and not has_gripper_last(actions):
+            return np.zeros(len(lengths), bool), None
         for episode in episodes.tolist():
             at = int(starts[episode]) - start
             found[episode] = noops(actions[at : at + int(lengths[episode])], NOOP_THRESHOLD).sum()

@@ -100,7 +100,8 @@ def html_page(found: Facts) -> str:
     page.filters |= {"number": number_text, "base64": _base64, "size": size_text, "thousands": "{:,}".format}
     page.globals |= {
         **LIMITS,
-        **{name: getattr(facts, name) for name in ("ACTION_WIDTH", "MAX_CHANNELS", "PICTURE_SIDE")},
+        **{name: getattr(facts, name) for name in ("MAX_CHANNELS", "PICTURE_SIDE")},
+        "ACTION_WIDTH": rules.POSE_ACTION_WIDTH,
         "ACTIONS": ACTIONS,
         "NOOP_THRESHOLD": rules.NOOP_THRESHOLD,
         "SECTIONS": SECTIONS,
