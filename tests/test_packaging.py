@@ -53,9 +53,11 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "vla_store").rglob("*.py")}
     templates = {f"vla_store/look/templates/{name}" for name in ("charts.html", "page.html", "style.css")}
+    shown = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "vla_store/browse/static").iterdir()}
+    assert {path.rpartition("/")[2] for path in shown} >= {"page.html", "page.js", "page.css"}
     layouts = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "vla_store/sources/layouts").glob("*.toml")}
     assert len(layouts) >= 5
-    assert sources | templates | layouts | {"vla_store/py.typed"} == {
+    assert sources | templates | shown | layouts | {"vla_store/py.typed"} == {
         name for name in names if name.startswith("vla_store/")
     }
     assert {name.partition("/")[0] for name in names} == {"vla_store", f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
