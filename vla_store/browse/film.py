@@ -138,14 +138,14 @@ def thinned(values: npt.NDArray[np.float64]) -> Floats:
 def _panel_json(field: StoreField, first: int, values: npt.NDArray[np.float64], labels: list[str]) -> dict[str, Any]:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    said = f"{number_text(low)} at every step" if low == high else f"{number_text(low)} to {number_text(high)}"
     return {
         "field": field.name,
         "text": shown(field.name),
         "labels": labels[first : first + values.shape[1]],
         "low": low,
         "high": high,
-        "low_text": number_text(low),
-        "high_text": number_text(high),
+        "range": said if finite.size else "no finite number",
     }
 
 

@@ -15,7 +15,7 @@ from vla_store.errors import OptionError, StoreDamaged
 from vla_store.reader import Samples
 from vla_store.reader.kept import inside, kept_of
 from vla_store.reader.orient import IMAGES
-from vla_store.reader.samples import PADS
+from vla_store.reader.settings import PADS
 from vla_store.reader.values import Episode
 from vla_store.reader.windows import ALIGNMENTS, Window
 from vla_store.text import shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.server
 import ipaddress
@@ -125,7 +126,30 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 64
     held: Held
     is_for_this_machine = True
-    turn: threading.Semaphore
+
+    def __init__(self, *arguments: Any) -> None:
+        self.turn = threading.Semaphore(AT_ONCE)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Free the port, and end the connections that browsers keep: what is closed answers nobody."""
+        super().server_close()
+        with self._lock:
+            for each in self._open:
+                with contextlib.suppress(OSError):  # its browser was faster
+                    each.shutdown(socket.SHUT_RDWR)
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(
@@ -150,7 +174,6 @@ def _listening(held: Held, host: str, port: int) -> _Server:
         raise _cannot_listen(error, host, port) from None
     server.held = held
     server.is_for_this_machine = _is_this_machine(host)
-    server.turn = threading.Semaphore(AT_ONCE)
     return server
 
 
@@ -207,22 +230,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.server.is_for_this_machine and not self._is_asked_by_name():
             # A page of somebody else's, whose name was made to lead here, would be allowed to read what is answered.
             return Answer(403, JSON, json_bytes({"error": _other_name(self.headers.get("Host", ""))}))
-        asked = urllib.parse.urlsplit(self.path)
+        path, _, query = self.path.partition("?")
         with self.server.turn:
             try:
-                return answer(self.server.held, urllib.parse.unquote(asked.path), asked.query)
+                return answer(self.server.held, urllib.parse.unquote(path), query)
             except Exception as error:  # a fault of ours: told, and the server goes on
                 traceback.print_exc()
                 return failed(MachineError(f"{type(error).__name__} while answering", found=str(error)[:500]))
 
     def _is_asked_by_name(self) -> bool:
         """Return whether the address that the browser shows is one of this machine itself, at whatever port: it may be forwarded."""
-        name = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}")
         try:
-            host = name.hostname or ""
+            name = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname
         except ValueError:
             return False
-        return _is_this_machine(host)
+        return _is_this_machine(name or "")
 
     def _send(self, made: Answer, has_body: bool) -> None:
         self.send_response(made.status)

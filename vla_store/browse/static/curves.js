@@ -31,7 +31,7 @@ function drawPanel(panel, curves, line, steps, seek) {
   const key = make("span", {class: "key"});
   panel.labels.forEach((label, at) => label && key.append(make("span", {}, make("i", {class: `c${at}`}), label)));
   const drawing = makeSvg("svg", {viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img"});
-  drawing.setAttribute("aria-label", `${panel.text} over ${steps} steps, from ${panel.low_text} to ${panel.high_text}`);
+  drawing.setAttribute("aria-label", `${panel.text} over ${steps} steps: ${panel.range}`);
   const span = panel.high - panel.low;
   if (panel.low < 0 && panel.high > 0) {
     const zero = HIGH * (1 - (0 - panel.low) / span);
@@ -54,7 +54,7 @@ function drawPanel(panel, curves, line, steps, seek) {
     {class: "panel"},
     make("figcaption", {}, make("b", {}, panel.text), key),
     box,
-    make("p", {class: "range"}, panel.low === panel.high ? `${panel.low_text} at every step` : `${panel.low_text} to ${panel.high_text}`),
+    make("p", {class: "range"}, panel.range),
   );
 }
 

@@ -77,8 +77,7 @@ async function listAnew() {
   byId("f-task").hidden = state.task === "";
   byId("f-task").firstElementChild.textContent = state.task === "" ? "" : `Only task ${Number(state.task) + 1}.`;
   const at = await lookAround();
-  lists.episodes.reset(at ?? 0);
-  await lists.tasks.reset(isTasks && state.task ? Number(state.task) : 0);
+  await Promise.all([lists.episodes.reset(at ?? 0), lists.tasks.reset(0)]);
 }
 
 /** Learn which episodes stand before and after the one that is shown; return where in the list it is. */
@@ -267,7 +266,7 @@ function drawStep() {
   for (const [name, cell] of cells) fillCell(cell, block.head.numbers[name]?.[step - block.head.start] || []);
   tell(byId("film-trouble"), null);
   shownKey = key;
-  document.body.dataset.shown = `${episode.episode} ${step}`;
+  document.body.dataset.shown = `${episode.episode} ${step} ${film.images}`;
   return true;
 }
 
@@ -351,7 +350,7 @@ async function nextSample() {
     tell(byId("sample-trouble"), error.error);
   } finally {
     sampleBusy = false;
-    if (mine === sampleTurn) place.dataset.shown = `${asked.episode} ${asked.step}`;
+    if (mine === sampleTurn) place.dataset.shown = Object.values(asked).join(" | ");
   }
   if (sampleNext) nextSample();
 }
