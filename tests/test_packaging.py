@@ -101,6 +101,16 @@ def test_the_demo_runs_from_the_wheel_and_its_store_can_be_read(away: Path) -> N
     assert run([python_of(away), "-c", read], cwd=away) == "(2, 128, 128, 3) (2, 128, 128, 3)\n"
 
 
+def test_the_page_of_a_store_is_served_from_the_wheel(away: Path, tiny_stores: dict[str, Path]) -> None:
+    read = (
+        "import urllib.request, vla_store.browse\n"
+        f"with vla_store.browse.serve({str(tiny_stores['fast'])!r}) as serving:\n"
+        "    for name in ('', 'page.js', 'page.css', 'api/store'):\n"
+        "        print(urllib.request.urlopen(serving.url + name).status)\n"
+    )
+    assert run([python_of(away), "-c", read], cwd=away).split() == ["200"] * 4
+
+
 def test_the_tests_pass_against_the_wheel(away: Path, kept: Path, tiny_stores: dict[str, Path]) -> None:
     """Those of reading, copied to where there is no checkout: what they import is the wheel."""
     elsewhere = away / "elsewhere"

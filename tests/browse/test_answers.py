@@ -146,7 +146,7 @@ def test_numbers_of_any_kind_are_text_that_loses_nothing(tmp_path: Path) -> None
 
 def test_a_damaged_picture_is_named_with_its_step_and_the_others_are_there(tiny_store: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_store, tmp_path / "s.vla")
-    shard = min(path for path in (tmp_path / "s.vla").rglob("steps/agentview_rgb/c/**/*") if path.is_file())
+    shard = min(path for path in (tmp_path / "s.vla").rglob("residuals/agentview_rgb/c/**/*") if path.is_file())
     data = bytearray(shard.read_bytes())
     data[20] ^= 255
     shard.write_bytes(data)

@@ -469,7 +469,7 @@ def test_hostile_text_is_text(browser: Any, tmp_path: Path) -> None:
 def test_damage_is_told_in_its_place_and_the_rest_is_shown(browser: Any, tiny_store: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "s.vla"
     shutil.copytree(tiny_store, damaged)
-    for shard in damaged.rglob("steps/eye_in_hand_rgb/c/**/*"):
+    for shard in damaged.rglob("frames/eye_in_hand_rgb/c/**/*"):
         if shard.is_file():
             data = bytearray(shard.read_bytes())
             data[20] ^= 255  # in the first frame, of episode 0
