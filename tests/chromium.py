@@ -35,7 +35,7 @@ LOOK = """
   };
   while (walker.nextNode()) {
     const node = walker.currentNode;
-    if (!node.data.trim() || node.parentElement.closest('script, noscript, option, dialog:not([open])')) continue;
+    if (!node.data.trim() || node.parentElement.closest('script, noscript, option, dialog:not([open]), details:not([open]) > :not(summary)')) continue;
     const range = document.createRange();
     range.selectNodeContents(node);
     const wide = node.parentElement.closest('.wide');

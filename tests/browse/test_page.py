@@ -432,8 +432,10 @@ def test_nothing_overlaps_or_scrolls_sideways(browser: Any, libero: Serving, wid
     tab = Seen(browser, libero, width).open(episode=7, step=step)
     tab.page.wait_for_selector(".panel")
     look = tab.page.evaluate(LOOK)
+    tab.page.locator("#curves summary").click()
 
     assert look["wrong"] == []
+    assert tab.page.evaluate(LOOK)["wrong"] == []
     assert look["title"] == "7: put the bowl on the plate – demos-fast.vla"
     assert [each for each in look["fetched"] if not each.startswith(libero.url)] == []
     assert tab.page.locator("#sample canvas").count() == (4 if step else 0)

@@ -85,13 +85,14 @@ def one_json(held: Held, query: Query) -> dict[str, Any]:
         more = list(notes(store, episode))
     except DataError as error:
         wrong = error_json(error)
+    cameras = sorted((each for each in store.fields.values() if each.is_camera), key=lambda each: not is_colour(each))
     return episode_json(episode) | {
         "row": episode.start,
         "fps": convention.fps or FPS,
         "is_fps_known": convention.fps is not None,
         "notes": [*_convention_notes(convention), *more],
         "damage": wrong,
-        "cameras": [_camera_json(held, episode, each) for each in store.fields.values() if each.is_camera],
+        "cameras": [_camera_json(held, episode, each) for each in cameras],
     }
 
 

@@ -3,6 +3,7 @@
 import {make, makeSvg} from "/parts.js";
 
 const [WIDE, HIGH] = [1000, 100];
+const OPEN = 6; // panels that are seen at once
 
 /** Draw the panels of an answer into a place. seek(step): called where one is clicked. Returns what moves the line. */
 export function drawCurves(place, {head, data, start}, seek) {
@@ -20,7 +21,19 @@ export function drawCurves(place, {head, data, start}, seek) {
     lines.push(line);
     panels.push(drawPanel(panel, curves, line, head.steps, seek));
   }
-  place.replaceChildren(...panels);
+  const more = panels.slice(OPEN);
+  place.replaceChildren(make("div", {class: "panels"}, ...panels.slice(0, OPEN)));
+  if (more.length) {
+    const names = [...new Set(head.panels.slice(OPEN).map((each) => each.text))].join(", ");
+    place.append(
+      make(
+        "details",
+        {},
+        make("summary", {}, `${more.length} more: `, make("bdi", {}, names)),
+        make("div", {class: "panels"}, ...more),
+      ),
+    );
+  }
   const last = Math.max(1, head.steps - 1);
   return (step) => {
     for (const line of lines) line.style.left = `${(100 * step) / last}%`;
