@@ -169,6 +169,7 @@ def test_a_task_of_the_list_leaves_its_episodes(seen: Seen) -> None:
     assert f"{len(mine)} episode" in line.inner_text()
     line.click()
     seen.lists(len(mine))
+    assert wanted.text in page.locator("#f-task").inner_text()
     page.locator("#rows .line").first.click()
     seen.at(mine[0], 0)
     page.locator("#f-task-clear").click()
@@ -433,6 +434,7 @@ def test_nothing_overlaps_or_scrolls_sideways(browser: Any, libero: Serving, wid
     tab.page.wait_for_selector(".panel")
     look = tab.page.evaluate(LOOK)
     tab.page.locator("#curves summary").click()
+    tab.page.evaluate("scrollTo(0, 0)")  # below, the controls stay in sight, over what moves under them
 
     assert look["wrong"] == []
     assert tab.page.evaluate(LOOK)["wrong"] == []

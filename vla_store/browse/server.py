@@ -35,7 +35,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
@@ -231,7 +230,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             # A page of somebody else's, whose name was made to lead here, would be allowed to read what is answered.
             return Answer(403, JSON, json_bytes({"error": _other_name(self.headers.get("Host", ""))}))
         path, _, query = self.path.partition("?")
-        with self.server.turn:
+        with self.server.turn if path.startswith("/api/") else contextlib.nullcontext():
             try:
                 return answer(self.server.held, urllib.parse.unquote(path), query)
             except Exception as error:  # a fault of ours: told, and the server goes on

@@ -66,10 +66,20 @@ export async function listAnew() {
   byId("tab-tasks").setAttribute("aria-pressed", String(isTasks));
   lists.episodes.isOff = isTasks;
   lists.tasks.isOff = !isTasks;
-  byId("f-task").hidden = state.task === "";
-  byId("f-task").firstElementChild.textContent = state.task === "" ? "" : `Only task ${Number(state.task) + 1}.`;
   const at = await lookAround();
-  await Promise.all([lists.episodes.reset(at ?? 0), lists.tasks.reset(0)]);
+  await Promise.all([lists.episodes.reset(at ?? 0), lists.tasks.reset(0), tellTask(state.task)]);
+}
+
+/** Say which task the list is of, if it is of one. */
+async function tellTask(task) {
+  byId("f-task").hidden = task === "";
+  if (task === "") return;
+  try {
+    const {tasks} = await askJson("tasks", {task, count: 1});
+    byId("f-task").firstElementChild.textContent = `Only: ${tasks[0].text || tasks[0].name}`;
+  } catch (error) {
+    if (!error.error) throw error; // the list tells of it
+  }
 }
 
 /** Learn which episodes stand before and after the one that is shown; return where in the list it is. */

@@ -26,7 +26,9 @@ export class List {
     this.rows.replaceChildren();
     this.shown = new Map();
     if (this.isOff) return;
+    const turn = this.turn;
     await this.load(Math.floor(Math.max(0, at) / PAGE));
+    if (turn !== this.turn) return;
     this.rows.style.height = `${Math.min(this.total, MOST_LINES) * LINE}px`;
     this.bring(at);
     this.draw();
