@@ -47,7 +47,7 @@ export function short(text, digits) {
   const value = Number(text);
   if (!Number.isFinite(value)) return text;
   if (Object.is(value, -0)) return "-0";
-  if (value && Math.abs(value) < 1e-3) return value.toExponential(digits - 1).replace(/\.?0+e/, "e");
+  if (value && Math.abs(value) < 1e-3) return value.toExponential(digits - 2).replace(/\.?0+e/, "e");
   const made = value.toPrecision(digits);
   if (made.includes("e")) return String(Number(made));
   return made.includes(".") ? made.replace(/\.?0+$/, "") : made;
