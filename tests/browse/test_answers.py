@@ -363,7 +363,7 @@ def test_what_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
     build_store([Own(lengths={0: 30}, fields=fields)], tmp_path / "wide.vla", preset="raw")
     held = Held(open_store(tmp_path / "wide.vla"))
 
-    assert told(held, "store")["block"] == 1
+    assert told(held, "store")["block"] == 2
     for name, asked in (("steps", {"start": 0, "stop": 20}), ("sample", {"step": 0, "windows": "wide: 0..29"})):
         refused = ask(held, name, episode=0, **asked)
         assert refused.status == 400

@@ -22,7 +22,7 @@ from vla_store.text import encoding_text, number_text, shown
 MAX_LABELS = 64  # numbers of a field that are shown
 MAX_SUITES = 1_000
 FPS = 20.0  # where a source does not say its own
-BLOCK_NBYTES = 3 << 20  # of pictures that a page asks for at once
+BLOCK_NBYTES = 8 << 20  # of pictures that a page asks for at once
 MAX_BLOCK_STEPS = 32
 
 

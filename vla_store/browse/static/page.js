@@ -78,7 +78,7 @@ function seek(to, isWritten = true) {
   byId("step-text").textContent = `${at} / ${of}`;
   moveCursor(step);
   showStep(film, isPlaying());
-  askSample();
+  askSample(isPlaying());
   if (isWritten && !isPlaying()) writeAddress(app.state);
 }
 
@@ -106,6 +106,8 @@ function pause() {
   playing = null;
   byId("play").textContent = "Play";
   writeAddress(app.state);
+  showStep(film, false);
+  askSample();
 }
 
 const toggle = () => (isPlaying() ? pause() : play());

@@ -8,20 +8,35 @@ import {writeAddress} from "/state.js";
 
 const NAMES = ["windows", "alignment", "images", "pad"];
 
-let next = null; // the question that is asked once the answer to the last one is there: others are not asked
-let isBusy = false;
+const PLAYING_MS = 250; // between two questions while the film plays, which needs the machine more
+
+let next = null; // the question that is asked once it is its turn: those that were asked before and did not have theirs are dropped
+let isBusy = false; // an answer is to come
+let isHurried = true;
+let askedAt = 0; // when the last question was asked
+let timer = 0;
 
 const settings = () => Object.fromEntries(NAMES.map((name) => [name, app.state[name] || app.store.defaults[name]]));
 
-export function askSample() {
+export function askSample(isPlaying = false) {
   next = {episode: app.episode.episode, step: app.step, ...settings(), view: app.state.sview};
-  if (!isBusy) nextSample();
+  isHurried = !isPlaying;
+  plan();
+}
+
+function plan() {
+  clearTimeout(timer);
+  if (isBusy || !next) return;
+  const wait = isHurried ? 0 : askedAt + PLAYING_MS - performance.now();
+  if (wait > 0) timer = setTimeout(nextSample, wait);
+  else nextSample();
 }
 
 async function nextSample() {
   const asked = next;
   next = null;
   isBusy = true;
+  askedAt = performance.now();
   const place = byId("sample");
   try {
     const answer = await askPacked("sample", asked);
@@ -38,7 +53,7 @@ async function nextSample() {
     isBusy = false;
   }
   place.dataset.shown = Object.values(asked).join(" | ");
-  if (next) nextSample();
+  plan();
 }
 
 export function fillSettings() {

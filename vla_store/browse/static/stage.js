@@ -4,14 +4,18 @@ import {SUCCESS, app} from "/app.js";
 import {pictureIn} from "/film.js";
 import {byId, counted, make, paint, short, tell, trouble} from "/parts.js";
 
+const PLAYING_MS = 120; // between two steps whose numbers are shown while the film plays: nobody reads them faster
+
 let figures = new Map(); // by camera: its canvas, and the place of its trouble
 let cells = new Map(); // by field: the place of its numbers, and the elements of these
 let shownKey = ""; // of the step in place
+let filledKey = ""; // of the step whose numbers are in place
+let filledAt = 0; // when they were put there
 
 /** Put an episode in its place, without a step yet. */
 export function showEpisode() {
   const {episode, store} = app;
-  shownKey = "";
+  shownKey = filledKey = "";
   byId("episode").hidden = false;
   document.title = `${episode.episode}: ${episode.text || episode.task} \u2013 ${store.name}`;
   byId("title").replaceChildren(make("bdi", {}, episode.text || "(no instruction)"));
@@ -90,22 +94,36 @@ export function showStep(film, isPlaying) {
   byId("cameras").classList.toggle("waiting", block === null);
   if (block === null) return;
   const key = `${app.turn} ${step} ${film.images}`;
-  if (key === shownKey) return;
+  if (key !== shownKey) showPictures(block);
   shownKey = key;
+  if (key !== filledKey && (!isPlaying || performance.now() - filledAt > PLAYING_MS)) {
+    fillNumbers(block);
+    filledKey = key;
+    filledAt = performance.now();
+  }
+  tell(byId("film-trouble"), null);
+  document.body.dataset.shown = `${app.episode.episode} ${step} ${film.images}`;
+}
+
+/** What cannot be read of the step. */
+const wrongIn = (head) => head.errors.filter((each) => each.step === null || each.step === app.step);
+
+function showPictures(block) {
   const {head} = block;
-  const wrong = head.errors.filter((each) => each.step === null || each.step === step);
+  const wrong = wrongIn(head);
   for (const camera of head.cameras) {
     const {canvas, place} = figures.get(camera.name);
     const mine = wrong.find((each) => each.field === camera.name);
     canvas.classList.toggle("absent", mine !== undefined);
     tell(place, mine?.error);
-    paint(canvas, pictureIn(block, camera, step), camera.width, camera.height);
+    paint(canvas, pictureIn(block, camera, app.step), camera.width, camera.height);
   }
-  const others = wrong.filter((each) => cells.has(each.field));
+}
+
+function fillNumbers({head}) {
+  const others = wrongIn(head).filter((each) => cells.has(each.field));
   byId("numbers-trouble").replaceChildren(...others.map((each) => trouble(each.error)));
-  for (const [name, cell] of cells) fillCell(cell, head.numbers[name]?.[step - head.start] || []);
-  tell(byId("film-trouble"), null);
-  document.body.dataset.shown = `${app.episode.episode} ${step} ${film.images}`;
+  for (const [name, cell] of cells) fillCell(cell, head.numbers[name]?.[app.step - head.start] || []);
 }
 
 function fillCell(cell, numbers) {
