@@ -263,17 +263,30 @@ def test_the_scrubber_and_the_curves_go_to_a_step(seen: Seen) -> None:
 def test_it_plays_to_the_end_and_stops(seen: Seen) -> None:
     episode = int(seen.serving.store.episodes.lengths.argmin())
     last = seen.serving.store.episodes[episode].length - 1
-    seen.open(episode=episode, step=last - 30)
-    seen.page.locator("#speed").select_option("4")
+    seen.open(episode=episode)
+    speed, button = seen.page.locator("#speed"), seen.page.locator("#play")
+    speed.select_option("0.25")
+    seen.page.locator("#title").click()
     seen.page.keyboard.press(" ")
-    assert seen.page.locator("#play").inner_text() == "Pause"
+    assert button.inner_text() == "Pause"
+    seen.until("Number(document.getElementById('scrubber').value) > 0")
+    speed.select_option("4")
     seen.at(episode, last)
     seen.until("document.getElementById('play').textContent === 'Play'")
-    seen.page.locator("#play").click()
+
+    speed.select_option("0.25")
+    button.click()  # from the beginning again
     seen.until(f"Number(document.getElementById('scrubber').value) < {last}")
-    seen.page.locator("#play").click()
+    button.click()
+    assert button.inner_text() == "Play"
     step = seen.step()
     seen.at(episode, step)
+    numbers = seen.page.locator("dl[data-field=actions] dd").evaluate_all(
+        "cells => cells.map(each => Number(each.title))"
+    )
+    assert (
+        numbers == seen.serving.store.read("actions", [seen.serving.store.episodes[episode].start + step])[0].tolist()
+    )
     seen.page.wait_for_timeout(300)
     assert seen.step() == step
 
