@@ -13,7 +13,7 @@ from vla_store.browse.queries import Query, error_json
 from vla_store.browse.windows import default_windows, is_action, windows_text
 from vla_store.errors import DataError
 from vla_store.look.pictures import is_colour
-from vla_store.look.saying import labels_of, notes
+from vla_store.look.saying import notes, number_names
 from vla_store.look.writing import name_of
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, SourceConvention, StoreField
@@ -43,7 +43,7 @@ def store_json(held: Held, query: Query) -> dict[str, Any]:
         "suites": [{"value": each, "text": shown(each)} for each in store.suites[:MAX_SUITES]],
         "views": views,
         "damage": damage,
-        "fields": [field_json(each) for each in store.fields.values()],
+        "fields": [field_json(store, each) for each in store.fields.values()],
         "block": block_steps(store),
         "defaults": {
             "windows": windows_text(default_windows(store)),
@@ -54,8 +54,8 @@ def store_json(held: Held, query: Query) -> dict[str, Any]:
     }
 
 
-def field_json(field: StoreField) -> dict[str, Any]:
-    """Return what the page says of a field: where its numbers have names or units, a label for each."""
+def field_json(store: Store, field: StoreField) -> dict[str, Any]:
+    """Return what the page says of a field: where its numbers have names, or known ones, a label for each."""
     shape = [n for n in field.shape if n is not None]
     return {
         "name": field.name,
@@ -67,7 +67,7 @@ def field_json(field: StoreField) -> dict[str, Any]:
         "is_action": is_action(field),
         "is_known": field.is_fixed or field.is_ragged,
         "is_ragged": field.is_ragged,
-        "labels": labels_of(field.names, field.units)[:MAX_LABELS],
+        "labels": number_names(store, field)[:MAX_LABELS],
     }
 
 

@@ -13,7 +13,7 @@ from vla_store.browse.queries import Query, error_json, packed
 from vla_store.browse.windows import is_action
 from vla_store.errors import DataError, OptionError, VlaStoreError
 from vla_store.look.pictures import Pictures, to_rgb
-from vla_store.look.saying import labels_of
+from vla_store.look.saying import number_names
 from vla_store.reader.orient import IMAGES
 from vla_store.reader.values import Episode, StoreField
 from vla_store.text import number_text, shown
@@ -95,7 +95,7 @@ def curves_bytes(held: Held, query: Query) -> bytes:
         if each.name not in found:
             continue
         values = found[each.name].reshape(episode.length, -1)
-        labels = labels_of(each.names, each.units) or [
+        labels = number_names(held.store, each) or [
             f"[{at}]" if values.shape[1] > 1 else "" for at in range(values.shape[1])
         ]
         for first in range(0, min(values.shape[1], MAX_LABELS), MAX_CURVES):

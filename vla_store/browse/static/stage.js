@@ -77,7 +77,8 @@ function numberFields() {
 function showFields() {
   cells = new Map();
   const sections = numberFields().map((field) => {
-    const place = make("dl", {class: "values"});
+    const isNamed = field.labels.some((each) => each.length > 4);
+    const place = make("dl", {class: isNamed ? "values named" : "values"});
     place.dataset.field = field.name;
     cells.set(field.name, {place, field, values: []});
     const shape = field.shape.length && !field.is_ragged ? ` (${field.shape.join(", ")})` : "";
