@@ -30,11 +30,10 @@ def view(arguments: argparse.Namespace) -> int:
 
     store = open_store(arguments.store, **how_to_read(arguments))
     port = PORT if arguments.port is None else arguments.port
-    with serve(store, host=arguments.host or HOST, port=port) as serving:
+    with contextlib.suppress(KeyboardInterrupt), serve(store, host=arguments.host or HOST, port=port) as serving:
         described = {"store": store.url, "url": serving.url}
         print_result(arguments, described, lambda _: f"{serving.url}  (open it in a browser; Ctrl-C ends it)")
         if not serving.is_for_this_machine:
             tell("warning", ["everybody who reaches this address can read the store"])
-        with contextlib.suppress(KeyboardInterrupt):
-            serving.wait()
+        serving.wait()
     return 0
