@@ -14,9 +14,9 @@ from vla_store.browse.windows import is_action
 from vla_store.errors import DataError, OptionError, VlaStoreError
 from vla_store.look.pictures import Pictures, to_rgb
 from vla_store.look.saying import number_names
-from vla_store.reader.orient import IMAGES
 from vla_store.reader.values import Episode, StoreField
 from vla_store.text import number_text, shown
+from vla_store.types import IMAGES
 
 MAX_STEPS = 64  # of an answer
 MAX_NBYTES = 32 << 20  # of the pictures of an answer of several steps

@@ -14,11 +14,10 @@ from vla_store.browse.windows import Windows, default_windows, parse_windows_tex
 from vla_store.errors import OptionError, StoreDamaged
 from vla_store.reader import Samples
 from vla_store.reader.kept import inside, kept_of
-from vla_store.reader.orient import IMAGES
-from vla_store.reader.settings import PADS
 from vla_store.reader.values import Episode
-from vla_store.reader.windows import ALIGNMENTS, Window
+from vla_store.reader.windows import Window
 from vla_store.text import shown
+from vla_store.types import ALIGNMENTS, IMAGES, PADS
 
 MAX_NBYTES = 64 << 20  # of the pictures of a sample
 
