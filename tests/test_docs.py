@@ -609,10 +609,11 @@ def with_costs(text: str, result: dict[str, Any]) -> str:
 
 def public_modules() -> dict[str, Any]:
     import vla_store.audit
+    import vla_store.browse
     import vla_store.builder
     import vla_store.errors
 
-    found = {"vla_store": vla_store, "vla_store.builder": vla_store.builder}
+    found = {"vla_store": vla_store, "vla_store.browse": vla_store.browse, "vla_store.builder": vla_store.builder}
     with contextlib.suppress(ImportError):
         import vla_store.torch
 

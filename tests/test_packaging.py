@@ -53,9 +53,11 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "vla_store").rglob("*.py")}
     templates = {f"vla_store/look/templates/{name}" for name in ("charts.html", "page.html", "style.css")}
+    shown = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "vla_store/browse/static").iterdir()}
+    assert {path.rpartition("/")[2] for path in shown} >= {"page.html", "page.js", "page.css"}
     layouts = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "vla_store/sources/layouts").glob("*.toml")}
     assert len(layouts) >= 5
-    assert sources | templates | layouts | {"vla_store/py.typed"} == {
+    assert sources | templates | shown | layouts | {"vla_store/py.typed"} == {
         name for name in names if name.startswith("vla_store/")
     }
     assert {name.partition("/")[0] for name in names} == {"vla_store", f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
@@ -97,6 +99,16 @@ def test_the_demo_runs_from_the_wheel_and_its_store_can_be_read(away: Path) -> N
         "print(*(array.shape for array in samples.batch([0, 5])['agentview_rgb']))\n"
     )
     assert run([python_of(away), "-c", read], cwd=away) == "(2, 128, 128, 3) (2, 128, 128, 3)\n"
+
+
+def test_the_page_of_a_store_is_served_from_the_wheel(away: Path, tiny_stores: dict[str, Path]) -> None:
+    read = (
+        "import urllib.request, vla_store.browse\n"
+        f"with vla_store.browse.serve({str(tiny_stores['fast'])!r}) as serving:\n"
+        "    for name in ('', 'page.js', 'page.css', 'api/store'):\n"
+        "        print(urllib.request.urlopen(serving.url + name).status)\n"
+    )
+    assert run([python_of(away), "-c", read], cwd=away).split() == ["200"] * 4
 
 
 def test_the_tests_pass_against_the_wheel(away: Path, kept: Path, tiny_stores: dict[str, Path]) -> None:

@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import store_tools
 import tiny_libero
+from chromium import LOOK_AT_LOAD, in_browser
 from hypothesis import given
 from hypothesis import strategies as st
 from own_looks import Halves, Odd
@@ -633,76 +633,13 @@ def test_ticks_are_round_numbers_within_the_range(low: float, span: float, at_mo
 # In a browser
 
 
-def browser() -> str | None:
-    """Chromium, by one of its names."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
-# Of a page: texts that lie on other texts, or outside of the page; pictures that did not load; addresses that were fetched.
-LOOK = """
-<script>addEventListener('load', () => {
-  const seen = {title: document.title, wrong: [], pictures: 0, scripts: 0, fetched: []};
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const boxes = [];
-  while (walker.nextNode()) {
-    const node = walker.currentNode;
-    if (!node.data.trim() || node.parentElement.closest('script')) continue;
-    const range = document.createRange();
-    range.selectNodeContents(node);
-    const wide = node.parentElement.closest('.wide');
-    for (const box of range.getClientRects()) if (box.width > 1) {
-      boxes.push([node.data.trim().slice(0, 30), box]);
-      if (!wide && box.right > document.documentElement.clientWidth + 1) seen.wrong.push('outside: ' + node.data.slice(0, 60));
-      if (box.left < -1) seen.wrong.push('cut at the left: ' + node.data.slice(0, 60));
-    }
-  }
-  for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
-    const [a, b] = [boxes[i][1], boxes[j][1]];
-    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-    const along = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-    if (across > 2 && along > 5) seen.wrong.push(boxes[i][0] + ' on ' + boxes[j][0]);
-  }
-  for (const each of document.images) { seen.pictures++; if (!each.naturalWidth) seen.wrong.push('a picture does not load'); }
-  for (const each of document.querySelectorAll('svg')) {
-    const frame = each.getBoundingClientRect();
-    for (const part of each.querySelectorAll('text')) {
-      const box = part.getBoundingClientRect();
-      if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1) seen.wrong.push('cut: ' + part.textContent);
-    }
-  }
-  if (document.documentElement.scrollWidth > document.documentElement.clientWidth) seen.wrong.push('the page scrolls sideways');
-  seen.fetched = performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'));
-  seen.scripts = document.scripts.length - 1;
-  document.documentElement.textContent = 'SEEN' + JSON.stringify(seen) + 'END';
-});</script>
-"""
-
-
-def in_browser(page: Path, *options: str) -> str:
-    """What headless Chromium prints of a page, without a network."""
-    found = browser()
-    if found is None:
-        pytest.skip("there is no Chromium here")
-    command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-    command += [
-        "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={page.parent / 'profile'}",
-    ]
-    done = subprocess.run([*command, *options, page.as_uri()], capture_output=True, timeout=120)
-    if done.returncode:
-        pytest.skip(f"Chromium does not start here: {done.stderr[-300:].decode(errors='replace')}")
-    return done.stdout.decode()
-
-
 def looked_at(page: Path, width: int) -> dict[str, Any]:
-    """What LOOK sees of a page that is opened in a window so wide."""
+    """What LOOK_AT_LOAD sees of a page that is opened in a window so wide."""
     text = page.read_text(encoding="utf-8")
     watched = page.with_name(f"watched-{page.name}")
     policy = re.search("<meta http-equiv=[^>]*>", text)
     assert policy, "the page allows what it does not need"
-    watched.write_text(text.replace(policy[0], "").replace("</body>", f"{LOOK}</body>"), encoding="utf-8")
+    watched.write_text(text.replace(policy[0], "").replace("</body>", f"{LOOK_AT_LOAD}</body>"), encoding="utf-8")
     printed = in_browser(watched, f"--window-size={width},1000", "--dump-dom")
     found = re.search("SEEN(.*)END", printed)
     assert found, printed[:500]

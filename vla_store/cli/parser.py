@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vla_store import __version__
-from vla_store.cli import build, cache, export, look, measure, upkeep, views
+from vla_store.cli import browse, build, cache, export, look, measure, upkeep, views
 from vla_store.cli.printing import say
 
 NEAR = 0.75  # less is another word, not a slip
@@ -30,9 +30,10 @@ _ELSEWHERE = {
     "export": "dump save unpack extract to",
     "recode": "compress reencode transcode rechunk",
     "repair": "fix heal mend restore rebuild",
-    "show": "draw view visualize viz plot open",
+    "show": "draw visualize viz plot",
+    "view": "browse browser serve server open gui ui play watch visualize visualise viewer web",
     "report": "html page summarize",
-    "views": "filter select view",
+    "views": "filter select",
     "cache": "prefetch mirror",
     "prune": "clear clean evict gc purge",
     "fill": "warm prefetch preload load download",
@@ -126,6 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         upkeep.repair,
         look.show,
         look.report,
+        browse.view,
         views.views,
         cache.cache,
         measure.bench,

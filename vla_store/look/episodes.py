@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,10 +87,11 @@ class EpisodeFilter:
     view: str | None = None
 
 
-def filtered(store: Store, wanted: EpisodeFilter) -> list[Episode]:
+def filtered(store: Store, wanted: EpisodeFilter, known: Sequence[Episode] | None = None) -> list[Episode]:
     """Return the episodes that a filter lets through, in the store's order.
 
-    Raises UnknownName for a suite or view that the store does not have, and what reading raises.
+    known: all episodes of the store, where they were read before. Raises UnknownName for a suite or view that the store does not
+    have, and what reading raises.
     """
     if wanted.suite is not None and wanted.suite not in store.suites:
         raise UnknownName.among("suite", wanted.suite, list(store.suites), store=store.url)
@@ -103,7 +105,7 @@ def filtered(store: Store, wanted: EpisodeFilter) -> list[Episode]:
         kept = first < np.searchsorted(runs[:, 0], starts + lengths)
     return [
         each
-        for each in store.episodes
+        for each in (store.episodes if known is None else known)
         if kept[each.episode]
         and wanted.suite in (None, each.suite)
         and wanted.success in (None, each.success)

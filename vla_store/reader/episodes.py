@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format import layout
+from vla_store.reader.part import Part
 from vla_store.reader.parts import parts_of
 from vla_store.reader.values import Episode
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from vla_store.reader.store import Store
 
 Int64 = npt.NDArray[np.int64]
+
+STRETCH = 1_024  # episodes that are looked up at once, where all are wanted: in a tenth of the time
 
 
 class Episodes(Sequence[Episode]):
@@ -72,24 +75,16 @@ class Episodes(Sequence[Episode]):
 
     def _one(self, number: int) -> Episode:
         part, at = parts_of(self._store).of_episode(number)
-        # As TABLE_COLUMNS has them.
-        start, length, task, source, demo, success = part.entries(at, at + 1)[0].tolist()[:6]
-        described = part.document.sources[source]
-        return Episode(
-            number,
-            described.suite,
-            part.document.tasks[task].name,
-            described.file,
-            demo,
-            part.row_start + start,
-            length,
-            None if success < 0 else bool(success),
-            part.text_of(at, task),
-        )
+        return next(_stretch(part, at, at + 1))
 
     def __iter__(self) -> Iterator[Episode]:
-        parts_of(self._store).with_tables(layout.TABLE_ARRAY)
-        return (self._one(number) for number in range(len(self)))
+        parts = parts_of(self._store).with_tables(layout.TABLE_ARRAY)
+        return (
+            each
+            for part in parts
+            for start in range(0, part.episodes, STRETCH)
+            for each in _stretch(part, start, min(start + STRETCH, part.episodes))
+        )
 
     def __repr__(self) -> str:
         return f"Episodes({len(self):,} of {self._store.url!r})"
@@ -110,3 +105,23 @@ class Episodes(Sequence[Episode]):
             for part in parts_of(self._store).with_tables(layout.TABLE_ARRAY)
         ]
         return np.concatenate(columns)
+
+
+def _stretch(part: Part, start: int, stop: int) -> Iterator[Episode]:
+    """Iterate over the episodes [start, stop) of a part. Raises StoreDamaged."""
+    entries = part.entries(start, stop)
+    texts = part.texts_of(np.arange(start, stop), entries["task"])
+    for at, entry, text in zip(range(start, stop), entries.tolist(), texts):
+        first, length, task, source, demo, success = entry[:6]  # as TABLE_COLUMNS has them
+        described = part.document.sources[source]
+        yield Episode(
+            part.episode_start + at,
+            described.suite,
+            part.document.tasks[task].name,
+            described.file,
+            demo,
+            part.row_start + first,
+            length,
+            None if success < 0 else bool(success),
+            text,
+        )
