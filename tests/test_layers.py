@@ -97,6 +97,7 @@ ONLY_IN = {
     "h5py": {"sources", "synthetic", "demo", "export"},
     "pyarrow": {"sources", "export"},
     "av": {"sources", "export"},
+    "pandas": {"reader"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},

@@ -32,6 +32,7 @@ from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name, like
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store
 from vla_store.reader.transforms import transformed
+from vla_store.reader.windows import Window
 
 __all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "collate"]
 
@@ -67,6 +68,34 @@ class StepDataset(Dataset[Any]):
         return self.samples.store
 
     @property
+    def windows(self) -> tuple[Window, ...]:
+        """A window of each field, with its offsets in steps."""
+        return self.samples.windows
+
+    @property
+    def columns(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape of one sample and dtype of every tensor of a batch but ragged ones."""
+        return {
+            name: (shape, torch.from_numpy(np.empty(0, dtype)).dtype)
+            for name, (shape, dtype) in self.samples.columns.items()
+        }
+
+    @property
+    def alignment(self) -> str:
+        """Which rows are read beside an action: "causal" or "as_stored"."""
+        return self.samples.alignment
+
+    @property
+    def images(self) -> str:
+        """How pictures are given: "as_stored", "upright" or "rot180"."""
+        return self.samples.images
+
+    @property
+    def pad(self) -> str:
+        """What stands outside an episode: "edge" or "zero"."""
+        return self.samples.pad
+
+    @property
     def task_texts(self) -> list[str]:
         """What `task_index` numbers, with task="index"."""
         return self.samples.task_texts
@@ -79,8 +108,10 @@ class StepDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: SupportsIndex) -> Any:
-        """Return one sample. Negative numbers count from the end; IndexError past it."""
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        """Return one sample; for a slice a list of them, read at once. Negative numbers count from the end; IndexError past it."""
+        if isinstance(index, slice):
+            return list(self._several(range(len(self))[index]))
         sample = {key: _tensor(value) for key, value in self.samples.sample(index).items()}
         return sample if self.transform is None else transformed(self.transform, sample)
 
@@ -95,6 +126,9 @@ class StepDataset(Dataset[Any]):
         if out is None and self.transform is None and _SharedBatch.is_wanted and get_worker_info() is not None:
             tensors = _in_shared_memory(len(indices), self.samples.columns)
             return _SharedBatch(self._filled(indices, tensors), self.samples.whole_numbers)
+        return self._several(indices, out)
+
+    def _several(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
         made = Batch(self._filled(indices, out), self.samples.whole_numbers)
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 

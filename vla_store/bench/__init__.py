@@ -19,6 +19,7 @@ from vla_store.bench.far import FarReport, Probe, Run
 from vla_store.bench.near import BenchReport, LoaderRate
 from vla_store.bench.turns import Setting, Talk
 from vla_store.errors import OptionError, whole_number
+from vla_store.reader.kept import views_named
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
@@ -54,7 +55,7 @@ def bench_store(
     images, fetcher, cache, cache_size
         As for `vla_store.Samples` and `open_store`.
     view
-        Names of views whose samples are served; default: all samples.
+        The name of a view whose samples are served, a View, or several; default: all samples.
     talk
         Called with a line on what is being done.
 
@@ -91,7 +92,7 @@ def bench_store(
         open_ms=(time.perf_counter() - began) * 1e3,
         began=began,
         cores=cores,
-        views=() if view is None else (view,) if isinstance(view, str) else tuple(view),
+        views=() if view is None else tuple(getattr(each, "name", each) for each in views_named(view)),
     )
     if parts_of(samples.store).fetcher.is_near:
         return near.measure(setting, tuple(workers or turns.doubling(cores)), talk)

@@ -148,6 +148,21 @@ class View:
         """
         return all(getattr(self, key) == getattr(other, key) for key in ("kind", "rule", "options", "description"))
 
+    def is_same(self, other: View) -> bool:
+        """Return whether another view is made in the same way, and covers and keeps the same rows.
+
+        Parameters
+        ----------
+        other
+            The other view.
+
+        Returns
+        -------
+        bool
+        """
+        runs = ((getattr(self, name), getattr(other, name)) for name in ("covered", "kept"))
+        return self.name == other.name and self.is_made_as(other) and all(np.array_equal(*each) for each in runs)
+
     def __repr__(self) -> str:
         return f"View({self.name!r}, {self.text}: {self.steps:,} of {self.covered_steps:,} steps)"
 

@@ -189,8 +189,11 @@ class Mixture:
         """Return the number of samples of all parts."""
         return len(self.ordering)
 
-    def __getitem__(self, index: SupportsIndex) -> Any:
-        """Return one sample, as its part gives it, with the number of the part. Negative numbers count from the end."""
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        """Return one sample, as its part gives it, with the number of the part; for a slice a list of them. Negative numbers count
+        from the end."""
+        if isinstance(index, slice):
+            return list(self.__getitems__(range(len(self))[index]))
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")

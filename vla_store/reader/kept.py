@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,33 @@ class Kept:
         return None if self.steps is None else KeptSteps(within(self.steps, part))
 
 
+def views_named(given: Any) -> list[Any]:
+    """Return what was given for `view` as a list: a name or a View, or several of them."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
+
+
+def view_of(store: Store, given: Any) -> View:
+    """Return the view of a store that was given by its name, or as a View of this store.
+
+    Raises UnknownName; OptionError for a View of another store, or one that was replaced since.
+    """
+    name = given.name if isinstance(given, View) else given
+    view = store.views.get(name) if isinstance(name, str) else None
+    if view is None:
+        raise UnknownName.among("view", name, list(store.views), store=store.url)
+    if isinstance(given, View) and not view.is_same(given):
+        raise OptionError(
+            f"this view {name!r} is not the one that the store has: it is of another store, or was replaced since",
+            expected=repr(view),
+            found=repr(given),
+            hint=f"give its name, view={name!r}, or store.views[{name!r}] of this store",
+        )
+    return view
+
+
 def kept_of(store: Store, names: Any) -> Kept:
     """Return what the views of these names keep together. Raises UnknownName, OptionError, UnsupportedStore."""
-    listed = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
-    views = [_named(store, each) for each in listed]
+    views = [_named(store, each) for each in views_named(names)]
     if not views:
         raise OptionError("view names no view", hint="leave it out, or give a name or a list of names")
     partial = [each for each in views if each.covered_steps < store.rows]
@@ -137,9 +160,7 @@ class KeptSteps:
         return rows
 
 
-def _named(store: Store, name: Any) -> View:
-    view = store.views.get(name) if isinstance(name, str) else None
-    if view is None:
-        raise UnknownName.among("view", name, list(store.views), store=store.url)
+def _named(store: Store, given: Any) -> View:
+    view = view_of(store, given)
     view.check_known()
     return view

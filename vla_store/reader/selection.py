@@ -19,14 +19,14 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, StoreDamaged, UnknownName
 from vla_store.format import layout
-from vla_store.format.views import Runs, overlaps
+from vla_store.format.views import Runs, View, overlaps
 from vla_store.reader.cached import cached_property
 from vla_store.reader.kept import Kept, inside, kept_of, within
 from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.parts import parts_of
 from vla_store.reader.splits import SPLITS
 from vla_store.reader.store import Store
-from vla_store.reader.values import Split, StoreTask
+from vla_store.reader.values import Episode, Split, StoreTask
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -296,9 +296,10 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     task_names, texts = (None, set[str]()) if tasks is None else _known_tasks(store, tasks)
     numbers = np.arange(len(store.episodes))
     whole = np.ones(len(numbers), bool)
-    if episodes is not None:
-        named = [getattr(each, "episode", each) for each in _as_list(episodes)]
-        whole &= np.isin(numbers, store.check_episodes(named))
+    if isinstance(episodes, Split):
+        whole &= np.isin(numbers, _split(store, episodes).episodes)
+    elif episodes is not None:
+        whole &= np.isin(numbers, store.check_episodes(episodes))
     if split is not None:
         whole &= np.isin(numbers, _split(store, split).episodes)
     masks = []
@@ -417,11 +418,19 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, (str, int, Split, range)):
+    if isinstance(value, (str, int, Split, range, slice)):
         return repr(value)
     items = _as_list(value)
-    names = [each.name if isinstance(each, StoreTask) else str(each) for each in items[:4]]
+    if len(items) > 1 and isinstance(items[0], (bool, np.bool_)):
+        return f"mask of {len(items):,}, {np.count_nonzero(items):,} of them"
+    names = [_name_of(each) for each in items[:4]]
     return f"[{', '.join(names)}{f', ... ({len(items)})' if len(items) > 4 else ''}]"
+
+
+def _name_of(value: Any) -> str:
+    if isinstance(value, Episode):
+        return str(value.episode)
+    return value.name if isinstance(value, (StoreTask, View)) else str(value)
 
 
 def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:

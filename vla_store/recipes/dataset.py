@@ -196,8 +196,10 @@ class RecipeDataset(Samples):
         """
         raise NotImplementedError
 
-    def __getitem__(self, index: SupportsIndex) -> Any:
-        """Return one item. Negative numbers count from the end; IndexError past it."""
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        """Return one item; for a slice a list of them, read at once. Negative numbers count from the end; IndexError past it."""
+        if isinstance(index, slice):
+            return self.__getitems__(range(len(self))[index])
         number = self._in_range(index)
         with self._naming(number):
             sample = self.sample(number).items()  # which costs less than a batch of one
