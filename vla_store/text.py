@@ -92,6 +92,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def cut(text: str, width: int) -> str:
+    """Return a text of at most `width` characters: of a longer one beginning and end, by which long names differ, with ... between.
+
+    Words stay whole where there are some.
+    """
+    if len(text) <= width:
+        return text
+    end = (width - 3) // 2
+    first, last = text[: width - 3 - end], text[len(text) - end :]
+    if " " in first.strip() and " " in last.strip():
+        first, last = first.rpartition(" ")[0] + " ", " " + last.partition(" ")[2]
+    return f"{first}...{last}"
+
+
 def shown(text: str) -> str:
     """Return foreign text on one line, without characters that hide what it is.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vla_store import MachineError, Samples, mixture, open_store, recipes, weighted
+from vla_store.recipes.dataset import RecipeDataset
 
 WINDOWS = {"agentview_rgb": 0, "actions": range(3)}
 GIVEN = {"windows": WINDOWS, "alignment": "causal", "images": "upright"}
@@ -36,6 +37,9 @@ def _assert_same(one: Any, other: Any) -> None:
         assert one.keys() == other.keys()
         for key in one:
             _assert_same(one[key], other[key])
+    elif isinstance(one, tuple):
+        for each, own in zip(one, other, strict=True):
+            _assert_same(each, own)
     else:
         np.testing.assert_array_equal(one, other)
 
@@ -54,7 +58,7 @@ def test_a_slice_of_a_torch_dataset_is_a_list_of_its_samples(tiny_store: Path, t
 
 
 def test_a_slice_of_a_subclass_is_a_list_of_what_it_makes_of_samples(tiny_store: Path) -> None:
-    class Own(recipes.RecipeDataset):
+    class Own(RecipeDataset):
         def items(self, batch: dict[str, Any], empty: Any) -> Any:
             return {"a": batch["actions"].sum(axis=2)}
 

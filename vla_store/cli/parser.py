@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vla_store import __version__
-from vla_store.cli import build, cache, export, look, measure, upkeep, views
+from vla_store.cli import build, cache, episodes, export, look, measure, upkeep, views
 from vla_store.cli.printing import say
 
 NEAR = 0.75  # less is another word, not a slip
@@ -30,6 +30,8 @@ _ELSEWHERE = {
     "export": "dump save unpack extract to",
     "recode": "compress reencode transcode rechunk",
     "repair": "fix heal mend restore rebuild",
+    "episodes": "search find demos demonstrations trajectories",
+    "tasks": "instructions languages",
     "show": "draw view visualize viz plot open",
     "report": "html page summarize",
     "views": "filter select view",
@@ -124,6 +126,8 @@ def make_parser() -> argparse.ArgumentParser:
         export.export,
         build.recode,
         upkeep.repair,
+        episodes.episodes,
+        episodes.tasks,
         look.show,
         look.report,
         views.views,

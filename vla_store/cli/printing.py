@@ -8,7 +8,7 @@ import json
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vla_store.errors import VlaStoreError, machine_error
@@ -66,6 +66,27 @@ def print_result(
     """Print a result for programs with --json, else as the text that this function makes of it. Returns 0."""
     with writing_results():
         print(json.dumps(described) if arguments.json else printable(text(described)), flush=True)
+    return 0
+
+
+def print_lines(lines: Iterable[str]) -> int:
+    """Print lines for people as they come; none is held. Returns 0."""
+    with writing_results():
+        for line in lines:
+            sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.flush()
+    return 0
+
+
+def print_array(values: Iterable[Any]) -> int:
+    """Print values for programs as one JSON array, a line each, as they come. Returns 0."""
+    with writing_results():
+        start = "["
+        for value in values:
+            sys.stdout.write(f"{start}{json.dumps(value)}")
+            start = ",\n "
+        sys.stdout.write("[]\n" if start == "[" else "]\n")
+        sys.stdout.flush()
     return 0
 
 
