@@ -33,6 +33,7 @@ from vla_store.reader.samples import Samples
 from vla_store.reader.store import Store
 from vla_store.reader.transforms import transformed
 from vla_store.reader.windows import Window
+from vla_store.text import counted
 
 __all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "collate"]
 
@@ -362,7 +363,7 @@ class Loader(Batches):
     def __repr__(self) -> str:
         rank, world_size = self.rank
         try:
-            length = f"{len(self):,} batches"
+            length = counted(len(self), "batch", "batches")
         except OptionError:
             length = "too few rows for batches"
         epoch, position = self.epochs.place

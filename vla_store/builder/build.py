@@ -37,6 +37,7 @@ from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
 from vla_store.storage import Storage
+from vla_store.text import counted
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def plan_part(
         )
         if not options.mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
-        options.reports.talk(f"probing the cameras of {scan.episodes} episodes")
+        options.reports.talk(f"probing the cameras of {counted(scan.episodes, 'episode')}")
         probe = _probe(scan, options)
     finally:
         close_files()

@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     from vla_store.format.schema import Root
 
 MAX_LINES = 20
-LINE_WIDTH = 88
 
 
 def error_text(error: VlaStoreError) -> str:
     """Return an error as it is printed: a screen at most, its hint in lines that a terminal need not wrap."""
     what, hint, advice = str(error).rpartition("\nhint: ")
     if hint:  # the other lines hold paths, and what a file said; a path in a hint is there to be copied
-        advice = textwrap.fill(
-            advice, LINE_WIDTH, subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
-        )
-    return f"vla-store: error: {what}{hint}{advice}"
+        advice = wrapped(advice, "hint: ", "      ")
+        return f"{_START}{what}\n{advice}" if what else f"{_START}{advice}"
+    first, *rest = str(error).split("\n")
+    return "\n".join([wrapped(first, _START, "  "), *rest])
 
 
 def say(text: str) -> None:
@@ -130,12 +129,12 @@ def root_text(described: dict[str, Any]) -> str:
     """Return what `print_root` prints for people."""
     lines = [
         f"store          {described['store']}",
-        f"episodes       {described['episodes']:,} ({described['rows']:,} steps) in {counted(described['parts'], 'part')}",
+        f"episodes       {described['episodes']:,} ({counted(described['rows'], 'step')}) in {counted(described['parts'], 'part')}",
         f"fingerprint    {described['fingerprint'][:16]}  (content)",
         f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
     ]
     if added := described.get("added"):
-        lines.append(f"added          {added['episodes']:,} episodes ({added['rows']:,} steps)")
+        lines.append(f"added          {counted(added['episodes'], 'episode')} ({counted(added['rows'], 'step')})")
     if "removed" in described:
         lines.append(f"removed        {', '.join(described['removed']) or 'no view'}")
     lines += [

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, StoreDamaged, UnsupportedStore
 from vla_store.format import canonical, layout
 from vla_store.format.json_reader import JsonReader
+from vla_store.text import counted
 
 ANCHORS = "anchors"
 STEPS = "steps"
@@ -164,7 +165,7 @@ class View:
         return self.name == other.name and self.is_made_as(other) and all(np.array_equal(*each) for each in runs)
 
     def __repr__(self) -> str:
-        return f"View({self.name!r}, {self.text}: {self.steps:,} of {self.covered_steps:,} steps)"
+        return f"View({self.name!r}, {self.text}: {self.steps:,} of {counted(self.covered_steps, 'step')})"
 
     @property
     def text(self) -> str:

@@ -28,6 +28,7 @@ from vla_store.reader.cached import cached_property
 from vla_store.reader.options import by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
+from vla_store.text import counted
 
 PART = "part"
 BATCHES = ("mixed", "by_part")
@@ -380,7 +381,7 @@ class Mixture:
         widths = [max(map(len, column)) for column in zip(*lines)]
         table = ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines]
         by_part = ", each batch of one part" if self.by_part else ""
-        first = f"{type(self).__name__}({len(self):,} samples of {len(self.names)} parts, {self.epoch_rows:,} an epoch{by_part}"
+        first = f"{type(self).__name__}({counted(len(self), 'sample')} of {counted(len(self.names), 'part')}, {self.epoch_rows:,} an epoch{by_part}"
         return "\n".join([first, *table]) + ")"
 
     def _own(self, number: int) -> tuple[int, int]:

@@ -145,7 +145,7 @@ def views_text(described: dict[str, Any], rows: int, *, by_task: bool) -> str:
         lines += _losses(each["counts"])
     for name, each in described.items():
         if each["covered_steps"] < rows:
-            told = f"{name} tells of {each['covered_steps']:,} of the store's {rows:,} steps; no others are in it."
+            told = f"{name} tells of {each['covered_steps']:,} of the store's {counted(rows, 'step')}; no others are in it."
             lines += ["", told]
     return "\n".join(lines)
 
@@ -173,7 +173,7 @@ def _losses(counts: Sequence[dict[str, Any]]) -> list[str]:
     if len(losing) > len(listed):
         lines.append(f"... and {len(losing) - len(listed)} more that lose steps (--json lists all)")
     if len(losing) < len(counts):
-        lines += ["", f"{len(counts) - len(losing)} of {len(counts)} tasks lose no step"]
+        lines += ["", f"without a step lost: {len(counts) - len(losing)} of {counted(len(counts), 'task')}"]
     return lines
 
 
@@ -220,7 +220,7 @@ def _conventions(described: dict[str, Any]) -> list[str]:
     for (orientation, observation, codec, decoder, said), count in sorted(found.items()):
         of, recorded = "", "recorded "
         if len(found) > 1:
-            of, recorded = f"{count} of {len(described['conventions'])} files: ", ""
+            of, recorded = f"{count} of {counted(len(described['conventions']), 'file')}: ", ""
         lines.append(f"conventions    {of}pictures {orientation}, observations {recorded}{observation} the action")
         if said:
             lines.append(f"               said at build: {' and '.join(reversed(said))}")
@@ -228,7 +228,7 @@ def _conventions(described: dict[str, Any]) -> list[str]:
             lines.append(f"               pictures were {encoding_text(codec)}, decoded by {decoder}")
     rates = Counter(each["fps"] for each in described["conventions"])
     for fps, count in sorted((each for each in rates.items() if each[0] is not None), key=lambda each: each[0]):
-        of = f"{count} of {rates.total()} files: " if len(rates) > 1 else ""
+        of = f"{count} of {counted(rates.total(), 'file')}: " if len(rates) > 1 else ""
         lines.append(f"rate           {of}{rate_text(fps)}")
     return lines
 

@@ -20,6 +20,7 @@ from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, 
 from vla_store.publish.commit import group_keys
 from vla_store.sources.find import Given, named_sources
 from vla_store.storage import Storage, open_storage
+from vla_store.text import counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def repair_store(
             damaged = [each.object for each in report.problems if each.object and each.object not in repaired]
             if not damaged:
                 break
-            talk(f"{len(damaged)} objects to repair")
+            talk(f"{counted(len(damaged), 'object')} to repair")
             done, lost = _repair(place, damaged, given, talk)
             repaired += done
             if not done:

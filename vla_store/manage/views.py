@@ -34,6 +34,7 @@ from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, open_storage
+from vla_store.text import counted
 from vla_store.view_rules import NewView, Rule, rule_of
 from vla_store.view_steps import computed_view, counts_of, kept_in
 
@@ -163,8 +164,8 @@ def add_views(
                 raise OptionError(
                     "a view of this name is there already",
                     view=each.name,
-                    there=f"{there.text}: {there.steps:,} of {there.covered_steps:,} steps",
-                    wanted=f"{view.text}: {view.steps:,} of {view.covered_steps:,} steps",
+                    there=f"{there.text}: {there.steps:,} of {counted(there.covered_steps, 'step')}",
+                    wanted=f"{view.text}: {view.steps:,} of {counted(view.covered_steps, 'step')}",
                     hint=f"give it another name, or first: vla-store views remove STORE {each.name}",
                 )
         return {**before, **made} if made.keys() - before.keys() else None
@@ -336,7 +337,7 @@ def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[
         carried_on = _with_rows(view, whole, united(covered), united(kept))
         if carried_on.covered_steps < rows and not has_failed:
             notes.append(
-                f"view {name!r} cannot be computed again: it covers {carried_on.covered_steps:,} of {rows:,} steps, and not the new"
+                f"view {name!r} cannot be computed again: it covers {carried_on.covered_steps:,} of {counted(rows, 'step')}, and not the new"
             )
         before = {(each.suite, each.task) for each in view.counts}
         notes += [
@@ -430,7 +431,7 @@ def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Itera
             view=view.name,
             rule=view.text,
             tasks="\n".join(
-                [f"{each.suite}/{each.task} ({each.steps:,} steps)" for each in empty[:MAX_NOTED]]
+                [f"{each.suite}/{each.task} ({counted(each.steps, 'step')})" for each in empty[:MAX_NOTED]]
                 + ([f"... and {len(empty) - MAX_NOTED} more"] if len(empty) > MAX_NOTED else [])
             ),
             hint="to have the view without them: --allow-empty (from Python: allow_empty=True)",
@@ -439,11 +440,12 @@ def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Itera
     if view.rule == "success":
         unknown = sum(int((whole.column("success") < 0).sum()) for whole in parts)
         if unknown:
-            yield f"{view.name}: {unknown:,} episodes have no rewards, and are left out as if they had failed"
+            yield f"{view.name}: without rewards, and so left out as if failed: {counted(unknown, 'episode')}"
         constant = sum(each.kept_episodes in (0, each.episodes) for each in view.counts)
         if constant:
-            yield f"{view.name}: constant in {constant} of {len(view.counts)} tasks: all of their episodes agree" + (
-                "; the view leaves nothing out" if view.steps == view.covered_steps else ""
+            yield (
+                f"{view.name}: constant in {constant} of {counted(len(view.counts), 'task')}: all of their episodes agree"
+                + ("; the view leaves nothing out" if view.steps == view.covered_steps else "")
             )
     elif view.steps == view.covered_steps:
         yield f"{view.name}: leaves nothing out"

@@ -15,6 +15,7 @@ from vla_store.format import layout
 from vla_store.reader.numbers import whole_numbers
 from vla_store.reader.parts import parts_of
 from vla_store.reader.values import Episode
+from vla_store.text import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -120,7 +121,7 @@ class Episodes(Sequence[Episode]):
         if own != episode:
             raise OptionError(
                 "this episode is of another store",
-                expected=f"one of the {len(self):,} episodes of {self._store.url}",
+                expected=f"one of the {counted(len(self), 'episode')} of {self._store.url}",
                 found=f"{episode.suite}/{episode.file}, demonstration {episode.number}, as episode {episode.episode}",
             )
         return episode.episode

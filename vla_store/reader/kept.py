@@ -14,6 +14,7 @@ from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
 from vla_store.reader.part import Part, Position, Positions
 from vla_store.reader.store import Store
+from vla_store.text import counted
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -67,7 +68,7 @@ def kept_of(store: Store, names: Any) -> Kept:
     partial = [each for each in views if each.covered_steps < store.rows]
     for each in partial:
         warn(
-            f"view {each.name!r} tells of {each.covered_steps:,} of the store's {store.rows:,} steps; "
+            f"view {each.name!r} tells of {each.covered_steps:,} of the store's {counted(store.rows, 'step')}; "
             "the others are left out"
         )
     anchors, steps = views[0].kept, None
@@ -77,7 +78,7 @@ def kept_of(store: Store, names: Any) -> Kept:
         if each.kind == STEPS:
             steps = each.kept if steps is None else joined(overlaps(steps, each.kept)[0])
     lines = tuple(
-        f"{each.name} ({each.text}; {each.steps:,} of {each.covered_steps:,} steps"
+        f"{each.name} ({each.text}; {each.steps:,} of {counted(each.covered_steps, 'step')}"
         f"{f', {store.rows - each.covered_steps:,} it does not tell of' if each in partial else ''})"
         for each in views
     )

@@ -43,6 +43,7 @@ from vla_store.reader.texts import check_kind, choice_of, further_texts
 from vla_store.reader.transforms import transformed
 from vla_store.reader.windows import Window, parse_windows
 from vla_store.storage import Range, keep
+from vla_store.text import counted
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
@@ -352,10 +353,10 @@ class Samples:
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
         left_out = chosen.count - len(self)
-        first = f" ({left_out:,} steps without a recorded observation are no anchors)" if left_out else ""
+        first = f" ({counted(left_out, 'step')} without a recorded observation are no anchors)" if left_out else ""
         stored = store.conventions.orientation or "of several orientations"
         lines = [
-            f"{type(self).__name__}({len(self):,} anchors{first}",
+            f"{type(self).__name__}({counted(len(self), 'anchor')}{first}",
             f"  store      {store.url}",
             f"  selection  {chosen.text}",
             *(f"  view       {line}" for line in (chosen.kept.lines if chosen.kept else ())),
@@ -474,7 +475,7 @@ class Samples:
         if len(data) != len(located.ranges):
             raise OptionError(
                 "data is what `fetch` gives for the samples that were located",
-                expected=f"{len(located.ranges)} pieces",
+                expected=counted(len(located.ranges), "piece"),
                 found=len(data),
             )
         arrays: dict[str, Any] = self._arrays(count, out)

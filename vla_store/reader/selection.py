@@ -27,6 +27,7 @@ from vla_store.reader.parts import parts_of
 from vla_store.reader.splits import SPLITS
 from vla_store.reader.store import Store
 from vla_store.reader.values import Episode, Split, StoreTask
+from vla_store.text import counted
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -379,7 +380,7 @@ def _split(store: Store, split: Any) -> Split:
         rule = f"split({split.name!r}, fraction={split.fraction}, seed={split.seed})"
         raise OptionError(
             "this split was made of another store, or before something was appended to this one",
-            expected=f"{len(own):,} episodes of the {len(store.episodes):,} of {store.url}",
+            expected=f"{counted(len(own), 'episode')} of the {len(store.episodes):,} of {store.url}",
             found=f"{len(split):,} others",
             hint=f"make it of this store: store.{rule}; or name its episodes: episodes=split.episodes",
         )
@@ -441,11 +442,13 @@ def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
         alone = _chosen(store, {name: given[name]}).count
         together = _chosen(store, dict(list(given.items())[: number + 1])).count
         nothing += [] if alone else [name]
-        places[name] = f"{alone:,} of {store.rows:,} steps" + (f"; {together:,} with those above" if number else "")
+        places[name] = f"{alone:,} of {counted(store.rows, 'step')}" + (
+            f"; {together:,} with those above" if number else ""
+        )
     hint = "each of these leaves something, and all of them together nothing: leave one out"
     if nothing:
         hint = f"{nothing[0]} alone leaves nothing; " + {
-            "split": f"each of the {len(store.episodes):,} episodes falls on one side by its digest: choose another fraction or seed",
+            "split": f"each of the {counted(len(store.episodes), 'episode')} falls on one side by its digest: choose another fraction or seed",
             "view": "`vla-store views list STORE NAME` says what it keeps of every task",
         }.get(nothing[0], f"an empty list selects nothing, leave {nothing[0]} out to have all")
     return OptionError("the selection is empty", selection=text, **places, hint=hint)

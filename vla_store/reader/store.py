@@ -48,6 +48,7 @@ from vla_store.reader.values import (
     StoreTask,
 )
 from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document
+from vla_store.text import counted
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -146,7 +147,7 @@ class Store:
 
     def __repr__(self) -> str:
         return (
-            f"Store({self.url!r}: {self.rows:,} steps, {len(self.episodes):,} episodes, {len(self.tasks):,} tasks, "
+            f"Store({self.url!r}: {counted(self.rows, 'step')}, {counted(len(self.episodes), 'episode')}, {counted(len(self.tasks), 'task')}, "
             f"suites {', '.join(self.suites)})"
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.schema import PartDocument
+from vla_store.text import counted
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
@@ -276,7 +277,7 @@ class Split:
         return len(self.episodes)
 
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, fraction={self.fraction}, by={self.by!r}, seed={self.seed}: {len(self)} episodes)"
+        return f"Split({self.name!r}, fraction={self.fraction}, by={self.by!r}, seed={self.seed}: {counted(len(self), 'episode')})"
 
 
 def _only(values: set[str]) -> str | None:

@@ -31,6 +31,7 @@ from vla_store.reader.selection import SPAN, Anchors
 from vla_store.reader.store import Store, open_store
 from vla_store.reader.transforms import a_sample, transformed
 from vla_store.recipes.needs import Needs, nonfinite_notes
+from vla_store.text import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
@@ -278,9 +279,9 @@ class RecipeDataset(Samples):
             "by the recipe's rule": self._aligned - len(self),
         }
         why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
-        first = f"{type(self).__name__}({len(self):,} anchors"
+        first = f"{type(self).__name__}({counted(len(self), 'anchor')}"
         if why:
-            first += f" of {total:,} steps (left out: {why})"
+            first += f" of {counted(total, 'step')} (left out: {why})"
         # What Samples says of its numbers is of the fields, not of items.
         lines = [line for line in super().__repr__().split("\n")[1:] if not line.startswith("  numbers ")]
         return "\n".join([first, *lines, *(f"  {name:<9}  {text}" for name, text in self.facts())]) + ")"

@@ -32,6 +32,7 @@ from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, Int64, Options, RecipeDataset, Unpack, opened, recipe
 from vla_store.recipes.lerobot_meta import LeRobotMeta
 from vla_store.recipes.needs import mapped
+from vla_store.text import counted
 
 SELECTION = ("suites", "tasks", "episodes", "split", "view")
 FORM = "{feature: [seconds, ...]}"
@@ -212,7 +213,7 @@ class LeRobotDataset(RecipeDataset):
     def facts(self) -> list[tuple[str, str]]:
         said = ", ".join(f"{each.name} {each.shape}" for each in self._features)
         return [
-            ("frames", f"{self.fps:g} a second, {self.num_episodes:,} episodes"),
+            ("frames", f"{self.fps:g} a second, {counted(self.num_episodes, 'episode')}"),
             ("features", said),
             *super().facts(),
         ]
