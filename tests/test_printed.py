@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 
-from vla_store import open_store
+import pytest
+from store_tools import assert_one_screen
+from tiny_libero import TinyFile, write_suites
+
+from vla_store import Samples, cli, mixture, open_store, weighted
 from vla_store.builder import build_store
 from vla_store.cli.printing import root_text
 from vla_store.look.info import store_json, store_text
+from vla_store.progress import ProgressBar
 
 
 def test_a_builds_table_says_what_was_chosen_and_what_came_out(tiny_source: Path, tmp_path: Path) -> None:
@@ -68,3 +76,88 @@ def test_a_roots_text_leaves_out_what_was_not_done() -> None:
         assert "added" not in root_text(described | more)
     added = root_text(described | {"added": {"episodes": 3, "rows": 20}})
     assert "added          3 episodes (20 steps)" in added
+
+
+def test_info_of_a_store_that_is_being_built_says_who_builds_it_and_how_far(
+    tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, said = tmp_path / "x.vla", []
+
+    class Asks(ProgressBar):
+        def advance(self, nbytes: int) -> None:
+            super().advance(nbytes)
+            assert cli.main(["info", str(store)]) == 1
+            said.append(capsys.readouterr().err)
+
+    build_store(tiny_source, store, progress=Asks(quiet=True))
+    assert len(said) > 3
+    for err in said:
+        assert_one_screen(err, "this store is being written now", f"{store}.partial", f"{os.getpid()} on ")
+    assert any(f"{share}% of the data" in said[1] for share in range(100))
+    assert "100% of the data" in said[-1]
+    assert cli.main(["info", str(store)]) == 0
+
+
+def test_every_command_names_a_store_by_the_same_absolute_path(
+    small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    suites = sorted(map(str, small_source.iterdir()))
+    written = {
+        "a.vla": ("build", suites[0]),
+        "b.vla": ("copy", "link/a.vla"),
+        "c.vla": ("merge", "link/b.vla"),
+        "d.vla": ("recode", "./link/c.vla", "--preset", "raw"),
+    }
+    for name, words in written.items():
+        for more in ((), ("--json",)):
+            shutil.rmtree(f"real/{name}", ignore_errors=True)
+            assert cli.main([*words, f"./link/../link/{name}", "--quiet", *more]) == 0
+            out = capsys.readouterr().out
+            place = f"{tmp_path}/link/{name}"
+            told = (
+                json.loads(out)["store"] if more else next(x[15:] for x in out.splitlines() if x.startswith("store "))
+            )
+            assert told == place
+    for words in (("info",), ("verify",), ("append", suites[1]), ("repair", "--from", suites[0])):
+        name = "d.vla" if words[0] == "append" else "a.vla"
+        assert cli.main([*words, f"link/./{name}", "--quiet"]) == 0
+        assert f" {tmp_path}/link/{name}\n" in capsys.readouterr().out
+
+
+SINGULAR = (
+    r"(?<![\d.,])1 (episodes|steps|tasks|files|parts|samples|batches|anchors|objects|rows|warnings|pieces|numbers)\b"
+)
+
+
+def test_one_of_a_kind_is_said_in_the_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every text that tells of a store of one episode of one step."""
+    source, store = tmp_path / "one", tmp_path / "x.vla"
+    write_suites(source, suites=(TinyFile("libero_one", "do_it", 12, {0: 1}),))
+    for words in (
+        ("build", source, store, "--observation", "after", "--dry-run"),
+        ("build", source, store, "--observation", "after"),
+        ("info", store),
+        ("views", "add", store, "no_noops"),
+        ("views", "list", store, "no_noops"),
+        ("verify", store, "--against", source),
+        ("episodes", store),
+        ("tasks", store),
+        ("copy", store, tmp_path / "y.vla"),
+        ("merge", store, tmp_path / "z.vla"),
+        ("recode", store, tmp_path / "r.vla", "--preset", "small"),
+        ("export", store, "--to", "hdf5", tmp_path / "out"),
+        ("coverage", store, "--runs", "2"),
+        ("info", store),
+    ):
+        assert cli.main(list(map(str, words))) == 0, capsys.readouterr().err
+        told = "".join(capsys.readouterr())
+        assert not re.search(SINGULAR, told), f"{words[0]}: {told}"
+    opened = open_store(store)
+    samples = Samples(opened, windows={"actions": 0}, alignment="as_stored")
+    told = [opened, samples, samples.__getitems__([0]), opened.split("train", fraction=1.0), opened.episodes]
+    told += [weighted(samples, [1.0]), mixture([(samples, 1)]), *opened.views.values()]
+    for each in map(repr, told):
+        assert not re.search(SINGULAR, each), each

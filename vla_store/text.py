@@ -6,6 +6,7 @@ Pure functions from values to text. Imports nothing of this package.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 WIDTH = 80
@@ -90,6 +91,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def wrapped(text: str, start: str = "", indent: str = "") -> str:
+    """Return a text in lines that a terminal need not wrap: the first after `start`, the others after `indent`.
+
+    Words stay whole, however long: a path is there to be copied.
+    """
+    return textwrap.fill(
+        text, WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def cut(text: str, width: int) -> str:

@@ -228,15 +228,20 @@ def encode_part(planned: PlannedPart, journal: Journal, receipts: Mapping[str, R
     missing = [unit for unit in planned.units if unit.name not in found]
     nbytes_of = {unit.name: unit.raw_nbytes for unit in planned.units}
     total = sum(nbytes_of.values())
+    encoded = total - sum(unit.raw_nbytes for unit in missing)
+    journal.tell(encoded, total)
     try:
         metadata = write_metadata(plan, journal.part)
 
         def done(receipt: Receipt) -> None:
+            nonlocal encoded
             journal.record(receipt)
             found[receipt.unit] = receipt
+            encoded += nbytes_of[receipt.unit]
+            journal.tell(encoded, total)
             reports.advance(nbytes_of[receipt.unit])
 
-        reports.begin(plan.rows, total, total - sum(unit.raw_nbytes for unit in missing))
+        reports.begin(plan.rows, total, encoded)
         try:
             run_units(
                 missing,

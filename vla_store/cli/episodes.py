@@ -17,7 +17,7 @@ from vla_store.reader import open_store
 @command(
     "episodes",
     "list the episodes of a store, or those that are looked for",
-    'vla-store episodes libero.vla --task "black bowl" --success yes',
+    "vla-store episodes libero.vla --task bowl --success yes",
     argument(
         "--task",
         action="append",

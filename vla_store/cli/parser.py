@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from vla_store import __version__
 from vla_store.cli import build, cache, episodes, export, look, measure, upkeep, views
-from vla_store.cli.printing import say
+from vla_store.cli.printing import failure_json, say
+from vla_store.text import wrapped
 
+WRONG_USE = 2
 NEAR = 0.75  # less is another word, not a slip
 
 # What other tools call things: arguments, which have options there, and commands and options.
@@ -63,8 +65,13 @@ class _Parser(argparse.ArgumentParser):
         return arguments, unknown
 
     def error(self, message: str) -> NoReturn:
-        say(f"{self.format_usage()}{self.prog}: error: {message}\n\nhint: {self._hint(message)}")
-        raise SystemExit(2)
+        hint = self._hint(message)
+        if asks_for_json(self._given):
+            say(failure_json("UsageError", message, WRONG_USE, hint, {"usage": " ".join(self.format_usage().split())}))
+        else:
+            start = f"{self.prog}: error: "
+            say(f"{self.format_usage()}{wrapped(message, start, '    ')}\n\n{wrapped(hint, 'hint: ', ' ' * 6)}")
+        raise SystemExit(WRONG_USE)
 
     def _hint(self, message: str) -> str:
         """Return a hint for a message of argparse; it ends with the command that tells more."""
@@ -98,6 +105,11 @@ def _meant(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, 1, cutoff=NEAR)
     near = near or [each for each in known if word in _ELSEWHERE.get(each, "").split()]
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def asks_for_json(words: Sequence[str]) -> bool:
+    """Return whether `--json` is among these arguments, whatever else is wrong with them."""
+    return "--json" in words[: words.index("--") if "--" in words else None]
 
 
 def in_our_words(argv: Sequence[str]) -> list[str]:

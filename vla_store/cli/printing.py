@@ -5,31 +5,54 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import sys
-import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vla_store.errors import VlaStoreError, machine_error
 from vla_store.progress import leave
 from vla_store.storage import place_of
-from vla_store.text import counted, printable, size_text
+from vla_store.text import counted, printable, size_text, wrapped
 
 if TYPE_CHECKING:
     from vla_store.format.schema import Root
 
 MAX_LINES = 20
+START = "vla-store: error: "
 
 
 def error_text(error: VlaStoreError) -> str:
-    """Return an error as it is printed: a screen at most, its hint in lines that a terminal need not wrap."""
-    what, hint, advice = str(error).rpartition("\nhint: ")
-    if hint:  # the other lines hold paths, and what a file said; a path in a hint is there to be copied
-        advice = wrapped(advice, "hint: ", "      ")
-        return f"{_START}{what}\n{advice}" if what else f"{_START}{advice}"
-    first, *rest = str(error).split("\n")
-    return "\n".join([wrapped(first, _START, "  "), *rest])
+    """Return an error as it is printed: a screen at most, in lines that a terminal need not wrap."""
+    lines = [wrapped(error.what, START, " " * len(START))]
+    width = max(map(len, error.places), default=0)
+    for label, value in error.places.items():
+        start, indent = f"  {label:<{width}}  ", " " * (width + 4)
+        for line in value.splitlines() or [""]:
+            lines.append(f"{start}{line}" if _is_kept(line) else wrapped(line, start, indent))
+            start = indent
+    if error.hint:
+        lines += ["", wrapped(error.hint, "hint: ", " " * len("hint: "))]
+    return "\n".join(lines)
+
+
+def _is_kept(line: str) -> bool:
+    """Return whether a line is not to be wrapped: it has a path, which may have spaces, or its own spaces mean something."""
+    return bool(re.search(r"(^|\s|['\"=])(/|\w+://)|^\s", line)) or not line.strip()
+
+
+def error_json(error: VlaStoreError) -> str:
+    """Return an error as one line of JSON, for programs."""
+    return failure_json(type(error).__name__, error.what, error.exit_code, error.hint, error.places)
+
+
+def failure_json(
+    name: str, message: str, code: int, hint: str = "", where: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return one line of JSON about what failed: name of the error, what, the exit code, what to do, and labelled facts."""
+    return json.dumps({"error": name, "exit_code": code, "hint": hint, "message": message, "where": dict(where)})
 
 
 def say(text: str) -> None:
@@ -43,7 +66,7 @@ def say(text: str) -> None:
 def tell(kind: str, items: Sequence[str]) -> None:
     """Print lines of one kind on stderr, a screen at most."""
     for item in items[:MAX_LINES]:
-        say(f"{kind}: {item}")
+        say(wrapped(item, f"{kind}: ", " " * 4))
     if len(items) > MAX_LINES:
         say(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)")
 
