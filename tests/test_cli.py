@@ -29,6 +29,14 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return dict(found.choices)
 
 
+def code_of(words: list[str]) -> object:
+    """What the process would end with."""
+    try:
+        return cli.main(words)
+    except SystemExit as ended:
+        return ended.code
+
+
 def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
         cli.main([*arguments, "--help"])
@@ -154,7 +162,7 @@ def test_wrong_use_says_the_next_command(
         ("convert x y --json", 2, "UsageError", "invalid choice: 'convert'", "did you mean build?"),
         ("info --json x y", 2, "UsageError", "unrecognized arguments: y", "see vla-store info --help"),
         ("views add x.vla nope --json", 2, "UnknownName", "there is no", ""),
-        ("build . x.vla --json", 2, "SourceNotFound", "", ""),
+        ("build nothing x.vla --json", 2, "SourceNotFound", "no such source", "check the path"),
     ],
 )
 def test_errors_under_json_are_one_object_on_stderr(
@@ -168,10 +176,7 @@ def test_errors_under_json_are_one_object_on_stderr(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        assert cli.main(words.split()) == code
-    except SystemExit as ended:
-        assert ended.code == code
+    assert code_of(words.split()) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1

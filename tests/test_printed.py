@@ -55,6 +55,10 @@ def test_a_stores_text_and_json_agree(tiny_store: Path) -> None:
         "libero_spatial": 4,
     }
     assert sum(each["steps"] for each in described["suites"].values()) == 137
+    by_task = [sum(each[name] for each in described["tasks"]) for name in ("episodes", "steps")]
+    assert by_task == [10, 137]
+    told = [(each["suite"], each["name"], each["instruction"]) for each in described["tasks"]]
+    assert told == [(each.suite, each.name, each.instruction) for each in store.tasks]
     text = store_text(described)
     assert "rows           137 steps of 10 episodes in 1 part" in text
     assert "conventions    pictures bottom_up, observations recorded after the action" in text
