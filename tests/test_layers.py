@@ -98,6 +98,7 @@ ONLY_IN = {
     "pyarrow": {"sources", "export"},
     "av": {"sources", "export"},
     "pandas": {"reader"},
+    "shtab": {"cli"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},

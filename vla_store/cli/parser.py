@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from vla_store import __version__
 from vla_store.cli import build, cache, episodes, export, look, measure, upkeep, views
+from vla_store.cli.completion import SHELLS, PrintCompletion
 from vla_store.cli.printing import failure_json, say
 from vla_store.text import wrapped
 
@@ -126,6 +127,12 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 fine, 1 the data or the store is bad, 2 wrong use, 3 the machine failed us, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"vla-store {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=PrintCompletion,
+        help="print a script by which a shell completes commands, options and paths (needs shtab)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         build.build,
