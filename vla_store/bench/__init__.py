@@ -18,8 +18,7 @@ from vla_store.bench import far, near, turns
 from vla_store.bench.far import FarReport, Probe, Run
 from vla_store.bench.near import BenchReport, LoaderRate
 from vla_store.bench.turns import Setting, Talk
-from vla_store.errors import OptionError, whole_number
-from vla_store.reader.kept import views_named
+from vla_store.errors import OptionError, several, whole_number
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
@@ -92,7 +91,7 @@ def bench_store(
         open_ms=(time.perf_counter() - began) * 1e3,
         began=began,
         cores=cores,
-        views=() if view is None else tuple(getattr(each, "name", each) for each in views_named(view)),
+        views=tuple(getattr(each, "name", each) for each in several(view)),
     )
     if parts_of(samples.store).fetcher.is_near:
         return near.measure(setting, tuple(workers or turns.doubling(cores)), talk)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, warn
+from vla_store.errors import OptionError, several, warn
 from vla_store.features.mapping import EXCLUDE
 from vla_store.format.views import STEPS
 from vla_store.reader import Samples, Store
 from vla_store.reader.conversion import standing_still
-from vla_store.reader.kept import view_of, views_named
+from vla_store.reader.kept import view_of
 from vla_store.reader.parts import parts_of
 from vla_store.reader.seconds import checked_rate
 from vla_store.reader.selection import Anchors, anchors_of, choose
@@ -203,7 +203,7 @@ def lost_in(store: Store, fields: Sequence[str], dtype: str) -> list[str]:
 
 def check_whole(store: Store, names: Any) -> None:
     """Refuse views that say which steps may be sampled, and not which there are. Raises OptionError, UnknownName."""
-    for each in () if names is None else views_named(names):
+    for each in several(names):
         view = view_of(store, each)
         if view.kind != STEPS:
             raise OptionError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, several
 from vla_store.format.digests import episode_name
 from vla_store.reader import Store
 from vla_store.reader.kept import kept_of
@@ -103,7 +103,7 @@ def filtered(store: Store, wanted: EpisodeFilter) -> list[Episode]:
 
 def matching(store: Store, wanted: EpisodeFilter) -> Iterator[Episode]:
     """Return an iterator over what `filtered` returns: none is held. Raises the same, before the first."""
-    suites, texts = _listed(wanted.suite), _listed(wanted.text)
+    suites, texts = several(wanted.suite), several(wanted.text)
     for suite in suites:
         if suite not in store.suites:
             raise UnknownName.among("suite", suite, list(store.suites), store=store.url)
@@ -138,7 +138,7 @@ def nothing_found(store: Store, wanted: EpisodeFilter) -> OptionError:
         f"{_CALLED.get(name, name)} {_said(given[name])}": f"{number:,} of {counted(len(store.episodes), 'episode')}"
         for name, number in alone.items()
     }
-    near = near_tasks(store, " ".join(_listed(wanted.text))) if alone.get("text") == 0 else []
+    near = near_tasks(store, " ".join(several(wanted.text))) if alone.get("text") == 0 else []
     hint = "leave a condition out, or make it wider"
     if near:
         hint = "tasks with such words: " + "; ".join(near)
@@ -153,7 +153,7 @@ _CALLED = {"text": "task"}
 def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, _listed(value)))
+    return ", ".join(map(str, several(value)))
 
 
 def near_tasks(store: Store, words: str) -> list[str]:
@@ -165,11 +165,6 @@ def near_tasks(store: Store, words: str) -> list[str]:
     scores = {text: sum(1 for each in alike if each & found) for text, found in words_of.items()}
     best = sorted((text for text in texts if scores[text]), key=lambda text: -scores[text])
     return [shown(each) for each in best[:NEAR]]
-
-
-def _listed(given: Any) -> list[Any]:
-    """Return one value or several as a list; None is no value."""
-    return [] if given is None else list(given) if isinstance(given, (list, tuple, set, frozenset)) else [given]
 
 
 def has_words(text: str, words: str) -> bool:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machine_errors
+from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machine_errors, several
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
@@ -43,7 +43,7 @@ class MergeReport:
 
 
 def merge_stores(
-    stores: Sequence[str | os.PathLike[str]],
+    stores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     *,
     mixed: bool = False,
@@ -82,6 +82,7 @@ def merge_stores(
     MachineError, FetchError
         A disk or a storage fails.
     """
+    stores = several(stores)
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")
     place = open_storage(target)

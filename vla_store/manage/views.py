@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_errors
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_errors, several
 from vla_store.format import layout
 from vla_store.format.new_root import NewRoot, root_with_views
 from vla_store.format.schema import PartEntry, Root
@@ -103,7 +103,7 @@ def add_view(
 
 def add_views(
     store: str | os.PathLike[str],
-    wanted: Sequence[NewView],
+    wanted: NewView | Sequence[NewView],
     *,
     allow_empty: bool = False,
     talk: Callable[[str], None] = lambda text: None,
@@ -131,6 +131,7 @@ def add_views(
     OptionError, UnknownName, StoreNotFound, StoreDamaged, MachineError, FetchError
         As `add_view` raises them; none of the views is added then.
     """
+    wanted = several(wanted)
     if not wanted:
         raise OptionError("no view to add")
     names = [each.name for each in wanted]
@@ -174,7 +175,7 @@ def add_views(
     return ViewsReport(root, tuple(made.values()), tuple(notes), changed)
 
 
-def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> ViewsReport:
+def remove_views(store: str | os.PathLike[str], names: str | View | Iterable[str | View] | None) -> ViewsReport:
     """Record that views are no more. Older roots keep theirs.
 
     Parameters
@@ -182,7 +183,7 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
     store
         A path, or a URL that can be written and can create an object exclusively.
     names
-        One name or several; None for all views, even where they cannot be read.
+        One name or several, or views of `store.views`; None for all views, even where they cannot be read.
 
     Returns
     -------
@@ -201,7 +202,7 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
         A disk or a storage fails.
     """
     place = open_storage(store)
-    wanted = None if names is None else [names] if isinstance(names, str) else list(names)
+    wanted = None if names is None else [getattr(each, "name", each) for each in several(names)]
     if wanted == []:
         raise OptionError("no view to remove")
     gone: dict[str, View] = {}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, warn
+from vla_store.errors import OptionError, UnknownName, several, warn
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
 from vla_store.reader.part import Part, Position, Positions
 from vla_store.reader.store import Store
@@ -36,11 +35,6 @@ class Kept:
         return None if self.steps is None else KeptSteps(within(self.steps, part))
 
 
-def views_named(given: Any) -> list[Any]:
-    """Return what was given for `view` as a list: a name or a View, or several of them."""
-    return list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
-
-
 def view_of(store: Store, given: Any) -> View:
     """Return the view of a store that was given by its name, or as a View of this store.
 
@@ -62,7 +56,7 @@ def view_of(store: Store, given: Any) -> View:
 
 def kept_of(store: Store, names: Any) -> Kept:
     """Return what the views of these names keep together. Raises UnknownName, OptionError, UnsupportedStore."""
-    views = [_named(store, each) for each in views_named(names)]
+    views = [_named(store, each) for each in several(names)]
     if not views:
         raise OptionError("view names no view", hint="leave it out, or give a name or a list of names")
     partial = [each for each in views if each.covered_steps < store.rows]

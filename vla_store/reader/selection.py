@@ -10,14 +10,14 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, several
 from vla_store.format import layout
 from vla_store.format.views import Runs, View, overlaps
 from vla_store.reader.cached import cached_property
@@ -290,7 +290,7 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     """Per part, which episodes are selected; None for all of them."""
     if suites is None and tasks is None and episodes is None and split is None:
         return None
-    suite_names = None if suites is None else _as_list(suites)
+    suite_names = None if suites is None else several(suites)
     for name in suite_names or ():
         if name not in store.suites:
             raise UnknownName.among("suite", name, list(store.suites))
@@ -396,7 +396,7 @@ def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[st
     found: set[tuple[str, str]] = set()
     texts: set[str] = set()
     own = {text for task in store.tasks for text in task.texts}
-    given: list[Any] = [tasks] if isinstance(tasks, tuple) and tasks in known else _as_list(tasks)
+    given: list[Any] = [tasks] if isinstance(tasks, tuple) and tasks in known else several(tasks)
     for each in given:
         if isinstance(each, StoreTask):
             wanted = {(each.suite, each.name)}
@@ -412,16 +412,10 @@ def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[st
     return found, texts
 
 
-def _as_list(value: Any) -> list[Any]:
-    if isinstance(value, (str, bytes, StoreTask)) or not isinstance(value, Iterable):
-        return [value]
-    return list(value)
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, (str, int, Split, range, slice)):
         return repr(value)
-    items = _as_list(value)
+    items = several(value)
     if len(items) > 1 and isinstance(items[0], (bool, np.bool_)):
         return f"mask of {len(items):,}, {np.count_nonzero(items):,} of them"
     names = [_name_of(each) for each in items[:4]]
