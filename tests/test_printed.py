@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,12 +10,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from store_tools import assert_one_screen
+from store_tools import assert_one_screen, in_words
 from tiny_libero import TinyFile, write_suites
 
-from vla_store import Samples, cli, mixture, open_store, weighted
+from vla_store import OptionError, Samples, cli, mixture, open_store, weighted
 from vla_store.builder import build_store
-from vla_store.cli.printing import root_text
+from vla_store.cli.printing import error_text, root_text, tell
 from vla_store.look.info import store_json, store_text
 from vla_store.progress import ProgressBar
 
@@ -129,6 +130,31 @@ def test_every_command_names_a_store_by_the_same_absolute_path(
         name = "d.vla" if words[0] == "append" else "a.vla"
         assert cli.main([*words, f"link/./{name}", "--quiet"]) == 0
         assert f" {tmp_path}/link/{name}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_notes_are_wrapped_on_a_terminal_and_one_line_in_a_log(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stderr", stream)
+    tell("warning", ["a thing is not quite as it should be, and this is said at length, " * 3])
+    lines = stream.getvalue().splitlines()
+    assert in_words(stream.getvalue()).startswith("warning: a thing is not quite")
+    assert len(lines) == (3 if is_terminal else 1)
+    assert not is_terminal or max(map(len, lines)) <= 80
+
+
+def test_what_is_said_of_an_error_fits_a_terminal_but_paths_stay_whole() -> None:
+    path = "/a folder/with spaces" + "/long" * 20
+    error = OptionError(
+        "it is wrong in so many words " * 4, path=path, expected="one of these " * 10, hint="do it " * 30
+    )
+    lines = error_text(error).splitlines()
+    assert lines[0].startswith("vla-store: error: it is wrong")
+    assert [line for line in lines if len(line) > 80] == [f"  path      {path}"]
+    assert in_words("one of these " * 10) in in_words(error_text(error))
 
 
 SINGULAR = (

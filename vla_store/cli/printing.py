@@ -64,9 +64,10 @@ def say(text: str) -> None:
 
 
 def tell(kind: str, items: Sequence[str]) -> None:
-    """Print lines of one kind on stderr, a screen at most."""
+    """Print lines of one kind on stderr, a screen at most: wrapped on a terminal, one line each for who searches a log."""
+    is_terminal = sys.stderr.isatty()
     for item in items[:MAX_LINES]:
-        say(wrapped(item, f"{kind}: ", " " * 4))
+        say(wrapped(item, f"{kind}: ", " " * 4) if is_terminal else f"{kind}: {item}")
     if len(items) > MAX_LINES:
         say(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)")
 
