@@ -21,22 +21,24 @@ PACKAGE = Path(vla_store.__file__).parent
 
 # What each folder or module may import of this package, wherever in its text the import stands. `package` is
 # vla_store/__init__.py, which is the reader's face: who imports from it imports the reader.
-BELOW_READER = {"format", "storage", "text", "errors"}
+BELOW_READER = {"format", "storage", "text", "types", "extras", "errors"}
 BELOW_TORCH = {"loader", "reader", *BELOW_READER}
 BOTH_SIDES = {"reader", "builder", "sources", "publish", *BELOW_READER}
 LAYERS = {
     "errors": set[str](),
     "text": set[str](),
-    "storage": {"errors"},
+    "types": set[str](),
+    "extras": {"errors"},
+    "storage": {"types", "errors"},
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
     "view_steps": {"view_rules", "reader", *BELOW_READER},
     "progress": {"text"},
     "synthetic": {"errors"},
-    "format": {"text", "errors"},
+    "format": {"text", "types", "errors"},
     "publish": {"format", "storage", "errors"},
     "sources": BELOW_READER,
-    "builder": {"sources", "publish", "rules", *BELOW_READER},
+    "builder": {"sources", "publish", "progress", "rules", *BELOW_READER},
     "reader": BELOW_READER,
     "features": {"reader", *BELOW_READER},
     "loader": {"rules", "reader", *BELOW_READER},
@@ -45,13 +47,13 @@ LAYERS = {
     "torch": {"package", *BELOW_TORCH},
     "recipes": {"package", "torch", "rules", "features", *BELOW_TORCH},
     "serve": {"package", "recipes", "errors"},
-    "audit": {"view_steps", "view_rules", *BOTH_SIDES},
-    "manage": {"audit", "rules", "view_rules", "view_steps", *BOTH_SIDES},
+    "audit": {"progress", "view_steps", "view_rules", *BOTH_SIDES},
+    "manage": {"audit", "progress", "rules", "view_rules", "view_steps", *BOTH_SIDES},
     "look": {"package", "rules", "reader", *BELOW_READER},
-    "export": {"package", "features", "sources", "reader", *BELOW_READER},
+    "export": {"package", "features", "progress", "sources", "reader", *BELOW_READER},
     "coverage": {"package", "rules", "loader", "reader", *BELOW_READER},
     "demo": {"package", "synthetic", "audit", "progress", *BOTH_SIDES},
-    "bench": {"package", "loader", "reader", *BELOW_READER},
+    "bench": {"package", "progress", "loader", "reader", *BELOW_READER},
     "__main__": {"cli"},
     "cli": {
         "package",
@@ -91,12 +93,13 @@ BUILDING = {"zarr", "h5py", *CLUSTER}
 # The only places whose text may import these at all.
 ONLY_IN = {
     "torch": {"torch"},
-    "zarr": {"sources"},
+    "tqdm": {"progress"},
+    "zarr": {"extras", "sources"},
     "imagecodecs": {"sources"},
     "distributed": {"builder"},
     "h5py": {"sources", "synthetic", "demo", "export"},
     "pyarrow": {"sources", "export"},
-    "av": {"sources", "export"},
+    "av": {"sources", "export", "look"},
     "pandas": {"reader"},
     "shtab": {"cli"},
     "matplotlib": {"look", "coverage"},

@@ -15,7 +15,7 @@ from tiny_libero import TinyFile, write_suites
 
 from vla_store import OptionError, Samples, cli, mixture, open_store, weighted
 from vla_store.builder import build_store
-from vla_store.cli.printing import error_text, root_text, tell
+from vla_store.cli.printing import error_text, tell
 from vla_store.look.info import store_json, store_text
 from vla_store.progress import ProgressBar
 
@@ -65,22 +65,6 @@ def test_a_stores_text_and_json_agree(tiny_store: Path) -> None:
     assert "conventions    pictures bottom_up, observations recorded after the action" in text
     for name in store.fields:
         assert f"\n{name} " in text
-
-
-def test_a_roots_text_leaves_out_what_was_not_done() -> None:
-    described = {
-        "digest": "d" * 64,
-        "episodes": 10,
-        "fingerprint": "f" * 64,
-        "generation": 1,
-        "parts": 1,
-        "rows": 137,
-        "store": "x.vla",
-    }
-    for more in ({}, {"added": None}):
-        assert "added" not in root_text(described | more)
-    added = root_text(described | {"added": {"episodes": 3, "rows": 20}})
-    assert "added          3 episodes (20 steps)" in added
 
 
 def test_info_of_a_store_that_is_being_built_says_who_builds_it_and_how_far(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from vla_store import UnknownName, UsageError, open_store
 from vla_store.builder import build_store
 from vla_store.cli import error_text, main
 from vla_store.look import sheet
+from vla_store.look.drawing import plain_style
 from vla_store.look.episodes import EpisodeFilter, filtered, find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
 from vla_store.look.sheet import canvas_of, chosen_steps, describe, write_sheet
@@ -145,8 +148,8 @@ def test_no_ops_are_marked_by_openvlas_rule(tmp_path: Path) -> None:
     store = open_store(tmp_path / "halves.vla")
     made = describe(store, store.episodes[0])
 
-    assert made.idle is not None
-    assert made.idle.tolist() == [step % 3 == 0 for step in range(20)]
+    assert made.curves.idle is not None
+    assert made.curves.idle.tolist() == [step % 3 == 0 for step in range(20)]
     assert dict(made.notes)["no-ops"].startswith("7 of 20 steps")
 
 
@@ -170,7 +173,7 @@ def texts_of(figure: Any) -> Iterator[tuple[str, Any]]:
 
 def crowded(figure: Any) -> list[str]:
     """Texts that leave the figure, and texts or pictures that lie on other ones."""
-    with sheet._plain_style():
+    with plain_style():
         figure.canvas.draw()  # only then has every text its place
         texts = list(texts_of(figure))
     wide, high = figure.canvas.get_width_height()
@@ -244,14 +247,18 @@ def test_the_same_store_gives_the_same_bytes(tiny_store: Path, tmp_path: Path) -
 
 def test_a_store_without_cameras_or_actions_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    build_store([Own(fields={"joints": FieldSpec("float64", (6,), "observation")})], tmp_path / "bare.vla")
-    store = open_store(tmp_path / "bare.vla")
-    made = describe(store, store.episodes[0])
+    for name, fields in (("joints", ("joints",)), ("bare", ())):
+        built = {name: FieldSpec("float64", (6,), "observation") for name in fields} or {
+            "t": FieldSpec("int64", (), "step")
+        }
+        build_store([Own(fields=built)], tmp_path / f"{name}.vla")
+        store = open_store(tmp_path / f"{name}.vla")
+        made = describe(store, store.episodes[0])
 
-    assert not made.strips
-    assert not made.panels
-    assert {"cameras", "curves"} <= dict(made.notes).keys()
-    assert not crowded(canvas_of(made).figure)
+        assert not made.strips
+        assert [panel.title for panel in made.panels] == [f"{each} 0 to 5" for each in fields]
+        assert {"cameras", "curves"} <= dict(made.notes).keys()
+        assert not crowded(canvas_of(made).figure)
 
 
 def test_many_actions_are_numbered_and_the_rest_is_told_of(tmp_path: Path) -> None:
@@ -262,6 +269,89 @@ def test_many_actions_are_numbered_and_the_rest_is_told_of(tmp_path: Path) -> No
 
     assert [panel.title for panel in made.panels] == [f"actions {n} to {n + 7}" for n in (0, 8, 16, 24)]
     assert "first 32 of the 40 numbers" in dict(made.notes)["curves"]
+
+
+@pytest.mark.parametrize("ending", [".svg", ".PDF"])
+def test_a_vector_format_is_read_by_others_and_the_same_each_time(
+    odd_store: Path, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        assert main(["show", str(odd_store), "--episode", "2", "-o", str(tmp_path / f"{name}{ending}")]) == 0
+        assert " points, " in capsys.readouterr().out
+    data = (tmp_path / f"a{ending}").read_bytes()
+    assert data == (tmp_path / f"b{ending}").read_bytes()
+    if ending == ".PDF":
+        assert data.startswith(b"%PDF-")
+        return
+    root = ElementTree.fromstring(data)  # the hostile text is text
+    tags = [each.tag.rpartition("}")[2] for each in root.iter() if isinstance(each.tag, str)]
+    assert tags.count("image") == 4 * 8
+    assert "script" not in tags
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Own):
+    fields: Mapping[str, FieldSpec] = dataclasses.field(
+        default_factory=lambda: {
+            "actions": FieldSpec("float32", (14,), "step"),
+            "effort": FieldSpec("float32", (14,), "observation"),
+            "qpos": FieldSpec(
+                "float32", (14,), "observation", names=tuple(f"joint_{n}" for n in range(14)), units=("rad",) * 14
+            ),
+            "left_gripper": FieldSpec("float64", (), "observation"),
+            "right_gripper": FieldSpec("float64", (), "observation"),
+            "camera_matrix": FieldSpec("float32", (3, 3), "observation"),
+            "counts": FieldSpec("int64", (3,), "observation"),
+        }
+    )
+
+
+def test_another_robot_has_curves_of_its_own_state_and_no_line_about_libero(tmp_path: Path) -> None:
+    build_store([Named()], tmp_path / "own.vla")
+    store = open_store(tmp_path / "own.vla")
+    made = describe(store, store.episodes[0])
+
+    assert [panel.title for panel in made.panels] == [
+        "actions 0 to 6",
+        "actions 7 to 13",
+        "qpos 0 to 6",
+        "qpos 7 to 13",
+        "single numbers",
+    ]
+    assert made.panels[3].names == tuple(f"joint_{n} (rad) [{n}]" for n in range(7, 14))
+    assert made.panels[4].names == ("left_gripper", "right_gripper")
+    rows = range(20)
+    assert (np.hstack([made.panels[2].values, made.panels[3].values]) == store.read("qpos", rows)).all()
+    assert (made.panels[4].values[:, 1] == store.read("right_gripper", rows)).all()
+    notes = dict(made.notes)
+    assert notes["curves"] == "of the state qpos, left_gripper, right_gripper; not effort"
+    assert made.curves.idle is None
+    assert "no-ops" not in notes
+
+
+def test_seven_numbers_are_liberos_actions_only_where_the_last_opens_and_closes(tmp_path: Path) -> None:
+    build_store([Own(fields={"actions": FieldSpec("float32", (7,), "step")})], tmp_path / "own.vla")
+    store = open_store(tmp_path / "own.vla")
+    made = describe(store, store.episodes[0])
+
+    assert made.curves.idle is None
+    assert "no-ops" not in dict(made.notes)
+
+
+def test_a_state_that_is_too_wide_is_drawn_as_far_as_there_is_room(tmp_path: Path) -> None:
+    fields = {"actions": FieldSpec("float32", (2,), "step"), "state": FieldSpec("float32", (55,), "observation")}
+    build_store([Own(fields=fields)], tmp_path / "own.vla")
+    store = open_store(tmp_path / "own.vla")
+    made = describe(store, store.episodes[0])
+
+    assert [panel.title for panel in made.panels] == [
+        "actions 0 to 1",
+        "state 0 to 7",
+        "state 8 to 15",
+        "state 16 to 23",
+    ]
+    assert dict(made.notes)["curves"] == "the first 24 of the 55 numbers of state"
 
 
 # Which episode
@@ -332,7 +422,7 @@ def test_the_command_writes_a_picture_and_says_so(tiny_store: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "e.jpg"], ".png"),
+        (["-o", "e.jpg"], ".png or .svg or .pdf or .mp4 or .gif or .rrd"),
         (["-o", "no/such/folder/e.png"], "folder"),
         (["-o", "folder.png"], "folder"),
         (["-o", "e.png", "--steps", "0"], "1 to 24"),

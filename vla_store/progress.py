@@ -1,14 +1,27 @@
-"""The progress of a build on stderr: a bar that is redrawn in a terminal, a line now and then elsewhere."""
+"""Progress: what long work tells, and the faces that it has: ours on stderr, a bar that is redrawn in a terminal and a line now and then
+elsewhere; tqdm's, where a user of Python asks for a bar and has tqdm; none.
+
+The only module that imports tqdm, and only then.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import logging
 import os
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, Protocol, TextIO, TypeVar
 
 from vla_store.text import counted, duration_text, shown
+
+Parameters = ParamSpec("Parameters")
+Made = TypeVar("Made")
+
+log = logging.getLogger("vla_store.progress")
 
 REDRAW_S = 0.2
 LINE_S = 10.0
@@ -20,6 +33,63 @@ def leave(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+class Progress(Protocol):
+    """Receives what work reports that takes long.
+
+    A protocol: any object with these four methods will do. Work that has no steps to count calls `talk` alone.
+    """
+
+    def talk(self, text: str) -> None:
+        """Take one line about the stage that the work is in.
+
+        Parameters
+        ----------
+        text
+            The line.
+        """
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        """Learn that encoding begins.
+
+        Parameters
+        ----------
+        steps
+            Number of steps to encode.
+        nbytes
+            Raw bytes to encode.
+        done_nbytes
+            How many of these bytes an earlier call has encoded already.
+        """
+
+    def advance(self, nbytes: int) -> None:
+        """Learn that more was encoded.
+
+        Parameters
+        ----------
+        nbytes
+            Raw bytes that were encoded since the last call.
+        """
+
+    def end(self) -> None:
+        """Learn that encoding is over, whether it succeeded or not."""
+
+
+class Silent:
+    """A `Progress` that nobody sees; what is told stands in the log, for those who look."""
+
+    def talk(self, text: str) -> None:
+        log.debug("%s", text)
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
+
+    def advance(self, nbytes: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+SILENT = Silent()
 
 
 class ProgressBar:
@@ -117,3 +187,95 @@ class ProgressBar:
         except (OSError, ValueError):
             columns = 0
         return max(10, (columns or DEFAULT_COLUMNS) - 1)
+
+
+class TqdmBar:
+    """tqdm's bar of steps, in a terminal or a notebook, whatever `tqdm.auto` finds; stages are told on a line of their own.
+
+    A step counts in proportion to the raw bytes that are encoded, as in a ProgressBar. As a context manager it leaves no bar open.
+    """
+
+    def __init__(self, tqdm: Any) -> None:
+        self._tqdm = tqdm
+        self._bar: Any = None
+        self._stage: Any = None
+        self._steps = self._nbytes = self._done = 0
+
+    def __enter__(self) -> TqdmBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def talk(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(shown(text))
+            return
+        if self._stage is None:
+            self._stage = self._tqdm(bar_format="{desc}", leave=False)
+        self._stage.set_description_str(shown(text))
+
+    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
+        self._close()
+        self._steps, self._nbytes, self._done = steps, max(1, nbytes), done_nbytes
+        every = (
+            {} if sys.stderr.isatty() else {"mininterval": LINE_S}
+        )  # a log is no terminal; a notebook draws as it likes
+        self._bar = self._tqdm(total=steps, initial=self._reached(), unit=" steps", smoothing=0, **every)
+
+    def advance(self, nbytes: int) -> None:
+        self._done += nbytes
+        if self._bar is not None:
+            self._bar.update(self._reached() - self._bar.n)
+
+    def end(self) -> None:
+        self._close()
+
+    def _reached(self) -> int:
+        return self._steps * min(self._done, self._nbytes) // self._nbytes
+
+    def _close(self) -> None:
+        for each in (self._bar, self._stage):
+            if each is not None:
+                each.close()
+        self._bar = self._stage = None
+
+
+Shown = Progress | bool | None
+"""What an option `progress` takes: True for a bar, an object that is told, or nothing."""
+
+
+@contextlib.contextmanager
+def showing(given: Shown) -> Iterator[Progress]:
+    """Give what is to be told of progress in this block, for what was asked; at its end, also at an error, no bar is left open."""
+    if isinstance(given, bool) and given:
+        with _bar() as bar:
+            yield bar
+    else:
+        yield told_to(given)
+
+
+def told_to(given: Shown) -> Progress:
+    """Return what is told: the object that was given, or nobody."""
+    return SILENT if given is None or isinstance(given, bool) else given
+
+
+def takes_progress(function: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
+    """Decorate a function with an option `progress`, by name: inside, it is what `told_to` takes, whatever was given."""
+
+    @functools.wraps(function)
+    def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Made:
+        asked: Any = options
+        with showing(asked.get("progress")) as progress:
+            asked["progress"] = progress
+            return function(*arguments, **options)
+
+    return call
+
+
+def _bar() -> TqdmBar | ProgressBar:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return ProgressBar()
+    return TqdmBar(tqdm)

@@ -7,10 +7,38 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 WIDTH = 80
 """Columns that a text for a terminal may have."""
+MAX_LINES = 20
+
+
+class Report:
+    """What a function did, as its command prints it: a base for values that have a `text`, which Python shows of them too."""
+
+    def text(self) -> str:
+        """Return it for people: what the command prints on stdout."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs: values that JSON can hold."""
+        raise NotImplementedError
+
+    def told(self) -> Iterable[tuple[str, Sequence[str]]]:
+        """Yield what the command says of it besides, on stderr: the kind of a line ("note", "warning"), and the lines of this kind."""
+        return ()
+
+    def __repr__(self) -> str:
+        """Return the screen of the command."""
+        return printable("\n".join([*(line for kind, items in self.told() for line in told(kind, items)), self.text()]))
+
+
+def told(kind: str, items: Sequence[str]) -> list[str]:
+    """Return lines of one kind, a screen at most."""
+    more = [f"... and {len(items) - MAX_LINES} more (the store records all)"] if len(items) > MAX_LINES else []
+    return [f"{kind}: {item}" for item in [*items[:MAX_LINES], *more]]
 
 
 def counted(number: int, one: str, many: str = "") -> str:

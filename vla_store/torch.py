@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsIndex, cast, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
@@ -20,25 +21,63 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.batches import Batches
 from vla_store.loader.collate import collate as stacked
 from vla_store.loader.dataset import NEEDED, served
+from vla_store.loader.dataset import Dataset as ServedDataset
 from vla_store.loader.mixture import Mixture
-from vla_store.loader.order import Blocks, Shuffle
+from vla_store.loader.order import Blocks, ShuffleChoice
 from vla_store.loader.packing import walk
 from vla_store.loader.sampler import ShuffleSampler
 from vla_store.loader.stream import BatchStream, Stats
 from vla_store.loader.weighted import Weighted
 from vla_store.loader.work import Job, apply_to_batch, takes_generator
 from vla_store.reader.batch import Batch, Sample, same_width
-from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name, like
+from vla_store.reader.bfloat16 import BFLOAT16, NAME
+from vla_store.reader.conversion import DtypeChoice
+from vla_store.reader.options import OF_A_DATASET, OF_A_LOADER, by_name
 from vla_store.reader.samples import Samples
+from vla_store.reader.seconds import Seconds
 from vla_store.reader.store import Store
 from vla_store.reader.transforms import transformed
+from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
 from vla_store.reader.windows import Window
 from vla_store.text import counted
+from vla_store.types import Alignment, ArraySample, Images, Pad, TaskAs, TypeVar
+
+if TYPE_CHECKING:
+
+    class TensorSample(dict[str, Any]):
+        """One sample, a dict: `task` is a str; `episode`, `step` and `task_index` are ints; every field of `windows` is a tensor."""
+
+        @overload
+        def __getitem__(self, key: Literal["task"], /) -> str: ...  # type: ignore[overload-overlap]
+        @overload
+        def __getitem__(self, key: Literal["episode", "step", "task_index"], /) -> int: ...  # type: ignore[overload-overlap]
+        @overload
+        def __getitem__(self, key: str, /) -> torch.Tensor: ...
+        def __getitem__(self, key: str, /) -> Any: ...
+
+    class TensorBatch(dict[str, Any]):
+        """Many samples, a dict: `task` is a list of str, all else are tensors with a leading axis."""
+
+        @overload
+        def __getitem__(self, key: Literal["task"], /) -> list[str]: ...  # type: ignore[overload-overlap]
+        @overload
+        def __getitem__(self, key: str, /) -> torch.Tensor: ...
+        def __getitem__(self, key: str, /) -> Any: ...
+
+else:  # plain dicts
+    TensorSample = TensorBatch = dict[str, Any]
+
+Array = np.ndarray[Any, Any]
+Int64 = npt.NDArray[np.int64]
+
+Item = TypeVar("Item", default=TensorSample, covariant=True)
+Given = TypeVar("Given", default=TensorBatch, covariant=True)
+Made = TypeVar("Made", default=TensorBatch)
 
 __all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "collate"]
 
 
-class StepDataset(Dataset[Any]):
+class StepDataset(Dataset[Item], Generic[Item]):
     """`vla_store.Samples` as a torch dataset: the same options, samples of tensors.
 
     Parameters
@@ -46,7 +85,7 @@ class StepDataset(Dataset[Any]):
     store, windows, suites, tasks, episodes, rows, split, view, alignment, keep_first, images, pad, task, instruction
         As `vla_store.Samples` has them.
     dtype
-        As there, or as torch's dtypes.
+        As there, or as torch's dtypes; `torch.bfloat16` too, as torch itself rounds to it.
     transform
         Called with each sample of tensors; what it returns is the sample.
 
@@ -58,9 +97,43 @@ class StepDataset(Dataset[Any]):
     """
 
     @by_name(OF_A_DATASET)
-    @like(Samples.__init__)
-    def __init__(self, store: Any, *, transform: Callable[[Sample], Any] | None = None, **options: Any) -> None:
-        self.samples = Samples(store, **options)
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        *,
+        windows: Mapping[str, int | Iterable[int] | Seconds] | None = None,
+        suites: SuiteChoice | None = None,
+        tasks: TaskChoice | None = None,
+        episodes: EpisodeChoice | None = None,
+        rows: RowChoice | None = None,
+        split: SplitChoice | None = None,
+        view: ViewChoice | None = None,
+        alignment: Alignment | None = None,
+        keep_first: bool = False,
+        images: Images | None = None,
+        pad: Pad = "edge",
+        dtype: DtypeChoice | None = None,
+        task: TaskAs | None = "text",
+        instruction: str = "first",
+        transform: Callable[[TensorSample], Item] | None = None,
+    ) -> None:
+        self.samples: Samples[ArraySample] = Samples(
+            store,
+            windows=windows,
+            suites=suites,
+            tasks=tasks,
+            episodes=episodes,
+            rows=rows,
+            split=split,
+            view=view,
+            alignment=alignment,
+            keep_first=keep_first,
+            images=images,
+            pad=pad,
+            dtype=_with_bfloat16(dtype),
+            task=task,
+            instruction=instruction,
+        )
         self.transform = transform
 
     @property
@@ -109,6 +182,12 @@ class StepDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         """Return one sample; for a slice a list of them, read at once. Negative numbers count from the end; IndexError past it."""
         if isinstance(index, slice):
@@ -116,7 +195,11 @@ class StepDataset(Dataset[Any]):
         sample = {key: _tensor(value) for key, value in self.samples.sample(index).items()}
         return sample if self.transform is None else transformed(self.transform, sample)
 
-    def __getitems__(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
+    def __iter__(self) -> Iterator[Item]:
+        """Yield one sample after the other."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitems__(self, indices: Sequence[int] | Int64, out: dict[str, torch.Tensor] | None = None) -> Any:
         """Return many samples, as a sequence of dicts, which `collate` turns into a batch without copying; a DataLoader calls this.
 
         In a DataLoader's worker with `collate` the tensors lie in torch's shared memory from the start: sending them copies nothing.
@@ -129,11 +212,11 @@ class StepDataset(Dataset[Any]):
             return _SharedBatch(self._filled(indices, tensors), self.samples.whole_numbers)
         return self._several(indices, out)
 
-    def _several(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> Any:
+    def _several(self, indices: Sequence[int] | Int64, out: dict[str, torch.Tensor] | None = None) -> Any:
         made = Batch(self._filled(indices, out), self.samples.whole_numbers)
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
-    def batch(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    def batch(self, indices: Sequence[int] | Int64, out: dict[str, torch.Tensor] | None = None) -> TensorBatch:
         """Return B samples as one dict of tensors with a leading axis B; "task" is a list of B texts.
 
         Parameters
@@ -160,7 +243,7 @@ class StepDataset(Dataset[Any]):
             )
         made = self._filled(indices, out)
         same_width(made)
-        return made
+        return cast(TensorBatch, made)
 
     def allocate(self, count: int) -> dict[str, torch.Tensor]:
         """Return uninitialised tensors for a batch of `count`, to give as `out=`."""
@@ -178,9 +261,9 @@ class StepDataset(Dataset[Any]):
     def __repr__(self) -> str:
         return type(self).__name__ + repr(self.samples).removeprefix(type(self.samples).__name__)
 
-    def _filled(self, indices: Sequence[int], out: dict[str, torch.Tensor] | None) -> dict[str, Any]:
+    def _filled(self, indices: Sequence[int] | Int64, out: dict[str, torch.Tensor] | None) -> dict[str, Any]:
         given = out or {}
-        made = self.samples.batch_or_lists(indices, {name: each.numpy() for name, each in given.items()})
+        made = self.samples.batch_or_lists(indices, {name: _as_numpy(each) for name, each in given.items()})
         return self.tensors(made) | given
 
 
@@ -204,7 +287,19 @@ def collate(samples: Any) -> Any:
     return stacked(samples, _as_tensor)
 
 
-class Loader(Batches):
+PlainDataset = (
+    StepDataset[TensorSample]
+    | Samples[ArraySample]
+    | Subset[TensorSample]
+    | Subset[ArraySample]
+    | Weighted[TensorSample]
+    | Weighted[ArraySample]
+)
+"""What has samples of a store as they are read."""
+AnyDataset = StepDataset[Any] | Samples[Any] | Weighted[Any] | Mixture | Subset[Any] | ServedDataset
+
+
+class Loader(Batches, Generic[Given]):
     """Batches of a dataset as dicts of tensors, decoded by worker processes into reused shared memory.
 
     Parameters
@@ -256,14 +351,72 @@ class Loader(Batches):
     It is not a torch DataLoader: accelerate's `prepare` and Lightning return it unchanged, and it shards itself.
     """
 
-    @by_name(OF_A_LOADER)
+    # Batches are those of plain samples; else what a batch_transform makes of them; else what nobody but the user knows.
+    @overload
     def __init__(
-        self,
-        dataset: StepDataset | Samples | Weighted | Mixture | Subset[Any],
+        self: Loader[TensorBatch],
+        dataset: PlainDataset,
         *,
         batch_size: int,
         seed: int = 0,
-        shuffle: Shuffle | str = True,
+        shuffle: ShuffleChoice = True,
+        drop_last: bool = False,
+        workers: int = 2,
+        transform: None = None,
+        batch_transform: None = None,
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        summary: bool = False,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Loader[Made],
+        dataset: AnyDataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: ShuffleChoice = True,
+        drop_last: bool = False,
+        workers: int = 2,
+        transform: Callable[..., Any] | None = None,
+        batch_transform: Callable[..., Made],
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        summary: bool = False,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Loader[Any],
+        dataset: AnyDataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: ShuffleChoice = True,
+        drop_last: bool = False,
+        workers: int = 2,
+        transform: Callable[..., Any] | None = None,
+        batch_transform: None = None,
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        summary: bool = False,
+    ) -> None: ...
+
+    @by_name(OF_A_LOADER)
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: ShuffleChoice = True,
         drop_last: bool = False,
         workers: int = 2,
         transform: Callable[..., Any] | None = None,
@@ -310,7 +463,7 @@ class Loader(Batches):
             _ = self.rank  # which cannot be said to lie outside the world too early
 
     @property
-    def sampler(self) -> Loader:
+    def sampler(self) -> Loader[Given]:
         """Itself: Lightning calls `loader.sampler.set_epoch`."""
         return self
 
@@ -319,18 +472,18 @@ class Loader(Batches):
         """None: Lightning looks for one before it evaluates."""
         return None
 
-    def __iter__(self) -> BatchStream:
+    def __iter__(self) -> BatchStream[Given]:
         """Begin a new pass; it ends the one before, whose `next` then raises UsageError. Epoch and position are settled at its first
         batch: the next epoch, or what is left of one that was not finished."""
         return self.stream(self._convert, self._copier() if self._stages else None, self._summary)
 
-    def peek(self) -> Any:
+    def peek(self) -> Given:
         """Return the batch that comes next, without taking it: it will be given by `next` as well, to this pass or to the next one.
 
         It is made in this process, where transforms run too.
         """
         batch, job = self.next_batch()
-        return self._convert(self._copier()(batch) if self._stages else batch, job)
+        return cast(Given, self._convert(self._copier()(batch) if self._stages else batch, job))
 
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next pass. A position that was loaded stays if it is of this epoch, else the pass begins at 0."""
@@ -351,7 +504,7 @@ class Loader(Batches):
         """Return what it did until now: batches, rows, bytes, the consumer's waits, copies. `later.since(earlier)` is what lies between."""
         return self.counts.copy()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Loader[Given]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -537,7 +690,7 @@ def _in_shared_memory(count: int, columns: Mapping[str, tuple[tuple[int, ...], A
     for name, (shape, dtype) in columns.items():
         nbytes = count * math.prod(shape) * dtype.itemsize
         storage = torch.UntypedStorage._new_shared(nbytes)  # type: ignore[no-untyped-call]
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        kind = _tensor(np.empty(0, dtype)).dtype
         made[name] = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).view(kind).view(count, *shape)
     return made
 
@@ -554,14 +707,31 @@ def tensors(tree: Any) -> Any:
     return walk(tree, _tensor)
 
 
+def _bfloat16(value: Array) -> torch.Tensor:
+    """Return a tensor over the memory of an array of bfloat16's bits."""
+    return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
+
+
+def _as_numpy(value: torch.Tensor) -> Array:
+    """Return an array over the memory of a tensor."""
+    return value.view(torch.int16).numpy().view(BFLOAT16) if value.dtype == torch.bfloat16 else value.numpy()
+
+
+def _with_bfloat16(given: Any) -> Any:
+    """Return what `dtype` was given, with bfloat16 as `Samples` takes it."""
+    if isinstance(given, Mapping):
+        return {key: _with_bfloat16(each) for key, each in given.items()}
+    return BFLOAT16 if given == torch.bfloat16 or (isinstance(given, str) and given == NAME) else given
+
+
 def _tensor(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
-            return value
+            return _bfloat16(value) if value.dtype == BFLOAT16 else value
         # What a transform made may be what torch cannot refer to: turned around, read-only, of the other byte order.
         if not value.flags.writeable or min(value.strides, default=0) < 0 or not value.dtype.isnative:
             value = value.astype(value.dtype.newbyteorder("="), order="C")
         return torch.from_numpy(value)
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
-        return [torch.from_numpy(each) for each in value]
+        return [_tensor(each) for each in value]
     return value

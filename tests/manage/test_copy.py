@@ -23,6 +23,7 @@ from vla_store.audit import verify_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
 from vla_store.manage.repair import repair_store
+from vla_store.progress import Silent
 from vla_store.storage import open_storage
 
 Copy = Callable[[str], Path]
@@ -87,6 +88,7 @@ CRASH = """
 import os, signal, sys
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
+from vla_store.progress import Silent
 real, left = os.fsync, [int(sys.argv[3])]
 def fsync(descriptor):
     left[0] -= 1
@@ -232,13 +234,15 @@ def test_of_two_copies_to_one_place_at_once_the_second_is_told(made: Path, tmp_p
     """Else each would take away what the other one has just written."""
     refused: list[DestinationExists] = []
 
-    def talk(text: str) -> None:
-        if not refused:
+    class Told(Silent):
+        def talk(self, text: str) -> None:
+            if refused:
+                return
             with pytest.raises(DestinationExists, match="another copy or merge is writing there now") as caught:
                 merge_stores([made / "first.vla", made / "second.vla"], tmp_path / "x.vla")
             refused.append(caught.value)
 
-    copy_store(made / "two.vla", tmp_path / "x.vla", talk=talk)
+    copy_store(made / "two.vla", tmp_path / "x.vla", progress=Told())
     assert len(refused) == 1
     assert digests(tmp_path / "x.vla") == digests(made / "two.vla")
     assert [path.name for path in tmp_path.iterdir()] == ["x.vla"]

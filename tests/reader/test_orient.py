@@ -5,7 +5,8 @@ import pytest
 from reader.naive import turned
 
 from vla_store.format.schema import ORIENTATIONS
-from vla_store.reader.orient import IMAGES, place, turn
+from vla_store.reader.orient import place, turn
+from vla_store.types import IMAGES
 
 SHAPES = [(16, 24, 3), (128, 128, 3), (5, 7, 3), (6, 8, 1), (6, 8, 4), (1, 8, 3), (4, 1, 2)]
 

@@ -6,6 +6,6 @@ episode's digest, the fingerprint, the statistics, the views. Damage is collecte
 """
 
 from vla_store.audit.report import Problem, VerifyReport
-from vla_store.audit.verify import Progress, verify_store
+from vla_store.audit.verify import verify_store
 
-__all__ = ["Problem", "Progress", "VerifyReport", "verify_store"]
+__all__ = ["Problem", "VerifyReport", "verify_store"]

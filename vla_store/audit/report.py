@@ -7,9 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla_store.text import counted
-
-MAX_LINES = 20
+from vla_store.text import MAX_LINES, Report, counted
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Problem:
     what: str
 
 
-@dataclass
-class VerifyReport:
+@dataclass(repr=False)
+class VerifyReport(Report):
     """The findings of an audit. A store is sound when there are no problems; left-overs are no damage.
 
     Attributes

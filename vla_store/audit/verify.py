@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vla_store.audit.against import compare_with_sources
 from vla_store.audit.content import check_content, check_fields
@@ -15,35 +15,22 @@ from vla_store.audit.report import VerifyReport
 from vla_store.audit.roots import check_roots
 from vla_store.errors import whole_number
 from vla_store.format.schema import Root
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.storage import locate
+from vla_store.types import Fetcher
 
 if TYPE_CHECKING:
     from vla_store.sources.find import Given
 
 
-class Progress(Protocol):
-    """The display of an audit's progress.
-
-    A protocol: any object with this method will do.
-    """
-
-    def talk(self, text: str) -> None:
-        """Show one line about the stage that the audit is in.
-
-        Parameters
-        ----------
-        text
-            The line.
-        """
-
-
+@takes_progress
 def verify_store(
     url: str | os.PathLike[str],
     *,
     against: Given | Sequence[Given] | None = None,
     workers: int | None = None,
-    fetcher: str | None = None,
-    progress: Progress | None = None,
+    fetcher: Fetcher | None = None,
+    progress: Shown = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> VerifyReport:
     """Audit a store: its objects, roots, parts and content, and with `against` what it was built from.
@@ -58,6 +45,8 @@ def verify_store(
         Threads that hash and decode; default one a CPU.
     fetcher, storage_options
         As for `open_store`.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -81,7 +70,7 @@ def verify_store(
     root = check_roots(objects)
     if root is not None:
         report.rows, report.episodes, report.generation = root.rows, root.episodes, root.generation
-        talk = progress.talk if progress else lambda text: None
+        talk = told_to(progress).talk
         parts = _check_parts(objects, root, workers, talk)
         is_whole = len(parts) == len(root.parts)
         check_fields(objects, root, parts)

@@ -17,27 +17,30 @@ from collections.abc import Sequence
 from vla_store.bench import far, near, turns
 from vla_store.bench.far import FarReport, Probe, Run
 from vla_store.bench.near import BenchReport, LoaderRate
-from vla_store.bench.turns import Setting, Talk
+from vla_store.bench.turns import Setting
 from vla_store.errors import OptionError, several, whole_number
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 from vla_store.storage import locate
+from vla_store.types import Fetcher, Images
 
 __all__ = ["BenchReport", "FarReport", "LoaderRate", "Probe", "Run", "bench_store"]
 
 
+@takes_progress
 def bench_store(
     url: str | os.PathLike[str],
     *,
     batch_size: int = 64,
     workers: Sequence[int] | None = None,
-    images: str = "as_stored",
+    images: Images = "as_stored",
     view: str | Sequence[str] | None = None,
-    fetcher: str | None = None,
+    fetcher: Fetcher | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
-    talk: Talk = lambda _: None,
+    progress: Shown = None,
 ) -> BenchReport | FarReport:
     """Measure a store on this machine: some ten seconds, and two more for each number of workers; at a URL, under a minute.
 
@@ -55,8 +58,8 @@ def bench_store(
         As for `vla_store.Samples` and `open_store`.
     view
         The name of a view whose samples are served, a View, or several; default: all samples.
-    talk
-        Called with a line on what is being done.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -72,6 +75,7 @@ def bench_store(
     StoreNotFound, UnknownName, UnsupportedStore, FetchError, MachineError
         What opening and reading raise.
     """
+    talk = told_to(progress).talk
     began = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     whole_number("batch_size", batch_size)

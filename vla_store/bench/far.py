@@ -15,11 +15,11 @@ from typing import Any
 from vla_store.bench import turns
 from vla_store.bench.turns import Setting, Talk
 from vla_store.loader.batches import Batches
-from vla_store.loader.order import Order
+from vla_store.loader.order import Order, ShuffleChoice
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
 from vla_store.storage import Range, Storage
-from vla_store.text import counted, size_text
+from vla_store.text import Report, counted, size_text
 
 PROBES = 9  # small requests, one after another
 PIECE_NBYTES = 1 << 20  # of a large request
@@ -29,7 +29,7 @@ BOUND = 0.6  # of what the machine or storage has, from which on that is what is
 LEAST_CORES = 0.25  # that others are taken to leave
 GAIN = 1.15  # how many times as fast is worth a word
 CACHES = {"none": "", "filling": ", filling the cache", "filled": ", from the cache"}
-ORDERS: dict[str, bool | str] = {"global order": True, 'shuffle="blocks"': "blocks"}
+ORDERS: dict[str, ShuffleChoice] = {"global order": True, 'shuffle="blocks"': "blocks"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Run:
         return f"{self.order}, {counted(self.workers, 'worker')}{CACHES[self.cache]}"
 
 
-@dataclass(frozen=True)
-class FarReport:
+@dataclass(frozen=True, repr=False)
+class FarReport(Report):
     """Measurements of one store at a URL, from one machine.
 
     Attributes

@@ -14,7 +14,7 @@ from vla_store.bench.turns import Array, Setting, Talk
 from vla_store.loader.collate import collate
 from vla_store.loader.order import Order
 from vla_store.reader.samples import Samples
-from vla_store.text import counted
+from vla_store.text import Report, counted
 
 SHARE = 0.8  # of the best rate, which the consumer takes
 CHECKED = 2  # batches that are hashed
@@ -40,8 +40,8 @@ class LoaderRate:
     first_batch_s: float
 
 
-@dataclass(frozen=True)
-class BenchReport:
+@dataclass(frozen=True, repr=False)
+class BenchReport(Report):
     """Measurements of one store on one machine.
 
     Attributes

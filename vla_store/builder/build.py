@@ -7,6 +7,7 @@ May import the rest of the builder, sources and format.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,17 +28,19 @@ from vla_store.builder.report import BuildReport, CameraReport
 from vla_store.builder.scan import Scan, scan_sources
 from vla_store.builder.units import Receipt, WorkUnit, work_units
 from vla_store.errors import machine_errors
+from vla_store.extras import zarr_python
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartEntry, Root
-from vla_store.sources.extras import zarr_python
 from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
 from vla_store.storage import Storage
 from vla_store.text import counted
+
+log = logging.getLogger("vla_store.builder")
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,10 @@ def encode_part(planned: PlannedPart, journal: Journal, receipts: Mapping[str, R
             journal.tell(encoded, total)
             reports.advance(nbytes_of[receipt.unit])
 
+        if receipts:
+            log.info(
+                "resuming: %d of %d pieces are encoded already", len(planned.units) - len(missing), len(planned.units)
+            )
         reports.begin(plan.rows, total, encoded)
         try:
             run_units(

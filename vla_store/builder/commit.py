@@ -15,6 +15,7 @@ from vla_store.builder.scan import Scan
 from vla_store.builder.shards import write_array, write_object
 from vla_store.builder.units import Receipt
 from vla_store.errors import MachineError
+from vla_store.extras import zarr_python
 from vla_store.format import arrays, canonical, digests, layout
 from vla_store.format.digests import DIGEST_NBYTES
 from vla_store.format.listing import ObjectEntry, encode_listing
@@ -23,7 +24,6 @@ from vla_store.format.nonfinite import Tally, table_of, together
 from vla_store.format.part_arrays import part_arrays
 from vla_store.format.schema import Field, PartEntry, Root, RootField
 from vla_store.format.statistics import PartNumbers, store_statistics
-from vla_store.sources.extras import zarr_python
 from vla_store.storage import LocalStorage, sync_folder
 
 

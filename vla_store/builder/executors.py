@@ -21,9 +21,9 @@ from vla_store.builder.cluster import run_on_cluster
 from vla_store.builder.overlap import Threads
 from vla_store.builder.units import FrameShard, Receipt, WorkUnit
 from vla_store.errors import MachineError, VlaStoreError
+from vla_store.types import ExecutorName
 
-EXECUTORS = ("threads", "processes")
-AUTO = "auto"
+AUTO: ExecutorName = "auto"
 # Python's lock makes threads on two cores 1.5 times as fast as on one; processes are 1.8 times as fast from about here on, their
 # start included (benchmarks/build_speed.py).
 PROCESSES_FROM_NBYTES = 512 << 20  # of the source, for each worker

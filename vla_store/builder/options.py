@@ -11,74 +11,21 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from vla_store.builder.cluster import require_dask
-from vla_store.builder.executors import AUTO, EXECUTORS
 from vla_store.errors import OptionError, UnknownOption, whole_number
 from vla_store.format.canonical import float_text
-from vla_store.format.codecs import PRESETS
 from vla_store.format.schema import Root
+from vla_store.progress import Progress, Shown, showing, told_to
 from vla_store.sources.overrides import Choice, Overrides, Stated
+from vla_store.types import EXECUTORS, PRESETS, ExecutorName, Preset
 
 Given = TypeVar("Given")
 Place = TypeVar("Place")
 Made = TypeVar("Made")
 Value = TypeVar("Value")
 Parameters = ParamSpec("Parameters")
-
-
-class Progress(Protocol):
-    """Receives what a build reports while it works.
-
-    A protocol: any object with these four methods will do.
-    """
-
-    def talk(self, text: str) -> None:
-        """Take one line about the stage that the build is in.
-
-        Parameters
-        ----------
-        text
-            The line.
-        """
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None:
-        """Learn that encoding begins.
-
-        Parameters
-        ----------
-        steps
-            Number of steps to encode.
-        nbytes
-            Raw bytes to encode.
-        done_nbytes
-            How many of these bytes an earlier call has encoded already.
-        """
-
-    def advance(self, nbytes: int) -> None:
-        """Learn that more was encoded.
-
-        Parameters
-        ----------
-        nbytes
-            Raw bytes that were encoded since the last call.
-        """
-
-    def end(self) -> None:
-        """Learn that encoding is over, whether it succeeded or not."""
-
-
-class _Silent:
-    """A `Progress` that nobody sees."""
-
-    def talk(self, text: str) -> None: ...
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
-
-    def advance(self, nbytes: int) -> None: ...
-
-    def end(self) -> None: ...
 
 
 def _for_all(given: Stated) -> str | None:
@@ -101,18 +48,19 @@ class EncodingOptions:
     max_memory
         Bytes that all processes together may use.
     progress
-        Receives what the build reports while it works.
+        True shows a bar: tqdm's where tqdm is installed, in a terminal or a notebook, else one of our own. Or an object that
+        receives what the build reports while it works, see `Progress`.
     """
 
-    executor: str = "threads"
+    executor: ExecutorName = "threads"
     workers: int | None = None
     scheduler: str | None = None
     max_memory: int | None = None
-    progress: Progress | None = None
+    progress: Shown = None
 
     def __post_init__(self) -> None:
-        if self.executor not in (AUTO, *EXECUTORS):
-            raise OptionError(f"executor cannot be {self.executor!r}", allowed=", ".join((AUTO, *EXECUTORS)))
+        if self.executor not in EXECUTORS:
+            raise OptionError(f"executor cannot be {self.executor!r}", allowed=", ".join(EXECUTORS))
         for name in ("workers", "max_memory"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(name, given))
@@ -128,8 +76,8 @@ class EncodingOptions:
 
     @property
     def reports(self) -> Progress:
-        """The `progress`, or one that nobody sees."""
-        return self.progress or _Silent()
+        """The `progress` that is shown, or one that nobody sees."""
+        return told_to(self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +153,7 @@ class BuildOptions(SourceOptions):
         stage, which has all but the pictures.
     """
 
-    preset: str = "fast"
+    preset: Preset = "fast"
     overwrite: bool = False
     dry_run: bool = False
     staging: str | os.PathLike[str] | None = None
@@ -215,7 +163,7 @@ class BuildOptions(SourceOptions):
         super().__post_init__()
         if self.finish is not None and not callable(self.finish):
             raise OptionError("finish is a function that takes the folder of the store", found=repr(self.finish)[:80])
-        if self.preset not in tuple(PRESETS):
+        if self.preset not in PRESETS:
             raise OptionError(f"there is no preset {self.preset!r}", exists=", ".join(PRESETS))
 
     def recorded(self) -> dict[str, Any]:
@@ -239,7 +187,7 @@ class AppendOptions(SourceOptions):
         files.
     """
 
-    preset: str | None = None
+    preset: Preset | None = None
     staging: str | os.PathLike[str] | None = None
 
     def to_build(self, last: Any) -> BuildOptions:
@@ -264,7 +212,8 @@ class AppendOptions(SourceOptions):
         choice = Overrides.recorded(last).choice
         said["exclude"] = choice.exclude if self.exclude is None else self.exclude
         said["rename"] = dict(choice.rename) if self.rename is None else self.rename
-        return BuildOptions(**said, preset=str(last.get("preset", "fast")) if self.preset is None else self.preset)
+        said["preset"] = str(last.get("preset", "fast")) if self.preset is None else self.preset
+        return BuildOptions(**said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +228,7 @@ class RecodeOptions(EncodingOptions):
         Plan only; write nothing.
     """
 
-    preset: str
+    preset: Preset
     overwrite: bool = False
     dry_run: bool = False
 
@@ -323,8 +272,10 @@ def takes_options(
             for name in given:
                 if name not in known and all(each.name != name for each in places):
                     raise UnknownOption.among("option", name, list(known))
-            made = options(**{name: given.pop(name) for name in list(given) if name in known})  # type: ignore[call-arg]
-            return function(*arguments, **given, **{last.name: made})
+            with showing(given.get("progress")) as progress:
+                given["progress"] = progress
+                made = options(**{name: given.pop(name) for name in list(given) if name in known})  # type: ignore[call-arg]
+                return function(*arguments, **given, **{last.name: made})
 
         call.__signature__ = inspect.signature(function).replace(parameters=[*places, *known.values()])  # type: ignore[attr-defined]
         kinds = list(reversed(inspect.getmro(options)[:-1])) if isinstance(options, type) else []

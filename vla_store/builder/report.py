@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from vla_store.builder.memory import MemoryPlan
 from vla_store.format.nonfinite import NonFinite
 from vla_store.format.schema import PartDocument, Root
 from vla_store.format.skipped import Skipped
-from vla_store.text import counted, encoding_text, size_text, table
+from vla_store.text import Report, counted, encoding_text, size_text, table
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class CameraReport:
     share: float
 
 
-@dataclass(frozen=True)
-class BuildReport:
+@dataclass(frozen=True, repr=False)
+class BuildReport(Report):
     """Result of a build.
 
     Attributes
@@ -96,6 +97,11 @@ class BuildReport:
     seconds: float
     resumed: bool
     nonfinite: tuple[NonFinite, ...] = ()
+
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says of the sources, on stderr."""
+        yield "warning", [*self.warnings, *(each.text for each in self.nonfinite)]
+        yield "left out", [f"{each.place}: {each.reason}" for each in self.skipped]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for programs.

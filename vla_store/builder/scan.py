@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import math
 import os
 from collections import Counter
@@ -42,6 +43,9 @@ from vla_store.sources.protocol import (
     reason_of,
 )
 from vla_store.sources.saying import check_labels, check_rate, info_of, is_text, settled_labels, settled_texts
+from vla_store.types import OBSERVATIONS, ORIENTATIONS
+
+log = logging.getLogger("vla_store.builder")
 
 BLOCK_NBYTES = 4 << 20  # that one thread reads at a time, to check it
 DIFFERENT = (
@@ -167,6 +171,7 @@ class _Sieve:
             suite, file = getattr(named, "suite", ""), getattr(named, "file", type(source).__qualname__)
             demo = None if number is None else episode_name(number)
             self.skipped.append(Skipped(suite, file, demo, reason_of(error)))
+            log.info("left out: %s: %s", self.skipped[-1].place, self.skipped[-1].reason)
 
     @contextlib.contextmanager
     def blaming(self, source: EpisodeSource, number: int | None = None, field: str | None = None) -> Iterator[None]:
@@ -189,7 +194,7 @@ class _Sieve:
 
 
 def _check_info(source: EpisodeSource, info: SourceInfo) -> None:
-    conventions = {"orientation": schema.ORIENTATIONS, "observation": schema.OBSERVATIONS}
+    conventions = {"orientation": ORIENTATIONS, "observation": OBSERVATIONS}
     for name, allowed in conventions.items():
         if (value := getattr(info, name)) not in allowed:
             raise SourceError(

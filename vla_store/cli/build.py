@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from vla_store.cli.build_options import CONVENTIONS, EXECUTOR, SOURCES, checks, choice, options_given
 from vla_store.cli.options import LAYOUT, OUTPUT, argument, command, flag
-from vla_store.cli.printing import print_report, print_root, tell
+from vla_store.cli.printing import print_report
 from vla_store.progress import ProgressBar
 from vla_store.sources.kinds import reading_by
+from vla_store.types import PRESETS
 
 if TYPE_CHECKING:
-    from vla_store.builder import BuildReport, Skipped
     from vla_store.format.schema import Root
-
-PRESETS = ("raw", "fast", "small")
 
 
 @command(
@@ -57,7 +55,7 @@ def build(arguments: argparse.Namespace) -> int:
     notes: list[str] = []
 
     def record(folder: Path) -> Root:  # before the store has its name: nobody finds it without its views
-        added = add_views(folder, views, allow_empty=arguments.allow_empty, talk=bar.talk)
+        added = add_views(folder, views, allow_empty=arguments.allow_empty, progress=bar)
         notes.extend(added.notes)
         return added.root
 
@@ -65,9 +63,7 @@ def build(arguments: argparse.Namespace) -> int:
     finish = record if views else None
     with reading_by(arguments.layout), ProgressBar(quiet=arguments.quiet) as bar:
         report = build_store(arguments.source, arguments.store, **given, finish=finish, progress=bar)
-    _tell_what_is_wrong(report)
-    tell("note", notes)
-    return print_report(arguments, report)
+    return print_report(arguments, report, notes)
 
 
 @command(
@@ -97,11 +93,7 @@ def append(arguments: argparse.Namespace) -> int:
     given = options_given(arguments, AppendOptions)
     with reading_by(arguments.layout), ProgressBar(quiet=arguments.quiet) as bar:
         report = append_store(arguments.source, arguments.store, **given, progress=bar)
-    _tell_what_is_wrong(report.build)
-    tell("note", report.notes)
-    if not report.added:
-        tell("note", ["the store has these demonstrations already; nothing was added"])
-    return print_root(arguments, report.root, added=report.part.to_json() if report.added else None)
+    return print_report(arguments, report)
 
 
 @command(
@@ -122,14 +114,4 @@ def recode(arguments: argparse.Namespace) -> int:
     given = options_given(arguments, RecodeOptions)
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = recode_store(arguments.source, arguments.store, **given, progress=bar)
-    tell("warning", [each.text for each in report.nonfinite])
     return print_report(arguments, report)
-
-
-def _tell_what_is_wrong(report: BuildReport) -> None:
-    tell("warning", [*report.warnings, *(each.text for each in report.nonfinite)])
-    tell("left out", [f"{_location(each)}: {each.reason}" for each in report.skipped])
-
-
-def _location(skipped: Skipped) -> str:
-    return f"{skipped.suite}/{skipped.file}" + (f" {skipped.demo}" if skipped.demo else "")

@@ -41,7 +41,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from vla_store.manage.cache import verify_cache
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = verify_cache(_folder(arguments), talk=bar.talk)
+        report = verify_cache(_folder(arguments), progress=bar)
     return print_report(arguments, report) or int(not report.sound)
 
 
@@ -83,7 +83,7 @@ def fill(arguments: argparse.Namespace) -> int:
 
     arguments.cache = _folder(arguments)  # for a path too, which takes none from the environment by itself
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = fill_cache(arguments.store, fields=arguments.field, talk=bar.talk, **how_to_read(arguments))
+        report = fill_cache(arguments.store, fields=arguments.field, progress=bar, **how_to_read(arguments))
     return print_report(arguments, report)
 
 

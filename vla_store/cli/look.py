@@ -27,7 +27,7 @@ def _check_views(store: Store) -> int:
 
 @command(
     "show",
-    "draw one episode: its cameras, actions and where it comes from",
+    "draw one episode: its cameras, curves and where it comes from",
     "vla-store show libero.vla --episode 7 -o episode.png",
     argument(
         "--episode",
@@ -35,19 +35,32 @@ def _check_views(store: Store) -> int:
         metavar="EPISODE",
         help="its number in the store (-1: the last), or suite/file/demo (default: 0)",
     ),
-    argument("-o", "--output", required=True, metavar="FILE.png", help="the picture to write, or to replace"),
-    argument("--steps", type=int, default=8, metavar="N", help="pictures of each camera, 1 to 24 (default: 8)"),
+    argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="what to write, or to replace, by its ending: a picture (.png, .svg, .pdf), a film (.mp4, .gif: to look at, its colours "
+        "are not exact), or a recording for the viewer rerun (.rrd: every pixel and number)",
+    ),
+    argument(
+        "--steps",
+        metavar="N",
+        help="of a picture: pictures of each camera, 1 to 24 (default: 8), or `events`: where the gripper changes",
+    ),
     images("upright", "how pictures are turned (default: upright)"),
     READING,
 )
 def show(arguments: argparse.Namespace) -> int:
     from vla_store.look.episodes import find_episode
-    from vla_store.look.sheet import write_sheet
+    from vla_store.look.show import parsed_steps, write_episode
 
+    steps = parsed_steps(arguments.steps)
     store = open_store(arguments.store, **how_to_read(arguments))
     episode = find_episode(store, arguments.episode)
-    written = write_sheet(store, episode, arguments.output, steps=arguments.steps, images=arguments.images)
-    return print_report(arguments, written)
+    return print_report(
+        arguments, write_episode(store, episode, arguments.output, steps=steps, images=arguments.images)
+    )
 
 
 @command(

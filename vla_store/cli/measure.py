@@ -38,7 +38,7 @@ def bench(arguments: argparse.Namespace) -> int:
             images=arguments.images,
             view=arguments.view,
             **how_to_read(arguments),
-            talk=bar.talk,
+            progress=bar,
         )
     return print_report(arguments, report)
 

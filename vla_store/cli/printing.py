@@ -10,17 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from vla_store.errors import VlaStoreError, machine_error
 from vla_store.progress import leave
-from vla_store.storage import place_of
-from vla_store.text import counted, printable, size_text, wrapped
+from vla_store.text import Report, printable, told, wrapped
 
-if TYPE_CHECKING:
-    from vla_store.format.schema import Root
-
-MAX_LINES = 20
 START = "vla-store: error: "
 
 
@@ -66,10 +61,8 @@ def say(text: str) -> None:
 def tell(kind: str, items: Sequence[str]) -> None:
     """Print lines of one kind on stderr, a screen at most: wrapped on a terminal, one line each for who searches a log."""
     is_terminal = sys.stderr.isatty()
-    for item in items[:MAX_LINES]:
-        say(wrapped(item, f"{kind}: ", " " * 4) if is_terminal else f"{kind}: {item}")
-    if len(items) > MAX_LINES:
-        say(f"{kind}: ... and {len(items) - MAX_LINES} more (the store records all)")
+    for line in told(kind, items):
+        say(wrapped(line, indent=" " * 4) if is_terminal else line)
 
 
 @contextlib.contextmanager
@@ -125,45 +118,8 @@ def writing_results() -> Iterator[None]:
         raise machine_error(error, "writing the result") from None
 
 
-class Report(Protocol):
-    def to_json(self) -> dict[str, Any]: ...
-
-    def text(self) -> str: ...
-
-
-def print_report(arguments: argparse.Namespace, report: Report) -> int:
+def print_report(arguments: argparse.Namespace, report: Report, notes: Sequence[str] = ()) -> int:
+    """Print what a function did, with what it tells besides on stderr. notes: more of that. Returns 0."""
+    for kind, items in (*report.told(), ("note", notes)):
+        tell(kind, items)
     return print_result(arguments, report.to_json(), lambda _: report.text())
-
-
-def print_root(arguments: argparse.Namespace, root: Root, **more: Any) -> int:
-    """Print the state of a store after a change. more: what else the command tells of it."""
-    described = {
-        "digest": root.digest,
-        "episodes": root.episodes,
-        "fingerprint": root.fingerprint,
-        "generation": root.generation,
-        "parts": len(root.parts),
-        "rows": root.rows,
-        "store": place_of(arguments.store),
-    }
-    return print_result(arguments, described | more, root_text)
-
-
-def root_text(described: dict[str, Any]) -> str:
-    """Return what `print_root` prints for people."""
-    lines = [
-        f"store          {described['store']}",
-        f"episodes       {described['episodes']:,} ({counted(described['rows'], 'step')}) in {counted(described['parts'], 'part')}",
-        f"fingerprint    {described['fingerprint'][:16]}  (content)",
-        f"digest         {described['digest'][:16]}  (this root, generation {described['generation']})",
-    ]
-    if added := described.get("added"):
-        lines.append(f"added          {counted(added['episodes'], 'episode')} ({counted(added['rows'], 'step')})")
-    if "removed" in described:
-        lines.append(f"removed        {', '.join(described['removed']) or 'no view'}")
-    lines += [
-        f"{what:<13}  {size_text(described[f'{what}_nbytes'])}"
-        for what in ("copied", "sent")
-        if f"{what}_nbytes" in described
-    ]
-    return "\n".join(lines)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vla_store.cli.options import FETCHER, LAYOUT, OUTPUT, STORE, argument, command, flag
-from vla_store.cli.printing import MAX_LINES, print_report, print_result, print_root, tell
+from vla_store.cli.printing import print_report
 from vla_store.progress import ProgressBar
 from vla_store.sources.kinds import reading_by
 
@@ -57,16 +56,8 @@ def repair(arguments: argparse.Namespace) -> int:
     from vla_store.manage.repair import repair_store
 
     with reading_by(arguments.layout), ProgressBar(quiet=arguments.quiet) as bar:
-        report = repair_store(arguments.store, arguments.source, talk=bar.talk)
-    return print_result(arguments, dict(sorted(vars(report).items())), _repaired) or int(not report.sound)
-
-
-def _repaired(report: dict[str, Any]) -> str:
-    keys = report["repaired"]
-    lines = [f"rewritten      {key}" for key in keys[:MAX_LINES]]
-    if len(keys) > MAX_LINES:
-        lines.append(f"               ... and {len(keys) - MAX_LINES} more (--json lists all)")
-    return "\n".join([*lines, f"{'sound' if report['sound'] else 'DAMAGED':<13}  {report['url']}"])
+        report = repair_store(arguments.store, arguments.source, progress=bar)
+    return print_report(arguments, report) or int(not report.sound)
 
 
 @command(
@@ -83,9 +74,8 @@ def merge(arguments: argparse.Namespace) -> int:
     from vla_store.manage.merge import merge_stores
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = merge_stores(arguments.part, arguments.store, mixed=arguments.mixed, talk=bar.talk)
-    tell("note", report.notes)
-    return print_root(arguments, report.root, copied_nbytes=report.copied_nbytes)
+        report = merge_stores(arguments.part, arguments.store, mixed=arguments.mixed, progress=bar)
+    return print_report(arguments, report)
 
 
 @command(
@@ -101,6 +91,5 @@ def copy(arguments: argparse.Namespace) -> int:
     from vla_store.manage.copy import copy_store
 
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = copy_store(arguments.source, arguments.store, talk=bar.talk)
-    tell("note", report.notes)
-    return print_root(arguments, report.root, sent_nbytes=report.sent_nbytes)
+        report = copy_store(arguments.source, arguments.store, progress=bar)
+    return print_report(arguments, report)

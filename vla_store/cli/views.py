@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vla_store.cli.options import JSON, OUTPUT, STORE, WRITABLE_STORE, Command, argument, command, flag
-from vla_store.cli.printing import print_result, print_root, tell
+from vla_store.cli.printing import print_report, print_result, tell
 from vla_store.errors import OptionError, UnknownName
 from vla_store.look.info import views_json, views_text
 from vla_store.progress import ProgressBar
@@ -41,7 +41,7 @@ def add(arguments: argparse.Namespace) -> int:
 
     wanted = [parse_view(text) for text in arguments.rule]
     with ProgressBar(quiet=arguments.quiet) as bar:
-        report = add_views(arguments.store, wanted, allow_empty=arguments.allow_empty, talk=bar.talk)
+        report = add_views(arguments.store, wanted, allow_empty=arguments.allow_empty, progress=bar)
     tell("note", report.notes)
     if not report.changed:
         tell("note", ["the store has these views already; nothing was added"])
@@ -79,11 +79,7 @@ def remove(arguments: argparse.Namespace) -> int:
 
     if arguments.all == bool(arguments.name):
         raise OptionError("name the views to remove, or give --all")
-    report = remove_views(arguments.store, None if arguments.all else arguments.name)
-    if not report.changed:
-        tell("note", ["the store has no views"])
-    removed = ["all"] if arguments.all and report.changed else [each.name for each in report.views]
-    return print_root(arguments, report.root, removed=removed)
+    return print_report(arguments, remove_views(arguments.store, None if arguments.all else arguments.name))
 
 
 views = Command(

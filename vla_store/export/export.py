@@ -16,27 +16,25 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.export import growing, png
 from vla_store.features import mapping
 from vla_store.features.frames import Batch, Frames, frames_of, lost_in, rate_of
+from vla_store.progress import Progress, Shown, takes_progress, told_to
 from vla_store.reader import Store, open_store
-from vla_store.reader.orient import IMAGES
 from vla_store.reader.values import Episode
-from vla_store.reader.windows import ALIGNMENTS
-from vla_store.text import counted, size_text
+from vla_store.text import Report, counted, size_text
+from vla_store.types import (
+    ALIGNMENTS,
+    EXPORT_FORMATS,
+    IMAGES,
+    LEROBOT_VERSIONS,
+    Alignment,
+    ExportFormat,
+    Images,
+    LeRobotVersion,
+)
 
-FORMATS = ("lerobot", "rlds", "hdf5")
 OF_LEROBOT = ("version", "video", "modality", "fps")
 OF_ROWS = ("alignment", "state", "rename", "exclude")
 RECORD = "vla_store.json"
 MAX_THREADS = 8  # that encode pictures
-
-
-class Progress(Protocol):
-    """Receives how far an export is."""
-
-    def begin(self, steps: int, nbytes: int, done_nbytes: int) -> None: ...
-
-    def advance(self, nbytes: int) -> None: ...
-
-    def end(self) -> None: ...
 
 
 class Writer(Protocol):
@@ -53,8 +51,8 @@ class Writer(Protocol):
     def abort(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Report):
     """Result of an export.
 
     Attributes
@@ -94,26 +92,27 @@ class ExportReport:
         return "\n".join(lines)
 
 
+@takes_progress
 def export_store(
     store: Store | str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    to: str,
+    to: ExportFormat,
     suites: Any = None,
     tasks: Any = None,
     episodes: Any = None,
     split: Any = None,
     view: str | Sequence[str] | None = None,
-    alignment: str | None = None,
-    images: str = "as_stored",
+    alignment: Alignment | None = None,
+    images: Images = "as_stored",
     state: str | Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     exclude: str | Sequence[str] = (),
     fps: float | None = None,
-    version: str | None = None,
+    version: LeRobotVersion | None = None,
     video: bool = False,
     modality: bool = False,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> ExportReport:
     """Write a store, or whole episodes of it, as a data set of another format.
 
@@ -149,7 +148,7 @@ def export_store(
     modality
         LeRobot: write GR00T's meta/modality.json.
     progress
-        Told how far it is.
+        True shows a bar, as `build_store` does; or an object that is told how far it is.
 
     Returns
     -------
@@ -164,7 +163,7 @@ def export_store(
     StoreNotFound, StoreDamaged, UnsupportedStore, FetchError, MachineError
         Where the store is read, and where the folder is written.
     """
-    for name, value, known in (("format", to, FORMATS), ("images", images, IMAGES)):
+    for name, value, known in (("format", to, EXPORT_FORMATS), ("images", images, IMAGES)):
         if value not in known:
             raise UnknownName.among(name, value, list(known))
     if alignment is not None and alignment not in ALIGNMENTS:
@@ -191,7 +190,7 @@ def export_store(
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)))
         writer = make(place, functools.partial(_encoded, pool))
         stack.callback(writer.abort)
-        _write(writer, chosen, progress)
+        _write(writer, chosen, told_to(progress))
         notes += writer.close()
         if plan.record:
             record = _record(chosen, images, selection) | {"not_equal": notes}
@@ -220,12 +219,12 @@ class _Plan:
 
 
 def _lerobot(store: Store, name: str, given: Mapping[str, Any]) -> _Plan:
-    from vla_store.export.lerobot import VERSIONS, LeRobotWriter
+    from vla_store.export.lerobot import LeRobotWriter
     from vla_store.features.lerobot import NAMING
 
-    version, is_video, modality = given["version"] or VERSIONS[0], given["video"], given["modality"]
-    if version not in VERSIONS:
-        raise UnknownName.among("version", version, list(VERSIONS))
+    version, is_video, modality = given["version"] or LEROBOT_VERSIONS[0], given["video"], given["modality"]
+    if version not in LEROBOT_VERSIONS:
+        raise UnknownName.among("version", version, list(LEROBOT_VERSIONS))
     mapped = _mapped(store, NAMING, given)
     if modality and not any(each.is_state for each in mapped.features):
         raise OptionError(
@@ -344,18 +343,15 @@ def _lying(chosen: Frames, images: str) -> dict[str, str]:
     return {name: each.pop() for name, each in lie.items() if len(each) == 1}
 
 
-def _write(writer: Writer, chosen: Frames, progress: Progress | None) -> None:
-    if progress:
-        progress.begin(chosen.steps, chosen.steps * chosen.step_nbytes, 0)
+def _write(writer: Writer, chosen: Frames, progress: Progress) -> None:
+    progress.begin(chosen.steps, chosen.steps * chosen.step_nbytes, 0)
     for episode, start, count in chosen.episodes():
         writer.begin(episode, count)
         for batch in chosen.slices(range(start, start + count)):
             writer.rows(batch)
-            if progress:
-                progress.advance(len(batch["step"]) * chosen.step_nbytes)
+            progress.advance(len(batch["step"]) * chosen.step_nbytes)
         writer.end()
-    if progress:
-        progress.end()
+    progress.end()
 
 
 def _encoded(pool: ThreadPoolExecutor, pictures: Any) -> list[bytes]:

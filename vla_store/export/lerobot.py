@@ -13,12 +13,12 @@ import numpy as np
 
 from vla_store.export import lerobot_video
 from vla_store.export.parquet import CHUNK, DATA_MB, RollingParquet, closed, lists_of, write_tasks, writer_of
+from vla_store.extras import needed
 from vla_store.features.frames import Batch
 from vla_store.features.lerobot import NAMING, OWN, TIMESTAMP, FrameStatistics, described, own_columns, whole
 from vla_store.features.mapping import ACTIONS, Feature
 from vla_store.features.statistics import QUANTILES
 from vla_store.reader.values import Episode
-from vla_store.sources.extras import needed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Statistics = dict[str, dict[str, Array]]
 
-VERSIONS = ("v3.0", "v2.1")
 VIDEO_MB = 200
 GROUP_NBYTES = 1 << 30  # of a column of pictures in one row group; Arrow reads less than twice as much
 BUFFERED = 1_000_000  # numbers of statistics of episodes that are held until they are written
@@ -54,7 +53,7 @@ class LeRobotWriter:
     encode
         Encodes pictures (n, H, W, C) as PNG.
     version
-        One of VERSIONS.
+        One of LEROBOT_VERSIONS.
     fps
         Frames a second.
     is_video

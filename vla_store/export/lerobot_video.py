@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import MachineError, OptionError
-from vla_store.sources.extras import needed
+from vla_store.extras import needed
 
 Array = np.ndarray[Any, Any]
 

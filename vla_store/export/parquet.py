@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from vla_store.sources.extras import needed
+from vla_store.extras import needed
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,6 +24,7 @@ from vla_store.reader.parts import parts_of
 from vla_store.reader.seconds import checked_rate
 from vla_store.reader.selection import Anchors, anchors_of, choose
 from vla_store.reader.values import Episode, SourceConvention
+from vla_store.types import Alignment, Images
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -97,8 +98,8 @@ def frames_of(
     fields: Sequence[str],
     selection: Mapping[str, Any],
     *,
-    alignment: str | None,
-    images: str,
+    alignment: Alignment | None,
+    images: Images,
     dtype: str | None,
     keep_first: bool = False,
 ) -> Frames:

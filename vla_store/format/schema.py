@@ -21,6 +21,7 @@ from vla_store.format.digests import NO_DIGEST
 from vla_store.format.json_reader import JsonReader, check_key
 from vla_store.format.nonfinite import SUFFIXES, columns_of
 from vla_store.format.texts import Wordings
+from vla_store.types import OBSERVATIONS, ORIENTATIONS
 
 FORMAT_VERSION = 1
 
@@ -38,8 +39,6 @@ FLOATING_DTYPES = ("float16", "float32", "float64")
 NUMERIC_DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), *FLOATING_DTYPES)
 KINDS = ("fixed", "ragged-episode", "picture")
 CAMERA_DTYPES = ("uint8", "uint16", "float32")  # of kind "fixed"; pictures of another are of kind "picture"
-ORIENTATIONS = ("bottom_up", "top_down", "rot180")
-OBSERVATIONS = ("before", "after")
 TABLE_COLUMNS = ("start", "length", "task", "source", "number", "success", "attributes_start", "attributes_bytes")
 GIVEN_BYTES: tuple[str, tuple[int, ...]] = ("object", ())  # of pictures that are kept as a source encoded them
 LABELS = ("names", "units")  # of the numbers of a step of a field

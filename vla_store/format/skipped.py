@@ -39,6 +39,11 @@ class Skipped:
             if (text := getattr(self, name)) is not None:
                 object.__setattr__(self, name, storable(text))
 
+    @property
+    def place(self) -> str:
+        """Which demonstration or file it is, in words."""
+        return f"{self.suite}/{self.file}" + (f" {self.demo}" if self.demo else "")
+
     def to_json(self) -> dict[str, Any]:
         """Return what the store's document of left-out demonstrations says of it."""
         return {"demo": self.demo, "file": self.file, "reason": self.reason, "suite": self.suite}

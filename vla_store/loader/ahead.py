@@ -15,7 +15,7 @@ from vla_store.loader.plan import Jobs, Plan
 from vla_store.loader.processes import Processes
 from vla_store.storage import Traffic
 
-log = logging.getLogger("vla_store")
+log = logging.getLogger("vla_store.loader")
 
 LATE_S = 10.0
 MAX_FAILURES = 3

@@ -13,7 +13,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, whole_number
 from vla_store.loader.dataset import Dataset
-from vla_store.loader.order import Sharding, Shuffle
+from vla_store.loader.order import Sharding, ShuffleChoice
 from vla_store.loader.pool import Workers
 from vla_store.loader.state import Epochs
 from vla_store.loader.stream import NO_BATCH, BatchStream, Convert, Copy, Stats
@@ -40,7 +40,7 @@ class Batches:
         *,
         batch_size: int,
         seed: int = 0,
-        shuffle: Shuffle | str = True,
+        shuffle: ShuffleChoice = True,
         drop_last: bool = False,
         workers: int = 2,
         transform: Callable[..., Any] | None = None,
@@ -57,23 +57,25 @@ class Batches:
         self.work = Work(dataset, transform, batch_transform)
         self.workers = int(workers)
         self.processes = Workers(self.work, self.workers, min(self.batch_size, self.epochs.rows))
-        self._stream: Callable[[], BatchStream | None] = lambda: None
+        self._stream: Callable[[], BatchStream[Any] | None] = lambda: None
 
     def __len__(self) -> int:
         """Batches of a whole epoch, on every rank."""
         return self.sharding().batches(0)
 
-    def __iter__(self) -> BatchStream:
+    def __iter__(self) -> BatchStream[Any]:
         """Begin a new pass; it ends the one before. Epoch and position are settled at its first batch."""
         return self.stream()
 
-    def stream(self, convert: Convert | None = None, copy: Copy | None = None, summary: bool = False) -> BatchStream:
+    def stream(
+        self, convert: Convert | None = None, copy: Copy | None = None, summary: bool = False
+    ) -> BatchStream[Any]:
         """As `iter`, with the options of a BatchStream."""
         self.processes.check_fork()
         current = self.epochs.new_pass()
         self.processes.cancel()
         self._close_stream(wait=False)  # it gives nothing any more, and a copy in hand may take its time
-        made = BatchStream(self, current, convert, copy, summary)
+        made: BatchStream[Any] = BatchStream(self, current, convert, copy, summary)
         self._stream = weakref.ref(made)
         return made
 

@@ -29,10 +29,9 @@ from vla_store.reader.options import by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
 from vla_store.text import counted
+from vla_store.types import MIXTURE_BATCHES, MIXTURE_WEIGHTS, MixtureBatches, MixtureEpoch, MixtureWeights
 
 PART = "part"
-BATCHES = ("mixed", "by_part")
-WEIGHTS = ("shares", "by_steps", "by_episodes")
 HABITS = {
     "probabilities": "write mixture([(dataset, weight), ...])",
     "sample_weights": "write mixture([(dataset, weight), ...])",
@@ -49,10 +48,10 @@ def mixture(
     parts: Sequence[Any],
     *,
     names: Sequence[str] | None = None,
-    weights: str = "shares",
+    weights: MixtureWeights = "shares",
     temperature: float = 1,
-    epoch: str | int = "largest",
-    batches: str = "mixed",
+    epoch: MixtureEpoch | int = "largest",
+    batches: MixtureBatches = "mixed",
     part: str | None = PART,
     reweighed: bool = False,
 ) -> Mixture:
@@ -133,15 +132,15 @@ def mixture(
         raise OptionError(
             "part is a text, what the number of its part is called in a sample, or None", found=repr(part)[:100]
         )
-    if weights not in WEIGHTS:
-        raise UnknownName.among("kind of weights", weights, list(WEIGHTS))
+    if weights not in MIXTURE_WEIGHTS:
+        raise UnknownName.among("kind of weights", weights, list(MIXTURE_WEIGHTS))
     exact = [weight_of(weight, name) for (_, weight), name in zip(pairs, known)]
     if weights != "shares":
         sizes = [_size(dataset, name, weights) for dataset, name in zip(datasets, known)]
         exact = [weight * size for weight, size in zip(exact, sizes)]
     counts = counts_of(tempered(exact, temperature, known), known)
-    if batches not in BATCHES:
-        raise UnknownName.among("kind of batches", batches, list(BATCHES))
+    if batches not in MIXTURE_BATCHES:
+        raise UnknownName.among("kind of batches", batches, list(MIXTURE_BATCHES))
     sources = [given for _, given in found]
     return Mixture(datasets, sources, known, counts, epoch, part, batches == "by_part", bool(reweighed))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class Blocks:
 
 
 Shuffle = bool | Blocks
+ShuffleChoice = Shuffle | Literal["blocks"]  # as users give it
 
 
 def shuffle_of(given: Any) -> Shuffle:

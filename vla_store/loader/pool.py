@@ -25,7 +25,7 @@ from vla_store.loader.work import Job, Work
 from vla_store.loader.worker import NewRing, Ticket
 from vla_store.storage import Traffic
 
-log = logging.getLogger("vla_store")
+log = logging.getLogger("vla_store.loader")
 
 TICKETS_PER_WORKER = 2
 SPARE_SLOTS = 3

@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_store.errors import OptionError
 from vla_store.loader.dataset import served
-from vla_store.loader.order import EpochOrder, Shuffle
+from vla_store.loader.order import EpochOrder, ShuffleChoice
 from vla_store.loader.state import BY_ITS_END, Epochs, Pass
 from vla_store.reader.options import OF_A_SAMPLER, by_name
 
@@ -39,7 +39,7 @@ class ShuffleSampler:
     """
 
     @by_name(OF_A_SAMPLER)
-    def __init__(self, dataset: Any, *, seed: int = 0, shuffle: Shuffle | str = True) -> None:
+    def __init__(self, dataset: Any, *, seed: int = 0, shuffle: ShuffleChoice = True) -> None:
         found = served(dataset)
         if found is None:
             raise OptionError(

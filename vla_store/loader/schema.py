@@ -17,6 +17,7 @@ from vla_store.errors import OptionError
 from vla_store.loader.dataset import Empty
 from vla_store.loader.packing import PLAIN
 from vla_store.reader.batch import ragged_error
+from vla_store.reader.bfloat16 import name_of
 from vla_store.reader.samples import Samples
 
 Int64 = npt.NDArray[np.int64]
@@ -34,7 +35,7 @@ def schema_of(dataset: Any, source: Any) -> Schema:
 
 def of_samples(samples: Samples) -> Schema:
     """Return the schema of a store's plain samples."""
-    found = {key: _array(shape, dtype.name) for key, (shape, dtype) in samples.columns.items()}
+    found = {key: _array(shape, name_of(dtype)) for key, (shape, dtype) in samples.columns.items()}
     fields = samples.store.fields
     ragged = {each.field: fields[each.field] for each in samples.windows if fields[each.field].is_ragged}
     found |= {name: f"an array of {field.dtype}" for name, field in ragged.items()}
@@ -171,7 +172,8 @@ def _text(value: Any) -> str:
     if isinstance(value, (bool, int, float, complex, np.generic)):
         value = np.asarray(value)
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        name = str(getattr(value.dtype, "name", value.dtype)).removeprefix("torch.")
+        is_numpy = isinstance(value.dtype, np.dtype)
+        name = name_of(value.dtype) if is_numpy else str(value.dtype).removeprefix("torch.")
         return _array(tuple(value.shape), name)
     return f"a {type(value).__name__}"
 

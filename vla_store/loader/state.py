@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 from vla_store.errors import UsageError, warn, whole_number
 from vla_store.loader.course import Course
 from vla_store.loader.dataset import Dataset
-from vla_store.loader.order import EpochOrder, Shuffle, shuffle_of
+from vla_store.loader.order import EpochOrder, ShuffleChoice, shuffle_of
 
 # What ends a pass, as a sentence says it; and the end of its epoch, after which there is nothing to say.
 BY_A_NEWER = "a newer pass began"
@@ -68,7 +68,7 @@ class Epochs:
         self,
         dataset: Dataset,
         seed: SupportsIndex,
-        shuffle: Shuffle | str,
+        shuffle: ShuffleChoice,
         look: str,
         batches: Callable[[], tuple[int, int]] = lambda: (1, 1),
     ) -> None:

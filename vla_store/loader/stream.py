@@ -24,9 +24,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from vla_store.errors import UsageError, warn
 from vla_store.loader.packing import array_nbytes
@@ -46,6 +46,7 @@ NO_BATCH = "drop_last leaves out all of the {0.rows:,} rows: they are fewer than
 LOOK_UP_S = 0.2
 
 Convert = Callable[[Any, Job], Any]
+Given = TypeVar("Given", covariant=True)
 Copy = Callable[[Any], Any]
 
 
@@ -241,7 +242,7 @@ class CopiedAhead:
                 self._changed.notify_all()
 
 
-class BatchStream:
+class BatchStream(Generic[Given]):
     """What iterating over `Batches` gives: the batches of one pass, for one thread at a time. Closed with its last reference.
 
     Not a generator: that raises an error once, and then ends as if the epoch were complete. convert: called with each batch and its
@@ -260,10 +261,10 @@ class BatchStream:
         self._before = owner.counts.copy() if summary else None
         self._handed_at: float | None = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> BatchStream[Given]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Given:
         began = time.perf_counter()
         if self._pid != os.getpid():
             raise UsageError("this pass over the loader began in another process", hint="call iter(loader) in this one")
@@ -286,7 +287,7 @@ class BatchStream:
         self._handed_at = now
         self._owner.counts.count(made, now - began, now - since, self._owner.rows_by_part(made.job))
         self._pass.give(made.job.end, made.job.is_last)
-        return batch
+        return cast(Given, batch)
 
     def close(self, wait: bool = True) -> None:
         """End the stream; where the pass stands does not change. A `next` that waits in another thread comes back."""

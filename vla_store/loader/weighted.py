@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from vla_store.loader.facts import StepFacts, facts_of
 from vla_store.loader.marks import MOST_ROWS, Marks, Shares
 from vla_store.reader.options import OF_WEIGHTS, by_name
 from vla_store.text import counted
+from vla_store.types import Item
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -26,7 +27,7 @@ Weights = str | npt.ArrayLike | Callable[[StepFacts], npt.ArrayLike]
 
 
 @by_name(OF_WEIGHTS)
-def weighted(dataset: Any, weights: Weights, *, epoch: int | None = None) -> Weighted:
+def weighted(dataset: Indexed[Item] | Dataset, weights: Weights, *, epoch: int | None = None) -> Weighted[Item]:
     """Return a dataset of the same samples, of which an epoch takes each as often as its weight says.
 
     Parameters
@@ -120,7 +121,15 @@ class WeightedSamples:
         return found
 
 
-class Weighted:
+class Indexed(Protocol[Item]):
+    """What gives a sample for its number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Item: ...
+
+
+class Weighted(Generic[Item]):
     """Samples of a dataset, each as often as its weight says; `vla_store.weighted` makes it.
 
     `len`, numbers and samples are the dataset's: only the order of an epoch is another. A Loader and a ShuffleSampler know that order; a
@@ -145,7 +154,7 @@ class Weighted:
         As `weighted` says.
     """
 
-    def __init__(self, dataset: Any, weights: Weights, epoch: int | None = None) -> None:
+    def __init__(self, dataset: Indexed[Item] | Dataset, weights: Weights, epoch: int | None = None) -> None:
         found = served(dataset)
         if found is None:
             raise OptionError("weighted takes what a Loader takes", found=type(dataset).__name__)
@@ -155,7 +164,7 @@ class Weighted:
                 found=type(dataset).__name__,
                 hint="weigh what it is made of, before; of two weights give the product: weighted(dataset, one * other)",
             )
-        self.dataset = dataset
+        self.dataset: Any = dataset
         self.makes_batches = not isinstance(found, OneByOne)
         self.epoch_rows = len(found) if epoch is None else whole_number("epoch", epoch, 1, MOST_ROWS)
         self.text = _said(weights)
@@ -169,9 +178,10 @@ class Weighted:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Item:
         """Return one sample of the dataset."""
-        return self.dataset[index]
+        found: Item = self.dataset[index]
+        return found
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return many samples of the dataset; a DataLoader calls this."""

@@ -18,6 +18,7 @@ from vla_store.errors import OptionError, TransformError, VlaStoreError
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import Dataset, Empty, OneByOne, in_turn
 from vla_store.loader.packing import flatten, tree_nbytes
+from vla_store.reader.bfloat16 import BFLOAT16
 from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_at
 from vla_store.reader.transforms import a_sample, name_of, transformed
@@ -65,6 +66,7 @@ class Work:
             dataset = OneByOne(dataset, dataset)
         self.dataset: Any = dataset
         self._is_known = isinstance(dataset, Samples)  # whose batches need no check
+        self._is_for_numpy = False  # what transforms get; not known before the first
         self._transform = transform
         self._batch_transform = batch_transform
         self._wants = takes_generator(transform)
@@ -106,6 +108,7 @@ class Work:
                 self._check_rows(batch, job)
         if self._batch_transform is not None:
             try:
+                self._check_for_numpy(batch, "batch_transform")
                 batch = apply_to_batch(self._batch_transform, batch, job, self._batch_wants)
             except Exception as error:
                 raise self._failed(error, job, None) from None
@@ -121,6 +124,7 @@ class Work:
                     given = next(samples)
                 sample = a_sample(given, "the dataset's", getattr(type(source), "__getitem__", None))
                 if self._transform is not None:
+                    self._check_for_numpy(sample, "transform")
                     options: dict[str, Any] = {GENERATOR: _generator(job, position, OF_A_SAMPLE)} if self._wants else {}
                     sample = transformed(self._transform, sample, **options)
             except Exception as error:
@@ -130,6 +134,19 @@ class Work:
             return collate(made)
         except Exception as error:
             raise self._failed(error, job, None) from None
+
+    def _check_for_numpy(self, tree: Any, what: str) -> None:
+        """Raise OptionError where a transform of arrays would get bfloat16, which NumPy has not."""
+        if self._is_for_numpy:
+            return
+        for value in flatten(tree)[0]:
+            if isinstance(value, np.ndarray) and value.dtype == BFLOAT16:
+                raise OptionError(
+                    f"{what} gets NumPy's arrays here, and NumPy has no bfloat16",
+                    hint="give the dataset the transform, which then gets tensors; or the Loader a batch_transform and a device; or "
+                    'dtype="float32", and let the transform convert',
+                )
+        self._is_for_numpy = True
 
     def _check_rows(self, batch: Any, job: Job) -> None:
         """Raise TransformError where a batch is none, or not of as many samples as were asked for."""

@@ -25,7 +25,7 @@ from vla_store.look.thumbnails import Thumbnail, thumbnails
 from vla_store.look.writing import name_of, write_file
 from vla_store.reader import Store
 from vla_store.storage import output_path
-from vla_store.text import counted, number_text, percent_text, shown, size_text
+from vla_store.text import Report, counted, number_text, percent_text, shown, size_text
 
 SECTIONS = {
     "decisions": "How it was recorded and converted",
@@ -47,8 +47,8 @@ MAX_PICTURES_NBYTES = 900_000
 STRIP_COLOURS = 64
 
 
-@dataclass(frozen=True)
-class PageWritten:
+@dataclass(frozen=True, repr=False)
+class PageWritten(Report):
     """Where a page was written, and how large it is."""
 
     path: Path

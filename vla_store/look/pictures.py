@@ -19,7 +19,7 @@ Pictures = npt.NDArray[np.uint8]
 _RAMP = np.array(
     [[20, 16, 60], [52, 50, 130], [40, 104, 156], [36, 152, 150], [94, 196, 118], [190, 224, 90], [252, 250, 190]]
 )
-_NOT_A_NUMBER = (255, 0, 160)
+NOT_A_NUMBER = (255, 0, 160)
 # Of the pixels that count, so many at each end may be outside of the range that is shown: a few far pixels flatten the rest.
 _CLIPPED_PERCENT = 1.0
 
@@ -73,7 +73,7 @@ def to_rgb(frames: Array, shown: tuple[float, float] | None) -> Pictures:
         made = np.stack([np.rint(np.interp(share[..., 0], stops, channel)) for channel in _RAMP.T], axis=3).astype(
             np.uint8
         )
-    made[~known.all(axis=3)] = _NOT_A_NUMBER
+    made[~known.all(axis=3)] = NOT_A_NUMBER
     return made
 
 

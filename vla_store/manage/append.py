@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vla_store.format.conventions import check_alike
 from vla_store.format.schema import PartEntry, Root
 from vla_store.format.views import document_of
 from vla_store.manage import combining, roots
+from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import carried, views_in
 from vla_store.publish.transfer import copy_part, part_listing, remove_objects, send_part
 from vla_store.reader.part import Part
@@ -36,14 +37,12 @@ from vla_store.sources.protocol import describe
 from vla_store.storage import LocalStorage, Storage, is_url, open_storage
 
 
-@dataclass(frozen=True)
-class AppendReport:
+@dataclass(frozen=True, repr=False)
+class AppendReport(ChangedStore):
     """Result of an append.
 
     Attributes
     ----------
-    root
-        The root that is current now.
     part
         The part that was added.
     build
@@ -54,11 +53,20 @@ class AppendReport:
         One line for each view that does not cover the new part, or keeps nothing of a new task.
     """
 
-    root: Root
     part: PartEntry
     build: BuildReport
     added: bool = True
     notes: tuple[str, ...] = ()
+
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield from self.build.told()
+        has_all = [] if self.added else ["the store has these demonstrations already; nothing was added"]
+        yield "note", [*self.notes, *has_all]
+
+    def more(self) -> dict[str, Any]:
+        """Return the part that was added."""
+        return {"added": self.part.to_json() if self.added else None}
 
 
 @takes_options(AppendOptions)
@@ -111,7 +119,7 @@ def append_store(
                 root = roots.heal(place, current)
                 _remove_unnamed(place, root, Journal(stage, planned.plan))
                 shutil.rmtree(stage, ignore_errors=True)
-                return AppendReport(root, there, planned.report(stage), added=False)
+                return AppendReport(root, place.url, there, planned.report(stage), added=False)
         _check_fits(parts, planned)
         views_in(place, current)  # what is wrong with them is said before the work
         place.check_exclusive(layout.root_key(1))
@@ -127,7 +135,7 @@ def append_store(
             shutil.rmtree(stage, ignore_errors=True)
         finally:
             journal.close()
-    return AppendReport(root, entry, report, notes=addition.notes)
+    return AppendReport(root, place.url, entry, report, notes=addition.notes)
 
 
 def _check_fits(parts: list[Part], planned: PlannedPart) -> None:

@@ -22,18 +22,19 @@ from vla_store.format.codecs import checked_body
 from vla_store.format.listing import ObjectEntry, parse_listing
 from vla_store.format.schema import Root
 from vla_store.format.shard_index import find_index
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.transfer import part_listing
 from vla_store.reader.opening import current_root
 from vla_store.storage import Contents, Range, Storage, local_path, locate
 from vla_store.storage.cache import CacheFolder, Entry, existing
 from vla_store.storage.mirror import PAGE, PRESENT, Mirror, layout_of, runs_of
 from vla_store.storage.mirrored import MirroredStorage
-from vla_store.text import counted, duration_text, percent_text, size_text, table
+from vla_store.text import MAX_LINES, Report, counted, duration_text, percent_text, size_text, table
+from vla_store.types import Fetcher
 
 PIECE_NBYTES = 8 << 20
 GROUP_NBYTES = 32 << 20
 AT_ONCE = 4
-MAX_LINES = 20
 OF_ALL = ("index/", "episodes/")  # what every sample needs
 SEALED = ("frames/", "residuals/", "backgrounds/", "episodes/attributes/")  # arrays whose chunks end with their crc32c
 
@@ -68,8 +69,8 @@ class Kept:
     is_used: bool
 
 
-@dataclass(frozen=True)
-class CacheListing:
+@dataclass(frozen=True, repr=False)
+class CacheListing(Report):
     """What is in a cache, the least recently used first. nbytes: that it takes on the disk."""
 
     cache: str
@@ -96,8 +97,8 @@ class CacheListing:
         )
 
 
-@dataclass
-class CacheReport:
+@dataclass(repr=False)
+class CacheReport(Report):
     """Result of `verify_cache`.
 
     Attributes
@@ -145,8 +146,8 @@ class CacheReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class PruneReport:
+@dataclass(frozen=True, repr=False)
+class PruneReport(Report):
     """Result of `prune_cache`: what was removed, what is left, and which of that is in use."""
 
     cache: str
@@ -174,8 +175,8 @@ class PruneReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class FillReport:
+@dataclass(frozen=True, repr=False)
+class FillReport(Report):
     """Result of `fill_cache`: bytes that are wanted of the store, and those that this call fetched."""
 
     store: str
@@ -207,7 +208,8 @@ def list_cache(cache: Path) -> CacheListing:
         return CacheListing(str(folder.path), sum(each.nbytes for each in entries), tuple(map(_kept, entries)))
 
 
-def verify_cache(cache: Path, *, workers: int | None = None, talk: Talk = lambda text: None) -> CacheReport:
+@takes_progress
+def verify_cache(cache: Path, *, workers: int | None = None, progress: Shown = None) -> CacheReport:
     """Check all bytes of a cache that can be checked, and forget the damaged ones, which are then fetched again.
 
     An object that is all here must have the sha256 of its part's listing. Of a shard that is partly here each frame must have its
@@ -219,8 +221,8 @@ def verify_cache(cache: Path, *, workers: int | None = None, talk: Talk = lambda
         The folder.
     workers
         Threads that hash; default one a CPU.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -232,6 +234,7 @@ def verify_cache(cache: Path, *, workers: int | None = None, talk: Talk = lambda
     OptionError, MachineError
         Where there is no cache, and where it cannot be read, or not be mended for want of permissions.
     """
+    talk = told_to(progress).talk
     folder = _existing(cache)
     report = CacheReport(str(folder.path))
     with machine_errors("checking the cache", folder.path), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -268,14 +271,15 @@ def prune_cache(cache: Path, *, to: int = 0) -> PruneReport:
     return PruneReport(str(folder.path), freed, sum(each.nbytes for each in removed), left_nbytes, in_use)
 
 
+@takes_progress
 def fill_cache(
     store: Path,
     *,
     fields: str | Sequence[str] | None = None,
     cache: Path | None = None,
     cache_size: str | int | None = None,
-    fetcher: str | None = None,
-    talk: Talk = lambda text: None,
+    fetcher: Fetcher | None = None,
+    progress: Shown = None,
 ) -> FillReport:
     """Bring a store into the cache, so that nothing of it has to be fetched later. What is there is not fetched again.
 
@@ -287,8 +291,8 @@ def fill_cache(
         Name of the field to bring, or names of several, with all that every sample needs; None for all.
     cache, cache_size, fetcher
         As for `open_store`.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -303,6 +307,7 @@ def fill_cache(
     UnknownName, StoreNotFound, StoreDamaged, FetchError
         Where the store has no such field, or cannot be read.
     """
+    talk = told_to(progress).talk
     began = time.monotonic()
     location = locate(store, fetcher, cache=cache, cache_size=cache_size)
     if location.cache is None:

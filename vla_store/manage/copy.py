@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vla_store.errors import DestinationExists, StoreDamaged, machine_errors
 from vla_store.format import canonical, layout
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
+from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import views_in
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.commit import GROUP_BYTES, group_keys
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 
 
-@dataclass(frozen=True)
-class CopyReport:
+@dataclass(frozen=True, repr=False)
+class CopyReport(ChangedStore):
     """Result of a copy.
 
     Attributes
     ----------
-    root
-        Newest root, of both stores.
-    url
-        Where the copy is: an absolute path, or a URL.
     sent_nbytes
         Bytes of objects of parts that were sent, because they were not there already.
     notes
         One line for each damaged document of views.
     """
 
-    root: Root
-    url: str
     sent_nbytes: int
     notes: tuple[str, ...] = ()
 
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield "note", self.notes
 
-def copy_store(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, talk: Callable[[str], None] = lambda text: None
-) -> CopyReport:
+    def more(self) -> dict[str, Any]:
+        """Return how much was sent."""
+        return {"sent_nbytes": self.sent_nbytes}
+
+
+@takes_progress
+def copy_store(source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Shown = None) -> CopyReport:
     """Copy a store between any two paths or URLs; the same call resumes.
 
     All roots are copied, so that handles and pinned digests keep working. A local copy grows in TARGET.partial and is renamed;
@@ -51,8 +55,8 @@ def copy_store(
     ----------
     source, target
         Paths or URLs.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -68,6 +72,7 @@ def copy_store(
     MachineError, FetchError
         A disk or a storage fails.
     """
+    talk = told_to(progress).talk
     origin, place = open_storage(source), open_storage(target)
     with machine_errors(f"copying to {place.url}"):
         root = roots.newest_root(origin)

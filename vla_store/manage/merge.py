@@ -4,50 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machine_errors, several
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
-from vla_store.format.schema import PartEntry, Root
+from vla_store.format.schema import PartEntry
 from vla_store.format.views import document_of
 from vla_store.manage import combining, partial, roots
+from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import carried, merged, views_in
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.commit import put_documents, put_root
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 
 
-@dataclass(frozen=True)
-class MergeReport:
+@dataclass(frozen=True, repr=False)
+class MergeReport(ChangedStore):
     """Result of a merge.
 
     Attributes
     ----------
-    root
-        The new root.
-    url
-        Where the new store is: an absolute path, or a URL.
     copied_nbytes
         Bytes of parts that were copied, because they did not lie below the new root.
     notes
         One line for each view that does not cover all of the new store, or keeps nothing of a task.
     """
 
-    root: Root
-    url: str
     copied_nbytes: int
     notes: tuple[str, ...] = ()
 
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield "note", self.notes
 
+    def more(self) -> dict[str, Any]:
+        """Return how much was copied."""
+        return {"copied_nbytes": self.copied_nbytes}
+
+
+@takes_progress
 def merge_stores(
     stores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     *,
     mixed: bool = False,
-    talk: Callable[[str], None] = lambda text: None,
+    progress: Shown = None,
 ) -> MergeReport:
     """Make one root over the parts of several stores, in the order given.
 
@@ -62,8 +68,8 @@ def merge_stores(
         their parts stay where they are, and the new root names them there.
     mixed
         Let stores differ in orientation and observation; each source keeps its own.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -83,6 +89,7 @@ def merge_stores(
         A disk or a storage fails.
     """
     stores = several(stores)
+    talk = told_to(progress).talk
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")
     place = open_storage(target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vla_store.audit import verify_store
 from vla_store.errors import StoreDamaged, machine_errors
@@ -17,14 +18,15 @@ from vla_store.format import layout
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, repair_part
 from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, restore_meta, restore_superseded
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.commit import group_keys
 from vla_store.sources.find import Given, named_sources
 from vla_store.storage import Storage, open_storage
-from vla_store.text import counted
+from vla_store.text import MAX_LINES, Report, counted
 
 
-@dataclass(frozen=True)
-class RepairReport:
+@dataclass(frozen=True, repr=False)
+class RepairReport(Report):
     """Result of a repair.
 
     Attributes
@@ -41,12 +43,24 @@ class RepairReport:
     repaired: tuple[str, ...]
     sound: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return dict(sorted(vars(self).items()))
 
+    def text(self) -> str:
+        """Return it for people."""
+        lines = [f"rewritten      {key}" for key in self.repaired[:MAX_LINES]]
+        if len(self.repaired) > MAX_LINES:
+            lines.append(f"               ... and {len(self.repaired) - MAX_LINES} more (--json lists all)")
+        return "\n".join([*lines, f"{'sound' if self.sound else 'DAMAGED':<13}  {self.url}"])
+
+
+@takes_progress
 def repair_store(
     store: str | os.PathLike[str],
     sources: Given | Sequence[Given],
     *,
-    talk: Callable[[str], None] = lambda text: None,
+    progress: Shown = None,
 ) -> RepairReport:
     """Rewrite the damaged and missing objects of a store from the sources that it was built from.
 
@@ -57,8 +71,8 @@ def repair_store(
     sources
         What the store was built from, in any form that `build_store` takes; all sources of a damaged part must be
         given.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -79,6 +93,7 @@ def repair_store(
     MachineError, FetchError
         A disk or a storage fails.
     """
+    talk = told_to(progress).talk
     place = open_storage(store)
     given = named_sources(sources)
     repaired: list[str] = []

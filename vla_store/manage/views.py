@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ from vla_store.format.views import (
     without,
 )
 from vla_store.manage import roots
+from vla_store.manage.result import ChangedStore
+from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
@@ -43,14 +46,14 @@ MAX_NOTED = 5
 
 @dataclass(frozen=True)
 class ViewsReport:
-    """Result of adding or removing views.
+    """Result of adding views.
 
     Attributes
     ----------
     root
         The root that is current now.
     views
-        The views that were added or removed.
+        The views that were added.
     notes
         What a user should know of them, one line each.
     changed
@@ -61,6 +64,33 @@ class ViewsReport:
     views: tuple[View, ...]
     notes: tuple[str, ...] = ()
     changed: bool = True
+
+
+@dataclass(frozen=True, repr=False)
+class ViewsRemoved(ChangedStore):
+    """Result of removing views.
+
+    Attributes
+    ----------
+    views
+        The views that were removed; none for `names=None`, which does not read them.
+    changed
+        False where nothing was written, because there were none.
+    removed
+        Names of the views that were removed; "all" for `names=None`.
+    """
+
+    views: tuple[View, ...]
+    changed: bool
+    removed: tuple[str, ...]
+
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield "note", [] if self.changed else ["the store has no views"]
+
+    def more(self) -> dict[str, Any]:
+        """Return the names that were removed."""
+        return {"removed": list(self.removed)}
 
 
 def add_view(
@@ -101,12 +131,13 @@ def add_view(
     return add_views(store, [NewView(name, rule, kind)], allow_empty=allow_empty).views[0]
 
 
+@takes_progress
 def add_views(
     store: str | os.PathLike[str],
     wanted: NewView | Sequence[NewView],
     *,
     allow_empty: bool = False,
-    talk: Callable[[str], None] = lambda text: None,
+    progress: Shown = None,
 ) -> ViewsReport:
     """Record several views at once, in one root; otherwise as `add_view`.
 
@@ -118,8 +149,8 @@ def add_views(
         The views to add; at least one, with different names.
     allow_empty
         Add views also where nothing is left of a task.
-    talk
-        Called with a line of progress.
+    progress
+        True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
     Returns
     -------
@@ -132,6 +163,7 @@ def add_views(
         As `add_view` raises them; none of the views is added then.
     """
     wanted = several(wanted)
+    talk = told_to(progress).talk
     if not wanted:
         raise OptionError("no view to add")
     names = [each.name for each in wanted]
@@ -175,7 +207,7 @@ def add_views(
     return ViewsReport(root, tuple(made.values()), tuple(notes), changed)
 
 
-def remove_views(store: str | os.PathLike[str], names: str | View | Iterable[str | View] | None) -> ViewsReport:
+def remove_views(store: str | os.PathLike[str], names: str | View | Iterable[str | View] | None) -> ViewsRemoved:
     """Record that views are no more. Older roots keep theirs.
 
     Parameters
@@ -187,8 +219,7 @@ def remove_views(store: str | os.PathLike[str], names: str | View | Iterable[str
 
     Returns
     -------
-    ViewsReport
-        The views that were removed; its `views` is empty for `names=None`.
+    ViewsRemoved
 
     Raises
     ------
@@ -219,7 +250,8 @@ def remove_views(store: str | os.PathLike[str], names: str | View | Iterable[str
         return {name: view for name, view in views.items() if name not in gone}
 
     root, changed = _commit(place, remove, "removing views from")
-    return ViewsReport(root, tuple(gone.values()), (), changed)
+    removed = tuple(gone) if wanted is not None else ("all",) if changed else ()
+    return ViewsRemoved(root, place.url, tuple(gone.values()), changed, removed)
 
 
 def translate_views(before: Store, store: str | os.PathLike[str]) -> Root:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
+from vla_store.reader.bfloat16 import BFLOAT16, NAME, cast, digits_of, largest_of, name_of, widened
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import StoreField
+from vla_store.types import FLOATS
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
@@ -32,8 +34,9 @@ class TensorDtype(Protocol):
 
 
 AnyDtype = npt.DTypeLike | TensorDtype
+DtypeChoice = AnyDtype | Mapping[Any, AnyDtype]
+"""What an option `dtype` takes: one for all floating fields, or by field, where None is all others."""
 
-DTYPES = ("float16", "float32", "float64")
 LOOK_ROWS = 256  # one run of so many rows, of which
 LOOK_RUNS = 16  # so many are looked at where that costs no request, else one
 LEAST_MOTION = 1e-4  # of metres, radians or seconds: less, of a robot or of what lies there, is noise
@@ -62,7 +65,7 @@ def parse_dtypes(given: Any, fields: Mapping[str, StoreField]) -> dict[str, np.d
 
 def narrowed(dtypes: DTypes, fields: Mapping[str, StoreField]) -> dict[str, np.dtype[Any]]:
     """Return the fields that are converted to a dtype which holds less."""
-    return {name: each for name, each in dtypes.items() if each.itemsize < np.dtype(fields[name].dtype).itemsize}
+    return {name: each for name, each in dtypes.items() if digits_of(each) < digits_of(np.dtype(fields[name].dtype))}
 
 
 def dtypes_text(given: Any) -> str:
@@ -70,9 +73,9 @@ def dtypes_text(given: Any) -> str:
     by_field = given if isinstance(given, Mapping) else {None: given}
     names = {key: _floating(value) for key, value in by_field.items()}
     others = names.pop(None, None)
-    lines = ["as stored" if others is None else f"floating fields as {others.name}"]
+    lines = ["as stored" if others is None else f"floating fields as {name_of(others)}"]
     return "; ".join(
-        [*lines, *(f"{name} as {'stored' if each is None else each.name}" for name, each in names.items())]
+        [*lines, *(f"{name} as {'stored' if each is None else name_of(each)}" for name, each in names.items())]
     )
 
 
@@ -92,8 +95,7 @@ def _ends(found: FieldStatistics, dtype: np.dtype[Any]) -> Array:
     """Return the least and greatest finite numbers, in this dtype; none of components that have none."""
     ends = np.concatenate([found.min.reshape(-1), found.max.reshape(-1)])
     with np.errstate(over="ignore"):
-        made: Array = ends[np.isfinite(ends)].astype(dtype)
-    return made
+        return _as_float64(cast(ends[np.isfinite(ends)], dtype))
 
 
 @contextlib.contextmanager
@@ -114,7 +116,7 @@ def standing_still(parts: Parts, name: str, dtype: np.dtype[Any]) -> str | None:
     for rows in _look(parts, name):
         with np.errstate(invalid="ignore", over="ignore"):
             differs = np.abs(np.diff(rows.astype(np.float64), axis=0)) >= LEAST_MOTION
-            same = np.diff(rows.astype(dtype).astype(np.float64), axis=0) == 0
+            same = np.diff(_as_float64(cast(rows, dtype)), axis=0) == 0
         moved, gone = moved + differs.sum(axis=0), gone + (differs & same).sum(axis=0)
     bad = np.flatnonzero(gone > LOST_SHARE * moved)
     if not len(bad):
@@ -123,8 +125,8 @@ def standing_still(parts: Parts, name: str, dtype: np.dtype[Any]) -> str | None:
     stored = parts.documents[0].fields[name].dtype
     component = f", component {worst}" if len(moved) > 1 else ""
     return (
-        f"in {dtype.name}, {name!r}{component} loses {gone[worst] / moved[worst]:.0%} of the differences between neighbouring steps: "
-        f"they are smaller than its digits. dtype={{{name!r}: {stored!r}, None: {dtype.name!r}}} keeps them"
+        f"in {name_of(dtype)}, {name!r}{component} loses {gone[worst] / moved[worst]:.0%} of the differences between neighbouring steps: "
+        f"they are smaller than its digits. dtype={{{name!r}: {stored!r}, None: {name_of(dtype)!r}}} keeps them"
     )
 
 
@@ -150,23 +152,32 @@ def _look(parts: Parts, name: str) -> Iterator[Array]:
 
 def _overflow(name: str, dtype: np.dtype[Any], stored: str, value: float | None) -> OptionError:
     return OptionError(
-        f"{name!r} has numbers that {dtype.name} cannot hold",
+        f"{name!r} has numbers that {name_of(dtype)} cannot hold",
         found=None if value is None else f"{value:g}",
-        largest=f"{float(np.finfo(dtype).max):g}",
-        hint=f"dtype={{{name!r}: {stored!r}, None: {dtype.name!r}}} leaves it as it is stored",
+        largest=f"{largest_of(dtype):g}",
+        hint=f"dtype={{{name!r}: {stored!r}, None: {name_of(dtype)!r}}} leaves it as it is stored",
     )
 
 
+def _as_float64(values: Array) -> Array:
+    return (widened(values) if values.dtype == BFLOAT16 else values).astype(np.float64)
+
+
 def _floating(dtype: Any) -> np.dtype[Any] | None:
-    if dtype is None:
-        return None
+    if dtype is None or (isinstance(dtype, np.dtype) and dtype == BFLOAT16):
+        return dtype
+    if str(dtype).removeprefix("torch.") == NAME:
+        raise OptionError(
+            "NumPy has no bfloat16",
+            hint="vla_store.torch.StepDataset(..., dtype=torch.bfloat16) gives tensors of it",
+        )
     try:
         made = np.dtype(str(dtype).removeprefix("torch.") if hasattr(dtype, "is_floating_point") else dtype)
     except TypeError:
         made = np.dtype(object)
-    if made.name not in DTYPES:
+    if made.name not in FLOATS:
         raise OptionError(
-            f"dtype is one of {', '.join(DTYPES)}, or None; or by field, as in {{'states': 'float64', None: 'float32'}}",
+            f"dtype is one of {', '.join(FLOATS)}, or None; or by field, as in {{'states': 'float64', None: 'float32'}}",
             found=repr(dtype)[:100],
         )
     return made

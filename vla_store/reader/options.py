@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from vla_store.errors import OptionError, UnknownOption
 
@@ -63,18 +63,6 @@ OF_WEIGHTS = {
     "seed": "that is the Loader's: Loader(weighted(dataset, weights), batch_size=64, seed={value})",
     "generator": "the order depends on the Loader's seed=, the epoch and the weights alone",
 }
-
-
-def like(
-    model: Callable[Concatenate[Any, Parameters], None],
-) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, Parameters], None]]:
-    """Decorate an `__init__` that takes the arguments of another class's, so that help, editors and type checkers list them."""
-
-    def decorate(function: Callable[..., None]) -> Callable[Concatenate[Any, Parameters], None]:
-        function.__signature__ = inspect.signature(model)  # type: ignore[attr-defined]
-        return function
-
-    return decorate
 
 
 def by_name(

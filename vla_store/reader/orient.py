@@ -20,8 +20,6 @@ _TURNS = {
     "rot180": {"bottom_up": FLIP_ROWS | FLIP_COLUMNS, "top_down": FLIP_COLUMNS, "rot180": 0},
 }
 
-IMAGES = tuple(_TURNS)
-
 Picture = np.ndarray[Any, Any]
 
 

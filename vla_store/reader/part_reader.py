@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from vla_store.format.schema import Field
 from vla_store.reader import orient
+from vla_store.reader.bfloat16 import BFLOAT16, cast, rounded, widened
 from vla_store.reader.conversion import DTypes, refusing_overflow
 from vla_store.reader.frames import FrameList, LocatedFrames, frame_list
 from vla_store.reader.kept import KeptSteps
@@ -266,6 +267,7 @@ class FieldWindow:
         self.name, self.pad_name = window.field, f"{window.field}_is_pad"
         self.number, self.dtype, self.axes = number, dtype, window.axes
         self.offsets, self.earlier = window.offsets, earlier
+        self._is_rounded = dtype == BFLOAT16  # else NumPy casts
         self._is_zero = of.is_zero
         self._step_shape = window.axes if field.is_ragged else window.axes + field.fixed_shape
 
@@ -277,7 +279,8 @@ class FieldWindow:
 
     def at(self, position: Position, steps: Int64, is_pad: Mask) -> tuple[Array, Array]:
         """Return what the window takes where its steps and their padding, (K,), are known."""
-        value = self._episode(position).take(steps, axis=0).astype(self.dtype, copy=False)
+        value = self._episode(position).take(steps, axis=0)
+        value = rounded(value) if self._is_rounded else value.astype(self.dtype, copy=False)
         if self._is_zero:
             value[is_pad] = 0
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
@@ -309,7 +312,7 @@ class NumericWindow(FieldWindow):
         taken = flat if flat.dtype == column.dtype else np.empty(flat.shape, column.dtype)
         column.take(located.rows, taken, data)
         if taken is not flat:
-            flat[...] = taken
+            flat[...] = rounded(taken) if self._is_rounded else taken
         if self._is_zero:
             flat[is_pad.reshape(-1)] = 0
         if isinstance(out, list):  # of one width in this part, of others elsewhere
@@ -328,11 +331,11 @@ class NumericWindow(FieldWindow):
         if first >= 0 and first + count <= length:
             at = start + first
             value = rows[at : at + count] if self.axes else rows[at, ...]
-            return value.astype(self.dtype), np.zeros(self.axes, bool)
+            return rounded(value) if self._is_rounded else value.astype(self.dtype), np.zeros(self.axes, bool)
         low = 0 if first >= 0 else min(-first, count)
         high = count if first + count <= length else max(length - first, 0)
         is_pad = np.zeros(count, bool)
-        value = np.empty((count, *rows.shape[1:]), self.dtype)
+        value = np.empty((count, *rows.shape[1:]), rows.dtype if self._is_rounded else self.dtype)
         value[low:high] = rows[start + first + low : start + first + high]
         if low:
             is_pad[:low] = True
@@ -340,6 +343,8 @@ class NumericWindow(FieldWindow):
         if high < count:
             is_pad[high:] = True
             value[high:] = 0 if self._is_zero else rows[start + length - 1]
+        if self._is_rounded:
+            value = rounded(value)
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
 
     def _episode(self, position: Position) -> Array:
@@ -371,7 +376,7 @@ class RaggedWindow(FieldWindow):
         made = []
         counts = located.widths * is_pad.shape[1]
         for piece, width, pads in zip(np.split(taken, np.cumsum(counts)[:-1]), located.widths.tolist(), is_pad):
-            value = piece.reshape(len(pads), width).astype(self.dtype)
+            value = cast(piece.reshape(len(pads), width), self.dtype)
             if self._is_zero:
                 value[pads] = 0
             made.append(value.reshape(*self.axes, width))
@@ -391,11 +396,15 @@ class CameraWindow(FieldWindow):
         self.is_at_hand = of.part.fetcher.is_near or self.frames.is_mapped
         self._flips = of.flips
         self._picture = field.fixed_shape
+        self._decoded = np.dtype(field.dtype) if self._is_rounded else self.dtype  # what pictures are decoded in
         self._before, self._after = max(0, -min(self.offsets)), max(0, *self.offsets, 0)
         self._shape = (len(self.offsets), *field.fixed_shape)
 
     def assemble(self, located: LocatedFrames, data: Sequence[memoryview], is_pad: Mask, at: Index, out: Any) -> None:
-        self.frames.decode(located, data, out.reshape(-1, *self._picture))
+        made = widened(out).astype(self._decoded) if self._is_rounded else out  # what other parts have put there stays
+        self.frames.decode(located, data, made.reshape(-1, *self._picture))
+        if self._is_rounded:
+            out[...] = rounded(made)
 
     def one(self, position: Position) -> tuple[Array, Array]:
         _, step, start, length, _, source = position
@@ -411,12 +420,14 @@ class CameraWindow(FieldWindow):
         return self._filled(position, (steps + position.start).tolist(), is_pad)
 
     def _filled(self, position: Position, rows: list[int], is_pad: Mask) -> tuple[Array, Array]:
-        value, positions, zeros = np.empty(self._shape, self.dtype), None, None
+        value, positions, zeros = np.empty(self._shape, self._decoded), None, None
         if self._is_zero and is_pad.any():
             positions, zeros = np.flatnonzero(~is_pad).tolist(), np.flatnonzero(is_pad)
             rows = [rows[at] for at in positions]
         episodes, flips = [position.episode] * len(rows), [self._flips[position.source]] * len(rows)
         self.frames.fill(frame_list(rows, episodes, flips, positions, zeros), value)
+        if self._is_rounded:
+            value = rounded(value)
         return (value, is_pad) if self.axes else (value[0, ...], is_pad.reshape(()))
 
 

@@ -7,19 +7,19 @@ import dataclasses
 import functools
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import DataError, OptionError, StoreDamaged, UnknownName, VlaStoreError, warn, yes_or_no
 from vla_store.format.texts import FIRST
-from vla_store.reader.batch import NUMBERS, Batch, Sample, allocated, check_out, checked_indices, same_width
+from vla_store.reader.batch import NUMBERS, Batch, allocated, check_out, checked_indices, same_width
 from vla_store.reader.cached import cached_property
 from vla_store.reader.conversion import (
-    AnyDtype,
+    DtypeChoice,
     check_range,
     dtypes_text,
     holds,
@@ -41,9 +41,11 @@ from vla_store.reader.shards import open_shards
 from vla_store.reader.store import Store, open_store
 from vla_store.reader.texts import check_kind, choice_of, further_texts
 from vla_store.reader.transforms import transformed
+from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
 from vla_store.reader.windows import Window, parse_windows
 from vla_store.storage import Range, keep
 from vla_store.text import counted
+from vla_store.types import Alignment, ArrayBatch, ArraySample, Images, Item, Pad, TaskAs
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
@@ -77,7 +79,7 @@ def _naming_store(stage: Stage) -> Stage:
     """Make a method of Samples name the store in an error about it."""
 
     @functools.wraps(stage)
-    def named(self: Samples, *args: Any, **options: Any) -> Any:
+    def named(self: Samples[Any], *args: Any, **options: Any) -> Any:
         try:
             return stage(self, *args, **options)
         except StoreDamaged as error:
@@ -87,7 +89,7 @@ def _naming_store(stage: Stage) -> Stage:
     return cast(Stage, named)
 
 
-class Samples:
+class Samples(Generic[Item]):
     """The samples of a selection, as dicts of NumPy arrays.
 
     Parameters
@@ -151,20 +153,20 @@ class Samples:
         store: Store | str | os.PathLike[str],
         *,
         windows: Mapping[str, int | Iterable[int] | Seconds] | None = None,
-        suites: str | Iterable[str] | None = None,
-        tasks: Any = None,
-        episodes: Any = None,
-        rows: npt.ArrayLike | None = None,
-        split: Any = None,
-        view: str | Sequence[str] | None = None,
-        alignment: str | None = None,
+        suites: SuiteChoice | None = None,
+        tasks: TaskChoice | None = None,
+        episodes: EpisodeChoice | None = None,
+        rows: RowChoice | None = None,
+        split: SplitChoice | None = None,
+        view: ViewChoice | None = None,
+        alignment: Alignment | None = None,
         keep_first: bool = False,
-        images: str | None = None,
-        pad: str = "edge",
-        dtype: AnyDtype | Mapping[str | None, AnyDtype] | None = None,
-        task: str | None = "text",
+        images: Images | None = None,
+        pad: Pad = "edge",
+        dtype: DtypeChoice | None = None,
+        task: TaskAs | None = "text",
         instruction: str = "first",
-        transform: Callable[[Sample], Any] | None = None,
+        transform: Callable[[ArraySample], Item] | None = None,
     ) -> None:
         self.store = store if isinstance(store, Store) else open_store(store)
         fields = self.store.fields
@@ -196,7 +198,7 @@ class Samples:
         roles = {fields[window.field].role for window in self.windows}
         if alignment is None and len(roles) > 1 and chosen.has_after:
             raise must_align(self.store, self.windows)
-        self.alignment = alignment or "as_stored"
+        self.alignment: Alignment = alignment or "as_stored"
         if images is None and self._camera_fields:
             warn_of_turned(self.store, set(chosen.values(self.store, "orientation")))
         self._anchors = anchors_of(chosen, self.store, leave_out_first=self.alignment == "causal" and not keep_first)
@@ -214,12 +216,22 @@ class Samples:
     def __len__(self) -> int:
         return len(self._anchors)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         """Return one sample; for a slice a list of them, read at once. Negative numbers count from the end; IndexError past it."""
         if isinstance(index, slice):
             return list(self.__getitems__(range(len(self))[index]))
         sample = self.sample(index)
         return sample if self.transform is None else transformed(self.transform, sample)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield one sample after the other."""
+        return map(self.__getitem__, range(len(self)))
 
     def __getitems__(self, indices: Sequence[int] | Int64, out: dict[str, Array] | None = None) -> Any:
         """Return many samples, as a sequence of dicts: a `Batch`, whose `arrays` is what `batch` gives (a list with `transform`).
@@ -229,7 +241,7 @@ class Samples:
         made = Batch(self.batch_or_lists(indices, out), self.whole_numbers)
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
-    def sample(self, index: SupportsIndex) -> Sample:
+    def sample(self, index: SupportsIndex) -> ArraySample:
         """Return one sample, without `transform`."""
         try:
             number = operator.index(index)
@@ -242,12 +254,12 @@ class Samples:
             number += count
         if not 0 <= number < count:
             raise IndexError(f"sample {operator.index(index)} of {count}")
-        sample: Sample = {}
+        sample: ArraySample = {}  # type: ignore[assignment]
         try:
             part, position = self._anchors.one(number, self.store)
             reader = self._part_readers.get(part.number) or self._part_reader(part)
             if reader.ones is None:
-                return cast(Sample, Batch(self.batch_or_lists([number]), self.whole_numbers)[0])
+                return cast(ArraySample, Batch(self.batch_or_lists([number]), self.whole_numbers)[0])
             for name, pad_name, one in reader.ones:
                 sample[name], sample[pad_name] = one(position)
             if self._task is not None:
@@ -270,7 +282,7 @@ class Samples:
         out: dict[str, Array] | None = None,
         *,
         empty: Callable[..., Array] = np.empty,
-    ) -> dict[str, Any]:
+    ) -> ArrayBatch:
         """Return B samples as one dict of arrays with a leading axis B; "task" is a list of B texts.
 
         Parameters
@@ -295,7 +307,7 @@ class Samples:
             out = {name: empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.columns.items()}
         made = self.batch_or_lists(indices, out)
         same_width(made)
-        return made
+        return cast(ArrayBatch, made)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,10 @@ from vla_store.reader.cached import cached_property
 from vla_store.reader.kept import Kept, inside, kept_of, within
 from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.parts import parts_of
-from vla_store.reader.splits import SPLITS
 from vla_store.reader.store import Store
 from vla_store.reader.values import Episode, Split, StoreTask
 from vla_store.text import counted
+from vla_store.types import SPLITS, SplitName
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -369,7 +369,7 @@ def _is_after(part: Part) -> Mask:
 
 def _split(store: Store, split: Any) -> Split:
     if isinstance(split, str):
-        return store.split(split)
+        return store.split(cast(SplitName, split))
     if not isinstance(split, Split):
         raise OptionError(
             f"split is one of {', '.join(SPLITS)}, or what store.split(...) gives", found=repr(split)[:100]

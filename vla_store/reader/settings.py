@@ -6,12 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from vla_store.errors import OptionError, UnknownName, warn
-from vla_store.reader import orient
 from vla_store.reader.store import Store
-from vla_store.reader.windows import ALIGNMENTS, Window
-
-PADS = ("edge", "zero")
-TASKS = ("text", "index", None)
+from vla_store.reader.windows import Window
+from vla_store.types import ALIGNMENTS, IMAGES, PADS, TASKS
 
 
 def check_settings(
@@ -24,8 +21,8 @@ def check_settings(
         raise UnknownName.among("task", task, list(map(str, TASKS)))
     if pad not in PADS:
         raise UnknownName.among("pad", pad, list(PADS))
-    if images is not None and images not in orient.IMAGES:
-        raise UnknownName.among("images", images, list(orient.IMAGES))
+    if images is not None and images not in IMAGES:
+        raise UnknownName.among("images", images, list(IMAGES))
     if transform is not None and not callable(transform):
         raise OptionError("transform is a function of a sample", found=repr(transform)[:100])
 

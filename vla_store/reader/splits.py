@@ -8,11 +8,10 @@ from vla_store.errors import OptionError, UnknownName
 from vla_store.format import digests, layout
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import Split
+from vla_store.types import SPLITS, SplitName
 
-SPLITS = ("train", "val")
 
-
-def split_of(parts: Parts, name: str, fraction: float, by: str, seed: int) -> Split:
+def split_of(parts: Parts, name: SplitName, fraction: float, by: str, seed: int) -> Split:
     """Return the episodes of one side of a split, as `Store.split` says. Raises UnknownName, OptionError."""
     if name not in SPLITS:
         raise UnknownName.among("split", name, list(SPLITS))

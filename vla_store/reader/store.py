@@ -49,22 +49,21 @@ from vla_store.reader.values import (
 )
 from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document
 from vla_store.text import counted
+from vla_store.types import CHECKS, Check, Fetcher, SplitName
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
 Carried = tuple[bytes, Documents]
 
-CHECKS = ("first", "every")
-
 
 def open_store(
     url: str | os.PathLike[str],
     *,
     digest: str | None = None,
-    fetcher: str | None = None,
+    fetcher: Fetcher | None = None,
     storage_options: Mapping[str, Any] | None = None,
-    check: str = "first",
+    check: Check = "first",
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
 ) -> Store:
@@ -326,7 +325,7 @@ class Store:
         meta = self._root.meta.skipped
         return tuple(left_out(self._meta(meta), meta, "warnings", ("suite", "file", "warning")))
 
-    def split(self, name: str, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
+    def split(self, name: SplitName, *, fraction: float = 0.9, by: str = "episode", seed: int = 0) -> Split:
         """Return the episodes of one side of a split.
 
         Computed from each episode's digest, so adding episodes moves none of the old ones to the other side.

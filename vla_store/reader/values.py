@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from vla_store.format.schema import PartDocument
+from vla_store.format.views import View
 from vla_store.text import counted
+from vla_store.types import SplitName
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
@@ -267,7 +269,7 @@ class Split:
         (n,) int64 numbers of the episodes of this side, ascending.
     """
 
-    name: str
+    name: SplitName
     fraction: float
     by: str
     seed: int
@@ -278,6 +280,15 @@ class Split:
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, fraction={self.fraction}, by={self.by!r}, seed={self.seed}: {counted(len(self), 'episode')})"
+
+
+# What options of a selection take: one or several.
+SuiteChoice = str | Iterable[str]
+TaskChoice = str | StoreTask | tuple[str, str] | Iterable[str | StoreTask | tuple[str, str]]
+EpisodeChoice = SupportsIndex | Episode | slice | Split | Iterable[SupportsIndex | Episode] | npt.NDArray[Any]
+RowChoice = SupportsIndex | slice | Iterable[SupportsIndex] | npt.NDArray[Any]
+SplitChoice = SplitName | Split
+ViewChoice = str | View | Sequence[str | View]
 
 
 def _only(values: set[str]) -> str | None:

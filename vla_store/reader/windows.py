@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
 
-ALIGNMENTS = ("causal", "as_stored")
 MAX_OFFSET = 2**31 - 1
 
 Int64 = npt.NDArray[np.int64]

@@ -10,25 +10,26 @@ with actions from t - 1 "to make timesteps more aligned"; in simulation, and her
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic
 
 import numpy as np
 
 from vla_store.errors import UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
-from vla_store.reader.settings import PADS
 from vla_store.recipes.conversions import fill_channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
+from vla_store.recipes.item_types import ActItem
 from vla_store.recipes.needs import Need, Needs, listed, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, joined, warn_of
+from vla_store.types import PADS, Pad, TypeVar
 
 MIN_STD = 1e-2
 
-Item = tuple[Array, Array, Array, Array]
+Made = TypeVar("Made", default=ActItem, covariant=True)
 
 
-class ActDataset(NumericRecipe):
+class ActDataset(NumericRecipe[Made], Generic[Made]):
     """ACT's dataset: every row is an anchor.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.)
@@ -66,7 +67,8 @@ class ActDataset(NumericRecipe):
         chunk: int = 100,
         cameras: Sequence[str] = ("agentview_rgb", "eye_in_hand_rgb"),
         qpos: Sequence[str] = ("joint_states", "gripper_states"),
-        pad: str = "edge",
+        pad: Pad = "edge",
+        transform: Callable[[ActItem], Made] | None = None,
         **options: Unpack[NormalizedOptions],
     ) -> None:
         steps = range(whole_number("chunk", chunk))
@@ -75,12 +77,14 @@ class ActDataset(NumericRecipe):
         self._cameras, self._qpos, self._zeros = listed("cameras", cameras), listed("qpos", qpos), pad == "zero"
         fields = (*pictures_of(cameras), *(Need(name, "qpos") for name in qpos), Need("actions"))
         windows = {**dict.fromkeys([*cameras, *qpos], 0), "actions": steps}
-        super().__init__(store, needs=Needs("act", fields, stacks=True), windows=windows, **options)
+        super().__init__(
+            store, needs=Needs("act", fields, stacks=True), windows=windows, transform=transform, **options
+        )
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {"qpos": joined(fields, self._qpos), "action": fields["actions"].astype(np.float32)}
 
-    def items(self, batch: dict[str, Any], empty: Empty) -> Item:
+    def items(self, batch: dict[str, Any], empty: Empty) -> ActItem:
         is_pad = batch["actions_is_pad"]
         if self._zeros:
             batch["actions"][is_pad] = 0

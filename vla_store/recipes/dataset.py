@@ -14,7 +14,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,10 @@ from vla_store.reader.samples import Samples
 from vla_store.reader.selection import SPAN, Anchors
 from vla_store.reader.store import Store, open_store
 from vla_store.reader.transforms import a_sample, transformed
+from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
 from vla_store.recipes.needs import Needs, nonfinite_notes
 from vla_store.text import counted
+from vla_store.types import Alignment, Images, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
@@ -53,19 +55,18 @@ BLOCK_NBYTES = 8 << 20
 class Options(TypedDict, total=False):
     """Options that every recipe takes beside its own: which steps, and how they are given, as `vla_store.Samples` has it.
 
-    Not what a trainer's rule has settled: dtype, or how windows are padded. transform: called with each item; what it returns is
-    the item.
+    Not what a trainer's rule has settled: dtype, or how windows are padded. And `transform`, called with each item, is an option of
+    each recipe by itself: it decides what the recipe's items are.
     """
 
-    alignment: str
-    images: str
-    transform: Callable[[Any], Any] | None
-    suites: str | Iterable[str] | None
-    tasks: Any
-    episodes: Any
-    rows: npt.ArrayLike | None
-    split: Any
-    view: str | Sequence[str] | None
+    alignment: Alignment
+    images: Images
+    suites: SuiteChoice | None
+    tasks: TaskChoice | None
+    episodes: EpisodeChoice | None
+    rows: RowChoice | None
+    split: SplitChoice | None
+    view: ViewChoice | None
     keep_first: bool
 
 
@@ -76,24 +77,26 @@ class NormalizedOptions(Options, total=False):
 
 
 Parameters = ParamSpec("Parameters")
+Item = TypeVar("Item", default=Any, covariant=True)
 
 
 def recipe(name: str, **defaults: Any) -> Callable[[Callable[Parameters, None]], Callable[Parameters, None]]:
     """Decorate the `__init__` of a dataset that is a recipe of this name: it takes `Options` beside its own.
 
-    defaults: of the trainer, for those of `NormalizedOptions` that it has beside the selection and `transform`. The signature
+    defaults: of the trainer, for those of `NormalizedOptions` that it has beside the selection. The signature
     lists them. An option that does not exist raises UnknownName, which lists all.
     """
-    shared = {**defaults, "transform": None}
 
     def decorate(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
         @functools.wraps(function)
         def made(*arguments: Parameters.args, **options: Parameters.kwargs) -> None:
-            function(*arguments, **{**shared, **options})
+            function(*arguments, **{**defaults, **options})
 
         signature = inspect.signature(function)
         own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        more = [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=shared[each]) for each in shared]
+        more = [
+            inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=value) for each, value in defaults.items()
+        ]
         more.append(inspect.Parameter("selection", inspect.Parameter.VAR_KEYWORD))
         made.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         made.__qualname__ = name  # in errors
@@ -121,7 +124,7 @@ class Steps:
     kept_length: Int64
 
 
-class RecipeDataset(Samples):
+class RecipeDataset(Samples[Item], Generic[Item]):
     """`vla_store.Samples` whose samples are a trainer's items. A subclass says in `items` what many samples become.
 
     A map-style dataset for torch's DataLoader, under fork, spawn and forkserver, which collates arrays to tensors; and for
@@ -160,7 +163,7 @@ class RecipeDataset(Samples):
         windows: Mapping[str, int | Iterable[int]],
         needs: Needs | None = None,
         keep: Callable[[Steps], Mask] | None = None,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Callable[[Any], Item] | None = None,
         notes: Sequence[str] = (),
         **options: Any,
     ) -> None:
@@ -197,6 +200,12 @@ class RecipeDataset(Samples):
         """
         raise NotImplementedError
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         """Return one item; for a slice a list of them, read at once. Negative numbers count from the end; IndexError past it."""
         if isinstance(index, slice):
@@ -207,13 +216,13 @@ class RecipeDataset(Samples):
             fields = {key: [each] if isinstance(each, str) else np.asarray(each)[None] for key, each in sample}
             return self._transformed(_part(self._made(fields), 0))
 
-    def __getitems__(self, indices: Sequence[int] | Int64, out: Any = None) -> list[Any]:
+    def __getitems__(self, indices: Sequence[int] | Int64, out: Any = None) -> list[Item]:
         """Return many items, which are read and made at once; a DataLoader calls this. `out` cannot be given."""
         if out is not None:
             raise OptionError("items of a recipe are made one by one: there is nothing to fill", recipe=self)
         return list(self.items_in_turn(indices))
 
-    def items_in_turn(self, indices: Sequence[int] | Int64) -> Iterator[Any]:
+    def items_in_turn(self, indices: Sequence[int] | Int64) -> Iterator[Item]:
         """Yield `self[index]` of one index after the other, but read many at once."""
         numbers, is_own = list(indices), type(self).__getitem__ is RecipeDataset.__getitem__
         nbytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.columns.values())

@@ -11,8 +11,8 @@ the transformer; 8 actions are executed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,10 @@ from vla_store.reader.cached import cached_property
 from vla_store.reader.store import Store
 from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, Mask, NormalizedOptions, Steps, Unpack, opened, recipe
+from vla_store.recipes.item_types import DiffusionPolicyItem
 from vla_store.recipes.needs import Need, Needs, mapped, numbers_of, pictures_of
 from vla_store.recipes.normalize import NumericRecipe, warn_of
+from vla_store.types import TypeVar
 
 CAMERAS = {"agentview_image": "agentview_rgb", "robot0_eye_in_hand_image": "eye_in_hand_rgb"}
 # robomimic's names, which decide how each is normalised; the quaternion is xyzw.
@@ -37,7 +39,10 @@ MIN_RANGE = 1e-7
 FORM = "{name: field, or (field, start, stop) for some of its numbers}"
 
 
-class DiffusionPolicyDataset(NumericRecipe):
+Made = TypeVar("Made", default=DiffusionPolicyItem, covariant=True)
+
+
+class DiffusionPolicyDataset(NumericRecipe[Made], Generic[Made]):
     """Diffusion Policy's dataset, under robomimic's names.
 
     A window of `horizon` steps begins n_obs_steps - 1 before the anchor. Anchors are 0 .. T - horizon + n_action_steps +
@@ -85,6 +90,7 @@ class DiffusionPolicyDataset(NumericRecipe):
         val_ratio: float = 0.0,
         seed: int = 42,
         validation: bool = False,
+        transform: Callable[[DiffusionPolicyItem], Made] | None = None,
         **options: Unpack[NormalizedOptions],
     ) -> None:
         store = opened(store)
@@ -124,6 +130,7 @@ class DiffusionPolicyDataset(NumericRecipe):
             needs=Needs("diffusion_policy", (*needs, Need("actions"))),
             windows={**dict.fromkeys(observed, range(-before, 1)), "actions": range(-before, horizon - before)},
             keep=self._keeps,
+            transform=transform,
             **options,
         )
         if val_ratio:

@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
@@ -33,6 +33,10 @@ from vla_store.recipes.dataset import AnyStore, Array, Empty, Int64, Options, Re
 from vla_store.recipes.lerobot_meta import LeRobotMeta
 from vla_store.recipes.needs import mapped
 from vla_store.text import counted
+from vla_store.types import TypeVar
+
+if TYPE_CHECKING:
+    from vla_store.torch import TensorSample
 
 SELECTION = ("suites", "tasks", "episodes", "split", "view")
 FORM = "{feature: [seconds, ...]}"
@@ -58,7 +62,10 @@ class _Window:
         return values[np.arange(len(values))[:, None], at]
 
 
-class LeRobotDataset(RecipeDataset):
+Made = TypeVar("Made", default="TensorSample", covariant=True)
+
+
+class LeRobotDataset(RecipeDataset[Made], Generic[Made]):
     """LeRobot's dataset: every row is an anchor, as a frame.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none, unless keep_first
@@ -110,6 +117,7 @@ class LeRobotDataset(RecipeDataset):
         exclude: str | Sequence[str] = (),
         uint8: bool = False,
         tolerance_s: float = 1e-4,
+        transform: Callable[[TensorSample], Made] | None = None,
         **options: Unpack[Options],
     ) -> None:
         store = opened(store)
@@ -140,7 +148,7 @@ class LeRobotDataset(RecipeDataset):
             for name in each.fields
         }
         chosen: dict[str, Any] = {**options, **selection}
-        super().__init__(store, windows=windows, dtype=FLOAT, notes=found.notes, **chosen)
+        super().__init__(store, windows=windows, dtype=FLOAT, notes=found.notes, transform=transform, **chosen)
         self._episode_numbers, self._bounds, self._runs = frames.numbers, frames.bounds, frames.runs
         self._ranks = np.cumsum(np.diff(self._runs)) - np.diff(self._runs)[:, 0]
         if is_after and not options.get("keep_first"):

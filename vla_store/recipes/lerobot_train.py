@@ -17,10 +17,9 @@ from typing import Any
 
 from vla_store.errors import OptionError, VlaStoreError
 from vla_store.features.lerobot import NAMING
-from vla_store.reader.orient import IMAGES
 from vla_store.reader.store import open_store
-from vla_store.reader.windows import ALIGNMENTS
 from vla_store.recipes.lerobot import LeRobotDataset, lerobot
+from vla_store.types import ALIGNMENTS, IMAGES
 
 REPO_ID = "--dataset.repo_id"
 USAGE = "python -m vla_store.recipes.lerobot_train --store STORE [options] -- [what lerobot-train takes]"

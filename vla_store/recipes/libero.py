@@ -7,8 +7,8 @@ libero/configs/data/default.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,19 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Empty, Options, RecipeDataset, Unpack, opened, recipe
+from vla_store.recipes.item_types import LiberoItem
 from vla_store.recipes.needs import Needs, listed, mapped, numbers_of, pictures_of
+from vla_store.types import TypeVar
 
 SEQUENCE_LENGTH = 10
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 LOW_DIM = ("gripper_states", "joint_states")
 
 
-class LiberoDataset(RecipeDataset):
+Made = TypeVar("Made", default=LiberoItem, covariant=True)
+
+
+class LiberoDataset(RecipeDataset[Made], Generic[Made]):
     """The dataset of LIBERO's own policies (BC-RNN, BC-Transformer, BC-ViLT): every row is an anchor.
 
     LIBERO normalises nothing but pixels. It interleaves tasks (GroupedTaskDataset): the order of a shuffling loader takes the
@@ -61,6 +66,7 @@ class LiberoDataset(RecipeDataset):
         cameras: tuple[str, ...] = CAMERAS,
         low_dim: tuple[str, ...] = LOW_DIM,
         task_emb: Mapping[str, npt.ArrayLike] | None = None,
+        transform: Callable[[LiberoItem], Made] | None = None,
         **options: Unpack[Options],
     ) -> None:
         store = opened(store)
@@ -75,7 +81,9 @@ class LiberoDataset(RecipeDataset):
         if options["alignment"] == "as_stored" and store.conventions.observation != "before":
             notes.append("each action comes with what was seen after it, as LIBERO's own baselines train")
         windows = dict.fromkeys(("actions", *cameras, *low_dim), steps)
-        super().__init__(store, needs=Needs("libero", fields), windows=windows, notes=notes, **options)
+        super().__init__(
+            store, needs=Needs("libero", fields), windows=windows, notes=notes, transform=transform, **options
+        )
         if self._embeddings is not None:
             texts = {task.text for task in store.tasks}
             if any(task.texts for task in store.tasks):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, warn
 from vla_store.format.statistics import FieldStatistics, field_statistics
 from vla_store.reader.cached import cached_property
-from vla_store.recipes.dataset import Array, Int64, RecipeDataset
+from vla_store.recipes.dataset import Array, Int64, Item, RecipeDataset
 
 TINY_RANGE = 1e-4  # of metres, radians or a controller's units: less is noise
 
 
-class NumericRecipe(RecipeDataset):
+class NumericRecipe(RecipeDataset[Item], Generic[Item]):
     """A recipe that makes the numbers of an item with `numbers`, and normalises them with `normalized`.
 
     Parameters

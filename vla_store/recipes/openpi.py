@@ -11,18 +11,20 @@ The order after the item: repack, LiberoInputs, DeltaActions (pi0 and FAST), Nor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
+from vla_store.recipes.item_types import OpenPiItem
 from vla_store.recipes.needs import numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
+from vla_store.types import TypeVar
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ CONFIGS = {
 }
 
 
-class OpenPiDataset(RegeneratedRecipe):
+Made = TypeVar("Made", default=OpenPiItem, covariant=True)
+
+
+class OpenPiDataset(RegeneratedRecipe[Made], Generic[Made]):
     """openpi's dataset: every row is an anchor.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.) Past the end of
@@ -84,6 +89,7 @@ class OpenPiDataset(RegeneratedRecipe):
         horizon: int | None = None,
         cameras: tuple[str, str] = CAMERAS,
         state: tuple[str, ...] = STATE,
+        transform: Callable[[OpenPiItem], Made] | None = None,
         **options: Unpack[NormalizedOptions],
     ) -> None:
         if config not in list(CONFIGS):
@@ -94,7 +100,9 @@ class OpenPiDataset(RegeneratedRecipe):
                 hint="leave normalize out: openpi's own Normalize does it, by scripts/compute_norm_stats.py on this dataset",
             )
         steps = range(whole_number("horizon", CONFIGS[config].horizon if horizon is None else horizon))
-        super().__init__(store, name="openpi", cameras=cameras, state=state, actions_at=steps, **options)
+        super().__init__(
+            store, name="openpi", cameras=cameras, state=state, actions_at=steps, transform=transform, **options
+        )
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         return {"state": self.state(fields), "actions": fields["actions"].astype(np.float32)}

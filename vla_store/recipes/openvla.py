@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
@@ -25,10 +25,12 @@ from vla_store.errors import machine_errors, whole_number
 from vla_store.format.statistics import FieldStatistics
 from vla_store.recipes.conversions import MINUS_ONE_TO_ONE, opens_at_one
 from vla_store.recipes.dataset import AnyStore, Array, Empty, NormalizedOptions, Unpack, recipe
+from vla_store.recipes.item_types import OpenVLAItem, OpenVLAOFTItem
 from vla_store.recipes.needs import Range, numbers_of
 from vla_store.recipes.normalize import TINY_RANGE, quantiles, warn_of
 from vla_store.recipes.regenerated import CAMERAS, STATE, RegeneratedRecipe
 from vla_store.storage import local_path
+from vla_store.types import TypeVar
 
 OFT_CHUNK = 8
 FILE = "dataset_statistics.json"
@@ -36,7 +38,10 @@ NAME = "libero"
 KEPT = ("mean", "std", "max", "min", "q01", "q99")
 
 
-class OpenVLADataset(RegeneratedRecipe):
+Made = TypeVar("Made", default=OpenVLAItem, covariant=True)
+
+
+class OpenVLADataset(RegeneratedRecipe[Made], Generic[Made]):
     """OpenVLA's dataset: every row is an anchor.
 
     (Under "causal" alignment, the default, the first of an episode that was recorded after the action is none.) Where the store
@@ -67,10 +72,24 @@ class OpenVLADataset(RegeneratedRecipe):
 
     @recipe("openvla", normalize=False, alignment="causal", images="rot180")
     def __init__(
-        self, store: AnyStore, *, name: str = NAME, camera: str = CAMERAS[0], **options: Unpack[NormalizedOptions]
+        self,
+        store: AnyStore,
+        *,
+        name: str = NAME,
+        camera: str = CAMERAS[0],
+        transform: Callable[[OpenVLAItem], Made] | None = None,
+        **options: Unpack[NormalizedOptions],
     ) -> None:
         self.name = name
-        super().__init__(store, name="openvla", cameras=(camera,), camera_option="camera", actions_at=0, **options)
+        super().__init__(
+            store,
+            name="openvla",
+            cameras=(camera,),
+            camera_option="camera",
+            actions_at=0,
+            transform=transform,
+            **options,
+        )
 
     def numbers(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         actions = fields["actions"].astype(np.float32)
@@ -125,7 +144,10 @@ class OpenVLADataset(RegeneratedRecipe):
         return path
 
 
-class OpenVLAOFTDataset(OpenVLADataset):
+OftMade = TypeVar("OftMade", default=OpenVLAOFTItem, covariant=True)
+
+
+class OpenVLAOFTDataset(OpenVLADataset[OftMade], Generic[OftMade]):
     """OpenVLA-OFT's dataset: anchors are the steps from which `chunk` actions remain.
 
     t <= T - chunk: nothing is padded, and shorter episodes have none.
@@ -157,6 +179,7 @@ class OpenVLAOFTDataset(OpenVLADataset):
         chunk: int = OFT_CHUNK,
         cameras: tuple[str, str] = CAMERAS,
         state: tuple[str, ...] = STATE,
+        transform: Callable[[OpenVLAOFTItem], OftMade] | None = None,
         **options: Unpack[NormalizedOptions],
     ) -> None:
         self.name, steps = name, range(whole_number("chunk", chunk))
@@ -169,11 +192,13 @@ class OpenVLAOFTDataset(OpenVLADataset):
             state_at=[0],
             actions_at=steps,
             keep=lambda at: at.kept_step <= at.kept_length - len(steps),
+            transform=transform,
             **options,
         )
 
 
-openvla, openvla_oft = OpenVLADataset, OpenVLAOFTDataset
+openvla = OpenVLADataset
+openvla_oft = OpenVLAOFTDataset
 
 
 def rlds_batch(item: Mapping[str, Any], dataset_name: str = NAME) -> dict[str, Any]:

@@ -6,8 +6,8 @@ port to LIBERO; RDT-S = another, zxy6677/RoboticsDiffusionTransformer c073c0a, 5
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from vla_store.recipes.dataset import (
     opened,
     recipe,
 )
+from vla_store.recipes.item_types import RdtItem
 from vla_store.recipes.needs import Needs, pictures_of
 from vla_store.recipes.rdt_episodes import (
     BLOCK_ROWS,
@@ -49,11 +50,15 @@ from vla_store.recipes.rdt_mapping import (
     vectors,
 )
 from vla_store.rules import MOVING_THRESHOLD, drop_tail, first_moving, has_length
+from vla_store.types import TypeVar
 
 NORM_FLOOR = 1e-8
 
 
-class RdtDataset(RdtEpisodes):
+Made = TypeVar("Made", default=RdtItem, covariant=True)
+
+
+class RdtDataset(RdtEpisodes[Made], Generic[Made]):
     """The dataset of RDT-1B's fine-tuning, every step once: `get_item(i)` is anchor i of a selection.
 
     RDT's own interface: `len`, `get_item`, `get_dataset_name`. There `index` and `len` count episodes, and a step is drawn at
@@ -130,6 +135,7 @@ class RdtDataset(RdtEpisodes):
         state_norm: npt.ArrayLike | None = None,
         chunk_size: int = CHUNK_SIZE,
         img_history_size: int = IMAGE_HISTORY_SIZE,
+        transform: Callable[[RdtItem], Made] | None = None,
         **options: Unpack[Options],
     ) -> None:
         store = opened(store)
@@ -151,6 +157,7 @@ class RdtDataset(RdtEpisodes):
             keep=self._keep if skip_still_start or shortest is not None or tail else None,
             notes=_notes(store, chosen, rotation, options["alignment"]),
             **drawn,
+            transform=transform,
             **options,
         )
         self._slots, self._action_slots = slots_of(chosen.state, store), slots_of(chosen.action, store)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vla_store.reader.kept import inside
 from vla_store.reader.parts import parts_of
 from vla_store.reader.store import Store
 from vla_store.reader.windows import shift_of
-from vla_store.recipes.dataset import Array, Empty, Int64, RecipeDataset
+from vla_store.recipes.dataset import Array, Empty, Int64, Item, RecipeDataset
 from vla_store.recipes.needs import mapped
 from vla_store.recipes.rdt_configs import FREQUENCIES, STATISTICS, names_file, put_entry, put_name
 from vla_store.recipes.rdt_mapping import RdtMapping, Take, checked_rotation, vectors
@@ -52,7 +52,7 @@ class Episode:
     moments: Array
 
 
-class RdtEpisodes(RecipeDataset):
+class RdtEpisodes(RecipeDataset[Item], Generic[Item]):
     """A dataset of RDT: what `rdt` and `rdt_pretrain` share. A subclass calls `_settle` before it calls `__init__`."""
 
     mapping: RdtMapping

@@ -7,13 +7,14 @@ and train/dataset.py reads that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic
 
 import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, whole_number
 from vla_store.recipes.dataset import AnyStore, Array, Empty, Mask, Options, Steps, Unpack, opened, recipe
+from vla_store.recipes.item_types import RdtPretrainItem
 from vla_store.recipes.needs import Needs, pictures_of
 from vla_store.recipes.rdt_episodes import (
     CAMERAS,
@@ -26,6 +27,7 @@ from vla_store.recipes.rdt_episodes import (
 from vla_store.recipes.rdt_mapping import STATE_SIZE, RdtMapping, Take, checked_mapping, needs_of, slots_of, vectors
 from vla_store.recipes.rdt_statistics import moments
 from vla_store.rules import drawn_steps, has_length
+from vla_store.types import TypeVar
 
 # RDT's order [docs/pretrain.md, "configs/dataset_img_keys.json"]; of the four, training uses the first three.
 BUFFER_CAMERAS: Mapping[str, str | None] = {**CAMERAS, "cam_fourth": None}
@@ -33,7 +35,10 @@ FRAMES: Mapping[str, str] = {camera: f"past_frames_{number}" for number, camera 
 ACTIONS = ("states", "actions")
 
 
-class RdtPretrainDataset(RdtEpisodes):
+Made = TypeVar("Made", default=RdtPretrainItem, covariant=True)
+
+
+class RdtPretrainDataset(RdtEpisodes[Made], Generic[Made]):
     """What RDT-1B's pre-training reads from its disk buffer, every step once: item i is anchor i of a selection.
 
     RDT learns to foresee *states*: what it calls an action is the states that follow. Its producer writes them to a buffer of
@@ -111,6 +116,7 @@ class RdtPretrainDataset(RdtEpisodes):
         seed: int = 0,
         chunk_size: int = CHUNK_SIZE,
         img_history_size: int = IMAGE_HISTORY_SIZE,
+        transform: Callable[[RdtPretrainItem], Made] | None = None,
         **options: Unpack[Options],
     ) -> None:
         store = opened(store)
@@ -150,6 +156,7 @@ class RdtPretrainDataset(RdtEpisodes):
                 f"mapping {chosen.name}: {chosen.about}" if self._acts else f"mapping {chosen.name}, its state alone"
             ],
             **drawn,
+            transform=transform,
             **options,
         )
         self._check_previous()

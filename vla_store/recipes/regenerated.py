@@ -7,14 +7,14 @@ their 1 % and 99 % quantiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
 from vla_store.errors import warn
 from vla_store.format.statistics import FieldStatistics
 from vla_store.reader.store import Store
-from vla_store.recipes.dataset import AnyStore, Array, opened
+from vla_store.recipes.dataset import AnyStore, Array, Item, opened
 from vla_store.recipes.needs import Need, Needs, listed, numbers_of, pictures_of
 from vla_store.recipes.normalize import TINY_RANGE, NumericRecipe, joined, quantiles, warn_of
 
@@ -23,7 +23,7 @@ STATE = ("ee_states", "gripper_states")
 PIXELS = 256
 
 
-class RegeneratedRecipe(NumericRecipe):
+class RegeneratedRecipe(NumericRecipe[Item], Generic[Item]):
     """A dataset whose items have "image" (and "wrist_image") as they are read, a state and actions.
 
     Parameters

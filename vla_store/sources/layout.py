@@ -21,8 +21,9 @@ import tomllib
 
 from vla_store.errors import OptionError
 from vla_store.format.jpeg import COLOURS
-from vla_store.format.schema import OBSERVATIONS, ORIENTATIONS, is_field_name
+from vla_store.format.schema import is_field_name
 from vla_store.sources.overrides import ACTIONS
+from vla_store.types import OBSERVATIONS, ORIENTATIONS
 
 SHIPPED = Path(__file__).with_name("layouts")
 ASK = "ask"

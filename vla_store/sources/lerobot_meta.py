@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import SourceError
+from vla_store.extras import needed
 from vla_store.sources import parquet
-from vla_store.sources.extras import needed
 from vla_store.sources.features import task_of
 from vla_store.sources.parquet import EXTRA, reading, stamp_of
 from vla_store.sources.protocol import CLOSERS, Array

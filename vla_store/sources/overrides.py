@@ -19,6 +19,7 @@ from vla_store.errors import OptionError, SourceError
 from vla_store.format import canonical, schema
 from vla_store.format.schema import is_field_name
 from vla_store.storage import place_of
+from vla_store.types import OBSERVATIONS, ORIENTATIONS
 
 ACTIONS = "actions"
 
@@ -59,9 +60,9 @@ class Convention:
         return canonical.float_text(number)
 
 
-ORIENTATION = Convention("orientation", schema.ORIENTATIONS, "how pictures are stored")
+ORIENTATION = Convention("orientation", ORIENTATIONS, "how pictures are stored")
 OBSERVATION = Convention(
-    "observation", schema.OBSERVATIONS, "whether observations are recorded before or after the action of their row"
+    "observation", OBSERVATIONS, "whether observations are recorded before or after the action of their row"
 )
 FPS = Convention("fps", (), "steps a second")
 OF_ALL = (ORIENTATION, OBSERVATION, FPS)  # kinds of sources

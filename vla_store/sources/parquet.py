@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import SourceError, VlaStoreError, machine_error
+from vla_store.extras import needed
 from vla_store.sources import strangers
-from vla_store.sources.extras import needed
 from vla_store.sources.protocol import CLOSERS, Array, is_machines
 from vla_store.text import counted
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_store.errors import SourceError
+from vla_store.extras import needed
 from vla_store.format.jpeg import is_jpeg
 from vla_store.format.schema import MAX_FRAME_BYTES
-from vla_store.sources.extras import needed
 from vla_store.sources.jpeg import Jpegs
 from vla_store.sources.protocol import MEND, Array, FieldSpec
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import MachineError, SourceError, VlaStoreError, machine_error
+from vla_store.extras import needed, zarr_python
 from vla_store.format.attributes import Attributes, encode_value
 from vla_store.format.digests import episode_name
 from vla_store.format.schema import NUMERIC_DTYPES
@@ -31,7 +32,6 @@ from vla_store.format.skipped import Skipped
 from vla_store.sources import features
 from vla_store.sources.conventions import top_down
 from vla_store.sources.datasets import LEAVE_OUT, FileLayout
-from vla_store.sources.extras import needed, zarr_python
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Overrides
 from vla_store.sources.protocol import CLOSERS, MEND, Array, EpisodeInfo, FieldSpec, SourceInfo, is_machines, reason_of
 from vla_store.text import counted

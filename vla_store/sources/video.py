@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vla_store.errors import SourceError
+from vla_store.extras import needed
 from vla_store.format.schema import MAX_FRAME_BYTES
-from vla_store.sources.extras import needed
 from vla_store.sources.parquet import DAMAGED, EXTRA, reading, stamp_of
 from vla_store.sources.protocol import CLOSERS, Array, FieldSpec
 from vla_store.text import counted

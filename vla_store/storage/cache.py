@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from vla_store.errors import OptionError, warn
 from vla_store.storage.base import Contents
 from vla_store.storage.locks import holders, surely_locked
 from vla_store.storage.mirror import ABOUT, DATA, LISTING, Mirror, make, present_nbytes
+
+log = logging.getLogger("vla_store.storage")
 
 MARKER = "vla_store-cache.json"
 BEARERS = ".fetchers"
@@ -214,6 +217,7 @@ class CacheFolder:
                 break
             if not keep(entry) and self.remove(entry):
                 removed.append(entry)
+                log.info("%s: %s is removed from the cache, %d bytes", self.path, entry.folder.name, entry.nbytes)
         return removed
 
     def sweep(self) -> None:

@@ -120,6 +120,15 @@ class LocalStorage(Storage):
             _flush(file)
             os.replace(temporary, self.folder / key)
 
+    @contextlib.contextmanager
+    def place(self, key: str) -> Iterator[Path]:
+        """Yield the path of an empty file, for a library that writes to a path, and give it its name when the block ends. The library
+        may not put another file there."""
+        with self._temporary(key) as (file, temporary):
+            yield temporary
+            _flush(file)
+            os.replace(temporary, self.folder / key)
+
     def create(self, key: str, data: bytes) -> bool:
         with self._temporary(key) as (file, temporary):
             file.write(data)

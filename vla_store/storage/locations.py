@@ -15,6 +15,7 @@ from vla_store.storage.local import LocalStorage
 from vla_store.storage.obstore import ObstoreStorage, open_remote
 from vla_store.storage.paths import is_url, local_path, place_of
 from vla_store.storage.remote import FsspecStorage
+from vla_store.types import Fetcher
 
 Opener = Callable[..., Storage]
 
@@ -118,7 +119,7 @@ def transient(folder: str) -> None:
 
 _transient: str | None = None
 
-_FETCHERS: dict[str, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
+_FETCHERS: dict[Fetcher, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
     "mmap": (LocalStorage, ()),
     "pread": (LocalStorage, _READ),
     "fsspec": (FsspecStorage, ()),
@@ -128,7 +129,7 @@ _FETCHERS: dict[str, tuple[Opener, tuple[tuple[str, Any], ...]]] = {
 
 def locate(
     url: str | os.PathLike[str],
-    fetcher: str | None = None,
+    fetcher: Fetcher | None = None,
     options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,

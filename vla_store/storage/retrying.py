@@ -6,6 +6,7 @@ Owns the limits: of tries, of the time that they take together, and of the time 
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 TRIES = 8
 FIRST_WAIT_S, MOST_WAIT_S = 0.1, 5.0
 TOTAL_S = 60.0  # nothing is asked for again later than this after it was first asked for
+log = logging.getLogger("vla_store.storage")
+
 STALL_S = 10.0  # what makes no progress for so long has failed
 SLOWEST_RATE = 100_000  # bytes a second; a large answer may take longer than STALL_S
 
@@ -82,6 +85,8 @@ def retried(
         wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2**number) * random.uniform(0.5, 1)
         if not wanted or number + 1 == TRIES or time.monotonic() + wait_s - began > TOTAL_S:
             break
+        kind = type(found[wanted[0]]).__name__  # its text may have a signed URL in it
+        log.info("%d of %d requests are made again in %.1f s: %s", len(wanted), count, wait_s, kind)
         time.sleep(wait_s)
         retries += len(wanted)
     return found, retries

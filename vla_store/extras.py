@@ -1,4 +1,4 @@
-"""Libraries that an extra of this package installs, imported where they are first used. May import errors."""
+"""Libraries that an extra of this package installs, imported where they are first used. Imports errors alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vla_store.errors import MachineError
 
 OLDEST_ZARR = (3, 0, 8)  # as pyproject.toml's extra `build` has it
 
-_CALLED = {"PIL": "Pillow", "av": "PyAV"}  # by people, where not as they are imported
+_CALLED = {"PIL": "Pillow", "av": "PyAV", "rerun": "rerun-sdk"}  # by people, where not as they are imported
 
 
 def needed(module: str, extra: str) -> Any:
