@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import store_tools
 import tiny_libero
-from store_tools import assert_one_screen, digests, run
+from store_tools import assert_one_screen, digests, in_words, run
 from tiny_libero import BROKEN, VICTIM, victim
 
 from vla_store import cli
@@ -298,7 +298,7 @@ def test_an_unknown_order_of_observation_and_action_is_asked_for(command: Comman
     for number in VICTIM.lengths:
         tiny_libero.replace(victim(source), f"data/demo_{number}/obs/joint_states")
     err = refused(command, source, store, "--orientation", "bottom_up", says=("--observation after", victim(source)))
-    assert "before or after" in err
+    assert "before or after" in in_words(err)
     assert command("build", source, store, "--orientation", "bottom_up", "--observation", "after", "--quiet").code == 0
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,14 @@ from vla_store.cli.parser import make_parser
 def commands() -> dict[str, argparse.ArgumentParser]:
     (found,) = [action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(found.choices)
+
+
+def code_of(words: list[str]) -> object:
+    """What the process would end with."""
+    try:
+        return cli.main(words)
+    except SystemExit as ended:
+        return ended.code
 
 
 def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -66,7 +75,8 @@ def test_no_command_is_wrong_use_and_the_version_is_the_packages(capsys: pytest.
         out, err = capsys.readouterr()
         assert out == ""
         assert "error: " in err
-        assert err.splitlines()[-1].startswith("hint: ")
+        assert "\n\nhint: " in err
+        assert all(len(line) <= 80 for line in err.splitlines())
     for arguments in (["--version"], ["version"]):
         with pytest.raises(SystemExit) as caught:
             cli.main(arguments)
@@ -138,11 +148,61 @@ def test_wrong_use_says_the_next_command(
     with pytest.raises(SystemExit) as caught:
         cli.main(words.split())
     assert caught.value.code == 2
-    *_, hint = capsys.readouterr().err.splitlines()
-    assert hint.startswith("hint: ")
+    hint = "hint: " + store_tools.in_words(capsys.readouterr().err.rpartition("\n\nhint: ")[2])
     assert HINTS[words].removeprefix("hint: ") in hint
     assert hint.endswith(" --help")
     assert "did you mean" in HINTS[words] or "did you mean" not in hint
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error", "message", "hint"),
+    [
+        ("info nowhere.vla --json", 2, "StoreNotFound", "no store at this path", "check the path"),
+        ("verify --json", 2, "UsageError", "arguments are required: STORE", "see vla-store verify --help"),
+        ("convert x y --json", 2, "UsageError", "invalid choice: 'convert'", "did you mean build?"),
+        ("info --json x y", 2, "UsageError", "unrecognized arguments: y", "see vla-store info --help"),
+        ("views add x.vla nope --json", 2, "UnknownName", "there is no", ""),
+        ("build nothing x.vla --json", 2, "SourceNotFound", "no such source", "check the path"),
+    ],
+)
+def test_errors_under_json_are_one_object_on_stderr(
+    words: str,
+    code: int,
+    error: str,
+    message: str,
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert code_of(words.split()) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    found = json.loads(err)
+    assert found.keys() == {"error", "exit_code", "hint", "message", "where"}
+    assert (found["error"], found["exit_code"]) == (error, code)
+    assert message in found["message"]
+    assert hint in found["hint"]
+    assert all(isinstance(each, str) for each in found["where"].values())
+
+
+def test_an_interruption_under_json_says_so_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vla_store.manage.copy.copy_store", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert cli.main(["copy", "x", "y", "--json"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    found = json.loads(capsys.readouterr().err)
+    assert (found["error"], found["exit_code"]) == ("KeyboardInterrupt", 130)
+    assert found["hint"] == "the same command goes on"
 
 
 def test_json_is_alone_on_stdout_and_talk_is_on_stderr(tiny_source: Path, tmp_path: Path) -> None:
@@ -314,13 +374,13 @@ def test_what_building_needs_and_is_not_installed_is_said(tiny_source: Path, tmp
         assert done.returncode == 0, done.stderr
 
 
-def test_the_error_text_wraps_its_hint_and_nothing_else() -> None:
+def test_the_error_text_wraps_its_hint_and_leaves_paths_whole() -> None:
     error = OptionError("it is wrong", path="/a" * 100, hint="do this, or that, " * 10)
     lines = cli.error_text(error).splitlines()
     assert lines[0] == "vla-store: error: it is wrong"
     assert lines[1] == f"  path  {'/a' * 100}"
     assert lines[3].startswith("hint: do this")
-    assert all(len(line) <= 96 for line in lines[3:])
+    assert all(len(line) <= 80 for line in lines[3:])
     assert all(line.startswith("      ") for line in lines[4:])
     assert cli.error_text(OptionError("plain")) == "vla-store: error: plain"
 

@@ -102,6 +102,8 @@ ONLY_IN = {
     "h5py": {"sources", "synthetic", "demo", "export"},
     "pyarrow": {"sources", "export"},
     "av": {"sources", "export", "look"},
+    "pandas": {"reader"},
+    "shtab": {"cli"},
     "matplotlib": {"look", "coverage"},
     "numcodecs": {"format", "builder"},
     "jinja2": {"look"},

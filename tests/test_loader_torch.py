@@ -136,15 +136,46 @@ def test_ranks_come_from_the_launchers_environment_at_the_first_batch(
     assert "rank 1 of 2" in repr(loader)
 
 
-@pytest.mark.parametrize(("rank", "world_size"), [("abc", "2"), ("", "2"), ("0", "2.0")])
-def test_ranks_of_the_environment_that_are_no_numbers_are_named(
-    make: Any, monkeypatch: pytest.MonkeyPatch, rank: str, world_size: str
+WRONG_RANKS = {
+    ("abc", "2"): "are whole numbers",
+    ("", "2"): "are whole numbers",
+    ("", ""): "are whole numbers",
+    ("0", "2.0"): "are whole numbers",
+    ("x", None): "are whole numbers",
+    ("2", "2"): "lies outside the world",
+    ("-1", "2"): "lies outside the world",
+    ("0", "0"): "lies outside the world",
+    ("0", "-1"): "lies outside the world",
+    ("1", None): "RANK is in the environment, and WORLD_SIZE is not",
+    (None, "2"): "WORLD_SIZE is in the environment, and RANK is not",
+}
+
+
+def set_ranks(monkeypatch: pytest.MonkeyPatch, *values: str | None) -> None:
+    for name, value in zip(("RANK", "WORLD_SIZE"), values, strict=True):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("values", WRONG_RANKS, ids=str)
+def test_ranks_of_the_environment_that_cannot_be_are_named(
+    make: Any, monkeypatch: pytest.MonkeyPatch, values: tuple[str | None, str | None]
 ) -> None:
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", world_size)
-    with pytest.raises(OptionError, match="RANK and WORLD_SIZE of the environment are whole numbers") as caught:
+    set_ranks(monkeypatch, *values)
+    with pytest.raises(OptionError, match=WRONG_RANKS[values]) as caught:
         next(iter(make()))
-    assert [caught.value.places[name] for name in ("RANK", "WORLD_SIZE")] == [rank, world_size]
+    found = [caught.value.places[name] for name in ("RANK", "WORLD_SIZE")]
+    assert found == ["not set" if each is None else repr(each) for each in values]
+    assert "torchrun" in caught.value.hint
+
+
+@pytest.mark.parametrize("values", [(None, None), (None, "1"), ("0", "1")])
+def test_a_world_of_one_is_one_process(
+    make: Any, monkeypatch: pytest.MonkeyPatch, values: tuple[str | None, str | None]
+) -> None:
+    set_ranks(monkeypatch, *values)
+    assert "rank 0 of 1" in repr(make())
 
 
 def test_ranks_that_are_given_come_before_the_environment(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,7 +346,7 @@ def test_a_kind_called_instruction_stands_for_the_first_text(tmp_path: Path) -> 
 
 
 def test_kinds_that_episodes_lack_are_refused_at_once_by_name(pristine: Path) -> None:
-    with pytest.raises(OptionError, match="2 of 3 episodes have no instruction of the kind 'unseen'") as error:
+    with pytest.raises(OptionError, match="no instruction of the kind 'unseen' in 2 of 3 episodes") as error:
         samples(pristine, instruction="unseen")
     assert error.value.places["episode"] == "1"
     with pytest.raises(UnknownName, match="'sen'") as unknown:

@@ -24,7 +24,7 @@ from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 from vla_store.storage import local_path
 from vla_store.synthetic import TASKS, write_suites
-from vla_store.text import size_text, table
+from vla_store.text import counted, size_text, table
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -91,7 +91,9 @@ def _run(folder: Path, seed: int) -> DemoReport:
     began = time.perf_counter()
     source = write_suites(folder / "source", seed=seed)
     source_nbytes = sum(path.stat().st_size for path in source.rglob("*.hdf5"))
-    _say(f"drew      {sum(task.demos for task in TASKS)} demonstrations of {len(TASKS)} tasks, as LIBERO's HDF5 files,")
+    _say(
+        f"drew      {counted(sum(task.demos for task in TASKS), 'demonstration')} of {counted(len(TASKS), 'task')}, as LIBERO's HDF5 files,"
+    )
     _say(
         f"          {size_text(source_nbytes)} in {time.perf_counter() - began:.1f} s; drawn, not rendered or recorded\n"
     )

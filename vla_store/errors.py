@@ -28,9 +28,10 @@ import errno
 import math
 import numbers
 import operator
+import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -338,6 +339,12 @@ def yes_or_no(name: str, given: Any) -> bool:
     if not isinstance(given, (bool, np.bool_)):
         raise OptionError(f"{name} is True or False", found=repr(given)[:100])
     return bool(given)
+
+
+def several(given: Any) -> list[Any]:
+    """Return what was given where one or several may be, as a list: a text, a path or what cannot be iterated is one; None is nothing."""
+    is_one = isinstance(given, (str, bytes, os.PathLike)) or not isinstance(given, Iterable)
+    return [] if given is None else [given] if is_one else list(given)
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, Protocol, TextIO, TypeVar
 
-from vla_store.text import duration_text, shown
+from vla_store.text import counted, duration_text, shown
 
 Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
@@ -148,7 +148,7 @@ class ProgressBar:
         """Return the bar's line after so many seconds of encoding. columns: how wide it may be; what matters least goes first."""
         share = self._done / self._nbytes
         rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
-        parts = {"share": f"{share:4.0%}", "steps": f"{int(self._steps * share):,} of {self._steps:,} steps"}
+        parts = {"share": f"{share:4.0%}", "steps": f"{int(self._steps * share):,} of {counted(self._steps, 'step')}"}
         if rate:
             left = (self._nbytes - self._done) / rate
             parts["rate"] = f"{rate * self._steps / self._nbytes:,.0f} steps/s"

@@ -6,6 +6,7 @@ Pure functions from values to text. Imports nothing of this package.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -118,6 +119,30 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def wrapped(text: str, start: str = "", indent: str = "") -> str:
+    """Return a text in lines that a terminal need not wrap: the first after `start`, the others after `indent`.
+
+    Words stay whole, however long: a path is there to be copied.
+    """
+    return textwrap.fill(
+        text, WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text of at most `width` characters: of a longer one beginning and end, by which long names differ, with ... between.
+
+    Words stay whole where there are some.
+    """
+    if len(text) <= width:
+        return text
+    end = (width - 3) // 2
+    first, last = text[: width - 3 - end], text[len(text) - end :]
+    if " " in first.strip() and " " in last.strip():
+        first, last = first.rpartition(" ")[0] + " ", " " + last.partition(" ")[2]
+    return f"{first}...{last}"
 
 
 def shown(text: str) -> str:

@@ -38,6 +38,8 @@ from vla_store.reader.seconds import Seconds
 from vla_store.reader.store import Store
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
+from vla_store.reader.windows import Window
+from vla_store.text import counted
 from vla_store.types import Alignment, ArraySample, Images, Pad, TaskAs, TypeVar
 
 if TYPE_CHECKING:
@@ -140,6 +142,34 @@ class StepDataset(Dataset[Item], Generic[Item]):
         return self.samples.store
 
     @property
+    def windows(self) -> tuple[Window, ...]:
+        """A window of each field, with its offsets in steps."""
+        return self.samples.windows
+
+    @property
+    def columns(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape of one sample and dtype of every tensor of a batch but ragged ones."""
+        return {
+            name: (shape, torch.from_numpy(np.empty(0, dtype)).dtype)
+            for name, (shape, dtype) in self.samples.columns.items()
+        }
+
+    @property
+    def alignment(self) -> str:
+        """Which rows are read beside an action: "causal" or "as_stored"."""
+        return self.samples.alignment
+
+    @property
+    def images(self) -> str:
+        """How pictures are given: "as_stored", "upright" or "rot180"."""
+        return self.samples.images
+
+    @property
+    def pad(self) -> str:
+        """What stands outside an episode: "edge" or "zero"."""
+        return self.samples.pad
+
+    @property
     def task_texts(self) -> list[str]:
         """What `task_index` numbers, with task="index"."""
         return self.samples.task_texts
@@ -161,7 +191,7 @@ class StepDataset(Dataset[Item], Generic[Item]):
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         """Return one sample; for a slice a list of them, read at once. Negative numbers count from the end; IndexError past it."""
         if isinstance(index, slice):
-            return list(self.__getitems__(range(len(self))[index]))
+            return list(self._several(range(len(self))[index]))
         sample = {key: _tensor(value) for key, value in self.samples.sample(index).items()}
         return sample if self.transform is None else transformed(self.transform, sample)
 
@@ -180,6 +210,9 @@ class StepDataset(Dataset[Item], Generic[Item]):
         if out is None and self.transform is None and _SharedBatch.is_wanted and get_worker_info() is not None:
             tensors = _in_shared_memory(len(indices), self.samples.columns)
             return _SharedBatch(self._filled(indices, tensors), self.samples.whole_numbers)
+        return self._several(indices, out)
+
+    def _several(self, indices: Sequence[int] | Int64, out: dict[str, torch.Tensor] | None = None) -> Any:
         made = Batch(self._filled(indices, out), self.samples.whole_numbers)
         return made if self.transform is None else [transformed(self.transform, sample) for sample in made]
 
@@ -483,7 +516,7 @@ class Loader(Batches, Generic[Given]):
     def __repr__(self) -> str:
         rank, world_size = self.rank
         try:
-            length = f"{len(self):,} batches"
+            length = counted(len(self), "batch", "batches")
         except OptionError:
             length = "too few rows for batches"
         epoch, position = self.epochs.place
@@ -581,15 +614,36 @@ def _ranks_of(rank: int | None, world_size: int | None) -> Callable[[], tuple[in
             return rank, world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-            given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE")}
-            try:
-                return int(given["RANK"]), int(given["WORLD_SIZE"])
-            except ValueError:
-                raise OptionError("RANK and WORLD_SIZE of the environment are whole numbers", **given) from None
-        return 0, 1
+        return _ranks_in(os.environ)
 
     return ranks
+
+
+def _ranks_in(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return what RANK and WORLD_SIZE say; (0, 1) without them, and in a world of one. Raises OptionError."""
+    names = ("RANK", "WORLD_SIZE")
+    given = {name: environment[name] for name in names if name in environment}
+    if not given or given == {"WORLD_SIZE": "1"}:
+        return 0, 1
+    what = ""
+    try:
+        numbers = {name: int(text) for name, text in given.items()}
+    except ValueError:
+        what = "RANK and WORLD_SIZE of the environment are whole numbers"
+    else:
+        if len(given) == 1:
+            what = f"{' and '.join(given)} is in the environment, and {next(name for name in names if name not in given)} is not"
+        elif not 0 <= numbers["RANK"] < numbers["WORLD_SIZE"]:
+            what = "RANK of the environment lies outside the world: it is from 0 to WORLD_SIZE - 1"
+    if what:
+        places = {name: repr(environment[name]) if name in given else "not set" for name in names}
+        raise OptionError(
+            what,
+            **places,
+            hint="start the processes with torchrun, which sets both; or give both to the Loader: Loader(..., rank=0, world_size=1); or, "
+            "for one process alone: unset RANK WORLD_SIZE",
+        )
+    return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
 def _not_ours(dataset: Any) -> OptionError:

@@ -194,7 +194,7 @@ def test_a_sample_past_either_end_is_an_index_error(tiny_store: Path, index: int
 
 def test_an_index_that_is_no_whole_number_is_refused(tiny_store: Path) -> None:
     samples = Samples(tiny_store, windows={"actions": 0})
-    for index in (1.0, slice(0, 5), [1, 2], np.array([1, 2]), None):
+    for index in (1.0, [1, 2], np.array([1, 2]), None):
         with pytest.raises(TypeError, match=r"one whole number.*dataset.batch\(\[1, 2, 3\]\) is for many"):
             samples[index]  # type: ignore[index]
     with pytest.raises(OptionError, match="whole numbers"):

@@ -62,6 +62,56 @@ def test_rows_are_selected_in_the_order_given(tiny_store: Path) -> None:
     assert chosen(store, rows=(row for row in rows)) == [everything[row] for row in rows]
 
 
+def test_slices_and_masks_select_what_they_do_of_an_array(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    everything, lengths = chosen(store), store.episodes.lengths
+    for part in (slice(0, 5), slice(-3, None), slice(100, 10, -7), slice(130, 900)):
+        assert chosen(store, rows=part) == everything[part]
+        np.testing.assert_array_equal(store.read("actions", part), store.read("actions", range(store.rows))[part])
+    mask = np.arange(store.rows) % 7 == 3
+    for given_as in (mask, mask.tolist()):
+        assert chosen(store, rows=given_as) == everything[3::7]
+        np.testing.assert_array_equal(store.read("actions", given_as), store.read("actions", np.flatnonzero(mask)))
+    assert chosen(store, episodes=slice(-2, None)) == steps_of(store, lambda each: each.episode in (8, 9))
+    assert chosen(store, episodes=lengths > 12) == steps_of(store, lambda each: each.length > 12)
+
+
+def test_one_value_of_a_store_selects_as_a_list_of_it_does(tiny_store: Path) -> None:
+    store = open_store(tiny_store)
+    for name, value in (("episodes", store.episodes[3]), ("tasks", store.tasks[1]), ("suites", "libero_10")):
+        assert chosen(store, **{name: value}) == chosen(store, **{name: [value]})
+    split = store.split("train", fraction=0.5)
+    assert chosen(store, episodes=split) == chosen(store, split=split)
+
+
+def test_an_episode_of_another_store_is_refused(tiny_store: Path, demo_store: Path) -> None:
+    store, other = open_store(tiny_store), open_store(demo_store)
+    for number in (0, 12):
+        with pytest.raises(OptionError, match="this episode is of another store"):
+            Samples(store, windows=ACTIONS, episodes=[1, other.episodes[number]])
+    with pytest.raises(OptionError, match="this episode is of another store"):
+        store.attributes(other.episodes[0])
+    assert store.attributes(store.episodes[2]).keys() == store.attributes(2).keys()
+
+
+@pytest.mark.parametrize(
+    ("selection", "says"),
+    [
+        ({"rows": np.ones(136, bool)}, "one for each row"),
+        ({"rows": np.ones(138, bool)}, "137 values"),
+        ({"rows": np.zeros(0, bool)}, "137 values"),
+        ({"episodes": [True, False]}, "10 values, one for each episode of the store\n  found     2"),
+        ({"rows": slice(0, 5, 0)}, "not a slice of rows"),
+        ({"episodes": slice("a", None)}, "not a slice of episodes"),
+        ({"rows": True}, "whole numbers, a slice or a mask"),
+    ],
+)
+def test_a_mask_of_another_length_and_a_broken_slice_are_refused(tiny_store: Path, selection: Any, says: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        Samples(tiny_store, windows=ACTIONS, **selection)
+    assert says in str(raised.value)
+
+
 def test_rows_under_causal_alignment_leave_out_first_steps(tiny_store: Path) -> None:
     store = open_store(tiny_store)
     everything = chosen(store)

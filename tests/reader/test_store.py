@@ -30,6 +30,7 @@ from vla_store import (
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
 from vla_store.format.schema import Root
+from vla_store.storage import locked
 
 KINDS = ["mmap", "pread", "fsspec"]
 
@@ -331,6 +332,31 @@ def test_an_unfinished_build_says_how_to_go_on(tmp_path: Path) -> None:
         with pytest.raises(StoreUnfinished, match="same `vla-store build` command") as caught:
             open_store(f"{tmp_path}/{name}")
         assert "libero.vla.partial" in fits_one_screen(caught.value)
+
+
+def test_a_store_that_is_being_written_says_by_whom_and_how_far(tmp_path: Path) -> None:
+    partial, store = tmp_path / "libero.vla.partial", tmp_path / "libero.vla"
+    for name in ("build.lock", ""):  # of a build, and of a copy or merge
+        with locked(partial, name, busy=AssertionError()):
+            with pytest.raises(StoreUnfinished, match="this store is being written now") as caught:
+                open_store(store)
+            assert "same" not in fits_one_screen(caught.value)
+            assert caught.value.places.keys() == {"store", "found"}
+    status = {"done_nbytes": 300, "host": "box\x1b[2J", "nbytes": 1200, "pid": os.getpid()}
+    (partial / "build.lock").write_text(json.dumps(status))
+    with locked(partial, "build.lock", busy=AssertionError()), pytest.raises(StoreUnfinished) as caught:
+        open_store(store)
+    assert caught.value.places["process"].startswith(f"{os.getpid()} on box")
+    assert caught.value.places["process"].isprintable()
+    assert caught.value.places["encoded"] == "25% of the data"
+    with pytest.raises(StoreUnfinished, match="the build of this store is unfinished") as caught:
+        open_store(store)  # it was stopped
+    assert "process" not in caught.value.places
+    assert caught.value.places["encoded"] == "25% of the data"
+    for odd in ("", "[]", "{", '{"pid": 1}', '{"pid": 1, "host": 2, "nbytes": 0, "done_nbytes": 0}'):
+        (partial / "build.lock").write_text(odd)
+        with pytest.raises(StoreUnfinished, match="unfinished"):
+            open_store(store)
 
 
 def test_what_is_not_a_store_is_called_what_it_is(tmp_path: Path) -> None:

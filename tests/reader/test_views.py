@@ -439,3 +439,27 @@ def test_the_document_that_those_were_made_from_is_good(store: Path) -> None:
 
 def test_views_can_be_imported_from_the_package() -> None:
     assert vla_store.View.__doc__
+
+
+def test_a_view_is_given_by_its_name_or_as_the_store_has_it(parts_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "x.vla"
+    shutil.copytree(parts_store, store)
+    masks = [[at % 2 == 0 for at in range(len(each))] for each in PLAIN.episodes]
+    other = [[at % 3 == 0 for at in range(len(each))] for each in PLAIN.episodes]
+    put_views(store, {"even": view_json("steps", masks, TASKS), "third": view_json("anchors", other, TASKS)})
+    opened = open_store(store)
+    view = opened.views["even"]
+
+    def digest(given: Any) -> str:
+        return str(Samples(opened, windows={"actions": 0}, view=given, alignment="as_stored").identity["selection"])
+
+    assert digest(view) == digest([view]) == digest("even") == digest({"even": view}) == digest(iter([view]))
+    assert digest([view, opened.views["third"]]) == digest(("even", "third")) == digest({"even", "third"})
+    assert "even (steps" in repr(Samples(opened, windows={"actions": 0}, view=view, alignment="as_stored"))
+    put_views(store, {"even": view_json("steps", other, TASKS)})
+    again = open_store(store)
+    with pytest.raises(OptionError, match="is not the one that the store has") as raised:
+        Samples(again, windows={"actions": 0}, view=view, alignment="as_stored")
+    assert "give its name" in str(raised.value)
+    with pytest.raises(UnknownName, match="no view 'third'"):
+        Samples(again, windows={"actions": 0}, view=opened.views["third"], alignment="as_stored")

@@ -389,7 +389,7 @@ def test_a_demo_with_a_bad_picture_in_the_middle_is_left_out_and_recorded(
     store = tmp_path / "x.vla"
     command = ["build", str(path), str(store), "--orientation", "top_down", "--quiet"]
     assert main(command) == 1
-    assert "--skip-bad" in capsys.readouterr().err
+    assert "--skip-bad" in store_tools.in_words(capsys.readouterr().err)
     assert main([*command, "--skip-bad", "--overwrite"]) == 0
     assert f"left out: {path.parent.name}/{path.name} demo_{numbers[-1]}: " in capsys.readouterr().err
     opened = open_store(store)
@@ -729,4 +729,4 @@ def test_a_convention_that_is_nobodys_or_two_is_refused(
     tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
 ) -> None:
     assert main(["build", "--quiet", str(tiny_source), str(tmp_path / "x.vla"), *options]) == 2
-    assert says in capsys.readouterr().err
+    assert says in store_tools.in_words(capsys.readouterr().err)

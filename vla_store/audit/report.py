@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla_store.text import MAX_LINES, Report
+from vla_store.text import MAX_LINES, Report, counted
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,15 @@ class VerifyReport(Report):
         """
         lines = [
             f"{self.state:<13}  {self.url}",
-            f"checked        {self.objects:,} objects, {self.nbytes:,} bytes",
-            f"content        {self.episodes:,} episodes, {self.rows:,} steps",
+            f"checked        {counted(self.objects, 'object')}, {self.nbytes:,} bytes",
+            f"content        {counted(self.episodes, 'episode')}, {counted(self.rows, 'step')}",
         ]
         if self.fingerprint:
             lines.append(f"fingerprint    {self.fingerprint}")
         if self.compared_episodes is not None:
-            lines.append(f"against        {self.compared_episodes:,} episodes compared with their source, bit for bit")
+            lines.append(
+                f"against        {counted(self.compared_episodes, 'episode')} compared with their source, bit for bit"
+            )
         if self.decoded_episodes:
             lines.append(
                 f"               {self.decoded_episodes:,} of them with the pixels that their encoded pictures decode to"

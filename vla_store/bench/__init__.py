@@ -18,7 +18,7 @@ from vla_store.bench import far, near, turns
 from vla_store.bench.far import FarReport, Probe, Run
 from vla_store.bench.near import BenchReport, LoaderRate
 from vla_store.bench.turns import Setting
-from vla_store.errors import OptionError, whole_number
+from vla_store.errors import OptionError, several, whole_number
 from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
@@ -57,7 +57,7 @@ def bench_store(
     images, fetcher, cache, cache_size
         As for `vla_store.Samples` and `open_store`.
     view
-        Names of views whose samples are served; default: all samples.
+        The name of a view whose samples are served, a View, or several; default: all samples.
     progress
         True shows what it is at, as `build_store` does; or an object whose `talk` is told.
 
@@ -95,7 +95,7 @@ def bench_store(
         open_ms=(time.perf_counter() - began) * 1e3,
         began=began,
         cores=cores,
-        views=() if view is None else (view,) if isinstance(view, str) else tuple(view),
+        views=tuple(getattr(each, "name", each) for each in several(view)),
     )
     if parts_of(samples.store).fetcher.is_near:
         return near.measure(setting, tuple(workers or turns.doubling(cores)), talk)

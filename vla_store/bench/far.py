@@ -175,7 +175,7 @@ class FarReport(Report):
         best, bound = self.best, self.bound(self.best)
         batch_ms = self.batch_size / best.samples_per_s * 1e3
         lines = [
-            f"A training step on {self.batch_size} samples that takes longer than {batch_ms:.1f} ms does not wait for this loader "
+            f"A training step on {counted(self.batch_size, 'sample')} that takes longer than {batch_ms:.1f} ms does not wait for this loader "
             f"({best.name}: {best.samples_per_s:,.0f} samples/s; {self.near_samples_per_s:,.0f} would be decoded if all lay on this "
             "machine).",
             f"It is {bound}-bound: {self._reason(best)}.",
@@ -235,7 +235,7 @@ class FarReport(Report):
             if rate
         ]
         lines = [
-            f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, {size_text(self.nbytes)}, preset {self.preset}{view}",
+            f"{self.store}: {counted(self.rows, 'step')}, {counted(self.anchors, 'anchor')}, {size_text(self.nbytes)}, preset {self.preset}{view}",
             turns.wrapped(
                 f"a sample: {self.windows}; {self.sample_nbytes:,} bytes; batches of {self.batch_size}", "  ", "    "
             ),

@@ -154,7 +154,7 @@ class BenchReport(Report):
         best = self.best
         batch_ms = self.batch_size / best.samples_per_s * 1e3
         lines = [
-            f"A training step on {self.batch_size} samples that takes longer than {batch_ms:.1f} ms does not wait for this loader "
+            f"A training step on {counted(self.batch_size, 'sample')} that takes longer than {batch_ms:.1f} ms does not wait for this loader "
             f"({counted(best.workers, 'worker')}, {best.samples_per_s:,.0f} samples/s on {self.cores} cores).",
         ]
         share = self.batch_samples_per_s / self.roof_samples_per_s
@@ -210,7 +210,7 @@ class BenchReport(Report):
         single = f"   p50 {self.single_p50_us:,.0f} us, p99 {self.single_p99_us:,.0f} us"
         return "\n".join(
             [
-                f"{self.store}: {self.rows:,} steps, {self.anchors:,} anchors, preset {self.preset}{view}",
+                f"{self.store}: {counted(self.rows, 'step')}, {counted(self.anchors, 'anchor')}, preset {self.preset}{view}",
                 turns.wrapped(
                     f"a sample: {self.windows}; {self.sample_nbytes:,} bytes; batches of {self.batch_size}",
                     "  ",

@@ -38,6 +38,7 @@ from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
 from vla_store.storage import Storage
+from vla_store.text import counted
 
 log = logging.getLogger("vla_store.builder")
 
@@ -212,7 +213,7 @@ def plan_part(
         )
         if not options.mixed:
             check_alike((name_of(each.source), each.info.orientation, each.info.observation) for each in scan.sources)
-        options.reports.talk(f"probing the cameras of {scan.episodes} episodes")
+        options.reports.talk(f"probing the cameras of {counted(scan.episodes, 'episode')}")
         probe = _probe(scan, options)
     finally:
         close_files()
@@ -230,19 +231,24 @@ def encode_part(planned: PlannedPart, journal: Journal, receipts: Mapping[str, R
     missing = [unit for unit in planned.units if unit.name not in found]
     nbytes_of = {unit.name: unit.raw_nbytes for unit in planned.units}
     total = sum(nbytes_of.values())
+    encoded = total - sum(unit.raw_nbytes for unit in missing)
+    journal.tell(encoded, total)
     try:
         metadata = write_metadata(plan, journal.part)
 
         def done(receipt: Receipt) -> None:
+            nonlocal encoded
             journal.record(receipt)
             found[receipt.unit] = receipt
+            encoded += nbytes_of[receipt.unit]
+            journal.tell(encoded, total)
             reports.advance(nbytes_of[receipt.unit])
 
         if receipts:
             log.info(
                 "resuming: %d of %d pieces are encoded already", len(planned.units) - len(missing), len(planned.units)
             )
-        reports.begin(plan.rows, total, total - sum(unit.raw_nbytes for unit in missing))
+        reports.begin(plan.rows, total, encoded)
         try:
             run_units(
                 missing,

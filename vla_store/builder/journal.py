@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,12 @@ class Journal:
         if noted != before:
             write_object(LocalStorage(self._folder), SOURCES, canonical.dumps(noted))
         return self._receipts()
+
+    def tell(self, done_nbytes: int, nbytes: int) -> None:
+        """Note how far the build is, in the lock: for who asks what is going on. It is of no use to the build itself."""
+        status = {"done_nbytes": done_nbytes, "host": socket.gethostname(), "nbytes": nbytes, "pid": os.getpid()}
+        with contextlib.suppress(OSError):  # a full disk is said by what matters
+            (self.partial / layout.BUILD_LOCK).write_bytes(canonical.dumps(status))
 
     def record(self, receipt: Receipt) -> None:
         """Note that a unit's objects are whole, once they are seen here: a cluster's worker may have other disks."""

@@ -148,13 +148,13 @@ class BuildReport(Report):
         ]
         share = self.nbytes / max(1, self.source_nbytes)
         source = f"of the source's {size_text(self.source_nbytes)}"
-        episodes = f"episodes       {self.episodes:,} ({self.rows:,} steps)"
+        episodes = f"episodes       {self.episodes:,} ({counted(self.rows, 'step')})"
         lines = [table(["camera", "shape", "prediction", "codec", "of raw"], cameras), ""] if cameras else []
         if self.root is None:
             worker = ("thread", "threads") if self.memory.executor == "threads" else ("process", "processes")
             lines += [
                 f"would write    {self.store}",
-                f"{episodes}, encoded in {self.pieces} pieces",
+                f"{episodes}, encoded in {counted(self.pieces, 'piece')}",
                 f"size           about {size_text(self.nbytes)}, {share:.2f} {source}",
                 f"memory         at most {self.memory.nbytes >> 20} MiB with {counted(self.memory.workers, *worker)}",
             ]

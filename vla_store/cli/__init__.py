@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 
 from vla_store.cli.parser import in_our_words, make_parser
-from vla_store.cli.printing import error_text, say, telling_warnings, writing_results
+from vla_store.cli.printing import error_json, error_text, failure_json, say, telling_warnings, writing_results
 from vla_store.errors import MachineError, VlaStoreError, machine_error, parse_size
 from vla_store.progress import leave
 
@@ -49,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             with writing_results():
                 sys.stdout.flush()
     except VlaStoreError as error:
-        return _fail(error)
+        return _fail(error, arguments)
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C need not wait for what is in hand
-        say("\nvla-store: interrupted" + getattr(arguments, "resume_hint", ""))
+        hint = getattr(arguments, "resume_hint", "")
+        if getattr(arguments, "json", False):
+            say(failure_json("KeyboardInterrupt", "interrupted", INTERRUPTED, hint.removeprefix("; ")))
+        else:
+            say("\nvla-store: interrupted" + hint)
         return INTERRUPTED
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in BUILDING:
@@ -63,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             python=f"{sys.version.split()[0]} at {sys.executable}",
             hint="install vla-store with Python 3.11 or newer: older ones can read stores, but not build them",
         )
-        return _fail(failed)
+        return _fail(failed, arguments)
     except BrokenPipeError:
         leave(sys.stdout)  # its reader left; that is his right
     except (OSError, MemoryError) as error:
-        return _fail(machine_error(error, f"running {arguments.command}"))
+        return _fail(machine_error(error, f"running {arguments.command}"), arguments)
     return code
 
 
-def _fail(error: VlaStoreError) -> int:
-    say(error_text(error))
+def _fail(error: VlaStoreError, arguments: argparse.Namespace) -> int:
+    say(error_json(error) if getattr(arguments, "json", False) else error_text(error))
     return error.exit_code

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vla_store import __version__
-from vla_store.cli import browse, build, cache, export, look, measure, upkeep, views
-from vla_store.cli.printing import say
+from vla_store.cli import browse, build, cache, episodes, export, look, measure, upkeep, views
+from vla_store.cli.completion import SHELLS, PrintCompletion
+from vla_store.cli.printing import failure_json, say
+from vla_store.text import wrapped
 
+WRONG_USE = 2
 NEAR = 0.75  # less is another word, not a slip
 
 # What other tools call things: arguments, which have options there, and commands and options.
@@ -30,6 +33,8 @@ _ELSEWHERE = {
     "export": "dump save unpack extract to",
     "recode": "compress reencode transcode rechunk",
     "repair": "fix heal mend restore rebuild",
+    "episodes": "search find demos demonstrations trajectories",
+    "tasks": "instructions languages",
     "show": "draw visualize viz plot",
     "view": "browse browser serve server open gui ui play watch visualize visualise viewer web",
     "report": "html page summarize",
@@ -62,8 +67,13 @@ class _Parser(argparse.ArgumentParser):
         return arguments, unknown
 
     def error(self, message: str) -> NoReturn:
-        say(f"{self.format_usage()}{self.prog}: error: {message}\n\nhint: {self._hint(message)}")
-        raise SystemExit(2)
+        hint = self._hint(message)
+        if asks_for_json(self._given):
+            say(failure_json("UsageError", message, WRONG_USE, hint, {"usage": " ".join(self.format_usage().split())}))
+        else:
+            start = f"{self.prog}: error: "
+            say(f"{self.format_usage()}{wrapped(message, start, '    ')}\n\n{wrapped(hint, 'hint: ', ' ' * 6)}")
+        raise SystemExit(WRONG_USE)
 
     def _hint(self, message: str) -> str:
         """Return a hint for a message of argparse; it ends with the command that tells more."""
@@ -99,6 +109,11 @@ def _meant(word: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
+def asks_for_json(words: Sequence[str]) -> bool:
+    """Return whether `--json` is among these arguments, whatever else is wrong with them."""
+    return "--json" in words[: words.index("--") if "--" in words else None]
+
+
 def in_our_words(argv: Sequence[str]) -> list[str]:
     """Return the arguments with `help`, `help COMMAND` and `version` turned into the options that they are here."""
     if argv and argv[0] == "help":
@@ -113,6 +128,12 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 fine, 1 the data or the store is bad, 2 wrong use, 3 the machine failed us, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"vla-store {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=PrintCompletion,
+        help="print a script by which a shell completes commands, options and paths (needs shtab)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         build.build,
@@ -125,6 +146,8 @@ def make_parser() -> argparse.ArgumentParser:
         export.export,
         build.recode,
         upkeep.repair,
+        episodes.episodes,
+        episodes.tasks,
         look.show,
         look.report,
         browse.view,

@@ -15,7 +15,7 @@ from vla_store.coverage.demos import Demos
 from vla_store.coverage.samplers import RandomSampler, Sampler, all_samplers
 from vla_store.errors import MachineError, machine_errors
 from vla_store.storage import LocalStorage, output_path
-from vla_store.text import shown
+from vla_store.text import counted, shown
 
 EPOCHS = 10
 NEAR_END = 100  # steps before the end of a demo that are shown
@@ -66,7 +66,7 @@ def plot_report(demos: Demos, path: str | os.PathLike[str], *, seed: int = 0) ->
     _near_end(near, samplers)
     _spread(spread, samplers)
     viewed = f", view {', '.join(each.partition(' (')[0] for each in demos.views)}" if demos.views else ""
-    title = f"{shown(demos.name)}: {len(demos):,} demos, {demos.steps:,} steps{viewed}"
+    title = f"{shown(demos.name)}: {counted(len(demos), 'demo')}, {counted(demos.steps, 'step')}{viewed}"
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.legend(
         *over.get_legend_handles_labels(), loc="outside lower center", ncols=len(samplers), frameon=False, fontsize=9

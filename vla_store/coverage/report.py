@@ -135,9 +135,11 @@ def report_text(report: dict[str, Any]) -> str:
     viewed = any(each["name"] == "view" for each in report["samplers"])
     near = "not known from lengths"
     if critical["gripper"] is not None:
-        near = f"of the {critical['gripper']:,} steps at most {demos['k']} from a change of the gripper, the same"
+        near = (
+            f"of the {counted(critical['gripper'], 'step')} at most {demos['k']} from a change of the gripper, the same"
+        )
     lines = [
-        f"{demos['name']}: {counted(demos['demos'], 'demo')} of {demos['shortest']} to {demos['longest']} steps",
+        f"{demos['name']}: {counted(demos['demos'], 'demo')} of {demos['shortest']} to {counted(demos['longest'], 'step')}",
         f"{counted(steps, 'step')} in {counted(demos['files'], 'file')}; windows of {counted(report['horizon'], 'action')}",
         *(line for each in demos["views"] for line in textwrap.wrap(f"view {each}", WIDTH, subsequent_indent="     ")),
         "",
@@ -151,7 +153,7 @@ def report_text(report: dict[str, Any]) -> str:
         "             standard error; a row without exact figures is simulated only",
         "lost a demo  steps of a demo that are never an anchor, least to most",
         "targets      steps whose action stands in the window of such a sample",
-        f"tail         of the last {100 // TAIL_SHARE} % of each demo ({critical['tail']:,} steps), those that are anchors",
+        f"tail         of the last {100 // TAIL_SHARE} % of each demo ({counted(critical['tail'], 'step')}), those that are anchors",
         f"gripper      {near}",
         *(["view         the steps that the view lets be sampled; the others are of all steps"] if viewed else []),
         "by index     each sample has a number: a pass can be resumed and repeated, and",

@@ -127,7 +127,9 @@ class Hdf5Writer:
                 f"left out, as they have no place: {counted(self._lost_attributes, 'attribute')} of such episodes"
             )
         if self._renumbered:
-            notes.append(f"{self._renumbered:,} demonstrations have another number, as theirs was taken in their file")
+            notes.append(
+                f"of another number, as theirs was taken in their file: {counted(self._renumbered, 'demonstration')}"
+            )
         return notes
 
     def abort(self) -> None:

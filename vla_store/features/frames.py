@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, warn
+from vla_store.errors import OptionError, several, warn
 from vla_store.features.mapping import EXCLUDE
 from vla_store.format.views import STEPS
 from vla_store.reader import Samples, Store
 from vla_store.reader.conversion import standing_still
+from vla_store.reader.kept import view_of
 from vla_store.reader.parts import parts_of
 from vla_store.reader.seconds import checked_rate
 from vla_store.reader.selection import Anchors, anchors_of, choose
@@ -203,13 +204,11 @@ def lost_in(store: Store, fields: Sequence[str], dtype: str) -> list[str]:
 
 def check_whole(store: Store, names: Any) -> None:
     """Refuse views that say which steps may be sampled, and not which there are. Raises OptionError, UnknownName."""
-    for name in [names] if isinstance(names, str) else list(names or ()):
-        view = store.views.get(name)
-        if view is None:
-            raise UnknownName.among("view", name, list(store.views), store=store.url)
+    for each in several(names):
+        view = view_of(store, each)
         if view.kind != STEPS:
             raise OptionError(
-                f"view {name!r} cuts within episodes: it says which steps may be sampled, while all of them exist",
+                f"view {view.name!r} cuts within episodes: it says which steps may be sampled, while all of them exist",
                 expected="a view of kind steps, which says which steps there are; or none",
                 found=view.text,
                 hint=f"add one of the other kind: `vla-store views add {store.url} {view.rule}:kind=steps,name=...`",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, several
 from vla_store.reader.values import StoreField
 
 Array = np.ndarray[Any, Any]
@@ -112,9 +112,9 @@ def mapped(
     fields: Mapping[str, StoreField],
     naming: Naming,
     *,
-    state: Sequence[str] | None,
+    state: str | Sequence[str] | None,
     rename: Mapping[str, str],
-    exclude: Sequence[str],
+    exclude: str | Sequence[str],
 ) -> Mapped:
     """Return the features that the fields of a store become.
 
@@ -140,8 +140,7 @@ def mapped(
     UnknownName, OptionError
         For a field that is not there, and names that cannot be or clash.
     """
-    if isinstance(state, str) or isinstance(exclude, str):
-        raise OptionError("state and exclude are lists of names of fields")
+    state, exclude = None if state is None else several(state), several(exclude)
     for name in exclude:
         if name not in fields:
             raise UnknownName.among("field", name, list(fields))

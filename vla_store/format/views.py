@@ -18,6 +18,7 @@ import numpy.typing as npt
 from vla_store.errors import OptionError, StoreDamaged, UnsupportedStore
 from vla_store.format import canonical, layout
 from vla_store.format.json_reader import JsonReader
+from vla_store.text import counted
 
 ANCHORS = "anchors"
 STEPS = "steps"
@@ -148,8 +149,23 @@ class View:
         """
         return all(getattr(self, key) == getattr(other, key) for key in ("kind", "rule", "options", "description"))
 
+    def is_same(self, other: View) -> bool:
+        """Return whether another view is made in the same way, and covers and keeps the same rows.
+
+        Parameters
+        ----------
+        other
+            The other view.
+
+        Returns
+        -------
+        bool
+        """
+        runs = ((getattr(self, name), getattr(other, name)) for name in ("covered", "kept"))
+        return self.name == other.name and self.is_made_as(other) and all(np.array_equal(*each) for each in runs)
+
     def __repr__(self) -> str:
-        return f"View({self.name!r}, {self.text}: {self.steps:,} of {self.covered_steps:,} steps)"
+        return f"View({self.name!r}, {self.text}: {self.steps:,} of {counted(self.covered_steps, 'step')})"
 
     @property
     def text(self) -> str:

@@ -28,6 +28,7 @@ from vla_store.reader.cached import cached_property
 from vla_store.reader.options import by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
+from vla_store.text import counted
 from vla_store.types import MIXTURE_BATCHES, MIXTURE_WEIGHTS, MixtureBatches, MixtureEpoch, MixtureWeights
 
 PART = "part"
@@ -188,8 +189,11 @@ class Mixture:
         """Return the number of samples of all parts."""
         return len(self.ordering)
 
-    def __getitem__(self, index: SupportsIndex) -> Any:
-        """Return one sample, as its part gives it, with the number of the part. Negative numbers count from the end."""
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        """Return one sample, as its part gives it, with the number of the part; for a slice a list of them. Negative numbers count
+        from the end."""
+        if isinstance(index, slice):
+            return list(self.__getitems__(range(len(self))[index]))
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
@@ -376,7 +380,7 @@ class Mixture:
         widths = [max(map(len, column)) for column in zip(*lines)]
         table = ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines]
         by_part = ", each batch of one part" if self.by_part else ""
-        first = f"{type(self).__name__}({len(self):,} samples of {len(self.names)} parts, {self.epoch_rows:,} an epoch{by_part}"
+        first = f"{type(self).__name__}({counted(len(self), 'sample')} of {counted(len(self.names), 'part')}, {self.epoch_rows:,} an epoch{by_part}"
         return "\n".join([first, *table]) + ")"
 
     def _own(self, number: int) -> tuple[int, int]:

@@ -34,6 +34,7 @@ from vla_store.loader.plan import Jobs, Plan
 from vla_store.loader.pool import Made, Stopped
 from vla_store.loader.state import BY_AN_ERROR, BY_ITS_END, Pass
 from vla_store.loader.work import Job
+from vla_store.text import counted
 
 if TYPE_CHECKING:
     from vla_store.loader.batches import Batches
@@ -114,15 +115,15 @@ class Stats:
         """Return one line: is it the loader?"""
         share = self.waited_s / self.elapsed_s if self.elapsed_s else 0.0
         line = (
-            f"{self.batches} batches, {self.rows} rows in {self.elapsed_s:.1f} s; the consumer waited {share:.0%} of the time; "
-            f"{self.ready} batches were ready when asked for; workers worked {self.work_s:.1f} s; "
-            f"{self.nbytes / 1e6:.0f} MB, {self.pickled_nbytes / 1e6:.1f} MB pickled, {self.copies} batches copied"
+            f"{counted(self.batches, 'batch', 'batches')}, {counted(self.rows, 'row')} in {self.elapsed_s:.1f} s; the consumer waited {share:.0%} of the time; "
+            f"ready when asked for: {counted(self.ready, 'batch', 'batches')}; workers worked {self.work_s:.1f} s; "
+            f"{self.nbytes / 1e6:.0f} MB, {self.pickled_nbytes / 1e6:.1f} MB pickled, {counted(self.copies, 'batch', 'batches')} copied"
         )
         return line + self._of_parts() + self._of_storage()
 
     def _of_parts(self) -> str:
         shares = [f"{name} {rows / max(1, self.rows):.1%}" for name, rows in self.parts.items()]
-        more = f", ... ({len(shares)} parts)" if len(shares) > MAX_SHARES else ""
+        more = f", ... ({counted(len(shares), 'part')})" if len(shares) > MAX_SHARES else ""
         return f"; of the rows {', '.join(shares[:MAX_SHARES])}{more}" if shares else ""
 
     def _of_storage(self) -> str:

@@ -17,6 +17,7 @@ from vla_store.loader.dataset import Ahead, Dataset, Empty, OneByOne, in_turn, s
 from vla_store.loader.facts import StepFacts, facts_of
 from vla_store.loader.marks import MOST_ROWS, Marks, Shares
 from vla_store.reader.options import OF_WEIGHTS, by_name
+from vla_store.text import counted
 from vla_store.types import Item
 
 Array = np.ndarray[Any, Any]
@@ -202,7 +203,7 @@ class Weighted(Generic[Item]):
         never = int((shares == 0).sum())
         inner = repr(self.dataset).replace("\n", "\n  ")
         return (
-            f"Weighted({len(self):,} samples, an epoch of {self.epoch_rows:,}\n"
+            f"Weighted({counted(len(self), 'sample')}, an epoch of {self.epoch_rows:,}\n"
             f"  weights    {self.text}\n"
             f"  an epoch   {np.minimum(shares, 1).sum():,.0f} different samples on average; {never:,} never come\n"
             f"  of         {inner})"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, several
 from vla_store.format.digests import episode_name
 from vla_store.reader import Store
 from vla_store.reader.kept import kept_of
 from vla_store.reader.values import Episode
+from vla_store.text import counted, shown
 
 SUFFIX = ".hdf5"
+NEAR = 5  # tasks that are named where none was found
 
 
 def _split(store: Store, names: list[str]) -> tuple[str, str, str]:
@@ -68,23 +73,24 @@ class EpisodeFilter:
     Attributes
     ----------
     text
-        Words that all occur in the name of the task or in the episode's instruction, in any order and case.
+        Words that all occur in the name of the task or in the episode's instruction, in any order and case; or several such texts, of
+        which one fits.
     suite
-        Name of a suite.
+        Name of a suite, or several.
     success
         Whether it succeeded; True and False both leave out those of which it is not known.
     shortest, longest
         Of how many steps, both included.
     view
-        Name of a view that keeps at least one of its steps.
+        Name of a view that keeps at least one of its steps; of several, a step that all of them keep.
     """
 
-    text: str | None = None
-    suite: str | None = None
+    text: str | Sequence[str] | None = None
+    suite: str | Sequence[str] | None = None
     success: bool | None = None
     shortest: int | None = None
     longest: int | None = None
-    view: str | None = None
+    view: str | Sequence[str] | None = None
 
 
 def filtered(store: Store, wanted: EpisodeFilter, known: Sequence[Episode] | None = None) -> list[Episode]:
@@ -93,25 +99,72 @@ def filtered(store: Store, wanted: EpisodeFilter, known: Sequence[Episode] | Non
     known: all episodes of the store, where they were read before. Raises UnknownName for a suite or view that the store does not
     have, and what reading raises.
     """
-    if wanted.suite is not None and wanted.suite not in store.suites:
-        raise UnknownName.among("suite", wanted.suite, list(store.suites), store=store.url)
+    return list(matching(store, wanted, known))
+
+
+def matching(store: Store, wanted: EpisodeFilter, known: Sequence[Episode] | None = None) -> Iterator[Episode]:
+    """Return an iterator over what `filtered` returns: none is held. Raises the same, before the first."""
+    suites, texts = several(wanted.suite), several(wanted.text)
+    for suite in suites:
+        if suite not in store.suites:
+            raise UnknownName.among("suite", suite, list(store.suites), store=store.url)
     starts, lengths = store.episodes.starts, store.episodes.lengths
     kept = np.ones(len(starts), bool)
     if wanted.view is not None:
         runs = kept_of(store, wanted.view).anchors
-        first = np.searchsorted(
-            runs[:, 1], starts, side="right"
-        )  # the first one that ends behind the episode's first row
+        # The first run that ends behind the episode's first row.
+        first = np.searchsorted(runs[:, 1], starts, side="right")
         kept = first < np.searchsorted(runs[:, 0], starts + lengths)
-    return [
+    if wanted.shortest is not None:
+        kept = kept & (lengths >= wanted.shortest)
+    if wanted.longest is not None:
+        kept = kept & (lengths <= wanted.longest)
+    every: Sequence[Episode] = store.episodes if known is None else known
+    some: Iterable[Episode] = every if kept.all() else map(every.__getitem__, np.flatnonzero(kept).tolist())
+    return (
         each
-        for each in (store.episodes if known is None else known)
-        if kept[each.episode]
-        and wanted.suite in (None, each.suite)
+        for each in some
+        if (not suites or each.suite in suites)
         and wanted.success in (None, each.success)
-        and (wanted.shortest or 0) <= each.length <= (each.length if wanted.longest is None else wanted.longest)
-        and has_words(f"{each.task} {each.text}", wanted.text or "")
-    ]
+        and (not texts or any(has_words(f"{each.task} {each.text}", text) for text in texts))
+    )
+
+
+def nothing_found(store: Store, wanted: EpisodeFilter) -> OptionError:
+    """Return the error for a filter that lets no episode through: how many each of its conditions leaves, and tasks with such words."""
+    given = {name: value for name, value in vars(wanted).items() if value is not None}
+    alone = {name: sum(1 for _ in matching(store, EpisodeFilter(**{name: value}))) for name, value in given.items()}
+    places = {
+        f"{_CALLED.get(name, name)} {_said(given[name])}": f"{number:,} of {counted(len(store.episodes), 'episode')}"
+        for name, number in alone.items()
+    }
+    near = near_tasks(store, " ".join(several(wanted.text))) if alone.get("text") == 0 else []
+    hint = "leave a condition out, or make it wider"
+    if near:
+        hint = "tasks with such words: " + "; ".join(near)
+    elif alone.get("text") == 0:
+        hint = f"`vla-store tasks {shlex.quote(store.url)}` lists all {counted(len(store.tasks), 'task')}"
+    return OptionError("no episode is as asked for", **places, hint=hint)
+
+
+_CALLED = {"text": "task"}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, several(value)))
+
+
+def near_tasks(store: Store, words: str) -> list[str]:
+    """Return the texts of tasks that have most of these words, or words that are written nearly so: at most NEAR, the best first."""
+    texts = list(dict.fromkeys(text for task in store.tasks for text in (task.text, *task.texts)))
+    words_of = {text: set(_words(text)) for text in texts}
+    known = sorted(set().union(*words_of.values()))
+    alike = [set(difflib.get_close_matches(word, known, 5, cutoff=0.7)) for word in _words(words)]
+    scores = {text: sum(1 for each in alike if each & found) for text, found in words_of.items()}
+    best = sorted((text for text in texts if scores[text]), key=lambda text: -scores[text])
+    return [shown(each) for each in best[:NEAR]]
 
 
 def has_words(text: str, words: str) -> bool:

@@ -5,6 +5,7 @@ Reads tables and documents of a store, no data. Imports the reader, and nothing 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vla_store.errors import DataError
 from vla_store.format.schema import FORMAT_VERSION
+from vla_store.look.listing import tasks_json
 from vla_store.look.saying import labels_of, rate_text, texts_json, texts_notes
 from vla_store.text import WIDTH, counted, encoding_text, shown, size_text, table
 
@@ -46,12 +48,11 @@ def store_json(store: Store) -> dict[str, Any]:
     documents = [document for _, document in store.parts]
     broken = damaged_views(store)
     damage = None if broken is None else {"object": broken.places.get("object", ""), "what": broken.what}
+    tasks = tasks_json(store)
     counts = {suite: {"episodes": 0, "steps": 0, "tasks": 0} for suite in store.suites}
-    for task in store.tasks:
-        counts[task.suite]["tasks"] += 1
-    for episode in store.episodes:
-        counts[episode.suite]["episodes"] += 1
-        counts[episode.suite]["steps"] += episode.length
+    for task in tasks:
+        for name, number in (("tasks", 1), ("episodes", task["episodes"]), ("steps", task["steps"])):
+            counts[task["suite"]][name] += number
     return {
         "conventions": [
             _chosen(each, "codec", "decoder", "file", "fps", "observation", "orientation", "said", "suite")
@@ -91,7 +92,7 @@ def store_json(store: Store) -> dict[str, Any]:
         "rows": store.rows,
         "skipped": [_chosen(each, "demo", "file", "reason", "suite") for each in store.skipped],
         "suites": counts,
-        "tasks": [_chosen(each, "name", "suite", "text", "texts") for each in store.tasks],
+        "tasks": tasks,
         "texts": texts_json(store),
         "url": store.url,
         "views": {} if damage else views_json(store.views.values()),
@@ -107,11 +108,17 @@ def views_json(views: Iterable[View]) -> dict[str, Any]:
             "counts": [count.to_json() for count in each.counts],
             **_chosen(each, "covered_steps", "description", "kind"),
             "kept_steps": each.steps,
-            "options": dict(each.options),
+            "options": {name: _number(value) for name, value in each.options.items()},
             "rule": each.rule,
         }
         for each in views
     }
+
+
+def _number(value: Any) -> Any:
+    """Return an option of a rule with a number for its text: a document has no fractions."""
+    is_number = isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", value)
+    return float(value) if is_number else value
 
 
 def _chosen(of: object, *names: str) -> dict[str, Any]:
@@ -145,7 +152,7 @@ def views_text(described: dict[str, Any], rows: int, *, by_task: bool) -> str:
         lines += _losses(each["counts"])
     for name, each in described.items():
         if each["covered_steps"] < rows:
-            told = f"{name} tells of {each['covered_steps']:,} of the store's {rows:,} steps; no others are in it."
+            told = f"{name} tells of {each['covered_steps']:,} of the store's {counted(rows, 'step')}; no others are in it."
             lines += ["", told]
     return "\n".join(lines)
 
@@ -173,7 +180,7 @@ def _losses(counts: Sequence[dict[str, Any]]) -> list[str]:
     if len(losing) > len(listed):
         lines.append(f"... and {len(losing) - len(listed)} more that lose steps (--json lists all)")
     if len(losing) < len(counts):
-        lines += ["", f"{len(counts) - len(losing)} of {len(counts)} tasks lose no step"]
+        lines += ["", f"without a step lost: {len(counts) - len(losing)} of {counted(len(counts), 'task')}"]
     return lines
 
 
@@ -220,7 +227,7 @@ def _conventions(described: dict[str, Any]) -> list[str]:
     for (orientation, observation, codec, decoder, said), count in sorted(found.items()):
         of, recorded = "", "recorded "
         if len(found) > 1:
-            of, recorded = f"{count} of {len(described['conventions'])} files: ", ""
+            of, recorded = f"{count} of {counted(len(described['conventions']), 'file')}: ", ""
         lines.append(f"conventions    {of}pictures {orientation}, observations {recorded}{observation} the action")
         if said:
             lines.append(f"               said at build: {' and '.join(reversed(said))}")
@@ -228,7 +235,7 @@ def _conventions(described: dict[str, Any]) -> list[str]:
             lines.append(f"               pictures were {encoding_text(codec)}, decoded by {decoder}")
     rates = Counter(each["fps"] for each in described["conventions"])
     for fps, count in sorted((each for each in rates.items() if each[0] is not None), key=lambda each: each[0]):
-        of = f"{count} of {rates.total()} files: " if len(rates) > 1 else ""
+        of = f"{count} of {counted(rates.total(), 'file')}: " if len(rates) > 1 else ""
         lines.append(f"rate           {of}{rate_text(fps)}")
     return lines
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import DataError, MachineError, OptionError, UnknownName, machine_errors
+from vla_store.errors import DataError, MachineError, OptionError, UnknownName, machine_errors, several
 from vla_store.format.canonical import sha256_hex
 from vla_store.format.codecs import checked_body
 from vla_store.format.listing import ObjectEntry, parse_listing
@@ -275,7 +275,7 @@ def prune_cache(cache: Path, *, to: int = 0) -> PruneReport:
 def fill_cache(
     store: Path,
     *,
-    fields: Sequence[str] | None = None,
+    fields: str | Sequence[str] | None = None,
     cache: Path | None = None,
     cache_size: str | int | None = None,
     fetcher: Fetcher | None = None,
@@ -288,7 +288,7 @@ def fill_cache(
     store
         A path or URL.
     fields
-        Names of the fields to bring, with all that every sample needs; None for all.
+        Name of the field to bring, or names of several, with all that every sample needs; None for all.
     cache, cache_size, fetcher
         As for `open_store`.
     progress
@@ -319,6 +319,7 @@ def fill_cache(
     storage = location.open()
     assert isinstance(storage, MirroredStorage)
     root = current_root(location, storage, None)
+    fields = None if fields is None else several(fields)
     for name in fields or ():
         if name not in root.fields:
             raise UnknownName.among("field", name, list(root.fields), store=location.url)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machine_errors
+from vla_store.errors import DestinationExists, OptionError, StoreDamaged, machine_errors, several
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.json_reader import check_key
@@ -49,7 +49,7 @@ class MergeReport(ChangedStore):
 
 @takes_progress
 def merge_stores(
-    stores: Sequence[str | os.PathLike[str]],
+    stores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     *,
     mixed: bool = False,
@@ -88,6 +88,7 @@ def merge_stores(
     MachineError, FetchError
         A disk or a storage fails.
     """
+    stores = several(stores)
     talk = told_to(progress).talk
     if not stores:
         raise OptionError("nothing to merge", expected="at least one STORE")

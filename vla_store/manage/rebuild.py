@@ -25,6 +25,7 @@ from vla_store.sources.find import find_sources
 from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import EpisodeSource, overridden, suite_and_file
 from vla_store.storage import LocalStorage, Storage
+from vla_store.text import counted
 from vla_store.types import OBSERVATIONS, ORIENTATIONS, PRESETS
 
 OTHER_SOURCE = (
@@ -91,7 +92,7 @@ def repair_part(
         def done(receipt: Receipt) -> None:
             receipts[receipt.unit] = receipt
 
-        talk(f"encoding {len(chosen)} of {len(units)} units again")
+        talk(f"encoding {len(chosen)} of {counted(len(units), 'unit')} again")
         run_units(chosen, done, executor="threads", workers=default_workers())
         if needs_all:
             write_part(plan, part, metadata, receipts)

@@ -22,7 +22,7 @@ from vla_store.progress import Shown, takes_progress, told_to
 from vla_store.publish.commit import group_keys
 from vla_store.sources.find import Given, named_sources
 from vla_store.storage import Storage, open_storage
-from vla_store.text import MAX_LINES, Report
+from vla_store.text import MAX_LINES, Report, counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,7 +106,7 @@ def repair_store(
             damaged = [each.object for each in report.problems if each.object and each.object not in repaired]
             if not damaged:
                 break
-            talk(f"{len(damaged)} objects to repair")
+            talk(f"{counted(len(damaged), 'object')} to repair")
             done, lost = _repair(place, damaged, given, talk)
             repaired += done
             if not done:

@@ -46,12 +46,12 @@ class ChangedStore(Report):
         root, more = self.root, self.more()
         lines = [
             f"store          {self.url}",
-            f"episodes       {root.episodes:,} ({root.rows:,} steps) in {counted(len(root.parts), 'part')}",
+            f"episodes       {root.episodes:,} ({counted(root.rows, 'step')}) in {counted(len(root.parts), 'part')}",
             f"fingerprint    {root.fingerprint[:16]}  (content)",
             f"digest         {root.digest[:16]}  (this root, generation {root.generation})",
         ]
         if added := more.get("added"):
-            lines.append(f"added          {added['episodes']:,} episodes ({added['rows']:,} steps)")
+            lines.append(f"added          {counted(added['episodes'], 'episode')} ({counted(added['rows'], 'step')})")
         if "removed" in more:
             lines.append(f"removed        {', '.join(more['removed']) or 'no view'}")
         lines += [

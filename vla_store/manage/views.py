@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_errors
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, VlaStoreError, machine_errors, several
 from vla_store.format import layout
 from vla_store.format.new_root import NewRoot, root_with_views
 from vla_store.format.schema import PartEntry, Root
@@ -37,6 +37,7 @@ from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, open_storage
+from vla_store.text import counted
 from vla_store.view_rules import NewView, Rule, rule_of
 from vla_store.view_steps import computed_view, counts_of, kept_in
 
@@ -133,7 +134,7 @@ def add_view(
 @takes_progress
 def add_views(
     store: str | os.PathLike[str],
-    wanted: Sequence[NewView],
+    wanted: NewView | Sequence[NewView],
     *,
     allow_empty: bool = False,
     progress: Shown = None,
@@ -161,6 +162,7 @@ def add_views(
     OptionError, UnknownName, StoreNotFound, StoreDamaged, MachineError, FetchError
         As `add_view` raises them; none of the views is added then.
     """
+    wanted = several(wanted)
     talk = told_to(progress).talk
     if not wanted:
         raise OptionError("no view to add")
@@ -195,8 +197,8 @@ def add_views(
                 raise OptionError(
                     "a view of this name is there already",
                     view=each.name,
-                    there=f"{there.text}: {there.steps:,} of {there.covered_steps:,} steps",
-                    wanted=f"{view.text}: {view.steps:,} of {view.covered_steps:,} steps",
+                    there=f"{there.text}: {there.steps:,} of {counted(there.covered_steps, 'step')}",
+                    wanted=f"{view.text}: {view.steps:,} of {counted(view.covered_steps, 'step')}",
                     hint=f"give it another name, or first: vla-store views remove STORE {each.name}",
                 )
         return {**before, **made} if made.keys() - before.keys() else None
@@ -205,7 +207,7 @@ def add_views(
     return ViewsReport(root, tuple(made.values()), tuple(notes), changed)
 
 
-def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> ViewsRemoved:
+def remove_views(store: str | os.PathLike[str], names: str | View | Iterable[str | View] | None) -> ViewsRemoved:
     """Record that views are no more. Older roots keep theirs.
 
     Parameters
@@ -213,7 +215,7 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
     store
         A path, or a URL that can be written and can create an object exclusively.
     names
-        One name or several; None for all views, even where they cannot be read.
+        One name or several, or views of `store.views`; None for all views, even where they cannot be read.
 
     Returns
     -------
@@ -231,7 +233,7 @@ def remove_views(store: str | os.PathLike[str], names: Iterable[str] | None) -> 
         A disk or a storage fails.
     """
     place = open_storage(store)
-    wanted = None if names is None else [names] if isinstance(names, str) else list(names)
+    wanted = None if names is None else [getattr(each, "name", each) for each in several(names)]
     if wanted == []:
         raise OptionError("no view to remove")
     gone: dict[str, View] = {}
@@ -368,7 +370,7 @@ def carried(views: Views, parts: Sequence[Part]) -> tuple[dict[str, View], list[
         carried_on = _with_rows(view, whole, united(covered), united(kept))
         if carried_on.covered_steps < rows and not has_failed:
             notes.append(
-                f"view {name!r} cannot be computed again: it covers {carried_on.covered_steps:,} of {rows:,} steps, and not the new"
+                f"view {name!r} cannot be computed again: it covers {carried_on.covered_steps:,} of {counted(rows, 'step')}, and not the new"
             )
         before = {(each.suite, each.task) for each in view.counts}
         notes += [
@@ -462,7 +464,7 @@ def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Itera
             view=view.name,
             rule=view.text,
             tasks="\n".join(
-                [f"{each.suite}/{each.task} ({each.steps:,} steps)" for each in empty[:MAX_NOTED]]
+                [f"{each.suite}/{each.task} ({counted(each.steps, 'step')})" for each in empty[:MAX_NOTED]]
                 + ([f"... and {len(empty) - MAX_NOTED} more"] if len(empty) > MAX_NOTED else [])
             ),
             hint="to have the view without them: --allow-empty (from Python: allow_empty=True)",
@@ -471,11 +473,12 @@ def _checked(view: View, parts: Sequence[WholePart], allow_empty: bool) -> Itera
     if view.rule == "success":
         unknown = sum(int((whole.column("success") < 0).sum()) for whole in parts)
         if unknown:
-            yield f"{view.name}: {unknown:,} episodes have no rewards, and are left out as if they had failed"
+            yield f"{view.name}: without rewards, and so left out as if failed: {counted(unknown, 'episode')}"
         constant = sum(each.kept_episodes in (0, each.episodes) for each in view.counts)
         if constant:
-            yield f"{view.name}: constant in {constant} of {len(view.counts)} tasks: all of their episodes agree" + (
-                "; the view leaves nothing out" if view.steps == view.covered_steps else ""
+            yield (
+                f"{view.name}: constant in {constant} of {counted(len(view.counts), 'task')}: all of their episodes agree"
+                + ("; the view leaves nothing out" if view.steps == view.covered_steps else "")
             )
     elif view.steps == view.covered_steps:
         yield f"{view.name}: leaves nothing out"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError
+from vla_store.text import counted
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -76,7 +77,7 @@ class Batch:
         return self._all()[index if isinstance(index, slice) else operator.index(index)]
 
     def __repr__(self) -> str:
-        return f"Batch of {len(self)} samples: {', '.join(self.arrays)}"
+        return f"Batch of {counted(len(self), 'sample')}: {', '.join(self.arrays)}"
 
     def _all(self) -> list[Sample]:
         # Made once: who changes a sample finds it changed.

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, SupportsIndex, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from vla_store.errors import MachineError, OptionError
 from vla_store.format import layout
+from vla_store.reader.numbers import whole_numbers
 from vla_store.reader.part import Part
 from vla_store.reader.parts import parts_of
 from vla_store.reader.values import Episode
+from vla_store.text import counted
 
 if TYPE_CHECKING:
+    import pandas
+
     from vla_store.reader.store import Store
 
 Int64 = npt.NDArray[np.int64]
 
 STRETCH = 1_024  # episodes that are looked up at once, where all are wanted: in a tenth of the time
+
+
+# Of a table's columns that are no int64. Names come again and again: as categories they take a few bytes an episode.
+_DTYPES = {"success": "boolean", **dict.fromkeys(("suite", "task", "file", "text"), "category")}
 
 
 class Episodes(Sequence[Episode]):
@@ -88,6 +98,59 @@ class Episodes(Sequence[Episode]):
 
     def __repr__(self) -> str:
         return f"Episodes({len(self):,} of {self._store.url!r})"
+
+    def numbers(self, given: Any) -> Int64:
+        """Return episode numbers as int64; see `Store.check_episodes`."""
+        if isinstance(given, Episode):
+            given = [given]
+        if (
+            isinstance(given, Iterable)
+            and not isinstance(given, (str, bytes, range))
+            and not hasattr(given, "__array__")
+        ):
+            given = [self._number_of(each) if isinstance(each, Episode) else each for each in given]
+        return whole_numbers("episode", given, len(self))
+
+    def _number_of(self, episode: Episode) -> int:
+        own = self[episode.episode] if episode.episode < len(self) else None
+        if own != episode:
+            raise OptionError(
+                "this episode is of another store",
+                expected=f"one of the {counted(len(self), 'episode')} of {self._store.url}",
+                found=f"{episode.suite}/{episode.file}, demonstration {episode.number}, as episode {episode.episode}",
+            )
+        return episode.episode
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a table with a row for each episode and a column for each attribute of `Episode`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `suite`, `task`, `file` and `text` are categories, `success` is a boolean that may be missing, the others are int64.
+
+        Raises
+        ------
+        MachineError
+            Where pandas is not installed.
+        StoreDamaged, FetchError
+            Where the store is read.
+
+        Notes
+        -----
+        `pandas.DataFrame(list(store.episodes))` gives the same values in columns of Python's types.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MachineError("a table needs pandas, which is not installed here", hint="pip install pandas") from None
+        listed = list(self)
+        columns = {
+            each.name: [getattr(episode, each.name) for episode in listed] for each in dataclasses.fields(Episode)
+        }
+        return pandas.DataFrame(
+            {name: pandas.Series(values, dtype=_DTYPES.get(name, "int64")) for name, values in columns.items()}
+        )
 
     @property
     def starts(self) -> Int64:

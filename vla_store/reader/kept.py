@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName, warn
+from vla_store.errors import OptionError, UnknownName, several, warn
 from vla_store.format.views import STEPS, Runs, View, joined, overlaps
 from vla_store.reader.part import Part, Position, Positions
 from vla_store.reader.store import Store
+from vla_store.text import counted
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -35,16 +35,34 @@ class Kept:
         return None if self.steps is None else KeptSteps(within(self.steps, part))
 
 
+def view_of(store: Store, given: Any) -> View:
+    """Return the view of a store that was given by its name, or as a View of this store.
+
+    Raises UnknownName; OptionError for a View of another store, or one that was replaced since.
+    """
+    name = given.name if isinstance(given, View) else given
+    view = store.views.get(name) if isinstance(name, str) else None
+    if view is None:
+        raise UnknownName.among("view", name, list(store.views), store=store.url)
+    if isinstance(given, View) and not view.is_same(given):
+        raise OptionError(
+            f"this view {name!r} is not the one that the store has: it is of another store, or was replaced since",
+            expected=repr(view),
+            found=repr(given),
+            hint=f"give its name, view={name!r}, or store.views[{name!r}] of this store",
+        )
+    return view
+
+
 def kept_of(store: Store, names: Any) -> Kept:
     """Return what the views of these names keep together. Raises UnknownName, OptionError, UnsupportedStore."""
-    listed = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
-    views = [_named(store, each) for each in listed]
+    views = [_named(store, each) for each in several(names)]
     if not views:
         raise OptionError("view names no view", hint="leave it out, or give a name or a list of names")
     partial = [each for each in views if each.covered_steps < store.rows]
     for each in partial:
         warn(
-            f"view {each.name!r} tells of {each.covered_steps:,} of the store's {store.rows:,} steps; "
+            f"view {each.name!r} tells of {each.covered_steps:,} of the store's {counted(store.rows, 'step')}; "
             "the others are left out"
         )
     anchors, steps = views[0].kept, None
@@ -54,7 +72,7 @@ def kept_of(store: Store, names: Any) -> Kept:
         if each.kind == STEPS:
             steps = each.kept if steps is None else joined(overlaps(steps, each.kept)[0])
     lines = tuple(
-        f"{each.name} ({each.text}; {each.steps:,} of {each.covered_steps:,} steps"
+        f"{each.name} ({each.text}; {each.steps:,} of {counted(each.covered_steps, 'step')}"
         f"{f', {store.rows - each.covered_steps:,} it does not tell of' if each in partial else ''})"
         for each in views
     )
@@ -137,9 +155,7 @@ class KeptSteps:
         return rows
 
 
-def _named(store: Store, name: Any) -> View:
-    view = store.views.get(name) if isinstance(name, str) else None
-    if view is None:
-        raise UnknownName.among("view", name, list(store.views), store=store.url)
+def _named(store: Store, given: Any) -> View:
+    view = view_of(store, given)
     view.check_known()
     return view

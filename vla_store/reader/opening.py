@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from typing import Any
 
 from vla_store.errors import OptionError, StoreDamaged, StoreNotFound, StoreUnfinished, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.schema import MAX_ROOT_BYTES, Root
-from vla_store.storage import LocalStorage, Location, ObjectMissing, Storage, is_url, read_document
+from vla_store.storage import LocalStorage, Location, ObjectMissing, Storage, is_held, is_url, read_document
+from vla_store.text import shown
 
 _FOLDER = "give the folder that `vla-store build` wrote"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -120,9 +123,35 @@ def no_store(place: str) -> VlaStoreError:
 
 
 def _unfinished(partial: str) -> StoreUnfinished:
+    """Return the error for a build that was stopped, or goes on now: then who is at it, and how far, if it says so."""
+    # A copy or a merge locks the folder.
+    is_running = any(map(is_held, (os.path.join(partial, layout.BUILD_LOCK), partial)))
+    status = _status(partial)
+    share = status.get("done_nbytes", 0) / max(1, status.get("nbytes", 0))
+    places = {
+        "store": partial.removesuffix(".partial"),
+        "found": partial,
+        "process": f"{status['pid']} on {status['host']}" if is_running and status else None,
+        "encoded": f"{share:.0%} of the data" if status else None,
+    }
+    if is_running:
+        return StoreUnfinished(
+            "this store is being written now",
+            **places,
+            hint="wait until it is done: it then has its name, and can be read",
+        )
     return StoreUnfinished(
         "the build of this store is unfinished",
-        store=partial.removesuffix(".partial"),
-        found=partial,
+        **places,
         hint="run the same `vla-store build` command again: it resumes",
     )
+
+
+def _status(partial: str) -> dict[str, Any]:
+    """Return what a build says of itself, in its lock; {} where it says nothing, as other versions do."""
+    try:
+        found = json.loads(LocalStorage(partial, mapped=False).get(layout.BUILD_LOCK) or b"{}")
+        numbers = {name: int(found[name]) for name in ("done_nbytes", "nbytes", "pid")}
+        return numbers | {"host": shown(str(found["host"]))}
+    except (KeyError, TypeError, ValueError):
+        return {}

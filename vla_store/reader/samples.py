@@ -44,6 +44,7 @@ from vla_store.reader.transforms import transformed
 from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
 from vla_store.reader.windows import Window, parse_windows
 from vla_store.storage import Range, keep
+from vla_store.text import counted
 from vla_store.types import Alignment, ArrayBatch, ArraySample, Images, Item, Pad, TaskAs
 
 if TYPE_CHECKING:
@@ -100,8 +101,10 @@ class Samples(Generic[Item]):
         the nearest step is repeated (pad="edge") or zeros stand (pad="zero"), and `<field>_is_pad` is true. A list of offsets adds
         an axis, an int does not; `vla_store.seconds(...)` says them in seconds. Default: every fixed field at 0.
     suites, tasks, episodes, rows, split, view
-        The selection; several of them together select what all of them do. split: "train", "val", or what `store.split(...)` gave.
-        view: the name of one of `store.views`, or several. One of kind "anchors" says which steps are anchors. One of kind "steps"
+        The selection; several of them together select what all of them do. Each takes one or several alike: suites by name; tasks by
+        name, text, (suite, name) or as in `store.tasks`; episodes and rows by number, as a slice or a mask of all, episodes also as
+        in `store.episodes`. split: "train", "val", or what `store.split(...)` gave.
+        view: one of `store.views`, by its name or as it is there, or several. One of kind "anchors" says which steps are anchors. One of kind "steps"
         also says which steps there are: offset d then counts kept steps, and the others are not there, except that causally an
         observation stays with the step that follows it.
     alignment
@@ -139,7 +142,8 @@ class Samples(Generic[Item]):
 
     Notes
     -----
-    A sample has, for every field of `windows`, `<field>` (K, *shape) and `<field>_is_pad` (K,), or without the axis; `task`, a text,
+    `store`, `windows` (a `Window` each), `alignment`, `images` and `pad` are attributes; `columns` has shape and dtype of what a
+    sample has. A sample has, for every field of `windows`, `<field>` (K, *shape) and `<field>_is_pad` (K,), or without the axis; `task`, a text,
     see `instruction`; `episode` and `step`, ints. Arrays are fresh and writable.
     """
 
@@ -178,11 +182,11 @@ class Samples(Generic[Item]):
         keep_first = yes_or_no("keep_first", keep_first)
         if keep_first and alignment != "causal":
             raise OptionError("keep_first needs alignment='causal': otherwise the first step is an anchor anyway")
-        self._pad = pad
+        self.pad = pad
         self._task = task
         # What a sample has as one int, beside its fields.
         self.whole_numbers = (INDEX, *NUMBERS) if task == "index" else NUMBERS
-        self._images = images or "as_stored"
+        self.images = images or "as_stored"
         self._keep_first = keep_first
         self.transform = transform
         check_names(self.windows, (*(("task",) if task == "text" else ()), *self.whole_numbers))
@@ -327,7 +331,7 @@ class Samples(Generic[Item]):
             return None
         from vla_store.reader.ahead import Ahead
 
-        return Ahead(self.store, self.windows, self._anchors, self._chosen.kept, self.alignment, self._pad)
+        return Ahead(self.store, self.windows, self._anchors, self._chosen.kept, self.alignment, self.pad)
 
     def where(self, index: int | None = None) -> dict[str, Any]:
         """Return what an error message says of where a sample lies: store, row, episode and step; without `index`, the store."""
@@ -361,16 +365,16 @@ class Samples(Generic[Item]):
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
         left_out = chosen.count - len(self)
-        first = f" ({left_out:,} steps without a recorded observation are no anchors)" if left_out else ""
+        first = f" ({counted(left_out, 'step')} without a recorded observation are no anchors)" if left_out else ""
         stored = store.conventions.orientation or "of several orientations"
         lines = [
-            f"{type(self).__name__}({len(self):,} anchors{first}",
+            f"{type(self).__name__}({counted(len(self), 'anchor')}{first}",
             f"  store      {store.url}",
             f"  selection  {chosen.text}",
             *(f"  view       {line}" for line in (chosen.kept.lines if chosen.kept else ())),
             f"  windows    {', '.join(f'{window.field} {window}' for window in self.windows)}",
-            f"  alignment  {self.alignment}{', keep_first' if self._keep_first else ''}; pad {self._pad}",
-            f"  images     {self._images} (stored {stored})",
+            f"  alignment  {self.alignment}{', keep_first' if self._keep_first else ''}; pad {self.pad}",
+            f"  images     {self.images} (stored {stored})",
             f"  numbers    {self._numbers})",
         ]
         if self._task != "text":
@@ -483,7 +487,7 @@ class Samples(Generic[Item]):
         if len(data) != len(located.ranges):
             raise OptionError(
                 "data is what `fetch` gives for the samples that were located",
-                expected=f"{len(located.ranges)} pieces",
+                expected=counted(len(located.ranges), "piece"),
                 found=len(data),
             )
         arrays: dict[str, Any] = self._arrays(count, out)
@@ -625,7 +629,7 @@ class Samples(Generic[Item]):
         kept = self._chosen.kept.of(part) if self._chosen.kept is not None else None
         fields = self.store.fields
         reader = PartReader(
-            part, self.windows, fields, self.alignment, self._images, self._pad, self._dtypes, self._watched, kept
+            part, self.windows, fields, self.alignment, self.images, self.pad, self._dtypes, self._watched, kept
         )
         keep(self._part_readers, part.number, reader, MAX_OPEN_PARTS)
         return reader

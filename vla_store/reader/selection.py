@@ -10,22 +10,23 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, StoreDamaged, UnknownName
+from vla_store.errors import OptionError, StoreDamaged, UnknownName, several
 from vla_store.format import layout
-from vla_store.format.views import Runs, overlaps
+from vla_store.format.views import Runs, View, overlaps
 from vla_store.reader.cached import cached_property
 from vla_store.reader.kept import Kept, inside, kept_of, within
 from vla_store.reader.part import Index, Part, Position, Positions
 from vla_store.reader.parts import parts_of
 from vla_store.reader.store import Store
-from vla_store.reader.values import Split, StoreTask
+from vla_store.reader.values import Episode, Split, StoreTask
+from vla_store.text import counted
 from vla_store.types import SPLITS, SplitName
 
 Int64 = npt.NDArray[np.int64]
@@ -289,16 +290,17 @@ def _episode_masks(store: Store, suites: Any, tasks: Any, episodes: Any, split: 
     """Per part, which episodes are selected; None for all of them."""
     if suites is None and tasks is None and episodes is None and split is None:
         return None
-    suite_names = None if suites is None else _as_list(suites)
+    suite_names = None if suites is None else several(suites)
     for name in suite_names or ():
         if name not in store.suites:
             raise UnknownName.among("suite", name, list(store.suites))
     task_names, texts = (None, set[str]()) if tasks is None else _known_tasks(store, tasks)
     numbers = np.arange(len(store.episodes))
     whole = np.ones(len(numbers), bool)
-    if episodes is not None:
-        named = [getattr(each, "episode", each) for each in _as_list(episodes)]
-        whole &= np.isin(numbers, store.check_episodes(named))
+    if isinstance(episodes, Split):
+        whole &= np.isin(numbers, _split(store, episodes).episodes)
+    elif episodes is not None:
+        whole &= np.isin(numbers, store.check_episodes(episodes))
     if split is not None:
         whole &= np.isin(numbers, _split(store, split).episodes)
     masks = []
@@ -378,7 +380,7 @@ def _split(store: Store, split: Any) -> Split:
         rule = f"split({split.name!r}, fraction={split.fraction}, seed={split.seed})"
         raise OptionError(
             "this split was made of another store, or before something was appended to this one",
-            expected=f"{len(own):,} episodes of the {len(store.episodes):,} of {store.url}",
+            expected=f"{counted(len(own), 'episode')} of the {len(store.episodes):,} of {store.url}",
             found=f"{len(split):,} others",
             hint=f"make it of this store: store.{rule}; or name its episodes: episodes=split.episodes",
         )
@@ -394,7 +396,7 @@ def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[st
     found: set[tuple[str, str]] = set()
     texts: set[str] = set()
     own = {text for task in store.tasks for text in task.texts}
-    given: list[Any] = [tasks] if isinstance(tasks, tuple) and tasks in known else _as_list(tasks)
+    given: list[Any] = [tasks] if isinstance(tasks, tuple) and tasks in known else several(tasks)
     for each in given:
         if isinstance(each, StoreTask):
             wanted = {(each.suite, each.name)}
@@ -410,18 +412,20 @@ def _known_tasks(store: Store, tasks: Any) -> tuple[set[tuple[str, str]], set[st
     return found, texts
 
 
-def _as_list(value: Any) -> list[Any]:
-    if isinstance(value, (str, bytes, StoreTask)) or not isinstance(value, Iterable):
-        return [value]
-    return list(value)
-
-
 def _shown(value: Any) -> str:
-    if isinstance(value, (str, int, Split, range)):
+    if isinstance(value, (str, int, Split, range, slice)):
         return repr(value)
-    items = _as_list(value)
-    names = [each.name if isinstance(each, StoreTask) else str(each) for each in items[:4]]
+    items = several(value)
+    if len(items) > 1 and isinstance(items[0], (bool, np.bool_)):
+        return f"mask of {len(items):,}, {np.count_nonzero(items):,} of them"
+    names = [_name_of(each) for each in items[:4]]
     return f"[{', '.join(names)}{f', ... ({len(items)})' if len(items) > 4 else ''}]"
+
+
+def _name_of(value: Any) -> str:
+    if isinstance(value, Episode):
+        return str(value.episode)
+    return value.name if isinstance(value, (StoreTask, View)) else str(value)
 
 
 def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
@@ -432,11 +436,13 @@ def _empty(store: Store, given: dict[str, Any], text: str) -> OptionError:
         alone = _chosen(store, {name: given[name]}).count
         together = _chosen(store, dict(list(given.items())[: number + 1])).count
         nothing += [] if alone else [name]
-        places[name] = f"{alone:,} of {store.rows:,} steps" + (f"; {together:,} with those above" if number else "")
+        places[name] = f"{alone:,} of {counted(store.rows, 'step')}" + (
+            f"; {together:,} with those above" if number else ""
+        )
     hint = "each of these leaves something, and all of them together nothing: leave one out"
     if nothing:
         hint = f"{nothing[0]} alone leaves nothing; " + {
-            "split": f"each of the {len(store.episodes):,} episodes falls on one side by its digest: choose another fraction or seed",
+            "split": f"each of the {counted(len(store.episodes), 'episode')} falls on one side by its digest: choose another fraction or seed",
             "view": "`vla-store views list STORE NAME` says what it keeps of every task",
         }.get(nothing[0], f"an empty list selects nothing, leave {nothing[0]} out to have all")
     return OptionError("the selection is empty", selection=text, **places, hint=hint)

@@ -40,6 +40,7 @@ from vla_store.reader.splits import split_of
 from vla_store.reader.texts import instructions_of, kinds_of, segments_of
 from vla_store.reader.values import (
     Conventions,
+    Episode,
     Provenance,
     Split,
     Statistics,
@@ -47,6 +48,7 @@ from vla_store.reader.values import (
     StoreTask,
 )
 from vla_store.storage import Location, ObjectMissing, Storage, locate, read_document
+from vla_store.text import counted
 from vla_store.types import CHECKS, Check, Fetcher, SplitName
 
 Array = np.ndarray[Any, Any]
@@ -144,7 +146,7 @@ class Store:
 
     def __repr__(self) -> str:
         return (
-            f"Store({self.url!r}: {self.rows:,} steps, {len(self.episodes):,} episodes, {len(self.tasks):,} tasks, "
+            f"Store({self.url!r}: {counted(self.rows, 'step')}, {counted(len(self.episodes), 'episode')}, {counted(len(self.tasks), 'task')}, "
             f"suites {', '.join(self.suites)})"
         )
 
@@ -211,13 +213,13 @@ class Store:
         """The kinds of instructions that episodes have beside their own text, ascending: `Samples(store, instruction=kind)`."""
         return kinds_of(self._parts.documents)
 
-    def instructions(self, episode: SupportsIndex) -> dict[str, tuple[str, ...]]:
+    def instructions(self, episode: SupportsIndex | Episode) -> dict[str, tuple[str, ...]]:
         """Return the instructions that an episode has beside its own text, by kind, ascending.
 
         Parameters
         ----------
         episode
-            Number of the episode, from 0.
+            Number of the episode, from 0; or one of `episodes`.
 
         Returns
         -------
@@ -232,13 +234,13 @@ class Store:
         """
         return instructions_of(*self._parts.of_episode(self._episode(episode)))
 
-    def segments(self, episode: SupportsIndex) -> tuple[tuple[int, str], ...]:
+    def segments(self, episode: SupportsIndex | Episode) -> tuple[tuple[int, str], ...]:
         """Return the stretches of steps of an episode that have a text of their own.
 
         Parameters
         ----------
         episode
-            Number of the episode, from 0.
+            Number of the episode, from 0; or one of `episodes`.
 
         Returns
         -------
@@ -377,13 +379,13 @@ class Store:
         demo = digests.episode_name(each.number)
         return Provenance(part.row_start + at, each.suite, each.file, demo, each.number, step, each.episode)
 
-    def attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
+    def attributes(self, episode: SupportsIndex | Episode) -> dict[str, dict[str, Any]]:
         """Return every HDF5 attribute of an episode's groups and datasets.
 
         Parameters
         ----------
         episode
-            Number of the episode, from 0.
+            Number of the episode, from 0; or one of `episodes`.
 
         Returns
         -------
@@ -401,13 +403,13 @@ class Store:
         row = part.entries(at, at + 1)[0]
         return part.decoded_attributes(int(row["attributes_start"]), int(row["attributes_bytes"]))
 
-    def source_attributes(self, episode: SupportsIndex) -> dict[str, dict[str, Any]]:
+    def source_attributes(self, episode: SupportsIndex | Episode) -> dict[str, dict[str, Any]]:
         """Return every attribute of the file that an episode comes from, without those of its episodes.
 
         Parameters
         ----------
         episode
-            Number of the episode, from 0.
+            Number of the episode, from 0; or one of `episodes`.
 
         Returns
         -------
@@ -424,7 +426,7 @@ class Store:
         part, at = self._parts.of_episode(self._episode(episode))
         return part.decoded_attributes(*part.document.sources[int(part.entries(at, at + 1)["source"][0])].attributes)
 
-    def read(self, field: str, rows: npt.ArrayLike, out: Array | None = None) -> Array:
+    def read(self, field: str, rows: npt.ArrayLike | slice, out: Array | None = None) -> Array:
         """Return rows of one fixed field, as they are stored, in the order asked for.
 
         Parameters
@@ -432,7 +434,7 @@ class Store:
         field
             Its name.
         rows
-            (n,) numbers of rows; repeats are allowed.
+            (n,) numbers of rows, of which one may come several times; a slice, as of a list of all rows; or a mask, (rows,) bool.
         out
             (n, *shape) of the field's dtype, C-contiguous; it is filled and returned.
 
@@ -446,7 +448,7 @@ class Store:
         UnknownName
             For a field or a row that does not exist.
         OptionError
-            For a ragged field, rows that are no whole numbers in one axis, and an `out` that does not fit.
+            For a ragged field, rows that are none of these, a mask of another length, and an `out` that does not fit.
         StoreDamaged, UnsupportedStore, FetchError, MachineError
             Where the store is read.
         """
@@ -464,13 +466,13 @@ class Store:
         read_rows(self._parts, self._fetcher, field, wanted, out)
         return out
 
-    def check_rows(self, rows: npt.ArrayLike) -> Int64:
+    def check_rows(self, rows: npt.ArrayLike | slice) -> Int64:
         """Return row numbers as int64.
 
         Parameters
         ----------
         rows
-            (n,) whole numbers of rows, or one.
+            (n,) whole numbers of rows, or one; a slice, as of a list of all rows; or a mask, (rows,) bool.
 
         Returns
         -------
@@ -479,19 +481,20 @@ class Store:
         Raises
         ------
         OptionError
-            For what are no whole numbers in one axis.
+            For what is none of these, and a mask of another length.
         UnknownName
-            For a row that does not exist; negative numbers do not count from the end.
+            For a row that does not exist; negative numbers count from the end in slices alone.
         """
         return whole_numbers("row", rows, self.rows)
 
-    def check_episodes(self, episodes: npt.ArrayLike) -> Int64:
+    def check_episodes(self, episodes: Any) -> Int64:
         """Return episode numbers as int64.
 
         Parameters
         ----------
         episodes
-            (n,) whole numbers of episodes, or one.
+            (n,) whole numbers of episodes or values of `episodes`, or one; a slice, as of a list of all; or a mask,
+            (episodes,) bool.
 
         Returns
         -------
@@ -500,11 +503,11 @@ class Store:
         Raises
         ------
         OptionError
-            For what are no whole numbers in one axis.
+            For what is none of these, a mask of another length, and an `Episode` of another store.
         UnknownName
-            For an episode that does not exist; negative numbers do not count from the end.
+            For an episode that does not exist; negative numbers count from the end in slices alone.
         """
-        return whole_numbers("episode", episodes, len(self.episodes))
+        return self.episodes.numbers(episodes)
 
     @cached_property
     def _fetcher(self) -> Storage:
@@ -531,8 +534,9 @@ class Store:
     def _row(self, row: SupportsIndex) -> int:
         return int(self.check_rows([operator.index(row)])[0])
 
-    def _episode(self, episode: SupportsIndex) -> int:
-        return int(self.check_episodes([operator.index(episode)])[0])
+    def _episode(self, episode: SupportsIndex | Episode) -> int:
+        number = episode if isinstance(episode, Episode) else operator.index(episode)
+        return int(self.check_episodes([number])[0])
 
     def _meta(self, digest: str | None) -> dict[str, Any]:
         """Return a small document; {} where the root names none."""

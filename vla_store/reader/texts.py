@@ -19,6 +19,7 @@ from vla_store.format.schema import PartDocument
 from vla_store.format.texts import FIRST, OWN_KIND, RANDOM, SPANS_ARRAY, STEPS_ARRAY, BadTexts, Instructions, Segments
 from vla_store.reader.part import Part, Position, Positions
 from vla_store.storage import keep
+from vla_store.text import counted
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -191,7 +192,7 @@ def check_kind(instruction: str, known: tuple[str, ...], selected: Callable[[], 
         lacking += (part.episode_start + episodes[~_have(part, instruction)[episodes]]).tolist()
     if lacking:
         raise OptionError(
-            f"{len(lacking):,} of {count:,} episodes have no instruction of the kind {instruction!r}",
+            f"no instruction of the kind {instruction!r} in {len(lacking):,} of {counted(count, 'episode')}",
             episode=lacking[0],
             hint='instruction="random" draws among what each has; or select others, by episodes= or tasks=',
         )

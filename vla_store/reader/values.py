@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from vla_store.format.schema import PartDocument
 from vla_store.format.views import View
+from vla_store.text import counted
 from vla_store.types import SplitName
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class Split:
         return len(self.episodes)
 
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, fraction={self.fraction}, by={self.by!r}, seed={self.seed}: {len(self)} episodes)"
+        return f"Split({self.name!r}, fraction={self.fraction}, by={self.by!r}, seed={self.seed}: {counted(len(self), 'episode')})"
 
 
 # What options of a selection take: one or several.

@@ -32,6 +32,7 @@ from vla_store.reader.store import Store, open_store
 from vla_store.reader.transforms import a_sample, transformed
 from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
 from vla_store.recipes.needs import Needs, nonfinite_notes
+from vla_store.text import counted
 from vla_store.types import Alignment, Images, TypeVar
 
 if TYPE_CHECKING:
@@ -287,9 +288,9 @@ class RecipeDataset(Samples[Item], Generic[Item]):
             "by the recipe's rule": self._aligned - len(self),
         }
         why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
-        first = f"{type(self).__name__}({len(self):,} anchors"
+        first = f"{type(self).__name__}({counted(len(self), 'anchor')}"
         if why:
-            first += f" of {total:,} steps (left out: {why})"
+            first += f" of {counted(total, 'step')} (left out: {why})"
         # What Samples says of its numbers is of the fields, not of items.
         lines = [line for line in super().__repr__().split("\n")[1:] if not line.startswith("  numbers ")]
         return "\n".join([first, *lines, *(f"  {name:<9}  {text}" for name, text in self.facts())]) + ")"

@@ -32,6 +32,7 @@ from vla_store.recipes.conversions import channels_first
 from vla_store.recipes.dataset import AnyStore, Array, Empty, Int64, Options, RecipeDataset, Unpack, opened, recipe
 from vla_store.recipes.lerobot_meta import LeRobotMeta
 from vla_store.recipes.needs import mapped
+from vla_store.text import counted
 from vla_store.types import TypeVar
 
 if TYPE_CHECKING:
@@ -111,9 +112,9 @@ class LeRobotDataset(RecipeDataset[Made], Generic[Made]):
         delta_timestamps: Mapping[str, Sequence[float]] | None = None,
         image_transforms: Callable[[Any], Any] | None = None,
         fps: float | None = None,
-        state: Sequence[str] | None = None,
+        state: str | Sequence[str] | None = None,
         rename: Mapping[str, str] | None = None,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         uint8: bool = False,
         tolerance_s: float = 1e-4,
         transform: Callable[[TensorSample], Made] | None = None,
@@ -220,7 +221,7 @@ class LeRobotDataset(RecipeDataset[Made], Generic[Made]):
     def facts(self) -> list[tuple[str, str]]:
         said = ", ".join(f"{each.name} {each.shape}" for each in self._features)
         return [
-            ("frames", f"{self.fps:g} a second, {self.num_episodes:,} episodes"),
+            ("frames", f"{self.fps:g} a second, {counted(self.num_episodes, 'episode')}"),
             ("features", said),
             *super().facts(),
         ]

@@ -13,6 +13,7 @@ from vla_store.features.frames import Frames
 from vla_store.features.lerobot import FrameStatistics, described, own_columns
 from vla_store.features.mapping import Feature
 from vla_store.reader.cached import cached_property
+from vla_store.text import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -198,6 +199,6 @@ class LeRobotMeta:
 
     def __repr__(self) -> str:
         return (
-            f"LeRobotMeta({self.repo_id!r}, {self.total_episodes:,} episodes, {self.total_frames:,} frames, "
+            f"LeRobotMeta({self.repo_id!r}, {counted(self.total_episodes, 'episode')}, {counted(self.total_frames, 'frame')}, "
             f"{self.fps:g} frames a second, features {', '.join(self.features)})"
         )

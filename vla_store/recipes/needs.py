@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from vla_store.errors import DataError, OptionError, UnknownName
+from vla_store.errors import DataError, OptionError, UnknownName, several
 from vla_store.format.nonfinite import counts_text
 from vla_store.format.statistics import FieldStatistics
+from vla_store.reader.kept import view_of
 from vla_store.reader.store import Store
 from vla_store.reader.values import StoreField
 
@@ -196,8 +197,7 @@ def nonfinite_notes(store: Store, fields: Iterable[str], view: Any, counted: Cou
     are told, whatever is selected.
     """
     known = store.statistics.all
-    names = [view] if isinstance(view, str) else view or ()
-    is_left_out = any(store.views[name].rule == "finite" for name in names)
+    is_left_out = any(view_of(store, each).rule == "finite" for each in several(view))
     for name in fields:
         listed, by = store.nonfinite.get(name), known.get(name)
         counts = (0, 0) if listed is None or is_left_out else (listed.nan, listed.infinite)

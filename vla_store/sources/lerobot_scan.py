@@ -22,6 +22,7 @@ from vla_store.sources.lerobot_meta import BOOKKEEPING, TIMESTAMP, DataSet, Epis
 from vla_store.sources.overrides import ACTIONS
 from vla_store.sources.png import Pngs, reader_of
 from vla_store.sources.protocol import MEND, EpisodeInfo, FieldSpec, TaskInfo
+from vla_store.text import counted
 
 PNGS = Pngs(parquet.EXTRA)
 
@@ -96,7 +97,7 @@ class Scan:
                         file=self.data.at(file),
                         dataset="episode_index",
                         row=run.first,
-                        found=f"{run.rows} rows of episode {run.number}",
+                        found=f"{counted(run.rows, 'row')} of episode {run.number}",
                         hint=mend("meta/episodes" if self.data.is_3 else lerobot_meta.EPISODES_2),
                     )
 
@@ -114,8 +115,8 @@ class Scan:
         if stop > total or (not self.data.is_3 and total != episode.length):
             raise SourceError(
                 "an episode has another number of rows than the metadata says",
-                expected=f"{episode.length} rows from row {episode.first} on",
-                found=f"{total} rows in the file",
+                expected=f"{counted(episode.length, 'row')} from row {episode.first} on",
+                found=f"{counted(total, 'row')} in the file",
                 hint=hint,
             )
         run = rows.run_at(episode.first)
@@ -132,8 +133,8 @@ class Scan:
             raise SourceError(
                 "an episode has another number of rows than the metadata says",
                 dataset="episode_index",
-                expected=f"{episode.length} rows",
-                found=f"{run.rows} rows",
+                expected=counted(episode.length, "row"),
+                found=counted(run.rows, "row"),
                 hint=hint,
             )
         if run.odd is not None:
@@ -286,7 +287,7 @@ def totals(data: DataSet) -> Iterator[str]:
     for name, span in splits.items() if isinstance(splits, dict) else ():
         end = re.match(r"\d+:(\d+)\Z", str(span))
         if end is None or int(end[1]) > len(data.episodes):
-            yield f"info.json: splits says {name} is {span!r:.40}, of {len(data.episodes)} episodes; it is kept as an attribute alone"
+            yield f"info.json: splits says {name} is {span!r:.40}, of {counted(len(data.episodes), 'episode')}; it is kept as an attribute alone"
 
 
 def first_frame(data: DataSet, episode: Episode, key: str) -> int:

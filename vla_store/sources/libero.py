@@ -34,6 +34,7 @@ from vla_store.sources.hdf5_file import attributes_of, check_own, count_of, dtyp
 from vla_store.sources.language import NAMES, stated
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import MEND, Array, EpisodeInfo, SourceInfo, TaskInfo, reason_of
+from vla_store.text import counted
 
 MASKS = "mask"
 
@@ -228,7 +229,7 @@ def _scan_demo(
     steps, fields, encoded = fields_of(demo, f"/data/{name}", source, _role, note)
     declared = count_of(demo, "num_samples")
     if declared not in (None, steps):
-        warnings.append(f"{name}: num_samples says {declared}, the arrays have {steps} steps")
+        warnings.append(f"{name}: num_samples says {declared}, the arrays have {counted(steps, 'step')}")
     with naming(data.file.filename, dataset="rewards"):
         rewards = demo.get("rewards")
         last = rewards[-1] if _is_numeric(rewards) and rewards.shape == (steps,) else math.nan

@@ -25,6 +25,7 @@ from vla_store.errors import SourceError, VlaStoreError, machine_error
 from vla_store.extras import needed
 from vla_store.sources import strangers
 from vla_store.sources.protocol import CLOSERS, Array, is_machines
+from vla_store.text import counted
 
 EXTRA = "lerobot"
 NUMBER, PICTURE, TEXT, OTHER = "number", "picture", "text", "other"
@@ -209,7 +210,9 @@ def _groups(path: str, column: str, start: int, stop: int) -> Iterator[tuple[_Gr
     stamp = stamp_of(path)
     metadata = _metadata(path, *stamp)
     if not 0 <= start < stop <= metadata.num_rows:
-        raise SourceError("a file has not these rows", expected=f"{start} to {stop}", found=f"{metadata.num_rows} rows")
+        raise SourceError(
+            "a file has not these rows", expected=f"{start} to {stop}", found=counted(metadata.num_rows, "row")
+        )
     first = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows

@@ -34,6 +34,7 @@ from vla_store.sources.conventions import top_down
 from vla_store.sources.datasets import LEAVE_OUT, FileLayout
 from vla_store.sources.overrides import ACTIONS, NO_OVERRIDES, Overrides
 from vla_store.sources.protocol import CLOSERS, MEND, Array, EpisodeInfo, FieldSpec, SourceInfo, is_machines, reason_of
+from vla_store.text import counted
 
 ENDS = "meta/episode_ends"
 ENDING = ".zarr.zip"
@@ -198,8 +199,8 @@ class ReplayBuffer:
                 if array.shape[0] != rows:
                     raise SourceError(
                         "an array has not as many rows as there are steps",
-                        expected=f"{rows} rows, where the last episode ends by {ENDS}",
-                        found=f"{array.shape[0]} rows",
+                        expected=f"{counted(rows, 'row')}, where the last episode ends by {ENDS}",
+                        found=counted(array.shape[0], "row"),
                         hint="" if field == ACTIONS else LEAVE_OUT.format(name),
                     )
                 role = "step" if _NOT_SEEN.match(field) else "observation"

@@ -29,6 +29,7 @@ from vla_store.sources.protocol import (
     name_of,
     overridden,
 )
+from vla_store.text import counted
 
 KEEPING = "keeping the steps of a streamed source"
 
@@ -118,7 +119,7 @@ class SpooledSource:
 
     def _check_whole(self, episode: EpisodeInfo | None, steps: int) -> None:
         if episode is not None and steps != episode.steps:
-            raise self._unpromised(episode.number, f"{episode.steps} steps", f"{steps} steps")
+            raise self._unpromised(episode.number, counted(episode.steps, "step"), counted(steps, "step"))
 
     def _unpromised(self, number: int, expected: str, found: str) -> SourceError:
         what = "a source does not give what its scan promised"

@@ -23,6 +23,7 @@ from vla_store.extras import needed
 from vla_store.format.schema import MAX_FRAME_BYTES
 from vla_store.sources.parquet import DAMAGED, EXTRA, reading, stamp_of
 from vla_store.sources.protocol import CLOSERS, Array, FieldSpec
+from vla_store.text import counted
 
 IDLE_DECODERS = 4 + (os.cpu_count() or 1)
 DECODER_FRAMES = 24  # that a decoder of AV1 holds at most, and its own tables
@@ -110,8 +111,8 @@ def check_frames(there: int, stop: int) -> None:
     if stop > there:
         raise SourceError(
             "a video has fewer frames than rows say",
-            expected=f"at least {stop} frames",
-            found=f"{there} frames",
+            expected=f"at least {counted(stop, 'frame')}",
+            found=counted(there, "frame"),
             hint=DAMAGED,
         )
 
@@ -171,13 +172,15 @@ def _video(path: str, mtime_ns: int, size: int) -> Video:
             if packet.pts is None or packet.size == 0 or packet.is_discard:
                 continue
             if packet.is_corrupt:
-                raise SourceError("a video is cut short", found=f"{len(times)} frames of {stream.frames}", hint=DAMAGED)
+                raise SourceError(
+                    "a video is cut short", found=f"{counted(len(times), 'frame')} of {stream.frames}", hint=DAMAGED
+                )
             times.append(packet.pts)
             if packet.is_keyframe:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         if not times or not keys or stream.frames > len(times):
             raise SourceError(
-                "a video is cut short", expected=f"{stream.frames} frames", found=len(times), hint=DAMAGED
+                "a video is cut short", expected=counted(stream.frames, "frame"), found=len(times), hint=DAMAGED
             )
         return Video(stream.time_base, np.sort(np.array(times, np.int64)), tuple(sorted(keys)))
 

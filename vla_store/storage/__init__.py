@@ -11,7 +11,7 @@ from vla_store.storage.bounded import keep
 from vla_store.storage.held import Held
 from vla_store.storage.local import LocalStorage, holds_only, sync_folder
 from vla_store.storage.locations import Location, locate, open_storage, register, transient
-from vla_store.storage.locks import locked, surely_locked
+from vla_store.storage.locks import is_held, locked, surely_locked
 from vla_store.storage.obstore import ObstoreStorage, open_remote
 from vla_store.storage.paths import check_length, is_url, local_path, output_path, place_of
 from vla_store.storage.remote import FsspecStorage
@@ -31,6 +31,7 @@ __all__ = [
     "check_length",
     "cut",
     "holds_only",
+    "is_held",
     "is_url",
     "keep",
     "local_path",

@@ -66,7 +66,7 @@ def locked(folder: Path, name: str = "", *, busy: Exception) -> Iterator[None]:
                 return
 
 
-def holders(path: Path) -> list[int]:
+def holders(path: str | os.PathLike[str]) -> list[int]:
     """Return the processes that hold a lock on what lies at a path, as far as the system tells."""
     found: set[int] = set()
     with contextlib.suppress(OSError, ValueError):
@@ -78,6 +78,20 @@ def holders(path: Path) -> list[int]:
                 if fields[1] == "FLOCK" and fields[5] == name:
                     found.add(int(fields[4]))
     return sorted(found)
+
+
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Return whether a process holds a lock on what lies at a path, on this machine or another that shares the file system."""
+    if holders(path):
+        return True
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextlib.contextmanager
