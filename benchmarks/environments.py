@@ -35,7 +35,7 @@ def made(folder: Path, installs: Sequence[Sequence[str]], *, sees_ours: bool) ->
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     for arguments in installs:
         pinned = ["-c", str(CHECKOUT / "constraints.txt")]
-        subprocess.run([python, "-m", "pip", "install", "-q", *arguments, *pinned], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", *arguments, *pinned], check=True)
     if sees_ours:
         # Named to come last: what both have is theirs.
         paths = {sysconfig.get_paths()["purelib"], *(each for each in sys.path if each.endswith("site-packages"))}

@@ -42,7 +42,7 @@ from benchmarks.measure import (
 )
 
 YARDSTICK = "fast"
-OURS = ("fast", "fast_dataset", "small", "small_dataset")
+OURS = ("fast", "fast_dataset", "small")
 FIGURES = ("samples_per_s", "us", "us_with_workers", "first_s", "since_start_s", "pss_nbytes")
 POLL_S = 0.2
 LIMIT_S = 600

@@ -7,6 +7,7 @@ whose word it is, stands beside it.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loaders_source import CAMERAS, Array, Source
+from benchmarks.loaders_source import CAMERAS, Array, Source, load
 
 BATCH = 64
 SEED = 0
@@ -78,14 +79,6 @@ class _Endless:
         return forever(self._count)
 
 
-def _encoded(pixels: Array) -> bytes:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
 def _decoded(data: Any) -> Array:
     from PIL import Image
 
@@ -140,11 +133,7 @@ LEROBOT_FPS = 20
 def _lerobot(source: Source, folder: Path, kind: str, pictures: str, workers: int) -> Iterator[Any]:
     """LeRobotDataset in torch's DataLoader with a random sampler, as `lerobot-train` of 0.4.4 makes them; `video_backend` is left to
     LeRobot, which takes torchcodec where that is installed (its docstring)."""
-    import torch
-
-    # torchvision's wheel is made for CUDA: beside a torch for CPUs it lacks these two, asks for them at import, and LeRobot uses none.
-    for name in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _let_torchvision_import()
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     offsets = {}
@@ -165,6 +154,15 @@ def _lerobot_plain(batch: Any, kind: str) -> dict[str, Array]:
         made["pictures_is_pad"] = batch[f"observation.images.{COLUMNS[CAMERAS[0]]}_is_pad"]
         made["actions_is_pad"] = batch["action_is_pad"]
     return _numpy(made)
+
+
+def _let_torchvision_import() -> None:
+    """torchvision's wheel is made for CUDA: beside a torch for CPUs its operators are missing, and it asks for these two at import. Nobody
+    uses them here."""
+    import torch
+
+    for name in ("nms", "qnms") if "torchvision" not in sys.modules else ():
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def link_ffmpeg(packages: Path) -> Path:
@@ -201,8 +199,9 @@ def _make_lance(source: Source, to: Path, kind: str, pictures: str) -> None:
             rows = slice(start, start + 256)
             columns = {"state": fixed(source.state[rows]), "actions": fixed(source.actions[rows])}
             for camera, values in source.pictures.items():
-                are_raw = pictures == RAW
-                columns[camera] = fixed(values[rows]) if are_raw else pa.array(map(_encoded, values[rows]), pa.binary())
+                numbers = range(*rows.indices(len(values)))
+                encoded = pa.array([source.png(camera, each) for each in numbers], pa.binary())
+                columns[camera] = fixed(values[rows]) if pictures == RAW else encoded
             yield pa.record_batch(columns)
 
     first = next(batches())
@@ -273,16 +272,17 @@ def _record(source: Source, index: int, kind: str, pictures: str) -> dict[str, A
     """A whole sample, its pictures as arrays or, each by itself, as PNG."""
     made: dict[str, Any] = source.sample(index, kind)
     for camera in CAMERAS if pictures == PNG else ():
-        values = made.pop(camera).reshape(-1, *SHAPE)
-        made |= {f"{camera}_{at}": _encoded(each) for at, each in enumerate(values)}
+        del made[camera]
+        rows = source.frames[index] if kind == "window" else source.frames[index, 1:]
+        made |= {f"{camera}_{at}": source.png(camera, row) for at, row in enumerate(rows)}
+    made |= {name: made[name].view(np.uint8) for name in made if name.endswith("_is_pad")}  # MDS has no type for bool
     return {"index": index, **made}
 
 
 def _unpacked(record: dict[str, Any], kind: str, pictures: str) -> dict[str, Any]:
     """A record's pictures as arrays again."""
-    if pictures == RAW:
-        return record
-    for camera in CAMERAS:
+    record |= {name: record[name].view(bool) for name in record if name.endswith("_is_pad")}
+    for camera in CAMERAS if pictures == PNG else ():
         parts = [_decoded(record.pop(f"{camera}_{at}")) for at in range(2 if kind == "window" else 1)]
         record[camera] = np.stack(parts) if kind == "window" else parts[0]
     return record
@@ -290,6 +290,7 @@ def _unpacked(record: dict[str, Any], kind: str, pictures: str) -> dict[str, Any
 
 def _make_streaming(source: Source, to: Path, kind: str, pictures: str) -> None:
     """Types of fixed shape, as its documentation advises for arrays; no compression of shards, which are read from this disk."""
+    _let_torchvision_import()
     from streaming import MDSWriter
 
     def type_of(value: Any) -> str:
@@ -307,6 +308,7 @@ def _make_streaming(source: Source, to: Path, kind: str, pictures: str) -> None:
 def _streaming(source: Source, folder: Path, kind: str, pictures: str, workers: int) -> Iterator[Any]:
     """Shuffled in blocks of its own choice, of 262,144 samples and more, which are all here; `batch_size` as in the DataLoader, and one
     canonical node, as its documentation asks. An epoch is many times all samples, so that no turn measures the end of one."""
+    _let_torchvision_import()
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
@@ -324,11 +326,11 @@ class LitRecord:
 
     def __init__(self, folder: str, kind: str, pictures: str) -> None:
         self._folder, self._kind, self._pictures = folder, kind, pictures
+        self._source: Source | None = None
 
     def __call__(self, index: int) -> dict[str, Any]:
-        from benchmarks.loaders_source import load
-
-        return _record(load(Path(self._folder)), index, self._kind, self._pictures)
+        self._source = self._source or load(Path(self._folder))
+        return _record(self._source, index, self._kind, self._pictures)
 
 
 def _make_litdata(source: Source, to: Path, kind: str, pictures: str) -> None:
@@ -346,7 +348,10 @@ def _litdata(source: Source, folder: Path, kind: str, pictures: str, workers: in
         def __getitem__(self, at: Any) -> dict[str, Any]:
             return _unpacked(super().__getitem__(at), kind, pictures)
 
-    dataset = Samples(str(folder), shuffle=True, seed=SEED)
+    # Of arrays "auto" decodes 256 for each that is wanted (0.2.76: 56 times the work here); one by one, its own choice for pictures, lets
+    # all samples of a chunk be mixed.
+    options = {"batch_decode": 0, "item_shuffle_window": 0}
+    dataset = Samples(str(folder), shuffle=True, seed=SEED, **options)
     loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
     while True:
         yield from loader
@@ -423,9 +428,6 @@ RIVALS = {
         "vla_store `fast`, DataLoader", (), "torch", GLOBAL, ("fast",), _our_dataset, None, _our_plain, True
     ),
     "small": Rival("vla_store `small`, Loader", (), "torch", GLOBAL, ("small",), _our_loader, None, _our_plain, True),
-    "small_dataset": Rival(
-        "vla_store `small`, DataLoader", (), "torch", GLOBAL, ("small",), _our_dataset, None, _our_plain, True
-    ),
     "lerobot": Rival(
         "LeRobotDataset v3", LEROBOT, "lerobot", GLOBAL, (PNG, VIDEO), _lerobot, None, _lerobot_plain, True
     ),
@@ -445,7 +447,7 @@ RIVALS = {
         "LitData",
         (("litdata", "pillow", "torch"),),
         "litdata",
-        "chunks of 64 MB, blocks of 256 within",
+        "chunks of 64 MB at random, all samples of a chunk mixed",
         (RAW, PNG),
         _litdata,
         _make_litdata,

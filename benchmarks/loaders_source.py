@@ -7,6 +7,7 @@ actions, and what of them is padding). Pictures are uint8, numbers float32. It r
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,14 @@ FIELDS = {
 class Source:
     """Rows of the recordings, and the rows of each sample.
 
-    pictures: camera -> (rows, H, W, C). frames: (samples, 2) rows of the pictures at [-1, 0]. chunks: (samples, 64) rows of the
+    pictures: camera -> (rows, H, W, C). pngs, png_ends: camera -> bytes of all its pictures, and where each begins and the last ends. frames: (samples, 2) rows of the pictures at [-1, 0]. chunks: (samples, 64) rows of the
     actions. first: (episodes,) number of its first sample.
     """
 
     folder: Path
     pictures: dict[str, Array]
+    pngs: dict[str, Array]
+    png_ends: dict[str, Array]
     state: Array
     actions: Array
     frames: Array
@@ -57,6 +60,11 @@ class Source:
         if kind == "window":
             made |= {"pictures_is_pad": self.pictures_is_pad[indices], "actions_is_pad": self.actions_is_pad[indices]}
         return made
+
+    def png(self, camera: str, row: int) -> bytes:
+        """A picture as PNG, as Pillow encodes it."""
+        start, stop = self.png_ends[camera][row : row + 2]
+        return bytes(self.pngs[camera][start:stop])
 
     def sample(self, index: int, kind: str) -> dict[str, Array]:
         return {name: values[0] for name, values in self.batch(np.array([index]), kind).items()}
@@ -80,7 +88,12 @@ def write(store: Store, demos: Path, folder: Path) -> None:
             arrays["actions"].append(group["actions"][:].astype(np.float32))
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", np.concatenate(values))
+        array = np.concatenate(values)
+        np.save(folder / f"{name}.npy", array)
+        if name in CAMERAS:  # once, for all who keep PNG
+            encoded = [_png(each) for each in array]
+            np.save(folder / f"{name}_png.npy", np.frombuffer(b"".join(encoded), np.uint8))
+            np.save(folder / f"{name}_ends.npy", np.cumsum([0, *map(len, encoded)]))
     start = units.start[:, None]
     np.savez(
         folder / "samples.npz",
@@ -88,16 +101,28 @@ def write(store: Store, demos: Path, folder: Path) -> None:
         pictures_is_pad=units.pads[f"{CAMERAS[0]}_is_pad"],
         chunks=units.actions + start,
         actions_is_pad=units.pads["actions_is_pad"],
-        first=np.flatnonzero(np.diff(units.episode, prepend=-1)),
+        first=np.searchsorted(units.episode, np.arange(len(store.episodes))),  # of one of a single step: none
     )
+
+
+def _png(pixels: Array) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
 def load(folder: Path) -> Source:
     """What `write` has left."""
     with np.load(folder / "samples.npz") as file:
         samples = dict(file)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*CAMERAS, "state", "actions")}
-    return Source(folder, {camera: arrays.pop(camera) for camera in CAMERAS}, **arrays, **samples)
+
+    def each(end: str) -> dict[str, Array]:
+        return {camera: np.load(folder / f"{camera}{end}.npy", mmap_mode="r") for camera in CAMERAS}
+
+    numbers = {name: np.load(folder / f"{name}.npy") for name in ("state", "actions")}
+    return Source(folder, each(""), each("_png"), each("_ends"), **numbers, **samples)
 
 
 def digests(batch: Mapping[str, Array], kind: str) -> list[str]:

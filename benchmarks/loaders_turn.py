@@ -62,7 +62,7 @@ def in_process(rival: Rival, source: Source, told: dict[str, Any], stream: Itera
     """CPU time of batches made in this process, an epoch at most, and what they hold."""
     kind, found, lossy, spent, batches = told["kind"], {}, None, 0.0, 0
     next(stream)  # opens files, fills caches
-    while batches < told["least"] or (spent < told["seconds"] and batches < len(source) // BATCH):
+    while not batches or (spent < told["seconds"] and batches < len(source) // BATCH):
         busy = time.process_time()
         batch = next(stream)
         spent, batches = spent + time.process_time() - busy, batches + 1
