@@ -383,7 +383,9 @@ def _webdataset(source: Source, folder: Path, kind: str, pictures: str, workers:
     dataset = (
         webdataset.WebDataset(shards, shardshuffle=len(shards), seed=SEED, empty_check=False)
         .repeat()
-        .shuffle(WDS_BUFFER)
+        .shuffle(
+            WDS_BUFFER, initial=WDS_BUFFER
+        )  # full from the start: while it fills, two are read for each that is given
         .decode(_png_stays)
         .map(sample)
         .batched(BATCH, partial=False, collation_fn=_collated)
