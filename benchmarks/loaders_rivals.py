@@ -1,7 +1,7 @@
 """The loaders that benchmarks/loaders.py compares, each set as its own documentation asks, and each written by its own writer.
 
-Everything below `installs` runs in a rival's environment, which has neither vla_store nor what that needs. What a setting is for, and
-whose word it is, stands beside it.
+This runs in a rival's environment, which has neither vla_store nor what that needs. What a setting is for, and whose word it is, stands
+beside it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from benchmarks.loaders_source import CAMERAS, Array, Source, load
 BATCH = 64
 SEED = 0
 SHAPE = (128, 128, 3)
-RAW, PNG, VIDEO = (
-    "raw",
-    "PNG",
-    "AV1",
-)  # how pictures lie: as they are, for speed; smaller, without loss; smaller still, with loss
+RAW, PNG, VIDEO = "raw", "PNG", "AV1"  # how pictures lie: for speed; smaller, without loss; smaller still, with loss
 CHUNK = "64MB"
 WDS_SHARD, WDS_BUFFER = 128, 1_000
 COLUMNS = {"agentview_rgb": "agentview", "eye_in_hand_rgb": "wrist"}
@@ -49,7 +45,6 @@ class Rival:
     make: Callable[[Source, Path, str, str], None] | None = None
     plain: Callable[[Any, str], dict[str, Array]] = lambda batch, kind: _numpy(batch)
     of_rows: bool = False
-    note: str = ""
 
 
 def forever(count: int) -> Iterator[int]:
@@ -82,7 +77,7 @@ class _Endless:
 def _decoded(data: Any) -> Array:
     from PIL import Image
 
-    return np.asarray(data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data)))
+    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 def _numpy(batch: Any) -> dict[str, Array]:
@@ -403,24 +398,11 @@ def _collated(samples: Any) -> Any:
     return default_collate(samples)
 
 
-# The floors of each are what pip finds; LeRobot's are named, because its own ask for an older torch than the tests'.
+# The last LeRobot for Python 3.11, without its ceiling on torch; the last torchcodec that needs no CUDA; what reading imports of the rest.
 LEROBOT = (
-    (
-        "--no-deps",
-        "lerobot==0.4.4",
-        "torchcodec==0.13.0",
-    ),  # the last release for Python 3.11; the last torchcodec that needs no CUDA
-    # What reading imports of all that it asks for.
-    (
-        "torch",
-        "torchvision",
-        "datasets>=4,<5",
-        "huggingface-hub<0.36",
-        "av>=15,<16",
-        "accelerate",
-        "packaging",
-        "pandas",
-    ),
+    ("--no-deps", "lerobot==0.4.4", "torchcodec==0.13.0"),
+    ("torch", "torchvision", "datasets>=4,<5", "huggingface-hub<0.36", "av>=15,<16"),
+    ("accelerate", "packaging", "pandas"),
 )
 GLOBAL = "global"
 

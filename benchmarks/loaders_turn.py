@@ -26,6 +26,7 @@ from benchmarks.loaders_rivals import BATCH, RIVALS, Rival
 from benchmarks.loaders_source import FIELDS, Array, Source, digests, load
 
 WORKERS = 2
+SLOW_S = 3.0  # CPU time of a batch from which on opening files and filling caches and buffers is little of it
 
 
 def cpu_s() -> float:
