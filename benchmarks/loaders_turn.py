@@ -66,9 +66,7 @@ def in_process(rival: Rival, source: Source, told: dict[str, Any], stream: Itera
         busy = time.process_time()
         batch = next(stream)
         took = time.process_time() - busy
-        if (
-            not is_warm and took < told["seconds"]
-        ):  # it has opened files and filled caches: of a slow one that is nothing
+        if not is_warm and took < SLOW_S:
             is_warm = True
             continue
         spent, batches, is_warm = spent + took, batches + 1, True
