@@ -46,7 +46,7 @@ OURS = ("fast", "fast_dataset", "small")
 FIGURES = ("samples_per_s", "us", "us_with_workers", "first_s", "since_start_s", "pss_nbytes")
 POLL_S = 0.2
 LIMIT_S = 1800
-SECONDS = 2.0
+SECONDS = 1.5
 
 
 class TurnFailed(Exception):
