@@ -53,8 +53,8 @@ def page(result: dict[str, Any], spread: Spreading) -> list[str]:
         "processes together, at its most.\n"
         "- Lance and vla_store keep steps, and make windows when they are read; LeRobotDataset too. Streaming, LitData and WebDataset give "
         "records as they were written: for them each window is a record, which holds every picture twice.\n"
-        "- For a chunk of actions LeRobotDataset 0.4.4 reads whole rows, and with PNG decodes the pictures of all of them: its windows "
-        "cost what 64 steps cost. WebDataset's first batch waits until its buffer is full, so that later ones do not pay for filling it.\n"
+        "- For a chunk of actions LeRobotDataset 0.4.4 reads whole rows, and with PNG decodes the pictures of all of them: that is "
+        "where the time of its windows goes. WebDataset's first batch waits until its buffer is full, so that later ones do not pay for filling it.\n"
         "- *`fast` is so many times as fast* and *takes so many times its CPU*: against the Loader over `fast`, within a round.\n"
         f"- Every sample that was delivered without workers was hashed: {_hashed(result)}\n"
         "- `vla_store` holds every field of the demonstrations, all others only what the samples have.",
