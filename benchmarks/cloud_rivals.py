@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks import environments
 from benchmarks.cloud_turn import cpu_s
 from benchmarks.measure import CHECKOUT, Neighbours, Spread
 from benchmarks.workload import ACTIONS, BATCH, CAMERAS, WINDOWS, Array
@@ -44,7 +44,7 @@ def measure(bench: Bench, work: Path, rounds: int) -> dict[str, Any]:
     """Their rates, and how many times as fast our first epoch with an empty cache is in the same round, in blocks and globally."""
     from benchmarks.cloud import CONTENDERS
 
-    python = installed(work / "rivals")
+    python = environments.made(work / "rivals", [[*PACKAGES.values()]], sees_ours=True)
     bench.server.set(latency_ms=LATENCY_MS)
     ours = {
         each.turn.get("shuffle", "global order"): each
@@ -105,26 +105,6 @@ def _read(python: str, bench: Bench, name: str) -> dict[str, Any]:
         except RuntimeError as error:  # Streaming 0.13 sometimes reads of a shard that is not whole yet
             print(f"{error}; once more", file=sys.stderr)
     return _run(python, bench, {"do": "read", "rival": name, "store": str(bench.store)})
-
-
-def installed(folder: Path) -> str:
-    """The Python of an environment that has the rivals, made where it is not there yet."""
-    python = folder / "bin" / "python"
-    ready = folder / "ready"
-    if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES.values()], check=True)
-        # After theirs: what both have is theirs.
-        purelib = subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        paths = {sysconfig.get_paths()["purelib"], *(each for each in sys.path if each.endswith("site-packages"))}
-        (Path(purelib) / "zz_ours.pth").write_text("\n".join(sorted(paths)) + "\n")
-        ready.touch()
-    return str(python)
 
 
 def _run(python: str, bench: Bench, told: dict[str, Any]) -> dict[str, Any]:

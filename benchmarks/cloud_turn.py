@@ -10,8 +10,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks import processes
@@ -100,23 +98,12 @@ def _samples(turn: Turn) -> Any:
 
 def cpu_s(workers: list[int]) -> dict[str, float]:
     """CPU seconds until now of this process, of the Loader's workers, and of all others below it: whoever fetches."""
-    others = [pid for pid in _below(os.getpid()) if pid not in workers]
+    others = [pid for pid in processes.below(os.getpid()) if pid not in workers]
     return {
         "consumer": processes.cpu_s([os.getpid()]),
         "workers": processes.cpu_s(workers),
         "fetcher": processes.cpu_s(others),
     }
-
-
-def _below(pid: int) -> Iterator[int]:
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(each) for each in thread.read_text().split()]
-        except OSError:  # a thread that has just ended
-            continue
-        for child in children:
-            yield child
-            yield from _below(child)
 
 
 def main() -> None:

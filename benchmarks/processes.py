@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,18 @@ def cpu_s(pids: Iterable[int]) -> float:
             with contextlib.suppress(OSError):  # a thread that has just ended
                 total += int(thread.read_text().split()[0])
     return total / 1e9
+
+
+def below(pid: int) -> Iterator[int]:
+    """The processes that this one has started, and those that they have."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(each) for each in thread.read_text().split()]
+        except OSError:  # a thread that has just ended
+            continue
+        for child in children:
+            yield child
+            yield from below(child)
 
 
 def memory(pid: int) -> Memory:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_build, build_sources, cloud, kept_jpeg, mixing, mixtures, recipes
+from benchmarks import big_build, build_sources, cloud, kept_jpeg, loaders_page, mixing, mixtures, recipes
 from benchmarks.chart import Axis, Chart
 from benchmarks.measure import CHECKOUT, RESULTS
 from vla_store.format.codecs import PRESETS
@@ -61,6 +61,7 @@ def page(results: dict[str, Result]) -> str:
         ("sampling", _sampling),
         ("micro", _micro),
         ("loader", _loader),
+        ("loaders", lambda result: [*loaders_page.page(result, _spread), _machine(result)]),
         ("cloud", lambda result: [*cloud.page(result), _machine(result)]),
         ("mixtures", _mixtures),
         ("recipes", _recipes),
