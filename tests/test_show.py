@@ -29,7 +29,8 @@ from vla_store.look import sheet
 from vla_store.look.drawing import plain_style
 from vla_store.look.episodes import EpisodeFilter, filtered, find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
-from vla_store.look.sheet import canvas_of, chosen_steps, describe, write_sheet
+from vla_store.look.sheet import canvas_of, describe, write_sheet
+from vla_store.look.steps import spread_steps
 from vla_store.sources.protocol import FieldSpec
 
 
@@ -118,7 +119,7 @@ def test_a_picture_stands_above_its_step_on_the_axis_of_the_curves(tiny_store: P
 
 @given(length=st.integers(1, 5_000), count=st.integers(1, 24))
 def test_the_chosen_steps_are_evenly_spread_from_the_first_to_the_last(length: int, count: int) -> None:
-    steps = chosen_steps(length, count)
+    steps = spread_steps(length, count)
 
     assert len(steps) == min(length, count)
     assert steps[0] == 0

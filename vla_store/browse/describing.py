@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from vla_store import __version__
@@ -12,16 +11,17 @@ from vla_store.browse.listing import episode_json
 from vla_store.browse.queries import Query, error_json
 from vla_store.browse.windows import default_windows, is_action, windows_text
 from vla_store.errors import DataError
+from vla_store.look.cameras import range_text
 from vla_store.look.pictures import is_colour
-from vla_store.look.saying import notes, number_names
+from vla_store.look.saying import notes, number_names, recorded_text
+from vla_store.look.steps import DEFAULT_FPS
 from vla_store.look.writing import name_of
 from vla_store.reader import Store
-from vla_store.reader.values import Episode, SourceConvention, StoreField
-from vla_store.text import encoding_text, number_text, shown
+from vla_store.reader.values import Episode, StoreField
+from vla_store.text import shown
 
 MAX_LABELS = 64  # numbers of a field that are shown
 MAX_SUITES = 1_000
-FPS = 20.0  # where a source does not say its own
 BLOCK_NBYTES = 8 << 20  # of pictures that a page asks for at once
 MAX_BLOCK_STEPS = 32
 
@@ -88,9 +88,9 @@ def one_json(held: Held, query: Query) -> dict[str, Any]:
     cameras = sorted((each for each in store.fields.values() if each.is_camera), key=lambda each: not is_colour(each))
     return episode_json(episode) | {
         "row": episode.start,
-        "fps": convention.fps or FPS,
+        "fps": convention.fps or DEFAULT_FPS,
         "is_fps_known": convention.fps is not None,
-        "notes": [*_convention_notes(convention), *more],
+        "notes": [("recorded", recorded_text(convention, bool(store.cameras))), *more],
         "damage": wrong,
         "cameras": [_camera_json(held, episode, each) for each in cameras],
     }
@@ -119,7 +119,7 @@ def _camera_json(held: Held, episode: Episode, field: StoreField) -> dict[str, A
         try:
             found = held.range_of(field.name, episode)
             if found is not None:
-                made["range"] = f"colours from {number_text(found[0])} (dark) to {number_text(found[1])} (light)"
+                made["range"] = range_text(found)
         except DataError as error:
             made["error"] = error_json(error)
     return made
@@ -138,11 +138,3 @@ def _views(store: Store) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         )
         made.append({"name": name, "text": f"{shown(name)} ({view.kind}, {view.steps:,} steps{partial})"})
     return made, None
-
-
-def _convention_notes(convention: SourceConvention) -> Iterator[tuple[str, str]]:
-    said = f"pictures {convention.orientation}"
-    if convention.decoder:
-        said += f", decoded from {shown(encoding_text(convention.codec))} by {shown(convention.decoder)}"
-    seen = ": the picture of a step shows what its action did" if convention.observation == "after" else ""
-    yield "recorded", f"{said}; observations {convention.observation} the action of the same step{seen}"

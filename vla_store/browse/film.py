@@ -12,6 +12,7 @@ from vla_store.browse.held import Array, Held
 from vla_store.browse.queries import Query, error_json, packed
 from vla_store.browse.windows import is_action
 from vla_store.errors import DataError, OptionError, VlaStoreError
+from vla_store.look.curves import is_curve
 from vla_store.look.pictures import Pictures, to_rgb
 from vla_store.look.saying import number_names
 from vla_store.reader.values import Episode, StoreField
@@ -118,7 +119,7 @@ def curves_bytes(held: Held, query: Query) -> bytes:
 
 def curve_fields(fields: list[StoreField]) -> list[StoreField]:
     """Return the fields that have curves: fixed numbers of at most one axis; actions first, then what is observed, then the rest."""
-    chosen = [each for each in fields if each.is_fixed and not each.is_camera and len(each.shape) <= 1]
+    chosen = [each for each in fields if is_curve(each)]
     return sorted(chosen, key=lambda each: (not is_action(each), each.role != "observation"))
 
 

@@ -11,22 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import DataError, VlaStoreError
-from vla_store.look.pictures import is_colour, value_range
+from vla_store.look.cameras import RANGE_STEPS, range_of
+from vla_store.look.pictures import is_colour
+from vla_store.look.steps import spread_steps
 from vla_store.reader import Samples, Store
 from vla_store.reader.values import Episode
 from vla_store.storage.bounded import keep
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
-TaskCount = tuple[
-    int, int, int
-]  # the number of a task among the store's, and how many episodes and steps of it are listed
+TaskCount = tuple[int, int, int]  # the number of a task in the store, and how many of its episodes and steps are listed
 Made = TypeVar("Made")
 
 MAX_SAMPLES = 32  # objects, by their options
 MAX_RANGES = 512  # of cameras that are coloured, by episode
 MAX_LISTS = 16  # of episodes, by filter
-RANGE_STEPS = 8  # of an episode, from which the range of its colours is taken
 
 
 class Memo(Generic[Made]):
@@ -104,9 +103,7 @@ class Held:
         are colours. Raises what reading raises."""
         if is_colour(self.store.fields[camera]):
             return None
-        return self._ranges.get((camera, episode.episode), lambda: self._range(camera, episode))
-
-    def _range(self, camera: str, episode: Episode) -> tuple[float, float] | None:
-        last = episode.length - 1
-        steps = np.unique(np.linspace(0, last, min(RANGE_STEPS, episode.length)).round().astype(int))
-        return value_range(self.store.read(camera, episode.start + steps))
+        return self._ranges.get(
+            (camera, episode.episode),
+            lambda: range_of(self.store, episode, camera, spread_steps(episode.length, RANGE_STEPS)),
+        )

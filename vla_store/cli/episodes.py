@@ -10,7 +10,7 @@ import shlex
 from vla_store.cli.options import READING, argument, command, flag, how_to_read, view
 from vla_store.cli.printing import print_array, print_lines
 from vla_store.look.episodes import EpisodeFilter, matching, nothing_found
-from vla_store.look.listing import episode_lines, task_lines, tasks_json
+from vla_store.look.listing import episode_lines, show_command, task_lines, tasks_json
 from vla_store.reader import open_store
 
 
@@ -51,9 +51,7 @@ def episodes(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return print_array(dataclasses.asdict(each) for each in several)
     print_lines(episode_lines(store, several, files=arguments.files))
-    return print_lines(
-        [f"see one: vla-store show {shlex.quote(arguments.store)} --episode {first.episode} -o episode.png"]
-    )
+    return print_lines([f"see one: {show_command(arguments.store, first.episode)}"])
 
 
 @command(

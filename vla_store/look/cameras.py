@@ -73,13 +73,23 @@ def cameras_of(store: Store, episode: Episode, images: Images, stored: str, step
     for name in camera_names(store):
         field, values = store.fields[name], None
         if not is_colour(field):
-            frames = np.concatenate([each[name] for _, each in read_steps(store, episode, [name], steps, images)])
-            values = value_range(frames)
+            values = range_of(store, episode, name, steps)
         size = " x ".join(map(str, field.shape))
-        scale = f"; colours from {number_text(values[0])} (dark) to {number_text(values[1])} (light)" if values else ""
+        scale = f"; {range_text(values)}" if values else ""
         turned = "as stored" if images == "as_stored" else f"{images}, stored {stored}"
         made.append(Camera(field, values, f"{size} {field.dtype}, {turned}{scale}"))
     return tuple(made)
+
+
+def range_of(store: Store, episode: Episode, camera: str, steps: Sequence[int]) -> tuple[float, float] | None:
+    """Return the range of a camera's numbers in these steps of an episode that is shown as colours, as `value_range` has it."""
+    frames = read_steps(store, episode, [camera], steps, "as_stored")
+    return value_range(np.concatenate([each[camera] for _, each in frames]))
+
+
+def range_text(values: tuple[float, float]) -> str:
+    """Return what is said of a range that is shown as colours."""
+    return f"colours from {number_text(values[0])} (dark) to {number_text(values[1])} (light)"
 
 
 def pictures_of(

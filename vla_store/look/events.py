@@ -11,7 +11,7 @@ import numpy as np
 from vla_store.errors import OptionError
 from vla_store.look.curves import actions_of, is_curve, rows_of
 from vla_store.look.saying import ACTIONS, fingers_of
-from vla_store.look.scene import spread
+from vla_store.look.steps import spread_steps
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, StoreField
 from vla_store.rules import POSE_ACTION_WIDTH, crossings, has_gripper_last
@@ -48,7 +48,7 @@ def chosen(changes: Sequence[int], length: int, at_most: int) -> tuple[int, ...]
     """Return the first step, the last, and changes between them, evenly spread over the changes where there are too many."""
     ends = {0, length - 1}
     between = [step for step in changes if step not in ends]
-    kept = [between[place] for place in spread(len(between), at_most - len(ends))] if between else []
+    kept = [between[place] for place in spread_steps(len(between), at_most - len(ends))] if between else []
     return tuple(sorted({*ends, *kept}))
 
 

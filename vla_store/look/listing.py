@@ -5,6 +5,7 @@ Lines are made as they are asked for: of a hundred thousand episodes none is hel
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ from vla_store.text import WIDTH, counted, cut, shown
 def source_of(episode: Episode) -> str:
     """Return where an episode comes from, as `vla-store show --episode` takes it: "suite/file/demo_3"."""
     return f"{episode.suite}/{episode.file}/{episode_name(episode.number)}"
+
+
+def show_command(name: str, episode: int) -> str:
+    """Return the command that draws an episode of the store of this name, for a shell in the folder where it lies."""
+    return f"vla-store show {shlex.quote(name)} --episode {episode} -o episode.png"
 
 
 def episode_lines(store: Store, episodes: Iterable[Episode], *, files: bool = False) -> Iterator[str]:

@@ -18,7 +18,7 @@ from vla_store.format.nonfinite import counts_text
 from vla_store.look import charts, facts
 from vla_store.look.facts import Facts, gather
 from vla_store.look.info import damaged_views, excluded
-from vla_store.look.page_episodes import show_command
+from vla_store.look.listing import show_command
 from vla_store.look.pictures import png_bytes
 from vla_store.look.saying import ACTIONS, rate_text, texts_json, texts_notes
 from vla_store.look.thumbnails import Thumbnail, thumbnails

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_store.look.pictures import Pictures, is_colour, shrunk, to_rgb, value_range
+from vla_store.look.cameras import camera_names
+from vla_store.look.pictures import Pictures, shrunk, to_rgb, value_range
+from vla_store.look.steps import spread_steps
 from vla_store.reader import Samples, Store
 from vla_store.reader.values import Episode
 
@@ -52,19 +54,13 @@ def listed_tasks(store: Store, name: str) -> tuple[ListedTask, ...]:
     return tuple(_listed(*names, episodes) for names, episodes in tasks.items())
 
 
-def show_command(name: str, episode: int) -> str:
-    """Return the command that draws an episode of the store of this name, for a shell in the folder where it lies."""
-    return f"vla-store show {shlex.quote(name)} --episode {episode} -o episode.png"
-
-
 def strips(store: Store) -> Iterator[Pictures]:
     """Yield for each episode pictures of its first camera from start to end, side by side; none where episodes are many."""
-    cameras = sorted(store.cameras, key=lambda name: not is_colour(store.fields[name]))
+    cameras = camera_names(store)
     if not cameras or len(store.episodes) > MAX_STRIPS:
         return
     for episode in store.episodes:
-        steps = np.linspace(0, episode.length - 1, min(STRIP_STEPS, episode.length)).round().astype(int).tolist()
-        rows = [episode.start + step for step in steps]
+        rows = [episode.start + step for step in spread_steps(episode.length, STRIP_STEPS)]
         frames = Samples(store, windows={cameras[0]: 0}, rows=rows, images="upright").batch(range(len(rows)))[
             cameras[0]
         ]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vla_store.reader import Store
-from vla_store.reader.values import Episode, StoreField
-from vla_store.text import counted, number_text, shown
+from vla_store.reader.values import Episode, SourceConvention, StoreField
+from vla_store.text import counted, encoding_text, number_text, shown
 
 MAX_SHOWN = 4  # texts of an episode
 
@@ -41,6 +41,17 @@ def number_names(store: Store, field: StoreField) -> list[str]:
 def rate_text(fps: float | None) -> str:
     """20.0 -> "20 steps a second"; "" for None."""
     return "" if fps is None else f"{number_text(fps)} steps a second"
+
+
+def recorded_text(convention: SourceConvention, has_pictures: bool, shown_as: str = "") -> str:
+    """Return how a source recorded its pictures and observations, and at which rate. shown_as: how pictures are turned, if that is said."""
+    codec, decoder = (shown(each) for each in (encoding_text(convention.codec), convention.decoder))
+    decoded = f", decoded from {codec} by {decoder}" if decoder else ""
+    turned = f", shown {shown_as.replace('_', ' ')}" if shown_as else ""
+    pictures = f"pictures {convention.orientation}{decoded}{turned}; " if has_pictures else ""
+    seen = ": the picture of a step shows what its action did" if convention.observation == "after" else ""
+    rate = f"; {rate_text(convention.fps)}" if convention.fps else ""
+    return f"{pictures}observations {convention.observation} the action of the same step{seen}{rate}"
 
 
 def texts_json(store: Store) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from vla_store.look.cameras import RANGE_STEPS, Camera, cameras_of
 from vla_store.look.curves import Curves, curves_of
-from vla_store.look.saying import notes, rate_text
+from vla_store.look.saying import notes, rate_text, recorded_text
+from vla_store.look.steps import DEFAULT_FPS, spread_steps
 from vla_store.look.writing import name_of
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, SourceConvention
-from vla_store.text import encoding_text, shown
+from vla_store.text import shown
 from vla_store.types import Images
-
-DEFAULT_FPS = 20.0  # LIBERO's control rate
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def scene_of(store: Store, episode: Episode, images: Images, steps: Sequence[int
         each for each in store.conventions.sources if (each.suite, each.file) == (episode.suite, episode.file)
     )
     if steps is None:
-        steps = spread(episode.length, RANGE_STEPS)
+        steps = spread_steps(episode.length, RANGE_STEPS)
     curves = curves_of(store, episode)
     return Scene(
         episode=episode,
@@ -67,12 +66,6 @@ def scene_of(store: Store, episode: Episode, images: Images, steps: Sequence[int
         source=_source(store, episode),
         notes=tuple(_notes(store, episode, convention, images, curves)),
     )
-
-
-def spread(length: int, count: int) -> tuple[int, ...]:
-    """Return the first step, the last, and evenly spread ones between them; all where they are no more than `count`."""
-    count = min(length, count)
-    return (0,) if count == 1 else tuple((2 * k * (length - 1) + count - 1) // (2 * (count - 1)) for k in range(count))
 
 
 def _under_title(store: Store, episode: Episode) -> str:
@@ -100,17 +93,7 @@ def _notes(
         f"content {store.fingerprint[:16]}, root {store.digest[:16]}",
     )
     yield from notes(store, episode)
-    seen = ": the picture of a step shows what its action did" if convention.observation == "after" else ""
-    codec, decoder = (shown(each) for each in (encoding_text(convention.codec), convention.decoder))
-    decoded = f", decoded from {codec} by {decoder}" if decoder else ""
-    pictures = (
-        f"pictures {convention.orientation}{decoded}, shown {images.replace('_', ' ')}; " if store.cameras else ""
-    )
-    yield (
-        "recorded",
-        f"{pictures}observations {convention.observation} the action of the same step{seen}"
-        + (f"; {rate_text(convention.fps)}" if convention.fps else ""),
-    )
+    yield "recorded", recorded_text(convention, bool(store.cameras), images)
     if curves.idle is not None:
         yield (
             "no-ops",

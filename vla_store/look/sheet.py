@@ -20,7 +20,8 @@ from vla_store.look.curves import Curves, Panel
 from vla_store.look.drawing import INK, SMALL, SOFT, Frame, Page, draw_panel, plain_style, wrapped
 from vla_store.look.events import events_of
 from vla_store.look.pictures import Pictures
-from vla_store.look.scene import Scene, scene_of, spread
+from vla_store.look.scene import Scene, scene_of
+from vla_store.look.steps import spread_steps
 from vla_store.look.writing import Written, placed
 from vla_store.reader import Store
 from vla_store.reader.values import Episode
@@ -116,7 +117,7 @@ def describe(
         events = events_of(store, episode, MAX_STEPS)
         chosen, notes = events.steps, (("pictures", events.note),)
     else:
-        chosen = chosen_steps(episode.length, whole_number("steps", steps, 1, MAX_STEPS))
+        chosen = spread_steps(episode.length, whole_number("steps", steps, 1, MAX_STEPS))
     scene = scene_of(store, episode, images, chosen)
     return Sheet(
         title=scene.title,
@@ -127,11 +128,6 @@ def describe(
         curves=scene.curves,
         notes=(*scene.notes, *notes),
     )
-
-
-def chosen_steps(length: int, count: int) -> tuple[int, ...]:
-    """Return the steps of `count` pictures, evenly spread from the first to the last; all where they are no more."""
-    return spread(length, count)
 
 
 def _strips(store: Store, scene: Scene, steps: tuple[int, ...], images: Images) -> Iterator[Strip]:
@@ -183,7 +179,7 @@ class _Drawing:
         ]
         self.sizes = [_fitted(strip.pictures.shape[1:3], self.width - 0.06) for strip in sheet.strips]
         largest = [strip.pictures.shape[2] / size[1] for strip, size in zip(sheet.strips, self.sizes)]
-        self.is_even = sheet.steps == chosen_steps(sheet.length, len(sheet.steps))
+        self.is_even = sheet.steps == spread_steps(sheet.length, len(sheet.steps))
         self.frame = _frame(sheet.length, sheet.steps, self.is_even)
         dpi = int(min(MAX_DPI, max(MIN_DPI, math.ceil(max(largest, default=MIN_DPI)))))
         heads = EDGE + len(self.title) * 0.27 + len(self.under) * 0.2 + 0.1
@@ -257,7 +253,7 @@ class _Drawing:
 def _frame(length: int, steps: tuple[int, ...], is_even: bool) -> Frame:
     if not is_even:
         half = 0.5 + (length - 1) / 100
-        return Frame(length, (-half, length - 1 + half), spread(length, STEPS), steps)
+        return Frame(length, (-half, length - 1 + half), spread_steps(length, STEPS), steps)
     half = (length - 1) / (len(steps) - 1) / 2 if len(steps) > 1 else 0.5
     return Frame(length, (-half, length - 1 + half), steps, steps)  # so that a picture stands above its step
 
