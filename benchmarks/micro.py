@@ -43,7 +43,8 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     from vla_store.reader.frames import frame_list
     from vla_store.reader.parts import parts_of
     from vla_store.reader.windows import window_times
-    from vla_store.torch import StepDataset, _Convert, collate
+    from vla_store.torch import StepDataset, collate
+    from vla_store.torch.loader import Convert
 
     blosc.use_threads = False
     neighbours = Neighbours()
@@ -140,7 +141,7 @@ def measure(demos: Path, work: Path, *, rounds: int, batches: int | None) -> dic
     texts: dict[str, int] = {}
     batch = samples["fast"].batch(indices[0], empty=room.empty)
     packed = pack(batch, room, texts)
-    convert = _Convert(None)
+    convert = Convert(None)
 
     def leased(_: int) -> None:
         held[0] = None

@@ -430,9 +430,9 @@ def test_a_users_default_device_does_not_reach_what_a_dataloaders_worker_shares(
     dataset: StepDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch's own DataLoader does not start under such a device; a worker may set one."""
-    from vla_store import torch as face
+    from vla_store.torch import dataset as datasets
 
-    monkeypatch.setattr(face, "get_worker_info", lambda: "a worker")
+    monkeypatch.setattr(datasets, "get_worker_info", lambda: "a worker")
     expected = dataset.batch([3, 4])
     with torch.device("meta"):
         shared = dataset.__getitems__([3, 4])

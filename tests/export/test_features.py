@@ -73,6 +73,7 @@ def test_what_is_left_out_or_narrowed_is_said() -> None:
 
 def test_the_state_is_what_was_asked_for() -> None:
     assert names(made(state=["gripper_states"]))["gripper_states",] == "observation.state"
+    assert made(state="gripper_states") == made(state=["gripper_states"])
     assert "observation.state" not in names(made(state=[])).values()
 
 

@@ -207,7 +207,6 @@ def test_a_rate_must_be_known(tmp_path: Path) -> None:
         ({"fps": 0}, OptionError, "above 0"),
         ({"fps": "50"}, OptionError, "above 0"),
         ({"fps": True}, OptionError, "above 0"),
-        ({"state": "ee_states"}, OptionError, "lists of names"),
         ({"exclude": ["depth"]}, UnknownName, "depth"),
         ({"windows": {}}, UnknownOption, "no option .windows"),
     ],

@@ -274,7 +274,7 @@ class LeRobotDataset(RecipeDataset[Made], Generic[Made]):
         return [list(each) for each in found], starts
 
     def _transformed(self, item: Any) -> Any:
-        from vla_store.torch import tensors
+        from vla_store.torch.tensors import tensors
 
         made = tensors(item)
         if self._image_transforms is not None:
