@@ -86,6 +86,7 @@ COSTS_MORE = {
 }  # these may load more; see what they must not load below
 ONLY_COPIES = [
     "vla_store.manage.cache",
+    "vla_store.manage.cache_check",
     "vla_store.manage.copy",
     "vla_store.manage.merge",
 ]  # what works where nothing can be built

@@ -125,7 +125,7 @@ class Job:
 def test_ten_thousand_batches_through_faults_and_kills_are_the_local_ones(
     demo_stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    from vla_store.manage.cache import verify_cache
+    from vla_store.manage.cache_check import verify_cache
 
     if not (ROOT / "benchmarks").exists():
         pytest.skip("the server is not part of an installed wheel")

@@ -24,7 +24,7 @@ import vla_store
 from vla_store import cli
 from vla_store.errors import StoreDamaged
 from vla_store.format.listing import parse_listing
-from vla_store.manage.cache import SEALED
+from vla_store.manage.cache_check import SEALED
 from vla_store.manage.views import add_view
 from vla_store.storage import Contents
 from vla_store.storage.cache import CacheFolder, Entry

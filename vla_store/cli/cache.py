@@ -38,7 +38,7 @@ def list_(arguments: argparse.Namespace) -> int:
     OUTPUT,
 )
 def verify(arguments: argparse.Namespace) -> int:
-    from vla_store.manage.cache import verify_cache
+    from vla_store.manage.cache_check import verify_cache
 
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = verify_cache(_folder(arguments), progress=bar)

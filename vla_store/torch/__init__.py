@@ -8,6 +8,8 @@ from vla_store.loader.order import Blocks
 from vla_store.loader.sampler import ShuffleSampler
 from vla_store.torch.dataset import StepDataset
 from vla_store.torch.loader import Loader
-from vla_store.torch.tensors import TensorBatch, TensorSample, collate
+from vla_store.torch.tensors import TensorBatch as TensorBatch
+from vla_store.torch.tensors import TensorSample as TensorSample
+from vla_store.torch.tensors import collate
 
-__all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "TensorBatch", "TensorSample", "collate"]
+__all__ = ["Blocks", "Loader", "ShuffleSampler", "StepDataset", "collate"]
