@@ -33,7 +33,7 @@ LAYERS = {
     "rules": set[str](),
     "view_rules": {"rules", *BELOW_READER},
     "view_steps": {"view_rules", "reader", *BELOW_READER},
-    "progress": {"text"},
+    "progress": {"text", "errors"},
     "synthetic": {"errors"},
     "format": {"text", "types", "errors"},
     "publish": {"format", "storage", "errors"},

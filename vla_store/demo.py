@@ -24,7 +24,7 @@ from vla_store.reader.samples import Samples
 from vla_store.reader.store import open_store
 from vla_store.storage import local_path
 from vla_store.synthetic import TASKS, write_suites
-from vla_store.text import counted, size_text, table
+from vla_store.text import Report, counted, size_text, table
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -33,14 +33,30 @@ STATE, ACTIONS = "robot_states", 64
 SAMPLES, BATCH, ROUNDS = 256, 64, 3
 
 
-@dataclass(frozen=True)
-class DemoReport:
+@dataclass(frozen=True, repr=False)
+class DemoReport(Report):
     """Where one demo left its demonstrations and its store, of how many steps, and how many samples were compared."""
 
     source: Path
     store: Path
     steps: int
     compared: int
+
+    def text(self) -> str:
+        """Return it for people."""
+        return (
+            f"files          {self.source}\nstore          {self.store}  ({counted(self.steps, 'step')})\n"
+            f"compared       {counted(self.compared, 'sample')} with their source, bit for bit"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs: values that JSON can hold."""
+        return {
+            "compared": self.compared,
+            "source": str(self.source),
+            "steps": self.steps,
+            "store": str(self.store),
+        }
 
 
 def run_demo(folder: str | os.PathLike[str] | None = None, *, seed: int = 0) -> DemoReport:

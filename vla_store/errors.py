@@ -61,6 +61,9 @@ class VlaStoreError(Exception):
             lines.append(f"  {label:<{width}}  {indent.join(value.splitlines() or [''])}")
         if self.hint:
             lines += ["", f"hint: {self.hint}"]
+            said = _in_python(self.hint)
+            if said:
+                lines.append(f"      in Python: {', '.join(said)}")
         return "\n".join(lines)
 
     def at(self, **places: Any) -> VlaStoreError:
@@ -72,6 +75,37 @@ class VlaStoreError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments do not survive the default pickling of exceptions, and errors cross processes here.
         return (_restore, (type(self), self.what, self.hint, self.places))
+
+
+IN_PYTHON = {
+    **{
+        name: f"{name}=True"
+        for name in ("allow_empty", "mixed", "overwrite", "rehash", "require_finite", "skip_bad", "video")
+    },
+    **dict.fromkeys(("colour", "encoded", "dct"), 'conventions={{"{}": ...}}'),
+    "fps": 'conventions={{"fps": ...}}',
+    "exclude": "exclude=[...]",
+    "rename": "rename={{...}}",
+    **{
+        name: f"{name}=..."
+        for name in ("alignment", "cache", "cache_size", "images", "max_memory", "observation", "orientation")
+    },
+    **{name: f"{name}=..." for name in ("scratch_size", "state", "workers")},
+}
+"""How options of commands that hints name are given in Python, by name."""
+
+
+def _in_python(hint: str) -> list[str]:
+    """Return how Python says the options of commands that a hint names, other than in whole commands and where it says so itself."""
+    import re
+
+    alone = re.sub("`[^`]*`", "", hint)
+    names = dict.fromkeys(each.replace("-", "_") for each in re.findall(r"(?<!\S)[(]?--([a-z][a-z-]*[a-z])", alone))
+    return [
+        IN_PYTHON[name].format(name)
+        for name in names
+        if name in IN_PYTHON and not re.search(rf"\b{name}(=| \(--|['\"]?: )", hint)
+    ]
 
 
 def _restore(cls: type[VlaStoreError], what: str, hint: str, places: dict[str, str]) -> VlaStoreError:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, Protocol, TextIO, TypeVar
 
+from vla_store.errors import OptionError
 from vla_store.text import counted, duration_text, shown
 
 Parameters = ParamSpec("Parameters")
@@ -256,8 +257,15 @@ def showing(given: Shown) -> Iterator[Progress]:
 
 
 def told_to(given: Shown) -> Progress:
-    """Return what is told: the object that was given, or nobody."""
-    return SILENT if given is None or isinstance(given, bool) else given
+    """Return what is told: the object that was given, or nobody. Raises OptionError."""
+    if given is None or isinstance(given, bool):
+        return SILENT
+    if not callable(getattr(given, "talk", None)) or isinstance(given, type):
+        raise OptionError(
+            "progress is True, False, None or an object with the methods of vla_store.builder.Progress",
+            found=repr(given)[:100],
+        )
+    return given
 
 
 def takes_progress(function: Callable[Parameters, Made]) -> Callable[Parameters, Made]:

@@ -7,28 +7,32 @@ import dataclasses
 import itertools
 import shlex
 
-from vla_store.cli.options import READING, argument, command, flag, how_to_read, view
+from vla_store.cli.options import READING, argument, command, flag, group, how_to_read, view
 from vla_store.cli.printing import print_array, print_lines
 from vla_store.look.episodes import EpisodeFilter, matching, nothing_found
 from vla_store.look.listing import episode_lines, show_command, task_lines, tasks_json
 from vla_store.reader import open_store
+
+CHOICE = group(
+    argument(
+        "--task",
+        action="append",
+        metavar="TEXT",
+        help="words of the task or the instruction that begin so, all of them, in any order (may be repeated: one of them fits)",
+    ),
+    argument("--suite", action="append", metavar="NAME", help="only this suite (may be repeated)"),
+    view("only those of which this view keeps a step"),
+)
 
 
 @command(
     "episodes",
     "list the episodes of a store, or those that are looked for",
     "vla-store episodes libero.vla --task bowl --success yes",
-    argument(
-        "--task",
-        action="append",
-        metavar="TEXT",
-        help="words that all occur in the task or the instruction, in any order (may be repeated: one of them fits)",
-    ),
-    argument("--suite", action="append", metavar="NAME", help="only this suite (may be repeated)"),
+    CHOICE,
     argument("--success", choices=("yes", "no"), help="only those that succeeded, or did not"),
     argument("--shortest", type=int, metavar="N", help="of at least N steps"),
     argument("--longest", type=int, metavar="N", help="of at most N steps"),
-    view("only those of which this view keeps a step"),
     flag("--files", "with the source of each, below it: suite/file/demonstration"),
     READING,
 )
@@ -57,11 +61,18 @@ def episodes(arguments: argparse.Namespace) -> int:
 @command(
     "tasks",
     "list the tasks of a store, with their episodes",
-    "vla-store tasks libero.vla",
+    "vla-store tasks libero.vla --task bowl",
+    CHOICE,
     READING,
 )
 def tasks(arguments: argparse.Namespace) -> int:
-    listed = tasks_json(open_store(arguments.store, **how_to_read(arguments)))
+    store = open_store(arguments.store, **how_to_read(arguments))
+    wanted = EpisodeFilter(text=arguments.task, suite=arguments.suite, view=arguments.view)
+    listed = tasks_json(store)
+    if wanted != EpisodeFilter():
+        listed = [each for each in tasks_json(store, matching(store, wanted)) if each["episodes"]]
+        if not listed:
+            raise nothing_found(store, wanted)
     if arguments.json:
         return print_array(listed)
     print_lines(task_lines(listed))

@@ -42,9 +42,8 @@ def add(arguments: argparse.Namespace) -> int:
     wanted = [parse_view(text) for text in arguments.rule]
     with ProgressBar(quiet=arguments.quiet) as bar:
         report = add_views(arguments.store, wanted, allow_empty=arguments.allow_empty, progress=bar)
-    tell("note", report.notes)
-    if not report.changed:
-        tell("note", ["the store has these views already; nothing was added"])
+    for kind, items in report.told():
+        tell(kind, items)
     return _print_views(arguments, report.views, report.root, by_task=True)
 
 

@@ -24,7 +24,7 @@ from vla_store.reader.parts import parts_of
 from vla_store.reader.seconds import checked_rate
 from vla_store.reader.selection import Anchors, anchors_of, choose
 from vla_store.reader.values import Episode, SourceConvention
-from vla_store.types import Alignment, Images
+from vla_store.types import Alignment, FloatName, Images
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ def frames_of(
     *,
     alignment: Alignment | None,
     images: Images,
-    dtype: str | None,
+    dtype: FloatName | None,
     keep_first: bool = False,
 ) -> Frames:
     """Return what a selection names of a store.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, SupportsIndex
@@ -25,6 +24,7 @@ from vla_store.loader.shares import Int64, counts_of, epoch_length, tempered, we
 from vla_store.loader.weighted import WeightedSamples
 from vla_store.reader.batch import Batch, checked_indices
 from vla_store.reader.cached import cached_property
+from vla_store.reader.numbers import one_number
 from vla_store.reader.options import by_name
 from vla_store.reader.samples import Samples
 from vla_store.reader.texts import drawing_for
@@ -194,7 +194,7 @@ class Mixture:
         from the end."""
         if isinstance(index, slice):
             return list(self.__getitems__(range(len(self))[index]))
-        number = operator.index(index)
+        number = one_number("sample", index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         part, own = self._own(number % len(self))

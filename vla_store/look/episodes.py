@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-from vla_store.errors import OptionError, UnknownName, several
+from vla_store.errors import OptionError, UnknownName, several, whole_number
 from vla_store.format.digests import episode_name
-from vla_store.reader import Store
+from vla_store.reader import Store, open_store
 from vla_store.reader.kept import kept_of
+from vla_store.reader.numbers import one_number
 from vla_store.reader.values import Episode
 from vla_store.text import counted, shown
 
@@ -30,6 +32,17 @@ def _split(store: Store, names: list[str]) -> tuple[str, str, str]:
             if said[:-1] == [suite, *file]:
                 return suite, "/".join(file), said[-1]
     return names[-3], names[-2], names[-1]
+
+
+def shown_episode(store: Store | str | os.PathLike[str], which: Episode | SupportsIndex | str) -> tuple[Store, Episode]:
+    """Return the store, opened where it was given by its place, and the episode that `which` is, or names as `find_episode` has it.
+
+    Raises UnknownName, OptionError, and what opening a store raises.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    if isinstance(which, Episode):
+        return opened, opened.episodes[int(opened.check_episodes(which)[0])]
+    return opened, find_episode(opened, which if isinstance(which, str) else str(one_number("episode", which)))
 
 
 def find_episode(store: Store, text: str) -> Episode:
@@ -73,8 +86,8 @@ class EpisodeFilter:
     Attributes
     ----------
     text
-        Words that all occur in the name of the task or in the episode's instruction, in any order and case; or several such texts, of
-        which one fits.
+        Beginnings of words that all occur in the name of the task or in the episode's instruction, in any order and case: "bowl" finds
+        "bowls". Or several such texts, of which one fits.
     suite
         Name of a suite, or several.
     success
@@ -105,6 +118,9 @@ def filtered(store: Store, wanted: EpisodeFilter, known: Sequence[Episode] | Non
 def matching(store: Store, wanted: EpisodeFilter, known: Sequence[Episode] | None = None) -> Iterator[Episode]:
     """Return an iterator over what `filtered` returns: none is held. Raises the same, before the first."""
     suites, texts = several(wanted.suite), several(wanted.text)
+    for name in ("shortest", "longest"):
+        if (steps := getattr(wanted, name)) is not None:
+            whole_number(name, steps, 0)
     for suite in suites:
         if suite not in store.suites:
             raise UnknownName.among("suite", suite, list(store.suites), store=store.url)
@@ -168,10 +184,19 @@ def near_tasks(store: Store, words: str) -> list[str]:
 
 
 def has_words(text: str, words: str) -> bool:
-    """Return whether all of `words` occur in a text, in any order and case; an underscore is a space."""
-    said = " ".join(_words(text))
-    return all(word in said for word in _words(words))
+    """Return whether words of a text begin with each of `words`, in any order and case; an underscore is a space.
+
+    Where words are written without spaces, as in Chinese, they may stand anywhere.
+    """
+    said = _words(text)
+    return all(
+        any(each.startswith(word) if _has_case(word) else word in each for each in said) for word in _words(words)
+    )
+
+
+def _has_case(word: str) -> bool:
+    return not word[0].isalpha() or word[0] != word[0].upper()
 
 
 def _words(text: str) -> list[str]:
-    return text.casefold().replace("_", " ").split()
+    return re.findall(r"\w+", text.casefold().replace("_", " "))

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from vla_store.errors import MachineError
 from vla_store.extras import needed
 from vla_store.look.cameras import pictures_of
+from vla_store.look.episodes import shown_episode
 from vla_store.look.film_page import EXTRA, FilmPage, Size
 from vla_store.look.pictures import Pictures
 from vla_store.look.scene import Scene, scene_of
@@ -102,14 +103,19 @@ class FilmWritten(Written):
 
 
 def write_film(
-    store: Store, episode: Episode, path: str | os.PathLike[str], *, images: Images = "upright"
+    store: Store | str | os.PathLike[str],
+    episode: Episode | SupportsIndex | str,
+    path: str | os.PathLike[str],
+    *,
+    images: Images = "upright",
 ) -> FilmWritten:
     """Write an episode as a film to `path`, an .mp4 or .gif, replacing what is there.
 
-    images: "upright", "as_stored" or "rot180", as for `Samples`. Raises OptionError, UsageError, MachineError (PyAV, Pillow or
+    store, episode, images: as `write_episode` takes them. Raises OptionError, UsageError, MachineError (PyAV, Pillow or
     matplotlib are missing; the disk), and what reading raises.
     """
     made = output_path(path, ENDINGS)  # before the work
+    store, episode = shown_episode(store, episode)
     kind = next(each for each in KINDS if each.ending == made.suffix.lower())
     needed("PIL.Image", EXTRA)
     if kind.ending == ".mp4":

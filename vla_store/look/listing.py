@@ -80,8 +80,8 @@ def _yes(value: bool | None) -> str:
     return "-" if value is None else "yes" if value else "no"
 
 
-def tasks_json(store: Store) -> list[dict[str, Any]]:
-    """Return every task with what it has of episodes, for programs. succeeded: of how many that is known; failed: alike."""
+def tasks_json(store: Store, episodes: Iterable[Episode] | None = None) -> list[dict[str, Any]]:
+    """Return every task with what it has of episodes, all by default, for programs. succeeded: of how many that is known; failed: alike."""
     made = {
         (task.suite, task.name): {
             "episodes": 0,
@@ -98,7 +98,7 @@ def tasks_json(store: Store) -> list[dict[str, Any]]:
         }
         for task in store.tasks
     }
-    for episode in store.episodes:
+    for episode in store.episodes if episodes is None else episodes:
         each: dict[str, Any] = made[episode.suite, episode.task]
         each["episodes"] += 1
         each["steps"] += episode.length

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from vla_store.errors import MachineError
 from vla_store.extras import needed
 from vla_store.look.cameras import camera_names, read_steps, sizes
 from vla_store.look.curves import curve_names, is_curve, rows_of, state_fields
+from vla_store.look.episodes import shown_episode
 from vla_store.look.pictures import is_colour, with_channels
 from vla_store.look.saying import ACTIONS
 from vla_store.look.scene import Scene, scene_of
@@ -76,15 +77,20 @@ class RecordingWritten(Written):
 
 
 def write_recording(
-    store: Store, episode: Episode, path: str | os.PathLike[str], *, images: Images = "upright"
+    store: Store | str | os.PathLike[str],
+    episode: Episode | SupportsIndex | str,
+    path: str | os.PathLike[str],
+    *,
+    images: Images = "upright",
 ) -> RecordingWritten:
     """Write an episode as a recording for rerun to `path`, an .rrd, replacing what is there.
 
     Cameras are /cameras/NAME, fields of numbers /NAME, its text /instruction, the texts of steps /segment, where it comes from
-    /about. images: "upright", "as_stored" or "rot180", as for `Samples`. Raises OptionError, UsageError, MachineError (rerun's
+    /about. store, episode, images: as `write_episode` takes them. Raises OptionError, UsageError, MachineError (rerun's
     SDK is missing or too old; the disk), and what reading raises.
     """
     made = output_path(path, ENDINGS)  # before the work
+    store, episode = shown_episode(store, episode)
     rerun = sdk()
     written: list[str] = []
     with placed(made) as temporary:

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from vla_store.errors import whole_number
 from vla_store.look.cameras import pictures_of
 from vla_store.look.curves import Curves, Panel
 from vla_store.look.drawing import INK, SMALL, SOFT, Frame, Page, draw_panel, plain_style, wrapped
+from vla_store.look.episodes import shown_episode
 from vla_store.look.events import events_of
 from vla_store.look.pictures import Pictures
 from vla_store.look.scene import Scene, scene_of
@@ -88,8 +89,8 @@ class SheetWritten(Written):
 
 
 def write_sheet(
-    store: Store,
-    episode: Episode,
+    store: Store | str | os.PathLike[str],
+    episode: Episode | SupportsIndex | str,
     path: str | os.PathLike[str],
     *,
     steps: int | Literal["events"] = STEPS,
@@ -97,10 +98,11 @@ def write_sheet(
 ) -> SheetWritten:
     """Draw an episode and write it to `path`, a PNG, SVG or PDF by its ending, replacing what is there.
 
-    steps: pictures a camera, or "events": where the gripper changes. images: "upright", "as_stored" or "rot180", as for
-    `Samples`. Raises OptionError, UsageError, MachineError (no matplotlib; the disk), and what reading raises.
+    store, episode, images: as `write_episode` takes them. steps: pictures a camera, or "events": where the gripper changes.
+    Raises OptionError, UsageError, MachineError (no matplotlib; the disk), and what reading raises.
     """
     made = output_path(path, ENDINGS)  # before the work
+    store, episode = shown_episode(store, episode)
     with plain_style(), placed(made) as temporary:
         sheet = describe(store, episode, steps=steps, images=images)
         data, (width, height) = draw(sheet, made.suffix.lower())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from vla_store.errors import OptionError
 from vla_store.look import film, recording, sheet
@@ -17,8 +17,8 @@ ENDINGS = (*sheet.ENDINGS, *film.ENDINGS, *recording.ENDINGS)
 
 
 def write_episode(
-    store: Store,
-    episode: Episode,
+    store: Store | str | os.PathLike[str],
+    episode: Episode | SupportsIndex | str,
     path: str | os.PathLike[str],
     *,
     steps: int | Literal["events"] | None = None,
@@ -29,9 +29,9 @@ def write_episode(
     Parameters
     ----------
     store
-        An open store.
+        An open store, or where one is.
     episode
-        One of `store.episodes`.
+        One of `store.episodes`, its number (negative ones count from the end), or "suite/file/demo".
     path
         What to write: a picture (.png, .svg, .pdf) as by `write_sheet`, a film (.mp4, .gif) as by `write_film`, a recording (.rrd)
         as by `write_recording`.
@@ -48,7 +48,7 @@ def write_episode(
     Raises
     ------
     OptionError
-        For a path with another ending, steps of what is no picture, or what `write_sheet` refuses.
+        For what names no episode, a path with another ending, steps of what is no picture, or what `write_sheet` refuses.
     UsageError
         Where there is no folder to write to.
     MachineError

@@ -37,15 +37,15 @@ from vla_store.reader.part import Part
 from vla_store.reader.store import Store
 from vla_store.reader.whole import WholePart
 from vla_store.storage import Storage, open_storage
-from vla_store.text import counted
+from vla_store.text import Report, counted
 from vla_store.view_rules import NewView, Rule, rule_of
 from vla_store.view_steps import computed_view, counts_of, kept_in
 
 MAX_NOTED = 5
 
 
-@dataclass(frozen=True)
-class ViewsReport:
+@dataclass(frozen=True, repr=False)
+class ViewsReport(Report):
     """Result of adding views.
 
     Attributes
@@ -64,6 +64,24 @@ class ViewsReport:
     views: tuple[View, ...]
     notes: tuple[str, ...] = ()
     changed: bool = True
+
+    def text(self) -> str:
+        """Return the views for people, a line each."""
+        return "\n".join(map(repr, self.views))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs: values that JSON can hold."""
+        return {
+            "changed": self.changed,
+            "digest": self.root.digest,
+            "notes": list(self.notes),
+            "views": {each.name: each.to_json() for each in self.views},
+        }
+
+    def told(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what the command says on stderr."""
+        yield "note", self.notes
+        yield "note", [] if self.changed else ["the store has these views already; nothing was added"]
 
 
 @dataclass(frozen=True, repr=False)

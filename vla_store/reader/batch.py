@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vla_store.errors import OptionError
+from vla_store.reader.numbers import one_number
 from vla_store.text import counted
 
 Array = np.ndarray[Any, Any]
@@ -74,7 +74,7 @@ class Batch:
         TypeError
             For what is neither a whole number nor a slice.
         """
-        return self._all()[index if isinstance(index, slice) else operator.index(index)]
+        return self._all()[index if isinstance(index, slice) else one_number("sample", index)]
 
     def __repr__(self) -> str:
         return f"Batch of {counted(len(self), 'sample')}: {', '.join(self.arrays)}"

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from vla_store.errors import OptionError, UnknownName
 from vla_store.reader.bfloat16 import BFLOAT16, NAME, cast, digits_of, largest_of, name_of, widened
 from vla_store.reader.parts import Parts
 from vla_store.reader.values import StoreField
-from vla_store.types import FLOATS
+from vla_store.types import FLOATS, FloatName
 
 if TYPE_CHECKING:
     from vla_store.format.statistics import FieldStatistics
@@ -33,7 +32,7 @@ class TensorDtype(Protocol):
     is_floating_point: bool
 
 
-AnyDtype = npt.DTypeLike | TensorDtype
+AnyDtype = FloatName | Literal["bfloat16"] | np.dtype[Any] | type[np.floating[Any]] | type[float] | TensorDtype | None
 DtypeChoice = AnyDtype | Mapping[Any, AnyDtype]
 """What an option `dtype` takes: one for all floating fields, or by field, where None is all others."""
 
@@ -177,7 +176,7 @@ def _floating(dtype: Any) -> np.dtype[Any] | None:
         made = np.dtype(object)
     if made.name not in FLOATS:
         raise OptionError(
-            f"dtype is one of {', '.join(FLOATS)}, or None; or by field, as in {{'states': 'float64', None: 'float32'}}",
+            f"dtype is one of {', '.join(FLOATS)} (StepDataset: {NAME} too), or None; or by field, as in {{'states': 'float64', None: 'float32'}}",
             found=repr(dtype)[:100],
         )
     return made

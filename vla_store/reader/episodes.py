@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from vla_store.errors import MachineError, OptionError
 from vla_store.format import layout
-from vla_store.reader.numbers import whole_numbers
+from vla_store.reader.numbers import one_number, whole_numbers
 from vla_store.reader.part import Part
 from vla_store.reader.parts import parts_of
 from vla_store.reader.values import Episode
@@ -49,19 +48,19 @@ class Episodes(Sequence[Episode]):
     def __len__(self) -> int:
         return parts_of(self._store).episode_starts[-1]
 
+    @overload  # an array with one number would do as a number too
+    def __getitem__(self, episode: slice | Iterable[Any]) -> list[Episode]: ...  # type: ignore[overload-overlap]
+
     @overload
     def __getitem__(self, episode: SupportsIndex) -> Episode: ...
 
-    @overload
-    def __getitem__(self, episode: slice) -> list[Episode]: ...
-
-    def __getitem__(self, episode: SupportsIndex | slice) -> Episode | list[Episode]:
-        """Return one episode, or a list of them for a slice.
+    def __getitem__(self, episode: SupportsIndex | slice | Iterable[Any]) -> Episode | list[Episode]:
+        """Return one episode, or a list of them for a slice, a mask or several numbers.
 
         Parameters
         ----------
         episode
-            Its number; negative ones count from the end. Or a slice.
+            Its number; negative ones count from the end. Or a slice; or several, as `Samples(episodes=...)` takes them.
 
         Returns
         -------
@@ -72,15 +71,19 @@ class Episodes(Sequence[Episode]):
         IndexError
             For an episode past either end.
         TypeError
-            For what is neither a whole number nor a slice.
+            For what is none of these.
+        OptionError, UnknownName
+            As `Store.check_episodes` does, for several.
         """
         if isinstance(episode, slice):
             return [self._one(number) for number in range(len(self))[episode]]
-        number = operator.index(episode)
+        if isinstance(episode, Iterable) and not isinstance(episode, (str, bytes)) and getattr(episode, "ndim", 1) != 0:
+            return [self._one(number) for number in self.numbers(episode).tolist()]
+        given = number = one_number("episode", episode)
         if number < 0:
             number += len(self)
         if not 0 <= number < len(self):
-            raise IndexError(f"episode {operator.index(episode)} of {len(self)}")
+            raise IndexError(f"episode {given} of {len(self)}")
         return self._one(number)
 
     def _one(self, number: int) -> Episode:

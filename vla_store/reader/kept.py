@@ -40,8 +40,16 @@ def view_of(store: Store, given: Any) -> View:
 
     Raises UnknownName; OptionError for a View of another store, or one that was replaced since.
     """
+    if not isinstance(given, (str, View)):
+        named = getattr(given, "name", None)
+        raise OptionError(
+            "view is a name, or a View of the store",
+            found=f"{repr(given)[:60]}, {type(given).__name__}",
+            hint=f"view={named!r}, once the store has it" if isinstance(named, str) else "",
+            views=", ".join(store.views) or "the store has none",
+        )
     name = given.name if isinstance(given, View) else given
-    view = store.views.get(name) if isinstance(name, str) else None
+    view = store.views.get(name)
     if view is None:
         raise UnknownName.among("view", name, list(store.views), store=store.url)
     if isinstance(given, View) and not view.is_same(given):

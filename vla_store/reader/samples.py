@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, cast, overload
 
@@ -28,11 +27,12 @@ from vla_store.reader.conversion import (
     standing_still,
 )
 from vla_store.reader.frames import LocatedFrames, announce
+from vla_store.reader.numbers import one_number
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.part import Index, Part, Positions
 from vla_store.reader.part_reader import ListedPart, LocatedPart, Mask, PartReader, scatter
 from vla_store.reader.parts import MAX_OPEN_PARTS, parts_of
-from vla_store.reader.seconds import Seconds, in_steps
+from vla_store.reader.seconds import WindowChoice, in_steps
 from vla_store.reader.selected import selected_rows, statistics_over
 from vla_store.reader.selection import anchors_of, choose
 from vla_store.reader.settings import check_names, check_settings, must_align, warn_of_turned
@@ -42,7 +42,7 @@ from vla_store.reader.store import Store, open_store
 from vla_store.reader.texts import check_kind, choice_of, further_texts
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
-from vla_store.reader.windows import Window, parse_windows
+from vla_store.reader.windows import Window, by_field, parse_windows
 from vla_store.storage import Range, keep
 from vla_store.text import counted
 from vla_store.types import Alignment, ArrayBatch, ArraySample, Images, Item, Pad, TaskAs
@@ -99,7 +99,8 @@ class Samples(Generic[Item]):
     windows
         {field: offset or offsets}; names the fields returned. Offset d of anchor step s is step s + d of the same episode; outside it
         the nearest step is repeated (pad="edge") or zeros stand (pad="zero"), and `<field>_is_pad` is true. A list of offsets adds
-        an axis, an int does not; `vla_store.seconds(...)` says them in seconds. Default: every fixed field at 0.
+        an axis, an int does not; `vla_store.seconds(...)` says them in seconds. Or what another dataset has as `windows`.
+        Default: every fixed field at 0.
     suites, tasks, episodes, rows, split, view
         The selection; several of them together select what all of them do. Each takes one or several alike: suites by name; tasks by
         name, text, (suite, name) or as in `store.tasks`; episodes and rows by number, as a slice or a mask of all, episodes also as
@@ -152,7 +153,7 @@ class Samples(Generic[Item]):
         self,
         store: Store | str | os.PathLike[str],
         *,
-        windows: Mapping[str, int | Iterable[int] | Seconds] | None = None,
+        windows: WindowChoice | None = None,
         suites: SuiteChoice | None = None,
         tasks: TaskChoice | None = None,
         episodes: EpisodeChoice | None = None,
@@ -174,7 +175,7 @@ class Samples(Generic[Item]):
             windows = {name: 0 for name, each in fields.items() if each.is_fixed}
         chosen = choose(self.store, suites=suites, tasks=tasks, episodes=episodes, rows=rows, split=split, view=view)
         self.windows: tuple[Window, ...] = parse_windows(
-            in_steps(windows, functools.partial(chosen.values, self.store, "fps")), fields
+            in_steps(by_field(windows), functools.partial(chosen.values, self.store, "fps")), fields
         )
         self._camera_fields = [window.field for window in self.windows if fields[window.field].is_camera]
         self._ragged_fields = [window.field for window in self.windows if fields[window.field].is_ragged]
@@ -243,17 +244,12 @@ class Samples(Generic[Item]):
 
     def sample(self, index: SupportsIndex) -> ArraySample:
         """Return one sample, without `transform`."""
-        try:
-            number = operator.index(index)
-        except TypeError:
-            raise TypeError(
-                f"a sample has one whole number, and this is {str(index)[:60]!r}: dataset.batch([1, 2, 3]) is for many"
-            ) from None
+        number = index if type(index) is int else _number(index)
         count = self._anchors.count
         if number < 0:
             number += count
         if not 0 <= number < count:
-            raise IndexError(f"sample {operator.index(index)} of {count}")
+            raise IndexError(f"sample {_number(index)} of {count}")
         sample: ArraySample = {}  # type: ignore[assignment]
         try:
             part, position = self._anchors.one(number, self.store)
@@ -576,7 +572,7 @@ class Samples(Generic[Item]):
         return allocated(count, columns, [name for name in self._camera_fields if name in columns])
 
     @cached_property
-    def columns(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def columns(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape of one sample and dtype of every array of a batch but ragged ones."""
         made: dict[str, tuple[tuple[int, ...], Any]] = {}
         for window in self.windows:
@@ -662,6 +658,13 @@ class Samples(Generic[Item]):
 
 
 _MADE_ANEW = ("columns", "task_texts", "_number_of_text", "selected_episodes")  # by each process
+
+
+def _number(index: Any) -> int:
+    try:
+        return one_number("sample", index)
+    except TypeError as error:
+        raise TypeError(f"{error}: dataset.batch([1, 2, 3]) is for many") from None
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vla_store.errors import OptionError
+from vla_store.reader.windows import Window
 
 MAX_STEPS = 1_000_000  # from the anchor: a window of more is a mistake in the unit
 CLOSE = 1e-3  # steps: what is no farther from a step than this is that step, as 0.3 s x 10 Hz and 1/3 s x 30 Hz are
@@ -39,6 +40,10 @@ class Seconds:
         given = [*map(str, self.times)] if self.stop is not None else [str(list(self.times))]
         given += [str(self.stop)] if self.stop is not None else []
         return f"seconds({', '.join(given)}{f', fps={self.fps}' if self.fps is not None else ''})"
+
+
+WindowChoice = Mapping[str, int | Iterable[int] | Seconds | Window] | Sequence[Window]
+"""What an option `windows` takes: offsets by field, or the windows of another dataset."""
 
 
 def seconds(start: float | Iterable[float], stop: float | None = None, *, fps: float | None = None) -> Seconds:

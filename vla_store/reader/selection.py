@@ -114,10 +114,10 @@ def choose(store: Store, **given: Any) -> Chosen:
 
 def _chosen(store: Store, given: Mapping[str, Any]) -> Chosen:
     """Return what the given parameters of `choose` name together, be it nothing."""
-    text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items()) or "whole store"
     masks = _episode_masks(store, *(given.get(name) for name in ("suites", "tasks", "episodes", "split")))
     rows = store.check_rows(given["rows"]) if "rows" in given else None
     kept = kept_of(store, given["view"]) if "view" in given else None
+    text = ", ".join(f"{name}={_shown(value)}" for name, value in given.items()) or "whole store"
     if rows is not None:
         return _chosen_rows(store, rows if kept is None else rows[inside(kept.anchors, rows)], masks, text, kept)
     spans = np.array(list(_spans(store, masks)), SPAN)

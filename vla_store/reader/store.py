@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import operator
 import os
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -33,7 +32,7 @@ from vla_store.reader.documents import (
     tasks_of,
 )
 from vla_store.reader.episodes import Episodes
-from vla_store.reader.numbers import whole_numbers
+from vla_store.reader.numbers import one_number, whole_numbers
 from vla_store.reader.parts import Documents, Parts
 from vla_store.reader.rows import read_rows
 from vla_store.reader.splits import split_of
@@ -532,10 +531,10 @@ class Store:
         return self._carried if documents is None else (self._root.to_bytes(), documents)
 
     def _row(self, row: SupportsIndex) -> int:
-        return int(self.check_rows([operator.index(row)])[0])
+        return int(self.check_rows([one_number("row", row)])[0])
 
     def _episode(self, episode: SupportsIndex | Episode) -> int:
-        number = episode if isinstance(episode, Episode) else operator.index(episode)
+        number = episode if isinstance(episode, Episode) else one_number("episode", episode)
         return int(self.check_episodes([number])[0])
 
     def _meta(self, digest: str | None) -> dict[str, Any]:

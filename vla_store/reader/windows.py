@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,18 @@ class Window:
         return f"[{shown}, ... ({len(self.offsets)})]" if len(self.offsets) > 8 else f"[{shown}]"
 
 
-def parse_windows(windows: Mapping[str, int | Iterable[int]], known: Iterable[str]) -> tuple[Window, ...]:
-    """Return the windows of {field: offset or offsets}, in that order. Raises UnknownName, OptionError."""
+def by_field(windows: Any) -> Any:
+    """Return the windows of a dataset as {field: Window}; what else was given as it is. Raises OptionError for two of one field."""
+    if not isinstance(windows, Sequence) or not windows or not all(isinstance(each, Window) for each in windows):
+        return windows
+    made = {each.field: each for each in windows}
+    if len(made) < len(windows):
+        raise OptionError("two windows are of one field", windows=", ".join(each.field for each in windows))
+    return made
+
+
+def parse_windows(windows: Mapping[str, int | Iterable[int] | Window], known: Iterable[str]) -> tuple[Window, ...]:
+    """Return the windows of {field: offset, offsets or window}, in that order. Raises UnknownName, OptionError."""
     known = list(known)
     if not isinstance(windows, Mapping):
         raise OptionError(
@@ -86,6 +96,8 @@ def window_times(steps: Int64, lengths: Int64, offsets: Int64) -> tuple[Int64, B
 
 
 def _window(field: str, offsets: Any) -> Window:
+    if isinstance(offsets, Window):
+        offsets = offsets.offsets if offsets.has_axis else offsets.offsets[0]
     if isinstance(offsets, (bytes, Mapping)):  # whose items are numbers, or may be
         raise _no_offsets(field, offsets)
     with contextlib.suppress(TypeError):

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import inspect
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from vla_store.format.statistics import FieldStatistics
 from vla_store.loader.collate import collate
 from vla_store.loader.dataset import Empty as Empty
 from vla_store.reader.batch import same_width
+from vla_store.reader.numbers import one_number
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.parts import parts_of
 from vla_store.reader.samples import Samples
@@ -301,7 +301,7 @@ class RecipeDataset(Samples[Item], Generic[Item]):
 
     def _in_range(self, index: SupportsIndex) -> int:
         """Return a number of an item, 0 or more. Raises IndexError."""
-        number = operator.index(index)
+        number = one_number("sample", index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         return number % len(self)

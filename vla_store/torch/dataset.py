@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, SupportsIndex, cast, overload
 
 import numpy as np
@@ -17,7 +17,7 @@ from vla_store.reader.batch import Batch, same_width
 from vla_store.reader.conversion import DtypeChoice
 from vla_store.reader.options import OF_A_DATASET, by_name
 from vla_store.reader.samples import Samples
-from vla_store.reader.seconds import Seconds
+from vla_store.reader.seconds import WindowChoice
 from vla_store.reader.store import Store
 from vla_store.reader.transforms import transformed
 from vla_store.reader.values import EpisodeChoice, RowChoice, SplitChoice, SuiteChoice, TaskChoice, ViewChoice
@@ -55,7 +55,7 @@ class StepDataset(Dataset[Item], Generic[Item]):
         self,
         store: Store | str | os.PathLike[str],
         *,
-        windows: Mapping[str, int | Iterable[int] | Seconds] | None = None,
+        windows: WindowChoice | None = None,
         suites: SuiteChoice | None = None,
         tasks: TaskChoice | None = None,
         episodes: EpisodeChoice | None = None,
