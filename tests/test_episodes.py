@@ -12,7 +12,7 @@ import store_tools
 from view_tools import put_views, view_json
 
 from vla_store import OptionError, Store, UnknownName, cli, open_store
-from vla_store.look.episodes import EpisodeFilter, filtered, find_episode, near_tasks
+from vla_store.look.episodes import EpisodeFilter, filtered, find_episode, has_words, near_tasks
 from vla_store.look.listing import episode_lines, source_of, tasks_json
 from vla_store.reader.values import Episode
 from vla_store.text import cut
@@ -148,6 +148,39 @@ def test_a_long_list_is_made_line_by_line(tiny_store: Path) -> None:
     lines = episode_lines(store, many())
     assert [next(lines) for _ in range(12)]
     assert asked < 12
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        ("bowl", True),
+        ("late", False),
+        ("BOW on_the", True),
+        ("to", True),
+        ("n", False),
+        ("bowls", False),
+        ("碗", True),
+        ("(plate)", True),
+    ],
+)
+def test_words_are_found_by_their_beginnings(words: str, fits: bool) -> None:
+    assert has_words("put_the_bowl on the plate. Tomato 把碗放在盘子上", words) is fits
+
+
+def test_tasks_are_those_that_a_filter_lets_through(viewed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("task", "one of two", "suite", "view"):
+        arguments, fits = FILTERS[name]
+        expected = [each for each in open_store(viewed).episodes if fits(each)]
+        found = json.loads(printed(capsys, "tasks", viewed, *arguments, "--json"))
+        assert sum(each["episodes"] for each in found) == len(expected)
+        assert {(each["suite"], each["name"]) for each in found} == {(each.suite, each.task) for each in expected}
+    assert "no episode is as asked for" in printed(capsys, "tasks", viewed, "--task", "zzz", code=2)
+
+
+@pytest.mark.parametrize("name", ["--shortest", "--longest"])
+def test_a_negative_length_is_refused(viewed: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    told = printed(capsys, "episodes", viewed, name, "-5", code=2)
+    assert f"{name[2:]} is a whole number of at least 0" in told
 
 
 class _Odd(Store):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from store_tools import environment
 
+from vla_store import OptionError
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
 from vla_store.export import export_store
@@ -131,6 +132,12 @@ def test_work_that_goes_on_begins_where_it_stood() -> None:
         bar.end()
     [made] = Kept.made
     assert (made.initial, made.n, made.total) == (4, 10, 10)
+
+
+@pytest.mark.parametrize("given", ["yes", 1, 0, ProgressBar])
+def test_what_cannot_be_told_is_refused(tiny_store: Path, given: Any) -> None:
+    with pytest.raises(OptionError, match="progress is True, False, None or an object"):
+        verify_store(tiny_store, progress=given)
 
 
 def test_what_is_told_while_a_bar_runs_stands_beside_it() -> None:

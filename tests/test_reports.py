@@ -16,13 +16,14 @@ from store_tools import COMMAND, environment
 import vla_store
 from vla_store.audit import verify_store
 from vla_store.builder import build_store
+from vla_store.demo import DemoReport
 from vla_store.format.skipped import Skipped
 from vla_store.manage.append import append_store
 from vla_store.manage.copy import copy_store
 from vla_store.manage.merge import merge_stores
-from vla_store.manage.views import add_view, remove_views
+from vla_store.manage.views import add_view, add_views, remove_views
 from vla_store.text import Report
-from vla_store.view_rules import length
+from vla_store.view_rules import NewView, length
 
 
 def screen(*words: Any) -> str:
@@ -89,6 +90,18 @@ def test_a_removal_of_views_names_them(store: Path) -> None:
     add_view(store, "long", length(shortest=2))
     assert "removed        long" in repr(remove_views(store, "long"))
     assert repr(remove_views(store, None)).startswith("note: the store has no views")
+
+
+def test_an_addition_of_views_shows_them(store: Path) -> None:
+    added = add_views(store, NewView("long", length(shortest=2)))
+    assert repr(added) == added.text() == repr(added.views[0])
+    assert repr(add_views(store, NewView("long", length(shortest=2)))).startswith("note: the store has these views")
+    assert added.to_json()["views"].keys() == {"long"}
+
+
+def test_a_demos_says_where_it_is() -> None:
+    said = repr(DemoReport(Path("x/source"), Path("x/demo.vla"), 1234, 256))
+    assert "x/demo.vla  (1,234 steps)" in said
 
 
 def every_report() -> list[type[Report]]:

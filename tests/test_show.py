@@ -574,3 +574,21 @@ def test_a_filter_by_view_lets_through_episodes_of_which_it_keeps_a_step(
     found = [each.episode for each in filtered(store, EpisodeFilter(view="some"))]
 
     assert found == [number for number, mask in enumerate(masks) if any(mask)]
+
+
+def test_what_is_shown_may_be_named_by_number_and_by_name(tiny_store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from vla_store.look.show import write_episode
+
+    store = open_store(tiny_store)
+    last = store.episodes[-1]
+    name = f"{last.suite}/{last.file}/demo_{last.number}"
+    made = {
+        write_episode(place, which, tmp_path / "x.png", steps=1).path.read_bytes()
+        for place, which in ((store, last), (tiny_store, -1), (str(tiny_store), name), (store, np.int64(last.episode)))
+    }
+    assert len(made) == 1
+    with pytest.raises(TypeError, match="whole number"):
+        write_episode(store, True, tmp_path / "x.png")
+    with pytest.raises(UnknownName, match="there is no episode 999"):
+        write_episode(store, 999, tmp_path / "x.png")

@@ -13,6 +13,7 @@ import numpy as np
 
 from vla_store.errors import OptionError, UnknownName, several
 from vla_store.reader.values import StoreField
+from vla_store.types import FloatName
 
 Array = np.ndarray[Any, Any]
 
@@ -21,7 +22,7 @@ STATE = "state"  # what --rename calls the fields of --state
 LIBERO_STATE = {"ee_states": (6,), "gripper_states": (2,)}  # what its LeRobot and RLDS sets have as the state
 RENAME = "rename={field: name} (--rename FIELD=NAME)"  # for hints, in Python and on the command line
 EXCLUDE = "exclude=[...] (--exclude FIELD)"
-FLOAT = "float32"
+FLOAT: FloatName = "float32"
 PNG_CHANNELS = (1, 3, 4)  # grey, colour, and colour with opacity
 
 

@@ -48,11 +48,11 @@ class Episodes(Sequence[Episode]):
     def __len__(self) -> int:
         return parts_of(self._store).episode_starts[-1]
 
-    @overload  # an array with one number would do as a number too
-    def __getitem__(self, episode: slice | Iterable[Any]) -> list[Episode]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __getitem__(self, episode: int | np.integer[Any]) -> Episode: ...
 
     @overload
-    def __getitem__(self, episode: SupportsIndex) -> Episode: ...
+    def __getitem__(self, episode: slice | Iterable[Any]) -> list[Episode]: ...
 
     def __getitem__(self, episode: SupportsIndex | slice | Iterable[Any]) -> Episode | list[Episode]:
         """Return one episode, or a list of them for a slice, a mask or several numbers.
