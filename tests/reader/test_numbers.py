@@ -71,7 +71,7 @@ def test_several_episodes_are_a_list(tiny_store: Path) -> None:
     assert episodes[mask] == episodes[np.array([1])] == episodes[mask.tolist()] == [episodes[1]]
     assert episodes[np.int64(1)] == episodes[np.array(1)] == episodes[1]
     assert episodes[[]] == []
-    with pytest.raises(TypeError, match="the number of a episode is a whole number"):
+    with pytest.raises(TypeError, match="one episode has one whole number"):
         episodes["1"]  # type: ignore[call-overload]
 
 

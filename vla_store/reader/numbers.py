@@ -53,7 +53,7 @@ def one_number(kind: str, given: Any) -> int:
     if not isinstance(given, bool):
         with contextlib.suppress(TypeError):
             return operator.index(given)
-    raise TypeError(f"the number of a {kind} is a whole number, and this is {repr(given)[:60]}") from None
+    raise TypeError(f"one {kind} has one whole number, and this is {repr(given)[:60]}") from None
 
 
 def _sliced(kind: str, given: slice, count: int) -> Int64:
