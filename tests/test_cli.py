@@ -160,6 +160,7 @@ def test_wrong_use_says_the_next_command(
         ("info nowhere.vla --json", 2, "StoreNotFound", "no store at this path", "check the path"),
         ("verify --json", 2, "UsageError", "arguments are required: STORE", "see vla-store verify --help"),
         ("convert x y --json", 2, "UsageError", "invalid choice: 'convert'", "did you mean build?"),
+        ("build x y --orientation up --json", 2, "UsageError", "invalid choice: 'up'", "see vla-store build --help"),
         ("info --json x y", 2, "UsageError", "unrecognized arguments: y", "see vla-store info --help"),
         ("views add x.vla nope --json", 2, "UnknownName", "there is no", ""),
         ("build nothing x.vla --json", 2, "SourceNotFound", "no such source", "check the path"),
@@ -186,6 +187,9 @@ def test_errors_under_json_are_one_object_on_stderr(
     assert message in found["message"]
     assert hint in found["hint"]
     assert all(isinstance(each, str) for each in found["where"].values())
+    assert len(found["message"]) <= 80
+    assert "usage: " not in err
+    assert ("invalid choice" in message) == ("expected" in found["where"])
 
 
 def test_an_interruption_under_json_says_so_and_how_to_go_on(

@@ -19,8 +19,8 @@ Shown output is compared word by word: white space does not count, `...` stands 
 are exact. Only what is measured or rounded may differ: numbers with a decimal point, and those before a unit of bytes (MB), by 2 %;
 times, rates, ids and folders by anything.
 
-`python tests/test_docs.py` writes docs/reference/cli.md anew from --help, and the table of costs in README.md from
-benchmarks/results/reading.json.
+`python tests/test_docs.py` writes docs/reference/cli.md anew from --help, and in README.md the table of costs from
+benchmarks/results/reading.json and what is said of other formats from benchmarks/results/loaders.json.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ RUNNER = Path(__file__).with_name("run_page.py")
 CLI_PAGE = CHECKOUT / "docs/reference/cli.md"
 README = CHECKOUT / "README.md"
 MEASURED = CHECKOUT / "benchmarks/results/reading.json"
+MEASURED_LOADERS = CHECKOUT / "benchmarks/results/loaders.json"
 PERFORMANCE = CHECKOUT / "docs/performance.md"
 HUMAN_LENGTHS = CHECKOUT / "docs/data/libero_human_lengths.csv"
 
@@ -607,6 +609,85 @@ def with_costs(text: str, result: dict[str, Any]) -> str:
     return COSTS.sub(lambda found: found[1] + costs(result) + found[2], text)
 
 
+RIVALS = re.compile(r"(<!-- rivals: [^\n]*-->\n).*?(<!-- end of rivals -->)", re.DOTALL)
+
+
+def rivals(result: dict[str, Any]) -> str:
+    """What README says of other formats, from what benchmarks/loaders.py measured; nothing of what could not be measured."""
+    rows = {(row["contender"], row["kind"]): row for row in result["rows"]}
+
+    def told(contender: str) -> str:
+        """Its size and its two rates; "" where one is missing."""
+        of = [rows.get((contender, kind)) for kind in ("step", "window")]
+        if of[0] is None or of[1] is None:
+            return ""
+        rates = " and ".join(f"{row['samples_per_s']['median']:,.0f}" for row in of if row)
+        return f"{of[1]['nbytes'] / 1e6:.1f} MB, {rates}"
+
+    ours = "; ".join(f"`{name}` {told(f'vla_store `{name}`, Loader')}" for name in ("fast", "small"))
+    video, png = told("LeRobotDataset v3, AV1"), told("LeRobotDataset v3, PNG")
+    lossy = rows.get(("LeRobotDataset v3, AV1", "window"), {}).get("psnr")
+    raw, lance_png = told("Lance, raw"), told("Lance, PNG")
+    said = [
+        f"Measured over {result['episodes']} LIBERO demonstrations ({result['steps']:,} steps, two cameras of 128 pixels): size, and "
+        "samples a second of single steps and of windows (two frames of each camera, 64 actions), by the loader of each with "
+        f"{result['workers']} workers. A store: {ours}; it has every field, the others those of the samples.",
+        "- **LeRobot** is where the field shares data, with a hub and tools. "
+        + (f"As AV1 video: {video}; " if video else "Its video is small; ")
+        + f"but its frames are not those that were recorded{f' ({lossy:.1f} dB)' if lossy else ''}, and a random one costs the decoding "
+        + ("of others." + (f" As PNG: {png}." if png else "")),
+        "- **RLDS** is what OpenVLA and Octo read; but it is read as a stream, shuffled within a buffer, not by sample.",
+        "- **Lance** also gives rows in any order, of tables that can be queried and changed."
+        + (f" Raw pixels: {raw}." if raw else "")
+        + (f" As PNG: {lance_png}." if lance_png else "")
+        + " Over 20 ms of network it gave 1,754 samples/s, a store 3,556, and 12,113 while a local disk kept what was fetched.",
+        "[All loaders](docs/performance.md#beside-the-loaders-that-others-use).",
+    ]
+    first, *items, last = (
+        textwrap.fill(
+            each,
+            80,
+            subsequent_indent="  " if each.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for each in said
+    )
+    return "\n".join([first, "", *items, "", last]) + "\n"
+
+
+@pytest.mark.skipif(not MEASURED_LOADERS.exists(), reason="benchmarks/results/loaders.json is not there")
+def test_what_the_readme_says_of_other_formats_is_measured() -> None:
+    text = README.read_text(encoding="utf-8")
+    result = json.loads(MEASURED_LOADERS.read_text(encoding="utf-8"))
+    assert text == with_rivals(text, result), "run: python tests/test_docs.py"
+
+
+def test_a_format_that_could_not_be_measured_is_said_without_figures() -> None:
+    def row(contender: str, kind: str, rate: float) -> dict[str, Any]:
+        return {
+            "contender": contender,
+            "kind": kind,
+            "nbytes": 2_500_000,
+            "psnr": None,
+            "samples_per_s": {"median": rate},
+        }
+
+    ours = [
+        row(f"vla_store `{name}`, Loader", kind, 9_876) for name in ("fast", "small") for kind in ("step", "window")
+    ]
+    lance = [row("Lance, raw", "step", 1_234), row("Lance, raw", "window", 56), row("Lance, PNG", "step", 7)]
+    said = " ".join(rivals({"episodes": 13, "steps": 2_058, "workers": 2, "rows": [*ours, *lance]}).split())
+    assert "`fast` 2.5 MB, 9,876 and 9,876;" in said
+    assert "changed. Raw pixels: 2.5 MB, 1,234 and 56. Over" in said
+    assert "Its video is small; but its frames are not those that were recorded, and" in said
+
+
+def with_rivals(text: str, result: dict[str, Any]) -> str:
+    assert RIVALS.search(text), "README.md has lost the place of what it says of other formats"
+    return RIVALS.sub(lambda found: found[1] + rivals(result) + found[2], text)
+
+
 def public_modules() -> dict[str, Any]:
     import vla_store.audit
     import vla_store.browse
@@ -794,9 +875,8 @@ if __name__ == "__main__":
     CLI_PAGE.parent.mkdir(parents=True, exist_ok=True)
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     print(f"wrote {name_of(CLI_PAGE)}")
-    if MEASURED.exists():
-        README.write_text(
-            with_costs(README.read_text(encoding="utf-8"), json.loads(MEASURED.read_text(encoding="utf-8"))),
-            encoding="utf-8",
-        )
-        print("wrote README.md")
+    for measured, with_figures in ((MEASURED, with_costs), (MEASURED_LOADERS, with_rivals)):
+        if measured.exists():
+            found = json.loads(measured.read_text(encoding="utf-8"))
+            README.write_text(with_figures(README.read_text(encoding="utf-8"), found), encoding="utf-8")
+            print(f"wrote README.md from {name_of(measured)}")

@@ -86,10 +86,10 @@ def test_the_source_below_an_episode_finds_it(tiny_store: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--task", "bowk"], ["no episode is as asked for", "task bowk  0 of 10 episodes", "tasks with such words: "]),
+        (["--task", "bowk"], ["no episode is as asked for", "task bowk: 0 of 10 episodes", "tasks with such words: "]),
         (["--task", "zzzz"], ["`vla-store tasks", "lists all 4 tasks"]),
-        (["--suite", "libero_10", "--shortest", "500"], ["suite libero_10  3 of 10 episodes", "shortest 500", "wider"]),
-        (["--success", "no", "--task", "bowl"], ["success no  0 of 10 episodes"]),
+        (["--suite", "libero_10", "--shortest", "500"], ["suite libero_10: 3 of 10 episodes", "shortest 500", "wider"]),
+        (["--success", "no", "--task", "bowl"], ["success no: 0 of 10 episodes"]),
     ],
 )
 def test_nothing_found_is_said_with_what_each_condition_leaves(
@@ -231,4 +231,4 @@ def test_the_error_of_an_empty_filter_is_wrong_use(tiny_store: Path) -> None:
 
     error = nothing_found(open_store(tiny_store), EpisodeFilter(text=("bowl", "zzz"), longest=1))
     assert isinstance(error, OptionError)
-    assert list(error.places) == ["task bowl, zzz", "longest 1"]
+    assert error.places == {"task": "bowl, zzz: 2 of 10 episodes", "longest": "1: 1 of 10 episodes"}

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import shutil
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -32,7 +33,7 @@ from vla_store import open_store
 from vla_store.builder import build_store
 from vla_store.cli import main
 from vla_store.look import charts, facts, page_episodes
-from vla_store.look.facts import Histogram, gather, histogram, spread
+from vla_store.look.facts import Histogram, gather, histogram, median, spread
 from vla_store.look.page import LIMITS, html_page, write_page
 from vla_store.look.pictures import indexed, shrunk
 from vla_store.look.sheet import describe
@@ -135,7 +136,7 @@ def test_counts_are_those_of_the_source(tiny_store: Path) -> None:
     for suite in made.suites:
         lengths = sorted(each.steps for each in episodes if each.file.suite == suite.suite)
         assert (suite.episodes, suite.steps) == (len(lengths), sum(lengths))
-        assert suite.lengths == (lengths[0], lengths[(len(lengths) - 1) // 2], lengths[-1])
+        assert suite.lengths == (lengths[0], statistics.median(lengths), lengths[-1])
         assert (suite.succeeded, suite.failed, suite.unknown) == (len(lengths), 0, 0)
     for task in made.tasks:
         lengths = [each.steps for each in episodes if each.file.task == task.task.name]
@@ -148,6 +149,16 @@ def test_counts_are_those_of_the_source(tiny_store: Path) -> None:
         }
     }
     assert sum(nbytes for _, nbytes in made.array_nbytes) == open_store(tiny_store).nbytes
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shown"),
+    [([138, 138, 139, 139, 151, 172, 186, 316], "145"), ([7, 8], "7.5"), ([30_001, 30_002], "30,001.5"), ([9], "9")],
+)
+def test_the_median_of_an_even_number_of_lengths_lies_between_the_two_in_the_middle(
+    lengths: list[int], shown: str
+) -> None:
+    assert f"{median(np.array(lengths)):,}" == shown
 
 
 def test_no_ops_are_counted_as_openvla_does_step_by_step(demos: Path, demo_store: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_dry_run_tells_nearly_the_size_of_the_store(demos: Path, demo_store: P
 def test_the_report_says_what_was_built(tiny_source: Path, tmp_path: Path) -> None:
     report = build_store(tiny_source, tmp_path / "x.vla", preset="small")
     assert (report.rows, report.episodes, report.preset, report.resumed) == (137, 10, "small", False)
-    assert report.nbytes == nbytes_of(tmp_path / "x.vla")
+    assert report.nbytes == open_store(tmp_path / "x.vla").nbytes == nbytes_of(tmp_path / "x.vla")
     assert report.source_nbytes == nbytes_of(tiny_source)
     assert report.root == store_tools.root_of(tmp_path / "x.vla")
     part = store_tools.part_of(tmp_path / "x.vla")

@@ -177,6 +177,16 @@ def test_a_source_that_gives_something_else_than_bytes_is_refused(tmp_path: Path
         build_store([Odd()], tmp_path / "x.vla")
 
 
+def test_the_page_says_that_pictures_are_kept_and_of_no_trial(kept: Path) -> None:
+    from vla_store.look.facts import gather
+    from vla_store.look.page import html_page
+
+    page = html_page(gather(vla_store.open_store(kept), "kept.vla"))
+    assert "the JPEG pictures that were recorded are stored as they were, and decoded when they are read" in page
+    for said in ("no prediction", "in a trial", "OpenVLA", "for LIBERO"):
+        assert said not in page
+
+
 def test_the_commands_say_that_pictures_are_kept(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from vla_store.cli import main
 

@@ -32,12 +32,13 @@ from vla_store.extras import zarr_python
 from vla_store.format import layout
 from vla_store.format.conventions import check_alike
 from vla_store.format.digests import episode_name
+from vla_store.format.needed import array_nbytes, document_keys
 from vla_store.format.nonfinite import NonFinite
-from vla_store.format.schema import PartEntry, Root
+from vla_store.format.schema import MAX_DOCUMENT_BYTES, PartEntry, Root
 from vla_store.sources.find import Given, Named, find_sources, named_sources
 from vla_store.sources.overrides import Choice
 from vla_store.sources.protocol import EpisodeSource, close_files, name_of
-from vla_store.storage import Storage
+from vla_store.storage import LocalStorage, Storage, read_document
 from vla_store.text import counted
 
 log = logging.getLogger("vla_store.builder")
@@ -156,10 +157,18 @@ def build_store(sources: Given | Sequence[Given], store: str | os.PathLike[str],
             root = write_first_root(place.folder, plan, planned.scan, made.entry, made.episodes)
             if options.finish:
                 root = options.finish(place.folder)
-            nbytes = place.commit(journal, made.entry, overwrite=options.overwrite, talk=talk)
+            nbytes = _needed_nbytes(root, LocalStorage(place.folder))
+            place.commit(journal, made.entry, overwrite=options.overwrite, talk=talk)
         finally:
             journal.close()
     return planned.report(place.store, root, made, nbytes=nbytes)
+
+
+def _needed_nbytes(root: Root, place: Storage) -> int:
+    """Return the bytes of all objects that a root needs, as `Store.nbytes` of the store will say. Raises StoreDamaged."""
+    return sum(
+        array_nbytes(root, {key: read_document(place, key, MAX_DOCUMENT_BYTES) for key in document_keys(root)}).values()
+    )
 
 
 def plan_part(

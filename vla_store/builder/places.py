@@ -22,9 +22,10 @@ from vla_store.builder.plan import Plan
 from vla_store.builder.units import Receipt
 from vla_store.errors import DataError, DestinationExists, OptionError
 from vla_store.format import layout
+from vla_store.format.needed import group_keys
 from vla_store.format.new_root import NewRoot
 from vla_store.format.schema import PartEntry, Root
-from vla_store.publish.commit import group_keys, put_documents, put_root
+from vla_store.publish.commit import put_documents, put_root
 from vla_store.publish.transfer import copy_objects, part_listing, remove_objects, send_part
 from vla_store.storage import LocalStorage, Storage, is_url, local_path, locked, open_storage, place_of, sync_folder
 
@@ -60,8 +61,8 @@ class Place(Protocol):
     def fetch_numbers(self, plan: Plan, receipts: Mapping[str, Receipt]) -> None:
         """Bring what is no picture into `folder`: columns of numbers, of which statistics and views are made, and attributes."""
 
-    def commit(self, journal: Journal, entry: PartEntry, *, overwrite: bool, talk: Talk) -> int:
-        """Make what `folder` holds a store. Return its bytes."""
+    def commit(self, journal: Journal, entry: PartEntry, *, overwrite: bool, talk: Talk) -> None:
+        """Make what `folder` holds a store."""
 
 
 def building_at(store: str | os.PathLike[str], staging: str | os.PathLike[str] | None) -> Place:
@@ -109,13 +110,12 @@ class Here:
 
     def fetch_numbers(self, plan: Plan, receipts: Mapping[str, Receipt]) -> None: ...
 
-    def commit(self, journal: Journal, entry: PartEntry, *, overwrite: bool, talk: Talk) -> int:
+    def commit(self, journal: Journal, entry: PartEntry, *, overwrite: bool, talk: Talk) -> None:
         journal.remove()
         LocalStorage(self.folder).sweep(held=True)  # of a cluster's worker that died, whose unit another one did
         sync_folder(self.folder)
         replace_store(self.folder, self.store, overwrite=overwrite)
         journal.close(self.store)
-        return sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
 
 
 @dataclass
@@ -182,7 +182,7 @@ class AtUrl:
         missing = [each for each, size in zip(objects, sizes) if size != each.size]
         copy_objects(self.objects, path, stage, path, missing, lambda text: None)
 
-    def commit(self, journal: Journal, entry: PartEntry, *, overwrite: bool, talk: Talk) -> int:
+    def commit(self, journal: Journal, entry: PartEntry, *, overwrite: bool, talk: Talk) -> None:
         stage = LocalStorage(self.folder)
         send_part(stage, entry, self.objects, talk)
         talk("writing the root")
@@ -211,9 +211,7 @@ class AtUrl:
                 self.objects, unnamed
             )  # nobody can have won with them, nor reads them: there is no zarr.json yet
             self._show(roots[-1])
-        nbytes = sum(filter(None, self.objects.sizes(sorted(named))))
         self._remove_stage()  # and the journal with it: a build that is killed before need not encode again
-        return nbytes
 
     def _replace(self, roots: Sequence[Root], documents: Mapping[str, bytes]) -> None:
         """Put a store over another one. At every moment zarr.json is of one of them, which is whole."""

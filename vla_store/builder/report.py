@@ -62,7 +62,8 @@ class BuildReport(Report):
     cameras
         What was chosen for each camera.
     nbytes
-        Bytes that were written; where nothing was encoded, a projection from the frames that the build's probe encoded.
+        Bytes of all objects that the store needs, as `Store.nbytes` says; where nothing was encoded, a projection from the frames
+        that the build's probe encoded.
     source_nbytes
         Bytes of the sources.
     memory

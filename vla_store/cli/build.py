@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_store.cli.build_options import CONVENTIONS, EXECUTOR, SOURCES, checks, choice, options_given
-from vla_store.cli.options import LAYOUT, OUTPUT, argument, command, flag
+from vla_store.cli.options import LAYOUT, OUTPUT, argument, command, flag, offering
 from vla_store.cli.printing import print_report
 from vla_store.progress import ProgressBar
 from vla_store.sources.kinds import reading_by
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 @command(
     "build",
-    "convert LIBERO demonstrations into a store",
+    "convert demonstrations into a store",
     "vla-store build LIBERO/libero_spatial LIBERO/libero_goal libero.vla",
     SOURCES,
     argument("store", metavar="STORE", help="the store to write, a path or a URL that can be written; must not exist"),
-    argument(
-        "--preset", default="fast", help="raw (no codec), fast (LZ4HC, the default) or small (Zstd, more predictions)"
+    offering(
+        PRESETS,
+        "--preset",
+        default="fast",
+        help="raw (no codec), fast (LZ4HC, the default) or small (Zstd, more predictions)",
     ),
     LAYOUT,
     CONVENTIONS,

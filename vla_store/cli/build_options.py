@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from vla_store.cli.options import Argument, argument, flag, group
+from vla_store.cli.options import Argument, argument, flag, group, offering
 from vla_store.errors import OptionError, parse_size
 from vla_store.sources.kinds import conventions
 from vla_store.sources.overrides import Convention
@@ -29,13 +29,15 @@ def _stated(convention: Convention, text: str) -> tuple[str | None, str]:
 
 def _conventions(parser: argparse.ArgumentParser) -> None:
     for each in conventions():
-        parser.add_argument(
+        add = offering(
+            each.allowed,
             f"--{each.name}",
             action="append",
             type=functools.partial(_stated, each),
             metavar="[PATH=]{" + ",".join(each.allowed) + "}" if each.allowed else "[PATH=]NUMBER",
             help=f"{each.help}, where the files do not say; with PATH=, of that file or folder alone (may be repeated)",
         )
+        add(parser)
 
 
 SOURCES = group(

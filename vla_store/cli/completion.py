@@ -32,17 +32,22 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
             "writing a completion script needs shtab, which is not installed here",
             hint='pip install "vla-store[completion]"; the script that it writes needs it no more',
         ) from None
-    _say_paths(parser, shtab)
+    _say_what_is_offered(parser, shtab)
     made: str = shtab.complete(parser, shell)
     return made
 
 
-def _say_paths(parser: argparse.ArgumentParser, shtab: Any) -> None:
-    """Note at every argument of a parser, and of those below it, that it is a folder or a file."""
+def _say_what_is_offered(parser: argparse.ArgumentParser, shtab: Any) -> None:
+    """Note at every argument of a parser, and of those below it, that it is a folder or a file, or which words it offers.
+
+    These become choices: this parser writes a script, and parses nothing more.
+    """
     for action in parser._actions:
         kind = str(action.metavar).partition(".")[0]
         if kind in FOLDERS + FILES:
             action.complete = shtab.DIRECTORY if kind in FOLDERS else shtab.FILE  # type: ignore[attr-defined]
+        if offered := getattr(action, "offered", ()):
+            action.choices = offered
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
-                _say_paths(below, shtab)
+                _say_what_is_offered(below, shtab)

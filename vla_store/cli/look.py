@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vla_store.cli.options import READING, argument, command, how_to_read, images
+from vla_store.cli.options import READING, argument, command, how_to_read, images, offering
 from vla_store.cli.printing import print_report, print_result, writing_results
 from vla_store.look.info import damaged_views, store_json, store_text
 from vla_store.reader import Store, open_store
@@ -43,7 +43,8 @@ def _check_views(store: Store) -> int:
         help="what to write, or to replace, by its ending: a picture (.png, .svg, .pdf), a film (.mp4, .gif: to look at, its colours "
         "are not exact), or a recording for the viewer rerun (.rrd: every pixel and number)",
     ),
-    argument(
+    offering(
+        ("events",),
         "--steps",
         metavar="N",
         help="of a picture: pictures of each camera, 1 to 24 (default: 8), or `events`: where the gripper changes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,15 @@ def command(name: str, summary: str, example: str, *arguments: Argument, resume:
 def argument(*names: str, **settings: Any) -> Argument:
     """Return what adds this argument to a parser, as `add_argument` takes it."""
     return lambda parser: parser.add_argument(*names, **settings)
+
+
+def offering(words: Iterable[str], *names: str, **settings: Any) -> Argument:
+    """Return what adds this argument to a parser; completion offers these words, others are for the command to refuse or to take."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(*names, **settings).offered = tuple(words)  # type: ignore[attr-defined]
+
+    return add
 
 
 def flag(name: str, help_text: str) -> Argument:

@@ -69,7 +69,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = self._hint(message)
         if asks_for_json(self._given):
-            say(failure_json("UsageError", message, WRONG_USE, hint, {"usage": " ".join(self.format_usage().split())}))
+            what, _, choices = message.partition(" (choose from ")
+            expected = {"expected": choices.removesuffix(")").replace("'", "")} if choices else {}
+            say(failure_json("UsageError", what, WRONG_USE, hint, expected))
         else:
             start = f"{self.prog}: error: "
             say(f"{self.format_usage()}{wrapped(message, start, '    ')}\n\n{wrapped(hint, 'hint: ', ' ' * 6)}")

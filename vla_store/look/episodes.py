@@ -151,7 +151,7 @@ def nothing_found(store: Store, wanted: EpisodeFilter) -> OptionError:
     given = {name: value for name, value in vars(wanted).items() if value is not None}
     alone = {name: sum(1 for _ in matching(store, EpisodeFilter(**{name: value}))) for name, value in given.items()}
     places = {
-        f"{_CALLED.get(name, name)} {_said(given[name])}": f"{number:,} of {counted(len(store.episodes), 'episode')}"
+        _CALLED.get(name, name): f"{_said(given[name])}: {number:,} of {counted(len(store.episodes), 'episode')}"
         for name, number in alone.items()
     }
     near = near_tasks(store, " ".join(several(wanted.text))) if alone.get("text") == 0 else []
@@ -159,7 +159,8 @@ def nothing_found(store: Store, wanted: EpisodeFilter) -> OptionError:
     if near:
         hint = "tasks with such words: " + "; ".join(near)
     elif alone.get("text") == 0:
-        hint = f"`vla-store tasks {shlex.quote(store.url)}` lists all {counted(len(store.tasks), 'task')}"
+        tasks = "the only task" if len(store.tasks) == 1 else f"all {len(store.tasks):,} tasks"
+        hint = f"`vla-store tasks {shlex.quote(store.url)}` lists {tasks}"
     return OptionError("no episode is as asked for", **places, hint=hint)
 
 

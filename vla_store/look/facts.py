@@ -66,7 +66,7 @@ class Histogram:
 class Group:
     """Some episodes: those of the store, of a suite or of a task.
 
-    lengths: the shortest, the median (the lower one) and the longest. ends: an episode of the shortest and of the longest.
+    lengths: the shortest, the median and the longest. ends: an episode of the shortest and of the longest.
     failed, unknown: episodes without success, and without rewards; failures: the first few that failed.
     noops: of `counted` steps, None where none was counted.
     """
@@ -74,7 +74,7 @@ class Group:
     suite: str
     episodes: int
     steps: int
-    lengths: tuple[int, int, int]
+    lengths: tuple[int, float, int]
     ends: tuple[int, int]
     succeeded: int
     failed: int
@@ -133,7 +133,7 @@ class RaggedFacts:
 
 @dataclass(frozen=True)
 class CameraFacts:
-    """coded: (prediction, codec) of its parts. channels: the histogram of each, of the first MAX_CHANNELS, over
+    """coded: (prediction, codec) of its parts; the prediction of what was kept encoded is "". channels: the histogram of each, of the first MAX_CHANNELS, over
     `sampled_frames`."""
 
     field: StoreField
@@ -147,6 +147,16 @@ class CameraFacts:
     @property
     def share(self) -> float:
         return self.nbytes / max(1, self.raw_nbytes)
+
+    @property
+    def kept(self) -> bool:
+        """Whether there are parts that have its pictures as they were recorded, still encoded."""
+        return any(not prediction for prediction, _ in self.coded)
+
+    @property
+    def encoded(self) -> bool:
+        """Whether there are parts whose build encoded its pictures."""
+        return any(prediction for prediction, _ in self.coded)
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ def gather(store: Store, name: str) -> Facts:
             suite=suite,
             episodes=len(lengths),
             steps=int(lengths.sum()),
-            lengths=tuple(lengths[[0, (len(lengths) - 1) // 2, -1]].tolist()) if len(lengths) else (0, 0, 0),
+            lengths=(int(lengths[0]), median(lengths), int(lengths[-1])) if len(lengths) else (0, 0, 0),
             ends=(int(order[0]), int(order[-1])) if len(order) else (0, 0),
             succeeded=int((success > 0).sum()),
             failed=int((success == 0).sum()),
@@ -228,6 +238,12 @@ def gather(store: Store, name: str) -> Facts:
         listed=listed_tasks(store, name),
         strips=tuple(strips(store)),
     )
+
+
+def median(numbers: Int64) -> float:
+    """Return the median of whole numbers: itself a whole one but where it lies half-way between two."""
+    middle = float(np.median(numbers))
+    return int(middle) if middle.is_integer() else middle
 
 
 def spread(count: int, at_most: int, run: int = 1) -> Int64:
@@ -348,7 +364,14 @@ def _camera(store: Store, field: StoreField) -> CameraFacts:
     folders = ("frames", "residuals", "backgrounds")
     return CameraFacts(
         field=field,
-        coded=tuple(sorted({("+".join(each.prediction) or "none", str(each.codec)) for each in documents})),
+        coded=tuple(
+            sorted(
+                {
+                    ("" if each.codec.keeps else "+".join(each.prediction) or "none", str(each.codec))
+                    for each in documents
+                }
+            )
+        ),
         nbytes=sum(store.array_nbytes.get(f"{folder}/{field.name}", 0) for folder in folders),
         raw_nbytes=frame_nbytes * store.rows,
         channels=tuple(each for each in made if each is not None),

@@ -15,7 +15,7 @@ from vla_store.errors import DataError
 from vla_store.format.schema import FORMAT_VERSION
 from vla_store.look.listing import tasks_json
 from vla_store.look.saying import labels_of, rate_text, texts_json, texts_notes
-from vla_store.text import WIDTH, counted, encoding_text, shown, size_text, table
+from vla_store.text import WIDTH, counted, encoding_text, shown, size_text, table, wrapped
 
 if TYPE_CHECKING:
     from vla_store.format.views import View
@@ -275,11 +275,8 @@ def _named(fields: dict[str, Any]) -> list[str]:
     named = {name: ", ".join(labels_of(each["names"], each["units"])) for name, each in sorted(fields.items())}
     told = {name: text for name, text in named.items() if text}
     width = max(map(len, told), default=0)
-    wrapped = [
-        textwrap.wrap(f"{name:<{width}}  {text}", WIDTH, subsequent_indent=" " * (width + 2), break_on_hyphens=False)
-        for name, text in told.items()
-    ]
-    return ["", *(line for lines in wrapped for line in lines)] if told else []
+    lines = [wrapped(text, f"{name:<{width}}  ", " " * (width + 2)) for name, text in told.items()]
+    return ["", *lines] if lines else []
 
 
 def _nonfinite(described: dict[str, Any]) -> list[str]:
@@ -289,11 +286,7 @@ def _nonfinite(described: dict[str, Any]) -> list[str]:
         *(each["text"] for each in described["nonfinite"].values()),
         "Statistics are those of the finite values; `vla-store views add STORE finite` leaves such steps out.",
     ]
-    wrapped = [
-        textwrap.fill(each, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for each in found
-    ]
-    return ["", *wrapped]
+    return ["", *(wrapped(each, indent="  ") for each in found)]
 
 
 def _left_out(described: dict[str, Any]) -> list[str]:
@@ -302,11 +295,13 @@ def _left_out(described: dict[str, Any]) -> list[str]:
         lines += ["", f"left out of all demonstrations (--exclude): {', '.join(described['excluded'])}"]
     skipped, warnings = described["skipped"], described["warnings"]
     if skipped or warnings:
-        lines += ["", f"{len(skipped)} left out, {counted(len(warnings), 'warning')} when it was built:"]
+        left_out = counted(len(skipped), "demonstration or file", "demonstrations or files") + " left out"
+        told = [*([left_out] if skipped else []), *([counted(len(warnings), "warning")] if warnings else [])]
+        lines += ["", f"{', '.join(told)} when it was built:"]
     for listed, name in ((skipped, "reason"), (warnings, "warning")):
         for each in listed[:MAX_LEFT_OUT]:
             demo = f" {each['demo'] or ''}" if name == "reason" else ""
-            lines.append(f"  {each['suite']}/{each['file']}{demo}: {shown(each[name])}")
+            lines.append(wrapped(f"{each['suite']}/{each['file']}{demo}: {shown(each[name])}", "  ", "    "))
     if max(len(skipped), len(warnings)) > MAX_LEFT_OUT:
         lines.append("  ... (--json lists all)")
     return lines

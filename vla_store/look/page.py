@@ -20,7 +20,7 @@ from vla_store.look.facts import Facts, gather
 from vla_store.look.info import damaged_views, excluded
 from vla_store.look.listing import show_command
 from vla_store.look.pictures import png_bytes
-from vla_store.look.saying import ACTIONS, rate_text, texts_json, texts_notes
+from vla_store.look.saying import FINGERS, rate_text, texts_json, texts_notes
 from vla_store.look.thumbnails import Thumbnail, thumbnails
 from vla_store.look.writing import name_of, write_file
 from vla_store.reader import Store
@@ -102,7 +102,7 @@ def html_page(found: Facts) -> str:
         **LIMITS,
         **{name: getattr(facts, name) for name in ("MAX_CHANNELS", "PICTURE_SIDE")},
         "ACTION_WIDTH": rules.POSE_ACTION_WIDTH,
-        "ACTIONS": ACTIONS,
+        "FINGERS": FINGERS,
         "NOOP_THRESHOLD": rules.NOOP_THRESHOLD,
         "SECTIONS": SECTIONS,
         "bars": charts.bars,

@@ -9,13 +9,13 @@ from typing import Any
 
 from vla_store.errors import DestinationExists, StoreDamaged, machine_errors
 from vla_store.format import canonical, layout
+from vla_store.format.needed import GROUP_BYTES, group_keys
 from vla_store.format.schema import Root
 from vla_store.format.views import views_of
 from vla_store.manage import partial, roots
 from vla_store.manage.result import ChangedStore
 from vla_store.manage.views import views_in
 from vla_store.progress import Shown, takes_progress, told_to
-from vla_store.publish.commit import GROUP_BYTES, group_keys
 from vla_store.publish.transfer import copy_part
 from vla_store.storage import Storage, open_storage
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vla_store.errors import DestinationExists
 from vla_store.format import layout
+from vla_store.format.needed import group_keys
 from vla_store.format.schema import Root
-from vla_store.publish.commit import group_keys
 from vla_store.publish.transfer import part_listing
 from vla_store.storage import LocalStorage, Storage, holds_only, is_url, locked, sync_folder
 

@@ -15,11 +15,11 @@ from typing import Any
 from vla_store.audit import verify_store
 from vla_store.errors import StoreDamaged, machine_errors
 from vla_store.format import layout
+from vla_store.format.needed import group_keys
 from vla_store.manage import roots
 from vla_store.manage.rebuild import Sources, repair_part
 from vla_store.manage.restore import ViewsLost, group_bytes, newest_sound_root, restore_meta, restore_superseded
 from vla_store.progress import Shown, takes_progress, told_to
-from vla_store.publish.commit import group_keys
 from vla_store.sources.find import Given, named_sources
 from vla_store.storage import Storage, open_storage
 from vla_store.text import MAX_LINES, Report, counted

@@ -19,12 +19,12 @@ from vla_store.builder.scan import scan_sources
 from vla_store.errors import DataError, SourceError, StoreDamaged
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
+from vla_store.format.needed import GROUP_BYTES
 from vla_store.format.schema import MAX_ROWS, Meta, Root
 from vla_store.format.views import document_of, overlaps, views_of
 from vla_store.manage import combining, roots
 from vla_store.manage.rebuild import Sources, as_recorded, recorded_sources
 from vla_store.manage.views import carried
-from vla_store.publish.commit import GROUP_BYTES
 from vla_store.sources.find import find_sources
 from vla_store.sources.protocol import suite_and_file
 from vla_store.storage import Storage, open_storage

@@ -55,7 +55,7 @@ class ChangedStore(Report):
         if "removed" in more:
             lines.append(f"removed        {', '.join(more['removed']) or 'no view'}")
         lines += [
-            f"{what:<13}  {size_text(more[f'{what}_nbytes'])}"
+            f"{what:<13}  {size_text(more[f'{what}_nbytes'])}  (objects of parts; not documents and roots)"
             for what in ("copied", "sent")
             if f"{what}_nbytes" in more
         ]

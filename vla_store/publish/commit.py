@@ -5,15 +5,11 @@ Imports format and storage.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from vla_store.errors import OptionError
-from vla_store.format import arrays, canonical, layout
+from vla_store.format import layout
+from vla_store.format.needed import GROUP_BYTES, group_keys
 from vla_store.format.new_root import NewRoot
-from vla_store.format.schema import Root
 from vla_store.storage import Storage
-
-GROUP_BYTES = canonical.dumps(arrays.GROUP)
 
 
 def create(place: Storage, new: NewRoot) -> bool:
@@ -95,20 +91,3 @@ def put_root(place: Storage, new: NewRoot, *, exclusively: bool) -> bool:
             return False
         place.write(key, data)
         return True
-
-
-def group_keys(root: Root) -> list[str]:
-    """Return the keys of the groups between a root and its parts, without which the hierarchy cannot be walked.
-
-    Parameters
-    ----------
-    root
-        The root.
-
-    Returns
-    -------
-    list of str
-        Key of the zarr.json of each group, below the store.
-    """
-    above = (folder for entry in root.parts for folder in reversed(PurePosixPath(entry.path).parents) if folder.name)
-    return list(dict.fromkeys(f"{folder}/{layout.ROOT_KEY}" for folder in above))

@@ -124,22 +124,15 @@ def left_out(document: Mapping[str, Any], digest: str | None, name: str, keys: t
 
 def array_nbytes_of(root: Root, fetcher: Storage, url: str) -> Mapping[str, int]:
     """Return bytes of all objects that a root needs, by array; "" is everything that is no array. Raises StoreDamaged."""
-    from vla_store.format.listing import parse_listing  # as above
+    from vla_store.format import needed  # as above
 
-    meta = root.meta
-    documents = [layout.meta_key(each) for each in (meta.statistics, meta.skipped, meta.views) if each]
-    keys = [*documents, *(f"{entry.path}/{layout.LISTING}" for entry in root.parts)]
-    found = {"": len(root.to_bytes())}
+    keys, views, found = needed.document_keys(root), root.meta.views, {}
     for key, data in zip(keys, read_documents(fetcher, keys, MAX_DOCUMENT_BYTES)):
-        if data is None:
-            if meta.views and key == layout.meta_key(meta.views):
-                continue  # no sample needs it, and `views` says that it is lost
+        if data is not None:
+            found[key] = data
+        elif not views or key != layout.meta_key(views):  # no sample needs these, and `views` says that they are lost
             raise ObjectMissing("an object of the store is missing", object=key, store=url)
-        found[""] += len(data)
-        for each in parse_listing(data, key) if key not in documents else ():
-            array = "/".join(each.key.split("/")[:2]) if each.key.count("/") > 1 else ""
-            found[array] = found.get(array, 0) + each.size
-    return MappingProxyType(found)
+    return MappingProxyType(needed.array_nbytes(root, found))
 
 
 def small_document(fetcher: Storage, digest: str | None, url: str) -> dict[str, Any]:

@@ -361,7 +361,8 @@ class Samples(Generic[Item]):
     def __repr__(self) -> str:
         chosen, store = self._chosen, self.store
         left_out = chosen.count - len(self)
-        first = f" ({counted(left_out, 'step')} without a recorded observation are no anchors)" if left_out else ""
+        are_none = "is no anchor" if left_out == 1 else "are no anchors"
+        first = f" ({counted(left_out, 'step')} without a recorded observation {are_none})" if left_out else ""
         stored = store.conventions.orientation or "of several orientations"
         lines = [
             f"{type(self).__name__}({counted(len(self), 'anchor')}{first}",
