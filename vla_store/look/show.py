@@ -7,9 +7,10 @@ from typing import Literal, SupportsIndex
 
 from vla_store.errors import OptionError
 from vla_store.look import film, recording, sheet
-from vla_store.look.writing import Written, path_outside
+from vla_store.look.writing import Written
 from vla_store.reader import Store
 from vla_store.reader.values import Episode
+from vla_store.storage import output_path
 from vla_store.types import Images
 
 ENDINGS = (*sheet.ENDINGS, *film.ENDINGS, *recording.ENDINGS)
@@ -53,7 +54,7 @@ def write_episode(
     MachineError
         Where a library is missing, which the error names, or the disk fails.
     """
-    ending = path_outside(store, path, ENDINGS).suffix.lower()
+    ending = output_path(path, ENDINGS).suffix.lower()
     if ending in sheet.ENDINGS:
         return sheet.write_sheet(store, episode, path, steps=sheet.STEPS if steps is None else steps, images=images)
     if steps is not None:
