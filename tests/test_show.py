@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from vla_store.look.drawing import plain_style
 from vla_store.look.episodes import EpisodeFilter, filtered, find_episode
 from vla_store.look.pictures import png_bytes, shrunk, to_rgb, value_range
 from vla_store.look.sheet import canvas_of, describe, write_sheet
-from vla_store.look.steps import spread_steps
+from vla_store.look.steps import spread_steps, tick_steps
 from vla_store.sources.protocol import FieldSpec
 
 
@@ -296,6 +297,7 @@ class Named(Own):
     fields: Mapping[str, FieldSpec] = dataclasses.field(
         default_factory=lambda: {
             "actions": FieldSpec("float32", (14,), "step"),
+            "base_action": FieldSpec("float32", (2,), "step"),
             "effort": FieldSpec("float32", (14,), "observation"),
             "qpos": FieldSpec(
                 "float32", (14,), "observation", names=tuple(f"joint_{n}" for n in range(14)), units=("rad",) * 14
@@ -316,17 +318,20 @@ def test_another_robot_has_curves_of_its_own_state_and_no_line_about_libero(tmp_
     assert [panel.title for panel in made.panels] == [
         "actions 0 to 6",
         "actions 7 to 13",
+        "base_action 0 to 1",
         "qpos 0 to 6",
         "qpos 7 to 13",
         "single numbers",
     ]
-    assert made.panels[3].names == tuple(f"joint_{n} (rad) [{n}]" for n in range(7, 14))
-    assert made.panels[4].names == ("left_gripper", "right_gripper")
+    assert made.panels[4].names == tuple(f"joint_{n} (rad) [{n}]" for n in range(7, 14))
+    assert made.panels[5].names == ("left_gripper", "right_gripper")
     rows = range(20)
-    assert (np.hstack([made.panels[2].values, made.panels[3].values]) == store.read("qpos", rows)).all()
-    assert (made.panels[4].values[:, 1] == store.read("right_gripper", rows)).all()
+    assert (np.hstack([made.panels[3].values, made.panels[4].values]) == store.read("qpos", rows)).all()
+    assert (made.panels[5].values[:, 1] == store.read("right_gripper", rows)).all()
     notes = dict(made.notes)
-    assert notes["curves"] == "of the state qpos, left_gripper, right_gripper; not effort"
+    assert notes["curves"] == (
+        "of actions, base_action, qpos, left_gripper, right_gripper; not of camera_matrix, effort, counts"
+    )
     assert made.curves.idle is None
     assert "no-ops" not in notes
 
@@ -592,3 +597,28 @@ def test_what_is_shown_may_be_named_by_number_and_by_name(tiny_store: Path, tmp_
         write_episode(store, True, tmp_path / "x.png")
     with pytest.raises(UnknownName, match="there is no episode 999"):
         write_episode(store, 999, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("name", "call"), [("x.png", "show"), ("x.html", "report"), ("deep/x.gif", "show")])
+def test_nothing_is_written_into_the_store(
+    tiny_store: Path, tmp_path: Path, name: str, call: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "s.vla"
+    shutil.copytree(tiny_store, copy)
+    (copy / "deep").mkdir()
+    before = sorted(copy.rglob("*"))
+
+    chosen = ["--episode", "0"] if call == "show" else []
+    assert main([call, str(copy), *chosen, "-o", str(copy / name)]) != 0
+    assert "in the folder of the store" in " ".join(capsys.readouterr().err.split())
+    assert sorted(copy.rglob("*")) == before
+
+
+@given(length=st.integers(1, 10**6), at_most=st.integers(2, 12))
+def test_ticks_are_even_and_end_with_the_last_step(length: int, at_most: int) -> None:
+    made = tick_steps(length, at_most)
+
+    assert (made[0], made[-1]) == (0, length - 1)
+    assert list(made) == sorted(set(made))
+    assert len(made) <= at_most + 1
+    assert len({after - before for before, after in itertools.pairwise(made[:-1])}) <= 1

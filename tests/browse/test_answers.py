@@ -26,6 +26,7 @@ from vla_store.browse.windows import MAX_OFFSETS, default_windows, parse_windows
 from vla_store.builder import build_store
 from vla_store.look.episodes import EpisodeFilter, filtered
 from vla_store.look.pictures import to_rgb
+from vla_store.sources.protocol import FieldSpec
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +199,34 @@ def test_curves_are_the_numbers_with_actions_first(held: Held) -> None:
     done: dict[str, int] = {}
     for panel in head["panels"]:
         first = done.get(panel["field"], 0)
-        values = held.store.read(panel["field"], range(episode.start, episode.start + episode.length))
-        values = values.reshape(episode.length, -1)[:, first : first + len(panel["labels"])]
+        rows = range(episode.start, episode.start + episode.length)
+        values = held.rows([panel["field"]], rows)[panel["field"]].reshape(episode.length, -1)[
+            :, first : first + len(panel["labels"])
+        ]
         assert (curves[at : at + len(panel["labels"])] == values.T.astype(np.float32)).all()
         assert (panel["low"], panel["high"]) == (values.min(), values.max())
         done[panel["field"]] = first + len(panel["labels"])
         at += len(panel["labels"])
     assert at == len(curves)
+
+
+def test_a_field_of_several_widths_has_curves(held: Held) -> None:
+    ragged = [each.name for each in held.store.fields.values() if each.is_ragged]
+    head, _ = unpacked(held, "curves", episode=0)
+
+    assert ragged == ["states"]
+    assert "states" in {each["field"] for each in head["panels"]}
+
+
+def test_numbers_without_a_curve_are_named(tmp_path: Path) -> None:
+    build_store(
+        [Own(fields={"actions": FieldSpec("float32", (2,), "step"), "m": FieldSpec("float32", (3, 3), "step")})],
+        tmp_path / "o.vla",
+    )
+    head, _ = unpacked(Held(open_store(tmp_path / "o.vla")), "curves", episode=0)
+
+    assert [each["field"] for each in head["panels"]] == ["actions"]
+    assert head["left_out"] == [{"text": "m", "numbers": 9}]
 
 
 @given(steps=st.integers(MAX_POINTS + 1, 5_000), seed=st.integers(0, 99))

@@ -9,14 +9,16 @@ from vla_store import __version__
 from vla_store.browse.held import Held
 from vla_store.browse.listing import episode_json
 from vla_store.browse.queries import Query, error_json
-from vla_store.browse.windows import default_windows, is_action, windows_text
+from vla_store.browse.windows import default_windows, windows_text
 from vla_store.errors import DataError
 from vla_store.look.cameras import range_text
+from vla_store.look.curves import in_order
 from vla_store.look.pictures import is_colour
-from vla_store.look.saying import notes, number_names, recorded_text
+from vla_store.look.saying import convention_of, notes, number_names, recorded_text
 from vla_store.look.steps import DEFAULT_FPS
 from vla_store.look.writing import name_of
 from vla_store.reader import Store
+from vla_store.reader.parts import parts_of
 from vla_store.reader.values import Episode, StoreField
 from vla_store.text import shown
 
@@ -41,9 +43,13 @@ def store_json(held: Held, query: Query) -> dict[str, Any]:
         "fingerprint": store.fingerprint,
         "digest": store.digest,
         "suites": [{"value": each, "text": shown(each)} for each in store.suites[:MAX_SUITES]],
+        "has_success": _has_success(store),
         "views": views,
         "damage": damage,
-        "fields": [field_json(store, each) for each in store.fields.values()],
+        "fields": [
+            field_json(store, each)
+            for each in (*(each for each in store.fields.values() if each.is_camera), *in_order(store))
+        ],
         "block": block_steps(store),
         "defaults": {
             "windows": windows_text(default_windows(store)),
@@ -64,7 +70,6 @@ def field_json(store: Store, field: StoreField) -> dict[str, Any]:
         "shape": shape,
         "role": field.role,
         "is_camera": field.is_camera,
-        "is_action": is_action(field),
         "is_known": field.is_fixed or field.is_ragged,
         "is_ragged": field.is_ragged,
         "labels": number_names(store, field)[:MAX_LABELS],
@@ -76,9 +81,7 @@ def one_json(held: Held, query: Query) -> dict[str, Any]:
     episode = episode_of(held, query)
     query.finish()
     store = held.store
-    convention = next(
-        each for each in store.conventions.sources if (each.suite, each.file) == (episode.suite, episode.file)
-    )
+    convention = convention_of(store, episode)
     more: list[tuple[str, str]] = []
     wrong = None
     try:
@@ -123,6 +126,14 @@ def _camera_json(held: Held, episode: Episode, field: StoreField) -> dict[str, A
         except DataError as error:
             made["error"] = error_json(error)
     return made
+
+
+def _has_success(store: Store) -> bool:
+    """Return whether success is known of an episode, so that there is something to choose by; True where that cannot be read."""
+    try:
+        return any((part.entries(0, part.episodes)["success"] >= 0).any() for part in parts_of(store))
+    except DataError:
+        return True
 
 
 def _views(store: Store) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

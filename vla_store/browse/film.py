@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,15 @@ import numpy.typing as npt
 from vla_store.browse.describing import MAX_LABELS, episode_of, picture_nbytes
 from vla_store.browse.held import Array, Held
 from vla_store.browse.queries import Query, error_json, packed
-from vla_store.browse.windows import is_action
 from vla_store.errors import DataError, OptionError, VlaStoreError
-from vla_store.look.curves import is_curve
+from vla_store.look.curves import MAX_CURVES, Span, in_order, is_curve, spans_of
 from vla_store.look.pictures import Pictures, to_rgb
-from vla_store.look.saying import number_names
 from vla_store.reader.values import Episode, StoreField
 from vla_store.text import number_text, shown
 from vla_store.types import IMAGES
 
 MAX_STEPS = 64  # of an answer
 MAX_NBYTES = 32 << 20  # of the pictures of an answer of several steps
-MAX_CURVES = 8  # in one panel: more cannot be told apart
 MAX_PANELS = 24
 MAX_POINTS = 1_200  # of a curve: a screen has no more
 BINS = 600  # a longer curve is drawn as the lowest and highest number of each of so many stretches
@@ -86,41 +84,32 @@ def curves_bytes(held: Held, query: Query) -> bytes:
     """
     episode = episode_of(held, query)
     query.finish()
-    fields = curve_fields(list(held.store.fields.values()))
+    numbers = [each for each in in_order(held.store) if each.is_fixed or each.is_ragged]
+    fields = [each for each in numbers if is_curve(each) or each.is_ragged]
     rows = range(episode.start, episode.start + episode.length)
     found, wrong = held.rows_that_can([each.name for each in fields], rows)
     panels: list[dict[str, Any]] = []
     pieces: list[Array] = []
-    left_out = 0
+    left_out = {each.name: math.prod(n or 0 for n in each.shape) for each in numbers if each not in fields}
     for each in fields:
         if each.name not in found:
             continue
-        values = found[each.name].reshape(episode.length, -1)
-        labels = number_names(held.store, each) or [
-            f"[{at}]" if values.shape[1] > 1 else "" for at in range(values.shape[1])
-        ]
-        for first in range(0, min(values.shape[1], MAX_LABELS), MAX_CURVES):
-            chosen = values[:, first : min(first + MAX_CURVES, MAX_LABELS)].astype(np.float64)
-            if len(panels) == MAX_PANELS:
-                left_out += chosen.shape[1]
-                continue
-            panels.append(_panel_json(each, first, chosen, labels))
+        values = found[each.name].reshape(episode.length, -1)  # an episode has one width
+        spans = spans_of(held.store, each, values.shape[1])
+        drawn = spans[: min(MAX_LABELS // MAX_CURVES, MAX_PANELS - len(panels))]
+        for span in drawn:
+            chosen = values[:, span.start : span.stop].astype(np.float64)
+            panels.append(_panel_json(each, span, chosen))
             pieces.append(thinned(chosen))
-        left_out += max(0, values.shape[1] - MAX_LABELS)
+        left_out[each.name] = sum(span.stop - span.start for span in spans[len(drawn) :])
     head = {
         "steps": episode.length,
         "points": pieces[0].shape[1] if pieces else 0,
         "panels": panels,
-        "left_out": left_out,
+        "left_out": [{"text": shown(name), "numbers": count} for name, count in left_out.items() if count],
         "errors": [_error_json(name, None, error) for name, error in wrong.items()],
     }
     return packed(head, pieces)
-
-
-def curve_fields(fields: list[StoreField]) -> list[StoreField]:
-    """Return the fields that have curves: fixed numbers of at most one axis; actions first, then what is observed, then the rest."""
-    chosen = [each for each in fields if is_curve(each)]
-    return sorted(chosen, key=lambda each: (not is_action(each), each.role != "observation"))
 
 
 def thinned(values: npt.NDArray[np.float64]) -> Floats:
@@ -136,14 +125,14 @@ def thinned(values: npt.NDArray[np.float64]) -> Floats:
     return np.ascontiguousarray(np.stack([low, high], axis=1).reshape(2 * BINS, -1).T, np.float32)
 
 
-def _panel_json(field: StoreField, first: int, values: npt.NDArray[np.float64], labels: list[str]) -> dict[str, Any]:
+def _panel_json(field: StoreField, span: Span, values: npt.NDArray[np.float64]) -> dict[str, Any]:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     said = f"{number_text(low)} at every step" if low == high else f"{number_text(low)} to {number_text(high)}"
     return {
         "field": field.name,
-        "text": shown(field.name),
-        "labels": labels[first : first + values.shape[1]],
+        "text": shown(span.title),
+        "labels": span.names,
         "low": low,
         "high": high,
         "range": said if finite.size else "no finite number",

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from vla_store.errors import OptionError
+from vla_store.look.saying import is_action
 from vla_store.reader import Store
-from vla_store.reader.values import StoreField
 
 MAX_OFFSETS = 256
 MAX_FIELDS = 64
@@ -53,11 +53,6 @@ def default_windows(store: Store) -> Windows:
     actions = [each for each in fixed if is_action(each)]
     numbers: Windows = {each.name: list(range(CHUNK)) for each in actions[:1]}
     return cameras | numbers or {each.name: 0 for each in (fixed or list(store.fields.values()))[:1]}
-
-
-def is_action(field: StoreField) -> bool:
-    """Return whether a field holds actions, by its name."""
-    return field.role == "step" and not field.is_camera and re.search("action", field.name, re.I) is not None
 
 
 def _offsets(said: str, piece: str) -> list[int]:

@@ -20,10 +20,9 @@ from vla_store.look.episodes import shown_episode
 from vla_store.look.film_page import EXTRA, FilmPage, Size
 from vla_store.look.pictures import Pictures
 from vla_store.look.scene import Scene, scene_of
-from vla_store.look.writing import Written, placed
+from vla_store.look.writing import Written, labelled, path_outside, placed
 from vla_store.reader import Store
 from vla_store.reader.values import Episode
-from vla_store.storage import output_path
 from vla_store.text import number_text
 from vla_store.types import Images
 
@@ -97,8 +96,8 @@ class FilmWritten(Written):
         assumed = "" if self.has_fps else ", which is assumed: the source states no rate"
         return (
             f"{super().text()}\n"
-            f"pictures       {len(self.timing.steps):,}{every}, at {rate}{assumed}\n"
-            f"exact          no: {self.loses}; a film is to look at, and no data"
+            f"{labelled('pictures', f'{len(self.timing.steps):,}{every}, at {rate}{assumed}')}\n"
+            f"{labelled('exact', f'no: {self.loses}; a film is to look at, and no data')}"
         )
 
 
@@ -114,8 +113,8 @@ def write_film(
     store, episode, images: as `write_episode` takes them. Raises OptionError, UsageError, MachineError (PyAV, Pillow or
     matplotlib are missing; the disk), and what reading raises.
     """
-    made = output_path(path, ENDINGS)  # before the work
     store, episode = shown_episode(store, episode)
+    made = path_outside(store, path, ENDINGS)  # before the work
     kind = next(each for each in KINDS if each.ending == made.suffix.lower())
     needed("PIL.Image", EXTRA)
     if kind.ending == ".mp4":

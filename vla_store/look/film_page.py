@@ -18,7 +18,7 @@ from vla_store.look.cameras import sizes
 from vla_store.look.drawing import COLOURS, IDLE, INK, LINES, SMALL, SOFT, Frame, Page, draw_panel, plain_style, wrapped
 from vla_store.look.pictures import NOT_A_NUMBER, Pictures
 from vla_store.look.scene import Scene
-from vla_store.look.steps import spread_steps
+from vla_store.look.steps import TICKS, tick_steps
 from vla_store.text import shown
 
 Array = np.ndarray[Any, Any]
@@ -95,7 +95,7 @@ class FilmPage:
         y += len(self.panels_y) * (size.panel + LABEL) + (AXIS if self.panels_y else 0)
         self.foot_y = y + 4
         self.height = _even(self.foot_y + TEXT_LINE + EDGE // 2)
-        self.frame = Frame(scene.length, (-0.5, scene.length - 0.5), *[spread_steps(scene.length, 8)] * 2)
+        self.frame = Frame(scene.length, (-0.5, scene.length - 0.5), *[tick_steps(scene.length, TICKS)] * 2)
         self.still = self._drawn(note)
         self.pale = self.still.copy()  # where nothing has been yet
         for top in self.panels_y:

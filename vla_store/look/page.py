@@ -22,9 +22,8 @@ from vla_store.look.listing import show_command
 from vla_store.look.pictures import png_bytes
 from vla_store.look.saying import FINGERS, rate_text, texts_json, texts_notes
 from vla_store.look.thumbnails import Thumbnail, thumbnails
-from vla_store.look.writing import name_of, write_file
+from vla_store.look.writing import name_of, path_outside, write_file
 from vla_store.reader import Store
-from vla_store.storage import output_path
 from vla_store.text import Report, counted, number_text, percent_text, shown, size_text
 
 SECTIONS = {
@@ -80,7 +79,7 @@ def write_page(store: Store, path: str | os.PathLike[str]) -> PageWritten:
     DataError
         Reading the store failed; nothing is written.
     """
-    made = output_path(path, (".html", ".htm"))  # before the work
+    made = path_outside(store, path, (".html", ".htm"))  # before the work
     data = html_page(gather(store, name_of(store))).encode("utf-8")
     write_file(made, data)
     return PageWritten(made, len(data))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -16,15 +17,13 @@ import numpy as np
 from vla_store.errors import MachineError
 from vla_store.extras import needed
 from vla_store.look.cameras import camera_names, read_steps, sizes
-from vla_store.look.curves import curve_names, is_curve, rows_of, state_fields
+from vla_store.look.curves import curve_names, drawn_first, is_curve, rows_of
 from vla_store.look.episodes import shown_episode
 from vla_store.look.pictures import is_colour, with_channels
-from vla_store.look.saying import ACTIONS
 from vla_store.look.scene import Scene, scene_of
-from vla_store.look.writing import Written, placed
+from vla_store.look.writing import LABEL, Written, beside, labelled, path_outside, placed
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, StoreField
-from vla_store.storage import output_path
 from vla_store.text import counted, number_text, shown
 from vla_store.types import Images
 
@@ -68,11 +67,12 @@ class RecordingWritten(Written):
         assumed = "" if self.has_fps else ", which is assumed: the source states no rate"
         lines = [
             super().text(),
-            f"clock          {STEP}, and {TIME} at {number_text(self.fps)} steps a second{assumed}",
+            labelled("clock", f"{STEP}, and {TIME} at {number_text(self.fps)} steps a second{assumed}"),
         ]
         if self.left_out:
-            lines.append(f"left out       {', '.join(map(shown, self.left_out))}")
-        lines.append("exact          yes: every pixel and number of these; to see it: rerun FILE.rrd")
+            lines.append(labelled("left out", ", ".join(map(shown, self.left_out))))
+        said = f"{'exact':<{LABEL}}yes: every pixel and number of these; to see it:"
+        lines.append(beside(said, " ", f"rerun {shlex.quote(str(self.path))}"))
         return "\n".join(lines)
 
 
@@ -89,8 +89,8 @@ def write_recording(
     /about. store, episode, images: as `write_episode` takes them. Raises OptionError, UsageError, MachineError (rerun's
     SDK is missing or too old; the disk), and what reading raises.
     """
-    made = output_path(path, ENDINGS)  # before the work
     store, episode = shown_episode(store, episode)
+    made = path_outside(store, path, ENDINGS)  # before the work
     rerun = sdk()
     written: list[str] = []
     with placed(made) as temporary:
@@ -238,7 +238,7 @@ def _blueprint(rerun: Any, store: Store, scene: Scene) -> Any:
         view = views.TensorView if is_tensor else views.Spatial2DView
         cameras.append(view(origin=_joined(rerun, camera_path(name)), name=shown(name)))
     chosen = {field.name for field in number_fields(store)}
-    curves = [name for name in (ACTIONS, *(each.name for each in state_fields(store))) if name in chosen][:MAX_PLOTS]
+    curves = [each.name for each in drawn_first(store) if each.name in chosen][:MAX_PLOTS]
     rows = [views.TextDocumentView(origin="/", contents=["/instruction", "/segment"], name="instruction")]
     if cameras:
         rows.append(views.Horizontal(*cameras))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,12 +31,26 @@ def fingers_of(store: Store) -> StoreField | None:
     return fingers if fingers is not None and fingers.kind == "fixed" and len(fingers.shape) == 1 else None
 
 
+def is_action(field: StoreField) -> bool:
+    """Return True if a field holds actions, by its name."""
+    return field.role == "step" and not field.is_camera and re.search("action", field.name, re.I) is not None
+
+
+def has_pose_actions(store: Store, field: StoreField) -> bool:
+    """Return True if a field holds actions as LIBERO's and robomimic's controller reads them: POSE_ACTION."""
+    return field.name == ACTIONS and field.shape == (len(POSE_ACTION),) and fingers_of(store) is not None
+
+
+def convention_of(store: Store, episode: Episode) -> SourceConvention:
+    """Return how the file of an episode was recorded."""
+    own = (episode.suite, episode.file)
+    return next(each for each in store.conventions.sources if (each.suite, each.file) == own)
+
+
 def number_names(store: Store, field: StoreField) -> list[str]:
     """Return what each number of a step of this field is called: as its source says, else as is known; [] where nothing is."""
     said = labels_of(field.names, field.units)
-    if said or field.name != ACTIONS or field.shape != (len(POSE_ACTION),) or fingers_of(store) is None:
-        return said
-    return list(POSE_ACTION)
+    return said if said or not has_pose_actions(store, field) else list(POSE_ACTION)
 
 
 def rate_text(fps: float | None) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from vla_store.look.cameras import RANGE_STEPS, Camera, cameras_of
 from vla_store.look.curves import Curves, curves_of
-from vla_store.look.saying import notes, rate_text, recorded_text
+from vla_store.look.saying import convention_of, notes, rate_text, recorded_text
 from vla_store.look.steps import DEFAULT_FPS, spread_steps
 from vla_store.look.writing import name_of
 from vla_store.reader import Store
 from vla_store.reader.values import Episode, SourceConvention
-from vla_store.text import shown
+from vla_store.text import counted, shown
 from vla_store.types import Images
 
 
@@ -48,9 +48,7 @@ def scene_of(store: Store, episode: Episode, images: Images, steps: Sequence[int
     steps: those of which the ranges of the numbers of depth cameras are taken; by default evenly spread ones.
     Raises OptionError, and what reading raises.
     """
-    convention = next(
-        each for each in store.conventions.sources if (each.suite, each.file) == (episode.suite, episode.file)
-    )
+    convention = convention_of(store, episode)
     if steps is None:
         steps = spread_steps(episode.length, RANGE_STEPS)
     curves = curves_of(store, episode)
@@ -85,7 +83,7 @@ def _notes(
     store: Store, episode: Episode, convention: SourceConvention, images: Images, curves: Curves
 ) -> Iterator[tuple[str, str]]:
     success = {True: "success", False: "no success", None: "success not known"}[episode.success]
-    yield "source", f"{_source(store, episode)}: {episode.length:,} steps, {success}"
+    yield "source", f"{_source(store, episode)}: {counted(episode.length, 'step')}, {success}"
     last = episode.start + episode.length - 1
     yield (
         "store",
@@ -97,7 +95,7 @@ def _notes(
     if curves.idle is not None:
         yield (
             "no-ops",
-            f"{int(curves.idle.sum()):,} of {episode.length:,} steps, by OpenVLA's rule: grey in the curves; nothing is left out",
+            f"{int(curves.idle.sum()):,} of {counted(episode.length, 'step')}, by OpenVLA's rule: grey in the curves; nothing is left out",
         )
     if not store.cameras:
         yield "cameras", "none in this store"

@@ -22,11 +22,10 @@ from vla_store.look.episodes import shown_episode
 from vla_store.look.events import events_of
 from vla_store.look.pictures import Pictures
 from vla_store.look.scene import Scene, scene_of
-from vla_store.look.steps import spread_steps
-from vla_store.look.writing import Written, placed
+from vla_store.look.steps import TICKS, spread_steps, tick_steps
+from vla_store.look.writing import Written, path_outside, placed
 from vla_store.reader import Store
 from vla_store.reader.values import Episode
-from vla_store.storage import output_path
 from vla_store.types import Images
 
 ENDINGS = (".png", ".svg", ".pdf")
@@ -101,8 +100,8 @@ def write_sheet(
     store, episode, images: as `write_episode` takes them. steps: pictures a camera, or "events": where the gripper changes.
     Raises OptionError, UsageError, MachineError (no matplotlib; the disk), and what reading raises.
     """
-    made = output_path(path, ENDINGS)  # before the work
     store, episode = shown_episode(store, episode)
+    made = path_outside(store, path, ENDINGS)  # before the work
     with plain_style(), placed(made) as temporary:
         sheet = describe(store, episode, steps=steps, images=images)
         data, (width, height) = draw(sheet, made.suffix.lower())
@@ -255,7 +254,7 @@ class _Drawing:
 def _frame(length: int, steps: tuple[int, ...], is_even: bool) -> Frame:
     if not is_even:
         half = 0.5 + (length - 1) / 100
-        return Frame(length, (-half, length - 1 + half), spread_steps(length, STEPS), steps)
+        return Frame(length, (-half, length - 1 + half), tick_steps(length, TICKS), steps)
     half = (length - 1) / (len(steps) - 1) / 2 if len(steps) > 1 else 0.5
     return Frame(length, (-half, length - 1 + half), steps, steps)  # so that a picture stands above its step
 

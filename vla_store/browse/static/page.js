@@ -22,6 +22,7 @@ const isPlaying = () => playing !== null;
 /** Show an episode, at a step; isNew: the browser's "back" returns to the one before. */
 async function choose(number, at = 0, isNew = true) {
   const turn = ++app.turn;
+  byId("address-note").hidden = true;
   pause();
   try {
     const told = await askJson("episode", {episode: number});
@@ -57,7 +58,8 @@ async function showCurves(turn) {
     moveCursor(app.step);
     byId("curves-trouble").replaceChildren(...curves.head.errors.map((each) => trouble(each.error)));
     const more = curves.head.left_out;
-    byId("curves-more").textContent = more ? `${counted(more, "further number")} of a step without a curve.` : "";
+    const listed = more.map((each) => `${each.numbers.toLocaleString("en")} of ${each.text}`).join(", ");
+    byId("curves-more").textContent = listed ? `Numbers of a step without a curve: ${listed}.` : "";
   } catch (error) {
     if (!error.error) throw error;
     if (turn === app.turn) tell(byId("curves-trouble"), error.error);
@@ -147,6 +149,8 @@ function showStore() {
     byId("f-view").append(new Option(each.text, each.name));
     byId("s-view").append(new Option(each.text, each.name));
   }
+  byId("f-suite-label").hidden = store.suites.length < 2 && !app.state.suite;
+  byId("f-success-label").hidden = !store.has_success && !app.state.success;
   byId("f-view-label").hidden = byId("s-view-label").hidden = store.views.length === 0;
 }
 
@@ -170,17 +174,36 @@ function listen() {
   onAddress(goTo);
 }
 
+const isWhole = (text) => /^[0-9]+$/.test(text);
+
+/** Say what of an address is not what is shown; nothing, where all of it is. */
+function tellAddress(said) {
+  if (app.episode === null) return;
+  const wrong = [];
+  const last = (app.store.episodes - 1).toLocaleString("en");
+  if (said.episode !== "" && !isWhole(said.episode)) wrong.push(`no episode is called "${said.episode}": they are 0 to ${last}`);
+  if (!isWhole(said.step) || Number(said.step) >= app.episode.steps) {
+    wrong.push(`this episode has no step "${said.step}": its steps are 0 to ${(app.episode.steps - 1).toLocaleString("en")}`);
+  }
+  byId("address-note").textContent = `Of the address of this page: ${wrong.join("; ")}.`;
+  byId("address-note").hidden = wrong.length === 0;
+}
+
 /** Show what an address names, as far as it is not shown. */
-function goTo(said) {
+async function goTo(said) {
+  const asked = {...said};
   const before = app.state;
   const differs = (...names) => names.some((name) => said[name] !== before[name]);
   app.state = said;
   fillFilter();
   fillSettings();
   if (differs("tab", ...FILTER)) listAnew();
-  if (differs("episode", "images")) choose(Number(said.episode || 0), Number(said.step), false);
-  else if (differs("step")) seek(Number(said.step));
+  if (differs("episode", "images")) {
+    const kept = app.episode === null ? 0 : app.episode.episode;
+    await choose(isWhole(said.episode) ? Number(said.episode) : said.episode === "" ? 0 : kept, Number(said.step), false);
+  } else if (differs("step")) seek(Number(said.step));
   else if (app.episode !== null) askSample();
+  tellAddress(asked);
 }
 
 async function begin() {
@@ -200,11 +223,13 @@ async function begin() {
   fillFilter();
   fillSettings();
   listen();
-  const named = /^[0-9]+$/.test(app.state.episode) ? Number(app.state.episode) : null;
+  const asked = {...app.state};
+  const named = isWhole(asked.episode) ? Number(asked.episode) : null;
   if (named !== null) await choose(named, Number(app.state.step) || 0, false);
   await listAnew();
   const first = named === null ? firstListed() : null;
-  if (first) await choose(first.episode, 0, false);
+  if (first) await choose(first.episode, Number(asked.step) || 0, false);
+  tellAddress(asked);
 }
 
 begin();

@@ -17,7 +17,7 @@ export function sampleElements({head, data, start}, labels) {
       "p",
       {},
       make("strong", {}, `Sample ${head.index.toLocaleString("en")}`),
-      ` of ${head.count.toLocaleString("en")}; `,
+      ` (of 0 to ${(head.count - 1).toLocaleString("en")}); `,
       padded ? `${padded} of its offsets ${padded === 1 ? "is" : "are"} padding.` : "none of it is padding.",
     ),
     callOf(head.call),

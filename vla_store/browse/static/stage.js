@@ -67,12 +67,8 @@ function showFigures() {
   byId("cameras").replaceChildren(...(shown.length ? shown : [make("p", {class: "soft"}, "This store has no cameras.")]));
 }
 
-/** The fields of numbers in the order of the curves: actions, what is observed, the rest. */
-function numberFields() {
-  const rank = (each) => (each.is_action ? 0 : each.role === "observation" ? 1 : 2);
-  const fields = app.store.fields.filter((each) => !each.is_camera && each.is_known);
-  return fields.sort((a, b) => rank(a) - rank(b));
-}
+/** The fields of numbers, in the order of the curves, which the server gives. */
+const numberFields = () => app.store.fields.filter((each) => !each.is_camera && each.is_known);
 
 function showFields() {
   cells = new Map();
