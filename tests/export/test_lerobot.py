@@ -15,6 +15,7 @@ from store_tools import built
 from vla_store import OptionError
 from vla_store.builder import FieldSpec
 from vla_store.export import export_store, lerobot, parquet
+from vla_store.types import LEROBOT_VERSIONS
 
 for module in ("PIL", "av", "pyarrow"):
     pytest.importorskip(module, reason=f"what leaves is read back with {module}")
@@ -41,7 +42,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("version", lerobot.VERSIONS)
+@pytest.mark.parametrize("version", LEROBOT_VERSIONS)
 @pytest.mark.parametrize("images", ["as_stored", "upright", "rot180"])
 def test_every_row_is_what_was_seen_and_then_done(tiny_store: Path, tmp_path: Path, version: str, images: str) -> None:
     out = written(tiny_store, tmp_path, version=version, images=images)
@@ -137,7 +138,7 @@ def test_a_new_file_begins_where_the_last_would_be_too_large(
     expected.assert_rows(oracle.lerobot(out), [rows for _, rows in expected.causal()], NAMES)
 
 
-@pytest.mark.parametrize("version", lerobot.VERSIONS)
+@pytest.mark.parametrize("version", LEROBOT_VERSIONS)
 def test_pictures_too_large_for_one_row_group_are_in_several(
     tiny_store: Path, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +158,7 @@ def test_statistics_of_episodes_are_written_as_they_come(
     assert (file.num_row_groups, file.metadata.num_rows) == (9, 9)
 
 
-@pytest.mark.parametrize("version", lerobot.VERSIONS)
+@pytest.mark.parametrize("version", LEROBOT_VERSIONS)
 def test_a_video_has_a_frame_for_every_step(tmp_path: Path, version: str) -> None:
     av = pytest.importorskip("av")
     smooth = FIELDS | {"front": FieldSpec("uint8", (64, 96, 3), "observation")}

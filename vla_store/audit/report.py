@@ -118,7 +118,7 @@ class VerifyReport(Report):
             lines.append(f"fingerprint    {self.fingerprint}")
         if self.compared_episodes is not None:
             lines.append(
-                f"against        {counted(self.compared_episodes, 'episode')} compared with their source, bit for bit"
+                f"against        {counted(self.compared_episodes, 'episode')} compared with the source, bit for bit"
             )
         if self.decoded_episodes:
             lines.append(

@@ -16,10 +16,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from vla_store.builder.cluster import require_dask
 from vla_store.errors import OptionError, UnknownOption, whole_number
 from vla_store.format.canonical import float_text
+from vla_store.format.codecs import PRESETS
 from vla_store.format.schema import Root
 from vla_store.progress import Progress, Shown, showing, told_to
 from vla_store.sources.overrides import Choice, Overrides, Stated
-from vla_store.types import EXECUTORS, PRESETS, ExecutorName, Preset
+from vla_store.types import EXECUTORS, ExecutorName, Preset
 
 Given = TypeVar("Given")
 Place = TypeVar("Place")

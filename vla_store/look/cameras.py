@@ -57,7 +57,11 @@ def read_steps(
     if not names or not steps:
         return
     samples = Samples(
-        store, windows=dict.fromkeys(names, 0), rows=[episode.start + step for step in steps], images=images
+        store,
+        windows=dict.fromkeys(names, 0),
+        rows=[episode.start + step for step in steps],
+        alignment="as_stored",  # each picture stands above the row that has it, whatever its role
+        images=images,
     )
     fields = [store.fields[name] for name in names]
     nbytes = sum(math.prod(sizes(each)) * np.dtype(each.dtype).itemsize for each in fields)

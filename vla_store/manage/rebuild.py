@@ -18,6 +18,7 @@ from vla_store.builder.units import FieldArray, FrameShard, Receipt, work_units
 from vla_store.errors import OptionError, SourceError, StoreDamaged, VlaStoreError
 from vla_store.format import layout
 from vla_store.format.canonical import dumps, sha256_hex
+from vla_store.format.codecs import PRESETS
 from vla_store.format.listing import ObjectEntry, encode_listing, parse_listing
 from vla_store.format.schema import PartDocument, PartEntry, Root
 from vla_store.publish.transfer import copy_object
@@ -26,7 +27,7 @@ from vla_store.sources.overrides import Overrides
 from vla_store.sources.protocol import EpisodeSource, overridden, suite_and_file
 from vla_store.storage import LocalStorage, Storage
 from vla_store.text import counted
-from vla_store.types import OBSERVATIONS, ORIENTATIONS, PRESETS
+from vla_store.types import OBSERVATIONS, ORIENTATIONS
 
 OTHER_SOURCE = (
     "give --from the very files that the store was built from, and the version of Blosc that the part's plan names"
