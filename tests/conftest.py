@@ -47,8 +47,11 @@ IN_MEMORY, ROOM_NBYTES = Path("/dev/shm"), 6 << 30
 
 
 def lie_in_memory() -> None:
-    """Let this session's folder be made in memory, and remove those that killed sessions left there."""
-    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(IN_MEMORY, os.W_OK):
+    """Let this session's folder be made in memory, and remove those that killed sessions left there.
+
+    Not where stores are kept in a folder of their own: tests link their files, which has to be on the same disk.
+    """
+    if {"PYTEST_DEBUG_TEMPROOT", "VLA_STORE_TEST_STORES"} & set(os.environ) or not os.access(IN_MEMORY, os.W_OK):
         return
     folder = IN_MEMORY / f"vla{os.getuid()}"  # short: some texts are broken by the length of a path
     for lock in folder.glob("pytest-of-*/pytest-*/.lock"):

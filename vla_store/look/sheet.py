@@ -102,7 +102,7 @@ def write_sheet(
     """
     store, episode = shown_episode(store, episode)
     made = path_outside(store, path, ENDINGS)  # before the work
-    with plain_style(), placed(made) as temporary:
+    with placed(made) as temporary:
         sheet = describe(store, episode, steps=steps, images=images)
         data, (width, height) = draw(sheet, made.suffix.lower())
         temporary.write_bytes(data)
