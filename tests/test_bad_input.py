@@ -225,7 +225,7 @@ def test_skip_bad_builds_the_rest_and_lists_what_is_left_out(
     if name in ("truncated", "zero_steps"):  # a whole file, and a demo
         ran = command("verify", store, "--against", source)
         assert ran.code == 0, ran.out
-        assert "1 left out" in command("info", store).out
+        assert "1 demonstration or file left out" in command("info", store).out
 
 
 def test_a_download_cut_short_anywhere_is_called_truncated(command: Command, source: Path, store: Path) -> None:

@@ -260,7 +260,7 @@ def told_to(given: Shown) -> Progress:
     """Return what is told: the object that was given, or nobody. Raises OptionError."""
     if given is None or isinstance(given, bool):
         return SILENT
-    if not callable(getattr(given, "talk", None)) or isinstance(given, type):
+    if isinstance(given, type) or not any(callable(getattr(given, name, None)) for name in ("talk", "advance")):
         raise OptionError(
             "progress is True, False, None or an object with the methods of vla_store.builder.Progress",
             found=repr(given)[:100],

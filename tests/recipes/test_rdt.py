@@ -586,7 +586,7 @@ def test_any_size_is_resized_as_pil_does(shape: tuple[int, int]) -> None:
 
 
 def test_pictures_are_masked_with_the_probabilities_asked_for(demo_store: Path) -> None:
-    torch = pytest.importorskip("vla_store.torch")
+    torch = pytest.importorskip("torch")
     from vla_store.recipes import SiglipImages
 
     items = [made(demo_store, "L", episodes=[11])[step] for step in (0, 40)]
@@ -594,7 +594,7 @@ def test_pictures_are_masked_with_the_probabilities_asked_for(demo_store: Path) 
 
     def background(transform: Callable[..., Any], seed: int = 0) -> np.ndarray:
         """Which of (2 samples, 2 times, 3 cameras) are the background; the left wrist always is."""
-        batch = {key: torch.torch.from_numpy(value) for key, value in pictures.items()}
+        batch = {key: torch.from_numpy(value) for key, value in pictures.items()}
         images = transform(batch, np.random.default_rng(seed))["images"]
         return np.asarray((images == images[0, 2, 0, 0, 0]).all(dim=(2, 3, 4))).reshape(2, 2, 3)
 

@@ -164,7 +164,7 @@ class BuildOptions(SourceOptions):
         super().__post_init__()
         if self.finish is not None and not callable(self.finish):
             raise OptionError("finish is a function that takes the folder of the store", found=repr(self.finish)[:80])
-        if self.preset not in PRESETS:
+        if self.preset not in tuple(PRESETS):
             raise OptionError(f"there is no preset {self.preset!r}", exists=", ".join(PRESETS))
 
     def recorded(self) -> dict[str, Any]:
