@@ -326,13 +326,20 @@ def whole_number(name: str, given: Any, least: int | None = 1, most: int | None 
         The value is no whole number (a bool is none), or out of bounds.
     """
     try:
-        value = None if isinstance(given, bool) else operator.index(given)
+        value = index_of(given)
     except TypeError:
         value = None
     if value is None or (least is not None and value < least) or (most is not None and value > most):
         bound = "" if least is None else f" of at least {least}" if most is None else f" from {least:,} to {most:,}"
         raise OptionError(f"{name} is a whole number{bound}", found=repr(given)[:100])
     return value
+
+
+def index_of(given: Any) -> int:
+    """Return a whole number, NumPy's or Python's, as Python's int. Raises TypeError for others: a bool, also NumPy's, is none."""
+    if isinstance(given, (bool, np.bool_)):  # NumPy before 2 takes its own bool for 0 or 1
+        raise TypeError(f"a bool is no whole number: {given!r}")
+    return operator.index(given)
 
 
 def finite_number(name: str, given: Any, least: float = -math.inf, most: float = math.inf) -> float:

@@ -55,7 +55,7 @@ def test_offsets_come_as_any_sequence_of_whole_numbers(offsets: object) -> None:
 
 @pytest.mark.parametrize(
     "offsets",
-    ["0", None, 0.0, [0.5], [True, False], True, [[0]], np.array([0.0]), {"at": 0}],
+    ["0", None, 0.0, [0.5], [True, False], True, np.True_, [np.True_], [[0]], np.array([0.0]), {"at": 0}],
     ids=repr,
 )
 def test_offsets_that_are_no_whole_numbers_are_refused(offsets: object) -> None:

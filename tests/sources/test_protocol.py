@@ -28,7 +28,7 @@ def test_source_info_when_it_is_recorded_then_every_value_can_be() -> None:
 
 def test_numpys_integers_become_pythons_own() -> None:
     spec = FieldSpec("uint8", np.array([4, 5]), "step")  # type: ignore[arg-type]
-    episode = EpisodeInfo(np.int64(3), np.uint16(7), {}, np.True_.astype(int))
+    episode = EpisodeInfo(np.int64(3), np.uint16(7), {}, np.True_)
     numbers = [*spec.shape, episode.number, episode.steps, episode.success]
     assert numbers == [4, 5, 3, 7, 1]
     assert {type(number) for number in numbers} == {int}

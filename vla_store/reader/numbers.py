@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, index_of
 
 Int64 = npt.NDArray[np.int64]
 
@@ -50,9 +49,8 @@ def whole_numbers(kind: str, given: npt.ArrayLike | slice, count: int) -> Int64:
 
 def one_number(kind: str, given: Any) -> int:
     """Return the number of one sample, row or episode (`kind`), NumPy's or Python's. Raises TypeError for others: a bool is none."""
-    if not isinstance(given, bool):
-        with contextlib.suppress(TypeError):
-            return operator.index(given)
+    with contextlib.suppress(TypeError):
+        return index_of(given)
     raise TypeError(f"one {kind} has one whole number, and this is {repr(given)[:60]}") from None
 
 

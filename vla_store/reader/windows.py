@@ -8,7 +8,6 @@ decision time s in row s - 1: such fields are read one row earlier.
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vla_store.errors import OptionError, UnknownName
+from vla_store.errors import OptionError, UnknownName, index_of
 
 MAX_OFFSET = 2**31 - 1
 
@@ -113,9 +112,7 @@ def _window(field: str, offsets: Any) -> Window:
 
 def _offset(field: str, given: Any) -> int:
     """Return an offset. Raises TypeError for what is no whole number."""
-    if isinstance(given, bool):
-        raise TypeError(given)
-    offset = operator.index(given)
+    offset = index_of(given)
     if abs(offset) > MAX_OFFSET:
         raise OptionError(f"an offset of {field!r} is beyond any episode", found=offset)
     return offset

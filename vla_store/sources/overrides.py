@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vla_store.errors import OptionError, SourceError
 from vla_store.format import canonical, schema
 from vla_store.format.schema import is_field_name
@@ -52,7 +54,7 @@ class Convention:
         if self.allowed:
             return str(given)
         try:
-            number = math.nan if isinstance(given, bool) else float(given)
+            number = math.nan if isinstance(given, (bool, np.bool_)) else float(given)
         except (TypeError, ValueError):
             number = math.nan
         if not 0 < number <= schema.MAX_FPS:

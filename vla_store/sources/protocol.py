@@ -146,6 +146,8 @@ class EpisodeInfo:
     segments: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.success, np.bool_):  # what a file's own flag is, once read
+            object.__setattr__(self, "success", int(self.success))
         for name in ("number", "steps", "success"):
             object.__setattr__(self, name, operator.index(getattr(self, name)))  # NumPy's integers are welcome
 
