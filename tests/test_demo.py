@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +89,23 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
 
     first, second, other = digests(tmp_path / "a", 1), digests(tmp_path / "b", 1), digests(tmp_path / "c", 2)
     assert first == second != other
+
+
+@pytest.mark.parametrize("towards", [-np.inf, np.inf])
+def test_the_last_bit_of_a_processors_sine_changes_nothing(towards: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # NumPy has other code for AVX-512, and OpenBLAS for every generation.
+    drawn = make_demo(np.random.default_rng(3), 3)
+
+    def off(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **options: np.nextafter(function(*given, **options), towards)
+
+    for name in ("sin", "cos", "arctan2", "hypot", "convolve"):
+        monkeypatch.setattr(np, name, off(getattr(np, name)))
+    monkeypatch.setattr(np.linalg, "norm", off(np.linalg.norm))
+    again = make_demo(np.random.default_rng(3), 3)
+    assert {name: values.tobytes() for name, values in again.items()} == {
+        name: values.tobytes() for name, values in drawn.items()
+    }
 
 
 def test_drawn_demonstrations_follow_the_published_conventions() -> None:

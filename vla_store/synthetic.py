@@ -57,7 +57,7 @@ def write_suites(
 ) -> Path:
     """Write <folder>/<suite>/<name>_demo.hdf5 for every task; return `folder`.
 
-    size: height and width of the pictures. The same arguments give the same bytes under the same NumPy. A demo has 60 to 150
+    size: height and width of the pictures. The same arguments give the same bytes, whatever the processor. A demo has 60 to 150
     steps, and takes about 0.2 s.
     """
     import h5py
@@ -180,7 +180,7 @@ def _joints(moment: Moment) -> Floats:
     """Return seven joint angles that follow the tool smoothly; no true kinematics."""
     x, y, z = moment.tool
     reach = float(np.hypot(x + 0.5, y))
-    return np.array(
+    return _to_grid(
         [
             np.arctan2(y, x + 0.5),
             0.3 + 0.8 * (reach - 0.5) - 0.5 * z,
@@ -206,7 +206,12 @@ def _states(scene: Scene, moments: Sequence[Moment], joints: Floats, fingers: Fl
 def _quaternions(turns: Floats) -> Floats:
     """Return quaternions (T, 4) xyzw of axis-angles (T, 3)."""
     angle = np.linalg.norm(turns, axis=1, keepdims=True)
-    return np.hstack([turns / angle * np.sin(angle / 2), np.cos(angle / 2)])
+    return _to_grid(np.hstack([turns / angle * np.sin(angle / 2), np.cos(angle / 2)]))
+
+
+def _to_grid(values: npt.ArrayLike) -> Floats:
+    """Round what trigonometry gave: the last bit of a sine depends on the processor (NumPy has other code for AVX-512)."""
+    return np.round(np.asarray(values, np.float64), 9) + 0.0  # no -0.0 either
 
 
 # The pictures. Everything is drawn upright and stored bottom up, as OpenGL gives it.
