@@ -1,4 +1,4 @@
-"""The loaders that others use, on this machine: LeRobotDataset, Lance, MosaicML Streaming, LitData and WebDataset beside vla_store.
+"""The loaders that others use, on this machine: LeRobotDataset, Lance, MosaicML Streaming, LitData, WebDataset and RLDS beside ours.
 
     python -m benchmarks.loaders [NAME ...] [--quick] [--save] [--work FOLDER] [--environments FOLDER]
 
@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environments, loaders_page, processes
-from benchmarks.loaders_rivals import BATCH, COLUMNS, RIVALS, VIDEO, Rival, link_ffmpeg
-from benchmarks.loaders_source import CAMERAS, KINDS, Source, digests, load, write
+from benchmarks.loaders_rivals import COLUMNS, RIVALS, Rival, link_ffmpeg
+from benchmarks.loaders_source import BATCH, CAMERAS, KINDS, VIDEO, Source, digests, load, write
 from benchmarks.loaders_turn import WORKERS
 from benchmarks.measure import (
     CHECKOUT,

@@ -1,13 +1,11 @@
 """The loaders that benchmarks/loaders.py compares, each set as its own documentation asks, and each written by its own writer.
 
 This runs in a rival's environment, which has neither vla_store nor what that needs. What a setting is for, and whose word it is, stands
-beside it.
+beside it. Those of whole records are in loaders_records.py, RLDS in loaders_rlds.py.
 """
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loaders_source import CAMERAS, Array, Source, load
+from benchmarks.loaders_records import (
+    WDS_BUFFER,
+    WDS_SHARD,
+    litdata,
+    make_litdata,
+    make_streaming,
+    make_webdataset,
+    streaming,
+    webdataset,
+)
+from benchmarks.loaders_rlds import RLDS_BUFFER, make_rlds, rlds
+from benchmarks.loaders_source import BATCH, CAMERAS, PNG, RAW, SEED, SHAPE, VIDEO, Array, Source
+from benchmarks.loaders_torch import decoded, let_torchvision_import, torch_loader
 
-BATCH = 64
-SEED = 0
-SHAPE = (128, 128, 3)
-RAW, PNG, VIDEO = "raw", "PNG", "AV1"  # how pictures lie: for speed; smaller, without loss; smaller still, with loss
-CHUNK = "64MB"
-WDS_SHARD, WDS_BUFFER = 128, 1_000
 COLUMNS = {"agentview_rgb": "agentview", "eye_in_hand_rgb": "wrist"}
 
 
@@ -54,16 +58,9 @@ def forever(count: int) -> Iterator[int]:
         yield from rng.permutation(count).tolist()
 
 
-def _torch_loader(dataset: Any, workers: int, **options: Any) -> Any:
-    from torch.utils.data import DataLoader
-
-    # As torch advises for data sets with an expensive start: workers that stay.
-    return DataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0, **options)
-
-
 def _mapped(dataset: Any, workers: int, **options: Any) -> Iterator[Any]:
     """Batches of a data set that gives any sample by its number."""
-    return iter(_torch_loader(dataset, workers, sampler=_Endless(len(dataset)), **options))
+    return iter(torch_loader(dataset, workers, sampler=_Endless(len(dataset)), **options))
 
 
 class _Endless:
@@ -72,12 +69,6 @@ class _Endless:
 
     def __iter__(self) -> Iterator[int]:
         return forever(self._count)
-
-
-def _decoded(data: Any) -> Array:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 def _numpy(batch: Any) -> dict[str, Array]:
@@ -128,7 +119,7 @@ LEROBOT_FPS = 20
 def _lerobot(source: Source, folder: Path, kind: str, pictures: str, workers: int) -> Iterator[Any]:
     """LeRobotDataset in torch's DataLoader with a random sampler, as `lerobot-train` of 0.4.4 makes them; `video_backend` is left to
     LeRobot, which takes torchcodec where that is installed (its docstring)."""
-    _let_torchvision_import()
+    let_torchvision_import()
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     offsets = {}
@@ -149,15 +140,6 @@ def _lerobot_plain(batch: Any, kind: str) -> dict[str, Array]:
         made["pictures_is_pad"] = batch[f"observation.images.{COLUMNS[CAMERAS[0]]}_is_pad"]
         made["actions_is_pad"] = batch["action_is_pad"]
     return _numpy(made)
-
-
-def _let_torchvision_import() -> None:
-    """torchvision's wheel is made for CUDA: beside a torch for CPUs its operators are missing, and it asks for these two at import. Nobody
-    uses them here."""
-    import torch
-
-    for name in ("nms", "qnms") if "torchvision" not in sys.modules else ():
-        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def link_ffmpeg(packages: Path) -> Path:
@@ -240,7 +222,7 @@ class LanceSamples:
             if self._are_raw:
                 pixels = column.flatten().to_numpy().reshape(-1, *SHAPE)
             else:
-                pixels = np.stack([_decoded(each.as_buffer()) for each in column])
+                pixels = np.stack([decoded(each.as_buffer()) for each in column])
             shape = (len(chosen), *((2,) if self._kind == "window" else ()), *SHAPE)
             made[camera] = pixels[places.reshape(-1)].reshape(shape)
         made["state"] = self._numbers["state"][rows[:, -1]]
@@ -258,144 +240,6 @@ def _lance(source: Source, folder: Path, kind: str, pictures: str, workers: int)
     """Lance is not safe with fork: its documentation, and `get_safe_loader`, ask for spawn."""
     options = {"multiprocessing_context": "spawn"} if workers else {}
     return _mapped(LanceSamples(source, folder, kind, pictures), workers, collate_fn=_itself, **options)
-
-
-# --- Records: MosaicML Streaming, LitData, WebDataset -------------------------------------------------------------------
-
-
-def _record(source: Source, index: int, kind: str, pictures: str) -> dict[str, Any]:
-    """A whole sample, its pictures as arrays or, each by itself, as PNG."""
-    made: dict[str, Any] = source.sample(index, kind)
-    for camera in CAMERAS if pictures == PNG else ():
-        del made[camera]
-        rows = source.frames[index] if kind == "window" else source.frames[index, 1:]
-        made |= {f"{camera}_{at}": source.png(camera, row) for at, row in enumerate(rows)}
-    made |= {name: made[name].view(np.uint8) for name in made if name.endswith("_is_pad")}  # MDS has no type for bool
-    return {"index": index, **made}
-
-
-def _unpacked(record: dict[str, Any], kind: str, pictures: str) -> dict[str, Any]:
-    """A record's pictures as arrays again."""
-    record |= {name: record[name].view(bool) for name in record if name.endswith("_is_pad")}
-    for camera in CAMERAS if pictures == PNG else ():
-        parts = [_decoded(record.pop(f"{camera}_{at}")) for at in range(2 if kind == "window" else 1)]
-        record[camera] = np.stack(parts) if kind == "window" else parts[0]
-    return record
-
-
-def _make_streaming(source: Source, to: Path, kind: str, pictures: str) -> None:
-    """Types of fixed shape, as its documentation advises for arrays; no compression of shards, which are read from this disk."""
-    _let_torchvision_import()
-    from streaming import MDSWriter
-
-    def type_of(value: Any) -> str:
-        if isinstance(value, (int, bytes)):
-            return "int" if isinstance(value, int) else "bytes"
-        return f"ndarray:{value.dtype}:{','.join(map(str, value.shape))}"
-
-    first = _record(source, 0, kind, pictures)
-    columns = {name: type_of(value) for name, value in first.items()}
-    with MDSWriter(out=str(to), columns=columns) as writer:
-        for index in range(len(source)):
-            writer.write(_record(source, index, kind, pictures))
-
-
-def _streaming(source: Source, folder: Path, kind: str, pictures: str, workers: int) -> Iterator[Any]:
-    """Shuffled in blocks of its own choice, of 262,144 samples and more, which are all here; `batch_size` as in the DataLoader, and one
-    canonical node, as its documentation asks. An epoch is many times all samples, so that no turn measures the end of one."""
-    _let_torchvision_import()
-    from streaming import StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
-
-    class Samples(StreamingDataset):  # type: ignore[misc,unused-ignore]
-        def __getitem__(self, at: int) -> dict[str, Any]:
-            return _unpacked(super().__getitem__(at), kind, pictures)
-
-    clean_stale_shared_memory()
-    options = {"shuffle": True, "shuffle_seed": SEED, "num_canonical_nodes": 1, "epoch_size": 50 * len(source)}
-    yield from _torch_loader(Samples(local=str(folder), batch_size=BATCH, **options), workers)
-
-
-class LitRecord:
-    """What `optimize` calls for each number."""
-
-    def __init__(self, folder: str, kind: str, pictures: str) -> None:
-        self._folder, self._kind, self._pictures = folder, kind, pictures
-        self._source: Source | None = None
-
-    def __call__(self, index: int) -> dict[str, Any]:
-        self._source = self._source or load(Path(self._folder))
-        return _record(self._source, index, self._kind, self._pictures)
-
-
-def _make_litdata(source: Source, to: Path, kind: str, pictures: str) -> None:
-    """Chunks of 64 MB, the size that its documentation names."""
-    from litdata import optimize
-
-    record = LitRecord(str(source.folder), kind, pictures)
-    optimize(fn=record, inputs=list(range(len(source))), output_dir=str(to), chunk_bytes=CHUNK, num_workers=1)
-
-
-def _litdata(source: Source, folder: Path, kind: str, pictures: str, workers: int) -> Iterator[Any]:
-    from litdata import StreamingDataLoader, StreamingDataset
-
-    class Samples(StreamingDataset):  # type: ignore[misc,unused-ignore]
-        def __getitem__(self, at: Any) -> dict[str, Any]:
-            return _unpacked(super().__getitem__(at), kind, pictures)
-
-    # Of arrays "auto" decodes 256 for each that is wanted (0.2.76: 56 times the work here); one by one, its own choice for pictures, lets
-    # all samples of a chunk be mixed.
-    options = {"batch_decode": 0, "item_shuffle_window": 0}
-    dataset = Samples(str(folder), shuffle=True, seed=SEED, **options)
-    loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
-    while True:
-        yield from loader
-
-
-def _make_webdataset(source: Source, to: Path, kind: str, pictures: str) -> None:
-    """Several shards a worker, as its documentation asks."""
-    import webdataset
-
-    with webdataset.ShardWriter(str(to / "%06d.tar"), maxcount=WDS_SHARD, verbose=0) as writer:
-        for index in range(len(source)):
-            record = _record(source, index, kind, pictures)
-            named = {"index.cls": record.pop("index")}
-            named |= {f"{name}.{'png' if isinstance(each, bytes) else 'npy'}": each for name, each in record.items()}
-            writer.write({"__key__": f"{index:06d}", **named})
-
-
-def _webdataset(source: Source, folder: Path, kind: str, pictures: str, workers: int) -> Iterator[Any]:
-    """Shards shuffled, samples through a buffer, batches made in the workers, WebLoader without batches: as its documentation has it.
-    Mixing the workers' batches once more in the consumer, which it also names, would cost besides and is left out."""
-    import webdataset
-
-    shards = sorted(map(str, folder.glob("*.tar")))
-
-    def sample(record: dict[str, Any]) -> dict[str, Any]:
-        named = {name.rpartition(".")[0]: value for name, value in record.items() if not name.startswith("__")}
-        return _unpacked(named, kind, pictures)
-
-    dataset = (
-        webdataset.WebDataset(shards, shardshuffle=len(shards), seed=SEED, empty_check=False)
-        .repeat()
-        .shuffle(
-            WDS_BUFFER, initial=WDS_BUFFER
-        )  # full from the start: while it fills, two are read for each that is given
-        .decode(_png_stays)
-        .map(sample)
-        .batched(BATCH, partial=False, collation_fn=_collated)
-    )
-    yield from webdataset.WebLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
-
-
-def _png_stays(key: str, data: Any) -> Any:
-    return data if key.endswith(".png") else None
-
-
-def _collated(samples: Any) -> Any:
-    from torch.utils.data import default_collate
-
-    return default_collate(samples)
 
 
 # The last LeRobot for Python 3.11, without its ceiling on torch; the last torchcodec that needs no CUDA; what reading imports of the rest.
@@ -424,8 +268,8 @@ RIVALS = {
         "mosaicml-streaming",
         "global (blocks of 262,144)",
         (RAW, PNG),
-        _streaming,
-        _make_streaming,
+        streaming,
+        make_streaming,
     ),
     "litdata": Rival(
         "LitData",
@@ -433,8 +277,8 @@ RIVALS = {
         "litdata",
         "chunks of 64 MB at random, all samples of a chunk mixed",
         (RAW, PNG),
-        _litdata,
-        _make_litdata,
+        litdata,
+        make_litdata,
     ),
     "webdataset": Rival(
         "WebDataset",
@@ -442,7 +286,17 @@ RIVALS = {
         "webdataset",
         f"buffer of {WDS_BUFFER:,} a worker, shards of {WDS_SHARD}",
         (RAW, PNG),
-        _webdataset,
-        _make_webdataset,
+        webdataset,
+        make_webdataset,
+    ),
+    "rlds": Rival(
+        "RLDS",
+        (("tensorflow-cpu", "tensorflow-datasets", "torch"),),
+        "tensorflow-datasets",
+        f"episodes through a buffer of {RLDS_BUFFER:,} samples",
+        (RAW, PNG),
+        rlds,
+        make_rlds,
+        of_rows=True,
     ),
 }

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from vla_store.reader.store import Store
 
 Array = np.ndarray[Any, Any]
+BATCH = 64
+SEED = 0
+SHAPE = (128, 128, 3)
+RAW, PNG, VIDEO = "raw", "PNG", "AV1"  # how pictures lie: for speed; smaller, without loss; smaller still, with loss
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 KINDS = ("step", "window")
 FIELDS = {

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import processes
-from benchmarks.loaders_rivals import BATCH, RIVALS, Rival
-from benchmarks.loaders_source import FIELDS, Array, Source, digests, load
+from benchmarks.loaders_rivals import RIVALS, Rival
+from benchmarks.loaders_source import BATCH, FIELDS, Array, Source, digests, load
 
 WORKERS = 2
 SLOW_S = 3.0  # CPU time of a batch from which on opening files and filling caches and buffers is little of it

@@ -18,7 +18,7 @@ if not (Path(__file__).resolve().parents[1] / "benchmarks").exists():
 if sys.platform != "linux":
     pytest.skip("it reads the memory of other processes from /proc", allow_module_level=True)
 
-from benchmarks import environments, loaders, loaders_page, loaders_rivals, loaders_source, report
+from benchmarks import environments, loaders, loaders_page, loaders_records, loaders_rivals, loaders_source, report
 from vla_store.reader.store import open_store
 
 OURS = {"vla_store `fast`, Loader", "vla_store `fast`, DataLoader", "vla_store `small`, Loader"}
@@ -81,14 +81,14 @@ def test_a_sample_is_the_stores_in_numbers_too(source: loaders_source.Source, wo
 
 
 @pytest.mark.parametrize("kind", loaders_source.KINDS)
-@pytest.mark.parametrize("pictures", [loaders_rivals.RAW, loaders_rivals.PNG])
+@pytest.mark.parametrize("pictures", [loaders_source.RAW, loaders_source.PNG])
 def test_a_record_unpacks_to_the_sample_that_it_was_made_of(
     source: loaders_source.Source, kind: str, pictures: str
 ) -> None:
     indices = np.array([0, len(source) - 1])
-    records = [loaders_rivals._record(source, int(each), kind, pictures) for each in indices]
+    records = [loaders_records.record_of(source, int(each), kind, pictures) for each in indices]
     assert [record.pop("index") for record in records] == indices.tolist()
-    unpacked = [loaders_rivals._unpacked(record, kind, pictures) for record in records]
+    unpacked = [loaders_records.unpacked(record, kind, pictures) for record in records]
     batch = {name: np.stack([each[name] for each in unpacked]) for name in loaders_source.FIELDS[kind]}
     assert loaders_source.digests(batch, kind) == loaders_source.digests(source.batch(indices, kind), kind)
 

@@ -627,7 +627,7 @@ def rivals(result: dict[str, Any]) -> str:
     ours = "; ".join(f"`{name}` {told(f'vla_store `{name}`, Loader')}" for name in ("fast", "small"))
     video, png = told("LeRobotDataset v3, AV1"), told("LeRobotDataset v3, PNG")
     lossy = rows.get(("LeRobotDataset v3, AV1", "window"), {}).get("psnr")
-    raw, lance_png = told("Lance, raw"), told("Lance, PNG")
+    raw, lance_png, rlds_png = told("Lance, raw"), told("Lance, PNG"), told("RLDS, PNG")
     said = [
         f"Measured over {result['episodes']} LIBERO demonstrations ({result['steps']:,} steps, two cameras of 128 pixels): size, and "
         "samples a second of single steps and of windows (two frames of each camera, 64 actions), by the loader of each with "
@@ -636,7 +636,8 @@ def rivals(result: dict[str, Any]) -> str:
         + (f"As AV1 video: {video}; " if video else "Its video is small; ")
         + f"but its frames are not those that were recorded{f' ({lossy:.1f} dB)' if lossy else ''}, and a random one costs the decoding "
         + ("of others." + (f" As PNG: {png}." if png else "")),
-        "- **RLDS** is what OpenVLA and Octo read; but it is read as a stream, shuffled within a buffer, not by sample.",
+        "- **RLDS** is what OpenVLA and Octo read; but it is read as a stream, shuffled within a buffer, not by sample."
+        + (f" As PNG: {rlds_png}." if rlds_png else ""),
         "- **Lance** also gives rows in any order, of tables that can be queried and changed."
         + (f" Raw pixels: {raw}." if raw else "")
         + (f" As PNG: {lance_png}." if lance_png else "")
