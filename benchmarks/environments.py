@@ -18,7 +18,7 @@ def cache_folder() -> Path:
 
 
 def made(folder: Path, installs: Sequence[Sequence[str]], *, sees_ours: bool) -> str:
-    """Return the Python of an environment, made where it is not there yet.
+    """Return the Python of an environment, made where it is not there yet or holds what another list asked for.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def made(folder: Path, installs: Sequence[Sequence[str]], *, sees_ours: bool) ->
     sees_ours
         True: packages of this environment can be imported there, after those of its own.
     """
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if ready.exists():
+    python, ready, wanted = folder / "bin" / "python", folder / "ready", repr(installs)
+    if ready.exists() and ready.read_text() == wanted:
         return str(python)
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     for arguments in installs:
@@ -40,7 +40,7 @@ def made(folder: Path, installs: Sequence[Sequence[str]], *, sees_ours: bool) ->
         # Named to come last: what both have is theirs.
         paths = {sysconfig.get_paths()["purelib"], *(each for each in sys.path if each.endswith("site-packages"))}
         (purelib(str(python)) / "zz_ours.pth").write_text("\n".join(sorted(paths)) + "\n")
-    ready.touch()
+    ready.write_text(wanted)
     return str(python)
 
 

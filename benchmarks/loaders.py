@@ -88,6 +88,9 @@ class Bench:
         """Start a process for one turn, and look at its memory while its workers run. Raises TurnFailed."""
         told |= {"rival": contender.name, "kind": kind, "pictures": contender.pictures}
         told |= {"source": str(self.source.folder), "folder": str(self.folder(contender, kind))}
+        over = self.work / "over"  # comes into being when its part with workers is over
+        over.unlink(missing_ok=True)
+        told["over"] = str(over)
         python = self.pythons[contender.name]
         started = time.time()
         process = subprocess.Popen(
@@ -98,7 +101,7 @@ class Bench:
             stderr=subprocess.PIPE,
             text=True,
         )
-        with _watched(process) as peak:
+        with _watched(process, over) as peak:
             try:
                 out, errors = process.communicate(timeout=LIMIT_S)
             except subprocess.TimeoutExpired:
@@ -127,15 +130,13 @@ def _surroundings(python: str, name: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _watched(process: subprocess.Popen[str]) -> Iterator[Callable[[], int]]:
-    """Look at the memory of a process and all below it, from outside, until its part with workers is over."""
+def _watched(process: subprocess.Popen[str], over: Path) -> Iterator[Callable[[], int]]:
+    """Look at the memory of a process and all below it, from outside, until the file `over` is there."""
     ended, most = threading.Event(), [0]
 
     def look() -> None:
-        while not ended.wait(POLL_S):
-            below = list(processes.below(process.pid))
-            if len(below) < WORKERS and most[0]:
-                continue
+        while not ended.wait(POLL_S) and not over.exists():
+            below = processes.below(process.pid)
             with contextlib.suppress(OSError, KeyError):  # one that has just ended
                 most[0] = max(most[0], sum(processes.memory(pid).pss for pid in (process.pid, *below)))
 

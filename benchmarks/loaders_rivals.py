@@ -291,7 +291,7 @@ RIVALS = {
     ),
     "rlds": Rival(
         "RLDS",
-        (("tensorflow-cpu", "tensorflow-datasets", "torch"),),
+        (("tensorflow-cpu", "tensorflow-datasets", "importlib_resources", "torch"),),
         "tensorflow-datasets",
         f"episodes through a buffer of {RLDS_BUFFER:,} samples",
         (RAW, PNG),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def measured(tiny_source: Path, work: Path, source: loaders_source.Source) -> di
     broken = work / "environments" / "lance"
     (broken / "bin").mkdir(parents=True)
     (broken / "bin" / "python").symlink_to(sys.executable)
-    (broken / "ready").touch()
+    (broken / "ready").write_text(repr(loaders_rivals.RIVALS["lance"].installs))
     return loaders.measure(
         tiny_source, work, work / "environments", rounds=1, seconds=0.05, names=["lance"], kinds=("window",)
     )
@@ -105,8 +106,10 @@ def test_a_loader_that_delivers_other_samples_is_found(source: loaders_source.So
 
 
 def test_an_environment_that_is_ready_is_not_made_again(tmp_path: Path) -> None:
-    (tmp_path / "ready").touch()
+    (tmp_path / "ready").write_text("[['no-such-package']]")
     assert environments.made(tmp_path, [["no-such-package"]], sees_ours=False) == str(tmp_path / "bin" / "python")
+    with pytest.raises(subprocess.CalledProcessError):  # of another list it would be
+        environments.made(tmp_path, [["-r", str(tmp_path / "no-such-file")]], sees_ours=False)
 
 
 def test_ffmpeg_of_a_wheel_has_the_names_that_a_system_gives_it(tmp_path: Path) -> None:

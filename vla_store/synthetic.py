@@ -180,7 +180,7 @@ def _joints(moment: Moment) -> Floats:
     """Return seven joint angles that follow the tool smoothly; no true kinematics."""
     x, y, z = moment.tool
     reach = float(np.hypot(x + 0.5, y))
-    return _to_grid(
+    angles = np.array(
         [
             np.arctan2(y, x + 0.5),
             0.3 + 0.8 * (reach - 0.5) - 0.5 * z,
@@ -191,6 +191,7 @@ def _joints(moment: Moment) -> Floats:
             0.8 + moment.turn[2],
         ]
     )
+    return _to_grid(angles)
 
 
 def _states(scene: Scene, moments: Sequence[Moment], joints: Floats, fingers: Floats) -> Floats:
@@ -209,9 +210,10 @@ def _quaternions(turns: Floats) -> Floats:
     return _to_grid(np.hstack([turns / angle * np.sin(angle / 2), np.cos(angle / 2)]))
 
 
-def _to_grid(values: npt.ArrayLike) -> Floats:
+def _to_grid(values: Floats) -> Floats:
     """Round what trigonometry gave: the last bit of a sine depends on the processor (NumPy has other code for AVX-512)."""
-    return np.round(np.asarray(values, np.float64), 9) + 0.0  # no -0.0 either
+    rounded: Floats = np.round(values, 9) + np.float64(0)  # no -0.0 either
+    return rounded
 
 
 # The pictures. Everything is drawn upright and stored bottom up, as OpenGL gives it.
