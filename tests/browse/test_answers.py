@@ -17,7 +17,7 @@ from own_looks import Odd
 from own_sources import Own
 from view_tools import put_views, view_json
 
-from vla_store import OptionError, Samples, open_store
+from vla_store import OptionError, Samples, open_store, seconds
 from vla_store.browse.answers import Answer, answer
 from vla_store.browse.film import BINS, MAX_POINTS, thinned
 from vla_store.browse.held import Held
@@ -328,7 +328,10 @@ def test_a_range_of_colours_holds_all_through_an_episode(tmp_path: Path) -> None
 
 # Windows as text
 
+TIMES = st.floats(-99, 99).map(lambda value: value + 0.0)
 OFFSETS = st.one_of(
+    st.builds(lambda start, fps: seconds(start, start + 1, fps=fps), TIMES, st.none() | st.floats(0.1, 99)),
+    st.builds(seconds, st.lists(TIMES, min_size=1, max_size=4)),
     st.integers(-99, 99),
     st.lists(st.integers(-99, 99), min_size=1, max_size=9),
     st.builds(lambda start, count: list(range(start, start + count)), st.integers(-50, 50), st.integers(1, 60)),
@@ -357,12 +360,38 @@ def test_windows_are_read_as_they_are_written(windows: dict[str, Any]) -> None:
         "a: 1; a: 2",
         "a: [1",
         f"a: 0..{MAX_OFFSETS}",
+        "a: seconds(0)",
+        "a: seconds()",
+        "a: seconds([])",
+        "a: seconds(0, 1, 2)",
+        "a: seconds(0, x)",
+        "a: seconds(0, 1) 2",
     ],
 )
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(OptionError) as caught:
         parse_windows_text(text)
     assert caught.value.places["expected"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: seconds(0, nan)", "a: seconds(inf, 1)", "a: seconds(0, 1, fps=0)", "a: seconds([0], fps=-1)"]
+)
+def test_seconds_that_are_none_are_refused_in_pythons_words(text: str) -> None:
+    with pytest.raises(OptionError, match=r"numbers|a number above 0"):
+        parse_windows_text(text)
+
+
+def test_a_window_in_seconds_is_that_of_python(held: Held) -> None:
+    said = "actions: seconds(0, 0.35, fps=20); robot_states: seconds([-0.1, 0], fps=20)"
+    head, _ = unpacked(held, "sample", episode=1, step=4, windows=said)
+    assert {each["name"]: each["offsets"] for each in head["fields"]} == {
+        "actions": list(range(7)),
+        "robot_states": [-2, 0],
+    }
+    sample = eval(head["call"], {"Samples": Samples, "store": held.store, "seconds": seconds})
+    assert (sample["actions"].shape[0], sample["episode"], sample["step"]) == (7, 1, 4)
+    assert ask(held, "sample", episode=1, step=4, windows="actions: seconds(0, 60, fps=20)").status == 400
 
 
 def test_every_store_has_windows_to_begin_with(tmp_path: Path, tiny_store: Path) -> None:

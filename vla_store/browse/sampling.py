@@ -10,10 +10,18 @@ from vla_store.browse.describing import episode_of, picture_nbytes
 from vla_store.browse.film import number_texts, picture_of
 from vla_store.browse.held import Array, Held
 from vla_store.browse.queries import Query, packed
-from vla_store.browse.windows import Windows, default_windows, parse_windows_text, windows_text
+from vla_store.browse.windows import (
+    MAX_OFFSETS,
+    Windows,
+    default_windows,
+    many_offsets,
+    parse_windows_text,
+    windows_text,
+)
 from vla_store.errors import OptionError, StoreDamaged
 from vla_store.reader import Samples
 from vla_store.reader.kept import inside, kept_of
+from vla_store.reader.seconds import Seconds
 from vla_store.reader.values import Episode
 from vla_store.reader.windows import Window
 from vla_store.text import shown
@@ -107,8 +115,11 @@ def _row(samples: Samples, index: int) -> int:
 
 
 def _check_size(held: Held, windows: tuple[Window, ...]) -> None:
-    """Raises OptionError for a sample of more pictures than a page can show."""
+    """Raises OptionError for a sample of more offsets or pictures than a page can show."""
     fields = held.store.fields
+    for each in windows:
+        if len(each.offsets) > MAX_OFFSETS:
+            raise many_offsets(each.field)
     nbytes = sum(
         len(each.offsets) * picture_nbytes(fields[each.field]) for each in windows if fields[each.field].is_camera
     )
@@ -137,7 +148,7 @@ def _call(windows: Windows, options: dict[str, str], index: int | None) -> str:
     return f"Samples(store, windows={{{said}}}, {more})" + (f"[{index}]" if index is not None else "")
 
 
-def _offsets_code(offsets: int | list[int]) -> str:
+def _offsets_code(offsets: int | list[int] | Seconds) -> str:
     if isinstance(offsets, list) and len(offsets) > 2 and offsets == list(range(offsets[0], offsets[-1] + 1)):
         return f"range({offsets[0] or ''}{', ' if offsets[0] else ''}{offsets[-1] + 1})"
     return str(offsets)
