@@ -163,22 +163,6 @@ class Blosc(Codec):
     def problem(self) -> str | None:
         return None if self.cname in BLOSC_CNAMES else f"blosc {self.cname}"
 
-    def fits(self, dtype: str, shape: tuple[int, ...]) -> bool:
-        """Tell whether pictures of this shape and dtype can be encoded."""
-        return True
-
-    def check(self, data: bytes, shape: tuple[int, ...]) -> None:
-        """Raise ValueError, with the reason, unless the `bytes` that are to be kept are a picture of this shape that decodes."""
-        raise NotImplementedError
-
-    def row(self, dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-        """Return dtype and shape of a picture in its Zarr array, where they are not the picture's own."""
-        return dtype, shape
-
-    def content(self, body: Any) -> Any:
-        """Return what digests are of, where the codec is lossy, from encoded bytes as `decode` takes them."""
-        return body
-
     def zarr_codecs(self, typesize: int, chunk_nbytes: int) -> list[dict[str, Any]]:
         configuration = {
             "blocksize": chunk_nbytes,
