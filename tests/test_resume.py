@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import psutil
 import pytest
 import store_tools
 import tiny_libero
+from crashing import calls_of, crashes
 from kills import kills
 from own_sources import Own
 from store_tools import COMMAND, Stop, Stopping, assert_one_screen, differences, digests, environment, run
@@ -63,74 +63,10 @@ def unfinished(source: Path, store: Path, after: int = 5) -> Path:
 
 # Killed
 
-# Runs builds in forks of one process, so that each costs no interpreter. A build kills itself just after its n-th call
-# that changed the disk; then the same build runs undisturbed. Prints a line of JSON for each n.
-CRASH = """
-import json, os, shutil, signal, sys, threading
-import zarr  # what a build imports on its way
-from vla_store.builder import build_store
-source, store, *numbers = sys.argv[1:]
-CALLS = ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link")
-
-def build(crash_at):
-    count, lock = 0, threading.Lock()
-    def counted(real):
-        def call(*arguments, **options):
-            nonlocal count
-            done = real(*arguments, **options)  # one that failed changed nothing: of two threads that make a folder, one does
-            with lock:
-                count += 1
-                if count == crash_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return done
-        return call
-    for name in CALLS:
-        setattr(os, name, counted(getattr(os, name)))
-    build_store([source], store, workers=2)
-    return count
-
-def forked(crash_at):
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writing, json.dumps(build(crash_at)).encode())
-            os._exit(0)
-        except BaseException as error:
-            os.write(writing, json.dumps(repr(error)).encode())
-            os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
-
-for number in map(int, numbers):
-    shutil.rmtree(store, ignore_errors=True)
-    killed, count = forked(number)
-    complete = os.path.exists(store)
-    resumed = (0, "") if complete else forked(0)
-    if os.path.exists(store):
-        os.rename(store, f"{store}-{number}")
-    print(json.dumps([number, killed, count, complete, resumed]), flush=True)
-"""
-
-
-def crash_at(source: Path, store: Path, numbers: list[int]) -> Iterator[tuple[int, int, str, bool, list[object]]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", CRASH, str(source), str(store), *map(str, numbers)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            yield tuple(json.loads(line))
-    assert process.returncode == 0
-
 
 def check_crashes(source: Path, store: Path, numbers: list[int], reference: dict[str, str]) -> None:
     seen = 0
-    for number, killed, _, complete, resumed in crash_at(source, store, numbers):
+    for number, (killed, _), complete, resumed in crashes(store, numbers, source):
         assert killed == -signal.SIGKILL, f"call {number} was never made"
         assert resumed[0] == 0, f"killed at call {number}, the same build said: {resumed[1]}"
         found = digests(store.with_name(f"{store.name}-{number}"))
@@ -146,9 +82,7 @@ def check_crashes(source: Path, store: Path, numbers: list[int], reference: dict
 @pytest.fixture(scope="module")
 def calls(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     """How many calls that change the disk a build makes."""
-    ((_, code, count, _, _),) = crash_at(small_source, tmp_path_factory.mktemp("calls") / "x.vla", [0])
-    assert code == 0
-    return int(count)
+    return calls_of(tmp_path_factory.mktemp("calls") / "x.vla", small_source)
 
 
 def test_a_build_killed_at_any_of_its_stages_resumes_to_the_same_bytes(

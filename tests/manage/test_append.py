@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import store_tools
 import tiny_libero
+from crashing import calls_of, crashes
 from kills import kills
 from kills_at_url import Round, kills_at_url
 from manage_processes import append_in_turns
@@ -275,81 +275,18 @@ def test_a_create_that_fails_before_storage_did_it_is_an_error_and_the_store_as_
 
 # Killed
 
-# Appends in forks of one process; each kills itself after its n-th call that changed the disk. Then the old store must be
-# sound, and the same append must finish. Prints a line of JSON for each n.
-CRASH = """
-import json, os, shutil, signal, sys, threading
-import zarr
-from vla_store.audit import verify_store
-from vla_store.manage.append import append_store
-source, first, store, *numbers = sys.argv[1:]
-
-def forked(crash_at):
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        count, lock = 0, threading.Lock()
-        def counted(real):
-            def call(*arguments, **options):
-                nonlocal count
-                done = real(*arguments, **options)  # one that failed changed nothing: of two threads that make a folder, one does
-                with lock:
-                    count += 1
-                    if count == crash_at:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                return done
-            return call
-        for name in ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "link"):
-            setattr(os, name, counted(getattr(os, name)))
-        try:
-            append_store([source], store, workers=2)
-            os.write(writing, json.dumps(count).encode())
-            os._exit(0)
-        except BaseException as error:
-            os.write(writing, json.dumps(repr(error)).encode())
-            os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
-
-for number in map(int, numbers):
-    shutil.rmtree(store, ignore_errors=True)
-    shutil.copytree(first, store)
-    killed, count = forked(number)
-    between = verify_store(store)
-    again = forked(0) if killed else (0, "")
-    os.rename(store, f"{store}-{number}")
-    print(json.dumps([number, killed, count, between.rows, between.sound, again]), flush=True)
-"""
-
-
-def crash_at(source: Path, first: Path, store: Path, numbers: list[int]) -> Iterator[list[Any]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", CRASH, *map(str, [source, first, store, *numbers])],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            yield json.loads(line)
-    assert process.returncode == 0
-
 
 @pytest.fixture(scope="module")
 def calls(halves: Any, made: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     """How many calls that change the disk an append makes."""
-    folder = tmp_path_factory.mktemp("calls")
-    ((_, code, count, *_),) = crash_at(halves.second, made / "first.vla", folder / "x.vla", [0])
-    assert code == 0, count
-    return int(count)
+    return calls_of(tmp_path_factory.mktemp("calls") / "x.vla", halves.second, made / "first.vla")
 
 
 def check_crashes(halves: Any, made: Path, folder: Path, numbers: list[int]) -> None:
     expected = digests(made / "two.vla")
     seen = 0
-    for number, killed, _, rows, sound, again in crash_at(halves.second, made / "first.vla", folder / "x.vla", numbers):
+    told = crashes(folder / "x.vla", numbers, halves.second, made / "first.vla")
+    for number, (killed, _), (rows, sound), again in told:
         assert killed == -signal.SIGKILL, f"call {number} was never made"
         assert (sound, rows in (17, 27)) == (True, True), f"killed at call {number}"
         assert again[0] == 0, f"killed at call {number}, the same append said: {again[1]}"
