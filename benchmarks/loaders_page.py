@@ -56,7 +56,7 @@ def page(result: dict[str, Any], spread: Spreading) -> list[str]:
         "- For a chunk of actions LeRobotDataset 0.4.4 reads whole rows, and with PNG decodes the pictures of all of them: that is "
         "where the time of its windows goes. The first batches of WebDataset and RLDS wait until a buffer is full, so that later ones do not "
         "pay for filling it.\n"
-        "- RLDS is read by tf.data, with as many threads of one process as the others have workers: TensorFlow's pictures, never torch's.\n"
+        "- RLDS is read by tf.data, with as many threads in one process as the others have workers; its batches are NumPy arrays.\n"
         "- *`fast` is so many times as fast* and *takes so many times its CPU*: against the Loader over `fast`, within a round.\n"
         f"- Every sample that was delivered without workers was hashed: {_hashed(result)}\n"
         "- `vla_store` holds every field of the demonstrations, all others only what the samples have.",
