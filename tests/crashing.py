@@ -58,9 +58,8 @@ def counted(number: int) -> Callable[[], int]:
     def counting(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal count
-            done = real(
-                *arguments, **options
-            )  # one that failed changed nothing: of two threads that make a folder, one does
+            # One that failed changed nothing: of two threads that make a folder, one does.
+            done = real(*arguments, **options)
             with lock:
                 count += 1
                 if count == number:
@@ -104,12 +103,12 @@ def main() -> None:
         if first:
             shutil.copytree(first[0], store)
         ended = forked(act, number)
+        seen: Any
         if first:
             between = verify_store(store)
-            seen: Any = [between.rows, between.sound]
+            seen, is_done = (between.rows, between.sound), not ended[0]
         else:
-            seen = os.path.exists(store)
-        is_done = seen is True or (first and not ended[0])
+            seen = is_done = os.path.exists(store)
         again = (0, None) if is_done else forked(act, 0)
         if os.path.exists(store):
             os.rename(store, f"{store}-{number}")

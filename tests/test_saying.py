@@ -202,7 +202,7 @@ def test_names_that_are_not_of_the_numbers_are_refused(field: str, change: dict[
     assert error.value.places["field"] == field
 
 
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), "20", 2e9])
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), "20", 2e9, True, np.True_])
 def test_a_rate_that_is_none_is_refused(fps: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="a number of steps a second"):
         build_store([Telling(fps=fps)], tmp_path / "x.vla")
@@ -610,6 +610,9 @@ def test_a_rate_is_stated_for_files_that_do_not_say_it(tmp_path: Path) -> None:
     assert chosen.windows[0].offsets == tuple(range(30))
     for wrong in ("0", "fast", "-3", "nan"):
         assert run("build", source, tmp_path / "e.vla", "--fps", wrong).code == 2
+    for flag in (True, np.True_):
+        with pytest.raises(OptionError, match="fps cannot be"):
+            build_store([source], tmp_path / "e.vla", conventions={"fps": flag})
     build_store([source], tmp_path / "f.vla", conventions={"fps": 12.5})
     assert part_of(tmp_path / "f.vla").name == part_of(tmp_path / "b.vla").name
 

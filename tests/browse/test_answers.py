@@ -391,7 +391,17 @@ def test_a_window_in_seconds_is_that_of_python(held: Held) -> None:
     }
     sample = eval(head["call"], {"Samples": Samples, "store": held.store, "seconds": seconds})
     assert (sample["actions"].shape[0], sample["episode"], sample["step"]) == (7, 1, 4)
-    assert ask(held, "sample", episode=1, step=4, windows="actions: seconds(0, 60, fps=20)").status == 400
+
+
+@pytest.mark.parametrize("rate", ["", ", fps=20"])
+def test_a_window_of_too_many_seconds_is_refused_before_it_is_made(
+    rate: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(open_store(tiny_store))
+    monkeypatch.setattr(held, "samples", lambda **options: pytest.fail("its offsets were made"))
+    refused = ask(held, "sample", episode=1, step=4, windows=f"actions: 0; joint_states: seconds(0, 49_999{rate})")
+    assert refused.status == 400
+    assert "'joint_states' has more offsets" in json.loads(refused.body)["error"]["what"]
 
 
 def test_every_store_has_windows_to_begin_with(tmp_path: Path, tiny_store: Path) -> None:

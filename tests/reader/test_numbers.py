@@ -108,6 +108,9 @@ def test_a_bool_is_no_number_of_anything(tiny_store: Path) -> None:
             with pytest.raises(TypeError, match="whole number"):
                 one[given]
         one[np.int64(1)]
+    for chunk in (True, np.True_):
+        with pytest.raises(OptionError, match="whole number"):
+            recipes.act(store, chunk=chunk, alignment="causal", images="upright")
     for ask in (store.provenance, store.attributes, store.instructions):
         with pytest.raises(TypeError, match="whole number"):
             ask(True)

@@ -204,7 +204,14 @@ def test_a_split_is_computed_from_digests_and_stays_when_episodes_are_added(
     for wrong, exists in (({"name": "test"}, "train, val"), ({"name": "val", "by": "task"}, "episode")):
         with pytest.raises(UnknownName, match=exists):
             store.split(**wrong)
-    for wrong in ({"fraction": 1.5}, {"fraction": "0.9"}, {"fraction": None}, {"seed": 0.5}, {"seed": True}):
+    for wrong in (
+        {"fraction": 1.5},
+        {"fraction": "0.9"},
+        {"fraction": None},
+        {"fraction": True},
+        {"seed": 0.5},
+        {"seed": True},
+    ):
         with pytest.raises(OptionError, match="fraction"):
             store.split("train", **wrong)
 

@@ -453,6 +453,7 @@ def test_a_folder_that_a_broken_build_leaves_is_no_store(tmp_path: Path) -> None
         ({"data_path": "{0.__class__}"}, "no template"),
         ({"video_path": None}, "None"),
         ({"fps": None}, "fps"),
+        ({"fps": True}, "fps"),
     ],
 )
 def test_an_info_that_cannot_be_is_refused(change: dict[str, Any], found: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_numpys_integers_become_pythons_own() -> None:
     numbers = [*spec.shape, episode.number, episode.steps, episode.success]
     assert numbers == [4, 5, 3, 7, 1]
     assert {type(number) for number in numbers} == {int}
+
+
+@pytest.mark.parametrize("flag", [True, np.True_])
+def test_a_flag_is_a_success_and_no_number(flag: Any) -> None:
+    assert type(EpisodeInfo(0, 1, {}, flag).success) is int
+    for given in ((flag, 1), (0, flag)):
+        with pytest.raises(TypeError, match="no whole number"):
+            EpisodeInfo(*given, {})
+    with pytest.raises(TypeError, match="no whole number"):
+        FieldSpec("float32", (flag,), "step")
 
 
 @pytest.mark.parametrize(

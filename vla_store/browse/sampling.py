@@ -19,6 +19,7 @@ from vla_store.browse.windows import (
     windows_text,
 )
 from vla_store.errors import OptionError, StoreDamaged
+from vla_store.look.saying import convention_of
 from vla_store.reader import Samples
 from vla_store.reader.kept import inside, kept_of
 from vla_store.reader.seconds import Seconds
@@ -50,6 +51,7 @@ def sample_bytes(held: Held, query: Query) -> bytes:
     query.finish()
     if view is not None:
         options["view"] = view
+    _check_length(windows, convention_of(held.store, episode).fps)
     samples = held.samples(windows=windows, **options)
     _check_size(held, samples.windows)
     index = index_of(samples, episode, step)
@@ -114,12 +116,18 @@ def _row(samples: Samples, index: int) -> int:
     return int(where["row"])
 
 
+def _check_length(windows: Windows, fps: float | None) -> None:
+    """Raises OptionError for a window in seconds of more offsets than a page can show, before they are made. fps: of the episode; samples
+    refuse a window that it does not decide."""
+    for name, each in windows.items():
+        rate = (each.fps or fps) if isinstance(each, Seconds) else None
+        if isinstance(each, Seconds) and rate and len(each.offsets(rate)) > MAX_OFFSETS:
+            raise many_offsets(name)
+
+
 def _check_size(held: Held, windows: tuple[Window, ...]) -> None:
-    """Raises OptionError for a sample of more offsets or pictures than a page can show."""
+    """Raises OptionError for a sample of more pictures than a page can show."""
     fields = held.store.fields
-    for each in windows:
-        if len(each.offsets) > MAX_OFFSETS:
-            raise many_offsets(each.field)
     nbytes = sum(
         len(each.offsets) * picture_nbytes(fields[each.field]) for each in windows if fields[each.field].is_camera
     )

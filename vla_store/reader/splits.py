@@ -17,7 +17,8 @@ def split_of(parts: Parts, name: SplitName, fraction: float, by: str, seed: int)
         raise UnknownName.among("split", name, list(SPLITS))
     if by != "episode":
         raise UnknownName.among("way to split: by", by, ["episode"])
-    is_share = isinstance(fraction, (int, float, np.number)) and 0 <= fraction <= 1
+    is_number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
+    is_share = is_number and 0 <= fraction <= 1
     if not is_share or isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise OptionError("fraction is a number from 0 to 1, seed a whole number", found=f"{fraction!r}, {seed!r}")
     sides = [

@@ -116,7 +116,8 @@ class DataSet:
         self.is_3 = version.endswith("3.0")
         self.features = _features(self.info, root)
         fps = self.info.get("fps")
-        self.fps = float(fps) if isinstance(fps, (int, float)) and 0 < fps < 1e6 else None
+        is_no_flag = not isinstance(fps, bool)
+        self.fps = float(fps) if is_no_flag and isinstance(fps, (int, float)) and 0 < fps < 1e6 else None
         names = self.info.get("chunks_size")
         self._chunk = names if isinstance(names, int) and names > 0 else CHUNK
         texts = _tasks_3(root, TASKS_3) if self.is_3 else _tasks_2(root)

@@ -8,14 +8,13 @@ May import format and errors, and of this folder what a caller states of a sourc
 from __future__ import annotations
 
 import errno
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla_store.errors import SourceError
+from vla_store.errors import SourceError, index_of
 from vla_store.format.attributes import Attributes
 from vla_store.format.codecs import Codec
 from vla_store.format.nonfinite import counted
@@ -70,7 +69,7 @@ class FieldSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)  # np.float32 and "<f4" are welcome
-        object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
+        object.__setattr__(self, "shape", tuple(map(index_of, self.shape)))
         for name in ("names", "units"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -146,10 +145,10 @@ class EpisodeInfo:
     segments: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.success, np.bool_):  # what a file's own flag is, once read
+        if isinstance(self.success, (bool, np.bool_)):  # as a file's own flag is
             object.__setattr__(self, "success", int(self.success))
         for name in ("number", "steps", "success"):
-            object.__setattr__(self, name, operator.index(getattr(self, name)))  # NumPy's integers are welcome
+            object.__setattr__(self, name, index_of(getattr(self, name)))  # NumPy's integers are welcome
 
 
 @dataclass(frozen=True, kw_only=True)

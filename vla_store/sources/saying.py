@@ -39,7 +39,8 @@ def check_rate(source: EpisodeSource, info: SourceInfo) -> SourceInfo:
     """Return the description with its rate as a float. Raises SourceError for what is none."""
     if info.fps is None:
         return info
-    if not isinstance(info.fps, numbers.Real) or not 0 < info.fps <= schema.MAX_FPS:
+    is_number = isinstance(info.fps, numbers.Real) and not isinstance(info.fps, bool)
+    if not is_number or not 0 < info.fps <= schema.MAX_FPS:
         raise SourceError(
             "a source's rate is a number of steps a second", file=name_of(source), expected="above 0", found=info.fps
         )
